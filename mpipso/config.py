@@ -1,0 +1,458 @@
+"""The configuration: one TOML file as validated, frozen data.
+
+Every section refuses unknown keys, and every mistake of a file is reported at once, one line each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from mpipso.errors import UserError
+from mpipso.evaluation import METRICS, Value
+
+Command = tuple[str, ...]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
+    known = (info.context or {}).get(kind)
+    if known is not None and chosen not in known:
+        raise ValueError(f"unknown{_suggestion(chosen, known)}")
+    return chosen
+
+
+class Parameter(Section):
+    """One thing to tune, and where its value goes.
+
+    A parameter is searched (``min`` and ``max``, ``choices``, or ``type = "bool"``), a ``ratio_of`` another (``min``
+    and ``max`` bound the ratio), or computed from others by an ``expression``. Its value reaches the service as a
+    command-line ``flag``, an environment variable ``env``, or the ``path`` inside the service's configuration file;
+    an engine that knows the name needs none of them.
+    """
+
+    name: Name
+    type: Literal["int", "float", "bool", "choice"]
+    min: float | None = None
+    max: float | None = None
+    step: Annotated[float, Field(gt=0)] | None = None
+    scale: Literal["linear", "log"] = "linear"
+    choices: tuple[Value, ...] = ()
+    default: Value | None = None
+    ratio_of: Name | None = None
+    expression: str | None = None
+    flag: str | None = None
+    env: str | None = None
+    path: str | None = None
+
+    @property
+    def searched(self) -> bool:
+        """Whether the parameter is a dimension of the search space."""
+        return self.expression is None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        problems = list(self._domain_problems())
+        if sum(target is not None for target in (self.flag, self.env, self.path)) > 1:
+            problems.append("give one of flag, env and path, not several")
+        if self.default is not None and self.expression is None and not problems:
+            problems += self._default_problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _domain_problems(self) -> typing.Iterator[str]:
+        bounded = self.min is not None or self.max is not None
+        if self.expression is not None:
+            if bounded or self.choices or self.default is not None or self.ratio_of or self.step:
+                yield "an expression computes the value: leave out min, max, step, choices, default and ratio_of"
+        elif self.type in ("bool", "choice"):
+            if bounded or self.step or self.scale == "log" or self.ratio_of:
+                yield f"a {self.type} has no min, max, step, log scale or ratio_of"
+            if self.type == "bool" and self.choices:
+                yield "a bool has no choices"
+            if self.type == "choice" and len(self.choices) < 2:
+                yield "a choice needs at least two choices"
+            if len(set(map(repr, self.choices))) < len(self.choices):
+                yield "two choices are the same"
+        else:
+            yield from self._range_problems()
+
+    def _range_problems(self) -> typing.Iterator[str]:
+        if self.choices:
+            yield f'an {self.type} has min and max, not choices (or is type = "choice")'
+        if self.min is None or self.max is None:
+            yield "min and max are required"
+            return
+        if self.min > self.max:
+            yield f"min = {self.min:g} is greater than max = {self.max:g}"
+        if self.scale == "log" and self.min <= 0:
+            yield f"a log scale needs min > 0, not {self.min:g}"
+        if self.ratio_of is not None:
+            if self.min <= 0:
+                yield f"a ratio needs min > 0, not {self.min:g}"
+            if self.step is not None:
+                yield "a ratio has no step"
+        elif self.type == "int" and any(
+            bound is not None and bound != int(bound) for bound in (self.min, self.max, self.step)
+        ):
+            yield "an int needs whole numbers for min, max and step"
+        if self.step is not None and self.scale == "log":
+            yield 'a step goes with scale = "linear"'
+
+    def _default_problems(self) -> typing.Iterator[str]:
+        value = self.default
+        if self.type == "bool":
+            if not isinstance(value, bool):
+                yield f"default = {value!r} is not a bool"
+        elif self.type == "choice":
+            if repr(value) not in map(repr, self.choices):
+                yield f"default = {value!r} is not among the choices"
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or (self.type == "int" and value != int(value))
+        ):
+            yield f"default = {value!r} is not of type {self.type}"
+        elif self.ratio_of is None and self.min is not None and self.max is not None:
+            if not self.min <= value <= self.max:
+                yield f"default = {value!r} is outside min = {self.min:g} and max = {self.max:g}"
+            elif self.step is not None and abs((value - self.min) / self.step % 1.0 - 0.5) < 0.5 - 1e-9:
+                yield f"default = {value!r} is not min plus a multiple of step = {self.step:g}"
+
+
+class ProductConstraint(Section):
+    """The product of some int or choice parameters is fixed, as in tp x dp x pp = number of devices."""
+
+    product: Annotated[tuple[Name, ...], Field(min_length=2)]
+    equals: Count
+
+
+class ConfigFile(Section):
+    """The service's own configuration file: a copy of ``template`` in which parameters with a ``path`` are set."""
+
+    template: str = ""
+    format: Literal["json", "yaml"] = "json"
+    name: str = ""
+
+
+class Service(Section):
+    """How one instance of the service is started, found healthy and stopped."""
+
+    engine: str
+    model: str = ""
+    command: Command = ()
+    worker_command: Command = ()
+    update_command: Command = ()
+    stop_command: Command = ()
+    env: dict[Name, str] = Field(default_factory=dict)
+    config_file: ConfigFile | None = None
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    health_url: str = ""
+    health_command: Command = ()
+    start_timeout: Seconds = 600.0
+    stop_grace: Annotated[float, Field(ge=0)] = 10.0
+    work_dir: str = ""
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, engine: str, info: ValidationInfo) -> str:
+        return _adapter("engines", engine, info)
+
+
+class Benchmark(Section):
+    """How a running service is measured. Lengths are in tokens, times in seconds."""
+
+    client: str
+    requests: Count = 32
+    input_tokens: Count = 64
+    output_tokens: Count = 48
+    concurrency: Count | None = None
+    request_rate: Annotated[float, Field(gt=0)] | None = None
+    warmup: Annotated[int, Field(ge=0)] = 2
+    keep_alive: bool = True
+    save_requests: bool = False
+    seed: int = 0
+    timeout: Seconds = 600.0
+    command: Command = ()
+    result_file: str = ""
+    metrics: dict[Name, str] = Field(default_factory=dict)
+
+    @field_validator("client")
+    @classmethod
+    def _known(cls, client: str, info: ValidationInfo) -> str:
+        return _adapter("clients", client, info)
+
+    @model_validator(mode="after")
+    def _one_loop(self) -> Benchmark:
+        if self.concurrency is not None and self.request_rate is not None:
+            raise ValueError("give concurrency (closed loop) or request_rate (open loop), not both")
+        return self
+
+
+class Limit(Section):
+    """A service level objective: ``metric`` at most ``max``, or at least ``min``.
+
+    ``"baseline"`` stands for what the baseline configuration measured, times ``factor``.
+    """
+
+    metric: Name
+    max: float | Literal["baseline"] | None = None
+    min: float | Literal["baseline"] | None = None
+    factor: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def relative(self) -> bool:
+        return "baseline" in (self.max, self.min)
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Limit:
+        if (self.max is None) == (self.min is None):
+            raise ValueError("give either max or min")
+        return self
+
+
+class ObjectiveSection(Section):
+    """What is optimised: one metric, subject to limits on others."""
+
+    maximize: Name | None = None
+    minimize: Name | None = None
+    slo: tuple[Limit, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        return self.maximize or self.minimize or ""
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> ObjectiveSection:
+        if (self.maximize is None) == (self.minimize is None):
+            raise ValueError("give either maximize or minimize")
+        return self
+
+
+class Search(Section):
+    """The swarm: ``particles`` per iteration, until ``evaluations`` are done or ``time_limit`` seconds are over."""
+
+    particles: Annotated[int, Field(ge=2)] = 16
+    evaluations: Count = 128
+    time_limit: Seconds | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    retries: Annotated[int, Field(ge=0)] = 2
+    confirm: Annotated[int, Field(ge=0)] = 1
+
+
+class NodeEntry(Section):
+    """A node of a hand-written service group."""
+
+    host: Annotated[str, Field(min_length=1)]
+    npu_ids: tuple[int, ...] | None = None
+
+
+class GroupEntry(Section):
+    """A hand-written service group; the service's master runs on ``nodes[master_node_index]``."""
+
+    group_id: Annotated[int, Field(ge=0)]
+    nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
+    master_node_index: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _master_exists(self) -> GroupEntry:
+        if self.master_node_index >= len(self.nodes):
+            raise ValueError(f"master_node_index = {self.master_node_index} but the group has {len(self.nodes)} nodes")
+        return self
+
+
+class Parallel(Section):
+    """Which ranks form which service groups. ``devices_per_node`` counts accelerators (NPUs, GPUs)."""
+
+    enabled: bool = True
+    mode: Literal["auto", "single_node", "multi_node"] = "auto"
+    nodes_per_group: Count = 2
+    devices_per_node: Annotated[int, Field(ge=0)] | None = None
+    device_variable: str = ""
+    share_cores: bool = False
+    master_node_index: Annotated[int, Field(ge=0)] = 0
+    service_groups: tuple[GroupEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct_groups(self) -> Parallel:
+        ids = [group.group_id for group in self.service_groups]
+        twice = sorted({number for number in ids if ids.count(number) > 1})
+        if twice:
+            raise ValueError(f"group_id {twice[0]} is given to {ids.count(twice[0])} service groups")
+        return self
+
+
+class Config(Section):
+    """The whole file."""
+
+    service: Service
+    benchmark: Benchmark
+    objective: ObjectiveSection
+    search: Search = Search()
+    parallel: Parallel = Parallel()
+    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
+    constraints: tuple[ProductConstraint, ...] = ()
+    output: str = "mpipso-runs"
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Config:
+        problems = []
+        names = [parameter.name for parameter in self.parameters]
+        problems += [
+            f"parameter {name!r} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        for parameter in self.parameters:
+            if parameter.ratio_of is not None and parameter.ratio_of not in names:
+                problems.append(f"parameter {parameter.name!r}: ratio_of names the unknown {parameter.ratio_of!r}")
+        for constraint in self.constraints:
+            problems += [
+                f"constraint: product names the unknown parameter {n!r}" for n in constraint.product if n not in names
+            ]
+        measured = set(METRICS) | set(self.benchmark.metrics)
+        wanted = [
+            ("objective", self.objective.metric),
+            *(("objective.slo", limit.metric) for limit in self.objective.slo),
+        ]
+        problems += [
+            f"{key}: metric {name!r} is unknown{_suggestion(name, measured)}"
+            for key, name in wanted
+            if name not in measured
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
+    """Read and validate a TOML file.
+
+    Parameters
+    ----------
+    overrides:
+        Values by dotted key (``search.seed``) that replace those of the file, as command-line flags do.
+    known:
+        ``engines`` and ``clients``: the adapter names that exist.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is not TOML, or does not fit; with every mistake that was found.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+    return parse(text, str(path), overrides=overrides, **known)
+
+
+def parse(text: str, source: str, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
+    """Validate TOML text; ``source`` names it in messages. See :func:`load`."""
+    try:
+        data = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise UserError(f"{source}: is not valid TOML: {error}") from None
+    for key, value in (overrides or {}).items():
+        *sections, last = key.split(".")
+        table = data
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{source}: {section} must be a table")
+        table[last] = value
+    try:
+        return Config.model_validate(_tuples(data), context=known)
+    except ValidationError as error:
+        raise UserError([f"{source}: {line}" for line in _explain(error.errors())]) from None
+
+
+def _tuples(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _tuples(value) for key, value in data.items()}
+    return tuple(map(_tuples, data)) if isinstance(data, list) else data
+
+
+def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
+    """One line per mistake; what the members of a union each say about one key becomes one line."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for details in errors:
+        location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
+        by_key.setdefault(_dotted(location), []).append(details)
+    lines = []
+    for key, group in by_key.items():
+        first = group[0]
+        if first["type"] == "missing":
+            lines.append(f"{key}: is required")
+        elif first["type"] == "extra_forbidden":
+            name = str(first["loc"][-1])
+            lines.append(f"{key}: unknown key{_suggestion(name, _keys_of(first['loc'][:-1]))}")
+        elif first["type"] == "value_error":
+            value = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float)) else ""
+            message = first["msg"].removeprefix("Value error, ")
+            lines += [f"{key}{value}: {line}" if key else line for line in message.splitlines()]
+        elif not any(other.startswith(f"{key}[") for other in by_key):
+            wanted = " or ".join(details["msg"].removeprefix("Input should be ") for details in group)
+            lines.append(
+                f"{key} = {first['input']!r}: should be {wanted}"
+                if "Input should" in first["msg"]
+                else f"{key} = {first['input']!r}: {first['msg']}"
+            )
+    return lines
+
+
+_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']")
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    key = ""
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
+
+
+def _keys_of(location: Sequence[int | str]) -> Collection[str]:
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            return ()
+        model = _section_in(field.annotation)
+        if model is None:
+            return ()
+    return tuple(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, Section)
+    ):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _suggestion(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are: {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,59 @@
+"""Every error that mpipso raises on purpose, each with the user's own words in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+FailureKind = Literal["configuration", "infrastructure"]
+
+
+class MpipsoError(Exception):
+    """Base of the errors that are told to the user in one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(MpipsoError):
+    """The input is wrong: one line per mistake, exit code 2, nothing was started.
+
+    Parameters
+    ----------
+    problems:
+        One line each: what is wrong, where (file, key, value), what would be right.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RunFailed(MpipsoError):
+    """The run cannot go on: the baseline fails, or no group is left to measure on."""
+
+
+class EvaluationFailed(MpipsoError):
+    """One evaluation has no metrics, and why.
+
+    ``kind`` decides what follows: a ``configuration`` is told to the swarm as failed and not tried again,
+    an ``infrastructure`` failure says nothing about the configuration and is retried.
+    """
+
+    def __init__(self, cause: str, *, kind: FailureKind = "configuration", detail: str = "") -> None:
+        self.cause = cause
+        self.kind: FailureKind = kind
+        self.detail = detail
+        super().__init__(cause)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_failure, (self.cause, self.kind, self.detail)
+
+
+def _rebuild_failure(cause: str, kind: FailureKind, detail: str) -> EvaluationFailed:
+    return EvaluationFailed(cause, kind=kind, detail=detail)
+
+
+class Cancelled(MpipsoError):
+    """The evaluation was told to stop; it says nothing about its configuration."""

@@ -1,0 +1,71 @@
+"""The data that travels between the rooms: an assignment goes out to a group, an evaluation comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mpipso.errors import FailureKind
+
+Value = bool | int | float | str
+Configuration = Mapping[str, Value]
+Metrics = Mapping[str, float]
+
+LATENCIES = ("ttft", "tpot", "itl", "e2e")
+STATISTICS = ("mean", "p50", "p90", "p99")
+
+#: The common vocabulary, whatever the client. Throughputs are per second, ``duration`` is in seconds, latencies in
+#: milliseconds: time to first token, time per output token (first token excluded), gap between two chunks, end to end.
+METRICS = (
+    "completed",
+    "failed",
+    "duration",
+    "request_throughput",
+    "output_throughput",
+    "total_throughput",
+    *(f"{latency}_{statistic}_ms" for latency in LATENCIES for statistic in STATISTICS),
+)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the root sends to a leader: measure ``configuration`` as attempt ``attempt`` of ``number``."""
+
+    number: int
+    attempt: int
+    configuration: Configuration
+    label: str = ""
+    """Why it is measured when not as a plain particle: ``baseline`` or ``confirm``."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an evaluation has no metrics; ``detail`` holds the last lines of the log that tells."""
+
+    cause: str
+    kind: FailureKind
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One attempt at measuring one configuration on one group: its metrics or its failure, never both.
+
+    ``started`` and ``ended`` are Unix times in seconds. ``files`` holds the texts of the evaluation's folder (command
+    line, environment, logs), by name, on their way from the leader to the root.
+    """
+
+    number: int
+    attempt: int
+    group: int
+    configuration: Configuration
+    label: str = ""
+    metrics: Metrics = field(default_factory=dict)
+    failure: Failure | None = None
+    started: float = 0.0
+    ended: float = 0.0
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
