@@ -1,22 +1,14 @@
-"""The configuration: one TOML file as validated, frozen data.
-
-Every section refuses unknown keys, and every mistake of a file is reported at once, one line each.
-"""
+"""The configuration: one TOML file as validated, frozen data. Every section refuses unknown keys."""
 
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Literal
 
-import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Value
 
 Command = tuple[str, ...]
@@ -31,10 +23,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def suggestion(word: str, known: Collection[str]) -> str:
+    """What a user may have meant by ``word``, as the end of a message."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are: {', '.join(sorted(known))}" if known else ""
+
+
 def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
     known = (info.context or {}).get(kind)
     if known is not None and chosen not in known:
-        raise ValueError(f"unknown{_suggestion(chosen, known)}")
+        raise ValueError(f"unknown{suggestion(chosen, known)}")
     return chosen
 
 
@@ -279,11 +279,14 @@ class GroupEntry(Section):
 
 
 class Parallel(Section):
-    """Which ranks form which service groups. ``devices_per_node`` counts accelerators (NPUs, GPUs)."""
+    """Which ranks form which service groups; ``devices_per_node`` counts accelerators (NPUs, GPUs).
+
+    Groups take two nodes each unless ``nodes_per_group`` says otherwise or the job has a single rank.
+    """
 
     enabled: bool = True
     mode: Literal["auto", "single_node", "multi_node"] = "auto"
-    nodes_per_group: Count = 2
+    nodes_per_group: Count | None = None
     devices_per_node: Annotated[int, Field(ge=0)] | None = None
     device_variable: str = ""
     share_cores: bool = False
@@ -331,128 +334,10 @@ class Config(Section):
             *(("objective.slo", limit.metric) for limit in self.objective.slo),
         ]
         problems += [
-            f"{key}: metric {name!r} is unknown{_suggestion(name, measured)}"
+            f"{key}: metric {name!r} is unknown{suggestion(name, measured)}"
             for key, name in wanted
             if name not in measured
         ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
-    """Read and validate a TOML file.
-
-    Parameters
-    ----------
-    overrides:
-        Values by dotted key (``search.seed``) that replace those of the file, as command-line flags do.
-    known:
-        ``engines`` and ``clients``: the adapter names that exist.
-
-    Raises
-    ------
-    UserError
-        The file cannot be read, is not TOML, or does not fit; with every mistake that was found.
-    """
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    return parse(text, str(path), overrides=overrides, **known)
-
-
-def parse(text: str, source: str, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
-    """Validate TOML text; ``source`` names it in messages. See :func:`load`."""
-    try:
-        data = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        raise UserError(f"{source}: is not valid TOML: {error}") from None
-    for key, value in (overrides or {}).items():
-        *sections, last = key.split(".")
-        table = data
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise UserError(f"{source}: {section} must be a table")
-        table[last] = value
-    try:
-        return Config.model_validate(_tuples(data), context=known)
-    except ValidationError as error:
-        raise UserError([f"{source}: {line}" for line in _explain(error.errors())]) from None
-
-
-def _tuples(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _tuples(value) for key, value in data.items()}
-    return tuple(map(_tuples, data)) if isinstance(data, list) else data
-
-
-def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
-    """One line per mistake; what the members of a union each say about one key becomes one line."""
-    by_key: dict[str, list[ErrorDetails]] = {}
-    for details in errors:
-        location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
-        by_key.setdefault(_dotted(location), []).append(details)
-    lines = []
-    for key, group in by_key.items():
-        first = group[0]
-        if first["type"] == "missing":
-            lines.append(f"{key}: is required")
-        elif first["type"] == "extra_forbidden":
-            name = str(first["loc"][-1])
-            lines.append(f"{key}: unknown key{_suggestion(name, _keys_of(first['loc'][:-1]))}")
-        elif first["type"] == "value_error":
-            value = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float)) else ""
-            message = first["msg"].removeprefix("Value error, ")
-            lines += [f"{key}{value}: {line}" if key else line for line in message.splitlines()]
-        elif not any(other.startswith(f"{key}[") for other in by_key):
-            wanted = " or ".join(details["msg"].removeprefix("Input should be ") for details in group)
-            lines.append(
-                f"{key} = {first['input']!r}: should be {wanted}"
-                if "Input should" in first["msg"]
-                else f"{key} = {first['input']!r}: {first['msg']}"
-            )
-    return lines
-
-
-_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']")
-
-
-def _dotted(location: Sequence[int | str]) -> str:
-    key = ""
-    for part in location:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
-    return key
-
-
-def _keys_of(location: Sequence[int | str]) -> Collection[str]:
-    model: Any = Config
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            return ()
-        model = _section_in(field.annotation)
-        if model is None:
-            return ()
-    return tuple(model.model_fields)
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, Section)
-    ):
-        return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
-
-
-def _suggestion(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are: {', '.join(sorted(known))}" if known else ""
