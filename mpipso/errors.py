@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-FailureKind = Literal["configuration", "infrastructure"]
+FailureKind = Literal["configuration", "infrastructure", "cancelled"]
 
 
 class MpipsoError(Exception):

@@ -1,0 +1,5 @@
+"""``python -m mpipso``."""
+
+from mpipso.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,132 @@
+"""``mpipso check``: is the configuration valid, and what would be started where? Starts nothing, needs no MPI."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpipso.cluster.facts import local_facts
+from mpipso.cluster.placement import PlacedGroup, Plan, Rank, plan, ranges
+from mpipso.config import Config
+from mpipso.errors import UserError
+from mpipso.evaluation import Configuration
+from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+from mpipso.startup import Options, read_config, service_port, wanted_groups
+from mpipso.tuning import well_defined
+
+
+def check(options: Options, ranks: int, console: Console) -> int:
+    """Print the plan and the commands of the baseline; returns 0.
+
+    Parameters
+    ----------
+    ranks:
+        Ranks on this machine, if neither options nor configuration nor Slurm name hosts.
+
+    Raises
+    ------
+    UserError
+        With everything that is wrong.
+    """
+    config = read_config(options)
+    config, hosts = wanted_groups(options, config)
+    problems = missing_commands(config)
+    expected = _expected_ranks(config, hosts, ranks)
+    problems += [
+        f"host {host}: its name cannot be resolved here"
+        for host in dict.fromkeys(rank.host for rank in expected)
+        if host != socket.gethostname() and not _resolves(host)
+    ]
+    try:
+        placement = plan(expected, config.parallel, hosts=hosts)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
+    console.print(_table(placement))
+    space, baseline = well_defined(config)
+    console.print(
+        f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
+        f"{config.search.evaluations} evaluations on {len(placement.groups)} groups at a time"
+    )
+    for index, group in enumerate(placement.groups[:1]):
+        console.print(f"\nGroup {index} would start, with the {'baseline' if baseline else 'first'} configuration:")
+        configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
+        for host, line in _commands(config, configuration, group, service_port(config, placement, index)):
+            console.print(Text(f"  {host}: {line}"), soft_wrap=True)
+    return 0
+
+
+def _expected_ranks(config: Config, hosts: list[str] | None, ranks: int) -> list[Rank]:
+    """The ranks that a launch would have, as far as this machine can tell."""
+    here = local_facts(0)
+    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or _slurm_hosts()
+    if not named:
+        return [replace(here, rank=rank) for rank in range(ranks)]
+    local = {here.host, here.host.split(".", 1)[0], "localhost", "127.0.0.1"}
+    return [replace(here, rank=i) if host in local else Rank(i, host, host) for i, host in enumerate(named)]
+
+
+def _slurm_hosts() -> list[str]:
+    """The nodes of the Slurm job that this process belongs to; none outside of one."""
+    listed = os.environ.get("SLURM_JOB_NODELIST")
+    if not listed or shutil.which("scontrol") is None:
+        return []
+    answer = subprocess.run(
+        ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
+    )
+    return answer.stdout.split()
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def _table(placement: Plan) -> Table:
+    table = Table("group", "rank", "node", "role", "cores", "devices", box=None, header_style="bold", pad_edge=False)
+    for index, group in enumerate(placement.groups):
+        for seat, node in enumerate(group.nodes):
+            roles = [
+                *(["root"] if node.rank == 0 else []),
+                "leader" if seat == 0 else "member",
+                *(["master"] if seat == group.master_node_index else []),
+            ]
+            cores = ranges(node.cores) if node.cores else "as found"
+            table.add_row(str(index), str(node.rank), node.host, ", ".join(roles), cores, ranges(node.devices))
+    for spare in placement.spares:
+        table.add_row("-", str(spare.rank), spare.host, f"spare: {spare.reason}", "", "")
+    return table
+
+
+def _commands(config: Config, configuration: Configuration, group: PlacedGroup, port: int) -> list[tuple[str, str]]:
+    engine = ENGINES.create(config.service.engine)
+    layout = Layout(
+        addresses=tuple(node.address or node.host for node in group.nodes),
+        master=group.master_node_index,
+        port=port,
+        master_port=0,
+        work_dirs=tuple(config.service.work_dir or "/tmp/mpipso" for _ in group.nodes),
+        config_name="config.json",
+        devices=tuple(node.devices for node in group.nodes),
+        cores=tuple(node.cores for node in group.nodes),
+    )
+    lines = []
+    for start in engine.starts(config, configuration, layout):
+        settings = [
+            f"{name}={shlex.quote(value)}" for name, value in start.env.items() if not name.startswith("MPIPSO_")
+        ]
+        lines.append((group.nodes[start.node].host, " ".join([*settings, shlex.join(start.command)])))
+    return lines

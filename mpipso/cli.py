@@ -1,0 +1,155 @@
+"""The command line: ``mpipso [tune|launch|check|init|report]``; without a command it tunes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import mpipso
+from mpipso import templates
+from mpipso.errors import MpipsoError, UserError
+from mpipso.startup import Options
+
+_COMMANDS = ("tune", "launch", "check", "init", "report")
+#: Flags that replace a value of the configuration file: its dotted key, type and help.
+_OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
+    ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
+    ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node; --npus-per-node is the same"),
+    ("--mode", "parallel.mode", str, "single_node: groups share one node; multi_node: one rank per node; auto"),
+    ("--particles", "search.particles", int, "particles per iteration"),
+    ("--evaluations", "search.evaluations", int, "evaluations in all, the baseline included"),
+    ("--time-limit", "search.time_limit", float, "seconds after which no evaluation is started"),
+    ("--seed", "search.seed", int, "seed of the swarm: the same seed proposes the same"),
+    ("--output", "output", str, "folder in which the run makes its own folder"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 the run failed, 2 bad input, 128 + n ended by signal n."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "tune")
+    arguments = _parser().parse_args(words)
+    try:
+        code: int = arguments.run(arguments)
+    except MpipsoError as error:
+        print_error(error)
+        return error.exit_code
+    return code
+
+
+def print_error(error: MpipsoError) -> None:
+    """One line per problem, on standard error."""
+    for line in str(error).splitlines():
+        print(f"mpipso: {line}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mpipso",
+        description="Tune a service that spans nodes with a particle swarm, many service groups at once, over MPI.",
+        epilog="On a cluster: mpirun -np 8 --hostfile hosts.txt python -m mpipso --config my.toml",
+    )
+    parser.add_argument("--version", action="version", version=f"mpipso {mpipso.__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    tune = commands.add_parser("tune", help="run the tuner (the default); start it with mpirun or srun")
+    _add_run_flags(tune)
+    tune.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
+    tune.set_defaults(run=_tune)
+
+    launch = commands.add_parser("launch", help="compose the mpirun line for tune, print it and run it")
+    launch.add_argument("-np", "-n", dest="ranks", type=int, help="ranks (one per host of the hostfile, or per core)")
+    launch.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
+    _add_run_flags(launch)
+    launch.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
+    launch.set_defaults(run=_launch)
+
+    check = commands.add_parser("check", help="validate configuration and placement; starts nothing")
+    _add_run_flags(check)
+    check.add_argument("--ranks", type=int, default=1, help="ranks on this machine, where no host is named (1)")
+    check.set_defaults(run=_check)
+
+    init = commands.add_parser("init", help="write a commented configuration file")
+    init.add_argument("path", nargs="?", type=Path, default=Path("mpipso.toml"), help="file to write (mpipso.toml)")
+    init.add_argument("--engine", choices=templates.names(), default=templates.EMBEDDED, help="the service to tune")
+    init.add_argument("--force", action="store_true", help="overwrite an existing file")
+    init.set_defaults(run=_init)
+
+    report = commands.add_parser("report", help="tell about a run from its folder, finished or not")
+    report.add_argument("folder", type=Path, help="folder of the run, such as mpipso-runs/latest")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="TOML file; without it the embedded service is tuned")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--hostfile", type=Path, help="hosts in the order in which groups are formed, as mpirun reads it"
+    )
+    where.add_argument("--nodes", help="groups by host: 'node0,node1:node2,node3'")
+    for flag, key, kind, text in _OVERRIDES:
+        names = [flag, "--npus-per-node"] if flag == "--devices-per-node" else [flag]
+        parser.add_argument(*names, dest=key, type=kind, metavar=key.rsplit(".", 1)[-1].upper(), help=text)
+    parser.add_argument(
+        "--share-cores",
+        dest="parallel.share_cores",
+        action="store_const",
+        const=True,
+        help="let groups on one host use all of its cores, instead of a part each",
+    )
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    keys = [key for _, key, _, _ in _OVERRIDES] + ["parallel.share_cores"]
+    return Options(
+        config=arguments.config,
+        overrides={key: value for key in keys if (value := getattr(arguments, key)) is not None},
+        hostfile=arguments.hostfile,
+        nodes=arguments.nodes,
+        progress=getattr(arguments, "progress", "auto"),
+    )
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from mpipso.run import tune
+
+    return tune(_options(arguments))
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from mpipso.launch import launch
+
+    return launch(_options(arguments), arguments.ranks, arguments.mpirun)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from mpipso.check import check
+
+    return check(_options(arguments), arguments.ranks, Console())
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    path: Path = arguments.path
+    try:
+        with path.open("w" if arguments.force else "x", encoding="utf-8") as file:
+            file.write(templates.template(arguments.engine))
+    except FileExistsError:
+        raise UserError(f"{path}: exists already; use --force to overwrite it, or name another file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"{path} written; next: mpipso check --config {path}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from mpipso.record.report import report
+
+    Console().print(report(arguments.folder))
+    return 0

@@ -1,0 +1,223 @@
+"""The other nodes of a group: calls to a member's :class:`~mpipso.service.node.LocalNode` as messages.
+
+A leader's :class:`RemoteNode` sends a request, the member's :class:`Agent` carries it out in a thread of its own and
+answers with the value or with the failure, which is raised at the leader with the node's name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any
+
+from mpipso.cluster.placement import PlacedNode
+from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.service.node import LocalNode, Node
+from mpipso.service.process import Completed
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds after which a node that owes an answer counts as lost, on top of the time the request itself may take."""
+
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """Leader to member: call this method of your node."""
+
+    number: int
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Member to leader: what the call returned, or the failure it raised."""
+
+    number: int
+    value: Any = None
+    failure: EvaluationFailed | None = None
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Leader to member: give up the command of this request."""
+
+    number: int
+
+
+class Agent:
+    """The member's side: serves the requests of its leader on one node."""
+
+    METHODS = Node.__abstractmethods__
+
+    def __init__(self, node: LocalNode, answer: Callable[[Answer], None]) -> None:
+        self._node = node
+        self._answer = answer
+        self._abandoned: dict[int, threading.Event] = {}
+        # Several threads, because the leader watches the service while a command of its own still runs.
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="agent")
+
+    def handle(self, message: Request | Abandon) -> None:
+        """Begin what a message asks for; returns at once."""
+        if isinstance(message, Abandon):
+            event = self._abandoned.get(message.number)
+            if event is not None:
+                event.set()
+            return
+        if message.method == "execute":
+            self._abandoned[message.number] = threading.Event()
+        self._pool.submit(self._serve, message)
+
+    def close(self) -> None:
+        """Give up every command and wait for the threads."""
+        for event in list(self._abandoned.values()):
+            event.set()
+        self._pool.shutdown(wait=True)
+
+    def _serve(self, request: Request) -> None:
+        try:
+            if request.method not in self.METHODS:
+                raise EvaluationFailed(f"{self._node.name}: unknown request {request.method!r}", kind="infrastructure")
+            kwargs = dict(request.kwargs)
+            if request.method == "execute":
+                kwargs["cancel"] = self._abandoned[request.number]
+            value = getattr(self._node, request.method)(*request.args, **kwargs)
+        except EvaluationFailed as failure:
+            self._answer(Answer(request.number, failure=failure))
+        except Exception as error:  # whatever went wrong here, the leader must hear of it instead of waiting
+            cause = f"{self._node.name}: {request.method} failed: {type(error).__name__}: {error}"
+            self._answer(Answer(request.number, failure=EvaluationFailed(cause, kind="infrastructure")))
+        else:
+            self._answer(Answer(request.number, value))
+        finally:
+            self._abandoned.pop(request.number, None)
+
+
+class RemoteNode(Node):
+    """The leader's side of one member.
+
+    Parameters
+    ----------
+    send:
+        Hands a message over to the member; callable from any thread.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, placed: PlacedNode, work_dir: str, send: Callable[[Request | Abandon], None]) -> None:
+        self.name = placed.host
+        self.address = placed.address
+        self.cores = placed.cores
+        self.devices = placed.devices
+        self.device_variable = placed.device_variable
+        self.work_dir = work_dir
+        self._send = send
+        self._waiting: dict[int, Future[Any]] = {}
+        self._lost: str | None = None
+
+    def answered(self, answer: Answer) -> None:
+        """An answer has arrived for this node."""
+        future = self._waiting.pop(answer.number, None)
+        if future is None:
+            return
+        if answer.failure is not None:
+            future.set_exception(answer.failure)
+        else:
+            future.set_result(answer.value)
+
+    def lost(self, reason: str) -> None:
+        """The member is gone: every call fails, now and later."""
+        self._lost = reason
+        for number in list(self._waiting):
+            self.answered(Answer(number, failure=self._gone()))
+
+    def execute(
+        self,
+        command: Sequence[str],
+        timeout: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        done: Completed = self._call(
+            "execute", list(command), timeout, env=dict(env or {}), _limit=timeout, _cancel=cancel
+        )
+        return done
+
+    def start_service(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        log: str,
+        grace: float,
+        stop_command: Sequence[str] = (),
+    ) -> str:
+        return str(
+            self._call("start_service", list(command), dict(env), log=log, grace=grace, stop_command=list(stop_command))
+        )
+
+    def poll_service(self, handle: str) -> int | None:
+        code: int | None = self._call("poll_service", handle)
+        return code
+
+    def stop_service(self, handle: str) -> list[int]:
+        return list(self._call("stop_service", handle, _limit=600.0))
+
+    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
+        return int(self._call("free_port", wanted, list(taken)))
+
+    def listener_problem(self, handle: str, port: int) -> str | None:
+        problem: str | None = self._call("listener_problem", handle, port)
+        return problem
+
+    def write_chunk(self, path: str, offset: int, data: bytes) -> None:
+        self._call("write_chunk", path, offset, data)
+
+    def finish_file(self, path: str, sha256: str, mode: int) -> None:
+        self._call("finish_file", path, sha256, mode)
+
+    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
+        return bytes(self._call("read_chunk", path, offset, size))
+
+    def file_digest(self, path: str) -> tuple[str, int]:
+        digest, mode = self._call("file_digest", path)
+        return str(digest), int(mode)
+
+    def close(self) -> None:
+        if self._lost is None:
+            self._call("close", _limit=600.0)
+
+    def _call(
+        self, method: str, *args: Any, _limit: float = 0.0, _cancel: threading.Event | None = None, **kwargs: Any
+    ) -> Any:
+        if self._lost is not None:
+            raise self._gone()
+        number = next(self._numbers)
+        future: Future[Any] = Future()
+        self._waiting[number] = future
+        self._send(Request(number, method, args, kwargs))
+        deadline = time.monotonic() + _limit + ANSWER_TIMEOUT
+        while True:
+            try:
+                return future.result(timeout=_POLL if _cancel is not None else deadline - time.monotonic())
+            except FutureTimeout:
+                if _cancel is not None and _cancel.is_set():
+                    self._send(Abandon(number))
+                    raise Cancelled(f"{self.name}: {method} was given up") from None
+                if time.monotonic() >= deadline:
+                    self._waiting.pop(number, None)
+                    raise EvaluationFailed(
+                        f"{self.name}: no answer to {method} within {_limit + ANSWER_TIMEOUT:g} s",
+                        kind="infrastructure",
+                    ) from None
+
+    def _gone(self) -> EvaluationFailed:
+        return EvaluationFailed(f"{self.name}: node lost: {self._lost}", kind="infrastructure")

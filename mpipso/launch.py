@@ -1,0 +1,182 @@
+"""``mpipso launch``: composes the ``mpirun`` line, prints it, runs it, and hands it signals the way ranks can use.
+
+What differs between launchers is all that their classes say. Sources: ``mpirun --help`` of Open MPI 4.1 and 5.0,
+``mpiexec --help`` of MPICH's hydra.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from mpipso.cluster.placement import read_hostfile
+from mpipso.errors import UserError
+from mpipso.startup import Options, read_config
+
+MOST_LOCAL_RANKS = 8
+"""Ranks that are started on one machine when the user names no number."""
+_SHOW_CURSOR = "\033[?25h"
+
+
+class Launcher:
+    """A family of launchers, recognised by a word in what ``--version`` prints."""
+
+    versions: ClassVar[tuple[str, ...]]
+
+    def environment(self) -> dict[str, str]:
+        """What the launcher needs in its own environment."""
+        return {}
+
+    def command(
+        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+    ) -> list[str]:
+        """The words before the program's.
+
+        Parameters
+        ----------
+        per_node:
+            One rank on each host of the hostfile; otherwise as many as it takes anywhere.
+        forward:
+            Names of environment variables that ranks on other hosts need.
+        """
+        raise NotImplementedError
+
+
+class OpenMPI5(Launcher):
+    """Open MPI 5: one word short of a second faster to start when it does not probe for networks."""
+
+    versions = ("(Open MPI) 5", "(Open MPI) 6")
+    transports = "self,sm,tcp"
+
+    def environment(self) -> dict[str, str]:
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        return root if os.geteuid() == 0 else {}
+
+    def command(
+        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+    ) -> list[str]:
+        where = ["--hostfile", str(hostfile)] if hostfile is not None else []
+        mapping = "ppr:1:node" if per_node else "node:OVERSUBSCRIBE" if hostfile is not None else "slot:OVERSUBSCRIBE"
+        # The few small messages need no fast network, and looking for one takes a second at every start.
+        return [
+            *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
+            *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
+            *(word for name in forward for word in ("-x", name)),
+        ]
+
+
+class OpenMPI4(OpenMPI5):
+    """Open MPI 4, whose shared memory transport has another name."""
+
+    versions = ("(Open MPI) 4", "(Open MPI) 3")
+    transports = "self,vader,tcp"
+
+
+class Hydra(Launcher):
+    """MPICH and what derives from it; hands its whole environment to the ranks."""
+
+    versions = ("HYDRA", "Intel(R) MPI")
+
+    def command(
+        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+    ) -> list[str]:
+        where = ["-f", str(hostfile)] if hostfile is not None else []
+        return [path, "-n", str(ranks), *(["-ppn", "1"] if per_node else []), *where]
+
+
+LAUNCHERS: tuple[Launcher, ...] = (OpenMPI5(), OpenMPI4(), Hydra())
+
+
+def find(path: str | None) -> tuple[str, Launcher]:
+    """The launcher to use and its family.
+
+    Raises
+    ------
+    UserError
+        There is none, or it is of no family that is known here.
+    """
+    found = shutil.which(path) if path else shutil.which("mpirun") or shutil.which("mpiexec")
+    if found is None:
+        raise UserError(f"{path or 'mpirun'}: command not found; install an MPI, or use ./run.sh, which does")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    for launcher in LAUNCHERS:
+        if any(word in version for word in launcher.versions):
+            return found, launcher
+    first = (version.splitlines() or [""])[0]
+    raise UserError(f"{found}: neither Open MPI nor MPICH ({first!r}); write the line yourself: see --help")
+
+
+def launch(options: Options, ranks: int | None, mpirun: str | None) -> int:
+    """Run ``python -m mpipso tune`` under a launcher; returns its exit code.
+
+    Raises
+    ------
+    UserError
+        The configuration or the hostfile is wrong, or there is no launcher; nothing has been started then.
+    """
+    config = read_config(options)
+    path, launcher = find(mpirun)
+    hosts = [] if options.hostfile is None else [host for host, n in read_hostfile(options.hostfile) for _ in range(n)]
+    words = options.words()
+    if ranks is None and hosts:
+        ranks = len(hosts)
+    elif ranks is None:
+        ranks = min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
+        if config.parallel.nodes_per_group is None and not config.parallel.service_groups:
+            words += ["--nodes-per-group", "1"]
+    per_node = len(set(hosts)) >= ranks
+    environment = {**os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
+    forward = [name for name in ("MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
+    command = launcher.command(path, ranks, options.hostfile, per_node, forward)
+    command += [sys.executable, "-m", "mpipso", "tune", *words]
+    print("+", shlex.join(command), flush=True)
+    return _run(command, environment)
+
+
+def _terminal() -> str:
+    """What ``MPIPSO_TERMINAL`` tells the root: this terminal's size, or 0, since a rank sees its launcher's pipes."""
+    if not sys.stdout.isatty():
+        return "0"
+    columns, lines = shutil.get_terminal_size()
+    return f"{columns}x{lines}"
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the launcher in a session of its own, so that Ctrl-C at the terminal reaches this process alone.
+
+    Launchers kill their ranks within a second of SIGINT or SIGTERM but forward SIGUSR1, on which the ranks stop their
+    services and save. A second signal goes through as SIGTERM, and a third kills.
+    """
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+    )
+    forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
+    last = 0.0
+
+    def forward(number: int, frame: object) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.5:  # a terminal's Ctrl-C and a scheduler's may arrive twice
+            last = time.monotonic()
+            process.send_signal(next(forwarded, signal.SIGKILL))
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, forward)
+    code = process.wait()
+    if sys.stdout.isatty():
+        # A root that was killed while it drew has left the cursor hidden.
+        sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+    return code if code >= 0 else 128 - code
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

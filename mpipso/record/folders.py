@@ -1,0 +1,175 @@
+"""The folder of a run and, in it, one folder per evaluation.
+
+::
+
+    <output>/latest -> 20260131-235959
+    <output>/20260131-235959/journal.jsonl  best.toml  best.sh
+    <output>/20260131-235959/evaluations/0007-1/configuration.json  metrics.json  ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpipso.errors import RunFailed, UserError
+from mpipso.evaluation import Evaluation
+from mpipso.record import journal
+from mpipso.record.redact import Redactor
+
+LATEST = "latest"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+#: Most file systems allow 255 bytes; room is left for a suffix.
+_LONGEST = 200
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files."""
+
+    path: Path
+    redactor: Redactor = field(default_factory=lambda: Redactor(os.environ), repr=False)
+
+    @classmethod
+    def create(cls, output: Path, name: str | None = None, redactor: Redactor | None = None) -> RunFolder:
+        """Make the folder of a new run, named ``name`` or after the local time, and point ``latest`` to it.
+
+        A name that is taken gets the suffix ``-2``, ``-3`` and so on.
+
+        Raises
+        ------
+        UserError
+            The name is no plain file name, or nothing can be written in ``output``.
+        """
+        if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
+            raise UserError(f"run name {name!r}: should be letters, digits, '.', '_' and '-', and not {LATEST!r}")
+        latest = output / LATEST
+        stem = name or time.strftime("%Y%m%d-%H%M%S")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            if latest.exists() and not latest.is_symlink():
+                raise UserError(f"{latest}: is not a symbolic link; move it away or choose another output folder")
+            for count in itertools.count(1):
+                path = output / (stem if count == 1 else f"{stem}-{count}")
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    break
+        except OSError as error:
+            reason = "is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+            raise UserError(f"output folder {output}: {reason}; give a folder you can write to") from None
+        _point(latest, path.name)
+        return cls(path, redactor if redactor is not None else Redactor(os.environ))
+
+    @classmethod
+    def open(cls, path: Path, redactor: Redactor | None = None) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises
+        ------
+        UserError
+            It has no journal.
+        """
+        if not (path / journal.FILE).is_file():
+            raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE})")
+        return cls(path.resolve(), redactor if redactor is not None else Redactor(os.environ))
+
+    def evaluation(self, number: int, attempt: int) -> Path:
+        """The folder of one evaluation; :meth:`save` makes it."""
+        return self.path / "evaluations" / f"{number:04d}-{attempt}"
+
+    def save(self, evaluation: Evaluation) -> Path:
+        """Write an evaluation's configuration, its metrics or failure, and its files; returns the folder.
+
+        Raises
+        ------
+        RunFailed
+            The disk is full or fails.
+        """
+        folder = self.evaluation(evaluation.number, evaluation.attempt)
+        contents: dict[str, bytes] = {"configuration.json": self._json(evaluation.configuration)}
+        if evaluation.failure is None:
+            contents["metrics.json"] = self._json(evaluation.metrics)
+        else:
+            failure = evaluation.failure
+            contents["failure.json"] = self._json(
+                {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}
+            )
+        for name, safe in safe_names(evaluation.files, taken=contents).items():
+            contents[safe] = self.redactor.bytes(evaluation.files[name])
+        for safe, content in contents.items():
+            path = folder / safe
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            except OSError as error:
+                raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+        return folder
+
+    def _json(self, data: Mapping[str, object]) -> bytes:
+        text = json.dumps(self.redactor.data(journal.finite(data)), indent=2, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def safe_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """For each name a distinct relative path that stays in its folder: ``file`` or ``folder/file``."""
+    files = set(taken)
+    folders: set[str] = set()
+    result = {}
+    for name in names:
+        parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+        safe = [re.sub(r"[^A-Za-z0-9._+=@-]|^\.", "_", part)[:_LONGEST] for part in parts] or ["unnamed"]
+        folder, last = safe[0] if len(safe) > 1 else "", "_".join(safe[1:] or safe)[:_LONGEST]
+        while folder in files:
+            folder += "_"
+        for count in itertools.count(1):
+            path = "/".join(filter(None, (folder, last if count == 1 else _numbered(last, count))))
+            if path not in files and path not in folders:
+                break
+        files.add(path)
+        if folder:
+            folders.add(folder)
+        result[name] = path
+    return result
+
+
+def _numbered(name: str, count: int) -> str:
+    path = Path(name)
+    return f"{path.stem}-{count}{path.suffix}"
+
+
+def replace(path: Path, content: str, mode: int = 0o666) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part; ``mode`` is cut by the umask.
+
+    Raises
+    ------
+    RunFailed
+        The disk is full or fails; the old content stays.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with open(draft, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _point(link: Path, target: str) -> None:
+    draft = link.with_name(f".{link.name}.{os.getpid()}")
+    # The link is a convenience: a file system without symbolic links does not stop a run.
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(target)
+        draft.replace(link)

@@ -1,0 +1,214 @@
+"""The journal: the append-only record of a run, from which it can be resumed.
+
+``journal.jsonl`` in the run's folder holds one JSON object per line (https://jsonlines.org), each on the disk before
+its event is acted on. Every object has ``seq`` (0, 1, 2, ...), ``t`` (Unix time in seconds) and ``event``; then:
+
+=============== =======================================================================================
+event           fields
+=============== =======================================================================================
+``started``     version, config (the effective configuration file's text), sha256 (of that text), seed,
+                objective (the metric's name), plan ({groups: [{group, hosts, cores}], spares: [host]})
+``asked``       iteration, particles (the number of each one's evaluation, which particles may share),
+                new ([{number, configuration}])
+``assigned``    number, attempt, group
+``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
+                started, ended, fitness, feasible, failed, violations
+``incumbent``   number, fitness
+``lost``        number, attempt, cause
+``retried``     number, attempt, cause
+``finished``    reason, incumbent (a number or null), evaluations
+``interrupted`` signal (its name)
+=============== =======================================================================================
+
+JSON has no NaN and no infinity: they are written as null. Secrets are written as ``***``. A line without its newline
+was torn by a crash and never acted on, so readers leave it out and the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn
+
+import tomli
+
+from mpipso.errors import RunFailed, UserError
+from mpipso.record.judged import Judged, to_fields
+from mpipso.record.redact import Redactor
+
+FILE = "journal.jsonl"
+
+Event = Literal["started", "asked", "assigned", "evaluated", "incumbent", "lost", "retried", "finished", "interrupted"]
+
+#: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class Journal:
+    """The one writer of a run's journal. Use :meth:`create` or :meth:`open`; closes as a context manager.
+
+    Attributes
+    ----------
+    path:
+        The file.
+    locked:
+        Whether the file system could keep other writers out.
+    """
+
+    def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
+        self.path = path
+        self.locked = _lock(path, file)
+        self._file = file
+        self._redactor = redactor
+        events, size = _parse(path, file.readall())
+        self._next = len(events)
+        self._size = size
+        file.truncate(size)
+        file.seek(size)
+
+    @classmethod
+    def create(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
+        """Start the journal of a new run.
+
+        Raises
+        ------
+        UserError
+            The folder has a journal already, or cannot be written to.
+        """
+        return cls._opened(folder / FILE, "x+", redactor)
+
+    @classmethod
+    def open(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
+        """Go on with the journal of an earlier run; a torn last line is cut off.
+
+        Raises
+        ------
+        UserError
+            There is no journal, another process writes it, or it is damaged.
+        """
+        return cls._opened(folder / FILE, "r+", redactor)
+
+    @classmethod
+    def _opened(cls, path: Path, mode: str, redactor: Redactor | None) -> Journal:
+        try:
+            file = FileIO(path, mode)
+        except FileExistsError:
+            raise UserError(f"{path}: exists already; resume that run or choose another folder") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
+        try:
+            return cls(path, file, redactor if redactor is not None else Redactor(os.environ))
+        except OSError as error:
+            file.close()
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        except BaseException:
+            file.close()
+            raise
+
+    def write(self, event: Event, /, **fields: Any) -> None:
+        """Append one event; it is on the disk when this returns.
+
+        Raises
+        ------
+        RunFailed
+            The disk is full or fails. The journal stays readable: what was written of the line is taken back.
+        """
+        if isinstance(text := fields.get("config"), str):
+            with contextlib.suppress(tomli.TOMLDecodeError):
+                self._redactor.learn(tomli.loads(text))
+        record = {"seq": self._next, "t": time.time(), "event": event, **self._redactor.data(fields)}
+        text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # Half of a surrogate pair, as undecodable bytes of a log leave it, has no UTF-8; \udc80 is its JSON escape.
+        line = text.encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
+            raise RunFailed(f"{self.path}: cannot be written: {error.strerror}") from error
+        self._size += len(line)
+        self._next += 1
+
+    def evaluated(self, judged: Judged) -> None:
+        """Append an ``evaluated`` event."""
+        self.write("evaluated", **to_fields(judged))
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All events of a journal, also while it is being written.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or a line other than a torn last one is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return _parse(path, content)[0]
+
+
+def _lock(path: Path, file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path}: another process is writing this journal; wait for it or stop it") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The events, and how many bytes of the file hold them."""
+    *lines, torn = content.split(b"\n")
+    events: list[dict[str, Any]] = []
+    for index, line in enumerate(lines):
+        try:
+            event = json.loads(line, parse_constant=_refuse)
+        except ValueError:
+            raise UserError(f"{path}:{index + 1}: is not a line of JSON: the journal is damaged") from None
+        if not isinstance(event, dict) or not {"event", "t"} <= event.keys() or event.get("seq") != index:
+            raise UserError(f"{path}:{index + 1}: is not event {index} of a journal: the journal is damaged")
+        events.append(event)
+    return events, len(content) - len(torn)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def finite(data: Any) -> Any:
+    """A copy of nested tables and lists with None for every float that JSON cannot hold."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: finite(content) for key, content in data.items()}
+    return [finite(content) for content in data] if isinstance(data, list) else data

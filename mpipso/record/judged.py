@@ -1,0 +1,85 @@
+"""An evaluation together with what the objective made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpipso.evaluation import Evaluation, Failure
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation and its place among others.
+
+    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit.
+    """
+
+    evaluation: Evaluation
+    fitness: float | None = None
+    feasible: bool = True
+    failed: bool = False
+    violations: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Sort key, best first: feasible before infeasible before failed (Deb 2000), then by fitness."""
+        return self.failed, not self.feasible, float("inf") if self.fitness is None else self.fitness
+
+
+def to_fields(judged: Judged) -> dict[str, Any]:
+    """The fields of an ``evaluated`` event; the texts in ``evaluation.files`` stay out of the journal."""
+    evaluation = judged.evaluation
+    failure = evaluation.failure
+    outcome: dict[str, Any] = (
+        {"metrics": dict(evaluation.metrics)}
+        if failure is None
+        else {"failure": {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}}
+    )
+    return {
+        "number": evaluation.number,
+        "attempt": evaluation.attempt,
+        "group": evaluation.group,
+        "label": evaluation.label,
+        "configuration": dict(evaluation.configuration),
+        **outcome,
+        "started": evaluation.started,
+        "ended": evaluation.ended,
+        "fitness": judged.fitness,
+        "feasible": judged.feasible,
+        "failed": judged.failed,
+        "violations": list(judged.violations),
+    }
+
+
+def from_fields(event: Mapping[str, Any]) -> Judged:
+    """The inverse of :func:`to_fields`; a metric that was not a finite number is left out."""
+    failure = event.get("failure")
+    evaluation = Evaluation(
+        number=event["number"],
+        attempt=event["attempt"],
+        group=event["group"],
+        configuration=event["configuration"],
+        label=event["label"],
+        metrics={name: value for name, value in event.get("metrics", {}).items() if value is not None},
+        failure=Failure(**failure) if failure is not None else None,
+        started=event["started"],
+        ended=event["ended"],
+    )
+    return Judged(
+        evaluation,
+        fitness=event.get("fitness"),
+        feasible=event.get("feasible", True),
+        failed=event.get("failed", failure is not None),
+        violations=tuple(event.get("violations", ())),
+    )
+
+
+def final(results: Iterable[Judged]) -> list[Judged]:
+    """One result per evaluation number, its last attempt's; confirmations, which repeat numbers, are left out."""
+    last: dict[int, Judged] = {}
+    for judged in results:
+        if judged.evaluation.label != "confirm":
+            last[judged.evaluation.number] = judged
+    return list(last.values())

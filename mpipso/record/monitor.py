@@ -1,0 +1,359 @@
+"""What an operator sees of a run while it lasts: a live display on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from mpipso.evaluation import Configuration, Evaluation
+from mpipso.record import figures
+from mpipso.record.figures import clean
+from mpipso.record.screen import Mode, terminal_size
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+#: Seconds between two drawings after an event, and while only the clocks move.
+_DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
+#: Seconds without a line after which plain mode says that the run is alive.
+_HEARTBEAT = 30.0
+#: Lines of the live display besides the table's rows.
+_FRAME = 6
+_PHASES = {"starting": "yellow", "warming up": "cyan", "measuring": "green", "stopping": "magenta"}
+
+
+@dataclass
+class _Row:
+    """A service group and what it is doing; ``number`` is None while it does nothing."""
+
+    nodes: str
+    number: int | None = None
+    label: str = ""
+    configuration: Configuration = field(default_factory=dict)
+    phase: str = ""
+    since: float = 0.0
+    lost: str = ""
+
+
+class Monitor:
+    """Shows the progress of a run; the root calls a method per event and :meth:`tick` from its main loop.
+
+    Parameters
+    ----------
+    total:
+        Evaluations to come, confirmations included.
+    groups:
+        The names of each service group's nodes, by group.
+    stream:
+        Where to write. An output that goes away (a closed pipe, a lost connection) does not end a run.
+    mode, width, height, terminal:
+        As :func:`mpipso.record.screen.pick_mode` returns them; a ``terminal`` is asked for its size at each drawing.
+    clock:
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        groups: Mapping[int, str],
+        stream: TextIO,
+        *,
+        mode: Mode,
+        width: int = 80,
+        height: int = 24,
+        terminal: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rows = {group: _Row(clean(nodes)) for group, nodes in sorted(groups.items())}
+        self._clock = clock
+        self._begun = self._drawn = self._spoken = clock()
+        self._stream = _lasting(stream)
+        self._terminal = terminal
+        self._baseline: Configuration | None = None
+        self._deadline: float | None = None
+        self._incumbent: tuple[int, str, Configuration] | None = None
+        self._counts: Counter[str] = Counter()
+        self._spent = 0.0
+        self._summary_width = 0
+        self._changed = True
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(None, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.description}"),
+            expand=True,
+            get_time=clock,
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._live: Live | None = None
+        if mode == "live":
+            console = Console(
+                file=self._stream, force_terminal=True, width=width, height=height, highlight=False, emoji=False
+            )
+            self._live = Live(
+                get_renderable=lambda: self._display(console),
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+
+    def started(self, *lines: str, baseline: Configuration | None = None, time_limit: float | None = None) -> None:
+        """The run begins: print ``lines`` and start the clock. ``time_limit`` is in seconds."""
+        self._baseline = baseline
+        self._begun = self._clock()
+        self._deadline = None if time_limit is None else self._begun + time_limit
+        if self._live is not None:
+            self._live.start()
+        for line in lines:
+            self._print(Text(clean(line)))
+
+    def expect(self, total: int) -> None:
+        """The number of evaluations to come has changed."""
+        self._progress.update(self._task, total=total)
+        self._changed = True
+
+    def assigned(self, group: int, number: int, label: str, configuration: Configuration) -> None:
+        """A group begins an evaluation."""
+        row = self._rows[group]
+        row.number, row.label, row.configuration = number, label, configuration
+        row.phase, row.since, row.lost = "", self._clock(), ""
+        self._changed = True
+
+    def phase(self, group: int, text: str) -> None:
+        """What a group is doing in its evaluation: ``starting``, ``warming up``, ``measuring``."""
+        self._rows[group].phase = clean(text)
+        self._changed = True
+
+    def evaluated(self, evaluation: Evaluation, summary: str, best: bool, violations: Sequence[str] = ()) -> None:
+        """An evaluation is over.
+
+        Parameters
+        ----------
+        summary:
+            The objective's metric and its gain, as :func:`mpipso.record.figures.score` writes it; unused for a failure.
+        best:
+            Whether it is the new incumbent.
+        violations:
+            The limits that it breaks, if any.
+        """
+        row = self._rows[evaluation.group]
+        # A late result must not clear what the group has begun since.
+        if row.number == evaluation.number:
+            row.number = None
+        if self._baseline is None and evaluation.label == "baseline":
+            self._baseline = evaluation.configuration
+        self._progress.advance(self._task)
+        self._spent += evaluation.seconds
+        self._counts["done"] += 1
+        changes = self._changes(evaluation.configuration)
+        if evaluation.failure is not None:
+            self._counts["failed"] += 1
+            outcome = Text(f"failed: {clean(evaluation.failure.cause)}", "red")
+        else:
+            outcome = Text(clean(summary), "bold green" if best else "")
+            if violations:
+                self._counts["infeasible"] += 1
+                outcome = Text(f"{outcome.plain}  infeasible: {clean('; '.join(violations))}", "yellow")
+            self._summary_width = min(32, max(self._summary_width, len(clean(summary))))
+        outcome.pad_right(self._summary_width - len(outcome))
+        if best:
+            self._incumbent = (evaluation.number, clean(summary), evaluation.configuration)
+        total = str(self._total)
+        self._print(
+            Text.assemble(
+                f"{self._done:>{len(total)}}/{total} group {evaluation.group} ",
+                ("*" if best else " ", "bold green"),
+                outcome,
+                (f"  {evaluation.label or changes}", "dim"),
+            )
+        )
+
+    def retried(self, group: int, number: int, cause: str) -> None:
+        """An evaluation failed for reasons outside its configuration and goes back to the queue."""
+        row = self._rows[group]
+        if row.number == number:
+            row.number = None
+        self._counts["retried"] += 1
+        self._print(Text(f"group {group}  #{number} will be tried again: {clean(cause)}", "yellow"))
+
+    def lost(self, group: int, cause: str) -> None:
+        """A group takes no more evaluations, until its next :meth:`assigned`."""
+        row = self._rows[group]
+        row.number, row.lost = None, clean(cause)
+        self._print(Text(f"group {group}  lost: {row.lost}", "bold red"))
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        self._print(Text(clean(text)))
+
+    def tick(self) -> None:
+        """Draw what has changed, at most four times a second; cheap enough for any main loop."""
+        now = self._clock()
+        if self._live is None:
+            if now - self._spoken >= _HEARTBEAT:
+                self._print(Text(self._heartbeat(now)))
+        elif now - self._drawn >= (_DRAW_CHANGED if self._changed else _DRAW_CLOCKS):
+            self._draw()
+
+    def stop(self) -> None:
+        """Remove the live display; may be called again."""
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def _total(self) -> int:
+        return int(self._progress.tasks[0].total or 0)
+
+    @property
+    def _done(self) -> int:
+        return self._counts["done"]
+
+    def _changes(self, configuration: Configuration) -> str:
+        return clean(figures.settings(figures.changes(configuration, self._baseline))) or "same as the baseline"
+
+    def _print(self, line: Text) -> None:
+        now = self._clock()
+        self._spoken = now
+        self._changed = True
+        stamped = Text.assemble((f"[{_stamp(now - self._begun)}] ", "dim"), line)
+        if self._live is None:
+            self._stream.write(stamped.plain.rstrip() + "\n")
+            self._stream.flush()
+        else:
+            self._fit()
+            self._live.console.print(stamped)
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._fit()
+            self._live.refresh()
+
+    def _fit(self) -> None:
+        if self._live is not None and self._terminal and (size := terminal_size(self._terminal)):
+            self._live.console.size = size
+
+    def _remaining(self, now: float) -> float | None:
+        """Seconds to the end: the mean evaluation, over the groups that work, less what is already under way."""
+        if not self._done:
+            return None
+        mean = self._spent / self._done
+        running = [now - row.since for row in self._rows.values() if row.number is not None]
+        working = sum(not row.lost for row in self._rows.values())
+        queued = max(0, self._total - self._done - len(running))
+        work = queued * mean + sum(max(0.0, mean - spent) for spent in running)
+        remaining = work / max(1, min(working, queued + len(running)))
+        return remaining if self._deadline is None else min(remaining, max(0.0, self._deadline - now))
+
+    def _eta(self, now: float) -> str:
+        remaining = self._remaining(now)
+        return "ETA -" if remaining is None else f"ETA {figures.duration(remaining)}"
+
+    def _heartbeat(self, now: float) -> str:
+        busy = [(group, row) for group, row in self._rows.items() if row.number is not None]
+        if len(busy) <= 4:
+            doing = ", ".join(
+                f"group {group} #{row.number} {row.phase or 'assigned'} {figures.duration(now - row.since)}"
+                for group, row in busy
+            )
+        else:
+            phases = Counter(row.phase or "assigned" for _, row in busy)
+            doing = ", ".join(f"{count} groups {phase}" for phase, count in phases.most_common())
+        return f"{self._done}/{self._total} {doing or 'no group is busy'}; {self._eta(now)}"
+
+    def _display(self, console: Console) -> RenderableType:
+        now = self._clock()
+        self._drawn, self._changed = now, False
+        status = Text.assemble((figures.duration(now - self._begun), "cyan"), "  ", self._eta(now))
+        for what, style in (("failed", "red"), ("infeasible", "yellow"), ("retried", "yellow")):
+            if self._counts[what]:
+                status.append(f"  {self._counts[what]} {what}", style)
+        self._progress.update(self._task, description=status.markup)
+        return Group(Rule(style="dim"), self._progress, self._groups(now, console), self._best())
+
+    def _groups(self, now: float, console: Console) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=True, padding=(0, 1, 0, 0), header_style="dim")
+        table.add_column("group", justify="right", no_wrap=True)
+        table.add_column("nodes", no_wrap=True, max_width=min(24, console.width // 5), overflow="ellipsis")
+        table.add_column("#", justify="right", no_wrap=True)
+        table.add_column("evaluates", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("phase", no_wrap=True, min_width=10)
+        table.add_column("time", justify="right", no_wrap=True, min_width=6)
+        room = max(1, console.height - _FRAME)
+        shown = len(self._rows) if len(self._rows) <= room else room - 1
+        for group, row in list(self._rows.items())[:shown]:
+            table.add_row(str(group), row.nodes, *_cells(row, self._changes(row.configuration), now))
+        if hidden := list(self._rows.values())[shown:]:
+            busy = sum(row.number is not None for row in hidden)
+            lost = sum(bool(row.lost) for row in hidden)
+            table.add_row("", Text(f"+ {len(hidden)} groups", "dim"), "", Text(f"{busy} busy, {lost} lost", "dim"))
+        return table
+
+    def _best(self) -> Text:
+        if self._incumbent is None:
+            return Text("best   none yet", "dim")
+        number, summary, configuration = self._incumbent
+        line = Text.assemble(
+            ("best", "bold green"), f"   #{number}  ", (summary, "bold green"), f"  {self._changes(configuration)}"
+        )
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
+
+
+def _cells(row: _Row, changes: str, now: float) -> tuple[RenderableType, ...]:
+    if row.lost:
+        return "", Text(row.lost, "red"), Text("lost", "bold red"), ""
+    if row.number is None:
+        return "", "", Text("idle", "dim"), ""
+    what = Text.assemble((f"{row.label} ", "bold"), changes) if row.label else Text(changes)
+    phase = Text(row.phase, _PHASES.get(row.phase, ""))
+    return str(row.number), what, phase, figures.duration(now - row.since)
+
+
+def _stamp(seconds: float) -> str:
+    """Five characters, for lines that align through the night."""
+    whole = int(seconds)
+    return f"{whole:4d}s" if whole < 10_000 else f"{whole // 3600}h{whole % 3600 // 60:02d}".rjust(5)
+
+
+class _Lasting(io.RawIOBase):
+    """The bytes of a text stream whose reader may go away, which does not end a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+        self.encoding = stream.encoding or "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Buffer, /) -> int:
+        text = bytes(content)
+        self._attempt(lambda stream: stream.write(text.decode(self.encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, action: Callable[[TextIO], object]) -> None:
+        if self._stream is not None:
+            try:
+                action(self._stream)
+            except (OSError, ValueError):  # The latter is what a closed file raises.
+                self._stream = None
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    raw = _Lasting(stream)
+    return io.TextIOWrapper(cast(BinaryIO, raw), raw.encoding, "replace", newline="\n", write_through=True)

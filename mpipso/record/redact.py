@@ -1,0 +1,120 @@
+"""Keeps secrets out of what is kept: the journal, the folders of evaluations, the report.
+
+A value is a secret when it is a text whose name says so. The names of counts (``max_num_batched_tokens``) and of
+things that split text (``tokenizer``) do not. Values are learned from names and then hidden wherever they turn up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+HIDDEN = "***"
+
+_NAME = re.compile(
+    r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|API[_-]?KEY", re.IGNORECASE
+)
+#: What nobody uses as a secret; hiding it everywhere would damage the record.
+_HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto", re.IGNORECASE)
+#: A shorter secret is hidden inside other text only where it stands in quotes.
+_LONG = 6
+
+
+def is_secret(name: str, content: object) -> bool:
+    """Whether the value of the variable, key or flag ``name`` must not be written."""
+    return isinstance(content, str) and _NAME.search(name) is not None and _HARMLESS.fullmatch(content) is None
+
+
+def secret_flag(argument: str) -> tuple[str, str | None] | None:
+    """``("--api-key", "value")`` for ``--api-key=value``, value None when it is the next argument; None if harmless."""
+    if not argument.startswith("-"):
+        return None
+    flag, equals, content = argument.partition("=")
+    if _NAME.search(flag) is None or (equals and not is_secret(flag, content)):
+        return None
+    return flag, content if equals else None
+
+
+class Redactor:
+    """Knows the secrets of a run and hides them in data and text.
+
+    Parameters
+    ----------
+    environment:
+        Variables whose secret values are learned at once, as ``os.environ``.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._values: list[str] = []
+        self.learn(environment or {})
+
+    def learn(self, data: object) -> None:
+        """Remember every text in nested tables and lists that its key or the flag before it declares a secret."""
+        found = {form for secret in _secrets(data) for form in (secret, json.dumps(secret)[1:-1])}
+        # A secret may contain another one: the longest is replaced first.
+        self._values = sorted({*self._values, *found}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        for secret in self._values:
+            if len(secret) >= _LONG:
+                text = text.replace(secret, HIDDEN)
+            else:
+                for quote in "\"'":
+                    text = text.replace(f"{quote}{secret}{quote}", f"{quote}{HIDDEN}{quote}")
+        return text
+
+    def bytes(self, content: bytes) -> bytes:
+        """As :meth:`text`; bytes that are not UTF-8 pass unchanged."""
+        if not self._values:
+            return content
+        return self.text(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+    def data(self, data: Any) -> Any:
+        """A copy of nested tables and lists without their secrets."""
+        if isinstance(data, str):
+            return self.text(data)
+        if isinstance(data, Mapping):
+            return {
+                key: HIDDEN if is_secret(str(key), content) else self.data(content) for key, content in data.items()
+            }
+        if isinstance(data, (list, tuple)):
+            return self._arguments(data)
+        return data
+
+    def arguments(self, argv: Sequence[str]) -> list[str]:
+        """A command line without its secrets."""
+        return [str(argument) for argument in self._arguments(argv)]
+
+    def _arguments(self, items: Sequence[Any]) -> list[Any]:
+        hidden: list[Any] = []
+        follows = False
+        for item in items:
+            flag = secret_flag(item) if isinstance(item, str) else None
+            if follows and isinstance(item, str) and flag is None and _HARMLESS.fullmatch(item) is None:
+                hidden.append(HIDDEN)
+            elif flag is not None and flag[1] is not None:
+                hidden.append(f"{flag[0]}={HIDDEN}")
+            else:
+                hidden.append(self.data(item))
+            follows = flag is not None and flag[1] is None
+        return hidden
+
+
+def _secrets(data: object) -> Iterator[str]:
+    if isinstance(data, Mapping):
+        for key, content in data.items():
+            if is_secret(str(key), content):
+                yield content
+            else:
+                yield from _secrets(content)
+    elif isinstance(data, (list, tuple)):
+        flag: tuple[str, str | None] | None = None
+        for item in data:
+            if flag is not None and flag[1] is None and isinstance(item, str) and is_secret(flag[0], item):
+                yield item
+            flag = secret_flag(item) if isinstance(item, str) else None
+            if flag is not None and flag[1] is not None:
+                yield flag[1]
+            yield from _secrets(item)

@@ -1,0 +1,1 @@
+"""What to try next: pure computing, knows no MPI, no process, no file."""

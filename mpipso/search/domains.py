@@ -1,0 +1,387 @@
+"""The domain of one parameter: which values it takes, and which part of the unit interval stands for each.
+
+A domain may read the values of other parameters, which are decoded before it. ``decode`` and ``encode`` are each
+other's inverse on every value that can be reached: ``decode(encode(v)) == v``.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+import simpleeval
+
+from mpipso.errors import UserError
+from mpipso.evaluation import Value
+
+Values = Mapping[str, Value]
+
+_MOST_CELLS = 2**45
+"""Beyond these, a float can no longer tell the cells of the unit interval apart."""
+
+
+class Domain(ABC):
+    """The values of one parameter, laid out over [0, 1]."""
+
+    reads: tuple[str, ...] = ()
+    """The parameters whose values ``decode`` and ``encode`` need."""
+    free = True
+    """Whether it is a dimension of the search; if not, the values it reads determine its own."""
+    continuous = False
+    """Whether its values can be neither counted nor listed."""
+
+    @abstractmethod
+    def decode(self, u: float, values: Values) -> Value:
+        """The value at ``u``, a number in [0, 1]."""
+
+    @abstractmethod
+    def encode(self, value: Value, values: Values) -> float:
+        """The centre of the cell of ``value``; ValueError when the domain does not contain it."""
+
+    @abstractmethod
+    def count(self, values: Values) -> float:
+        """How many values there are; inf when continuous."""
+
+    @abstractmethod
+    def options(self, values: Values) -> Iterable[Value]:
+        """Every value, in order, unless continuous."""
+
+
+class Choices(Domain):
+    """A list of values in cells of equal width: a bool or a choice."""
+
+    def __init__(self, choices: Sequence[Value]) -> None:
+        self._choices = choices
+        # 1, 1.0 and True are equal in Python, but they are three choices.
+        self._index = {repr(choice): i for i, choice in enumerate(choices)}
+
+    def decode(self, u: float, values: Values) -> Value:
+        return self._choices[_cell(u, len(self._choices))]
+
+    def encode(self, value: Value, values: Values) -> float:
+        if repr(value) not in self._index:
+            raise ValueError(f"{value!r} is not among the choices")
+        return (self._index[repr(value)] + 0.5) / len(self._choices)
+
+    def count(self, values: Values) -> float:
+        return len(self._choices)
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return self._choices
+
+
+class Steps(Domain):
+    """``low, low + step, ...`` up to ``high``, in cells of equal width: an int, or a float with a step."""
+
+    def __init__(self, low: float, high: float, step: float, *, whole: bool) -> None:
+        # Decimal arithmetic on what the user wrote: 0.1 + 2 x 0.1 is 0.3, not 0.30000000000000004.
+        self._low, self._step = Decimal(repr(low)), Decimal(repr(step))
+        self._count = int((Decimal(repr(high)) - self._low) // self._step) + 1
+        self._whole = whole
+        if self._count > _MOST_CELLS:
+            raise ValueError("has too many values: give a larger step, narrower bounds, or make it a float")
+
+    def decode(self, u: float, values: Values) -> Value:
+        return self._at(_cell(u, self._count))
+
+    def encode(self, value: Value, values: Values) -> float:
+        index = round((Decimal(repr(number(value))) - self._low) / self._step)
+        if not 0 <= index < self._count:
+            raise ValueError(f"{value!r} is out of bounds")
+        return (index + 0.5) / self._count
+
+    def count(self, values: Values) -> float:
+        return self._count
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return map(self._at, range(self._count))
+
+    def _at(self, index: int) -> Value:
+        value = self._low + index * self._step
+        return int(value) if self._whole else float(value)
+
+
+class LogInts(Domain):
+    """The whole numbers from ``low`` to ``high``; k holds what rounds to it on the logarithmic axis."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+        self._left, self._right = math.log(low - 0.5), math.log(high + 0.5)
+        if high > _MOST_CELLS:
+            raise ValueError("has too many values: give narrower bounds, or make it a float")
+
+    def decode(self, u: float, values: Values) -> Value:
+        k = math.floor(math.exp(self._left + u * (self._right - self._left)) + 0.5)
+        return min(max(k, self._low), self._high)
+
+    def encode(self, value: Value, values: Values) -> float:
+        k = number(value)
+        if not self._low <= k <= self._high:
+            raise ValueError(f"{value!r} is out of bounds")
+        return ((math.log(k - 0.5) + math.log(k + 0.5)) / 2 - self._left) / (self._right - self._left)
+
+    def count(self, values: Values) -> float:
+        return self._high - self._low + 1
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return range(self._low, self._high + 1)
+
+
+class Continuum(Domain):
+    """The floats from ``low`` to ``high``, rounded to ``digits`` digits more than it takes to tell the bounds apart.
+
+    Rounding gives values that a person can read and a command line repeats exactly, and makes ``encode`` exact.
+    ``anchor``, the user's default, takes the place of the number it would be rounded to.
+    """
+
+    continuous = True
+
+    def __init__(
+        self, low: float, high: float, *, log: bool = False, digits: int = 6, anchor: float | None = None
+    ) -> None:
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("needs finite bounds")
+        self._low, self._high, self._log = low, high, log
+        self._left, self._right = self._axis(low), self._axis(high)
+        width = (self._right - self._left) or 1.0
+        finest = 13  # of the 15 to 16 significant digits of a float
+        if log:
+            self._digits = min(digits + max(0, -_magnitude(width)) + 1, finest)
+        else:
+            self._digits = min(digits - _magnitude(width), finest - _magnitude(max(abs(low), abs(high))))
+        self._anchor = anchor
+
+    def decode(self, u: float, values: Values = {}) -> float:  # noqa: B006 - never written to
+        at = self._left + u * (self._right - self._left)
+        rounded = self._round(math.exp(at) if self._log else at)
+        return self._anchor if self._anchor is not None and rounded == self._round(self._anchor) else rounded
+
+    def encode(self, value: Value, values: Values = {}) -> float:  # noqa: B006 - never written to
+        exact = number(value)
+        if not self._low <= exact <= self._high:
+            raise ValueError(f"{value!r} is out of bounds")
+        if self._anchor is not None and math.isclose(exact, self._anchor, rel_tol=1e-13):
+            exact = self._anchor
+        if self._left == self._right:
+            return 0.5
+        u = (self._axis(self._round(exact)) - self._left) / (self._right - self._left)
+        return min(max(u, 0.0), 1.0)
+
+    def count(self, values: Values) -> float:
+        return math.inf
+
+    def options(self, values: Values) -> Iterable[Value]:
+        raise TypeError("a continuum cannot be listed")
+
+    def _axis(self, value: float) -> float:
+        return math.log(value) if self._log else value
+
+    def _round(self, value: float) -> float:
+        rounded = float(f"{value:.{self._digits}g}") if self._log else round(value, self._digits)
+        return min(max(rounded, self._low), self._high)
+
+
+class Ratio(Domain):
+    """A number that is a multiple of the parameter ``of``; the multiple is the dimension.
+
+    A ``whole`` value is rounded, and at least 1. ``default`` is a value, and ``of_default`` that of the other.
+
+    Raises
+    ------
+    ValueError
+        The default is not within the bounds of the ratio.
+    """
+
+    def __init__(
+        self,
+        of: str,
+        low: float,
+        high: float,
+        *,
+        log: bool = False,
+        whole: bool,
+        default: float | None = None,
+        of_default: float | None = None,
+    ) -> None:
+        self.reads = (of,)
+        self.continuous = not whole
+        self._low, self._high, self._whole = low, high, whole
+        anchor = None
+        if default is not None and of_default is not None:
+            anchor = default / of_default if of_default else math.inf
+            if not low * (1 - 1e-9) <= anchor <= high * (1 + 1e-9):
+                raise ValueError(
+                    f"default = {default:g} is {anchor:.6g} x the default of {of!r}, which is outside"
+                    f" min = {low:g} and max = {high:g}"
+                )
+            anchor = min(max(anchor, low), high)
+        # Ten digits, so that a ratio tells apart the whole numbers up to ten thousand million.
+        self._ratio = Continuum(low, high, log=log, digits=10, anchor=anchor)
+
+    def decode(self, u: float, values: Values) -> Value:
+        return self._times(self._ratio.decode(u), values)
+
+    def encode(self, value: Value, values: Values) -> float:
+        other = number(values[self.reads[0]])
+        if other == 0:
+            return 0.5
+        # A whole value that is reached by rounding may lie just outside the bounds.
+        return self._ratio.encode(min(max(number(value) / other, self._low), self._high))
+
+    def count(self, values: Values) -> float:
+        return len(self._range(values)) if self._whole else math.inf
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return self._range(values)
+
+    def _times(self, ratio: float, values: Values) -> int | float:
+        value = ratio * number(values[self.reads[0]])
+        return max(1, round(value)) if self._whole else tidy(value)
+
+    def _range(self, values: Values) -> range:
+        ends = sorted(round(self._times(bound, values)) for bound in (self._low, self._high))
+        return range(ends[0], ends[1] + 1)
+
+
+class Product:
+    """Whole numbers whose product is ``equals``: which values each can take once those before it are known."""
+
+    def __init__(self, options: Mapping[str, Sequence[int]], equals: int) -> None:
+        """``options`` holds the members, in the order they are decoded in, each with its values.
+
+        Raises ValueError when no combination has the product.
+        """
+        self.members = tuple(options)
+        self.equals = equals
+        self._options: dict[tuple[int, int], tuple[int, ...]] = {}
+        divisors = [d for d in range(1, math.isqrt(equals) + 1) if equals % d == 0]
+        divisors = sorted({*divisors, *(equals // d for d in divisors)})
+        left = {1}
+        for position in reversed(range(len(self.members))):
+            member = sorted(set(options[self.members[position]]).intersection(divisors))
+            for remaining in divisors:
+                fits = tuple(v for v in member if remaining % v == 0 and remaining // v in left)
+                if fits:
+                    self._options[position, remaining] = fits
+            left = {remaining for at, remaining in self._options if at == position}
+        if equals not in left:
+            raise ValueError(f"no combination of {', '.join(self.members)} has the product {equals}")
+
+    def options(self, position: int, values: Values) -> tuple[int, ...]:
+        remaining = self.equals
+        for name in self.members[:position]:
+            remaining //= int(values[name])
+        return self._options[position, remaining]
+
+
+class Factor(Domain):
+    """A member of a product: any value that leaves the later members a completion, all equally likely."""
+
+    def __init__(self, product: Product, position: int) -> None:
+        self._product, self._position = product, position
+        self.reads = product.members[:position]
+        self.free = position < len(product.members) - 1
+
+    def decode(self, u: float, values: Values) -> Value:
+        options = self.options(values)
+        return options[_cell(u, len(options))]
+
+    def encode(self, value: Value, values: Values) -> float:
+        options = self.options(values)
+        if value not in options:
+            raise ValueError(f"{value!r} leaves no way to the product {self._product.equals}")
+        return (options.index(int(value)) + 0.5) / len(options)
+
+    def count(self, values: Values) -> float:
+        return len(self.options(values))
+
+    def options(self, values: Values) -> tuple[int, ...]:
+        return self._product.options(self._position, values)
+
+
+class Expression(Domain):
+    """A value computed from others.
+
+    Raises
+    ------
+    UserError
+        ``text`` is not an expression; or, when decoding, it cannot be computed or is of the wrong type.
+    """
+
+    free = False
+
+    FUNCTIONS = {  # noqa: RUF012 - a constant table
+        "min": min,
+        "max": max,
+        "int": int,
+        "float": float,
+        "round": round,
+        "abs": abs,
+        "ceil": math.ceil,
+        "floor": math.floor,
+        "str": str,
+    }
+
+    def __init__(self, name: str, text: str, kind: str) -> None:
+        self._where = f"parameter {name!r}: expression {text!r}"
+        self._text, self._kind = text, kind
+        try:
+            self._tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            reason = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise UserError(f"{self._where}: {reason}") from None
+        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
+        names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
+        self.reads = tuple(dict.fromkeys(names))
+
+    def decode(self, u: float, values: Values) -> Value:
+        evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
+        try:
+            return self._typed(evaluator.eval(self._text, previously_parsed=self._tree))
+        except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+            known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
+            raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
+
+    def encode(self, value: Value, values: Values) -> float:
+        return 0.5
+
+    def count(self, values: Values) -> float:
+        return 1
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return (self.decode(0.5, values),)
+
+    def _typed(self, result: object) -> Value:
+        if not isinstance(result, (bool, int, float, str)):
+            raise TypeError(f"gives a {type(result).__name__}, not a {self._kind}")
+        if self._kind == "choice":
+            return result
+        if self._kind == "bool":
+            return bool(result)
+        if not math.isfinite(float(result)):
+            raise ValueError(f"gives {result}")
+        return round(float(result)) if self._kind == "int" else tidy(float(result))
+
+
+def number(value: Value) -> float:
+    """``value`` as a float; ValueError when it is not a number."""
+    if isinstance(value, (bool, str)):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def tidy(value: float) -> float:
+    """Without the last digit of rounding error: 0.1 x 3 is 0.3."""
+    return float(f"{value:.15g}")
+
+
+def _cell(u: float, cells: int) -> int:
+    return min(int(u * cells), cells - 1)
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of the first digit of ``value``, which is positive."""
+    return math.floor(math.log10(value)) if value else 0

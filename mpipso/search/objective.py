@@ -1,0 +1,130 @@
+"""From metrics to a score: one metric to optimise, limits on others, and which of two results is better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from mpipso.config import Limit, ObjectiveSection
+from mpipso.evaluation import LATENCIES, STATISTICS, Evaluation, Metrics
+
+_LOWER_IS_BETTER = {"duration", "failed", *(f"{latency}_{s}_ms" for latency in LATENCIES for s in STATISTICS)}
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """How good an evaluation is; of two scores the smaller is the better one.
+
+    The order is that of the feasibility rules of K. Deb, "An efficient constraint handling method for genetic
+    algorithms", Computer Methods in Applied Mechanics and Engineering 186 (2000) 311-338: a feasible result beats any
+    infeasible one, two feasible ones compare by fitness, two infeasible ones by their violation. To these it adds the
+    evaluations without a result: they come last, and are equal.
+    """
+
+    failed: bool
+    infeasible: bool = False
+    violation: float = 0.0
+    """The sum over the broken limits of how far each is broken, relative to the limit."""
+    fitness: float | None = None
+    """What is minimised (a maximised metric is negated); None when failed."""
+    violations: tuple[str, ...] = field(default=(), compare=False)
+    """One line per broken limit: ``ttft_p99_ms 1520 > 1000``."""
+    cause: str = field(default="", compare=False)
+    """Why it failed."""
+
+    @property
+    def feasible(self) -> bool:
+        return not (self.failed or self.infeasible)
+
+
+class Objective:
+    """The function of the metrics that is minimised, subject to limits."""
+
+    def __init__(self, section: ObjectiveSection) -> None:
+        self.metric = section.metric
+        self.maximized = section.maximize is not None
+        self.limits = section.slo
+
+    @property
+    def relative(self) -> bool:
+        """Whether a limit refers to the baseline, so that nothing can be judged before it is measured."""
+        return any(limit.relative for limit in self.limits)
+
+    def judge(self, evaluation: Evaluation, baseline: Metrics | None) -> Score:
+        """Score an evaluation.
+
+        It has failed without metrics, without a completed request, or when a metric that the objective or a limit
+        needs is missing or not a finite number.
+
+        Parameters
+        ----------
+        baseline:
+            The metrics of the baseline configuration, for limits relative to them.
+
+        Raises
+        ------
+        ValueError
+            A limit is relative to the baseline, and ``baseline`` is None or lacks its metric.
+        """
+        if baseline is None and self.relative:
+            raise ValueError("a limit is relative to the baseline, which is not given")
+        if evaluation.failure is not None:
+            return Score(failed=True, cause=evaluation.failure.cause)
+        metrics = evaluation.metrics
+        if metrics.get("completed") == 0:
+            return Score(failed=True, cause="no request was completed")
+        for name in (self.metric, *(limit.metric for limit in self.limits)):
+            if name not in metrics:
+                return Score(failed=True, cause=f"{name} was not measured")
+            if not math.isfinite(metrics[name]):
+                return Score(failed=True, cause=f"{name} is {metrics[name]}")
+
+        violation = 0.0
+        violations = []
+        for limit in self.limits:
+            value, bound = metrics[limit.metric], _bound(limit, baseline or {})
+            excess = value - bound if limit.max is not None else bound - value
+            if excess > 0:
+                violation += excess / (abs(bound) or 1.0)
+                violations.append(_in_words(limit, value, bound))
+        value = metrics[self.metric]
+        return Score(
+            failed=False,
+            infeasible=bool(violations),
+            violation=violation,
+            fitness=-value if self.maximized else value,
+            violations=tuple(violations),
+        )
+
+    def higher_is_better(self, metric: str) -> bool | None:
+        """Whether more of ``metric`` is better; None when nobody said so."""
+        if metric == self.metric:
+            return self.maximized
+        if metric == "completed" or metric.endswith(("throughput", "goodput")):
+            return True
+        return False if metric in _LOWER_IS_BETTER else None
+
+
+def gain(value: float, baseline: float, higher_is_better: bool) -> float | None:
+    """By how many per cent ``value`` is better than ``baseline`` (negative: worse); None where no per cent exists."""
+    if not (math.isfinite(value) and math.isfinite(baseline)) or baseline == 0:
+        return None
+    change = (value - baseline) / abs(baseline) * 100
+    return change if higher_is_better else -change
+
+
+def _bound(limit: Limit, baseline: Metrics) -> float:
+    given = limit.max if limit.max is not None else limit.min
+    if isinstance(given, float):
+        return given
+    if not math.isfinite(baseline.get(limit.metric, math.nan)):
+        raise ValueError(f"the limit on {limit.metric} is relative to the baseline, which did not measure it")
+    return limit.factor * baseline[limit.metric]
+
+
+def _in_words(limit: Limit, value: float, bound: float) -> str:
+    left, right = f"{value:.6g}", f"{bound:.6g}"
+    if left == right:
+        left, right = repr(value), repr(bound)
+    origin = f" ({limit.factor:g} x baseline)" if limit.relative else ""
+    return f"{limit.metric} {left} {'>' if limit.max is not None else '<'} {right}{origin}"

@@ -1,0 +1,295 @@
+"""The search space: points of the unit cube to configurations and back."""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+import json
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpipso.config import Parameter, ProductConstraint
+from mpipso.errors import UserError
+from mpipso.evaluation import Configuration, Value
+from mpipso.search.domains import (
+    Choices,
+    Continuum,
+    Domain,
+    Expression,
+    Factor,
+    LogInts,
+    Product,
+    Ratio,
+    Steps,
+    Values,
+    number,
+)
+
+_MOST_LISTED = 100_000
+
+
+class Space:
+    """The configurations that can be tried, as the unit cube [0, 1]^d.
+
+    A searched parameter is a dimension, except the last member of a product constraint, which the others determine.
+    Within a dimension every value is about equally likely; on a log scale, as likely as its cell is wide.
+
+    Raises
+    ------
+    UserError
+        Parameters or constraints that contradict each other, one line per mistake.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[ProductConstraint] = ()) -> None:
+        self._parameters = {parameter.name: parameter for parameter in parameters}
+        factors = _factors(self._parameters, constraints)
+        expressions = _expressions(parameters)
+        self._order = _dependency_order(self._parameters, factors, expressions)
+        self._domains = self._build({**factors, **expressions})
+        #: The dimensions, by parameter, in the order of the file.
+        self.names = tuple(name for name in self._parameters if self._domains[name].free)
+        self._axis = {name: axis for axis, name in enumerate(self.names)}
+        if not self.names:
+            raise UserError("no parameter is left to search")
+        for u in (0.0, 0.5, 1.0):  # tells of an expression that cannot be computed before anything is started
+            self.decode(np.full(self.dimensions, u))
+        self._default = self._find_default()
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.names)
+
+    def decode(self, point: ArrayLike) -> dict[str, Value]:
+        """The configuration at ``point``, of shape (dimensions,); coordinates outside [0, 1] are clipped.
+
+        Returns every parameter, in the order of the file. Raises UserError where an expression has no value.
+        """
+        u = np.asarray(point, dtype=float)
+        if u.shape != (self.dimensions,) or np.isnan(u).any():
+            raise ValueError(f"a point has {self.dimensions} coordinates, not {u.tolist()}")
+        coordinates = np.clip(u, 0.0, 1.0).tolist()
+        values: dict[str, Value] = {}
+        for name in self._order:
+            at = coordinates[self._axis[name]] if name in self._axis else 0.5
+            values[name] = self._domains[name].decode(at, values)
+        return {name: values[name] for name in self._parameters}
+
+    def encode(self, configuration: Configuration) -> NDArray[np.float64]:
+        """The centre of the cell of ``configuration``, of shape (dimensions,).
+
+        What expressions computed is not needed. Raises ValueError when the space does not contain the configuration.
+        """
+        point = np.full(self.dimensions, 0.5)
+        values: dict[str, Value] = {}
+        for name in self._order:
+            domain, at = self._domains[name], 0.5
+            if self._parameters[name].searched:
+                if name not in configuration:
+                    raise ValueError(f"{name} is missing")
+                try:
+                    at = domain.encode(configuration[name], values)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+            values[name] = domain.decode(at, values)
+            if domain.free:
+                point[self._axis[name]] = at
+        return point
+
+    def default(self) -> dict[str, Value] | None:
+        """The user's baseline, of every searched parameter's default; None when none has one.
+
+        Raises UserError when some have a default and some lack it.
+        """
+        searched = [parameter for parameter in self._parameters.values() if parameter.searched]
+        missing = [parameter.name for parameter in searched if parameter.default is None]
+        if len(missing) == len(searched):
+            return None
+        if self._default is None:
+            raise UserError([f"parameter {name!r}: default is missing, and others have one" for name in missing])
+        return dict(self._default)
+
+    def key(self, configuration: Configuration) -> str:
+        """Canonical text: two configurations of this space are the same if and only if their keys are."""
+        return json.dumps({p.name: _typed(p, configuration[p.name]) for p in self._parameters.values() if p.searched})
+
+    def size(self) -> float:
+        """The number of distinct configurations; inf with floats, or when there are too many to count exactly."""
+        if any(domain.continuous for domain in self._domains.values()):
+            return math.inf
+        read = self._read_by_counts()
+        # What others read is listed; the rest is only counted.
+        partial: list[tuple[dict[str, Value], float]] = [({}, 1.0)]
+        for name in self._order:
+            domain = self._domains[name]
+            if name in read:
+                every = (({**values, name: v}, count) for values, count in partial for v in domain.options(values))
+                partial = list(itertools.islice(every, _MOST_LISTED + 1))
+                if len(partial) > _MOST_LISTED:
+                    return math.inf
+            else:
+                partial = [(values, count * domain.count(values)) for values, count in partial]
+        return sum(count for _, count in partial)
+
+    def _read_by_counts(self) -> set[str]:
+        read: set[str] = set()
+        for name in reversed(self._order):
+            if not isinstance(self._domains[name], Expression) or name in read:
+                read.update(self._domains[name].reads)
+        return read
+
+    def _build(self, given: dict[str, Domain]) -> dict[str, Domain]:
+        domains: dict[str, Domain] = {}
+        defaults: dict[str, Value] = {}
+        problems: list[str] = []
+        for name in self._order:
+            parameter = self._parameters[name]
+            try:
+                domain = given.get(name) or _domain(parameter, defaults)
+            except ValueError as error:
+                problems.append(f"parameter {name!r}: {error}")
+                continue
+            domains[name] = domain
+            if parameter.default is not None:
+                defaults[name] = _typed(parameter, parameter.default)
+            elif isinstance(domain, Expression) and all(read in defaults for read in domain.reads):
+                defaults[name] = domain.decode(0.5, defaults)
+        if problems:
+            raise UserError(problems)
+        return domains
+
+    def _find_default(self) -> dict[str, Value] | None:
+        defaults = {p.name: p.default for p in self._parameters.values() if p.default is not None}
+        if any(p.searched and p.name not in defaults for p in self._parameters.values()):
+            return None
+        try:
+            return self.decode(self.encode(defaults))
+        except ValueError as error:
+            raise UserError(f"the defaults are no configuration of the search space: {error}") from None
+
+
+def _typed(parameter: Parameter, value: Value) -> Value:
+    if parameter.type == "int":
+        return int(value)
+    return float(value) if parameter.type == "float" else value
+
+
+def _domain(parameter: Parameter, defaults: Values) -> Domain:
+    if parameter.type == "bool":
+        return Choices((False, True))
+    if parameter.type == "choice":
+        return Choices(parameter.choices)
+    low, high = parameter.min, parameter.max
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("needs finite min and max")
+    whole, log = parameter.type == "int", parameter.scale == "log"
+    default = _optional(parameter.default)
+    if parameter.ratio_of is not None:
+        other = _optional(defaults.get(parameter.ratio_of))
+        return Ratio(parameter.ratio_of, low, high, log=log, whole=whole, default=default, of_default=other)
+    if whole and log:
+        return LogInts(int(low), int(high))
+    if whole or parameter.step is not None:
+        return Steps(low, high, parameter.step or 1, whole=whole)
+    return Continuum(low, high, log=log, anchor=default)
+
+
+def _optional(value: Value | None) -> float | None:
+    return None if value is None else number(value)
+
+
+def _expressions(parameters: Sequence[Parameter]) -> dict[str, Expression]:
+    return {p.name: Expression(p.name, p.expression, p.type) for p in parameters if p.expression is not None}
+
+
+def _factors(known: Mapping[str, Parameter], constraints: Sequence[ProductConstraint]) -> dict[str, Factor]:
+    problems = []
+    factors: dict[str, Factor] = {}
+    for constraint in constraints:
+        where = f"constraint {' x '.join(constraint.product)} = {constraint.equals}"
+        wrong = [f"{where}: {reason}" for reason in _misfits(known, constraint, factors)]
+        problems += wrong
+        if wrong:
+            continue
+        try:
+            product = Product(
+                {name: _whole_values(known[name], constraint.equals) for name in constraint.product}, constraint.equals
+            )
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        factors.update((name, Factor(product, position)) for position, name in enumerate(constraint.product))
+        defaults = [known[name].default for name in constraint.product]
+        if (
+            None not in defaults
+            and (found := math.prod(int(d) for d in defaults if d is not None)) != constraint.equals
+        ):
+            problems.append(f"{where}: the defaults have the product {found}")
+    if problems:
+        raise UserError(problems)
+    return factors
+
+
+def _misfits(known: Mapping[str, Parameter], constraint: ProductConstraint, taken: Container[str]) -> Iterator[str]:
+    for name in sorted(set(constraint.product)):
+        parameter = known.get(name)
+        if parameter is None:
+            yield f"{name!r} is not a parameter"
+        elif constraint.product.count(name) > 1:
+            yield f"{name!r} is named twice"
+        elif name in taken:
+            yield f"{name!r} is in another product already"
+        elif parameter.expression is not None or parameter.ratio_of is not None:
+            yield f"{name!r} is computed from others, so it cannot be chosen to fit"
+        elif parameter.type != "int" and not (
+            parameter.type == "choice" and all(type(choice) is int for choice in parameter.choices)
+        ):
+            yield f"{name!r} is neither an int nor a choice of ints"
+
+
+def _whole_values(parameter: Parameter, most: int) -> list[int]:
+    """The values of an int or a choice of ints that can divide ``most``."""
+    if parameter.type == "choice":
+        return [int(choice) for choice in parameter.choices]
+    low, high, step = (int(bound or 1) for bound in (parameter.min, parameter.max, parameter.step))
+    return [v for v in range(low, min(high, most) + 1, step) if v > 0]
+
+
+def _dependency_order(
+    known: Mapping[str, Parameter], factors: Mapping[str, Factor], expressions: Mapping[str, Expression]
+) -> tuple[str, ...]:
+    problems = []
+    reads: dict[str, list[str]] = {}
+    for name, parameter in known.items():
+        reads[name] = []
+        if name in expressions:
+            reads[name] += expressions[name].reads
+            problems += [
+                f"parameter {name!r}: expression {parameter.expression!r} names the unknown {other!r}"
+                for other in expressions[name].reads
+                if other not in known
+            ]
+        elif name in factors:
+            reads[name] += factors[name].reads
+        elif parameter.ratio_of is not None:
+            reads[name].append(parameter.ratio_of)
+            problems += _ratio_problems(name, parameter.ratio_of, known)
+    if problems:
+        raise UserError(problems)
+    try:
+        return tuple(graphlib.TopologicalSorter(reads).static_order())
+    except graphlib.CycleError as error:
+        cycle: list[str] = error.args[1]
+        raise UserError(f"parameters depend on each other in a circle: {' -> '.join(reversed(cycle))}") from None
+
+
+def _ratio_problems(name: str, of: str, known: Mapping[str, Parameter]) -> Iterator[str]:
+    other = known.get(of)
+    if other is None:
+        yield f"parameter {name!r}: ratio_of names the unknown {of!r}"
+    elif other.type == "bool" or (
+        other.type == "choice" and not (other.choices and all(type(choice) in (int, float) for choice in other.choices))
+    ):
+        yield f"parameter {name!r}: ratio_of names {of!r}, whose values are not numbers"

@@ -1,0 +1,1 @@
+"""Adapters of benchmark clients: one file each."""

@@ -1,0 +1,275 @@
+"""A load generator for services that stream OpenAI completions: one command, one JSON file with the common metrics.
+
+``python -m mpipso.service.clients.loadgen --base-url http://HOST:PORT --requests 32 --concurrency 16 --output F.json``
+
+The load is a closed loop (``--concurrency``), Poisson arrivals (``--request-rate``) or, with neither, all requests at
+once. Prompts follow from the seed and differ between requests, seeds and warm-up, so that a prefix cache that is kept
+from an earlier run helps no one. They hold exactly the wanted number of tokens for the embedded model; for any other
+model the number is approximate, and the token counts are those that the server reports.
+
+Exit codes: 0 when the file was written, whatever became of the requests; 2 for bad flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from mpipso.service.clients.stats import Outcome, summarize
+from mpipso.service.embedded.model import words
+
+MAX_ERROR_LENGTH = 200
+
+#: A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it,
+#: so the text of an answer cannot look like this.
+_TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
+
+
+class Stream:
+    """Reads the server-sent events of one answer; its times go into an :class:`Outcome`.
+
+    An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed.
+    """
+
+    def __init__(self, outcome: Outcome, sent: float) -> None:
+        self.outcome = outcome
+        self.finished = False
+        self.usage: dict[str, Any] = {}
+        self.chunks = 0
+        self._sent = sent
+        self._last = 0.0
+        self._rest = b""
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take in what has arrived; an event may be spread over several pieces."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if not line or line == b"\r":
+                continue
+            if _TEXT.search(line) and b'"usage":{' not in line and b'"error":{' not in line:
+                self._text(now)
+            else:
+                self._other(line, now)
+
+    def _text(self, now: float) -> None:
+        if self.chunks:
+            self.outcome.itls.append(now - self._last)
+        else:
+            self.outcome.ttft = now - self._sent
+        self.chunks += 1
+        self._last = now
+
+    def _other(self, line: bytes, now: float) -> None:
+        name, _, text = line.partition(b":")
+        text = text.strip()
+        if name not in (b"data", b"error") or not text:
+            return
+        if text == b"[DONE]":
+            self.finished = True
+            return
+        try:
+            event = json.loads(text)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            self.outcome.error = _short(f"an event of the stream is not a JSON object: {text!r}")
+        elif event.get("error") or name == b"error":
+            self.outcome.error = _error_text(event)
+        else:
+            self._chunk(event, now)
+
+    def _chunk(self, event: dict[str, Any], now: float) -> None:
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or choice
+            if any(delta.get(key) for key in ("text", "content", "reasoning_content", "reasoning")):
+                self._text(now)
+            if choice.get("finish_reason"):
+                self.finished = True
+        self.usage = event.get("usage") or self.usage
+
+    def end(self, input_tokens: int) -> None:
+        """The answer is over: fill in its length, or why it does not count."""
+        outcome = self.outcome
+        outcome.e2e = self._last - self._sent
+        outcome.input_tokens = int(self.usage.get("prompt_tokens") or input_tokens)
+        outcome.output_tokens = int(self.usage.get("completion_tokens") or self.chunks)
+        if outcome.error:
+            return
+        if not self.finished:
+            outcome.error = "the stream ended early"
+        elif not self.chunks:
+            outcome.error = "the answer has no tokens"
+
+
+class Load:
+    """One run against one service: what is sent when, and what came back."""
+
+    def __init__(self, session: aiohttp.ClientSession, options: argparse.Namespace) -> None:
+        self._session = session
+        self._options = options
+        self._url = options.base_url.rstrip("/") + options.endpoint
+        self._body = {
+            "max_tokens": options.output_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        } | ({"model": options.model} if options.model else {})
+        self._origin = 0.0
+
+    async def run(self, prompts: Sequence[str], arrivals: random.Random) -> tuple[list[Outcome], float]:
+        """Send all prompts; their outcomes in the same order, and the seconds it took."""
+        outcomes = [Outcome() for _ in prompts]
+        pairs = list(zip(prompts, outcomes, strict=True))
+        self._origin = time.perf_counter()
+        if self._options.request_rate:
+            await self._open_loop(pairs, arrivals)
+        else:
+            waiting = iter(pairs)
+            loops = min(self._options.concurrency or len(pairs), len(pairs))
+            await asyncio.gather(*(self._closed_loop(waiting) for _ in range(loops)))
+        return outcomes, time.perf_counter() - self._origin
+
+    async def _closed_loop(self, waiting: Iterator[tuple[str, Outcome]]) -> None:
+        for prompt, outcome in waiting:
+            await self._request(prompt, outcome)
+
+    async def _open_loop(self, pairs: Sequence[tuple[str, Outcome]], arrivals: random.Random) -> None:
+        due, sent = self._origin, []
+        for prompt, outcome in pairs:
+            await asyncio.sleep(due - time.perf_counter())
+            sent.append(asyncio.create_task(self._request(prompt, outcome)))
+            due += arrivals.expovariate(self._options.request_rate)
+        await asyncio.gather(*sent)
+
+    async def _request(self, prompt: str, outcome: Outcome) -> None:
+        sent = time.perf_counter()
+        outcome.start = sent - self._origin
+        stream = Stream(outcome, sent)
+        try:
+            async with self._session.post(self._url, json=self._body | self._prompt(prompt)) as response:
+                if response.status == 200:
+                    async for data in response.content.iter_any():
+                        stream.feed(data, time.perf_counter())
+                    stream.end(self._options.input_tokens)
+                else:
+                    outcome.error = _short(f"HTTP {response.status}: {await response.text(errors='replace')}")
+        except asyncio.TimeoutError:  # not TimeoutError in Python 3.10
+            outcome.error = f"no complete answer within {self._options.timeout:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            outcome.error = _short(f"{type(error).__name__}: {error}")
+
+    def _prompt(self, text: str) -> dict[str, Any]:
+        if self._options.endpoint.endswith("/chat/completions"):
+            return {"messages": [{"role": "user", "content": text}]}
+        return {"prompt": text}
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Warm up, run the load, and return the metrics."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=options.close)
+    timeout = aiohttp.ClientTimeout(total=options.timeout)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        load = Load(session, options)
+        if options.warmup:
+            await load.run(prompts(options, "warm-up", options.warmup), random.Random(options.seed))
+        outcomes, duration = await load.run(
+            prompts(options, "load", options.requests), random.Random(f"arrivals {options.seed}")
+        )
+    result = summarize(outcomes, duration, options.output_tokens)
+    if options.save_requests:
+        result["requests"] = [asdict(outcome) for outcome in outcomes]
+    return result
+
+
+def prompts(options: argparse.Namespace, purpose: str, number: int) -> list[str]:
+    """Random prompts of ``input_tokens`` words each; the same for the same seed and purpose, else different."""
+    draw = random.Random(f"{purpose} {options.seed}")
+    vocabulary = words()
+    return ["".join(draw.choices(vocabulary, k=options.input_tokens)) for _ in range(number)]
+
+
+def _error_text(event: dict[str, Any]) -> str:
+    error = event.get("error") or event
+    return _short(f"error in the stream: {error.get('message', error) if isinstance(error, dict) else error}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        "mpipso.service.clients.loadgen", allow_abbrev=False, description=str(__doc__).partition("\n")[0]
+    )
+    add = flags.add_argument
+    add("--base-url", required=True, type=_url, help="http://HOST:PORT")
+    add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
+    add("--model", default="", help="name of the model, where the service wants one")
+    add("--requests", type=_number(int, 1), default=32, help="requests that are measured (default: %(default)s)")
+    add("--input-tokens", type=_number(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
+    add("--output-tokens", type=_number(int, 1), default=48, help="tokens of an answer (default: %(default)s)")
+    loop = flags.add_mutually_exclusive_group()
+    loop.add_argument("--concurrency", type=_number(int, 1), help="closed loop: requests under way at any time")
+    loop.add_argument("--request-rate", type=_number(float, 0, above=True), help="open loop: mean requests per second")
+    add("--warmup", type=_number(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the prompts and arrivals (default: %(default)s)")
+    add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
+    add("--timeout", type=_number(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
+    add("--save-requests", action="store_true", help="record every request in the output")
+    add("--output", required=True, type=Path, help="the JSON file to write")
+    return flags
+
+
+def _number(kind: type[int] | type[float], low: float, *, above: bool = False) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
+        if not math.isfinite(value) or value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is not {'above' if above else 'at least'} {low}")
+        return value
+
+    return number
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not http://HOST:PORT")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    unfinished = options.output.with_name(options.output.name + ".part")
+    try:
+        # Found out before the load, not after it; and the file of an earlier run never passes for this one's.
+        unfinished.write_text("")
+        options.output.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{options.output}: cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    result = asyncio.run(measure(options))
+    unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    unfinished.replace(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""mpipso's own load generator, for every service that speaks OpenAI's completions API with streaming."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+
+import aiohttp
+
+from mpipso.config import Config
+from mpipso.errors import EvaluationFailed
+from mpipso.evaluation import METRICS, Metrics
+from mpipso.service.clients.base import CLIENTS, Client, Target, read_json
+from mpipso.service.process import Completed
+
+
+@CLIENTS.register("openai")
+class OpenAIClient(Client):
+    """Runs :mod:`mpipso.service.clients.loadgen` as a process of its own, on the cores of its group."""
+
+    def problems(self, config: Config) -> Iterator[str]:
+        for key in ("command", "result_file", "metrics"):
+            if getattr(config.benchmark, key):
+                yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
+
+    def probe(self, target: Target, timeout: float) -> None:
+        asyncio.run(_one_token(target, timeout))
+
+    def command(self, config: Config, target: Target) -> list[str]:
+        benchmark = config.benchmark
+        words = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", target.base_url]
+        words += ["--requests", str(benchmark.requests), "--warmup", str(benchmark.warmup)]
+        words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
+        words += ["--seed", str(target.seed), "--timeout", str(benchmark.timeout), "--output", str(target.result)]
+        if target.model:
+            words += ["--model", target.model]
+        if benchmark.concurrency is not None:
+            words += ["--concurrency", str(benchmark.concurrency)]
+        if benchmark.request_rate is not None:
+            words += ["--request-rate", str(benchmark.request_rate)]
+        if target.close_connections or not benchmark.keep_alive:
+            words.append("--close")
+        return words + (["--save-requests"] if benchmark.save_requests else [])
+
+    def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
+        result = read_json(target.result)
+        if result["failed"]:
+            asked = result["completed"] + result["failed"]
+            errors = ", ".join(f"{text} ({count})" for text, count in result.get("errors", {}).items())
+            raise EvaluationFailed(f"{result['failed']:g} of {asked:g} requests failed", detail=errors)
+        return {name: float(result[name]) for name in METRICS if result.get(name) is not None}
+
+
+async def _one_token(target: Target, timeout: float) -> None:
+    body = {"prompt": "a", "max_tokens": 1, "temperature": 0} | ({"model": target.model} if target.model else {})
+    headers = {"Connection": "close"} if target.close_connections else {}
+    limit = aiohttp.ClientTimeout(total=timeout)
+    try:
+        async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
+            async with session.get(f"{target.base_url}/v1/models") as answer:
+                listed = [str(entry.get("id")) for entry in (await answer.json()).get("data", [])]
+            if target.model and target.model not in listed:
+                raise EvaluationFailed(f"the service serves {', '.join(listed) or 'no model'}, not {target.model}")
+            async with session.post(f"{target.base_url}/v1/completions", json=body) as answer:
+                if answer.status != 200:
+                    text = (await answer.text())[:500]
+                    raise EvaluationFailed(f"the first request was answered with HTTP {answer.status}", detail=text)
+                await answer.json()
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise EvaluationFailed(f"the first request was not answered: {reason}") from None

@@ -1,0 +1,94 @@
+"""The common metrics of a run, from what happened to each of its requests.
+
+Definitions are those of ``vllm bench serve``: TTFT is the time from sending a request to its first text, ITL the gap
+between two chunks of text, E2E the time to the last text, TPOT is (E2E - TTFT) / (output tokens - 1). Percentiles are
+taken over requests, those of ITL over all gaps, with linear interpolation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from mpipso.evaluation import LATENCIES
+
+MAX_ERRORS = 20
+
+
+@dataclass
+class Outcome:
+    """What happened to one request; times in seconds, ``start`` counted from the start of the run."""
+
+    start: float = 0.0
+    ttft: float = 0.0
+    itls: list[float] = field(default_factory=list)
+    e2e: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error: str = ""
+
+
+def summarize(outcomes: Sequence[Outcome], duration: float, output_tokens: int) -> dict[str, Any]:
+    """The metrics by their common names (:data:`mpipso.evaluation.METRICS`), token totals and errors by text.
+
+    Parameters
+    ----------
+    duration:
+        Seconds from the start of the first request to the end of the last.
+    output_tokens:
+        How many each request asked for; ``short`` counts the completed requests that got fewer.
+
+    Latencies of which nothing was measured are absent: without a completed request, all of them.
+    """
+    done = [outcome for outcome in outcomes if not outcome.error]
+    received = sum(outcome.input_tokens for outcome in done)
+    generated = sum(outcome.output_tokens for outcome in done)
+    seconds = max(duration, 1e-9)
+    measured: dict[str, list[float]] = {
+        "ttft": [outcome.ttft for outcome in done],
+        "tpot": [(o.e2e - o.ttft) / (o.output_tokens - 1) for o in done if o.output_tokens > 1],
+        "itl": [gap for outcome in done for gap in outcome.itls],
+        "e2e": [outcome.e2e for outcome in done],
+    }
+    latencies: dict[str, float] = {}
+    for latency in LATENCIES:
+        latencies |= _statistics(latency, sorted(measured[latency]))
+    return {
+        "completed": len(done),
+        "failed": len(outcomes) - len(done),
+        "duration": duration,
+        "request_throughput": len(done) / seconds,
+        "output_throughput": generated / seconds,
+        "total_throughput": (received + generated) / seconds,
+        **latencies,
+        "total_input_tokens": received,
+        "total_output_tokens": generated,
+        "short": sum(outcome.output_tokens < output_tokens for outcome in done),
+        "errors": _count(outcome.error for outcome in outcomes if outcome.error),
+    }
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The percentile of values in ascending order, linear between neighbours (NumPy's default)."""
+    position = (len(ordered) - 1) * percent / 100
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def _statistics(latency: str, ordered: list[float]) -> dict[str, float]:
+    if not ordered:
+        return {}
+    values = {"mean": fmean(ordered)} | {f"p{percent}": percentile(ordered, percent) for percent in (50, 90, 99)}
+    return {f"{latency}_{statistic}_ms": 1000 * value for statistic, value in values.items()}
+
+
+def _count(errors: Iterable[str]) -> dict[str, int]:
+    """How often each error happened, the most frequent ones by name, the rest together."""
+    counts = Counter(errors)
+    frequent = dict(counts.most_common(MAX_ERRORS))
+    rest = counts.total() - sum(frequent.values())
+    return {**frequent, "others": rest} if rest else frequent

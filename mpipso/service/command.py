@@ -1,0 +1,103 @@
+"""Command lines with placeholders, and the ways by which a parameter's value reaches the service."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpipso.config import ConfigFile, Parameter
+from mpipso.evaluation import Configuration, Value
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def placeholders(words: Iterable[str]) -> set[str]:
+    """The names that stand in braces; braces around anything but a name, as in JSON, are plain text."""
+    return {name for word in words for name in _PLACEHOLDER.findall(word)}
+
+
+def fill(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
+    """The words with every ``{name}`` replaced.
+
+    Raises
+    ------
+    KeyError
+        A name that ``values`` lacks; configurations are checked for that before a run.
+    """
+    return [_PLACEHOLDER.sub(lambda match: text(values[match.group(1)]), word) for word in words]
+
+
+def text(value: Value) -> str:
+    """A value as a command line or an environment variable has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def flags(parameter: Parameter, value: Value) -> list[str]:
+    """The words that give ``value`` to a command.
+
+    A bool is its flag or nothing, with ``--yes/--no`` one or the other; ``--flag=`` is joined with its value.
+    """
+    flag = parameter.flag or ""
+    if parameter.type == "bool":
+        yes, _, no = flag.partition("/")
+        return [word for word in [yes if value else no] if word]
+    return [flag + text(value)] if flag.endswith("=") else [flag, text(value)]
+
+
+def config_text(file: ConfigFile, parameters: Iterable[Parameter], configuration: Configuration) -> bytes:
+    """The service's configuration file: the template with the parameters' values at their paths.
+
+    A path is dotted; a number in it is an index into a list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
+
+    Raises
+    ------
+    ValueError
+        The template cannot be read, or a path leads through something that is neither table nor list.
+    """
+    tree = read_template(file)
+    for parameter in parameters:
+        if parameter.path is not None:
+            _put(tree, parameter.path, configuration[parameter.name])
+    if file.format == "yaml":
+        return yaml.safe_dump(tree, sort_keys=False).encode()
+    return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_template(file: ConfigFile) -> Any:
+    """The template's content, a new tree at each call; an empty table without a template."""
+    if not file.template:
+        return {}
+    try:
+        content = Path(file.template).read_text()
+        tree = yaml.safe_load(content) if file.format == "yaml" else json.loads(content)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise ValueError(f"template {file.template} is not valid {file.format}: {error}") from None
+    return copy.deepcopy(tree)
+
+
+def _put(tree: Any, path: str, value: Value) -> None:
+    *parents, last = path.split(".")
+    node = tree
+    for part in parents:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else _item(node, part, path)
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _item(node, last, path)
+        node[int(last)] = value
+
+
+def _item(node: Any, part: str, path: str) -> Any:
+    if not isinstance(node, list) or not part.isdigit() or int(part) >= len(node):
+        raise ValueError(f"path {path!r}: nothing to descend into at {part!r}")
+    return node[int(part)]

@@ -1,0 +1,202 @@
+"""The contract of an engine: how a service is started with a configuration, and how one knows that it serves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from mpipso.config import Config, Parameter
+from mpipso.evaluation import Configuration, Value
+from mpipso.service.command import config_text, fill, flags, placeholders, text
+from mpipso.service.registry import Registry
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one start of the service runs: addresses, ports and the place of its configuration file on each node."""
+
+    addresses: tuple[str, ...]
+    master: int
+    port: int
+    master_port: int
+    work_dirs: tuple[str, ...]
+    config_name: str
+    devices: tuple[tuple[int, ...], ...] = ()
+    cores: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def host(self) -> str:
+        """Where clients find the service; loopback unless it spans nodes."""
+        return self.addresses[self.master] if len(self.addresses) > 1 else "127.0.0.1"
+
+    @property
+    def node_ranks(self) -> tuple[int, ...]:
+        """The service's own numbering of the nodes: the master is 0."""
+        others = [index for index in range(len(self.addresses)) if index != self.master]
+        return tuple(0 if index == self.master else 1 + others.index(index) for index in range(len(self.addresses)))
+
+
+@dataclass(frozen=True)
+class Start:
+    """One process to start: on ``node`` (an index into the group), this command, this added environment."""
+
+    node: int
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+class Engine:
+    """A service that is started by a command; an engine of its own overrides what differs.
+
+    Attributes
+    ----------
+    known:
+        Parameters that the engine knows by name, with their flag or environment variable, so that a configuration
+        need not say where their values go.
+    health_path:
+        Answers 200 when the service is ready, relative to its base URL; empty if the user must tell.
+    """
+
+    known: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    health_path = ""
+    close_connections = False
+    """Whether clients must not keep connections alive, because the service drops them."""
+
+    def default_command(self, config: Config) -> tuple[str, ...]:
+        """The command when the configuration gives none; empty if it must."""
+        return ()
+
+    def model_name(self, config: Config) -> str:
+        """The name under which the service must list its model; empty if that cannot be told."""
+        return ""
+
+    def resolved(self, config: Config) -> tuple[Parameter, ...]:
+        """The parameters, each with the place its value goes to."""
+        return tuple(replace_target(parameter, self.known.get(parameter.name, {})) for parameter in config.parameters)
+
+    def problems(self, config: Config) -> Iterator[str]:
+        """What is wrong with the configuration from this engine's point of view, one line each."""
+        service = config.service
+        command = service.command or self.default_command(config)
+        if not command:
+            yield f"service.command: is required for engine = {service.engine!r}"
+            return
+        names = {parameter.name for parameter in config.parameters}
+        allowed = names | set(self._values(config, {}, _NOWHERE, 0))
+        for key in ("command", "worker_command", "update_command", "stop_command", "health_command"):
+            for name in sorted(placeholders(getattr(service, key)) - allowed):
+                yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
+        used = placeholders((*command, *service.worker_command))
+        if "config" in used and service.config_file is None:
+            used |= names  # a configuration file without a template holds every parameter
+        for parameter in self.resolved(config):
+            if parameter.path is not None and service.config_file is None:
+                yield f"parameter {parameter.name!r}: has a path, but there is no [service.config_file]"
+            elif not (
+                parameter.flag
+                or parameter.env
+                or parameter.path
+                or parameter.name in used
+                or self._feeds_another(config, parameter.name)
+            ):
+                yield (
+                    f"parameter {parameter.name!r}: reaches nothing; give it a flag, an env or a path, "
+                    f"or use {{{parameter.name}}} in service.command"
+                )
+        if service.config_file is not None:
+            try:
+                config_text(service.config_file, config.parameters, dict.fromkeys(names, 0))
+            except ValueError as error:
+                yield f"service.config_file: {error}"
+
+    def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
+        """The processes of one start, workers first, then the master."""
+        service = config.service
+        parameters = self.resolved(config)
+        given = [word for p in parameters if p.flag for word in flags(p, configuration[p.name])]
+        tuned = {p.env: text(configuration[p.name]) for p in parameters if p.env}
+        master = Start(layout.master, service.command or self.default_command(config), {})
+        workers = [
+            Start(index, service.worker_command, {})
+            for index in range(len(layout.addresses))
+            if index != layout.master and service.worker_command
+        ]
+        starts = []
+        for start in (*workers, master):
+            values = self._values(config, configuration, layout, start.node)
+            command = fill(start.command, values)
+            env = dict(zip(service.env, fill(tuple(service.env.values()), values), strict=True)) | tuned
+            own = {f"MPIPSO_{key.upper()}": text(values[key]) for key in _EXPORTED}
+            starts.append(replace(start, command=(*command, *given), env=own | env))
+        return starts
+
+    def file(self, config: Config, configuration: Configuration) -> bytes | None:
+        """The text of the service's own configuration file; None for the plain parameters as JSON."""
+        if config.service.config_file is None:
+            return None
+        return config_text(config.service.config_file, self.resolved(config), configuration)
+
+    def fill(self, words: Sequence[str], config: Config, configuration: Configuration, layout: Layout) -> list[str]:
+        """Words with the placeholders of the master's node."""
+        return fill(words, self._values(config, configuration, layout, layout.master))
+
+    def health_url(self, config: Config, configuration: Configuration, layout: Layout) -> str:
+        """What must answer 200 before the service is used; empty if there is nothing to ask."""
+        if config.service.health_url:
+            return self.fill([config.service.health_url], config, configuration, layout)[0]
+        return f"http://{layout.host}:{layout.port}{self.health_path}" if self.health_path else ""
+
+    def _values(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> dict[str, Value]:
+        return {
+            **configuration,
+            "model": config.service.model,
+            "host": layout.host,
+            "port": layout.port,
+            "node_rank": layout.node_ranks[node],
+            "nnodes": len(layout.addresses),
+            "master_addr": layout.host,
+            "master_port": layout.master_port,
+            "node_addr": layout.addresses[node] if len(layout.addresses) > 1 else "127.0.0.1",
+            "work_dir": layout.work_dirs[node],
+            "config": str(Path(layout.work_dirs[node]) / layout.config_name),
+            "devices": ",".join(map(str, layout.devices[node])) if layout.devices else "",
+            "device_count": len(layout.devices[node]) if layout.devices else 0,
+            "cores": ",".join(map(str, layout.cores[node])) if layout.cores else "",
+            "core_count": len(layout.cores[node]) if layout.cores else 0,
+        }
+
+    def _feeds_another(self, config: Config, name: str) -> bool:
+        return any(
+            parameter.ratio_of == name or name in (parameter.expression or "") for parameter in config.parameters
+        ) or any(name in constraint.product for constraint in config.constraints)
+
+
+def missing_commands(config: Config) -> list[str]:
+    """The commands of the configuration that this node does not have, one line each."""
+    service, benchmark = config.service, config.benchmark
+    commands = {
+        f"service.{key}": getattr(service, key)
+        for key in ("command", "worker_command", "update_command", "stop_command", "health_command")
+    } | {"benchmark.command": benchmark.command}
+    return [
+        f"{key}: command not found: {words[0]}"
+        for key, words in commands.items()
+        if words and not placeholders(words[:1]) and shutil.which(words[0]) is None
+    ]
+
+
+_EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
+_NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
+
+
+def replace_target(parameter: Parameter, target: Mapping[str, str]) -> Parameter:
+    """The parameter with an engine's own target, unless the configuration gives one."""
+    if parameter.flag or parameter.env or parameter.path or not target:
+        return parameter
+    return parameter.model_copy(update=dict(target))
+
+
+ENGINES: Registry[Engine] = Registry("mpipso.service.engines")

@@ -1,0 +1,60 @@
+"""llama.cpp's HTTP server: ``llama-server``, or the same server as the ``xllamacpp`` wheel has it.
+
+``model = "embedded"`` stands for a small random-weight model that mpipso generates, so that everything can be tried
+without a download. Flags are those of ``llama-server --help``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import ClassVar
+
+from mpipso.config import Config
+from mpipso.service.engines.base import ENGINES, Engine
+
+EMBEDDED = "embedded"
+_ADDRESS = ("--host", "{host}", "--port", "{port}", "--model")
+
+
+@ENGINES.register("llamacpp")
+class LlamaCpp(Engine):
+    """One process on the master node; ready when ``/health`` answers 200."""
+
+    health_path = "/health"
+    close_connections = True
+    known: ClassVar = {
+        "n_parallel": {"flag": "--parallel"},
+        "n_batch": {"flag": "--batch-size"},
+        "n_ubatch": {"flag": "--ubatch-size"},
+        "n_ctx": {"flag": "--ctx-size"},
+        "n_threads": {"flag": "--threads"},
+        "n_threads_batch": {"flag": "--threads-batch"},
+        "n_gpu_layers": {"flag": "--n-gpu-layers"},
+        "flash_attn": {"flag": "--flash-attn"},
+        "cache_type_k": {"flag": "--cache-type-k"},
+        "cache_type_v": {"flag": "--cache-type-v"},
+        "kv_unified": {"flag": "--kv-unified/--no-kv-unified"},
+        "cont_batching": {"flag": "--cont-batching/--no-cont-batching"},
+        "poll": {"flag": "--poll"},
+        "OMP_WAIT_POLICY": {"env": "OMP_WAIT_POLICY"},
+    }
+
+    def default_command(self, config: Config) -> tuple[str, ...]:
+        model = config.service.model
+        if model == EMBEDDED:
+            from mpipso.service.embedded.model import model_path
+
+            return (sys.executable, "-m", "mpipso.service.embedded.server", *_ADDRESS, str(model_path()))
+        return (shutil.which("llama-server") or "llama-server", *_ADDRESS, model) if model else ()
+
+    def problems(self, config: Config) -> Iterator[str]:
+        model = config.service.model
+        if model == EMBEDDED and importlib.util.find_spec("xllamacpp") is None:
+            yield "service.model: 'embedded' needs the extra: pip install 'mpipso[embedded]'"
+            return
+        if model and model != EMBEDDED and not config.service.command and shutil.which("llama-server") is None:
+            yield "service.command: llama-server is not in PATH; install llama.cpp or give its command"
+        yield from super().problems(config)

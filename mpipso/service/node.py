@@ -1,0 +1,323 @@
+"""The node interface: what the leader of a group can do on each node of it, its own included.
+
+:class:`LocalNode` does it on this machine. The other transports forward the same calls to a :class:`LocalNode` on the
+other machine, so that arguments and results are plain values (numbers, texts, bytes, lists, dictionaries).
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mpipso.errors import EvaluationFailed
+from mpipso.evaluation import Configuration
+from mpipso.service import process
+from mpipso.service.process import Completed
+
+CHUNK = 1 << 20
+"""Bytes of a file that travel in one message."""
+
+
+class Node(abc.ABC):
+    """One node of a service group.
+
+    Every method raises :class:`~mpipso.errors.EvaluationFailed` with the node's name in it when the node cannot do
+    what it is asked to, and when it does not answer. Paths are the node's own, relative ones below its ``work_dir``.
+    """
+
+    name: str
+    address: str
+    cores: tuple[int, ...]
+    devices: tuple[int, ...]
+    device_variable: str
+    work_dir: str
+
+    @abc.abstractmethod
+    def execute(
+        self,
+        command: Sequence[str],
+        timeout: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        """Run a command, without a shell, where mpipso was started; at ``timeout`` seconds its whole tree is killed.
+
+        ``env`` is added to the node's own environment, from which the variables of MPI and Slurm are removed.
+        """
+
+    @abc.abstractmethod
+    def start_service(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        log: str,
+        grace: float,
+        stop_command: Sequence[str] = (),
+    ) -> str:
+        """Start a process that stays, under a keeper that ends it with all its descendants; returns a handle.
+
+        ``grace`` is the time in seconds between TERM and KILL when it is stopped.
+        """
+
+    @abc.abstractmethod
+    def poll_service(self, handle: str) -> int | None:
+        """None while the service's first process runs, else its exit code (minus the signal)."""
+
+    @abc.abstractmethod
+    def stop_service(self, handle: str) -> list[int]:
+        """Stop the service and everything below it; returns the pids that could not be killed. Idempotent."""
+
+    @abc.abstractmethod
+    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
+        """``wanted`` if it is free, for 0 any free port not in ``taken``; raises with the holder's name otherwise."""
+
+    @abc.abstractmethod
+    def listener_problem(self, handle: str, port: int) -> str | None:
+        """Why the listener on ``port`` is not the service of ``handle``; None when it is."""
+
+    @abc.abstractmethod
+    def write_chunk(self, path: str, offset: int, data: bytes) -> None:
+        """Write a part of a file that :meth:`finish_file` will put into place."""
+
+    @abc.abstractmethod
+    def finish_file(self, path: str, sha256: str, mode: int) -> None:
+        """Check what the chunks wrote and rename it to ``path`` in one step."""
+
+    @abc.abstractmethod
+    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
+        """A part of a file; a negative offset counts from its end; empty past the end."""
+
+    @abc.abstractmethod
+    def file_digest(self, path: str) -> tuple[str, int]:
+        """SHA-256 and permission bits of a file."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stop every service that was started here and remove ``work_dir``."""
+
+    def write_file(self, path: str, content: bytes, mode: int = 0o600) -> None:
+        """Create or replace a file, in one step."""
+        for offset in range(0, max(1, len(content)), CHUNK):
+            self.write_chunk(path, offset, content[offset : offset + CHUNK])
+        self.finish_file(path, hashlib.sha256(content).hexdigest(), mode)
+
+    def upload_file(self, local: Path, path: str) -> None:
+        """Copy a file of any size from the leader's machine to the node, checksummed, its mode kept."""
+        digest = hashlib.sha256()
+        offset = 0
+        with local.open("rb") as file:
+            while (data := file.read(CHUNK)) or offset == 0:
+                self.write_chunk(path, offset, data)
+                digest.update(data)
+                offset += len(data)
+                if not data:
+                    break
+        self.finish_file(path, digest.hexdigest(), local.stat().st_mode & 0o7777)
+
+    def download_file(self, path: str, local: Path) -> None:
+        """Copy a file of any size from the node to the leader's machine, checksummed, its mode kept."""
+        wanted, mode = self.file_digest(path)
+        digest = hashlib.sha256()
+        part = _part_of(local)
+        try:
+            with part.open("wb") as file:
+                while data := self.read_chunk(path, file.tell(), CHUNK):
+                    file.write(data)
+                    digest.update(data)
+            if digest.hexdigest() != wanted:
+                raise EvaluationFailed(f"{self.name}: {path} changed while it was copied", kind="infrastructure")
+            part.chmod(mode)
+            part.replace(local)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def update_config(
+        self,
+        params: Configuration,
+        *,
+        path: str = "config.json",
+        content: bytes | None = None,
+        command: Sequence[str] = (),
+        timeout: float = 300.0,
+    ) -> None:
+        """Write the configuration to ``path`` (as JSON unless ``content`` gives the text), then run ``command``."""
+        self.write_file(path, json.dumps(dict(params), indent=2).encode() if content is None else content)
+        if not command:
+            return
+        done = self.execute(command, timeout)
+        if done.timed_out or done.exit_code:
+            how = f"took longer than {timeout:g} s" if done.timed_out else f"ended with exit code {done.exit_code}"
+            raise EvaluationFailed(f"{self.name}: update command {command[0]} {how}", detail=done.stderr or done.stdout)
+
+
+class LocalNode(Node):
+    """The node that this process runs on.
+
+    Parameters
+    ----------
+    work_dir:
+        Where the node keeps files of the run; made when missing, removed by :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        address: str = "127.0.0.1",
+        cores: Sequence[int] = (),
+        devices: Sequence[int] = (),
+        device_variable: str = "",
+        work_dir: str = "",
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.cores = tuple(cores)
+        self.devices = tuple(devices)
+        self.device_variable = device_variable
+        self._services: dict[str, process.Keeper] = {}
+        try:
+            if work_dir:
+                Path(work_dir).mkdir(parents=True, exist_ok=True)
+            self.work_dir = tempfile.mkdtemp(prefix="mpipso-", dir=work_dir or None)
+        except OSError as error:
+            raise self._failure(f"work_dir {error.filename or work_dir} cannot be made: {error.strerror}") from None
+
+    def execute(
+        self,
+        command: Sequence[str],
+        timeout: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        return process.run(
+            command,
+            timeout=timeout,
+            env=self._environment(env or {}),
+            cwd=Path.cwd(),
+            cores=self.cores,
+            cancel=cancel,
+        )
+
+    def start_service(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        log: str,
+        grace: float,
+        stop_command: Sequence[str] = (),
+    ) -> str:
+        log_path = self._path(log)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        keeper = process.Keeper.start(
+            command,
+            env=self._environment(env),
+            cwd=Path.cwd(),
+            log=log_path,
+            cores=self.cores,
+            grace=grace,
+            stop_command=stop_command,
+        )
+        self._services[keeper.mark] = keeper
+        return keeper.mark
+
+    def poll_service(self, handle: str) -> int | None:
+        return self._services[handle].poll()
+
+    def stop_service(self, handle: str) -> list[int]:
+        keeper = self._services.pop(handle, None)
+        return list(keeper.stop().survivors) if keeper is not None else []
+
+    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
+        if wanted == 0:
+            return process.free_port("", exclude=taken)
+        if process.listeners(wanted):
+            raise self._failure(f"port {wanted} is in use by {process.port_holder(wanted)}")
+        return wanted
+
+    def listener_problem(self, handle: str, port: int) -> str | None:
+        listening = process.listeners(port)
+        if not listening:
+            return f"nothing listens on port {port}"
+        own = self._services[handle].pids()
+        if any(pid in own for pid in listening):
+            return None
+        return f"port {port} belongs to {process.port_holder(port)}, not to the service that was started"
+
+    def write_chunk(self, path: str, offset: int, data: bytes) -> None:
+        part = _part_of(self._path(path))
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("r+b" if offset else "wb") as file:
+                file.seek(offset)
+                file.write(data)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
+
+    def finish_file(self, path: str, sha256: str, mode: int) -> None:
+        target = self._path(path)
+        part = _part_of(target)
+        try:
+            if _sha256(part) != sha256:
+                part.unlink()
+                raise self._failure(f"{path} arrived damaged: the checksum differs")
+            part.chmod(mode)
+            part.replace(target)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
+
+    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
+        try:
+            with self._path(path).open("rb") as file:
+                if offset < 0:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) + offset))
+                else:
+                    file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    def file_digest(self, path: str) -> tuple[str, int]:
+        try:
+            return _sha256(self._path(path)), self._path(path).stat().st_mode & 0o7777
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    def close(self) -> None:
+        for handle in list(self._services):
+            self.stop_service(handle)
+        shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    def _path(self, path: str) -> Path:
+        return Path(self.work_dir) / path
+
+    def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
+        base = process.scrubbed_environment(os.environ)
+        if self.devices and self.device_variable:
+            base[self.device_variable] = ",".join(map(str, self.devices))
+        return base | dict(added)
+
+    def _failure(self, cause: str) -> EvaluationFailed:
+        return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

@@ -1,0 +1,433 @@
+"""Processes on this node: run a command to its end, keep a service, sweep what is left; and who listens on a port.
+
+Everything that is started here runs under a keeper (``keeper.py``), a process of its own that ends with nothing left
+behind even when this one is killed. Here is the rank's side of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.service import keeper as proc
+
+LOG_LIMIT = 64_000_000
+START_LIMIT = 30.0
+"""Seconds until the keeper has started the command: 0.05 on an idle machine."""
+RUN_GRACE = 1.0
+"""Seconds between TERM and KILL for a command whose time is over."""
+
+_LAUNCHER = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI", "SLURM_")
+_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+_ALL_ADDRESSES = ("0.0.0.0", "::")
+
+
+def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` without what the launcher of the ranks put there, which a service would take for its own.
+
+    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, Slurm's, torchrun's rank variables and mpipso's
+    own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign libraries; a service that needs one
+    of these has it in its own configured environment, which is added afterwards.
+    """
+    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in _RANKS}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended; the texts are the last part of each stream where ``truncated``."""
+
+    exit_code: int
+    """Negative: the signal that ended it."""
+    stdout: str
+    stderr: str
+    timed_out: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Gone:
+    """What stopping took: processes that had to be killed, those that cannot be, shared memory removed."""
+
+    killed: int = 0
+    survivors: tuple[int, ...] = ()
+    shm: tuple[str, ...] = ()
+
+
+class Keeper:
+    """A running service and all of its processes. All methods may be called from any thread.
+
+    Attributes
+    ----------
+    pid:
+        The service's leader: the process that was started, itself.
+    mark:
+        The token in the environment variable ``MPIPSO_MARK`` of every process of this start.
+    """
+
+    def __init__(self, order: Mapping[str, Any], pass_fds: Sequence[int] = ()) -> None:
+        self.mark = str(order["mark"])
+        self.pid = 0
+        self._grace = float(order["grace"])
+        self._log = Path(order["log"])
+        self._command = str(order["argv"][0])
+        self._failed = ""
+        self._code: int | None = None
+        self._gone: Gone | None = None
+        self._known: dict[str, Any] = {"processes": [], "shm": []}
+        self._complaint: deque[str] = deque(maxlen=20)
+        self._changed = threading.Condition()
+        self._writing = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(proc.__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._listen, name=f"keeper of {self._command}", daemon=True)
+        self._reader.start()
+        self._say(order)
+        with self._changed:
+            self._changed.wait_for(lambda: self.pid or self._failed or self._gone, START_LIMIT)
+        if not self.pid:
+            self._process.kill()
+            self._reader.join(START_LIMIT)
+            why = self._failed or f"cannot run {self._command}: its keeper did not start"
+            raise EvaluationFailed(why, kind="infrastructure", detail="".join(self._complaint))
+
+    @classmethod
+    def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        log: Path,
+        cores: Sequence[int] | None,
+        grace: float,
+        stop_command: Sequence[str] = (),
+    ) -> Keeper:
+        """Start a service under a keeper.
+
+        Parameters
+        ----------
+        env:
+            The complete environment, but for the mark.
+        log:
+            Where both output streams go, appended; its middle is cut out when it exceeds ``LOG_LIMIT`` bytes.
+        cores:
+            Which the service may use; None for all that this job may use on this node, whatever the rank is bound to.
+        grace:
+            Seconds from TERM to KILL.
+        stop_command:
+            Run before TERM is sent, for at most 5 s.
+
+        Raises
+        ------
+        EvaluationFailed
+            The command cannot be started (``infrastructure``): not found, not executable, no such directory, log not
+            writable. A command that starts and ends at once does not raise; ``poll`` tells.
+        """
+        return cls(_order(argv, env, cwd, cores, grace, log=str(log), stop_command=list(stop_command)))
+
+    def poll(self) -> int | None:
+        """None while the service's leader runs, else its exit code, or -signal."""
+        return self._code
+
+    def wait(self, timeout: float, cancel: threading.Event | None = None) -> int | None:
+        """Like ``poll``, after ``timeout`` seconds at most; earlier when the leader ends or ``cancel`` is set."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._code is None and not (cancel and cancel.is_set()):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, 0.05) if cancel else left)
+        return self._code
+
+    def stop(self, grace: float | None = None, timeout: float | None = None) -> Gone:
+        """End every process of the service and wait until all are gone, ``timeout`` seconds at most.
+
+        A second call hurries a first one, or returns the same answer. When time is up the keeper is killed, which kills
+        the leader, and the rest is swept.
+
+        Parameters
+        ----------
+        grace:
+            Seconds from TERM to KILL; None for what the service was started with.
+        """
+        self._say({"stop": True} if grace is None else {"stop": True, "grace": grace})
+        if timeout is None:
+            timeout = proc.STOP_COMMAND + (self._grace if grace is None else grace) + 2 * proc.UNKILLABLE
+        with self._changed:
+            self._changed.wait_for(lambda: self._gone, timeout)
+        if self._gone is None:
+            self._process.kill()
+        self._reader.join(proc.UNKILLABLE + 5)
+        return self._gone or Gone(survivors=tuple(self.pids()))
+
+    def pids(self) -> list[int]:
+        """The live processes of the service, workers in other sessions included; without the keeper."""
+        table = proc.processes()
+        return sorted({**proc.descendants([self._process.pid], table), **proc.marked(self.mark, table)})
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines of the log."""
+        try:
+            with self._log.open("rb") as file:
+                return "\n".join(_end(file, 65536).splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def _say(self, command: Mapping[str, Any]) -> None:
+        # Whether the keeper is dead is for the reader to notice.
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            assert self._process.stdin
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _listen(self) -> None:
+        """Take the keeper's events until its end; if that came without a word, do its work."""
+        assert self._process.stdout and self._process.stdin
+        for line in self._process.stdout:
+            self._take(line)
+        self._process.wait()
+        if self._gone is None:
+            with self._changed:
+                self._code = -signal.SIGKILL if self._code is None else self._code
+                self._changed.notify_all()
+            killed, survivors = _sweep(self.mark, self._known["processes"])
+            shm = proc.SharedMemory((name, inode) for name, inode in self._known["shm"])
+            gone = Gone(len(killed), tuple(survivors), tuple(shm.remove()))
+            with self._changed:
+                self._gone = gone
+                self._changed.notify_all()
+        with self._writing, contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            self._complaint.append(line.decode(errors="replace"))
+            return
+        with self._changed:
+            self.pid = event.get("started", self.pid)
+            self._failed = event.get("failed", self._failed)
+            self._known = event.get("known", self._known)
+            self._code = event.get("exited", self._code)
+            if "gone" in event:
+                gone = event["gone"]
+                self._gone = Gone(gone["killed"], tuple(gone["survivors"]), tuple(gone["shm"]))
+            self._changed.notify_all()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cores: Sequence[int] | None = None,
+    limit: int = 1_000_000,
+    cancel: threading.Event | None = None,
+    log: Path | None = None,
+) -> Completed:
+    """Run a command to its end, without a shell; whatever it leaves running in the background ends with it.
+
+    May be called from any thread.
+
+    Parameters
+    ----------
+    timeout:
+        Seconds until the command and all its descendants are ended and ``timed_out`` is set.
+    env:
+        The complete environment; None for that of this process, scrubbed.
+    cores:
+        As for ``Keeper.start``.
+    limit:
+        Bytes kept of each stream: the last ones. The rest is dropped, the command never waits for a reader.
+    cancel:
+        Ends the command early when set.
+    log:
+        A file that gets both streams instead; ``stdout`` and ``stderr`` are then empty.
+
+    Raises
+    ------
+    EvaluationFailed
+        The command cannot be started (``infrastructure``), see ``Keeper.start``.
+    Cancelled
+        ``cancel`` was set before the command had ended.
+    """
+    env = scrubbed_environment(os.environ) if env is None else env
+    with contextlib.ExitStack() as stack:
+        # Nameless files: nothing of them is left whatever happens to this process.
+        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(0 if log else 2)]
+        paths = [f"/dev/fd/{stream.fileno()}" for stream in streams] or [str(log), ""]
+        room = LOG_LIMIT if log else 8 * limit  # of which the keeper leaves the last quarter, twice what is asked for
+        order = _order(argv, env, cwd, cores, RUN_GRACE, log=paths[0], errors=paths[1], log_limit=room)
+        command = Keeper(order, pass_fds=[stream.fileno() for stream in streams])
+        try:
+            code = command.wait(timeout, cancel)
+        finally:
+            gone = command.stop()
+        if code is None and cancel and cancel.is_set():
+            raise Cancelled(f"{argv[0]} was cancelled")
+        stdout, stderr = [_end(stream, limit) for stream in streams] or ["", ""]
+        truncated = any(stream.seek(0, os.SEEK_END) > limit for stream in streams)
+    ended = command.poll()
+    if ended is None:
+        raise EvaluationFailed(f"{argv[0]} cannot be killed: pids {gone.survivors}", kind="infrastructure")
+    return Completed(ended, stdout, stderr, code is None, truncated)
+
+
+def sweep(mark: str) -> list[int]:
+    """Kill every process of this user that carries ``mark``, and all below it; the pids killed.
+
+    For what a keeper left that was itself killed: its service's leader has died with it.
+    """
+    return sorted(_sweep(mark, ())[0])
+
+
+def _sweep(mark: str, known: Iterable[Sequence[int]]) -> tuple[set[int], list[int]]:
+    """``sweep``, and also what is ``known`` (pid, session, start): not every worker keeps its environment."""
+    known = [tuple(each) for each in known]
+    sessions = {session for _, session, _ in known}
+
+    def find() -> dict[int, proc.Process]:
+        table = proc.processes()
+        found = proc.marked(mark, table)
+        found |= {
+            pid: each
+            for pid, each in table.items()
+            if each.session in sessions or (pid, each.session, each.start) in known
+        }
+        found |= proc.descendants(found, table)
+        found.pop(os.getpid(), None)
+        return found
+
+    return proc.kill_all(find)
+
+
+def _order(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path | None,
+    cores: Sequence[int] | None,
+    grace: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """The keeper's order (see ``keeper.py``), with a new mark."""
+    return {
+        "argv": [str(word) for word in argv],
+        "env": dict(env),
+        "cwd": str(cwd) if cwd else None,
+        "cores": None if cores is None else list(cores),
+        "grace": grace,
+        "mark": secrets.token_hex(16),
+        "log_limit": LOG_LIMIT,
+        **more,
+    }
+
+
+def _end(file: IO[bytes], limit: int) -> str:
+    """The last ``limit`` bytes of an open file."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+    return file.read(limit).decode(errors="replace")
+
+
+def listeners(port: int) -> list[int | None]:
+    """The processes that listen on a TCP port of this host, on any address; None for one that cannot be seen."""
+    found = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+    }
+    return sorted(found, key=lambda pid: (pid is None, pid))
+
+
+def port_holder(port: int) -> str:
+    """Who holds a port, in words; of the command line only its beginning, as keys may follow."""
+    words = []
+    for pid in listeners(port):
+        try:
+            words.append(f"pid {pid} ({_command(psutil.Process(pid))})" if pid else "a process of another user")
+        except psutil.Error:
+            words.append(f"pid {pid}")
+    return ", ".join(words) or "nobody listens on it"
+
+
+def _command(holder: psutil.Process) -> str:
+    program, *words = holder.cmdline() or [holder.name()]
+    while words and words[0] in ("-u", "-I", "-S", "-B", "-E", "-s"):
+        words.pop(0)
+    shown = words[:2] if words[:1] == ["-m"] else [word for word in words[:1] if not word.startswith("-")]
+    return " ".join([Path(program).name, *shown])
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a service on this node could listen on ``host`` (a name or an address of this node, or all) now."""
+    addresses = set(_ALL_ADDRESSES)
+    if host not in ("", "*", *_ALL_ADDRESSES):
+        with contextlib.suppress(socket.gaierror):
+            addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    outcomes = {_bind(address, port) for address in addresses}
+    if errno.EADDRNOTAVAIL in outcomes:  # a name from outside, such as that of a container's host
+        outcomes |= {_bind(address, port) for address in _ALL_ADDRESSES}
+    return outcomes <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+def _bind(address: str, port: int) -> int:
+    """The error number of binding there, 0 for none."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do: connections of the last service that linger in TIME_WAIT do not count, a listener does.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, port))
+    except OSError as problem:
+        return problem.errno or errno.EINVAL
+    return 0
+
+
+def free_port(host: str, exclude: Collection[int] = ()) -> int:
+    """A port on which nobody listens, below the range that client connections are given their ports from.
+
+    Chosen at random, so that several groups on one node seldom meet.
+
+    Raises
+    ------
+    EvaluationFailed
+        There is none (``infrastructure``).
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
+    begin = random.SystemRandom().randrange(first, last)
+    for port in itertools.chain(range(begin, last), range(first, begin)):
+        if port not in exclude and port_is_free(host, port):
+            return port
+    raise EvaluationFailed(f"no free port on {host}", kind="infrastructure")

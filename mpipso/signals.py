@@ -1,0 +1,79 @@
+"""Signals, in one place: what ends a run early, and the tie between a rank and its launcher."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+
+import psutil
+
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "orted", "orterun", "hydra_pmi_proxy", "mpiexec.hydra")
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1
+_SECOND = 1.0
+"""Seconds from the first signal on in which a further one is taken for the same: launchers send several at once."""
+
+
+class Interrupts:
+    """Context in which a signal asks the run to end, and a second one ends this process at once.
+
+    ``SIGUSR1`` counts because it is the only signal that ``mpirun`` forwards without killing the ranks soon after.
+
+    Attributes
+    ----------
+    received:
+        The number of the first signal; None until then.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0.0
+        self.received: int | None = None
+
+    def __enter__(self) -> Interrupts:
+        for number in _ENDING:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The process is about to leave; a late signal must not spoil its exit code.
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received = number
+            self._first = now
+        elif now - self._first > _SECOND:
+            # The keepers notice that this process is gone and stop every service that it started.
+            os._exit(128 + number)
+
+
+def launcher() -> psutil.Process | None:
+    """The parent process if it is what an MPI starts ranks with."""
+    parent = psutil.Process().parent()
+    try:
+        return parent if parent is not None and parent.name() in LAUNCHERS else None
+    except psutil.Error:
+        return None
+
+
+def die_with_launcher() -> None:
+    """Have the kernel kill this rank when its launcher dies, which some launchers leave as an orphan.
+
+    The journal and the best configuration are on disk at any time, and keepers stop the services of a dead rank.
+    """
+    if launcher() is not None:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if launcher() is None:
+            os._exit(128 + signal.SIGKILL)
+
+
+def describe(number: int) -> str:
+    """``SIGTERM`` for 15."""
+    return signal.Signals(number).name

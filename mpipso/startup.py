@@ -1,0 +1,220 @@
+"""Start-up: all ranks agree on configuration and placement before anything is started.
+
+The only place that communicates collectively. A mistake of the user's that any rank finds is raised on every rank,
+so that rank 0 alone can tell it and all leave together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mpipso.cluster.facts import local_facts
+from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, parse_nodes, plan, read_hostfile
+from mpipso.cluster.world import Channel, World
+from mpipso.config import Config
+from mpipso.configfile import load, parse
+from mpipso.errors import EvaluationFailed, UserError
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES, missing_commands
+from mpipso.service.node import LocalNode
+from mpipso.templates import EMBEDDED, template
+from mpipso.tuning import well_defined
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. ``overrides`` are configuration values by dotted key."""
+
+    config: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    hostfile: Path | None = None
+    nodes: str | None = None
+    progress: str = "auto"
+
+    def words(self) -> list[str]:
+        """The flags that say the same again."""
+        pairs = [("--config", self.config), ("--hostfile", self.hostfile), ("--nodes", self.nodes)]
+        words = [word for flag, value in pairs if value is not None for word in (flag, str(value))]
+        for key, value in self.overrides.items():
+            flag = f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+        return words + (["--progress", self.progress] if self.progress != "auto" else [])
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This rank's place in the job.
+
+    Attributes
+    ----------
+    index, seat:
+        Position of its group in the plan, and its own position in the group (0: leader); None for a spare.
+    node:
+        This rank's node; None for a spare.
+    work_dirs:
+        The work folder of every placed rank.
+    orders, reports:
+        Channels of the leaders, by group index; None on other ranks. The root is rank 0 of both.
+    group:
+        The channel of the group's ranks; None for a spare.
+    everyone:
+        The channel of all ranks.
+    """
+
+    world: World
+    config: Config
+    plan: Plan
+    index: int | None
+    seat: int | None
+    node: LocalNode | None
+    work_dirs: Mapping[int, str]
+    orders: Channel | None
+    reports: Channel | None
+    group: Channel | None
+    everyone: Channel
+
+    @property
+    def placed(self) -> PlacedGroup:
+        """This rank's group."""
+        if self.index is None:
+            raise LookupError(f"rank {self.world.rank} is spare")
+        return self.plan.groups[self.index]
+
+
+def read_config(options: Options) -> Config:
+    """The configuration of a run, checked by its engine and its client as well.
+
+    Raises
+    ------
+    UserError
+        With every mistake that was found.
+    """
+    known = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
+    if options.config is None:
+        config = parse(template(EMBEDDED), "embedded configuration", overrides=options.overrides, **known)
+    else:
+        config = load(options.config, overrides=options.overrides, **known)
+    source = options.config or "embedded configuration"
+    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    if problems:
+        raise UserError(problems)
+    well_defined(config)
+    return config
+
+
+def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] | None]:
+    """The configuration with the groups of ``--nodes``, and the hosts of ``--hostfile`` once per slot."""
+    hosts = None
+    if options.hostfile is not None:
+        hosts = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
+    if options.nodes is not None:
+        groups = parse_nodes(options.nodes)
+        config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": groups})})
+    return config, hosts
+
+
+def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> Crew:
+    """Read the configuration, place the groups, make the channels and the work folders.
+
+    Parameters
+    ----------
+    claim:
+        Called on rank 0 once all is known to be well: makes the run's folder, or raises.
+
+    Raises
+    ------
+    UserError
+        On every rank, if any of them found a mistake; nothing has been started then.
+    """
+    config = _agreed(world, lambda: read_config(options))
+    config, hosts = _agreed(world, lambda: wanted_groups(options, config))
+    facts = world.gather((local_facts(world.rank), missing_commands(config)))
+    _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
+    placement = _agreed(world, lambda: plan([rank for rank, _ in facts], config.parallel, hosts=hosts))
+    index = placement.index_of(world.rank)
+    nodes = placement.groups[index].nodes if index is not None else ()
+    seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
+    node, problem = None, ""
+    try:
+        if index is not None and seat is not None:
+            node = _node(nodes[seat], config)
+            if seat == placement.groups[index].master_node_index and (port := service_port(config, placement, index)):
+                node.free_port(port)
+    except EvaluationFailed as error:
+        problem = error.cause
+    found = world.gather((node.work_dir if node is not None else "", problem))
+    try:
+        _none_wrong([("", problem) for _, problem in found if problem])
+        _agreed(world, lambda: claim(config, placement))
+    except UserError:
+        if node is not None:
+            node.close()
+        raise
+    leads = None if seat != 0 else 0
+    return Crew(
+        world=world,
+        config=config,
+        plan=placement,
+        index=index,
+        seat=seat,
+        node=node,
+        work_dirs={rank: work_dir for rank, (work_dir, _) in enumerate(found)},
+        orders=world.split(leads, key=index or 0),
+        reports=world.split(leads, key=index or 0),
+        group=world.split(index, key=seat or 0),
+        everyone=world.channel(),
+    )
+
+
+def service_port(config: Config, placement: Plan, index: int) -> int:
+    """The port of a group's service: groups whose masters share a host count up from the configured one."""
+    if config.service.port == 0:
+        return 0
+    masters = [group.nodes[group.master_node_index].host for group in placement.groups[: index + 1]]
+    return config.service.port + masters[:-1].count(masters[-1])
+
+
+def _node(place: PlacedNode, config: Config) -> LocalNode:
+    return LocalNode(
+        place.host,
+        address=place.address,
+        cores=place.cores,
+        devices=place.devices,
+        device_variable=config.parallel.device_variable or place.device_variable,
+        work_dir=config.service.work_dir,
+    )
+
+
+def _agreed(world: World, produce: Callable[[], T]) -> T:
+    """What rank 0 produces, on every rank; or its error."""
+    outcome: T | UserError | None = None
+    if world.rank == 0:
+        try:
+            outcome = produce()
+        except UserError as error:
+            outcome = error
+    shared: Any = world.share(outcome)
+    if isinstance(shared, UserError):
+        raise shared
+    agreed: T = shared
+    return agreed
+
+
+def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:
+    """Raise what the ranks found, once for each problem, with the hosts that have it."""
+    hosts: dict[str, list[str]] = {}
+    for host, problem in problems:
+        hosts.setdefault(problem, []).append(host)
+    if hosts:
+        raise UserError([f"{problem}{_on(names)}" for problem, names in hosts.items()])
+
+
+def _on(hosts: Sequence[str]) -> str:
+    names = [name for name in dict.fromkeys(hosts) if name]
+    return f" (on {', '.join(names)})" if names else ""

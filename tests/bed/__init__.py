@@ -1,0 +1,1 @@
+"""A bed of emulated hosts on one machine, and the ways to start MPI programs on it."""

@@ -1,0 +1,29 @@
+"""The bed as a fixture: one for the whole session, handed to each test with every host up and nothing running."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import hosts
+
+
+@pytest.fixture(scope="session")
+def _session_bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Bed]:
+    reason = hosts.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    checkout = Path(__file__).resolve().parents[2]
+    share = [tmp_path_factory.getbasetemp(), checkout, Path(sys.prefix), Path(sys.base_prefix)]
+    with hosts.Bed(8, share=share) as bed:
+        yield bed
+
+
+@pytest.fixture
+def bed(_session_bed: hosts.Bed) -> Iterator[hosts.Bed]:
+    """Eight hosts, node0 to node7. A test may harm them as it likes: the next one finds them whole."""
+    yield _session_bed
+    _session_bed.repair()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso.errors import RunFailed, UserError
+from mpipso.evaluation import Evaluation, Failure
+from mpipso.record.folders import RunFolder, replace, safe_names
+from mpipso.record.journal import Journal
+from mpipso.record.redact import Redactor
+
+
+def test_a_run_is_named_after_the_time_and_latest_points_to_it(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "runs"
+    run = RunFolder.create(output)
+    assert re.fullmatch(r"\d{8}-\d{6}", run.path.name) and run.path.is_dir()
+    assert (output / "latest").readlink() == Path(run.path.name)
+
+
+def test_a_taken_name_gets_a_suffix_and_latest_moves_on(tmp_path: Path) -> None:
+    names = [RunFolder.create(tmp_path, "night").path.name for _ in range(3)]
+    assert names == ["night", "night-2", "night-3"]
+    assert (tmp_path / "latest").readlink() == Path("night-3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", *names]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "latest", "-x", "a b"])
+def test_a_run_name_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="run name"):
+        RunFolder.create(tmp_path, name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_output_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "below"):
+        with pytest.raises(UserError) as caught:
+            RunFolder.create(output)
+        assert caught.value.problems == (f"output folder {output}: is not a folder; give a folder you can write to",)
+    with pytest.raises(UserError, match=r"output folder /proc/runs: .+; give a folder you can write to"):
+        RunFolder.create(Path("/proc/runs"))
+
+
+def test_a_real_folder_named_latest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(UserError, match="latest: is not a symbolic link"):
+        RunFolder.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+
+
+def test_only_a_folder_with_a_journal_is_opened_as_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        RunFolder.open(tmp_path)
+    run = RunFolder.create(tmp_path, "a")
+    Journal.create(run.path).close()
+    assert RunFolder.open(tmp_path / "latest").path == run.path
+
+
+def test_an_evaluation_is_kept_with_its_files(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a", Redactor({"HF_TOKEN": "hf_secret"}))
+    files = {"service/node0.log": b"\xff loading with hf_secret\n", "command.txt": b"serve --port 80\n"}
+    metrics = {"output_throughput": 0.1 + 0.2, "ttft_p99_ms": float("nan")}
+    folder = run.save(Evaluation(7, 1, 0, {"n": 8, "on": True}, metrics=metrics, files=files))
+    assert folder == run.evaluation(7, 1) == run.path / "evaluations" / "0007-1"
+    assert json.loads((folder / "configuration.json").read_text()) == {"n": 8, "on": True}
+    assert json.loads((folder / "metrics.json").read_text()) == {"output_throughput": 0.1 + 0.2, "ttft_p99_ms": None}
+    assert (folder / "service" / "node0.log").read_bytes() == b"\xff loading with ***\n"
+    assert (folder / "command.txt").read_bytes() == b"serve --port 80\n"
+    assert not (folder / "failure.json").exists()
+
+
+def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a")
+    folder = run.save(Evaluation(8, 2, 0, {}, failure=Failure("out of memory", "configuration", "last lines")))
+    assert json.loads((folder / "failure.json").read_text()) == {
+        "cause": "out of memory",
+        "kind": "configuration",
+        "detail": "last lines",
+    }
+    assert not (folder / "metrics.json").exists()
+
+
+def test_no_file_escapes_from_its_folder_or_replaces_our_own(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "runs", "a")
+    names = ["../../../escape", "/etc/passwd", "configuration.json", "a/b/c/d", "a", ".hidden", "..", "x" * 400]
+    folder = run.save(Evaluation(1, 1, 0, {"n": 1}, files={name: name.encode() for name in names}))
+    assert json.loads((folder / "configuration.json").read_text()) == {"n": 1}
+    kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert set(names) <= {content.decode() for content in kept.values()}
+    assert {"escape", "etc/passwd", "configuration-2.json", "a/b_c_d", "a-2", "_hidden"} <= kept.keys()
+    outside = {path for path in tmp_path.rglob("*") if path.is_file()} - {folder / name for name in kept}
+    assert outside == set()
+
+
+@given(st.lists(st.text(st.sampled_from("ab./\\-\x00é"), max_size=12), unique=True))
+def test_safe_names_are_distinct_and_at_most_one_folder_deep(names: list[str]) -> None:
+    safe = safe_names(names, taken=["a", "metrics.json"])
+    assert list(safe) == names
+    paths = [PurePosixPath(path) for path in safe.values()]
+    assert len({*paths, PurePosixPath("a")}) == len(names) + 1
+    assert all(len(path.parts) <= 2 and not path.is_absolute() and ".." not in path.parts for path in paths)
+    assert not {path.parent for path in paths} & {*paths, PurePosixPath("a")}
+
+
+def test_a_full_disk_ends_the_run_and_names_the_file(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a")
+    folder = run.evaluation(1, 1)
+    folder.mkdir(parents=True)
+    (folder / "configuration.json").symlink_to("/dev/full")
+    with pytest.raises(RunFailed, match=r"0001-1/configuration\.json: cannot be written: No space left on device"):
+        run.save(Evaluation(1, 1, 0, {"n": 1}, metrics={"x": 1.0}))
+
+
+def test_a_replaced_file_keeps_its_old_content_when_the_disk_is_full(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib, resource\n"
+        "from mpipso.errors import RunFailed\n"
+        "from mpipso.record.folders import replace\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "replace(path, 'old')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "try:\n    replace(path, 'new' * 100)\nexcept RunFailed as error:\n    print(error)\n"
+    )
+    path = tmp_path / "best.toml"
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{path}: cannot be written: File too large\n"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replaced_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        replace(tmp_path / "script", "x", 0o777)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "script").stat().st_mode) == 0o750

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from mpipso.evaluation import Configuration, Evaluation, Failure
+from mpipso.record.monitor import Monitor
+
+BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def plain(clock: Clock, output: io.StringIO) -> Monitor:
+    monitor = Monitor(32, {0: "node1 node2", 1: "node3 node4"}, output, mode="plain", clock=clock)
+    monitor.started(baseline=BASELINE)
+    return monitor
+
+
+@pytest.fixture
+def live(clock: Clock, output: io.StringIO) -> Iterator[Monitor]:
+    monitor = Monitor(8, {0: "node1 node2", 1: "node3 node4"}, output, mode="live", width=100, height=24, clock=clock)
+    monitor.started("mpipso", baseline=BASELINE)
+    yield monitor
+    monitor.stop()
+
+
+def measured(number: int, group: int, seconds: float = 40.0, **changes: bool | int | str) -> Evaluation:
+    return Evaluation(number, 1, group, {**BASELINE, **changes}, metrics={"x": 1.0}, started=0.0, ended=seconds)
+
+
+def failed(number: int, group: int, cause: str) -> Evaluation:
+    configuration: Configuration = {**BASELINE, "n_parallel": 64}
+    return Evaluation(number, 1, group, configuration, failure=Failure(cause, "configuration"))
+
+
+def screen(output: io.StringIO) -> list[str]:
+    """What a terminal of 100 columns shows after the rules of the few control sequences that are used."""
+    lines, row = [""], 0
+    for text, control in re.findall(r"([^\x1b\n\r]+)|(\x1b\[[0-9;?]*[A-Za-z]|\n|\r)", output.getvalue()):
+        if text:
+            lines[row] += text
+        elif control == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif control.endswith("A"):
+            row -= int(control[2:-1] or 1)
+        elif control == "\x1b[2K":
+            lines[row] = ""
+        else:
+            assert control == "\r" or control.endswith(("m", "h", "l")), repr(control)
+    return [line.rstrip() for line in lines]
+
+
+def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.StringIO) -> None:
+    plain.note("2 groups of 2 nodes")
+    plain.assigned(0, 0, "baseline", BASELINE)
+    clock.now += 42.9
+    baseline = Evaluation(0, 1, 0, BASELINE, "baseline", metrics={"x": 1.0}, started=0, ended=40)
+    plain.evaluated(baseline, "366.8 tok/s", best=True)
+    plain.evaluated(measured(1, 1, n_parallel=8, n_batch=512), "412.3 tok/s (+12.4 %)", best=True)
+    clock.now += 60
+    plain.evaluated(failed(2, 0, "out of memory at start"), "", best=False)
+    plain.evaluated(measured(3, 1, flash=False), "99.1 tok/s (-73.0 %)", best=False)
+    plain.evaluated(measured(4, 1), "1 tok/s", best=False, violations=["ttft_p99_ms 1530 > 1020"])
+    plain.retried(1, 5, "port 8000 is taken")
+    clock.now += 10_000
+    plain.lost(1, "no sign of life for 30 s")
+    plain.stop()
+    assert output.getvalue() == (
+        "[   0s] 2 groups of 2 nodes\n"
+        "[  42s]  1/32 group 0 *366.8 tok/s  baseline\n"
+        "[  42s]  2/32 group 1 *412.3 tok/s (+12.4 %)  n_parallel=8 n_batch=512\n"
+        "[ 102s]  3/32 group 0  failed: out of memory at start  n_parallel=64\n"
+        "[ 102s]  4/32 group 1  99.1 tok/s (-73.0 %)   flash=false\n"
+        "[ 102s]  5/32 group 1  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  same as the baseline\n"
+        "[ 102s] group 1  #5 will be tried again: port 8000 is taken\n"
+        "[ 2h48] group 1  lost: no sign of life for 30 s\n"
+    )
+
+
+def test_foreign_text_cannot_draw_on_the_terminal(plain: Monitor, output: io.StringIO) -> None:
+    plain.note("a\x1b[2Jb\nc [bold]d[/bold]")
+    plain.evaluated(failed(1, 0, "line 1\r\nline 2"), "", best=False)
+    assert output.getvalue() == (
+        "[   0s] a [2Jb c [bold]d[/bold]\n[   0s]  1/32 group 0  failed: line 1 line 2  n_parallel=64\n"
+    )
+
+
+def test_silence_is_broken_after_half_a_minute(plain: Monitor, clock: Clock, output: io.StringIO) -> None:
+    plain.assigned(0, 1, "", BASELINE)
+    plain.phase(0, "measuring")
+    clock.now += 29.9
+    plain.tick()
+    assert output.getvalue() == ""
+    clock.now += 0.1
+    plain.tick()
+    plain.tick()
+    assert output.getvalue() == "[  30s] 0/32 group 0 #1 measuring 30s; ETA -\n"
+    plain.note("x")
+    clock.now += 29.9
+    plain.tick()
+    assert output.getvalue().count("\n") == 2
+
+
+def test_the_sign_of_life_of_many_groups_is_short(clock: Clock, output: io.StringIO) -> None:
+    monitor = Monitor(99, {group: f"node{group}" for group in range(8)}, output, mode="plain", clock=clock)
+    monitor.started(baseline=BASELINE)
+    for group in range(7):
+        monitor.assigned(group, group, "", BASELINE)
+        monitor.phase(group, "measuring" if group else "starting")
+    clock.now += 30
+    monitor.tick()
+    assert output.getvalue() == "[  30s] 0/99 6 groups measuring, 1 groups starting; ETA -\n"
+
+
+def test_the_time_to_come_counts_groups_work_under_way_and_the_limit(clock: Clock, output: io.StringIO) -> None:
+    monitor = Monitor(10, {0: "a", 1: "b"}, output, mode="plain", clock=clock)
+    monitor.started(baseline=BASELINE, time_limit=1000)
+
+    def eta() -> str:
+        clock.now += 30
+        monitor.tick()
+        return output.getvalue().rsplit("ETA ", 1)[1].strip()
+
+    monitor.evaluated(measured(0, 0, 100.0), "", best=False)
+    monitor.evaluated(measured(1, 1, 100.0), "", best=False)
+    monitor.assigned(0, 2, "", BASELINE)
+    monitor.assigned(1, 3, "", BASELINE)
+    # 6 in the queue and two with 70 s to go, on two groups.
+    assert eta() == "6m10s"
+    monitor.lost(1, "gone")
+    # 7 in the queue and one with 40 s to go, on one group.
+    assert eta() == "12m20s"
+    monitor.expect(1000)
+    assert eta() == "15m10s"
+
+
+def test_without_a_baseline_whole_configurations_are_shown_until_it_is_measured(
+    clock: Clock, output: io.StringIO
+) -> None:
+    monitor = Monitor(3, {0: "a"}, output, mode="plain", clock=clock)
+    monitor.started()
+    monitor.evaluated(measured(1, 0, n_parallel=8), "x", best=False)
+    monitor.evaluated(Evaluation(0, 1, 0, BASELINE, "baseline", metrics={"x": 1.0}), "x", best=False)
+    monitor.evaluated(measured(2, 0, n_parallel=8), "x", best=False)
+    assert [line.rsplit("  ", 1)[1] for line in output.getvalue().splitlines()] == [
+        "n_parallel=8 n_batch=2048 flash=true",
+        "baseline",
+        "n_parallel=8",
+    ]
+
+
+def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clock: Clock, output: io.StringIO) -> None:
+    live.assigned(0, 1, "", {**BASELINE, "n_parallel": 8})
+    live.phase(0, "measuring")
+    live.assigned(1, 2, "confirm", {**BASELINE, "n_batch": 512})
+    live.phase(1, "starting")
+    clock.now += 75
+    live.evaluated(measured(1, 0, 75.0, n_parallel=8), "412.3 tok/s (+12.4 %)", best=True)
+    live.evaluated(failed(9, 0, "out of memory"), "", best=False)
+    live.tick()
+    clock.now += 1
+    live.tick()
+    lines = screen(output)
+    assert lines[:3] == [
+        "[   0s] mpipso",
+        "[  75s] 1/8 group 0 *412.3 tok/s (+12.4 %)  n_parallel=8",
+        "[  75s] 2/8 group 0  failed: out of memory  n_parallel=64",
+    ]
+    rule, progress, header, _, *rows, best = [line for line in lines[3:] if line]
+    assert set(rule) == {"─"} and len(rule) == 100
+    assert progress.startswith("2/8 ━") and progress.endswith("1m16s  ETA 1m33s  1 failed")
+    assert header.split() == ["group", "nodes", "#", "evaluates", "phase", "time"]
+    assert [row.split() for row in rows] == [
+        ["0", "node1", "node2", "idle"],
+        ["1", "node3", "node4", "2", "confirm", "n_batch=512", "starting", "1m16s"],
+    ]
+    assert best == "best   #1  412.3 tok/s (+12.4 %)  n_parallel=8"
+
+
+def test_the_live_display_leaves_only_the_lines_above_it(live: Monitor, output: io.StringIO) -> None:
+    live.note("one")
+    live.stop()
+    live.stop()
+    assert [line for line in screen(output) if line] == ["[   0s] mpipso", "[   0s] one"]
+    assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")
+
+
+def test_it_draws_at_most_four_times_a_second(live: Monitor, clock: Clock, output: io.StringIO) -> None:
+    def draws() -> int:
+        return output.getvalue().count("group")
+
+    clock.now += 1
+    live.tick()
+    before = draws()
+    for _ in range(100):
+        clock.now += 0.01
+        live.phase(0, "measuring")
+        live.tick()
+    assert 3 <= draws() - before <= 4
+
+
+def test_no_line_is_wider_and_the_display_not_higher_than_the_terminal(clock: Clock, output: io.StringIO) -> None:
+    groups = dict.fromkeys(range(64), "a-very-long-host-name.cluster.example another-one")
+    monitor = Monitor(100, groups, output, mode="live", width=60, height=16, clock=clock)
+    monitor.started(baseline=BASELINE)
+    for group in range(64):
+        monitor.assigned(group, group, "", {f"a_long_parameter_name_{n}": n for n in range(9)})
+    clock.now += 1
+    monitor.tick()
+    drawn = screen(output)
+    monitor.stop()
+    assert max(map(len, drawn)) <= 60 and len(drawn) <= 16
+    assert any("+ 55 groups" in line and "55 busy" in line for line in drawn)
+
+
+def test_a_lost_group_is_shown_until_it_works_again(live: Monitor, clock: Clock, output: io.StringIO) -> None:
+    live.assigned(1, 3, "", BASELINE)
+    live.lost(1, "no sign of life")
+    live._draw()
+    assert any(line.split()[-1:] == ["lost"] and "no sign of life" in line for line in screen(output))
+    live.assigned(1, 4, "", BASELINE)
+    live._draw()
+    assert not any(line.split()[-1:] == ["lost"] for line in screen(output))
+
+
+def test_a_late_result_does_not_clear_what_the_group_does_now(live: Monitor, output: io.StringIO) -> None:
+    live.assigned(1, 4, "", BASELINE)
+    live.evaluated(measured(3, 1), "x", best=False)
+    live._draw()
+    assert any("node3" in line and " 4 " in line for line in screen(output))
+
+
+def test_no_colour_is_honoured(monkeypatch: pytest.MonkeyPatch, clock: Clock, output: io.StringIO) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monitor = Monitor(8, {0: "a"}, output, mode="live", width=80, clock=clock)
+    monitor.started("x")
+    monitor.evaluated(failed(1, 0, "x"), "", best=False)
+    monitor.stop()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", output.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["plain", "live"])
+def test_an_output_that_went_away_does_not_end_the_run(mode: str, tmp_path: Path, clock: Clock) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        monitor = Monitor(8, {0: "a"}, stream, mode="live" if mode == "live" else "plain", clock=clock)
+        monitor.started("x")
+        os.close(reading)
+        for _ in range(3):
+            monitor.note("nobody reads this")
+            clock.now += 60
+            monitor.tick()
+        monitor.stop()
+        # What the stream still buffers has no reader either.
+        os.dup2(os.open(tmp_path / "rest", os.O_WRONLY | os.O_CREAT), stream.fileno())
+
+
+def test_a_terminal_that_lacks_a_character_gets_a_question_mark(clock: Clock) -> None:
+    raw = io.BytesIO()
+    monitor = Monitor(8, {0: "a"}, io.TextIOWrapper(raw, "ascii"), mode="plain", clock=clock)
+    monitor.started("5 → 昇")
+    assert raw.getvalue() == b"[   0s] 5 ? ?\n"
+
+
+def test_the_display_follows_the_size_of_a_real_terminal(clock: Clock) -> None:
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = os.openpty()
+    output = io.StringIO()
+
+    def resize(columns: int) -> None:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    resize(70)
+    monitor = Monitor(8, {0: "a"}, output, mode="live", width=100, height=24, terminal=os.ttyname(slave), clock=clock)
+    monitor.started()
+    widths = []
+    for columns in (70, 50):
+        resize(columns)
+        output.seek(0)
+        output.truncate()
+        clock.now += 1
+        monitor.tick()
+        widths.append(max(len(line) for line in Text.from_ansi(output.getvalue()).plain.splitlines()))
+    monitor.stop()
+    os.close(master)
+    os.close(slave)
+    assert widths == [70, 50]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli
+
+from mpipso.errors import UserError
+from mpipso.evaluation import Evaluation
+from mpipso.record.recipe import SCRIPT, TOML, Start, command_words, read_starts, write_best
+
+#: Prints what it was started with.
+SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+EVALUATION = Evaluation(7, 1, 0, {"n_parallel": 8, "kv": True}, metrics={"output_throughput": 412.3}, ended=1e9)
+NASTY = "a b'c\"$HOME`id`\\\n;é"
+
+
+def write(folder: Path, *starts: Start, score: str = "412.3 tok/s (+12.4 %)") -> Path:
+    write_best(folder, EVALUATION, fitness=-412.3, score=score, starts=starts)
+    return folder / SCRIPT
+
+
+def run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [script, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def shown(result: subprocess.CompletedProcess[str]) -> tuple[list[str], dict[str, str]]:
+    assert result.returncode == 0, result.stderr
+    arguments, environment = json.loads(result.stdout)
+    return arguments, environment
+
+
+def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -> None:
+    start = Start("node1", ("serve", "--port", "80"), {"OMP_WAIT_POLICY": "passive"})
+    write(tmp_path, start)
+    best = tomli.loads((tmp_path / TOML).read_text())
+    assert best["configuration"] == {"n_parallel": 8, "kv": True}
+    assert best["metrics"] == {"output_throughput": 412.3}
+    assert best["run"]["evaluation"] == 7 and best["run"]["fitness"] == -412.3
+    assert best["run"]["date"].startswith("2001-09-")
+    assert read_starts(tmp_path) == (start,)
+
+
+def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
+    argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
+    script = write(tmp_path, Start("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
+    header, _, body = script.read_text().partition("set -eu\n\n")
+    assert header.startswith("#!/bin/sh\n# Starts the service") and "#   n_parallel = 8\n#   kv = true\n" in header
+    assert body == (
+        "export OMP_WAIT_POLICY=passive\n"
+        "exec python3 \\\n    -m server \\\n    --parallel 8 \\\n    --offset -1 \\\n    --verbose \\\n"
+        "    --model 'my model'\n"
+    )
+
+
+def test_the_script_starts_the_service_with_exactly_these_arguments_and_variables(tmp_path: Path) -> None:
+    arguments = (NASTY, "--flag", NASTY, f"--other={NASTY}", "", "-5")
+    environment = {"PLAIN": NASTY, "odd.name": NASTY}
+    script = write(tmp_path, Start("node1", (sys.executable, "-c", SHOW, *arguments), environment))
+    given, variables = shown(run(script))
+    assert tuple(given) == arguments
+    assert environment.items() <= variables.items()
+
+
+def test_nothing_in_the_header_can_become_a_command(tmp_path: Path) -> None:
+    evaluation = Evaluation(1, 1, 0, {"mode": "x\ntouch hacked"}, metrics={})
+    start = Start("h", ("true",))
+    write_best(tmp_path, evaluation, fitness=None, score="1\ntouch hacked", starts=[start])
+    subprocess.run([tmp_path / SCRIPT], cwd=tmp_path, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SCRIPT, TOML]
+
+
+def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) -> None:
+    argv = (
+        sys.executable,
+        "-c",
+        SHOW,
+        "--api-key",
+        "sk-secret",
+        "--auth-token=tok-secret",
+        "--header",
+        "Key hf-secret",
+    )
+    start = Start("node1", argv, {"HF_TOKEN": "hf-secret", "LEVEL": "1"})
+    script = write(tmp_path, start)
+    assert "-secret" not in script.read_text() + (tmp_path / TOML).read_text() + " ".join(command_words(start))
+    refused = run(script, HF_TOKEN="")
+    assert refused.returncode != 0 and "set HF_TOKEN first" in refused.stderr
+    given, variables = shown(run(script, HF_TOKEN="mine", API_KEY="k 1", AUTH_TOKEN="k2", HEADER="k3"))
+    assert given == ["--api-key", "k 1", "--auth-token=k2", "--header", "k3"]
+    assert variables["HF_TOKEN"] == "mine" and variables["LEVEL"] == "1"
+
+
+def test_each_node_has_its_section(tmp_path: Path) -> None:
+    here = socket.gethostname().partition(".")[0]
+    hosts = [f"{here}.cluster.example", "node2", "10.0.0.3"]
+    script = write(tmp_path, *(Start(host, (sys.executable, "-c", SHOW, host), {"ME": host}) for host in hosts))
+    assert "Run it on each node, in this order: " + ", ".join(hosts) in script.read_text()
+    for argument, host in [((), hosts[0]), ((hosts[0],), hosts[0]), (("node2",), "node2"), (("10.0.0.3",), "10.0.0.3")]:
+        given, variables = shown(run(script, *argument))
+        assert given == [host] and variables["ME"] == host
+    unknown = run(script, "10")
+    assert unknown.returncode == 2 and unknown.stderr.startswith("usage: best.sh NODE, with NODE one of: ")
+
+
+def test_nodes_that_share_a_host_are_told_apart(tmp_path: Path) -> None:
+    script = write(tmp_path, *(Start("box", (sys.executable, "-c", SHOW, str(node))) for node in range(2)))
+    assert [shown(run(script, f"box/{node}"))[0] for node in range(2)] == [["0"], ["1"]]
+
+
+def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path, Start("h", ("echo", "old")))
+    script = write(tmp_path, Start("h", ("echo", "new")))
+    assert run(script).stdout == "new\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SCRIPT, TOML]
+
+
+def test_a_damaged_file_is_refused_and_a_missing_one_has_no_commands(tmp_path: Path) -> None:
+    assert read_starts(tmp_path) == ()
+    (tmp_path / TOML).write_text("start = 3")
+    with pytest.raises(UserError, match="cannot be read as the file that mpipso wrote"):
+        read_starts(tmp_path)

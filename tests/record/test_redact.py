@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from mpipso.record.redact import Redactor, is_secret
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "hf_token", "OPENAI_API_KEY", "api-key", "apiKey", "DB_PASSWORD", "MY_SECRET_1", "AUTH_TOKENS"]
+)
+def test_names_that_declare_a_secret(name: str) -> None:
+    assert is_secret(name, "s3cr3t-value")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("max_num_batched_tokens", "auto-sized"),
+        ("tokenizer", "/models/tokenizer.json"),
+        ("OUTPUT_TOKENS", "a lot"),
+        ("max_token", 4096),
+        ("USE_TOKEN", "true"),
+        ("API_KEY", ""),
+    ],
+)
+def test_counts_tokenizers_and_switches_are_no_secrets(name: str, content: object) -> None:
+    assert not is_secret(name, content)
+
+
+def test_a_learned_value_is_hidden_wherever_it_turns_up() -> None:
+    redactor = Redactor({"HF_TOKEN": "hf_abcdef", "HOME": "/root"})
+    assert redactor.text("GET /?key=hf_abcdef from /root") == "GET /?key=*** from /root"
+    assert redactor.bytes(b"\xff hf_abcdef") == b"\xff ***"
+    assert redactor.data({"detail": ["x hf_abcdef"], "n": 3}) == {"detail": ["x ***"], "n": 3}
+
+
+def test_the_argument_after_a_secret_flag_is_hidden() -> None:
+    redactor = Redactor()
+    argv = ["serve", "--api-key", "sk-1", "--port", "80", "--auth-token=tok", "--max-tokens", "many"]
+    assert redactor.arguments(argv) == [
+        "serve", "--api-key", "***", "--port", "80", "--auth-token=***", "--max-tokens", "many",
+    ]  # fmt: skip
+
+
+def test_a_secret_inside_another_does_not_reveal_the_rest() -> None:
+    redactor = Redactor({"A_TOKEN": "abcdef", "B_TOKEN": "abcdefghij"})
+    assert redactor.text("abcdefghij abcdef") == "*** ***"
+
+
+def test_a_short_secret_is_hidden_in_quotes_only() -> None:
+    redactor = Redactor({"A_TOKEN": "abc"})
+    assert redactor.text("A_TOKEN = \"abc\" 'abc' abcd") == "A_TOKEN = \"***\" '***' abcd"
+
+
+def test_a_secret_is_hidden_in_its_escaped_form_too() -> None:
+    redactor = Redactor({"A_TOKEN": 'quo"te\\d'})
+    assert redactor.text('A_TOKEN = "quo\\"te\\\\d"') == 'A_TOKEN = "***"'

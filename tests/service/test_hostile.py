@@ -1,0 +1,268 @@
+"""The hostile service under a keeper: whatever it does, and whoever is killed, nothing of it is left.
+
+Each case runs MPIPSO_REPEAT times (1 unless set).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpipso.service import keeper as proc
+from mpipso.service import process
+from mpipso.service.process import Keeper
+
+HOSTILE = Path(__file__).with_name("hostile.py")
+SERVING = ["good", "stubborn", "daemon", "early", "crash", "hang", "respawn", "retitled"]
+WITHIN = 5.0  # seconds in which nothing may be left after a kill -9
+
+pytestmark = pytest.mark.parametrize("trial", range(int(os.environ.get("MPIPSO_REPEAT", "1"))))
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+class Start:
+    """One start of the hostile service, and what to look for afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = process.free_port("127.0.0.1")
+        self.shm = f"mpipso-test-{os.getpid()}-{self.port}"
+        self.log = folder / "service.log"
+        self.seen: dict[int, proc.Process] = {}
+        self.mark = ""
+
+    def argv(self, mode: str, *more: str) -> list[str]:
+        return [sys.executable, str(HOSTILE), mode, "--port", str(self.port), "--shm", self.shm, *more]
+
+    def keep(self, mode: str, *more: str, grace: float = 0.3, ready: bool = True) -> Keeper:
+        environment = process.scrubbed_environment(os.environ)
+        keeper = Keeper.start(self.argv(mode, *more), env=environment, cwd=None, log=self.log, cores=None, grace=grace)
+        self.mark = keeper.mark
+        if ready:
+            self.wait_ready()
+            self.note(keeper.pids())
+        return keeper
+
+    def wait_ready(self) -> None:
+        until(lambda: self.log.exists() and "ready" in self.log.read_text(errors="replace")[:10_000])
+
+    def note(self, pids: list[int]) -> None:
+        """Remember these very processes: a pid alone may soon be another's."""
+        table = proc.processes()
+        self.seen |= {pid: table[pid] for pid in pids if pid in table}
+
+    def segments(self) -> list[int]:
+        text = self.log.read_text(errors="replace")[:10_000] if self.log.exists() else ""
+        return [int(number) for number in re.findall(r"segment (\d+)", text)]
+
+    def left(self) -> list[object]:
+        """Every trace of this start that can still be found."""
+        table = proc.processes()
+        return [
+            *proc.marked(self.mark, table),
+            *(each for each in self.seen.values() if table.get(each.pid, each) == each and each.pid in table),
+            *process.listeners(self.port),
+            *Path("/dev/shm").glob(f"{self.shm}*"),
+            *(number for number in self.segments() if number in proc.segments()),
+        ]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    begun = Start(tmp_path)
+    yield begun
+    if begun.mark:
+        process.sweep(begun.mark)
+
+
+def post(port: int) -> int:
+    """The status of one completion."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", data=b"{}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as problem:
+        return problem.code
+
+
+@pytest.mark.parametrize("mode", SERVING)
+def test_nothing_is_left_after_a_stop(start: Start, mode: str, trial: int) -> None:
+    keeper = start.keep(mode)
+    until(lambda: process.listeners(start.port))
+    assert set(process.listeners(start.port)) <= set(keeper.pids())
+    gone = keeper.stop()
+    assert gone.survivors == ()
+    assert gone.killed == 0 if mode in ("good", "early", "crash", "hang") else gone.killed > 0
+    assert start.left() == []
+    assert process.port_is_free("127.0.0.1", start.port)
+    assert keeper.poll() is not None
+    assert keeper.stop() == gone
+
+
+def test_workers_whose_leader_has_ended_are_ended(start: Start, trial: int) -> None:
+    keeper = start.keep("headless", ready=False)
+    until(lambda: keeper.poll() is not None)
+    assert keeper.poll() == 3
+    assert keeper.stop().killed == 1
+    assert start.left() == []
+
+
+def test_a_flood_of_output_neither_blocks_the_service_nor_fills_the_disk(
+    start: Start, trial: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_LIMIT", 1_000_000)
+    keeper = start.keep("noisy")
+    until(lambda: b"bytes left out" in start.log.read_bytes())
+    # The cut is repeated for as long as the flood lasts: the file shrinks again and again.
+    sizes, shrunk = [0], 0
+    deadline = time.monotonic() + 20
+    while shrunk < 5 and time.monotonic() < deadline:
+        sizes.append(start.log.stat().st_size)
+        shrunk += sizes[-1] < sizes[-2]
+        time.sleep(0.001)
+    assert shrunk == 5
+    assert keeper.poll() is None
+    keeper.stop()
+    assert start.log.stat().st_size <= 1_000_000
+    assert "0000000 all work" in start.log.read_text()[:200]
+    assert keeper.tail(3).count("all work and no play") >= 2  # the last line may have been cut by the end
+    assert start.left() == []
+
+
+def test_a_service_that_is_early_does_not_serve(start: Start, trial: int) -> None:
+    keeper = start.keep("early")
+    with urllib.request.urlopen(f"http://127.0.0.1:{start.port}/health", timeout=10) as answer:
+        assert answer.status == 200
+    assert post(start.port) == 503
+    keeper.stop()
+
+
+def test_a_crash_in_mid_service_is_noticed_at_once_with_its_code(start: Start, trial: int) -> None:
+    keeper = start.keep("crash", "--requests", "3")
+    assert [post(start.port) for _ in range(3)] == [200] * 3
+    assert keeper.poll() is None
+    with pytest.raises(OSError):
+        post(start.port)
+    until(lambda: keeper.poll() is not None, 1.0)
+    assert keeper.poll() == 7
+    keeper.stop()
+    assert start.left() == []
+
+
+def test_shared_memory_left_behind_is_removed_and_nothing_else_is(start: Start, trial: int) -> None:
+    older = Path(f"/dev/shm/{start.shm}-older")
+    older.write_bytes(b"mine")
+    try:
+        keeper = start.keep("leaky")
+        path = Path(f"/dev/shm/{start.shm}")
+        (segment,) = start.segments()
+        assert path.exists() and segment in proc.segments()
+        gone = keeper.stop()
+        assert set(gone.shm) == {str(path), f"sysv:{segment}"}
+        assert older.read_bytes() == b"mine"
+    finally:
+        older.unlink()
+    assert start.left() == []
+
+
+def test_shared_memory_that_another_process_uses_is_kept(start: Start, trial: int) -> None:
+    keeper = start.keep("leaky")
+    path = Path(f"/dev/shm/{start.shm}")
+    with path.open("rb"):
+        gone = keeper.stop()
+        assert path.exists()
+        assert str(path) not in gone.shm
+    path.unlink()
+
+
+def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial: int) -> None:
+    keeper = start.keep("leaky")
+    time.sleep(2 * proc.LOOK)  # a file that lives for less than one look is not known
+    os.kill(keeper.pid, signal.SIGKILL)
+    until(lambda: keeper.poll() is not None)
+    assert keeper.poll() == -signal.SIGKILL
+    assert len(keeper.stop().shm) == 2
+    assert start.left() == []
+
+
+RANK = """
+import os, sys, time
+from pathlib import Path
+from mpipso.service import process
+port, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
+keeper = process.Keeper.start(command, env=process.scrubbed_environment(os.environ), cwd=None, log=Path(log),
+                              cores=None, grace=60)
+if os.environ.get("FORK"):
+    if os.fork() == 0:
+        time.sleep(60)  # a child without exec, that holds every descriptor of its parent
+        os._exit(0)
+while not process.listeners(int(port)):
+    time.sleep(0.05)
+print(keeper.mark, *keeper.pids(), flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "forked"),
+    [*((mode, False) for mode in ("good", "stubborn", "daemon", "respawn", "retitled")), ("daemon", True)],
+)
+def test_nothing_is_left_when_the_rank_is_killed(start: Start, mode: str, forked: bool, trial: int) -> None:
+    environment = {**os.environ, "FORK": "1" if forked else ""}
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK, str(start.port), str(start.log), *start.argv(mode)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert rank.stdout
+    start.mark, *pids = rank.stdout.readline().split()
+    start.note([int(pid) for pid in pids])
+    assert start.left()
+    rank.kill()
+    rank.wait()
+    until(lambda: not start.left(), WITHIN)
+    rank.stdout.close()
+    if forked:
+        os.killpg(rank.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("mode", ["good", "stubborn", "daemon", "respawn", "retitled", "leaky"])
+def test_nothing_is_left_when_the_keeper_is_killed(start: Start, mode: str, trial: int) -> None:
+    keeper = start.keep(mode)
+    if mode == "leaky":
+        time.sleep(2 * proc.LOOK)
+    elif mode in ("daemon", "retitled"):
+        until(lambda: set(keeper.pids()) <= {each[0] for each in keeper._known["processes"]})
+    os.kill(keeper._process.pid, signal.SIGKILL)
+    until(lambda: keeper.poll() is not None, WITHIN)
+    until(lambda: not start.left(), WITHIN)
+    assert keeper.stop().survivors == ()
+
+
+def test_a_marked_process_is_found_by_its_mark_alone(start: Start, trial: int) -> None:
+    argv = [sys.executable, "-c", "import os, time; os.fork(); os.fork(); time.sleep(1000)"]
+    start.mark = f"test{os.getpid()}"
+    first = subprocess.Popen(argv, env={**os.environ, proc.MARK: start.mark}, start_new_session=True)
+    until(lambda: len(proc.marked(start.mark, proc.processes())) == 4)
+    start.note(list(proc.marked(start.mark, proc.processes())))
+    assert len(process.sweep(start.mark)) == 4
+    first.wait()
+    assert start.left() == []
+    assert process.sweep(start.mark) == []

@@ -1,0 +1,402 @@
+"""The load generator: how it reads streams, what it counts, what it sends.
+
+The embedded server is the real thing; :class:`Script` is a fake that injects faults and controls what is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
+from mpipso.service.clients import loadgen
+from mpipso.service.clients.loadgen import Stream
+from mpipso.service.clients.stats import MAX_ERRORS, Outcome, percentile, summarize
+from mpipso.service.embedded.model import words
+
+LLAMACPP = (
+    'data: {"choices":[{"text":" lom","index":0,"logprobs":null,"finish_reason":null}],"created":1,"model":"m"}\n\n'
+    'data: {"choices":[{"text":" zin","index":0,"logprobs":null,"finish_reason":null}],"created":1,"model":"m"}\n\n'
+    'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],"created":1,"model":"m",'
+    '"usage":{"completion_tokens":2,"prompt_tokens":7,"total_tokens":9},"timings":{"predicted_n":2}}\n\n'
+    "data: [DONE]\n\n"
+)
+VLLM = (
+    'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" a",'
+    '"logprobs":null,"finish_reason":null,"stop_reason":null}],"usage":null}\n\n'
+    'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" b",'
+    '"logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":null}\n\n'
+    'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":7,'
+    '"total_tokens":9,"completion_tokens":2}}\n\n'
+    "data: [DONE]\n\n"
+)
+CHAT = (
+    'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    'data: {"choices":[{"index":0,"delta":{"reasoning_content":"hm"},"finish_reason":null}]}\n\n'
+    'data: {"choices":[{"index":0,"delta":{"content":"ja"},"finish_reason":null}]}\n\n'
+    'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}\n\n'
+    "data: [DONE]\n\n"
+)
+SPACED = VLLM.replace('":', '": ').replace(",", ", ")
+COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
+ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
+
+
+def read(*pieces: tuple[str | bytes, float], asked: int = 5) -> Outcome:
+    outcome = Outcome()
+    stream = Stream(outcome, 0.0)
+    for piece, now in pieces:
+        stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
+    stream.end(asked)
+    return outcome
+
+
+# --- reading a stream ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_events_are_timed_and_counted(answer: str) -> None:
+    events = answer.replace("\r\n", "\n").split("\n\n")
+    outcome = read(*((event + "\n\n", float(second)) for second, event in enumerate(events, 1)))
+    first = next(second for second, event in enumerate(events, 1) if '"text' in event or "reasoning" in event)
+    assert outcome.error == ""
+    assert (outcome.ttft, outcome.itls, outcome.e2e) == (first, [1.0], first + 1)
+    assert (outcome.input_tokens, outcome.output_tokens) == (7, 2)
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+@given(data=st.data())
+def test_it_does_not_matter_how_the_bytes_are_cut(answer: str, data: st.DataObject) -> None:
+    raw = answer.encode()
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)))) | {0, len(raw)})
+    whole = read((raw, 1.0))
+    assert read(*((raw[a:b], 1.0) for a, b in itertools.pairwise(cuts))) == whole
+    assert len(whole.itls) == 1
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_any_text_is_one_chunk_each(texts: list[str]) -> None:
+    events = [json.dumps({"choices": [{"text": text}]}, separators=(",", ":")) for text in texts]
+    outcome = read(*((f"data: {event}\n\n", 1.0) for event in events), ("data: [DONE]\n\n", 1.0))
+    assert outcome.error == ""
+    assert outcome.output_tokens == len(texts)
+
+
+@pytest.mark.parametrize(
+    "hostile", ['{"text":"x', '","text":"x', '"error":{"message":"no"}', '"usage":{"x":1}', "[DONE]"]
+)
+def test_a_text_that_looks_like_json_is_only_text(hostile: str) -> None:
+    event = json.dumps({"choices": [{"text": "", "note": hostile}]}, separators=(",", ":"))
+    outcome = read((f"data: {event}\n\n", 1.0), (LLAMACPP, 2.0))
+    assert outcome == read((LLAMACPP, 2.0))
+
+
+def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
+    outcome = read(("\n".join(line for line in LLAMACPP.splitlines() if "usage" not in line) + "\n", 1.0))
+    assert (outcome.error, outcome.input_tokens, outcome.output_tokens) == ("", 5, 2)
+
+
+BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (BEGIN, "ended early"),
+        ("", "ended early"),
+        (END, "no tokens"),
+        (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
+        (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
+        (BEGIN + 'data: {"error":"text"}\n\n' + END, "in the stream: text"),
+        (BEGIN + "data: {bad\n\n" + END, "not a JSON object"),
+        (BEGIN + "data: 3\n\n" + END, "not a JSON object"),
+    ],
+)
+def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
+    assert reason in read((answer, 1.0)).error
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_have_the_common_names_and_definitions() -> None:
+    outcomes = [
+        Outcome(0.0, ttft=0.1, itls=[0.2, 0.1], e2e=0.4, input_tokens=10, output_tokens=3),
+        Outcome(0.0, ttft=0.3, itls=[0.6], e2e=0.9, input_tokens=20, output_tokens=4),
+        Outcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
+        Outcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
+    ]
+    result = summarize(outcomes, 2.0, output_tokens=4)
+    assert set(METRICS) <= set(result)
+    assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 2.0)
+    assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 2)
+    assert result["request_throughput"] == 1.5
+    assert result["output_throughput"] == 4.0
+    assert result["total_throughput"] == 34.0
+    assert result["ttft_mean_ms"] == pytest.approx(300)
+    assert result["tpot_mean_ms"] == pytest.approx(1000 * (0.3 / 2 + 0.6 / 3) / 2)
+    assert result["itl_mean_ms"] == pytest.approx(300)
+    assert result["e2e_p50_ms"] == pytest.approx(500)
+    assert result["errors"] == {"broken": 1}
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([0, 50, 90, 99, 100]))
+def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
+    assert percentile(sorted(values), percent) == pytest.approx(float(np.percentile(values, percent)))
+
+
+def test_latencies_of_nothing_are_absent() -> None:
+    result = summarize([Outcome(error="refused")] * 3, 1.0, output_tokens=4)
+    assert (result["completed"], result["failed"], result["output_throughput"]) == (0, 3, 0.0)
+    assert not [name for name in result if name.startswith(LATENCIES)]
+
+
+def test_one_token_has_no_time_per_output_token() -> None:
+    result = summarize([Outcome(ttft=0.1, e2e=0.1, output_tokens=1)], 1.0, output_tokens=1)
+    measured = {name for name in METRICS if name.startswith(LATENCIES) and name in result}
+    assert measured == {f"{latency}_{statistic}_ms" for latency in ("ttft", "e2e") for statistic in STATISTICS}
+
+
+def test_the_list_of_errors_is_bounded() -> None:
+    outcomes = [Outcome(error=f"number {number % 100}") for number in range(300)]
+    errors = summarize(outcomes, 1.0, output_tokens=1)["errors"]
+    assert len(errors) == MAX_ERRORS + 1
+    assert sum(errors.values()) == 300
+
+
+# --- the load --------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A fake service: answers each request with what ``answer`` writes, and notes how it was asked."""
+
+    def __init__(self, answer: Callable[[int, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self.answer = answer
+        self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
+        self.times: list[float] = []
+        self.under_way = self.most_under_way = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(
+            int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length")
+        )
+        self.bodies.append(json.loads(await reader.readexactly(length)))
+        self.heads.append(head)
+        self.times.append(time.perf_counter())
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        await self.answer(len(self.bodies), writer)
+        self.under_way -= 1
+        writer.close()
+
+
+async def complete(_: int, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(0.01)
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + LLAMACPP.encode())
+
+
+def load(script: Script, *flags: str) -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
+        async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
+            port = listener.sockets[0].getsockname()[1]
+            line = ["--base-url", f"http://127.0.0.1:{port}", "--output", "unused", *flags]
+            return await loadgen.measure(loadgen.parser().parse_args(line))
+
+    return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_the_closed_loop_keeps_its_concurrency() -> None:
+    async def when_three_wait(number: int, writer: asyncio.StreamWriter) -> None:
+        while script.under_way < 3 and len(script.bodies) < 12:
+            await asyncio.sleep(0.005)
+        await complete(number, writer)
+
+    script = Script(when_three_wait)
+    result = load(script, "--requests", "12", "--concurrency", "3", "--warmup", "0")
+    assert (result["completed"], result["failed"]) == (12, 0)
+    assert script.most_under_way == 3
+
+
+def test_without_a_loop_all_requests_come_at_once() -> None:
+    async def when_all_wait(number: int, writer: asyncio.StreamWriter) -> None:
+        while len(script.bodies) < 9:
+            await asyncio.sleep(0.005)
+        await complete(number, writer)
+
+    script = Script(when_all_wait)
+    assert load(script, "--requests", "9", "--warmup", "0")["completed"] == 9
+    assert script.most_under_way == 9
+
+
+def test_the_open_loop_does_not_wait_for_answers() -> None:
+    async def after_all_others(number: int, writer: asyncio.StreamWriter) -> None:
+        while len(script.bodies) < 8:
+            await asyncio.sleep(0.005)
+        await complete(number, writer)
+
+    script = Script(after_all_others)
+    result = load(script, "--requests", "8", "--request-rate", "100", "--warmup", "0", "--save-requests")
+    assert result["completed"] == 8
+    starts = [request["start"] for request in result["requests"]]
+    assert starts == sorted(starts)
+    gaps = np.diff(starts)
+    assert gaps.std() > 0.2 * gaps.mean()
+
+
+def test_warm_up_requests_are_sent_first_and_do_not_count() -> None:
+    script = Script(complete)
+    result = load(script, "--requests", "4", "--warmup", "3", "--concurrency", "2")
+    assert (len(script.bodies), result["completed"], result["total_output_tokens"]) == (7, 4, 8)
+
+
+def test_prompts_differ_between_requests_seeds_and_warm_up_only() -> None:
+    def sent(seed: int) -> list[str]:
+        script = Script(complete)
+        load(script, "--requests", "4", "--warmup", "2", "--concurrency", "1", "--seed", str(seed))
+        return [body["prompt"] for body in script.bodies]
+
+    assert sent(1) == sent(1)
+    prompts = sent(1) + sent(2)
+    assert len(set(prompts)) == len(prompts) == 12
+    assert {len(prompt.split()) for prompt in prompts} == {64}
+    assert {f" {word}" for prompt in prompts for word in prompt.split()} <= set(words())
+
+
+def test_a_request_asks_for_an_exact_greedy_stream() -> None:
+    script = Script(complete)
+    load(script, "--requests", "1", "--warmup", "0", "--output-tokens", "9", "--model", "m", "--close")
+    body = script.bodies[0]
+    del body["prompt"]
+    assert body == {
+        "model": "m",
+        "max_tokens": 9,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert script.heads[0].startswith("POST /v1/completions ")
+    assert "connection: close" in script.heads[0].lower()
+
+
+def test_a_chat_endpoint_gets_messages() -> None:
+    script = Script(complete)
+    load(script, "--requests", "1", "--warmup", "0", "--endpoint", "/v1/chat/completions")
+    assert [message["role"] for message in script.bodies[0]["messages"]] == ["user"]
+    assert "prompt" not in script.bodies[0]
+
+
+def test_every_kind_of_failure_is_counted() -> None:
+    async def faulty(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 1:
+            writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
+        elif number == 2:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+        elif number == 3:
+            writer.write(b"nonsense")
+        elif number == 4:
+            await asyncio.sleep(2)
+        elif number == 5:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BEGIN.encode())
+        elif number != 6:
+            await complete(number, writer)
+
+    result = load(Script(faulty), "--requests", "8", "--concurrency", "1", "--warmup", "0", "--timeout", "1")
+    assert (result["completed"], result["failed"]) == (2, 6)
+    errors = " | ".join(result["errors"])
+    for reason in ("HTTP 503: busy", "ended early", "no complete answer within 1 s", "Disconnected", "Payload"):
+        assert reason in errors
+    assert result["output_throughput"] == pytest.approx(4 / result["duration"])
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_is_not_there_still_gives_a_file(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        assert loadgen.main(["--base-url", url, "--requests", "3", "--output", str(tmp_path / "F.json")]) == 0
+    result = json.loads((tmp_path / "F.json").read_text())
+    assert (result["completed"], result["failed"], sum(result["errors"].values())) == (0, 3, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["F.json"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--requests", "0"),
+        ("--requests", "2.5"),
+        ("--concurrency", "-1"),
+        ("--request-rate", "0"),
+        ("--request-rate", "nan"),
+        ("--concurrency", "2", "--request-rate", "2"),
+        ("--base-url", "127.0.0.1:80"),
+        ("--warm", "1"),
+    ],
+)
+def test_bad_flags_have_exit_code_2(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        loadgen.main(["--base-url", "http://h:1", "--output", "F", *flags])
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_has_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert loadgen.main(["--base-url", "http://h:1", "--output", str(tmp_path / "none" / "F.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_it_measures_the_embedded_server(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from mpipso.service.embedded.model import model_path
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    server = [sys.executable, "-m", "mpipso.service.embedded.server", "-m", str(model_path(tmp_path))]
+    with subprocess.Popen([*server, "--port", str(port), "-np", "4", "-t", "1"], stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until_healthy(process, port)
+            flags = ["--requests", "8", "--concurrency", "4", "--input-tokens", "11", "--output-tokens", "6"]
+            flags += ["--close", "--save-requests", "--output", str(tmp_path / "F.json")]
+            assert loadgen.main(["--base-url", f"http://127.0.0.1:{port}", *flags]) == 0
+        finally:
+            process.send_signal(signal.SIGKILL)
+    result = json.loads((tmp_path / "F.json").read_text())
+    assert (result["completed"], result["failed"], result["short"]) == (8, 0, 0)
+    assert (result["total_input_tokens"], result["total_output_tokens"]) == (88, 48)
+    assert all(result[name] > 0 for name in METRICS if name != "failed")
+    for request in result["requests"]:
+        assert len(request["itls"]) == 5
+        assert request["ttft"] + sum(request["itls"]) == pytest.approx(request["e2e"])
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError("not healthy in time")

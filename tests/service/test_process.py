@@ -1,0 +1,430 @@
+"""Commands, keepers, environments and ports, with real processes and sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.service import keeper as proc
+from mpipso.service import process
+from mpipso.service.process import Keeper, run
+
+ENV = process.scrubbed_environment(os.environ)
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def keep(folder: Path, argv: list[str], **more: Any) -> Keeper:
+    options: dict[str, Any] = {"env": ENV, "cwd": None, "log": folder / "log", "cores": None, "grace": 0.2, **more}
+    return Keeper.start(argv, **options)
+
+
+def tagged(tag: str) -> list[int]:
+    """The live processes with ``TAG=tag`` in their environment: found without the code under test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"TAG={tag}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+# --- run ---
+
+
+def test_a_command_gives_its_code_and_both_streams() -> None:
+    done = run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout=20)
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    assert not done.timed_out and not done.truncated
+
+
+def test_a_signal_is_a_negative_code() -> None:
+    assert run(["sh", "-c", "kill -KILL $$"], timeout=20).exit_code == -signal.SIGKILL
+
+
+def test_user_values_meet_no_shell() -> None:
+    assert run(["echo", "$HOME; `id`", "*"], timeout=20).stdout == "$HOME; `id` *\n"
+
+
+def test_the_last_bytes_are_kept_of_an_endless_output() -> None:
+    code = "import os\nfor n in range(3_000_000): os.write(1, b'%09d\\n' % n) if n % 300 == 0 or n >= 2_999_900 else 0"
+    done = run(python(code), timeout=60, limit=1000)
+    assert done.truncated and done.exit_code == 0
+    assert done.stdout == "".join(f"{n:09d}\n" for n in range(2_999_900, 3_000_000))
+
+
+def test_a_flood_is_drained_until_the_time_is_over() -> None:
+    done = run(["yes"], timeout=0.5, limit=1000)
+    assert done.timed_out and done.truncated
+    assert done.stdout.count("y\n") in (499, 500)
+
+
+def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
+    tag, told = f"timeout{os.getpid()}", tmp_path / "told"
+    code = f"""
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    open({str(told)!r}, "w").close()
+time.sleep(1000)
+"""
+    done = run(python(code), timeout=1.0, env={**ENV, "TAG": tag})
+    assert told.exists(), "the machine was too slow for this test to mean anything"
+    assert done.timed_out and done.exit_code == -signal.SIGKILL
+    assert tagged(tag) == []
+
+
+def test_what_a_command_leaves_in_the_background_ends_with_it() -> None:
+    tag = f"background{os.getpid()}"
+    done = run(["sh", "-c", "setsid sleep 1000 & sleep 1000 & exit 5"], timeout=20, env={**ENV, "TAG": tag})
+    assert done.exit_code == 5 and not done.timed_out
+    assert tagged(tag) == []
+
+
+def test_a_command_is_cancelled_from_another_thread() -> None:
+    cancel, tag = threading.Event(), f"cancel{os.getpid()}"
+
+    def cancel_when_it_runs() -> None:
+        until(lambda: tagged(tag))
+        cancel.set()
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(cancel_when_it_runs)
+        with pytest.raises(Cancelled):
+            run(["sleep", "1000"], timeout=1000, cancel=cancel, env={**ENV, "TAG": tag})
+    assert tagged(tag) == []
+
+
+def test_commands_run_from_many_threads_at_once() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda n: run(["sh", "-c", f"echo {n}; exit {n}"], timeout=60), range(16)))
+    assert [(each.exit_code, each.stdout) for each in done] == [(n, f"{n}\n") for n in range(16)]
+
+
+def test_output_goes_to_a_log_if_there_is_one(tmp_path: Path) -> None:
+    done = run(["sh", "-c", "echo out; echo err >&2"], timeout=20, log=tmp_path / "log")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "cause"),
+    [
+        (["no-such-command"], {}, "command not found: no-such-command"),
+        (["./no-such-file"], {}, "command not found: ./no-such-file"),
+        (["{folder}/plain"], {}, "not executable: {folder}/plain"),
+        (["{folder}/text"], {}, "not executable: {folder}/text (neither a program nor a script that starts with #!)"),
+        (["{folder}/script"], {}, "cannot run {folder}/script: the interpreter in its first line does not exist"),
+        (["true"], {"cwd": "/no/such"}, "cannot enter the working directory /no/such: No such file or directory"),
+        (["true"], {"log": "/no/such/log"}, "cannot write the log /no/such/log: No such file or directory"),
+        (["true"], {"log": "{folder}"}, "cannot write the log {folder}: Is a directory"),
+        (["true"], {"cores": [100_000]}, "cores [100000]: none of them can be used on this node"),
+    ],
+)
+def test_a_command_that_cannot_start_says_why(
+    argv: list[str], options: dict[str, Any], cause: str, tmp_path: Path
+) -> None:
+    for name, text in (("text", "hello"), ("script", "#!/no/such/interpreter\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "plain").touch(0o644)
+    options = {
+        key: Path(str(value).format(folder=tmp_path)) if key != "cores" else value for key, value in options.items()
+    }
+    with pytest.raises(EvaluationFailed) as failure:
+        run([word.format(folder=tmp_path) for word in argv], timeout=20, **options)
+    assert failure.value.cause == cause.format(folder=tmp_path)
+    assert failure.value.kind == "infrastructure"
+    assert failure.value.detail == ""
+
+
+def test_the_command_is_looked_up_in_its_own_path(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("#!/bin/sh\necho found\n")
+    (tmp_path / "mine").chmod(0o755)
+    assert run(["mine"], timeout=20, env={"PATH": f"{tmp_path}:/bin:/usr/bin"}).stdout == "found\n"
+
+
+# --- what the child gets ---
+
+SHOW = """
+import json, os, signal
+print(json.dumps({
+    "env": dict(os.environ), "cwd": os.getcwd(), "cores": sorted(os.sched_getaffinity(0)),
+    "stdin": os.readlink("/proc/self/fd/0"), "fds": sorted(map(int, os.listdir("/proc/self/fd"))),
+    "leader": os.getpid() == os.getsid(0) == os.getpgrp(),
+    "status": dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines()),
+}))
+"""
+
+
+def test_the_child_is_clean(tmp_path: Path) -> None:
+    """Whatever the rank is bound to, blocks, ignores or holds open."""
+    cores = os.sched_getaffinity(0)
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        done = run(python(SHOW), timeout=20, env={**ENV, "A": "b"}, cwd=tmp_path)
+    finally:
+        os.sched_setaffinity(0, cores)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        os.close(read)
+        os.close(write)
+    seen = json.loads(done.stdout)
+    assert seen["env"].pop(proc.MARK)
+    seen["env"].pop("LC_CTYPE", None)  # set by Python itself
+    assert seen["env"] == {**{name: value for name, value in ENV.items() if name != "LC_CTYPE"}, "A": "b"}
+    assert seen["cwd"] == str(tmp_path)
+    assert set(seen["cores"]) >= cores
+    assert seen["stdin"] == "/dev/null"
+    assert seen["fds"] == [0, 1, 2, 3]  # 3: the listing itself
+    assert seen["leader"]
+    assert int(seen["status"]["SigBlk"], 16) == 0
+    ignored = {number for number in range(1, 65) if int(seen["status"]["SigIgn"], 16) >> (number - 1) & 1}
+    assert ignored <= {signal.SIGPIPE, signal.SIGXFSZ}  # by Python itself
+
+
+def test_the_child_gets_the_cores_of_its_share() -> None:
+    core = max(os.sched_getaffinity(0))
+    assert json.loads(run(python(SHOW), timeout=20, cores=[core]).stdout)["cores"] == [core]
+
+
+def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
+    # fmt: off
+    launcher = [
+        "OMPI_COMM_WORLD_RANK", "OPAL_PREFIX", "PMIX_RANK", "PMI_SIZE", "PRTE_LAUNCHED", "HYDRA_BSTRAP",
+        "MPI_LOCALRANKID", "MPIEXEC_X", "MPIPSO_MARK", "I_MPI_INFO", "SLURM_PROCID", "RANK", "LOCAL_RANK",
+        "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    ]
+    kept = [
+        "PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES",
+        "ASCEND_RT_VISIBLE_DEVICES", "NCCL_DEBUG", "HCCL_IF_IP", "GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS",
+        "RANKING", "PATH_OMPI_",
+    ]
+    # fmt: on
+    scrubbed = process.scrubbed_environment(dict.fromkeys(launcher + kept, "x"))
+    assert scrubbed == dict.fromkeys(kept, "x")
+
+
+# --- keepers ---
+
+
+def test_a_service_has_a_pid_a_mark_and_a_log(tmp_path: Path) -> None:
+    keeper = keep(tmp_path, ["sh", "-c", "for n in 1 2 3; do echo line $n; done; echo $MPIPSO_MARK; exec sleep 1000"])
+    until(lambda: keeper.mark in keeper.tail())
+    assert keeper.poll() is None
+    assert keeper.pids() == [keeper.pid]
+    assert keeper.tail(2) == f"line 3\n{keeper.mark}"
+    assert keeper.stop() == process.Gone()
+    assert keeper.poll() == -signal.SIGTERM
+    assert keeper.pids() == []
+
+
+def test_the_lifeline_does_not_leak_into_other_children(tmp_path: Path) -> None:
+    keeper = keep(tmp_path, ["sleep", "1000"])
+    assert keeper._process.stdin
+    lifeline = Path(f"/proc/self/fd/{keeper._process.stdin.fileno()}").readlink()
+    others = [subprocess.Popen(["sleep", "1000"], close_fds=False), keep(tmp_path, ["sleep", "1000"])]
+    for other in others:
+        held = {entry.readlink() for entry in Path(f"/proc/{other.pid}/fd").iterdir()}
+        assert held and lifeline not in held
+    others[0].kill()
+    others[0].wait()
+    others[1].stop()
+    keeper.stop()
+
+
+def test_a_second_stop_hurries_the_first(tmp_path: Path) -> None:
+    keeper = keep(
+        tmp_path,
+        python(
+            "import signal, time; signal.signal(15, lambda *_: print('TERM', flush=True))\n"
+            "print('ready', flush=True)\nwhile True: time.sleep(1)"
+        ),
+        grace=1000,
+    )
+    until(lambda: "ready" in keeper.tail())
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(keeper.stop)
+        until(lambda: "TERM" in keeper.tail())
+        assert keeper.poll() is None
+        assert keeper.stop(grace=0).killed == 1
+        assert first.result(20).killed == 1
+
+
+def test_a_stop_that_takes_too_long_ends_anyway(tmp_path: Path) -> None:
+    keeper = keep(tmp_path, ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"], grace=1000)
+    until(lambda: "ready" in keeper.tail())
+    keeper.stop(timeout=0.3)
+    assert keeper.pids() == []
+    assert keeper.poll() is not None
+
+
+def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    code = f"import os, time\nwhile not os.path.exists({str(asked)!r}): time.sleep(0.01)\nraise SystemExit(9)"
+    keeper = keep(tmp_path, python(code), stop_command=["sh", "-c", f"touch {asked}; sleep 0.5"])
+    assert keeper.poll() is None
+    assert keeper.stop() == process.Gone()
+    assert keeper.poll() == 9  # TERM would have ended it with -15
+
+
+def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = keep(tmp_path, ["sleep", "1000"], stop_command=["no-such-command"])
+    missing.stop()
+    assert missing.poll() == -signal.SIGTERM
+    assert "stop command: command not found: no-such-command" in missing.tail()
+    hanging = keep(tmp_path, ["sleep", "1000"], stop_command=["sleep", "1001"])
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(hanging.stop)
+        until(lambda: len(hanging.pids()) == 2)
+        hanging.stop(grace=0.1)  # the limit of 5 s holds without this as well
+        assert first.result(20).survivors == ()
+    assert hanging.poll() == -signal.SIGTERM
+
+
+def test_an_exit_at_once_is_told_not_raised(tmp_path: Path) -> None:
+    keeper = keep(tmp_path, ["sh", "-c", "echo no memory; exit 4"])
+    assert keeper.wait(20) == 4
+    keeper.stop()
+    assert keeper.tail() == "no memory"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_keeper_stops_the_service(tmp_path: Path, number: signal.Signals) -> None:
+    keeper = keep(tmp_path, ["sleep", "1000"])
+    os.kill(keeper._process.pid, number)
+    assert keeper.wait(20) == -signal.SIGTERM
+    assert keeper.stop() == process.Gone()
+    assert keeper._process.returncode == 0
+
+
+def test_workers_end_in_their_own_way_within_the_grace(tmp_path: Path) -> None:
+    """The leader goes first, a worker takes its time: it is not killed before the grace is over."""
+    code = (
+        "import os, signal, sys, time\n"
+        "def leave(*_): time.sleep(0.3); print('tidied up', flush=True); os._exit(0)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid(); signal.signal(15, leave); print('ready', flush=True)\n"
+        "while True: time.sleep(10)"
+    )
+    keeper = keep(tmp_path, python(code), grace=20)
+    until(lambda: "ready" in keeper.tail())
+    assert keeper.stop() == process.Gone()
+    assert "tidied up" in keeper.tail()
+
+
+@pytest.mark.parametrize("deaf", ["full", "closed"])
+def test_an_output_that_nobody_reads_does_not_hold_the_keeper_up(tmp_path: Path, deaf: str) -> None:
+    """The keeper alone, as a dead or hanging rank leaves it."""
+    tag, (read, write) = f"deaf-{deaf}-{os.getpid()}", os.pipe()
+    if deaf == "full":
+        os.set_blocking(write, False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(write, b"x" * 4096)
+        os.set_blocking(write, True)
+    else:
+        os.close(read)
+    order = process._order(["sh", "-c", "sleep 1000 & sleep 1000"], {**ENV, "TAG": tag}, None, None, 0.2)
+    alone = subprocess.Popen([sys.executable, "-I", "-S", str(proc.__file__)], stdin=subprocess.PIPE, stdout=write)
+    os.close(write)
+    assert alone.stdin
+    alone.stdin.write(json.dumps({**order, "log": str(tmp_path / "log")}).encode() + b"\n")
+    alone.stdin.flush()
+    until(lambda: len(tagged(tag)) == 3)
+    alone.stdin.close()
+    assert alone.wait(20) == 0
+    assert tagged(tag) == []
+    if deaf == "full":
+        os.close(read)
+
+
+def test_a_keeper_without_an_order_just_ends() -> None:
+    done = subprocess.run([sys.executable, "-I", "-S", str(proc.__file__)], input=b"", capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+# --- ports ---
+
+
+@pytest.fixture
+def listener() -> Any:
+    with socket.create_server(("127.0.0.1", process.free_port("127.0.0.1"))) as server:
+        yield server
+
+
+def test_the_holder_of_a_port_is_named_without_its_secrets(tmp_path: Path) -> None:
+    port = process.free_port("127.0.0.1")
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import socket, sys, time\nserver = socket.create_server(('::1' if '-6' in sys.argv else '127.0.0.1', "
+        "int(sys.argv[1])), family=socket.AF_INET6 if '-6' in sys.argv else socket.AF_INET)\ntime.sleep(1000)\n"
+    )
+    for family in ("-4", "-6"):
+        keeper = keep(tmp_path, [sys.executable, "-u", str(script), str(port), family, "--api-key", "secret"])
+        until(lambda: process.listeners(port))
+        assert process.listeners(port) == [keeper.pid]
+        name = Path(sys.executable).name
+        assert process.port_holder(port) == f"pid {keeper.pid} ({name} {script})"
+        assert not process.port_is_free("", port)
+        keeper.stop()
+        assert process.listeners(port) == []
+        assert process.port_holder(port) == "nobody listens on it"
+
+
+def test_a_port_is_free_or_not(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    assert process.listeners(port) == [os.getpid()]
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "", "192.0.2.1"):
+        assert not process.port_is_free(host, port), host
+    assert process.port_is_free("127.0.0.2", port)
+    with socket.create_connection(("127.0.0.1", port)):
+        served, _ = listener.accept()
+    listener.close()
+    served.close()  # leaves a connection in TIME_WAIT or nothing, neither of which is in the way
+    for host in ("127.0.0.1", "0.0.0.0", "192.0.2.1"):
+        assert process.port_is_free(host, port), host
+
+
+def test_a_free_port_is_none_that_a_client_connection_could_be_given() -> None:
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = {process.free_port("127.0.0.1") for _ in range(50)}
+    assert len(ports) > 40
+    assert all(1024 <= port < low for port in ports)
+    taken = set(range(1024, low)) - {min(ports)}
+    assert process.free_port("127.0.0.1", exclude=taken) == min(ports)
+    with pytest.raises(EvaluationFailed, match="no free port"):
+        process.free_port("127.0.0.1", exclude=range(1024, 65536))
