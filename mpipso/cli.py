@@ -12,7 +12,7 @@ from rich.console import Console
 
 import mpipso
 from mpipso import templates
-from mpipso.errors import MpipsoError, UserError
+from mpipso.errors import MpipsoError, UserError, print_error
 from mpipso.startup import Options
 
 _COMMANDS = ("tune", "launch", "check", "init", "report")
@@ -41,12 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     return code
-
-
-def print_error(error: MpipsoError) -> None:
-    """One line per problem, on standard error."""
-    for line in str(error).splitlines():
-        print(f"mpipso: {line}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

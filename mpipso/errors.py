@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -57,3 +58,9 @@ def _rebuild_failure(cause: str, kind: FailureKind, detail: str) -> EvaluationFa
 
 class Cancelled(MpipsoError):
     """The evaluation was told to stop; it says nothing about its configuration."""
+
+
+def print_error(error: MpipsoError) -> None:
+    """One line per problem, on standard error."""
+    for line in str(error).splitlines():
+        print(f"mpipso: {line}", file=sys.stderr, flush=True)

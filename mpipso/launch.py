@@ -56,6 +56,7 @@ class OpenMPI5(Launcher):
 
     versions = ("(Open MPI) 5", "(Open MPI) 6")
     transports = "self,sm,tcp"
+    quiet: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -69,6 +70,7 @@ class OpenMPI5(Launcher):
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
             *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
+            *self.quiet,
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for name in forward for word in ("-x", name)),
         ]
@@ -79,6 +81,7 @@ class OpenMPI4(OpenMPI5):
 
     versions = ("(Open MPI) 4", "(Open MPI) 3")
     transports = "self,vader,tcp"
+    quiet = ("--quiet",)  # or a page is printed about the root's exit code
 
 
 class Hydra(Launcher):

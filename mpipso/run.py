@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import json
 import sys
 import traceback
 from pathlib import Path
@@ -18,7 +17,7 @@ from mpipso import roles
 from mpipso.cluster.placement import Plan, ranges
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import RunFailed, UserError, print_error
 from mpipso.evaluation import Configuration
 from mpipso.record.folders import RunFolder, replace
 from mpipso.record.journal import Journal
@@ -57,8 +56,7 @@ def _take_part(world: World, options: Options, interrupts: Interrupts) -> int:
         crew = prepare(world, options, lambda config, plan: books.append(Books(config, plan, options, world)))
     except UserError as error:
         if world.rank == 0:
-            for line in error.problems:
-                print(f"mpipso: {line}", file=sys.stderr, flush=True)
+            print_error(error)
         return error.exit_code if world.rank == 0 else 0
     if crew.index is None:
         roles.spare(crew, interrupts)
@@ -116,11 +114,11 @@ class Books:
                 journal.write(
                     "finished", reason="done", incumbent=outcome.incumbent, evaluations=len(outcome.evaluations)
                 )
-        Console(width=width if mode == "live" else 100, no_color=mode == "plain", highlight=False).print(
-            summary(outcome)
-        )
+        live = mode == "live"
+        console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
+        console.print(summary(outcome))
         if failure is not None:
-            print(f"mpipso: {failure}", file=sys.stderr, flush=True)
+            print_error(failure)
             return failure.exit_code
         return 0 if interrupts.received is None else 128 + interrupts.received
 

@@ -150,11 +150,14 @@ class Tuning:
         if best is None or self.baseline is None or best.evaluation.number == BASELINE:
             return []
         pair = ((BASELINE, self.baseline), (best.evaluation.number, best.evaluation.configuration))
-        return [
-            Assignment(number, 1 + self._config.search.retries + 1 + repeat, configuration, "confirm")
+        first = 2 + self._config.search.retries  # attempts of the search itself never get that far
+        repeats = [
+            Assignment(number, first + repeat * first, configuration, "confirm")
             for repeat in range(self._config.search.confirm)
             for number, configuration in pair
         ]
+        self._monitor.expect(len(self._numbers) + len(repeats))
+        return repeats
 
     def outcome(self, ended: str = "") -> Outcome:
         """Everything about the run that a report tells; ``ended`` says why it did not come to its end."""
@@ -175,10 +178,13 @@ class Tuning:
         if evaluation.failure is None:
             self._baseline_metrics = evaluation.metrics
         elif self.objective.relative:
-            self._journal.evaluated(Judged(evaluation, failed=True))
+            judged = Judged(evaluation, failed=True)
+            self._judged.append(judged)
+            self._journal.evaluated(judged)
             raise RunFailed(
-                f"the baseline configuration failed: {evaluation.failure.cause}; objective.slo has limits relative to "
-                f"it, so nothing can be judged: give limits as numbers, or defaults that work"
+                f"the baseline configuration failed: {evaluation.failure.cause}\n{evaluation.failure.detail}\n"
+                f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
+                f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
             )
 
     def _judge(self, evaluation: Evaluation) -> None:

@@ -29,6 +29,8 @@ WATCH = 0.3
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
 TAIL_LINES = 15
+LINE = 160
+"""How much of the last line of a log is told with the cause."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,8 @@ class ServiceGroup:
             if code is not None:
                 how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
                 detail = self._tail(running)
-                raise EvaluationFailed(f"{running.node.name}: the service {how} {when}", detail=detail)
+                last = detail.splitlines()[-1][:LINE] if detail else "its log is empty"
+                raise EvaluationFailed(f"{running.node.name}: the service {how} {when}: {last}", detail=detail)
 
     def _record(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
         text = []

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add("-c", "--ctx-size", type=_whole(0), help="context of all slots together in tokens; 0: that of the model")
     add("-b", "--batch-size", type=_whole(1), help="tokens in a logical batch (default: 2048)")
     add("-ub", "--ubatch-size", type=_whole(1), help="tokens in a physical batch (default: 512)")
-    add("-t", "--threads", type=_whole(1), help="threads (default: one per physical core of the machine)")
+    add("-t", "--threads", type=_whole(-1), help="threads (default, as -1: one per physical core of the machine)")
     add("-tb", "--threads-batch", type=_whole(1), help="threads for prompts and batches (default: as --threads)")
     add("-fa", "--flash-attn", choices=FLASH_ATTENTION, help="flash attention (default: auto)")
     add("-ctk", "--cache-type-k", choices=CACHE_TYPES, help="data type of the K cache (default: f16)")

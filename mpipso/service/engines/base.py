@@ -62,6 +62,8 @@ class Engine:
 
     known: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     health_path = ""
+    exports = True
+    """Whether processes are told their place (``MPIPSO_NODE_RANK`` and so on) by their environment as well."""
     close_connections = False
     """Whether clients must not keep connections alive, because the service drops them."""
 
@@ -129,7 +131,7 @@ class Engine:
             values = self._values(config, configuration, layout, start.node)
             command = fill(start.command, values)
             env = dict(zip(service.env, fill(tuple(service.env.values()), values), strict=True)) | tuned
-            own = {f"MPIPSO_{key.upper()}": text(values[key]) for key in _EXPORTED}
+            own = {f"MPIPSO_{key.upper()}": text(values[key]) for key in _EXPORTED} if self.exports else {}
             starts.append(replace(start, command=(*command, *given), env=own | env))
         return starts
 

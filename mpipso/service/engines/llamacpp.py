@@ -24,6 +24,7 @@ class LlamaCpp(Engine):
     """One process on the master node; ready when ``/health`` answers 200."""
 
     health_path = "/health"
+    exports = False
     close_connections = True
     known: ClassVar = {
         "n_parallel": {"flag": "--parallel"},
