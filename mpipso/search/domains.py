@@ -19,6 +19,8 @@ from mpipso.evaluation import Value
 
 Values = Mapping[str, Value]
 
+_NOTHING: Values = {}
+
 _MOST_CELLS = 2**45
 """Beyond these, a float can no longer tell the cells of the unit interval apart."""
 
@@ -154,12 +156,12 @@ class Continuum(Domain):
             self._digits = min(digits - _magnitude(width), finest - _magnitude(max(abs(low), abs(high))))
         self._anchor = anchor
 
-    def decode(self, u: float, values: Values = {}) -> float:  # noqa: B006 - never written to
+    def decode(self, u: float, values: Values = _NOTHING) -> float:
         at = self._left + u * (self._right - self._left)
         rounded = self._round(math.exp(at) if self._log else at)
         return self._anchor if self._anchor is not None and rounded == self._round(self._anchor) else rounded
 
-    def encode(self, value: Value, values: Values = {}) -> float:  # noqa: B006 - never written to
+    def encode(self, value: Value, values: Values = _NOTHING) -> float:
         exact = number(value)
         if not self._low <= exact <= self._high:
             raise ValueError(f"{value!r} is out of bounds")

@@ -253,7 +253,7 @@ def _whole_values(parameter: Parameter, most: int) -> list[int]:
     """The values of an int or a choice of ints that can divide ``most``."""
     if parameter.type == "choice":
         return [int(choice) for choice in parameter.choices]
-    low, high, step = (int(bound or 1) for bound in (parameter.min, parameter.max, parameter.step))
+    low, high, step = int(parameter.min or 0), int(parameter.max or 0), int(parameter.step or 1)
     return [v for v in range(low, min(high, most) + 1, step) if v > 0]
 
 

@@ -28,9 +28,9 @@ WATCH = 0.3
 """Seconds between two looks at whether every process of the service still runs."""
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
-TAIL_LINES = 15
+TAIL_LINES = 20
 LINE = 160
-"""How much of the last line of a log is told with the cause."""
+"""How much of a log's telling line goes into the cause."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +303,8 @@ class ServiceGroup:
             if code is not None:
                 how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
                 detail = self._tail(running)
-                last = detail.splitlines()[-1][:LINE] if detail else "its log is empty"
-                raise EvaluationFailed(f"{running.node.name}: the service {how} {when}: {last}", detail=detail)
+                reason = self._engine.reason(detail)[:LINE]
+                raise EvaluationFailed(f"{running.node.name}: the service {how} {when}: {reason}", detail=detail)
 
     def _record(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
         text = []

@@ -176,11 +176,24 @@ def test_without_flags_it_is_as_llama_server_would_be() -> None:
     params = server.parameters(server.parser().parse_args(["-m", "F"]))
     assert params.n_parallel == -1
     assert (params.n_ctx, params.n_batch, params.n_ubatch) == (0, 2048, 512)
-    assert params.cpuparams.n_threads == params.cpuparams_batch.n_threads == -1
+    assert params.cpuparams_batch.n_threads == -1
     assert params.cont_batching
     assert not params.endpoint_metrics
     assert not params.fit_params
     assert not params.reuse_port
+
+
+def test_it_takes_as_many_threads_as_it_may_use_cores() -> None:
+    allowed = os.sched_getaffinity(0)
+    script = "from mpipso.service.embedded.server import *; import sys;"
+    script += "os.sched_setaffinity(0, {int(sys.argv[1])});"
+    script += "print(parameters(parser().parse_args(['-m', 'F'])).cpuparams.n_threads)"
+    command = [sys.executable, "-c", script, str(min(allowed))]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+    cores = server.physical_cores(allowed)
+    assert 1 <= cores <= len(allowed)
+    assert server.parameters(server.parser().parse_args(["-m", "F"])).cpuparams.n_threads == cores
+    assert server.parameters(server.parser().parse_args(["-m", "F", "-t", "7"])).cpuparams.n_threads == 7
 
 
 def test_every_flag_sets_its_parameter() -> None:

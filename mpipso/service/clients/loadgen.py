@@ -178,11 +178,22 @@ class Load:
         return {"prompt": text}
 
 
+async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[str]:
+    """The names at ``/v1/models``; none where the service has no such list."""
+    async with session.get(f"{base_url.rstrip('/')}/v1/models") as answer:
+        if answer.status != 200:
+            return []
+        listed = await answer.json(content_type=None)
+    return [str(model["id"]) for model in listed.get("data") or () if "id" in model]
+
+
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Warm up, run the load, and return the metrics."""
     connector = aiohttp.TCPConnector(limit=0, force_close=options.close)
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        if not options.model:
+            options.model = next(iter(await served_models(session, options.base_url)), "")
         load = Load(session, options)
         if options.warmup:
             await load.run(prompts(options, "warm-up", options.warmup), random.Random(options.seed))
@@ -219,7 +230,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--base-url", required=True, type=_url, help="http://HOST:PORT")
     add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
-    add("--model", default="", help="name of the model, where the service wants one")
+    add("--model", default="", help="name of the model (default: the first that the service lists)")
     add("--requests", type=_number(int, 1), default=32, help="requests that are measured (default: %(default)s)")
     add("--input-tokens", type=_number(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
     add("--output-tokens", type=_number(int, 1), default=48, help="tokens of an answer (default: %(default)s)")

@@ -12,6 +12,7 @@ from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, read_json
+from mpipso.service.clients.loadgen import served_models
 from mpipso.service.process import Completed
 
 
@@ -53,15 +54,16 @@ class OpenAIClient(Client):
 
 
 async def _one_token(target: Target, timeout: float) -> None:
-    body = {"prompt": "a", "max_tokens": 1, "temperature": 0} | ({"model": target.model} if target.model else {})
+    body: dict[str, object] = {"prompt": "a", "max_tokens": 1, "temperature": 0}
     headers = {"Connection": "close"} if target.close_connections else {}
     limit = aiohttp.ClientTimeout(total=timeout)
     try:
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
-            async with session.get(f"{target.base_url}/v1/models") as answer:
-                listed = [str(entry.get("id")) for entry in (await answer.json()).get("data", [])]
-            if target.model and target.model not in listed:
-                raise EvaluationFailed(f"the service serves {', '.join(listed) or 'no model'}, not {target.model}")
+            listed = await served_models(session, target.base_url)
+            if target.model and listed and target.model not in listed:
+                raise EvaluationFailed(f"the service serves {', '.join(listed)}, not {target.model}")
+            if target.model or listed:
+                body["model"] = target.model or listed[0]
             async with session.post(f"{target.base_url}/v1/completions", json=body) as answer:
                 if answer.status != 200:
                     text = (await answer.text())[:500]

@@ -2,8 +2,9 @@
 
 ``python -m mpipso.service.embedded.server -m MODEL --port PORT [-np SLOTS] ...`` can stand in for a ``llama-server``
 binary: the flags have its names and meaning (tools/server/README.md of llama.cpp), and one that is not given leaves
-what ``llama-server`` would choose. One thing differs on purpose: nothing is fitted to the memory of the machine
-(``--fit off``), because a tuned value must be the value that was measured.
+what ``llama-server`` would choose, with two exceptions. Nothing is fitted to the memory of the machine (``--fit off``),
+because a tuned value must be the value that was measured. And where ``llama-server`` takes one thread per physical core
+of the machine, this takes one per physical core that the process may use: more would only wait for each other.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 when the server cannot start (the reason is on stderr), 2 for bad flags.
 """
@@ -14,7 +15,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,14 +104,24 @@ def parameters(options: argparse.Namespace) -> CommonParams:
         params.cache_type_k = ggml_type[f"GGML_TYPE_{options.cache_type_k.upper()}"]
     if options.cache_type_v is not None:
         params.cache_type_v = ggml_type[f"GGML_TYPE_{options.cache_type_v.upper()}"]
-    if options.threads is not None:
-        params.cpuparams.n_threads = options.threads
+    params.cpuparams.n_threads = options.threads or physical_cores(os.sched_getaffinity(0))
     if options.threads_batch is not None:
         params.cpuparams_batch.n_threads = options.threads_batch
     if options.poll is not None:
         params.cpuparams.poll = options.poll
         params.cpuparams_batch.poll = options.poll
     return params
+
+
+def physical_cores(cpus: Iterable[int]) -> int:
+    """How many physical cores these CPUs are; hardware threads of one core name the same siblings."""
+    siblings = set()
+    for cpu in cpus:
+        try:
+            siblings.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings").read_text())
+        except OSError:
+            siblings.add(f"cpu{cpu}")
+    return len(siblings)
 
 
 def _whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:

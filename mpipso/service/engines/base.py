@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,6 +152,12 @@ class Engine:
             return self.fill([config.service.health_url], config, configuration, layout)[0]
         return f"http://{layout.host}:{layout.port}{self.health_path}" if self.health_path else ""
 
+    def reason(self, log: str) -> str:
+        """The line of a log's end that says best why the service ended: the last error it names, else its last line."""
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        telling = [line for line in lines if _ERROR.search(line)]
+        return (telling or lines or ["its log is empty"])[-1]
+
     def _values(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> dict[str, Value]:
         return {
             **configuration,
@@ -190,6 +197,7 @@ def missing_commands(config: Config) -> list[str]:
     ]
 
 
+_ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 _NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
 

@@ -51,6 +51,11 @@ class LlamaCpp(Engine):
             return (sys.executable, "-m", "mpipso.service.embedded.server", *_ADDRESS, str(model_path()))
         return (shutil.which("llama-server") or "llama-server", *_ADDRESS, model) if model else ()
 
+    def reason(self, log: str) -> str:
+        # The first error is the cause; those that follow tell what it led to.
+        errors = [line.split(" E ", 1)[1] for line in log.splitlines() if " E " in line]
+        return errors[0].strip() if errors else super().reason(log)
+
     def problems(self, config: Config) -> Iterator[str]:
         model = config.service.model
         if model == EMBEDDED and importlib.util.find_spec("xllamacpp") is None:
