@@ -1,0 +1,113 @@
+"""Runs over eight emulated hosts: a service that needs two nodes, four groups of it at a time. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bed.hosts import Bed
+from bed.job import Job, wait_until
+from bed.launchers import LAUNCHERS, Launcher
+
+pytestmark = pytest.mark.bed
+
+HERE = Path(__file__).resolve().parent
+SERVICE = HERE / "bed" / "two_node_service.py"
+NODES = 8
+LIMIT = 240.0
+GONE = 5.0
+"""Seconds after which nothing of a broken run may be alive on any host."""
+
+
+def configuration(folder: Path, *, requests: int = 16) -> Path:
+    text = (HERE / "multihost.toml").read_text().replace("@PYTHON@", sys.executable).replace("@SERVICE@", str(SERVICE))
+    path = folder / "two-node.toml"
+    path.write_text(f'output = "{folder}/runs"\n{text.replace("requests = 16", f"requests = {requests}")}')
+    return path
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "runs" / "latest" / "journal.jsonl").read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def started(bed: Bed, launcher: Launcher, config: Path, *flags: str) -> Iterator[Job]:
+    words = [sys.executable, "-m", "mpipso", "--config", str(config), "--progress", "plain", *flags]
+    with bed.job("node0", launcher.command(NODES, words, hostfile=bed.hostfile()), limit=LIMIT) as job:
+        yield job
+
+
+def left(bed: Bed) -> dict[str, object]:
+    """What still lives on each host, with its open ports and shared memory."""
+    found = {node: (bed.pids(node), bed.listening(node), bed.shm(node)) for node in bed.nodes}
+    return {node: what for node, what in found.items() if any(what)}
+
+
+def serving(bed: Bed) -> int:
+    """On how many hosts the service runs."""
+    return sum(any(SERVICE.name in command for command in bed.pids(node).values()) for node in bed.nodes)
+
+
+@pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    chosen: Launcher = request.param
+    reason = chosen.available()
+    if reason is not None:
+        pytest.skip(reason)
+    return chosen
+
+
+def test_four_groups_of_two_nodes_tune_a_service_that_needs_both(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
+    with started(bed, launcher, configuration(tmp_path)) as job:
+        done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    record = events(tmp_path)
+    assert record[-1]["event"] == "finished"
+    evaluated = [event for event in record if event["event"] == "evaluated" and event["label"] != "confirm"]
+    assert len(evaluated) == 8
+    assert all(event["metrics"] for event in evaluated)
+    # The barrier of a generation lets every group take part in it.
+    assert {event["group"] for event in evaluated} == {0, 1, 2, 3}
+    hosts = {path.name for path in (tmp_path / "runs" / "latest" / "evaluations" / "0000-1").glob("service-*.log")}
+    assert len(hosts) == 2, "a log of each node of the group"
+    assert left(bed) == {}
+
+
+def test_nothing_survives_the_death_of_any_part(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
+    """SIGKILL to a rank or to mpirun, in the middle of evaluations; MPIPSO_REPEAT trials, 3 unless set."""
+    config = configuration(tmp_path, requests=2000)
+    for trial in range(int(os.environ.get("MPIPSO_REPEAT", "3"))):
+        with started(bed, launcher, config, "--seed", str(trial)) as job:
+            wait_until(lambda: serving(bed) == NODES, 60, "the service runs on every host")
+            victim = "mpirun" if trial % 3 == 0 else random.Random(trial).choice(bed.nodes)
+            if victim == "mpirun":
+                os.kill(job.pid(launcher.process), signal.SIGKILL)
+            else:
+                (rank,) = [
+                    pid for pid, line in bed.pids(victim).items() if line.startswith(f"{sys.executable} -m mpipso ")
+                ]
+                os.kill(rank, signal.SIGKILL)
+            begun = time.monotonic()
+            wait_until(lambda: not left(bed), GONE, f"trial {trial}: all gone after SIGKILL of {victim}")
+            print(f"trial {trial}: {victim} killed, all gone after {time.monotonic() - begun:.1f} s")
+
+
+def test_usr1_to_mpirun_stops_every_service_and_saves(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
+    with started(bed, launcher, configuration(tmp_path, requests=2000)) as job:
+        wait_until(lambda: serving(bed) == NODES, 60, "the service runs on every host")
+        os.kill(job.pid(launcher.process), signal.SIGUSR1)
+        begun = time.monotonic()
+        done = job.wait()
+        assert time.monotonic() - begun < 15, "an interrupted run leaves within 15 s"
+        assert done.returncode == 128 + signal.SIGUSR1, done.stdout + done.stderr
+    assert events(tmp_path)[-1]["event"] == "interrupted"
+    assert left(bed) == {}
