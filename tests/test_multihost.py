@@ -46,8 +46,15 @@ def started(bed: Bed, launcher: Launcher, config: Path, *flags: str) -> Iterator
 
 
 def left(bed: Bed) -> dict[str, object]:
-    """What still lives on each host, with its open ports and shared memory."""
-    found = {node: (bed.pids(node), bed.listening(node), bed.shm(node)) for node in bed.nodes}
+    """What still lives on each host, with its open ports and shared memory; ranks that were killed leave MPICH's own."""
+    found = {
+        node: (
+            bed.pids(node),
+            bed.listening(node),
+            [name for name in bed.shm(node) if not name.startswith("mpich_shm_")],
+        )
+        for node in bed.nodes
+    }
     return {node: what for node, what in found.items() if any(what)}
 
 

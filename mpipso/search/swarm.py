@@ -43,16 +43,20 @@ class Swarm:
     start:
         Where particle 0 begins, of shape (dimensions,); the others begin at quasi-random points.
     distinct:
-        The cell a point falls in. A proposal in a cell that has been proposed before is moved to one that has not.
+        The cell a point falls in. A proposal in a cell that was proposed before is moved to one that was not: one
+        coordinate is drawn anew, then more and more of them. After ``TRIES`` moves in vain it stays.
     chi, phi1, phi2:
         The constriction coefficient and the weights of the own and the neighbourhood's best. phi1 + phi2 = 4.1 and
-        chi = 0.7298 are those of Clerc and Kennedy (eq. 4.14 with kappa = 1).
+        chi = 2 / (phi - 2 + sqrt(phi^2 - 4 phi)) = 0.7298 are those of Clerc and Kennedy.
     max_velocity:
-        The largest step in one dimension, as a share of its range; R. Eberhart, Y. Shi, "Comparing inertia weights
-        and constriction factors in particle swarm optimization" (CEC 2000), clamp even a constricted swarm.
+        The largest step in one dimension, as a share of its range. 0.5 is the Vmax = Xmax of R. Eberhart, Y. Shi,
+        "Comparing inertia weights and constriction factors in particle swarm optimization" (CEC 2000) on a range of
+        [-Xmax, Xmax].
     neighbours:
         How far along the ring a particle sees to either side; None: it sees the whole swarm.
     """
+
+    TRIES = 32
 
     def __init__(
         self,
@@ -134,6 +138,16 @@ class Swarm:
         self._x[i], self._v[i] = _reflect(x + v, v)
 
     def _unseen(self, x: Array, distinct: Callable[[Array], Hashable], random: np.random.Generator) -> Array:
+        moved = x
+        for attempt in range(self.TRIES):
+            cell = distinct(moved)
+            if cell not in self._seen:
+                self._seen.add(cell)
+                return moved
+            redrawn = 1 + attempt * self.dimensions // self.TRIES
+            axes = np.argsort(random.random(self.dimensions))[:redrawn]
+            moved = x.copy()
+            moved[axes] = random.random(redrawn)
         return x
 
 
