@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.placement import PlacedGroup, Plan, Rank, plan, ranges
+from mpipso.cluster.hosts import LOCAL, expand_node_list
+from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, Rank, plan, ranges
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
-from mpipso.startup import Options, read_config, service_port, wanted_groups
+from mpipso.startup import Options, device_problems, launched_hosts, read_config, service_port, wanted_groups
 from mpipso.tuning import well_defined
 
 
@@ -39,15 +40,16 @@ def check(options: Options, ranks: int, console: Console) -> int:
     """
     config = read_config(options)
     config, hosts = wanted_groups(options, config)
+    hosts = launched_hosts(hosts, config)
     problems = missing_commands(config)
     expected = _expected_ranks(config, hosts, ranks)
-    problems += [
-        f"host {host}: its name cannot be resolved here"
-        for host in dict.fromkeys(rank.host for rank in expected)
-        if host != socket.gethostname() and not _resolves(host)
-    ]
+    strangers = [host for host in dict.fromkeys(rank.host for rank in expected) if not _resolves(host)]
+    if strangers:
+        problems.append(f"names that cannot be resolved here: {', '.join(strangers)}")
     try:
         placement = plan(expected, config.parallel, hosts=hosts)
+        # What other hosts would detect cannot be seen from here.
+        problems += device_problems(config, _only(placement, socket.gethostname()))
     except UserError as error:
         problems += error.problems
     if problems:
@@ -56,7 +58,7 @@ def check(options: Options, ranks: int, console: Console) -> int:
     space, baseline = well_defined(config)
     console.print(
         f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
-        f"{config.search.evaluations} evaluations on {len(placement.groups)} groups at a time"
+        f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
     )
     for index, group in enumerate(placement.groups[:1]):
         console.print(f"\nGroup {index} would start, with the {'baseline' if baseline else 'first'} configuration:")
@@ -72,22 +74,36 @@ def _expected_ranks(config: Config, hosts: list[str] | None, ranks: int) -> list
     named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or _slurm_hosts()
     if not named:
         return [replace(here, rank=rank) for rank in range(ranks)]
-    local = {here.host, here.host.split(".", 1)[0], "localhost", "127.0.0.1"}
+    local = {here.host, here.host.split(".", 1)[0], here.address, *here.aliases, *LOCAL}
     return [replace(here, rank=i) if host in local else Rank(i, host, host) for i, host in enumerate(named)]
 
 
 def _slurm_hosts() -> list[str]:
     """The nodes of the Slurm job that this process belongs to; none outside of one."""
     listed = os.environ.get("SLURM_JOB_NODELIST")
-    if not listed or shutil.which("scontrol") is None:
+    if not listed:
         return []
-    answer = subprocess.run(
-        ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
-    )
-    return answer.stdout.split()
+    if shutil.which("scontrol") is not None:
+        answer = subprocess.run(
+            ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
+        )
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.split()
+    try:
+        return expand_node_list(listed)
+    except ValueError as error:
+        raise UserError(f"SLURM_JOB_NODELIST: {error}") from None
+
+
+def _only(placement: Plan, host: str) -> Plan:
+    """The plan with the nodes on one host alone."""
+    groups = [replace(group, nodes=tuple(n for n in group.nodes if n.host == host)) for group in placement.groups]
+    return Plan(tuple(group for group in groups if group.nodes))
 
 
 def _resolves(host: str) -> bool:
+    if host == socket.gethostname():
+        return True
     try:
         socket.getaddrinfo(host, None)
     except OSError:
@@ -104,11 +120,17 @@ def _table(placement: Plan) -> Table:
                 "leader" if seat == 0 else "member",
                 *(["master"] if seat == group.master_node_index else []),
             ]
-            cores = ranges(node.cores) if node.cores else "as found"
-            table.add_row(str(index), str(node.rank), node.host, ", ".join(roles), cores, ranges(node.devices))
+            table.add_row(str(index), str(node.rank), node.host, ", ".join(roles), *_share(node))
     for spare in placement.spares:
         table.add_row("-", str(spare.rank), spare.host, f"spare: {spare.reason}", "", "")
     return table
+
+
+def _share(node: PlacedNode) -> tuple[str, str]:
+    """Cores and devices in words; what only the node itself can find out is said so."""
+    if not node.cores:
+        return "as found", ranges(node.devices) if node.devices else "as found"
+    return ranges(node.cores), ranges(node.devices)
 
 
 def _commands(config: Config, configuration: Configuration, group: PlacedGroup, port: int) -> list[tuple[str, str]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 import mpipso
 from mpipso import templates
+from mpipso.cluster.facts import rank_in
+from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, UserError, print_error
 from mpipso.startup import Options
 
@@ -29,12 +32,23 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as all mistakes are told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the run failed, 2 bad input, 128 + n ended by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version")):
-        words.insert(0, "tune")
-    arguments = _parser().parse_args(words)
+    try:
+        arguments = _parse(words)
+    except UserError as error:
+        if rank_in(os.environ) != 0:  # every rank has found it, and one is to tell
+            return 0
+        print_error(error)
+        return error.exit_code
     try:
         code: int = arguments.run(arguments)
     except MpipsoError as error:
@@ -43,8 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "tune")
+    if words[0] not in _COMMANDS and not words[0].startswith("-"):
+        raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], _COMMANDS)}")
+    return _parser().parse_args(words)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mpipso",
         description="Tune a service that spans nodes with a particle swarm, many service groups at once, over MPI.",
         epilog="On a cluster: mpirun -np 8 --hostfile hosts.txt python -m mpipso --config my.toml",
@@ -58,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     tune.set_defaults(run=_tune)
 
     launch = commands.add_parser("launch", help="compose the mpirun line for tune, print it and run it")
-    launch.add_argument("-np", "-n", dest="ranks", type=int, help="ranks (one per host of the hostfile, or per core)")
+    launch.add_argument(
+        "-np", "-n", dest="ranks", type=_number, help="ranks (one per host of the hostfile, or per core)"
+    )
     launch.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     _add_run_flags(launch)
     launch.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
@@ -66,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate configuration and placement; starts nothing")
     _add_run_flags(check)
-    check.add_argument("--ranks", type=int, default=1, help="ranks on this machine, where no host is named (1)")
+    check.add_argument("--ranks", type=_number, default=1, help="ranks on this machine, where no host is named (1)")
     check.set_defaults(run=_check)
 
     init = commands.add_parser("init", help="write a commented configuration file")
@@ -79,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, help="folder of the run, such as mpipso-runs/latest")
     report.set_defaults(run=_report)
     return parser
+
+
+def _number(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1 on")
+    return int(word)
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:

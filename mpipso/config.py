@@ -18,9 +18,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, strict about types, no unknown keys."""
+    """A table of the file: frozen, strict about types, no unknown keys, no infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -258,10 +258,19 @@ class Search(Section):
 
 
 class NodeEntry(Section):
-    """A node of a hand-written service group."""
+    """A node of a hand-written service group; port and user matter only if it is reached over ssh."""
 
     host: Annotated[str, Field(min_length=1)]
-    npu_ids: tuple[int, ...] | None = None
+    npu_ids: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    ssh_user: str = ""
+
+    @field_validator("npu_ids")
+    @classmethod
+    def _distinct(cls, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if ids is not None and len(set(ids)) < len(ids):
+            raise ValueError(f"{list(ids)} names a device twice")
+        return ids
 
 
 class GroupEntry(Section):
@@ -274,7 +283,9 @@ class GroupEntry(Section):
     @model_validator(mode="after")
     def _master_exists(self) -> GroupEntry:
         if self.master_node_index >= len(self.nodes):
-            raise ValueError(f"master_node_index = {self.master_node_index} but the group has {len(self.nodes)} nodes")
+            raise ValueError(
+                f"master_node_index = {self.master_node_index} but nodes are counted from 0 to {len(self.nodes) - 1}"
+            )
         return self
 
 
@@ -282,6 +293,7 @@ class Parallel(Section):
     """Which ranks form which service groups; ``devices_per_node`` counts accelerators (NPUs, GPUs).
 
     Groups take two nodes each unless ``nodes_per_group`` says otherwise or the job has a single rank.
+    With ``ssh``, hosts of named groups on which no rank runs are reached over ssh by the leader of their group.
     """
 
     enabled: bool = True
@@ -290,6 +302,7 @@ class Parallel(Section):
     devices_per_node: Annotated[int, Field(ge=0)] | None = None
     device_variable: str = ""
     share_cores: bool = False
+    ssh: bool = False
     master_node_index: Annotated[int, Field(ge=0)] = 0
     service_groups: tuple[GroupEntry, ...] = ()
 
@@ -302,6 +315,19 @@ class Parallel(Section):
         return self
 
 
+class Ssh(Section):
+    """How nodes without a rank are reached, if ``parallel.ssh`` says so; what is left out is as ``~/.ssh/config`` says.
+
+    ``python`` is the interpreter there with mpipso installed, the leader's own path unless given. ``known_hosts`` is
+    the file with the hosts' keys, ``identity_files`` are private keys.
+    """
+
+    python: str = ""
+    connect_timeout: Seconds = 20.0
+    known_hosts: str = ""
+    identity_files: tuple[str, ...] = ()
+
+
 class Config(Section):
     """The whole file."""
 
@@ -310,6 +336,7 @@ class Config(Section):
     objective: ObjectiveSection
     search: Search = Search()
     parallel: Parallel = Parallel()
+    ssh: Ssh = Ssh()
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
     constraints: tuple[ProductConstraint, ...] = ()
     output: str = "mpipso-runs"

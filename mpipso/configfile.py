@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -84,13 +85,19 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
             message = first["msg"].removeprefix("Value error, ")
             lines += [f"{key}{value}: {line}" if key else line for line in message.splitlines()]
         elif not any(other.startswith(f"{key}[") for other in by_key):
-            wanted = " or ".join(details["msg"].removeprefix("Input should be ") for details in group)
-            lines.append(
-                f"{key} = {first['input']!r}: should be {wanted}"
-                if "Input should" in first["msg"]
-                else f"{key} = {first['input']!r}: {first['msg']}"
-            )
+            wanted = " or ".join(map(_wanted, group)).replace(" or be ", " or ")
+            lines.append(f"{key} = {_shown(first['input'])}: should {wanted}")
     return lines
+
+
+def _wanted(details: ErrorDetails) -> str:
+    """What pydantic says should have been given, in the words of TOML."""
+    plain = {"tuple_type": "be a list", "dict_type": "be a table", "model_type": "be a table"}
+    return plain.get(details["type"], re.sub(r"^\w+ should ", "", details["msg"]))
+
+
+def _shown(value: object) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 _UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']")

@@ -57,7 +57,14 @@ def _rebuild_failure(cause: str, kind: FailureKind, detail: str) -> EvaluationFa
 
 
 class Cancelled(MpipsoError):
-    """The evaluation was told to stop; it says nothing about its configuration."""
+    """The evaluation was told to stop; it says nothing about its configuration.
+
+    ``output`` is the end of what the command printed that was given up, if there was one.
+    """
+
+    def __init__(self, message: str, *, output: str = "") -> None:
+        self.output = output
+        super().__init__(message)
 
 
 def print_error(error: MpipsoError) -> None:

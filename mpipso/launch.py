@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mpipso.cluster.placement import read_hostfile
 from mpipso.errors import UserError
-from mpipso.startup import Options, read_config
+from mpipso.startup import Options, launched_hosts, read_config, wanted_groups
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""
@@ -52,11 +51,11 @@ class Launcher:
 
 
 class OpenMPI5(Launcher):
-    """Open MPI 5: one word short of a second faster to start when it does not probe for networks."""
+    """Open MPI 5."""
 
     versions = ("(Open MPI) 5", "(Open MPI) 6")
     transports = "self,sm,tcp"
-    quiet: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -70,7 +69,7 @@ class OpenMPI5(Launcher):
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
             *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
-            *self.quiet,
+            *self.more,
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for name in forward for word in ("-x", name)),
         ]
@@ -81,7 +80,9 @@ class OpenMPI4(OpenMPI5):
 
     versions = ("(Open MPI) 4", "(Open MPI) 3")
     transports = "self,vader,tcp"
-    quiet = ("--quiet",)  # or a page is printed about the root's exit code
+    # Quiet about the root's exit code, and at the end of a broken job no pause of seconds between TERM and KILL on each
+    # node: ranks need none, since keepers stop the services.
+    more = ("--quiet", "--mca", "odls_base_sigkill_timeout", "0")
 
 
 class Hydra(Launcher):
@@ -127,8 +128,9 @@ def launch(options: Options, ranks: int | None, mpirun: str | None) -> int:
         The configuration or the hostfile is wrong, or there is no launcher; nothing has been started then.
     """
     config = read_config(options)
+    config, hosts = wanted_groups(options, config)
+    hosts = launched_hosts(hosts, config) or []
     path, launcher = find(mpirun)
-    hosts = [] if options.hostfile is None else [host for host, n in read_hostfile(options.hostfile) for _ in range(n)]
     words = options.words()
     if ranks is None and hosts:
         ranks = len(hosts)

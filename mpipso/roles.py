@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mpipso.cluster.dispatch import Assigned, Cancel, Dispatcher, Evaluated, Event, Finish, Progress, Retried
-from mpipso.cluster.node import Agent, RemoteNode
 from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
@@ -19,6 +18,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
+from mpipso.service.remote import Agent, RemoteNode
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
 from mpipso.tuning import Tuning
@@ -149,15 +149,19 @@ class Leader:
         """Whether everything of this group is closed and said."""
         return self._closed and not self._busy and self._channel.idle and self._orders.idle
 
+    def cancel(self) -> None:
+        """Give up the evaluation that runs."""
+        self._cancel.set()
+
     def step(self) -> None:
         """Obey the root, and pass on what the members answer; never waits."""
         for _, message in self._orders.take():
             if isinstance(message, Assignment):
                 self._begin(message)
             elif isinstance(message, Cancel):
-                self._cancel.set()
+                self.cancel()
             elif isinstance(message, Finish):
-                self._cancel.set()
+                self.cancel()
                 self._finishing = True
         for seat, answer in self._channel.take():
             self._remotes[seat].answered(answer)
@@ -214,6 +218,8 @@ def leader(crew: Crew, interrupts: Interrupts) -> None:
     reports = _present(crew.reports)
     tell = _Teller(crew, interrupts)
     while not (own.over and reports.idle and crew.everyone.idle):
+        if interrupts.received is not None:
+            own.cancel()
         own.step()
         reports.take()
         tell.step()

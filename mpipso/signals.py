@@ -13,6 +13,10 @@ import psutil
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "orted", "orterun", "hydra_pmi_proxy", "mpiexec.hydra")
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
+_PATIENT = ("hydra_pmi_proxy",)
+"""Launchers that wait for their ranks after SIGTERM; the others kill them 0.3 to 4 s later."""
+_BEFORE_KILL = 1.0
+"""Seconds after SIGTERM in which this process ends, rather than be killed with its services still to be stopped."""
 _SECOND = 1.0
 """Seconds from the first signal on in which a further one is taken for the same: launchers send several at once."""
 
@@ -49,6 +53,10 @@ class Interrupts:
         if self.received is None:
             self.received = number
             self._first = now
+            parent = launcher()
+            if number == signal.SIGTERM and parent is not None and parent.name() not in _PATIENT:
+                signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+                signal.setitimer(signal.ITIMER_REAL, _BEFORE_KILL)
         elif now - self._first > _SECOND:
             # The keepers notice that this process is gone and stop every service that it started.
             os._exit(128 + number)

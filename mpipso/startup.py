@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, parse_nodes, plan, read_hostfile
+from mpipso.cluster.hosts import parse_nodes, read_hostfile
+from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, plan, ranges
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.clients.base import CLIENTS
+from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands
+from mpipso.service.facts import DEVICE_VARIABLES
 from mpipso.service.node import LocalNode
 from mpipso.templates import EMBEDDED, template
 from mpipso.tuning import well_defined
 
 T = TypeVar("T")
+
+MOST_PORTS = 65535
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,12 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
     return config, hosts
 
 
+def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:
+    """The hosts on which a launcher starts ranks, once for each: nodes have one rank unless groups share them."""
+    distinct = list(dict.fromkeys(hosts or ()))
+    return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct
+
+
 def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> Crew:
     """Read the configuration, place the groups, make the channels and the work folders.
 
@@ -136,7 +147,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     facts = world.gather((local_facts(world.rank), missing_commands(config)))
     _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
-    placement = _agreed(world, lambda: plan([rank for rank, _ in facts], config.parallel, hosts=hosts))
+    placement = _agreed(world, lambda: _usable(plan([rank for rank, _ in facts], config.parallel, hosts=hosts), config))
     index = placement.index_of(world.rank)
     nodes = placement.groups[index].nodes if index is not None else ()
     seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
@@ -180,13 +191,39 @@ def service_port(config: Config, placement: Plan, index: int) -> int:
     return config.service.port + masters[:-1].count(masters[-1])
 
 
+def device_problems(config: Config, placement: Plan) -> list[str]:
+    """Nodes whose devices no service could be shown, because it is not known by which variable; one line."""
+    service = config.service
+    told = placeholders((*service.command, *service.worker_command, *service.env.values()))
+    nodes = [node for group in placement.groups for node in group.nodes]
+    blind = [node for node in nodes if node.devices and not node.device_variable]
+    if not blind or "devices" in told:
+        return []
+    hosts = list(dict.fromkeys(node.host for node in blind))
+    where = ", ".join(hosts[:3]) + (", ..." if hosts[3:] else "")
+    return [
+        f"devices {ranges(blind[0].devices)} of {where}: the variable that shows them to a service was not detected; "
+        f"set parallel.device_variable ({', '.join(DEVICE_VARIABLES)}), "
+        f"or use {{devices}} in service.command"
+    ]
+
+
+def _usable(placement: Plan, config: Config) -> Plan:
+    problems = device_problems(config, placement)
+    if (port := service_port(config, placement, len(placement.groups) - 1)) > MOST_PORTS:
+        problems.append(f"service.port = {config.service.port}: groups that share a host count up from it, to {port}")
+    if problems:
+        raise UserError(problems)
+    return placement
+
+
 def _node(place: PlacedNode, config: Config) -> LocalNode:
     return LocalNode(
         place.host,
         address=place.address,
         cores=place.cores,
         devices=place.devices,
-        device_variable=config.parallel.device_variable or place.device_variable,
+        device_variable=place.device_variable,
         work_dir=config.service.work_dir,
     )
 

@@ -46,7 +46,7 @@ def started(bed: Bed, launcher: Launcher, config: Path, *flags: str) -> Iterator
 
 
 def left(bed: Bed) -> dict[str, object]:
-    """What still lives on each host, with its open ports and shared memory; ranks that were killed leave MPICH's own."""
+    """What still lives on each host, its open ports, its shared memory (except MPICH's, which killed ranks leave)."""
     found = {
         node: (
             bed.pids(node),

@@ -77,6 +77,8 @@ class Dispatcher:
         self._queue: deque[Assignment] = deque()
         self._running: dict[int, Assignment] = {}
         self._failed_on: dict[int, list[int]] = {}
+        self._cancelled: set[int] = set()
+        self._ending = False
         self.groups = frozenset(range(orders.size))
 
     @property
@@ -90,34 +92,39 @@ class Dispatcher:
 
     def submit(self, assignments: Iterable[Assignment]) -> None:
         """Put assignments at the end of the queue."""
+        self._ending = False
         self._queue.extend(assignments)
 
     def step(self) -> list[Event]:
         """Take what has come back, give what is queued to the groups that are free."""
         events: list[Event] = []
         for group, message in self._reports.take():
+            if not isinstance(message, Progress | Evaluation) or not self._expects(group, message):
+                continue
             if isinstance(message, Progress):
                 events.append(message)
-            elif isinstance(message, Evaluation) and self._expects(group, message):
+            else:
                 del self._running[group]
                 events += self._settle(group, message)
         for group in sorted(self.groups - self._running.keys()):
             assignment = self._next_for(group)
             if assignment is not None:
                 self._running[group] = assignment
+                self._cancelled.discard(group)
                 self._orders.post(group, assignment)
                 events.append(Assigned(group, assignment))
         return events
 
     def drop_queue(self) -> None:
-        """Start nothing more; what runs goes on."""
+        """Start nothing more, not even again, until there is a new submission; what runs goes on."""
+        self._ending = True
         self._queue.clear()
 
     def cancel(self) -> None:
-        """Start nothing more, and have every group give up what it runs; their reports still come back."""
+        """Start nothing more, and have every group give up what it runs; their reports still come back. Idempotent."""
         self.drop_queue()
-        self._retries = 0
-        for group in self._running:
+        for group in self._running.keys() - self._cancelled:
+            self._cancelled.add(group)
             self._orders.post(group, Cancel())
 
     def finish(self) -> None:
@@ -125,20 +132,19 @@ class Dispatcher:
         for group in self.groups:
             self._orders.post(group, Finish())
 
-    def _expects(self, group: int, evaluation: Evaluation) -> bool:
-        # A late result of an attempt that was given up must not count for the attempt that replaced it.
+    def _expects(self, group: int, message: Progress | Evaluation) -> bool:
+        # What comes late from an attempt that was given up must not count for the attempt that replaced it.
         assignment = self._running.get(group)
-        return assignment is not None and (assignment.number, assignment.attempt) == (
-            evaluation.number,
-            evaluation.attempt,
-        )
+        return assignment is not None and (assignment.number, assignment.attempt) == (message.number, message.attempt)
 
     def _settle(self, group: int, evaluation: Evaluation) -> list[Event]:
         failure = evaluation.failure
         if failure is not None and failure.kind == "cancelled":
+            self._failed_on.pop(evaluation.number, None)
             return []
         failed_on = self._failed_on.setdefault(evaluation.number, [])
-        if failure is None or failure.kind == "configuration" or len(failed_on) >= self._retries:
+        final = failure is None or failure.kind == "configuration"
+        if final or self._ending or len(failed_on) >= self._retries:
             del self._failed_on[evaluation.number]
             return [Evaluated(evaluation)]
         failed_on.append(group)

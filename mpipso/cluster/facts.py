@@ -1,80 +1,22 @@
-"""What a rank finds out about its own node at start-up."""
+"""What a rank finds out before MPI is asked: its number, and its node."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import shutil
-import socket
-import subprocess
 from collections.abc import Mapping
-
-import psutil
+from dataclasses import astuple
 
 from mpipso.cluster.placement import Rank
-from mpipso.signals import launcher
+from mpipso.service.facts import facts
 
-_VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
-#: How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable.
-_VENDORS = (
-    (("nvidia-smi", "-L"), r"^GPU (\d+):", "CUDA_VISIBLE_DEVICES"),
-    (("npu-smi", "info", "-m"), r"^\s*\d+\s+\d+\s+(\d+)\s+Ascend", "ASCEND_RT_VISIBLE_DEVICES"),
-    (("rocm-smi", "--showid"), r"^GPU\[(\d+)\].*Device ID", "HIP_VISIBLE_DEVICES"),
-)
+#: Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm.
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def local_facts(rank: int) -> Rank:
     """Host name, address, cores and accelerators of the machine that this process runs on."""
-    host = socket.gethostname()
-    devices, variable = _devices(os.environ)
-    return Rank(rank, host, _address(host), allowed_cores(), devices, variable)
+    return Rank(rank, *astuple(facts()))
 
 
-def allowed_cores() -> tuple[int, ...]:
-    """The cores that the job may use on this node.
-
-    ``mpirun`` binds each rank to a core or two, and a service would inherit that; the launcher's own process has what
-    the job was really given. Under ``srun`` the rank's own affinity is the allocation.
-    """
-    own = os.sched_getaffinity(0)
-    parent = launcher()
-    if parent is not None:
-        with contextlib.suppress(OSError):
-            own = own | os.sched_getaffinity(parent.pid)
-    return tuple(sorted(own))
-
-
-def _address(host: str) -> str:
-    """An IPv4 address by which other nodes can reach this one; loopback if there is no other."""
-    try:
-        resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
-    except OSError:
-        resolved = set()
-    own = [
-        address.address
-        for name, addresses in sorted(psutil.net_if_addrs().items())
-        for address in addresses
-        if address.family == socket.AF_INET and not _VIRTUAL.match(name)
-    ]
-    # What the host's name stands for is what the cluster's administrator means to be used.
-    return next((address for address in own if address in resolved), own[0] if own else "127.0.0.1")
-
-
-def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
-    """Ids of the accelerators this job may use, and the variable that makes some of them visible to a process."""
-    for _, _, variable in _VENDORS:
-        listed = environ.get(variable, "")
-        if re.fullmatch(r"\d+(,\d+)*", listed):
-            return tuple(int(device) for device in listed.split(",")), variable
-    for command, pattern, variable in _VENDORS:
-        if shutil.which(command[0]) is None:
-            continue
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        devices = re.findall(pattern, answer, flags=re.MULTILINE)
-        if devices:
-            return tuple(sorted({int(device) for device in devices})), variable
-    return (), ""
+def rank_in(environ: Mapping[str, str]) -> int:
+    """The rank that a launcher's variables announce before MPI is initialised; 0 without a launcher."""
+    return next((int(environ[name]) for name in _RANK_VARIABLES if environ.get(name, "").isdecimal()), 0)

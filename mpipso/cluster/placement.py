@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
+from mpipso.cluster.hosts import Hosts
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank found out about its node at start-up."""
+    """What a rank found out about its node at start-up; ``aliases`` are further names and addresses of the host.
+
+    A negative number stands for a host outside of the job, see :func:`outside`.
+    """
 
     rank: int
     host: str
@@ -22,11 +26,17 @@ class Rank:
     cores: tuple[int, ...] = ()
     devices: tuple[int, ...] = ()
     device_variable: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PlacedNode:
-    """One node of a group: its rank, and the share of the host that the group may use."""
+    """One node of a group: its rank, and its share of the host.
+
+    Groups on one host have disjoint cores and devices; the nodes of one group have disjoint devices but the same cores.
+    ``device_variable`` makes ``devices`` visible to a process; empty if it is not known. A node without a rank has a
+    negative number for it, and its leader reaches it over ssh, as ``ssh_user`` on ``ssh_port`` unless these are unset.
+    """
 
     rank: int
     host: str
@@ -34,6 +44,13 @@ class PlacedNode:
     cores: tuple[int, ...]
     devices: tuple[int, ...]
     device_variable: str = ""
+    ssh_port: int | None = None
+    ssh_user: str = ""
+
+    @property
+    def transport(self) -> Literal["mpi", "ssh"]:
+        """What carries the leader's messages to the node."""
+        return "mpi" if self.rank >= 0 else "ssh"
 
 
 @dataclass(frozen=True)
@@ -67,105 +84,65 @@ class Plan:
 
     def index_of(self, rank: int) -> int | None:
         """The position in ``groups`` of the group that ``rank`` belongs to."""
-        return next((i for i, group in enumerate(self.groups) if any(n.rank == rank for n in group.nodes)), None)
+        return self._indices.get(rank)
 
-
-def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
-    """Hosts and their slots, in order: lines of ``host``, ``host slots=N`` (Open MPI) or ``host:N`` (MPICH).
-
-    Empty lines and everything after ``#`` are ignored; further ``key=value`` words of Open MPI are accepted.
-
-    Raises
-    ------
-    UserError
-        A line is none of these; with file, line number and line.
-    """
-    hosts: list[tuple[str, int]] = []
-    problems: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = line.split("#", 1)[0].strip()
-        if not entry:
-            continue
-        match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_]+\s*=\s*\S+)*)", entry)
-        slots = re.search(r"\bslots\s*=\s*(\S+)", entry)
-        count = slots.group(1) if slots else match.group(2) if match and match.group(2) else "1"
-        if match is None or not count.isdigit() or int(count) < 1:
-            problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")
-        else:
-            hosts.append((match.group(1), int(count)))
-    if not hosts and not problems:
-        problems.append(f"{source}: names no host")
-    if problems:
-        raise UserError(problems)
-    return hosts
-
-
-def read_hostfile(path: Path) -> list[tuple[str, int]]:
-    """:func:`parse_hostfile` of a file that may be missing."""
-    try:
-        return parse_hostfile(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise UserError(f"{path}: hostfile cannot be read: {reason}") from None
-
-
-def parse_nodes(text: str) -> tuple[GroupEntry, ...]:
-    """Groups from ``"node0,node1:node2,node3"``: colon between groups, comma within."""
-    groups = [[host.strip() for host in group.split(",")] for group in text.split(":")]
-    if not all(host for group in groups for host in group):
-        raise UserError(f"--nodes {text!r}: an empty name; write it as 'node0,node1:node2,node3'")
-    return tuple(
-        GroupEntry(group_id=number, nodes=tuple(NodeEntry(host=host) for host in group))
-        for number, group in enumerate(groups)
-    )
-
-
-def hand_written(parallel: Parallel, hosts: Sequence[str] | None) -> tuple[GroupEntry, ...] | None:
-    """The groups that the user named one by one, or by a hostfile and a number of nodes per group; else None."""
-    if parallel.service_groups or hosts is None:
-        return parallel.service_groups or None
-    size = group_size(parallel, len(hosts))
-    return tuple(
-        GroupEntry(
-            group_id=number,
-            nodes=tuple(NodeEntry(host=host) for host in hosts[start : start + size]),
-            master_node_index=parallel.master_node_index,
-        )
-        for number, start in enumerate(range(0, len(hosts) - size + 1, size))
-    )
+    @cached_property
+    def _indices(self) -> dict[int, int]:
+        return {node.rank: index for index, group in enumerate(self.groups) for node in group.nodes}
 
 
 def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None) -> Plan:
-    """Form the groups.
+    """Form the groups; takes time in proportion to the number of ranks.
 
     Parameters
     ----------
     ranks:
-        Every rank of the job, by rank.
+        Every rank of the job, by rank, and what is :func:`outside` of it.
     parallel:
         The configuration's section; its ``service_groups`` win over ``hosts``, and those over the order of the ranks.
     hosts:
-        The names of a hostfile, once per slot, in the order in which the user wants groups formed.
+        The names of a hostfile, once per slot, in the order in which the user wants groups formed. Slots without a
+        rank are ignored on hosts that have at least one.
 
     Raises
     ------
     UserError
         The names, the ranks and the mode do not fit together; nothing may be started.
     """
-    mode = _mode(ranks, parallel)
-    entries = hand_written(parallel, hosts)
-    if entries is None:
-        taken, spares = _in_rank_order(ranks, parallel)
-    else:
-        taken, spares = _by_name(ranks, entries, hosts)
-    if mode == "multi_node":
+    if _mode(ranks, parallel) == "multi_node":
         _one_rank_per_node(ranks)
+    if parallel.service_groups:
+        taken, spares = _by_name(ranks, parallel.service_groups, "not named in any group")
+    elif hosts is not None:
+        size, entries = _from_hostfile(ranks, parallel, hosts)
+        taken, spares = _by_name(ranks, entries, f"left over: groups take {_count(size, 'node')} each")
+    else:
+        taken, spares = _in_rank_order(ranks, parallel)
     if not taken:
         raise UserError(
-            f"{_count(len(ranks), 'rank')} cannot form a group of {group_size(parallel, len(ranks))} nodes: "
+            f"{_count(len(ranks), 'rank')} cannot form a group of {_count(group_size(parallel, len(ranks)), 'node')}: "
             f"start more ranks (mpirun -np) or lower --nodes-per-group"
         )
-    return _share_hosts(taken, spares, ranks, parallel)
+    if not parallel.enabled and len(taken) > 1:
+        raise UserError(
+            f"parallel.enabled = false allows one group, but {_count(len(ranks), 'rank')} form {len(taken)}: "
+            f"start fewer ranks or raise --nodes-per-group"
+        )
+    return _share_hosts(_root_first(taken), spares, ranks, parallel)
+
+
+def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
+    """The hosts named for groups on which no rank runs, each with a number of its own below 0; arguments as above.
+
+    Nothing is known of them yet but their names.
+    """
+    known = Hosts(ranks)
+    if parallel.service_groups:
+        names = [node.host for entry in parallel.service_groups for node in entry.nodes]
+    else:
+        names = list(dict.fromkeys(hosts or ()))
+    absent = [name for name in names if known.absent(name)]
+    return [Rank(-number, name) for number, name in enumerate(absent, start=1)]
 
 
 def group_size(parallel: Parallel, ranks: int) -> int:
@@ -177,21 +154,21 @@ _Taken = list[tuple[GroupEntry | None, list[Rank]]]
 
 
 def _mode(ranks: Sequence[Rank], parallel: Parallel) -> str:
-    size = group_size(parallel, len(ranks))
-    if not parallel.enabled and len(ranks) > size:
-        raise UserError(f"parallel.enabled = false allows one group of {size} ranks, but the job has {len(ranks)}")
     if parallel.mode != "auto":
         return parallel.mode
     # All ranks on one host can only mean groups that share it; on several hosts, doubled ranks are a slip.
     return "single_node" if len({rank.host for rank in ranks}) == 1 else "multi_node"
 
 
+def _doubled(ranks: Sequence[Rank]) -> list[str]:
+    return [f"{host} ({count})" for host, count in Counter(rank.host for rank in ranks).items() if count > 1]
+
+
 def _one_rank_per_node(ranks: Sequence[Rank]) -> None:
-    doubled = [f"{host} ({count})" for host, count in Counter(rank.host for rank in ranks).items() if count > 1]
-    if doubled:
+    if doubled := _doubled(ranks):
         raise UserError(
             f"more than one rank on {', '.join(doubled)}: start one rank per node (mpirun --map-by ppr:1:node), "
-            f"or let groups share a node with parallel.mode = 'single_node'"
+            f"or let groups share a node with --mode single_node"
         )
 
 
@@ -199,39 +176,75 @@ def _in_rank_order(ranks: Sequence[Rank], parallel: Parallel) -> tuple[_Taken, l
     size = group_size(parallel, len(ranks))
     whole = len(ranks) - len(ranks) % size
     taken: _Taken = [(None, list(ranks[start : start + size])) for start in range(0, whole, size)]
-    return taken, [Spare(rank.rank, rank.host, f"left over: groups take {size} nodes each") for rank in ranks[whole:]]
+    reason = f"left over: groups take {_count(size, 'node')} each"
+    return taken, [Spare(rank.rank, rank.host, reason) for rank in ranks[whole:]]
 
 
-def _by_name(
-    ranks: Sequence[Rank], entries: Iterable[GroupEntry], hosts: Sequence[str] | None
-) -> tuple[_Taken, list[Spare]]:
-    by_host: dict[str, list[Rank]] = defaultdict(list)
+def _from_hostfile(
+    ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str]
+) -> tuple[int, tuple[GroupEntry, ...]]:
+    known = Hosts(ranks)
+    left = Counter(rank.host for rank in ranks)
+    names = []
+    for name in hosts:
+        host = known.find(name)
+        if host is not None and left[host]:
+            left[host] -= 1
+            names.append(name)
+    _all_known(hosts, known, ranks)
+    size = group_size(parallel, len(names))
+    return size, tuple(
+        GroupEntry.model_construct(
+            group_id=number,
+            nodes=tuple(NodeEntry.model_construct(host=host) for host in names[start : start + size]),
+            master_node_index=parallel.master_node_index,
+        )
+        for number, start in enumerate(range(0, len(names) - size + 1, size))
+    )
+
+
+def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) -> tuple[_Taken, list[Spare]]:
+    known = Hosts(ranks)
+    entries = tuple(entries)
+    _all_known([node.host for entry in entries for node in entry.nodes], known, ranks)
+    by_host: dict[str, deque[Rank]] = defaultdict(deque)
     for rank in ranks:
         by_host[rank.host].append(rank)
-    known = _Hosts(ranks)
-    missing: list[str] = []
+    short: list[str] = []
     taken: _Taken = []
     for entry in entries:
         members = []
         for node in entry.nodes:
-            free = by_host.get(known.find(node.host) or "", [])
+            free = by_host[known.find(node.host) or ""]
             if free:
-                members.append(free.pop(0))
+                members.append(free.popleft())
             else:
-                missing.append(node.host)
+                short.append(node.host)
         taken.append((entry, members))
-    if missing:
-        running = ", ".join(sorted({rank.host for rank in ranks}))
+    if short:
         raise UserError(
-            f"no rank of this job is left for {', '.join(dict.fromkeys(missing))}: the job runs on {running}"
+            f"no rank of this job is left for {', '.join(dict.fromkeys(short))}: a host has as many places in groups "
+            f"as it has ranks"
         )
-    reason = "not named in any group" if hosts is None else "left over: the hostfile's groups are complete"
     left = sorted((rank for group in by_host.values() for rank in group), key=lambda rank: rank.rank)
-    return _root_first(taken), [Spare(rank.rank, rank.host, reason) for rank in left]
+    return taken, [Spare(rank.rank, rank.host, reason) for rank in left]
+
+
+def _all_known(names: Iterable[str], known: Hosts, ranks: Sequence[Rank]) -> None:
+    names = list(dict.fromkeys(names))
+    problems = [problem for name in names if (problem := known.problem(name)) is not None]
+    if not problems:
+        return
+    where = f"the job runs on {_listed(list(known.names))}"
+    if doubled := _doubled(ranks):
+        where += f", with several ranks on {_listed(doubled)}; mpirun --map-by ppr:1:node starts one per node"
+    if any(known.absent(name) for name in names):
+        where += "; with --ssh (parallel.ssh = true) leaders reach other hosts over ssh"
+    raise UserError(f"{_listed(problems, '; ')}: {where}")
 
 
 def _root_first(taken: _Taken) -> _Taken:
-    """The group of rank 0 comes first and is led by it, because the root leads group 0; the others keep their order.
+    """The group of rank 0 comes first, because the root leads group 0; the others keep their order.
 
     If rank 0 was not named, it would neither lead nor idle usefully; that is a user's error.
     """
@@ -241,71 +254,109 @@ def _root_first(taken: _Taken) -> _Taken:
     raise UserError("rank 0 belongs to no group: name its host in a group, because it runs the swarm and leads a group")
 
 
-def _short(host: str) -> str:
-    return host if re.fullmatch(r"[\d.]+", host) else host.split(".", 1)[0]
+@dataclass
+class _Host:
+    """What the ranks of a host found together, and which of the groups have a share of it."""
 
+    cores: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
+    slots: dict[int, int] = field(default_factory=dict)
+    """Index of a group to its place among the groups here."""
 
-class _Hosts:
-    """Finds a host of the job by its full name, its short name or its address, as launchers shorten names freely."""
-
-    def __init__(self, ranks: Sequence[Rank]) -> None:
-        self._exact = {rank.address: rank.host for rank in ranks} | {rank.host: rank.host for rank in ranks}
-        if len({rank.host for rank in ranks}) == 1:
-            self._exact |= dict.fromkeys(("localhost", "127.0.0.1"), ranks[0].host)
-        self._by_short: dict[str, set[str]] = defaultdict(set)
-        for rank in ranks:
-            self._by_short[_short(rank.host)].add(rank.host)
-
-    def find(self, name: str) -> str | None:
-        if name in self._exact:
-            return self._exact[name]
-        # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
-        alike = {host for host in self._by_short.get(_short(name), ()) if "." not in name or "." not in host}
-        return alike.pop() if len(alike) == 1 else None
+    def share(self, whole: tuple[int, ...], index: int) -> tuple[int, ...]:
+        return _part(whole, self.slots[index], len(self.slots))
 
 
 def _share_hosts(taken: _Taken, spares: list[Spare], ranks: Sequence[Rank], parallel: Parallel) -> Plan:
-    """Give the groups on each host disjoint cores and devices; groups for which no core is left become spare."""
-    groups_on: dict[str, list[int]] = defaultdict(list)
-    for index, (_, members) in enumerate(taken):
-        for host in dict.fromkeys(member.host for member in members):
-            groups_on[host].append(index)
-    cores_of = {rank.host: rank.cores for rank in ranks}
-    dropped: set[int] = set()
-    if not parallel.share_cores:
-        for host, indices in groups_on.items():
-            dropped.update(indices[len(cores_of[host]) :] if cores_of[host] else ())
-    groups: list[PlacedGroup] = []
-    for index, (entry, members) in enumerate(taken):
-        if index in dropped:
-            spares += [
-                Spare(m.rank, m.host, f"{_count(len(cores_of[m.host]), 'core')} for more groups") for m in members
-            ]
+    """Give the groups on each host disjoint cores and devices; groups for which none is left become spare."""
+    hosts = _found(ranks, parallel)
+    kept: _Taken = []
+    for entry, members in taken:
+        lacking = next((m for m in members if _full(hosts[m.host], entry, parallel)), None)
+        if lacking is not None:
+            reason = _full(hosts[lacking.host], entry, parallel)
+            spares += [Spare(m.rank, m.host, f"{lacking.host} has {reason} for more groups") for m in members]
             continue
-        nodes = []
-        for position, member in enumerate(members):
-            sharing = [i for i in groups_on[member.host] if i not in dropped]
-            slot, slots = sharing.index(index), len(sharing)
-            cores = member.cores if parallel.share_cores else _part(member.cores, slot, slots)
-            devices = _devices(member, parallel, slot, slots)
-            if entry is not None and entry.nodes[position].npu_ids is not None:
-                devices = entry.nodes[position].npu_ids or ()
-            nodes.append(PlacedNode(member.rank, member.host, member.address, cores, devices, member.device_variable))
-        number = entry.group_id if entry is not None else len(groups)
-        master = entry.master_node_index if entry is not None else parallel.master_node_index
-        if master >= len(nodes):
-            raise UserError(
-                f"parallel.master_node_index = {master}, but group {number} has {_count(len(nodes), 'node')}"
-            )
-        leader_first = sorted(range(len(nodes)), key=lambda i: (nodes[i].rank != 0, i))
-        groups.append(PlacedGroup(number, tuple(nodes[i] for i in leader_first), leader_first.index(master)))
+        for member in members:
+            slots = hosts[member.host].slots
+            slots.setdefault(len(kept), len(slots))
+        kept.append((entry, members))
+    groups = [_place(index, entry, members, hosts, parallel) for index, (entry, members) in enumerate(kept)]
     _no_device_twice(groups)
-    return Plan(tuple(groups), tuple(sorted(spares, key=lambda spare: spare.rank)))
+    inside = [spare for spare in spares if spare.rank >= 0]
+    return Plan(tuple(groups), tuple(sorted(inside, key=lambda spare: spare.rank)))
 
 
-def _devices(member: Rank, parallel: Parallel, slot: int, slots: int) -> tuple[int, ...]:
+def _found(ranks: Sequence[Rank], parallel: Parallel) -> dict[str, _Host]:
+    # Under srun each rank has cores of its own; the host's are those of all of its ranks.
+    cores: dict[str, set[int]] = defaultdict(set)
+    devices: dict[str, set[int]] = defaultdict(set)
+    for rank in ranks:
+        cores[rank.host].update(rank.cores)
+        devices[rank.host].update(rank.devices)
     count = parallel.devices_per_node
-    return _part(member.devices if count is None else tuple(range(count)), slot, slots)
+    hosts = {}
+    few = []
+    for host in cores:
+        usable = tuple(sorted(devices[host]))
+        if count is not None:
+            if usable and count > len(usable):
+                few.append(f"{host} ({len(usable)})")
+            usable = usable[:count] or tuple(range(count))
+        hosts[host] = _Host(tuple(sorted(cores[host])), usable)
+    if few:
+        raise UserError(f"parallel.devices_per_node = {count}, but fewer devices were found on {_listed(few)}")
+    return hosts
+
+
+def _full(host: _Host, entry: GroupEntry | None, parallel: Parallel) -> str:
+    """What a further group would lack on this host; empty if nothing."""
+    groups = len(host.slots)
+    if host.cores and groups >= len(host.cores) and not parallel.share_cores:
+        return f"no core left of {len(host.cores)}"
+    by_hand = entry is not None and any(node.npu_ids is not None for node in entry.nodes)
+    if host.devices and groups >= len(host.devices) and not by_hand:
+        return f"no device left of {len(host.devices)}"
+    return ""
+
+
+def _place(
+    index: int, entry: GroupEntry | None, members: Sequence[Rank], hosts: dict[str, _Host], parallel: Parallel
+) -> PlacedGroup:
+    together = Counter(member.host for member in members)
+    seen: Counter[str] = Counter()
+    nodes = []
+    for position, member in enumerate(members):
+        host = hosts[member.host]
+        devices = host.share(host.devices, index)
+        if len(devices) >= together[member.host]:
+            devices = _part(devices, seen[member.host], together[member.host])
+        seen[member.host] += 1
+        named = entry.nodes[position] if entry is not None else NodeEntry(host=member.host)
+        nodes.append(
+            PlacedNode(
+                member.rank,
+                member.host,
+                member.address,
+                host.cores if parallel.share_cores else host.share(host.cores, index),
+                devices if named.npu_ids is None else named.npu_ids,
+                parallel.device_variable or member.device_variable,
+                named.ssh_port,
+                named.ssh_user,
+            )
+        )
+    number = entry.group_id if entry is not None else index
+    master = entry.master_node_index if entry is not None else parallel.master_node_index
+    if master >= len(nodes):
+        raise UserError(f"parallel.master_node_index = {master}, but group {number} has {_count(len(nodes), 'node')}")
+    # Ranks first: a leader is one, and so the seats of ranks are their numbers in the channel of the group.
+    leader_first = sorted(range(len(nodes)), key=lambda i: (nodes[i].rank < 0, nodes[i].rank != 0, i))
+    if nodes[leader_first[0]].rank < 0:
+        raise UserError(
+            f"group {number} ({_listed([node.host for node in nodes])}) has no rank, but its leader must be one: "
+            f"let mpirun start a rank on one of its hosts"
+        )
+    return PlacedGroup(number, tuple(nodes[i] for i in leader_first), leader_first.index(master))
 
 
 def _part(whole: tuple[int, ...], slot: int, slots: int) -> tuple[int, ...]:
@@ -323,6 +374,11 @@ def _no_device_twice(groups: Sequence[PlacedGroup]) -> None:
                     f"device {device} of {host} is given to groups {owner[host, device]} and {group.group_id}: "
                     f"groups that share a node need disjoint npu_ids"
                 )
+
+
+def _listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return separator.join([*words[:most], *more])
 
 
 def _count(number: int, noun: str) -> str:

@@ -44,7 +44,7 @@ class Swarm:
         Where particle 0 begins, of shape (dimensions,); the others begin at quasi-random points.
     distinct:
         The cell a point falls in. A proposal in a cell that was proposed before is moved to one that was not: one
-        coordinate is drawn anew, then more and more of them. After ``TRIES`` moves in vain it stays.
+        coordinate is drawn anew, then more and more of them. When ``TRIES`` cells were all proposed before, it stays.
     chi, phi1, phi2:
         The constriction coefficient and the weights of the own and the neighbourhood's best. phi1 + phi2 = 4.1 and
         chi = 2 / (phi - 2 + sqrt(phi^2 - 4 phi)) = 0.7298 are those of Clerc and Kennedy.
@@ -86,14 +86,12 @@ class Swarm:
         self._v = np.zeros((particles, dimensions))
         self._p = self._x.copy()
         self._p_scores: list[Score] = []
+        self._best: Best | None = None
 
     @property
     def best(self) -> Best | None:
         """The best of all that was told, the earliest of equals; None before the first ``tell``."""
-        if not self._p_scores:
-            return None
-        i = min(range(self.particles), key=self._p_scores.__getitem__)
-        return Best(self._p[i].copy(), self._p_scores[i])
+        return self._best
 
     def ask(self) -> Array:
         """The next points to measure, of shape (particles, dimensions). ValueError unless the last were told."""
@@ -105,8 +103,8 @@ class Swarm:
                 self._move(i, random)
             if self._distinct is not None:
                 self._x[i] = self._unseen(self._x[i], self._distinct, random)
-        self._asked = self._x.copy()
-        return self._asked.copy()
+        self._asked = np.array(self._x)
+        return np.array(self._x)
 
     def tell(self, points: ArrayLike, scores: Sequence[Score]) -> None:
         """The scores of the points of the last ``ask``, in its order. ValueError for any other points."""
@@ -119,13 +117,15 @@ class Swarm:
         for i, score in enumerate(scores):
             if score < self._p_scores[i]:
                 self._p[i], self._p_scores[i] = self._x[i], score
+            if self._best is None or score < self._best.score:
+                self._best = Best(np.array(self._x[i]), score)
         self._asked = None
         self._iteration += 1
 
     def _move(self, i: int, random: np.random.Generator) -> None:
         r1, r2 = random.random(self.dimensions), random.random(self.dimensions)
         best = min(self._neighbourhoods[i], key=self._p_scores.__getitem__)
-        if self._p_scores[best].failed:
+        if self._p_scores[best].failed:  # no neighbour has anything: ask the whole swarm
             best = min(range(self.particles), key=self._p_scores.__getitem__)
         if self._p_scores[best].failed:  # there is nothing to be drawn to yet: look elsewhere
             self._x[i] = self._halton.take(1)[0]

@@ -1,43 +1,43 @@
 """The life cycle of one evaluation on one service group.
 
-Update the configuration, stop what ran before, start workers then master, wait until the service serves, measure it,
-stop it. Every step has a limit, and a process that dies on any node ends the evaluation.
+Update the configuration, start workers then master, wait until the service serves, measure it, stop it, so that nothing
+runs between two evaluations. Every step has a limit, and a process that dies on any node ends the evaluation.
 """
 
 from __future__ import annotations
 
-import asyncio
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-
-import aiohttp
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.engines.base import Engine, Layout, Start
-from mpipso.service.node import LocalNode, Node
+from mpipso.service.node import TAIL_LINES, LocalNode, Node
+from mpipso.service.process import Completed
+from mpipso.service.readiness import Readiness
+from mpipso.service.watch import LOOK, watching
 
-WATCH = 0.3
-"""Seconds between two looks at whether every process of the service still runs."""
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
-TAIL_LINES = 20
 LINE = 160
 """How much of a log's telling line goes into the cause."""
+CANCEL_GRACE = 5.0
+"""Seconds between TERM and KILL, at most, for a service whose evaluation is cancelled."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process of the service: where it runs, how it is addressed there, and its log."""
+    """A process of the service: where it runs, what it is there, how it is addressed, its log."""
 
     node: Node
+    role: str
     handle: str
     log: str
 
@@ -88,6 +88,7 @@ class ServiceGroup:
         started = time.time()
         metrics: Metrics = {}
         failure: Failure | None = None
+        problem = ""
         self._files = {}
         try:
             metrics = self._measure(assignment, cancel)
@@ -95,11 +96,12 @@ class ServiceGroup:
             failure = Failure(error.cause, error.kind, error.detail)
         except Cancelled:
             failure = Failure("cancelled", "cancelled")
-        try:
-            self._collect_logs()
-            self.stop()
-        except EvaluationFailed as error:
-            failure = failure or Failure(error.cause, error.kind, error.detail)
+        finally:
+            problem = self._stop(cancel)
+        if problem and failure is None:
+            failure = Failure(problem, "infrastructure")
+        elif problem and failure:
+            failure = Failure(failure.cause, failure.kind, f"{failure.detail}\n{problem}".strip())
         return Evaluation(
             assignment.number,
             assignment.attempt,
@@ -113,49 +115,44 @@ class ServiceGroup:
             self._files,
         )
 
-    def stop(self) -> None:
-        """Stop the service on every node, the master first, so that no client sees half a service.
+    def close(self) -> None:
+        """Release everything on every node.
 
         Raises
         ------
         EvaluationFailed
-            A process survived even SIGKILL, or a node does not answer.
+            A node does not answer, or cannot; the others are released all the same.
         """
         problems = []
-        for running in reversed(self._running):
+        for node in reversed(self._nodes):
             try:
-                survivors = running.node.stop_service(running.handle)
+                node.close()
             except EvaluationFailed as error:
                 problems.append(error.cause)
-            else:
-                if survivors:
-                    problems.append(f"{running.node.name}: processes {survivors} cannot be killed")
-        self._running = []
         if problems:
             raise EvaluationFailed("; ".join(problems), kind="infrastructure")
 
-    def close(self) -> None:
-        """Release everything on every node."""
-        for node in reversed(self._nodes):
-            node.close()
-
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
-        folder = f"{assignment.number:04d}-{assignment.attempt}"
-        layout = self._layout(folder)
         configuration = assignment.configuration
         self._progress("configuring")
-        starts = self._engine.starts(self._config, configuration, layout)
-        self._record(starts, configuration, layout)
-        self._update_config(starts, configuration, layout)
-        self.stop()
+        layout = self._layout()
+        starts = self._starts(configuration, layout)
+        self._record(starts, layout)
+        self._update_config(starts, configuration, layout, cancel)
         self._progress("starting")
-        self._start(starts, configuration, layout, folder)
-        target = self._target(assignment, layout, folder)
-        self._await_ready(target, configuration, layout, cancel)
+        self._start(starts, configuration, layout)
+        target = self._target(assignment, layout)
+        readiness = self._readiness(target, configuration, layout)
+        with watching(lambda: self._check_alive("while starting", layout.port), cancel) as over:
+            try:
+                readiness.wait(self._config.service.start_timeout, over)
+            except EvaluationFailed as error:
+                raise EvaluationFailed(error.cause, kind=error.kind, detail=error.detail or self._tails()) from None
         self._progress("measuring")
-        return self._run_benchmark(target, cancel)
+        with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
+            return self._run_benchmark(target, over)
 
-    def _layout(self, folder: str) -> Layout:
+    def _layout(self) -> Layout:
         file = self._config.service.config_file
         master = self._nodes[self._master]
         port = master.free_port(self._port)
@@ -165,43 +162,63 @@ class ServiceGroup:
             port=port,
             master_port=master.free_port(0, [port]),
             work_dirs=tuple(node.work_dir for node in self._nodes),
-            config_name=file.name if file is not None and file.name else f"{folder}/config.json",
+            config_name=(file.name or f"config.{file.format}") if file is not None else "config.json",
             devices=tuple(node.devices for node in self._nodes),
             cores=tuple(node.cores for node in self._nodes),
         )
 
-    def _update_config(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
+    def _starts(self, configuration: Configuration, layout: Layout) -> list[Start]:
+        """The processes of one start; a value that fits nowhere is the configuration's fault."""
+        try:
+            content = self._engine.file(self._config, configuration)
+            if content is not None:
+                self._files["service-config"] = content
+            return self._engine.starts(self._config, configuration, layout)
+        except ValueError as error:
+            raise EvaluationFailed(str(error)) from None
+
+    def _record(self, starts: Sequence[Start], layout: Layout) -> None:
+        text = []
+        for start in starts:
+            node = self._nodes[start.node]
+            visible = {node.device_variable: ",".join(map(str, node.devices))} if node.devices else {}
+            env = {name: value for name, value in {**visible, **start.env}.items() if name}
+            text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
+            text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
+            text += [shlex.join(start.command), ""]
+        self._files["command.txt"] = "\n".join(text).encode()
+
+    def _update_config(
+        self, starts: Sequence[Start], configuration: Configuration, layout: Layout, cancel: threading.Event
+    ) -> None:
         service = self._config.service
-        content = self._engine.file(self._config, configuration)
-        if content is not None:
-            self._files["service-config"] = content
         for index in dict.fromkeys(start.node for start in starts):
             self._nodes[index].update_config(
                 configuration,
                 path=layout.config_name,
-                content=content,
-                command=self._engine.fill(service.update_command, self._config, configuration, layout),
+                content=self._files.get("service-config"),
+                command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
                 timeout=service.start_timeout,
+                cancel=cancel,
             )
 
-    def _start(self, starts: Sequence[Start], configuration: Configuration, layout: Layout, folder: str) -> None:
+    def _start(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
         service = self._config.service
         stop_command = self._engine.fill(service.stop_command, self._config, configuration, layout)
         for start in starts:
-            node = self._nodes[start.node]
-            log = f"{folder}/service-{layout.node_ranks[start.node]}-{node.name}.log"
+            node, rank = self._nodes[start.node], layout.node_ranks[start.node]
+            log = f"service-{rank}-{node.name}.log"
             handle = node.start_service(
                 start.command,
                 start.env,
                 log=log,
                 grace=service.stop_grace,
-                stop_command=stop_command if start.node == self._master else (),
+                stop_command=stop_command if rank == 0 else (),
             )
-            self._running.append(Running(node, handle, log))
+            role = "the service" if len(starts) == 1 else "the worker" if rank else "the master"
+            self._running.append(Running(node, role, handle, log))
 
-    def _target(self, assignment: Assignment, layout: Layout, folder: str) -> Target:
-        result = Path(self._local.work_dir) / folder / "benchmark.json"
-        result.parent.mkdir(parents=True, exist_ok=True)
+    def _target(self, assignment: Assignment, layout: Layout) -> Target:
         return Target(
             base_url=f"http://{layout.host}:{layout.port}",
             host=layout.host,
@@ -209,138 +226,138 @@ class ServiceGroup:
             model=self._engine.model_name(self._config),
             seed=self._config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
             close_connections=self._engine.close_connections,
-            result=result,
+            result=Path(self._local.work_dir) / "benchmark.json",
             values=assignment.configuration,
         )
 
-    def _await_ready(
-        self, target: Target, configuration: Configuration, layout: Layout, cancel: threading.Event
-    ) -> None:
-        limit = self._config.service.start_timeout
-        deadline = time.monotonic() + limit
-        pause = 0.05
-        while True:
-            if cancel.is_set():
-                raise Cancelled("cancelled while starting")
-            self._check_alive("while starting")
-            problem = self._not_ready(target, configuration, layout, deadline)
-            if problem is None:
-                return
-            if time.monotonic() >= deadline:
-                raise EvaluationFailed(f"not ready within {limit:g} s: {problem}", detail=self._tail())
-            time.sleep(pause)
-            pause = min(2 * pause, 0.5)
-
-    def _not_ready(self, target: Target, configuration: Configuration, layout: Layout, deadline: float) -> str | None:
-        """Why the service cannot be measured yet; None when it is healthy, is ours and has answered a request."""
+    def _readiness(self, target: Target, configuration: Configuration, layout: Layout) -> Readiness:
         service = self._config.service
-        left = max(1.0, deadline - time.monotonic())
-        url = self._engine.health_url(self._config, configuration, layout)
-        if service.health_command:
-            command = self._engine.fill(service.health_command, self._config, configuration, layout)
-            done = self._nodes[self._master].execute(command, left)
-            problem = f"health command ended with exit code {done.exit_code}" if done.exit_code else None
-        elif url:
-            problem = asyncio.run(_health(url, min(left, 10.0)))
-        else:
-            problem = _refused(target)
-        if problem is None and not service.health_command:
-            # A master that was started by a script, or that hands over to a child, is found below its keeper as well.
-            problem = self._nodes[self._master].listener_problem(self._running[-1].handle, target.port)
-        if problem is None:
-            try:
-                self._client.probe(target, left)
-            except EvaluationFailed as error:
-                problem = f"{error.cause} {error.detail}".strip()
-        return problem
+        return Readiness(
+            master=self._nodes[self._master],
+            handle=self._running[-1].handle,
+            target=target,
+            client=self._client,
+            health_url=self._engine.health_url(self._config, configuration, layout),
+            health_command=self._engine.fill(service.health_command, self._config, configuration, layout),
+        )
 
-    def _run_benchmark(self, target: Target, cancel: threading.Event) -> Metrics:
-        over = threading.Event()
-        died: list[EvaluationFailed] = []
-        done_watching = threading.Event()
-
-        def watch() -> None:
-            while not done_watching.wait(WATCH):
-                try:
-                    self._check_alive("during the benchmark")
-                except EvaluationFailed as error:
-                    died.append(error)
-                if died or cancel.is_set():
-                    over.set()
-                    return
-
-        watcher = threading.Thread(target=watch, name="watch")
-        watcher.start()
+    def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:
         limit = self._config.benchmark.timeout
         command = self._client.command(self._config, target)
         self._files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
+        target.result.unlink(missing_ok=True)
+        file = self._client.result_file(self._config, target)
+        before = _stamp(file)
+        output = ""
         try:
             done = self._local.execute(command, limit, cancel=over)
-        except Cancelled:
-            if died:
-                raise died[0] from None
+            output = done.stdout + done.stderr
+        except Cancelled as cancelled:
+            output = cancelled.output
             raise
         finally:
-            done_watching.set()
-            watcher.join()
-        self._files["benchmark.log"] = (done.stdout + done.stderr).encode()[-LOG_BYTES:]
-        if target.result.exists():
-            self._files["benchmark.json"] = target.result.read_bytes()[-32 * LOG_BYTES :]
-        self._check_alive("during the benchmark")
-        if done.timed_out:
-            raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=_lines(done.stderr))
-        if done.exit_code:
-            raise EvaluationFailed(
-                f"the benchmark client ended with exit code {done.exit_code}",
-                kind="infrastructure",
-                detail=_lines(done.stderr or done.stdout),
-            )
+            self._files["benchmark.log"] = output.encode()[-LOG_BYTES:]
+            fresh = _stamp(file) != before
+            if fresh and file.exists():
+                self._files["benchmark.json"] = file.read_bytes()[-32 * LOG_BYTES :]
+        self._check_benchmark(done, limit)
+        if before is not None and not fresh:
+            raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
         return self._client.metrics(self._config, target, done)
 
-    def _check_alive(self, when: str) -> None:
-        for running in self._running:
-            code = running.node.poll_service(running.handle)
-            if code is not None:
-                how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-                detail = self._tail(running)
-                reason = self._engine.reason(detail)[:LINE]
-                raise EvaluationFailed(f"{running.node.name}: the service {how} {when}: {reason}", detail=detail)
+    def _check_benchmark(self, done: Completed, limit: float) -> None:
+        detail = _lines(done.stderr or done.stdout)
+        if done.timed_out:
+            raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
+        if done.exit_code:
+            cause = f"the benchmark client ended with exit code {done.exit_code}"
+            raise EvaluationFailed(cause, kind="infrastructure", detail=detail)
 
-    def _record(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
-        text = []
-        for start in starts:
-            text.append(f"# {self._nodes[start.node].name}, node rank {layout.node_ranks[start.node]}")
-            text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(start.env.items())]
-            text += [shlex.join(start.command), ""]
-        self._files["command.txt"] = "\n".join(text).encode()
+    def _check_alive(self, when: str, port: int = 0) -> None:
+        """Raise if a process of the service has ended; with ``port``, because of another process if that took it."""
+        codes = [(running, running.node.poll_service(running.handle)) for running in self._running]
+        dead = [(running, code) for running, code in codes if code is not None]
+        if not dead:
+            return
+        causes = []
+        for running, code in dead:
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            hint = " (its command has to stay in the foreground)" if code == 0 and port else ""
+            reason = self._engine.reason(self._tail(running))[:LINE]
+            causes.append(f"{running.node.name}: {running.role} {how} {when}{hint}: {reason}")
+        taken = self._taken(port) if port else []
+        raise EvaluationFailed(
+            "; ".join(taken + causes),
+            kind="infrastructure" if taken else "configuration",
+            detail=self._tails([running for running, _ in dead]),
+        )
 
-    def _collect_logs(self) -> None:
-        for running in self._running:
-            self._files[Path(running.log).name] = running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES)
+    def _taken(self, port: int) -> list[str]:
+        """Who else holds the port of the master, in words; empty if nobody does."""
+        master = self._nodes[self._master]
+        if master.listener_problem(self._running[-1].handle, port) is None:
+            return []
+        try:
+            master.free_port(port)
+        except EvaluationFailed as error:
+            return [error.cause]
+        return []
 
-    def _tail(self, running: Running | None = None) -> str:
-        running = running or self._running[-1]
-        return _lines(running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES).decode(errors="replace"))
+    def _stop(self, cancel: threading.Event) -> str:
+        """Stop the service on all nodes at once and collect its logs; what could not be done, in words."""
+        running, self._running = self._running, []
+        if not running:
+            return ""
+        problems: list[str] = []
+
+        def stop(each: Running, grace: float | None) -> None:
+            try:
+                survivors = each.node.stop_service(each.handle, grace)
+            except EvaluationFailed as error:
+                problems.append(error.cause)
+            else:
+                if survivors:
+                    problems.append(f"{each.node.name}: processes {survivors} cannot be killed")
+
+        hurry = min(CANCEL_GRACE, self._config.service.stop_grace)
+        with ThreadPoolExecutor(max_workers=2 * len(running)) as pool:
+            hurried = cancel.is_set()
+            stops: list[Future[None]] = [pool.submit(stop, each, hurry if hurried else None) for each in running]
+            while not all(future.done() for future in stops):
+                if cancel.is_set() and not hurried:
+                    hurried = True
+                    stops += [pool.submit(stop, each, hurry) for each in running]
+                wait([future for future in stops if not future.done()], timeout=LOOK)
+        for each in running:
+            self._files[each.log] = self._log(each)
+        return "; ".join(dict.fromkeys(problems))
+
+    def _log(self, running: Running) -> bytes:
+        """The end of a log, or why there is none: a log that cannot be read explains nothing, and fails nothing."""
+        try:
+            return running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES)
+        except EvaluationFailed as error:
+            return f"{error.cause}\n".encode()
+
+    def _tail(self, running: Running) -> str:
+        return _lines(self._log(running).decode(errors="replace"))
+
+    def _tails(self, running: Sequence[Running] = ()) -> str:
+        """The last lines of several logs, of all by default."""
+        several = running or self._running
+        if len(several) == 1:
+            return self._tail(several[0])
+        return "\n".join(f"--- {each.role} on {each.node.name}\n{self._tail(each)}" for each in several)
 
 
 def _lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
 
 
-def _refused(target: Target) -> str | None:
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is written; None without a file."""
     try:
-        socket.create_connection((target.host, target.port), timeout=2.0).close()
-    except OSError as error:
-        return f"port {target.port}: {error.strerror or error}"
-    return None
-
-
-async def _health(url: str, timeout: float) -> str | None:
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session,
-            session.get(url) as answer,
-        ):
-            return None if answer.status == 200 else f"{url} answers HTTP {answer.status}"
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-        return f"{url}: {str(error) or type(error).__name__}"
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -7,22 +7,32 @@ other machine, so that arguments and results are plain values (numbers, texts, b
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Configuration
 from mpipso.service import process
+from mpipso.service.devices import DeviceMemory
 from mpipso.service.process import Completed
 
 CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
+TAIL_LINES = 20
+"""How many of the last lines of a command's output tell why it failed."""
+HELD_BEFORE = 15.0
+HELD_AFTER = 60.0
+"""Seconds until the memory of the devices must be as free as it was, before a start and after a stop."""
+CLOSE_GRACE = 5.0
+"""Seconds between TERM and KILL for what still runs when the node is closed."""
 
 
 class Node(abc.ABC):
@@ -65,7 +75,7 @@ class Node(abc.ABC):
     ) -> str:
         """Start a process that stays, under a keeper that ends it with all its descendants; returns a handle.
 
-        ``grace`` is the time in seconds between TERM and KILL when it is stopped.
+        ``log`` is replaced. ``grace`` is the time in seconds between TERM and KILL when it is stopped.
         """
 
     @abc.abstractmethod
@@ -73,8 +83,12 @@ class Node(abc.ABC):
         """None while the service's first process runs, else its exit code (minus the signal)."""
 
     @abc.abstractmethod
-    def stop_service(self, handle: str) -> list[int]:
-        """Stop the service and everything below it; returns the pids that could not be killed. Idempotent."""
+    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
+        """Stop the service and everything below it; returns the pids that could not be killed. Idempotent.
+
+        Returns, or raises, when the memory of the node's devices is free again. With ``grace``, in seconds, it hurries:
+        at most that long between TERM and KILL, also for a call that is under way, and the devices are not waited for.
+        """
 
     @abc.abstractmethod
     def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
@@ -148,15 +162,26 @@ class Node(abc.ABC):
         content: bytes | None = None,
         command: Sequence[str] = (),
         timeout: float = 300.0,
+        cancel: threading.Event | None = None,
     ) -> None:
         """Write the configuration to ``path`` (as JSON unless ``content`` gives the text), then run ``command``."""
         self.write_file(path, json.dumps(dict(params), indent=2).encode() if content is None else content)
         if not command:
             return
-        done = self.execute(command, timeout)
+        done = self.execute(command, timeout, cancel=cancel)
         if done.timed_out or done.exit_code:
             how = f"took longer than {timeout:g} s" if done.timed_out else f"ended with exit code {done.exit_code}"
-            raise EvaluationFailed(f"{self.name}: update command {command[0]} {how}", detail=done.stderr or done.stdout)
+            output = (done.stdout + done.stderr).strip().splitlines()
+            detail = "\n".join(output[-TAIL_LINES:])
+            raise EvaluationFailed(f"{self.name}: update command {command[0]} {how}", detail=detail)
+
+
+@dataclass
+class _Service:
+    """What runs here: its keeper, and whether its stop is in a hurry."""
+
+    keeper: process.Keeper
+    hurry: threading.Event = field(default_factory=threading.Event)
 
 
 class LocalNode(Node):
@@ -183,7 +208,8 @@ class LocalNode(Node):
         self.cores = tuple(cores)
         self.devices = tuple(devices)
         self.device_variable = device_variable
-        self._services: dict[str, process.Keeper] = {}
+        self._services: dict[str, _Service] = {}
+        self._memory = DeviceMemory(self.devices)
         try:
             if work_dir:
                 Path(work_dir).mkdir(parents=True, exist_ok=True)
@@ -199,14 +225,15 @@ class LocalNode(Node):
         env: Mapping[str, str] | None = None,
         cancel: threading.Event | None = None,
     ) -> Completed:
-        return process.run(
-            command,
-            timeout=timeout,
-            env=self._environment(env or {}),
-            cwd=Path.cwd(),
-            cores=self.cores,
-            cancel=cancel,
-        )
+        with self._named():
+            return process.run(
+                command,
+                timeout=timeout,
+                env=self._environment(env or {}),
+                cwd=Path.cwd(),
+                cores=self.cores or None,
+                cancel=cancel,
+            )
 
     def start_service(
         self,
@@ -218,25 +245,41 @@ class LocalNode(Node):
         stop_command: Sequence[str] = (),
     ) -> str:
         log_path = self._path(log)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        keeper = process.Keeper.start(
-            command,
-            env=self._environment(env),
-            cwd=Path.cwd(),
-            log=log_path,
-            cores=self.cores,
-            grace=grace,
-            stop_command=stop_command,
-        )
-        self._services[keeper.mark] = keeper
+        try:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            log_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failure(f"{log} cannot be written: {error.strerror}") from None
+        if problem := self._memory.settle(HELD_BEFORE):
+            raise self._failure(f"{problem} before the start")
+        with self._named():
+            keeper = process.Keeper.start(
+                command,
+                env=self._environment(env),
+                cwd=Path.cwd(),
+                log=log_path,
+                cores=self.cores or None,
+                grace=grace,
+                stop_command=stop_command,
+            )
+        self._services[keeper.mark] = _Service(keeper)
         return keeper.mark
 
     def poll_service(self, handle: str) -> int | None:
-        return self._services[handle].poll()
+        return self._services[handle].keeper.poll()
 
-    def stop_service(self, handle: str) -> list[int]:
-        keeper = self._services.pop(handle, None)
-        return list(keeper.stop().survivors) if keeper is not None else []
+    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
+        service = self._services.get(handle)
+        if service is None:
+            return []
+        if grace is not None:
+            service.hurry.set()
+        gone = service.keeper.stop(grace)
+        problem = self._memory.settle(HELD_AFTER, service.hurry)
+        self._services.pop(handle, None)
+        if problem:
+            raise self._failure(f"{problem} after the stop")
+        return list(gone.survivors)
 
     def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
         if wanted == 0:
@@ -249,8 +292,7 @@ class LocalNode(Node):
         listening = process.listeners(port)
         if not listening:
             return f"nothing listens on port {port}"
-        own = self._services[handle].pids()
-        if any(pid in own for pid in listening):
+        if set(listening) <= set(self._services[handle].keeper.pids()):
             return None
         return f"port {port} belongs to {process.port_holder(port)}, not to the service that was started"
 
@@ -294,9 +336,11 @@ class LocalNode(Node):
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
     def close(self) -> None:
-        for handle in list(self._services):
-            self.stop_service(handle)
-        shutil.rmtree(self.work_dir, ignore_errors=True)
+        try:
+            for handle in list(self._services):
+                self.stop_service(handle, CLOSE_GRACE)
+        finally:
+            shutil.rmtree(self.work_dir, ignore_errors=True)
 
     def _path(self, path: str) -> Path:
         return Path(self.work_dir) / path
@@ -306,6 +350,14 @@ class LocalNode(Node):
         if self.devices and self.device_variable:
             base[self.device_variable] = ",".join(map(str, self.devices))
         return base | dict(added)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Failures from within carry the node's name."""
+        try:
+            yield
+        except EvaluationFailed as error:
+            raise EvaluationFailed(f"{self.name}: {error.cause}", kind=error.kind, detail=error.detail) from None
 
     def _failure(self, cause: str) -> EvaluationFailed:
         return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")

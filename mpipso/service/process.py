@@ -293,9 +293,9 @@ def run(
             code = command.wait(timeout, cancel)
         finally:
             gone = command.stop()
-        if code is None and cancel and cancel.is_set():
-            raise Cancelled(f"{argv[0]} was cancelled")
         stdout, stderr = [_end(stream, limit) for stream in streams] or ["", ""]
+        if code is None and cancel and cancel.is_set():
+            raise Cancelled(f"{argv[0]} was cancelled", output=stdout + stderr)
         truncated = any(stream.seek(0, os.SEEK_END) > limit for stream in streams)
     ended = command.poll()
     if ended is None:

@@ -87,10 +87,11 @@ class OpenMPI(Launcher):
     forwards_signals = True
     # Probing for fast networks costs a second per start; the tests have TCP and shared memory.
     transports: ClassVar[str]
+    more: ClassVar[tuple[str, ...]] = ()
 
     def placement(self, on_hosts: bool) -> list[str]:
         by = "node:OVERSUBSCRIBE" if on_hosts else "slot:OVERSUBSCRIBE"
-        return ["--map-by", by, "--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl", self.transports]
+        return ["--map-by", by, "--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl", self.transports, *self.more]
 
     def forwarding(self, names: Iterable[str]) -> list[str]:
         return [word for name in names for word in ("-x", name)]
@@ -124,6 +125,7 @@ class OpenMPI4(OpenMPI):
     recipe = "apt-get install openmpi-bin"
     variables: ClassVar = OpenMPI5.variables
     transports = "self,vader,tcp"
+    more = ("--mca", "odls_base_sigkill_timeout", "0")  # as mpipso launch does
 
     @property
     def launcher(self) -> Path:

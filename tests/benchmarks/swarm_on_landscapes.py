@@ -3,8 +3,8 @@
     python tests/benchmarks/swarm_on_landscapes.py FOLDER [--seeds 30] [--budgets 64 128] [--particles 16]
 
 FOLDER holds one ``NAME.csv`` per table (a column per parameter, and ``__value``, to be minimised; empty or ``inf``
-where the configuration failed) and one ``NAME.json`` (``space``, ``opt``, ``median``, ``sparse``). Prints, per table and
-budget, the normalised regret (best found - opt) / (median - opt), capped at 1.5: its mean over the seeds for both
+where the configuration failed) and one ``NAME.json`` (``space``, ``opt``, ``median``, ``sparse``). Prints, per table
+and budget, the normalised regret (best found - opt) / (median - opt), capped at 1.5: its mean over the seeds for both
 searches, in how many of the pairs of seeds the swarm is ahead, and the mean number of evaluations until within 5 % of
 the best value.
 """

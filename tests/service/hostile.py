@@ -11,6 +11,8 @@ All but ``noisy`` and ``leaky`` listen on 127.0.0.1:PORT, unless told otherwise 
     noisy       writes to its standard output as fast as it can
     early       answers 200 on /health, 503 on everything else, for ever
     crash       ends with code 7 at the request after the first N
+    freeze      never answers again from the request after the first N
+    flood       serves, and writes 10 MB a second to its standard output
     hang        accepts connections and never answers
     respawn     replaces its dead children at once; all ignore TERM, one of them listens
     leaky       leaves a shared-memory file and a System V segment behind
@@ -21,44 +23,36 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import signal
 import socket
 import sys
+import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from multiprocessing import resource_tracker, shared_memory
 
+from tiny_service import Server
 
-def serve(port: int, *, requests: int = -1, completions: int = 200) -> None:
-    """Answer HTTP for ever; the process ends with code 7 at the request after the first ``requests`` completions."""
-    left = [requests]
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, status: int, body: dict[str, object]) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+def serve(port: int, *, requests: int = -1, last: Callable[[], None] = lambda: None, completions: int = 200) -> None:
+    """Answer HTTP for ever, completions with status ``completions``; after ``requests`` of them ``last`` happens."""
+    left, lock = [requests], threading.Lock()
 
-        def do_GET(self) -> None:
-            self.answer(200 if self.path == "/health" else completions, {"data": [{"id": "hostile"}]})
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if left[0] == 0:
-                os._exit(7)
+    def before() -> None:
+        with lock:
             left[0] -= 1
-            self.answer(completions, {"choices": [{"text": " bak"}], "usage": {"completion_tokens": 1}})
+            if left[0] == -1:
+                last()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = Server("127.0.0.1", port, model="hostile", status=completions, before=before if requests >= 0 else str)
     print("ready", flush=True)
     server.serve_forever()
+
+
+def crash() -> None:
+    print("fatal: the engine is on fire", flush=True)
+    os._exit(7)
 
 
 def ignore_term() -> None:
@@ -80,6 +74,13 @@ def wait_for_listener(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.01)
+
+
+def flood() -> None:
+    line = b"".join(b"%07d all work and no play makes a long log file\n" % number for number in range(1000))
+    while True:
+        os.write(1, line)
+        time.sleep(0.005)
 
 
 def hang(port: int) -> None:
@@ -161,7 +162,12 @@ def main() -> None:
         case "early":
             serve(told.port, completions=503)
         case "crash":
-            serve(told.port, requests=told.requests)
+            serve(told.port, requests=told.requests, last=crash)
+        case "freeze":
+            serve(told.port, requests=told.requests, last=lambda: time.sleep(10_000))
+        case "flood":
+            threading.Thread(target=flood, daemon=True).start()
+            serve(told.port)
         case "hang":
             hang(told.port)
         case "respawn":

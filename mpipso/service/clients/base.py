@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Metrics, Value
+from mpipso.evaluation import METRICS, Metrics, Value
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
 
@@ -30,6 +32,10 @@ class Target:
     """Placeholders for the words of the user's own command."""
 
 
+class NotReady(Exception):
+    """The service cannot be measured yet, and why."""
+
+
 class Client:
     """A program that puts load on a service and reports metrics."""
 
@@ -37,18 +43,24 @@ class Client:
         """What is wrong with the configuration from this client's point of view, one line each."""
         return iter(())
 
-    def probe(self, target: Target, timeout: float) -> None:
+    async def probe(self, target: Target, timeout: float) -> None:
         """Have one real request answered.
 
         Raises
         ------
+        NotReady
+            The service does not answer as it should, but may do so later.
         EvaluationFailed
-            The service does not answer as it should.
+            It never will.
         """
 
     def command(self, config: Config, target: Target) -> list[str]:
         """The command line that measures; it may write ``target.result``."""
         raise NotImplementedError
+
+    def result_file(self, config: Config, target: Target) -> Path:
+        """Where the command writes its result."""
+        return target.result
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         """The metrics of a command that ended with exit code 0.
@@ -67,14 +79,60 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     EvaluationFailed
-        The file is missing or is not JSON.
+        The file is missing or holds no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        content = path.read_text()
     except OSError:
         raise EvaluationFailed(f"the benchmark client wrote no result file {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EvaluationFailed(f"the benchmark client's result file {path.name} is not JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise EvaluationFailed(f"the benchmark client's result file {path.name} is not text") from None
+    result = last_json(content)
+    if result is None:
+        raise EvaluationFailed(f"the benchmark client's result file {path.name} holds no JSON", detail=content[-2000:])
+    return result
+
+
+def last_json(text: str) -> Any:
+    """The table or list that a text is, else the last table that begins on a line of it; None without.
+
+    So logs may stand before a result, and of JSON lines the last counts. ``NaN`` and ``Infinity`` are read, as many
+    programs write them.
+    """
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        return value if isinstance(value, (dict, list)) else None
+    table, end = None, 0
+    for opening in re.finditer(r"(?m)^[ \t]*\{", text):
+        if opening.start() >= end:
+            with contextlib.suppress(ValueError):
+                table, end = json.JSONDecoder().raw_decode(text, opening.end() - 1)
+    return table
+
+
+def require_measured(metrics: Metrics) -> Metrics:
+    """The metrics, if they are of a run in which every request was served.
+
+    Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0: as a latency, the
+    best value there is.
+
+    Raises
+    ------
+    EvaluationFailed
+        Requests failed, none was completed, or a value that is never zero is.
+    """
+    if metrics.get("completed", 1) == 0:
+        raise EvaluationFailed("the benchmark completed no request")
+    if metrics.get("failed", 0) > 0:
+        asked = f" of {metrics['completed'] + metrics['failed']:g}" if "completed" in metrics else ""
+        raise EvaluationFailed(f"{metrics['failed']:g}{asked} requests failed")
+    zero = [name for name in METRICS if name.startswith(_POSITIVE) and metrics.get(name) == 0]
+    if zero:
+        raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
+    return metrics
+
+
+_POSITIVE = ("duration", "request_throughput", "output_throughput", "total_throughput", "ttft", "e2e")
 
 
 CLIENTS: Registry[Client] = Registry("mpipso.service.clients")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
-from mpipso.service.clients.base import CLIENTS, Client, Target, read_json
+from mpipso.service.clients.base import CLIENTS, Client, Target, last_json, read_json, require_measured
 from mpipso.service.command import fill, placeholders
 from mpipso.service.process import Completed
 
@@ -34,13 +33,18 @@ class CommandClient(Client):
         return fill(config.benchmark.command, _values(target))
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
-        if config.benchmark.result_file:
-            result = read_json(Path(fill([config.benchmark.result_file], _values(target))[0]))
-        elif target.result.exists():
-            result = read_json(target.result)
-        else:
-            result = _last_json(done.stdout)
-        return {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
+        file = self.result_file(config, target)
+        result = read_json(file) if config.benchmark.result_file or file.exists() else last_json(done.stdout)
+        if result is None:
+            detail = (done.stdout + done.stderr)[-2000:]
+            raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
+        measured = {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
+        return require_measured(measured)
+
+    def result_file(self, config: Config, target: Target) -> Path:
+        """``benchmark.result_file``, else where the command may write although it need not."""
+        named = config.benchmark.result_file
+        return Path(fill([named], _values(target))[0]) if named else target.result
 
 
 def _values(target: Target) -> dict[str, Any]:
@@ -53,18 +57,6 @@ def _values(target: Target) -> dict[str, Any]:
         "seed": target.seed,
         "result": str(target.result),
     }
-
-
-def _last_json(output: str) -> Any:
-    """The last JSON table in what a program printed: its last line that is one, or all it printed."""
-    for text in (*reversed(output.splitlines()), output):
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict):
-            return value
-    raise EvaluationFailed("the benchmark command printed no JSON table", detail=output[-2000:])
 
 
 def _number(result: Any, path: str) -> float:

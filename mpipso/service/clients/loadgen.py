@@ -183,8 +183,11 @@ async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[s
     async with session.get(f"{base_url.rstrip('/')}/v1/models") as answer:
         if answer.status != 200:
             return []
-        listed = await answer.json(content_type=None)
-    return [str(model["id"]) for model in listed.get("data") or () if "id" in model]
+        try:
+            listed = await answer.json(content_type=None)
+            return [str(model["id"]) for model in listed["data"]]
+        except (ValueError, LookupError, TypeError):
+            return []
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import aiohttp
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
-from mpipso.service.clients.base import CLIENTS, Client, Target, read_json
+from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, read_json, require_measured
 from mpipso.service.clients.loadgen import served_models
 from mpipso.service.process import Completed
 
@@ -25,8 +26,8 @@ class OpenAIClient(Client):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
 
-    def probe(self, target: Target, timeout: float) -> None:
-        asyncio.run(_one_token(target, timeout))
+    async def probe(self, target: Target, timeout: float) -> None:
+        await _one_token(target, timeout)
 
     def command(self, config: Config, target: Target) -> list[str]:
         benchmark = config.benchmark
@@ -46,17 +47,19 @@ class OpenAIClient(Client):
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         result = read_json(target.result)
-        if result["failed"]:
-            asked = result["completed"] + result["failed"]
-            errors = ", ".join(f"{text} ({count})" for text, count in result.get("errors", {}).items())
-            raise EvaluationFailed(f"{result['failed']:g} of {asked:g} requests failed", detail=errors)
-        return {name: float(result[name]) for name in METRICS if result.get(name) is not None}
+        errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
+        try:
+            return require_measured({name: float(result[name]) for name in METRICS if result.get(name) is not None})
+        except EvaluationFailed as error:
+            cause = f"{error.cause}: {errors[0]}" if errors else error.cause
+            raise EvaluationFailed(cause, detail="\n".join(errors)) from None
 
 
 async def _one_token(target: Target, timeout: float) -> None:
     body: dict[str, object] = {"prompt": "a", "max_tokens": 1, "temperature": 0}
     headers = {"Connection": "close"} if target.close_connections else {}
     limit = aiohttp.ClientTimeout(total=timeout)
+    problem = "the first request was not answered"
     try:
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
             listed = await served_models(session, target.base_url)
@@ -65,10 +68,24 @@ async def _one_token(target: Target, timeout: float) -> None:
             if target.model or listed:
                 body["model"] = target.model or listed[0]
             async with session.post(f"{target.base_url}/v1/completions", json=body) as answer:
+                text = (await answer.text(errors="replace"))[:MAX_ANSWER]
                 if answer.status != 200:
-                    text = (await answer.text())[:500]
-                    raise EvaluationFailed(f"the first request was answered with HTTP {answer.status}", detail=text)
-                await answer.json()
-    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        raise EvaluationFailed(f"the first request was not answered: {reason}") from None
+                    raise NotReady(f"the first request was answered with HTTP {answer.status}: {text}".rstrip(": "))
+                if not _tokens(text):
+                    raise NotReady(f"the first request was answered without a token: {text[:200]}".rstrip(": "))
+    except asyncio.TimeoutError:  # some errors of aiohttp are both
+        raise NotReady(f"{problem} within {timeout:.0f} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NotReady(f"{problem}: {str(error) or type(error).__name__}") from None
+
+
+def _tokens(text: str) -> bool:
+    """Whether an answer holds a generated token, which may be one without text."""
+    try:
+        answer = json.loads(text)
+        return bool(answer["choices"][0].get("text") or answer["usage"]["completion_tokens"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+MAX_ANSWER = 100_000

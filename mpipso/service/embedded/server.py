@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("-c", "--ctx-size", type=_whole(0), help="context of all slots together in tokens; 0: that of the model")
     add("-b", "--batch-size", type=_whole(1), help="tokens in a logical batch (default: 2048)")
     add("-ub", "--ubatch-size", type=_whole(1), help="tokens in a physical batch (default: 512)")
-    add("-t", "--threads", type=_whole(-1), help="threads (default, as -1: one per physical core of the machine)")
+    add("-t", "--threads", type=_whole(-1), help="threads (default, as -1: one per physical core that it may use)")
     add("-tb", "--threads-batch", type=_whole(1), help="threads for prompts and batches (default: as --threads)")
     add("-fa", "--flash-attn", choices=FLASH_ATTENTION, help="flash attention (default: auto)")
     add("-ctk", "--cache-type-k", choices=CACHE_TYPES, help="data type of the K cache (default: f16)")
@@ -104,7 +104,8 @@ def parameters(options: argparse.Namespace) -> CommonParams:
         params.cache_type_k = ggml_type[f"GGML_TYPE_{options.cache_type_k.upper()}"]
     if options.cache_type_v is not None:
         params.cache_type_v = ggml_type[f"GGML_TYPE_{options.cache_type_v.upper()}"]
-    params.cpuparams.n_threads = options.threads or physical_cores(os.sched_getaffinity(0))
+    own = physical_cores(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = options.threads if (options.threads or 0) > 0 else own
     if options.threads_batch is not None:
         params.cpuparams_batch.n_threads = options.threads_batch
     if options.poll is not None:

@@ -142,9 +142,16 @@ class Engine:
             return None
         return config_text(config.service.config_file, self.resolved(config), configuration)
 
-    def fill(self, words: Sequence[str], config: Config, configuration: Configuration, layout: Layout) -> list[str]:
-        """Words with the placeholders of the master's node."""
-        return fill(words, self._values(config, configuration, layout, layout.master))
+    def fill(
+        self,
+        words: Sequence[str],
+        config: Config,
+        configuration: Configuration,
+        layout: Layout,
+        node: int | None = None,
+    ) -> list[str]:
+        """Words with the placeholders of a node, the master's if none is given."""
+        return fill(words, self._values(config, configuration, layout, layout.master if node is None else node))
 
     def health_url(self, config: Config, configuration: Configuration, layout: Layout) -> str:
         """What must answer 200 before the service is used; empty if there is nothing to ask."""

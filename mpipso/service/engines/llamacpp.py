@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from mpipso.config import Config
@@ -43,13 +44,20 @@ class LlamaCpp(Engine):
         "OMP_WAIT_POLICY": {"env": "OMP_WAIT_POLICY"},
     }
 
+    def model_name(self, config: Config) -> str:
+        return "" if config.service.command else Path(config.service.model).stem
+
     def default_command(self, config: Config) -> tuple[str, ...]:
         model = config.service.model
         if model == EMBEDDED:
             from mpipso.service.embedded.model import model_path
 
-            return (sys.executable, "-m", "mpipso.service.embedded.server", *_ADDRESS, str(model_path()))
-        return (shutil.which("llama-server") or "llama-server", *_ADDRESS, model) if model else ()
+            server: tuple[str, ...] = (sys.executable, "-m", "mpipso.service.embedded.server")
+            model = str(model_path())
+        else:
+            server = (shutil.which("llama-server") or "llama-server",)
+        # The name by which the service is recognised before it is measured.
+        return (*server, *_ADDRESS, model, "--alias", self.model_name(config)) if model else ()
 
     def reason(self, log: str) -> str:
         # The first error is the cause; those that follow tell what it led to.

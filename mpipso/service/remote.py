@@ -1,7 +1,8 @@
-"""The other nodes of a group: calls to a member's :class:`~mpipso.service.node.LocalNode` as messages.
+"""The other nodes of a group: calls to another machine's :class:`~mpipso.service.node.LocalNode` as messages.
 
-A leader's :class:`RemoteNode` sends a request, the member's :class:`Agent` carries it out in a thread of its own and
-answers with the value or with the failure, which is raised at the leader with the node's name.
+A leader's :class:`RemoteNode` sends a request, the node's :class:`Agent` carries it out in a thread of its own and
+answers with the value or with the failure, which is raised at the leader with the node's name. What carries the
+messages is not known here: a rank's agent gets them over MPI, that of a node without a rank over ssh.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from mpipso.cluster.placement import PlacedNode
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service.node import LocalNode, Node
 from mpipso.service.process import Completed
@@ -26,9 +26,28 @@ ANSWER_TIMEOUT = 60.0
 _POLL = 0.1
 
 
+class Share(Protocol):
+    """A node's part in a group: the host, where others reach it, and the cores and devices that the group may use."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def cores(self) -> tuple[int, ...]: ...
+
+    @property
+    def devices(self) -> tuple[int, ...]: ...
+
+    @property
+    def device_variable(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Request:
-    """Leader to member: call this method of your node."""
+    """Leader to agent: call this method of your node."""
 
     number: int
     method: str
@@ -38,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Member to leader: what the call returned, or the failure it raised."""
+    """Agent to leader: what the call returned, or the failure it raised."""
 
     number: int
     value: Any = None
@@ -47,13 +66,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Abandon:
-    """Leader to member: give up the command of this request."""
+    """Leader to agent: give up the command of this request."""
 
     number: int
 
 
 class Agent:
-    """The member's side: serves the requests of its leader on one node."""
+    """The node's side: serves the requests of its leader there."""
 
     METHODS = Node.__abstractmethods__
 
@@ -101,17 +120,17 @@ class Agent:
 
 
 class RemoteNode(Node):
-    """The leader's side of one member.
+    """The leader's side of one node.
 
     Parameters
     ----------
     send:
-        Hands a message over to the member; callable from any thread.
+        Hands a message over to the agent; callable from any thread.
     """
 
     _numbers = itertools.count()
 
-    def __init__(self, placed: PlacedNode, work_dir: str, send: Callable[[Request | Abandon], None]) -> None:
+    def __init__(self, placed: Share, work_dir: str, send: Callable[[Request | Abandon], None]) -> None:
         self.name = placed.host
         self.address = placed.address
         self.cores = placed.cores
@@ -133,7 +152,7 @@ class RemoteNode(Node):
             future.set_result(answer.value)
 
     def lost(self, reason: str) -> None:
-        """The member is gone: every call fails, now and later."""
+        """The node is gone: every call fails, now and later."""
         self._lost = reason
         for number in list(self._waiting):
             self.answered(Answer(number, failure=self._gone()))
@@ -168,8 +187,8 @@ class RemoteNode(Node):
         code: int | None = self._call("poll_service", handle)
         return code
 
-    def stop_service(self, handle: str) -> list[int]:
-        return list(self._call("stop_service", handle, _limit=600.0))
+    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
+        return list(self._call("stop_service", handle, grace, _limit=600.0))
 
     def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
         return int(self._call("free_port", wanted, list(taken)))
@@ -198,11 +217,12 @@ class RemoteNode(Node):
     def _call(
         self, method: str, *args: Any, _limit: float = 0.0, _cancel: threading.Event | None = None, **kwargs: Any
     ) -> Any:
-        if self._lost is not None:
-            raise self._gone()
         number = next(self._numbers)
         future: Future[Any] = Future()
         self._waiting[number] = future
+        if self._lost is not None:  # asked when lost(), called by another thread, can already see the future
+            self._waiting.pop(number, None)
+            raise self._gone()
         self._send(Request(number, method, args, kwargs))
         deadline = time.monotonic() + _limit + ANSWER_TIMEOUT
         while True:

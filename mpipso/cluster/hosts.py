@@ -1,0 +1,182 @@
+"""Names of hosts as users and schedulers write them (host files, ``--nodes``, Slurm's lists), and who goes by them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from mpipso.config import GroupEntry, NodeEntry
+from mpipso.errors import UserError
+
+LOCAL = ("localhost", "127.0.0.1")
+_MOST = 100_000
+"""Names that a list may stand for; more is a slip of the pen."""
+
+
+class Named(Protocol):
+    """Something that runs on a host and knows by which names the host goes."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+
+def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
+    """Hosts and their slots, in order: lines of ``host``, ``host slots=N`` (Open MPI) or ``host:N`` (MPICH).
+
+    Empty lines and everything after ``#`` are ignored; further ``key=value`` words of Open MPI are accepted.
+
+    Raises
+    ------
+    UserError
+        A line is none of these; with file, line number and line.
+    """
+    hosts: list[tuple[str, int]] = []
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.split("#", 1)[0].strip()
+        if not entry:
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_]+\s*=\s*\S+)*)", entry)
+        slots = re.search(r"\bslots\s*=\s*(\S+)", entry)
+        count = slots.group(1) if slots else match.group(2) if match and match.group(2) else "1"
+        if match is None or not count.isdecimal() or int(count) < 1:
+            problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")
+        else:
+            hosts.append((match.group(1), int(count)))
+    if not hosts and not problems:
+        problems.append(f"{source}: names no host")
+    if problems:
+        raise UserError(problems)
+    return hosts
+
+
+def read_hostfile(path: Path) -> list[tuple[str, int]]:
+    """:func:`parse_hostfile` of a file that may be missing."""
+    try:
+        return parse_hostfile(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UserError(f"{path}: hostfile cannot be read: {reason}") from None
+
+
+def parse_nodes(text: str) -> tuple[GroupEntry, ...]:
+    """Groups from ``"node0,node1:node2,node3"``: colon between groups, comma within.
+
+    Raises
+    ------
+    UserError
+        A name is empty.
+    """
+    groups = [[host.strip() for host in group.split(",")] for group in text.split(":")]
+    if not all(host for group in groups for host in group):
+        raise UserError(f"--nodes {text!r}: an empty name; write it as 'node0,node1:node2,node3'")
+    return tuple(
+        GroupEntry(group_id=number, nodes=tuple(NodeEntry(host=host) for host in group))
+        for number, group in enumerate(groups)
+    )
+
+
+def expand_node_list(text: str) -> list[str]:
+    """Host names from Slurm's short form: ``node[0-2,7],login`` gives node0, node1, node2, node7, login.
+
+    Leading zeros are kept (``n[08-10]``), and a name may have several brackets (``rack[0-1]n[0-3]``). The format is
+    that of ``SLURM_JOB_NODELIST``, as ``scontrol show hostnames`` expands it (Slurm's documentation, "hostlist").
+
+    Raises
+    ------
+    ValueError
+        The text is no such list.
+    """
+    names = [name for part in _outside_brackets(text) for name in _expand(part)]
+    if len(names) > _MOST:
+        raise ValueError(f"{text!r} stands for more than {_MOST} hosts")
+    return names
+
+
+def _outside_brackets(text: str) -> list[str]:
+    parts = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", text)
+    if ",".join(parts) != text.strip(","):
+        raise ValueError(f"{text!r} is not a list of hosts")
+    return [part.strip() for part in parts]
+
+
+def _expand(part: str) -> list[str]:
+    match = re.search(r"\[([^\]]*)\]", part)
+    if match is None:
+        return [part]
+    middles: list[str] = []
+    for item in match.group(1).split(","):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", item.strip())
+        if bounds is None:
+            raise ValueError(f"{part!r}: {item!r} is neither a number nor a range")
+        first, last = bounds.group(1), bounds.group(2) or bounds.group(1)
+        if not int(first) <= int(last) < int(first) + _MOST:
+            raise ValueError(f"{part!r}: {item!r} is not a range of hosts")
+        middles += [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    tails = _expand(part[match.end() :])
+    if len(middles) * len(tails) > _MOST:
+        raise ValueError(f"{part!r} stands for more than {_MOST} hosts")
+    return [part[: match.start()] + middle + tail for middle in middles for tail in tails]
+
+
+class Hosts:
+    """Finds a host of the job by its full name, its short name or an address, as launchers shorten names freely."""
+
+    def __init__(self, ranks: Iterable[Named]) -> None:
+        self.names: dict[str, None] = {}
+        self._exact: dict[str, set[str]] = defaultdict(set)
+        self._by_short: dict[str, set[str]] = defaultdict(set)
+        for rank in ranks:
+            if rank.host in self.names:
+                continue
+            self.names[rank.host] = None
+            self._by_short[_short(rank.host)].add(rank.host)
+            for alias in (rank.address, *rank.aliases):
+                self._exact[alias].add(rank.host)
+        if len(self.names) == 1:
+            for name in LOCAL:
+                self._exact[name].update(self.names)
+
+    def find(self, name: str) -> str | None:
+        """The host that ``name`` stands for; None if there is none or if it cannot be told which."""
+        found = self._candidates(name)
+        return found.pop() if len(found) == 1 else None
+
+    def absent(self, name: str) -> bool:
+        """Whether ``name`` can only be a host of which nothing is known."""
+        return not self._candidates(name) and name not in LOCAL
+
+    def problem(self, name: str) -> str | None:
+        """Why :meth:`find` finds nothing, in words; None if it does."""
+        found = self._candidates(name)
+        if len(found) > 1:
+            return f"{name} may be {' or '.join(sorted(found))}: write the full name"
+        if not found and name in LOCAL:
+            return f"{name} is another host on every node: write the name of the one that is meant"
+        return None if found else f"no rank of this job runs on {name}"
+
+    def _candidates(self, name: str) -> set[str]:
+        if name in self.names:
+            return {name}
+        if name in self._exact:
+            return set(self._exact[name])
+        # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
+        return {host for host in self._by_short.get(_short(name), ()) if "." not in name or "." not in host}
+
+
+def _short(host: str) -> str:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.split(".", 1)[0]
+    return host

@@ -1,0 +1,353 @@
+"""Nodes without a rank: the ssh connections of a leader, each with an agent (``service/agent.py``) at its other end.
+
+Only keys let the leader in and only known hosts are spoken to: no passwords, no agent forwarding, no key is ever added
+to a file. ``~/.ssh/config`` holds for what the configuration leaves open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import shlex
+import sys
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncssh
+
+import mpipso
+from mpipso.cluster.placement import PlacedNode
+from mpipso.config import Ssh
+from mpipso.errors import EvaluationFailed, UserError
+from mpipso.service.agent import SILENCE
+from mpipso.service.facts import Facts
+from mpipso.service.remote import Abandon, Answer, RemoteNode, Request
+from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
+
+T = TypeVar("T")
+
+START_LIMIT = 60.0
+"""Seconds for Python and mpipso to start on the node, which may load them over a slow file system."""
+ANSWER_LIMIT = 120.0
+"""Seconds for the node to tell what it is; vendors' tools are asked for its devices."""
+LEAVE_LIMIT = 10.0
+
+_READ = 1 << 18
+_NOISE = 1 << 16
+_SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+
+
+class Outside:
+    """The nodes of one group that are outside of the job; methods are called by one thread and wait.
+
+    Call :meth:`meet` first, then :meth:`join` for each node once its share is known, at last :meth:`close`.
+    """
+
+    def __init__(self, settings: Ssh) -> None:
+        self._settings = settings
+        self._links: dict[int, Link] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
+        self._thread.start()
+
+    def meet(self, nodes: Sequence[PlacedNode], commands: Mapping[str, str]) -> list[Facts]:
+        """Connect to the nodes, all at once; what each of them is.
+
+        Parameters
+        ----------
+        commands:
+            The commands that every node must have, by configuration key.
+
+        Raises
+        ------
+        UserError
+            With everything that is wrong, one line for each node and mistake.
+        """
+        self._links = {node.rank: Link(self._loop, node, self._settings) for node in nodes}
+        found = self._run(self._meet(commands))
+        problems = [str(line) for each in found if isinstance(each, UserError) for line in each.problems]
+        if problems:
+            raise UserError(problems)
+        return [each for each in found if not isinstance(each, UserError)]
+
+    async def _meet(self, commands: Mapping[str, str]) -> list[Facts | UserError]:
+        async def meet(link: Link) -> Facts | UserError:
+            try:
+                await link.open()
+                return await link.facts(commands)
+            except UserError as error:
+                return error
+
+        return list(await asyncio.gather(*map(meet, self._links.values())))
+
+    def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
+        """Make a node a part of the group, with its share.
+
+        Raises
+        ------
+        EvaluationFailed
+            The node cannot; with its name.
+        """
+        return self._run(self._links[placed.rank].join(placed, work_dir))
+
+    def close(self) -> None:
+        """Hang up; what the agents still have running ends with them."""
+        self._run(self._leave())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _leave(self) -> None:
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Link:
+    """The connection to one node; coroutines run in the loop, :meth:`send` may be called from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, place: PlacedNode, settings: Ssh) -> None:
+        self.host = place.host
+        self._loop = loop
+        self._place = place
+        self._settings = settings
+        self._python = settings.python or sys.executable
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._process: asyncssh.SSHClientProcess[bytes] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lines = Lines()
+        self._complaints = b""
+        self._numbers = itertools.count(-1, -1)
+        self._asked: dict[int, asyncio.Future[Answer]] = {}
+        self._node: RemoteNode | None = None
+        self._lost: str | None = None
+
+    async def open(self) -> None:
+        """Connect, and start the agent.
+
+        Raises
+        ------
+        UserError
+            Either is impossible; what would be right.
+        """
+        options, known_hosts = self._options()
+        limit = self._settings.connect_timeout
+        try:
+            self._connection = await asyncssh.connect(self.host, options=options, known_hosts=known_hosts or b"")
+        except asyncssh.HostKeyNotVerifiable:
+            raise self._wrong(
+                f"its ssh host key is unknown or has changed, by {', '.join(known_hosts) or 'no known_hosts file'}; "
+                f"connect once by hand (ssh {self.host}) and compare the key's fingerprint"
+            ) from None
+        except asyncssh.PermissionDenied:
+            raise self._wrong(
+                f"permission denied over ssh for user {options.username}; give a key that is in its authorized_keys "
+                f"to the ssh agent here, or name it in ssh.identity_files; the user is ssh_user of the node"
+            ) from None
+        except asyncssh.Error as error:
+            raise self._wrong(f"no ssh connection: {error.reason}") from None
+        except asyncio.TimeoutError:
+            raise self._wrong(f"no ssh connection within ssh.connect_timeout = {limit:g} s") from None
+        except OSError as error:
+            raise self._wrong(f"no ssh connection: {error.strerror or error}; is the host's name right?") from None
+        command = shlex.join([self._python, "-m", "mpipso.service.agent"])
+        try:
+            self._process = await self._connection.create_process(command, encoding=None)
+            self._tasks.append(asyncio.create_task(self._hear_complaints(self._process)))
+            await asyncio.wait_for(self._greeting(self._process), START_LIMIT)
+        except asyncio.TimeoutError:
+            raise self._wrong(f"{self._python} did not start mpipso within {START_LIMIT:g} s") from None
+        except asyncssh.Error as error:
+            raise self._wrong(f"{self._python} cannot be started over ssh: {error.reason}") from None
+        self._tasks.append(asyncio.create_task(self._listen(self._process)))
+        self._tasks.append(asyncio.create_task(self._stay()))
+
+    async def facts(self, commands: Mapping[str, str]) -> Facts:
+        """What the node is.
+
+        Raises
+        ------
+        UserError
+            It lacks commands, or does not answer.
+        """
+        try:
+            told: dict[str, Any] = await self._ask("facts", str(Path.cwd()), list(commands.values()))
+            missing = [key for key, command in commands.items() if command in told.pop("missing")]
+            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
+            facts = Facts(**values)
+        except EvaluationFailed as failure:
+            raise UserError(failure.cause) from None
+        if missing:
+            raise UserError([f"{key}: command not found: {commands[key]} (on {self.host})" for key in missing])
+        return facts
+
+    async def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
+        """See :meth:`Outside.join`."""
+        own_dir = await self._ask(
+            "join",
+            placed.host,
+            address=placed.address,
+            cores=placed.cores,
+            devices=placed.devices,
+            device_variable=placed.device_variable,
+            work_dir=work_dir,
+        )
+        self._node = RemoteNode(placed, str(own_dir), self.send)
+        if self._lost is not None:
+            self._node.lost(self._lost)
+        return self._node
+
+    def send(self, message: Request | Abandon) -> None:
+        """Hand a message over."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the node lost
+            self._loop.call_soon_threadsafe(self._write, message)
+
+    async def close(self) -> None:
+        """Hang up, when the agent has left or after a while."""
+        if self._process is not None:
+            with contextlib.suppress(OSError, asyncssh.Error, asyncio.TimeoutError):
+                self._process.stdin.write_eof()
+                await asyncio.wait_for(self._process.wait_closed(), LEAVE_LIMIT)
+        for task in self._tasks:
+            task.cancel()
+        if self._connection is not None:
+            self._connection.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _options(self) -> tuple[asyncssh.SSHClientConnectionOptions, list[str]]:
+        """How to connect, and the files with the keys of known hosts that exist."""
+        settings, place = self._settings, self._place
+        given: dict[str, Any] = {
+            "port": place.ssh_port,
+            "username": place.ssh_user,
+            "client_keys": [str(Path(name).expanduser()) for name in settings.identity_files],
+        }
+        try:
+            options = asyncssh.SSHClientConnectionOptions(
+                host=self.host,
+                preferred_auth="publickey",
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_auth=False,
+                gss_kex=False,
+                agent_forwarding=False,
+                x11_forwarding=False,
+                request_pty=False,
+                connect_timeout=settings.connect_timeout,
+                login_timeout=settings.connect_timeout,
+                keepalive_interval=SILENCE / 3,
+                keepalive_count_max=3,
+                **{key: value for key, value in given.items() if value},
+            )
+        except (OSError, ValueError) as error:  # keys and configuration files that cannot be read or understood
+            raise self._wrong(f"ssh cannot be set up: {error}") from None
+        if settings.known_hosts:
+            files = [settings.known_hosts]
+        elif isinstance(options.known_hosts, list):
+            files = [str(name) for name in options.known_hosts] or ["~/.ssh/known_hosts"]
+        else:
+            raise self._wrong("~/.ssh/config turns known hosts off; name a file in ssh.known_hosts")
+        paths = [Path(name).expanduser() for name in [*files, _SYSTEM_KNOWN_HOSTS]]
+        if settings.known_hosts and not paths[0].is_file():
+            raise UserError(f"ssh.known_hosts = {settings.known_hosts!r}: there is no such file")
+        return options, [str(path) for path in paths if path.is_file()]
+
+    async def _greeting(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        """Wait for the agent's first word, past what a login shell may print before."""
+        heard = 0
+        while heard < _NOISE and (data := await process.stdout.read(_READ)):
+            heard += len(data)
+            for line in self._lines.feed(data):
+                with contextlib.suppress(ValueError):
+                    ready = decode(line)
+                    if isinstance(ready, Ready) and ready.version != mpipso.__version__:
+                        raise self._wrong(
+                            f"{self._python} has mpipso {ready.version}, here is {mpipso.__version__}; "
+                            f"install the same, or set ssh.python"
+                        )
+                    return
+        raise self._wrong(await self._refusal(process))
+
+    async def _refusal(self, process: asyncssh.SSHClientProcess[bytes]) -> str:
+        """Why there is no agent, in words."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait_closed(), LEAVE_LIMIT)
+        last = self._last_complaint() or f"exit code {process.exit_status}, without a word"
+        if process.exit_status in (126, 127):
+            return f"{self._python} cannot be run there ({last}); set ssh.python"
+        if "No module named" in last:
+            module = last.split("No module named", 1)[1].strip(" )")
+            return f"{self._python} has no module {module}: install mpipso in it, or set ssh.python"
+        return f"{self._python} does not run mpipso: {last}"
+
+    async def _hear_complaints(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            while data := await process.stderr.read(_READ):
+                self._complaints = (self._complaints + data)[-_NOISE:]
+
+    def _last_complaint(self) -> str:
+        lines = self._complaints.decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        """Take answers until there can be no more."""
+        reason = ""
+        try:
+            while data := await process.stdout.read(_READ):
+                for line in self._lines.feed(data):
+                    self._take(decode(line))
+        except ValueError as error:
+            reason = f"its agent sent {error}"
+        except (OSError, asyncssh.Error) as error:
+            reason = f"the ssh connection broke: {error}"
+        self._lost = reason or f"its agent ended{': ' if self._complaints else ''}{self._last_complaint()}"
+        if self._connection is not None:
+            self._connection.abort()
+        if self._node is not None:
+            self._node.lost(self._lost)
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(EvaluationFailed(f"{self.host}: node lost: {self._lost}", kind="infrastructure"))
+
+    async def _stay(self) -> None:
+        """Keep the agent from taking its leader for lost."""
+        while True:
+            await asyncio.sleep(SILENCE / 5)
+            self._write(Alive())
+
+    def _take(self, message: Message) -> None:
+        if not isinstance(message, Answer):
+            raise ValueError(f"{type(message).__name__} instead of an answer")
+        asked = self._asked.pop(message.number, None)
+        if asked is not None:
+            asked.set_result(message)
+        elif self._node is not None:
+            self._node.answered(message)
+
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self._lost is not None:
+            raise EvaluationFailed(f"{self.host}: node lost: {self._lost}", kind="infrastructure")
+        number = next(self._numbers)
+        asked = self._asked[number] = self._loop.create_future()
+        self._write(Request(number, method, args, kwargs))
+        try:
+            answer = await asyncio.wait_for(asked, ANSWER_LIMIT)
+        except asyncio.TimeoutError:
+            cause = f"{self.host}: no answer to {method} within {ANSWER_LIMIT:g} s"
+            raise EvaluationFailed(cause, kind="infrastructure") from None
+        if answer.failure is not None:
+            raise answer.failure
+        return answer.value
+
+    def _write(self, message: Message) -> None:
+        if self._process is not None and self._lost is None:
+            with contextlib.suppress(OSError, asyncssh.Error):  # which ``_listen`` notices as well
+                self._process.stdin.write(encode(message))
+
+    def _wrong(self, what: str) -> UserError:
+        return UserError(f"{self.host}: {what}")

@@ -1,0 +1,103 @@
+"""What can be found out about the machine that this process runs on: names, addresses, cores and accelerators."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from mpipso.signals import launcher
+
+_VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
+#: How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable.
+_VENDORS = (
+    (("nvidia-smi", "-L"), r"^GPU (\d+):", "CUDA_VISIBLE_DEVICES"),
+    (("npu-smi", "info", "-m"), r"^\s*\d+\s+\d+\s+(\d+)\s+Ascend", "ASCEND_RT_VISIBLE_DEVICES"),
+    (("rocm-smi", "--showid"), r"^GPU\[(\d+)\].*Device ID", "HIP_VISIBLE_DEVICES"),
+)
+
+DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
+"""Environment variables that show a process some of the node's devices, by vendor."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A machine; ``address`` is where other nodes reach it, ``aliases`` are further names and addresses of it.
+
+    ``device_variable`` is the environment variable that shows a process some of ``devices``; empty if not known.
+    """
+
+    host: str
+    address: str
+    cores: tuple[int, ...]
+    devices: tuple[int, ...]
+    device_variable: str
+    aliases: tuple[str, ...]
+
+
+def facts() -> Facts:
+    """What this machine is."""
+    host = socket.gethostname()
+    devices, variable = _devices(os.environ)
+    own = _own_addresses()
+    return Facts(host, _address(host, own), allowed_cores(), devices, variable, tuple(own))
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """The cores that the job may use on this node.
+
+    ``mpirun`` binds each rank to a core or two, and a service would inherit that; the launcher's own process has what
+    the job was really given. Under ``srun`` the rank's own affinity is the allocation.
+    """
+    own = os.sched_getaffinity(0)
+    parent = launcher()
+    if parent is not None:
+        with contextlib.suppress(OSError):
+            own = own | os.sched_getaffinity(parent.pid)
+    return tuple(sorted(own))
+
+
+def _own_addresses() -> list[str]:
+    """The IPv4 addresses by which other nodes may reach this one."""
+    return [
+        address.address
+        for name, addresses in sorted(psutil.net_if_addrs().items())
+        for address in addresses
+        if address.family == socket.AF_INET and not _VIRTUAL.match(name)
+    ]
+
+
+def _address(host: str, own: Sequence[str]) -> str:
+    """An address by which other nodes can reach this one; loopback if there is no other."""
+    try:
+        resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+    except OSError:
+        resolved = set()
+    # What the host's name stands for is what the cluster's administrator means to be used.
+    return next((address for address in own if address in resolved), own[0] if own else "127.0.0.1")
+
+
+def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
+    """Ids of the accelerators this job may use, and the variable that makes some of them visible to a process."""
+    for _, _, variable in _VENDORS:
+        listed = environ.get(variable, "")
+        if re.fullmatch(r"\d+(,\d+)*", listed):
+            return tuple(int(device) for device in listed.split(",")), variable
+    for command, pattern, variable in _VENDORS:
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        devices = re.findall(pattern, answer, flags=re.MULTILINE)
+        if devices:
+            return tuple(sorted({int(device) for device in devices})), variable
+    return (), ""

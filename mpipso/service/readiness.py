@@ -1,0 +1,104 @@
+"""Whether a service that was started can be measured: it is healthy, it is ours, and it has answered a real request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from mpipso.errors import EvaluationFailed
+from mpipso.service.clients.base import Client, NotReady, Target
+from mpipso.service.node import Node
+from mpipso.service.watch import interruptible
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
+HEALTH_LIMIT = 10.0
+"""Seconds for one answer of the health URL."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How to tell that a service serves.
+
+    Attributes
+    ----------
+    master, handle:
+        The node of the master process, and how the process is addressed there.
+    health_url, health_command:
+        The command decides if there is one, else the URL; with neither, the open port.
+    """
+
+    master: Node
+    handle: str
+    target: Target
+    client: Client
+    health_url: str
+    health_command: Sequence[str]
+
+    def wait(self, limit: float, over: threading.Event) -> None:
+        """Return when the service can be measured.
+
+        Raises
+        ------
+        EvaluationFailed
+            It cannot within ``limit`` seconds, or never will: another process holds its port, the model is another.
+        Cancelled
+            ``over`` was set.
+        """
+        deadline = time.monotonic() + limit
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self._check(max(1.0, deadline - time.monotonic()), over)
+                return
+            except NotReady as problem:
+                if time.monotonic() >= deadline:
+                    raise EvaluationFailed(f"not ready within {limit:g} s: {problem}") from None
+            interruptible(asyncio.sleep(pause), over)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _check(self, left: float, over: threading.Event) -> None:
+        if self.health_command:
+            done = self.master.execute(self.health_command, left, cancel=over)
+            if done.timed_out:
+                raise NotReady(f"health command {self.health_command[0]} took longer than {left:.0f} s")
+            if done.exit_code:
+                raise NotReady(f"health command {self.health_command[0]} ended with exit code {done.exit_code}")
+        else:
+            if self.health_url:
+                interruptible(_healthy(self.health_url, min(left, HEALTH_LIMIT)), over)
+            interruptible(_listening(self.target.host, self.target.port), over)
+            # Not with a health command, which vouches for its service: one in a container is below no keeper.
+            self._ours()
+        interruptible(self.client.probe(self.target, left), over)
+
+    def _ours(self) -> None:
+        """The port was free before the start, so that whoever else listens there has come in between."""
+        problem = self.master.listener_problem(self.handle, self.target.port)
+        if problem is not None:
+            raise EvaluationFailed(f"{self.master.name}: {problem}", kind="infrastructure")
+
+
+async def _healthy(url: str, limit: float) -> None:
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit)) as session,
+            session.get(url) as answer,
+        ):
+            if answer.status != 200:
+                raise NotReady(f"{url} answers HTTP {answer.status}")
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        raise NotReady(f"{url}: {str(error) or type(error).__name__}") from None
+
+
+async def _listening(host: str, port: int) -> None:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), HEALTH_LIMIT)
+    except (asyncio.TimeoutError, OSError) as error:
+        reason = getattr(error, "strerror", None) or "no answer"
+        raise NotReady(f"nothing listens on {host}:{port}: {reason}") from None
+    writer.close()

@@ -1,0 +1,159 @@
+"""Does the load generator measure what an independent one measures? Both put the same load on the same server.
+
+    python -m venv peer && peer/bin/pip install guidellm==0.8.1
+    python tests/benchmarks/loadgen_against_peer.py peer/bin/guidellm --runs 4
+
+The embedded server runs on one core, the clients take turns on the others, with new prompts of the same length in every
+run. Printed are the figures of each run, then the medians of both and how far they are apart. A server of another kind,
+such as ``guidellm mock-server`` whose latencies are known, takes its place with ``--url``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpipso.service.embedded.model import model_path, words
+
+FIGURES = {"output tok/s": 1, "TTFT ms": 1, "TTFT p99 ms": 1, "ITL ms": 2, "E2E ms": 0}
+
+
+def main() -> int:
+    options = parse()
+    print("client       " + "".join(f"{name:>14}" for name in FIGURES))
+    with tempfile.TemporaryDirectory() as folder, server(options) as url:
+        clients: dict[str, Callable[..., dict[str, float]]] = {"loadgen": loadgen, "peer": peer}
+        loadgen(options, url, Path(folder), seed=0)
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
+        for run in range(options.runs):
+            # Whoever goes first changes from run to run, so that a drift of the machine favours neither.
+            for turn, name in enumerate(sorted(clients, reverse=bool(run % 2))):
+                measured = clients[name](options, url, Path(folder), seed=1 + 2 * run + turn)
+                results[name].append(measured)
+                show(name, measured)
+    medians = {
+        name: {figure: statistics.median(row[figure] for row in rows) for figure in FIGURES}
+        for name, rows in results.items()
+    }
+    for name, row in medians.items():
+        show(f"{name} median"[:13], row)
+    apart = {figure: 100 * (medians["loadgen"][figure] / medians["peer"][figure] - 1) for figure in FIGURES}
+    print(f"{'difference':13}" + "".join(f"{apart[figure]:+13.1f}%" for figure in FIGURES))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    cpus = sorted(os.sched_getaffinity(0))
+    flags = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    flags.add_argument("peer", type=Path, help="the guidellm executable")
+    flags.add_argument("--runs", type=int, default=4)
+    flags.add_argument("--requests", type=int, default=32)
+    flags.add_argument("--concurrency", type=int, default=16)
+    flags.add_argument("--input-tokens", type=int, default=64)
+    flags.add_argument("--output-tokens", type=int, default=48)
+    flags.add_argument("--url", default="", help="a running server that serves the model 'm' (default: start one)")
+    flags.add_argument("--server-flags", default="-np 16", help="as one word (default: %(default)r)")
+    flags.add_argument("--server-cpus", default=str(cpus[0]))
+    flags.add_argument("--client-cpus", default=",".join(map(str, cpus[1:] or cpus)))
+    return flags.parse_args()
+
+
+def show(name: str, row: dict[str, float]) -> None:
+    print(f"{name:13}" + "".join(f"{row[figure]:14.{digits}f}" for figure, digits in FIGURES.items()), flush=True)
+
+
+@contextmanager
+def server(options: argparse.Namespace) -> Iterator[str]:
+    if options.url:
+        yield options.url
+        return
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = ["taskset", "-c", options.server_cpus, sys.executable, "-m", "mpipso.service.embedded.server"]
+    command += ["-m", str(model_path()), "--port", str(port), "--alias", "m", *options.server_flags.split()]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not healthy(f"http://127.0.0.1:{port}/health"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("the server did not start")
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def loadgen(options: argparse.Namespace, url: str, folder: Path, seed: int) -> dict[str, float]:
+    output = folder / "loadgen.json"
+    command = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", url, "--model", "m", "--close"]
+    command += ["--requests", str(options.requests), "--concurrency", str(options.concurrency), "--warmup", "0"]
+    command += ["--input-tokens", str(options.input_tokens), "--output-tokens", str(options.output_tokens)]
+    run(options, [*command, "--seed", str(seed), "--output", str(output)])
+    result = json.loads(output.read_text())
+    check(options, result["completed"], result["total_output_tokens"])
+    names = ("output_throughput", "ttft_mean_ms", "ttft_p99_ms", "itl_mean_ms", "e2e_mean_ms")
+    return dict(zip(FIGURES, (result[name] for name in names), strict=True))
+
+
+def peer(options: argparse.Namespace, url: str, folder: Path, seed: int) -> dict[str, float]:
+    prompts, output = folder / "prompts.jsonl", folder / "peer.json"
+    draw = random.Random(f"peer {seed}")
+    row = {"output_tokens_count": options.output_tokens}
+    rows = [{"prompt": "".join(draw.choices(words(), k=options.input_tokens))} | row for _ in range(options.requests)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    backend = {"kind": "openai_http", "target": url, "model": "m", "request_format": "/v1/completions"}
+    extras = {"body": {"temperature": 0}, "headers": {"Connection": "close"}}
+    command = [str(options.peer), "run", "--backend", json.dumps(backend | {"extras": extras})]
+    command += ["--profile", f"kind=concurrent,streams={options.concurrency}"]
+    command += ["--constraint", f"kind=max_requests,count={options.requests}"]
+    command += ["--data", f"kind=json_file,path={prompts}", "--output", f"kind=json,path={output}", "--disable-console"]
+    run(options, command)
+    measured = json.loads(output.read_text())["benchmarks"][0]["metrics"]
+    ttft = measured["time_to_first_token_ms"]["successful"]
+    check(options, measured["request_totals"]["successful"], measured["output_token_count"]["successful"]["total_sum"])
+    return {
+        "output tok/s": measured["output_tokens_per_second"]["successful"]["mean"],
+        "TTFT ms": ttft["mean"],
+        "TTFT p99 ms": ttft["percentiles"]["p99"],
+        "ITL ms": measured["inter_token_latency_ms"]["successful"]["mean"],
+        "E2E ms": 1000 * measured["request_latency"]["successful"]["mean"],
+    }
+
+
+def run(options: argparse.Namespace, command: list[str]) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "GUIDELLM__MAX_WORKER_PROCESSES": "1"}
+    pinned = ["taskset", "-c", options.client_cpus, *command]
+    done = subprocess.run(pinned, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+
+
+def check(options: argparse.Namespace, completed: float, tokens: float) -> None:
+    wanted = (options.requests, options.requests * options.output_tokens)
+    if (completed, tokens) != wanted:
+        raise SystemExit(f"completed requests and tokens are {completed:g}, {tokens:g}, not {wanted}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

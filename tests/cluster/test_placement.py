@@ -1,0 +1,333 @@
+"""Which ranks form which groups, and what is said when they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
+from mpipso.cluster.placement import Plan, Rank, plan, ranges
+from mpipso.config import GroupEntry, NodeEntry, Parallel
+from mpipso.errors import UserError
+
+CORES = tuple(range(8))
+
+
+def ranks_on(*hosts: str, cores: tuple[int, ...] = CORES, devices: tuple[int, ...] = ()) -> list[Rank]:
+    variable = "CUDA_VISIBLE_DEVICES" if devices else ""
+    return [Rank(i, host, f"10.0.0.{i}", cores, devices, variable) for i, host in enumerate(hosts)]
+
+
+def group(number: int, *hosts: str, master: int = 0, npu_ids: Sequence[tuple[int, ...] | None] = ()) -> GroupEntry:
+    ids = npu_ids or [None] * len(hosts)
+    nodes = tuple(NodeEntry(host=host, npu_ids=own) for host, own in zip(hosts, ids, strict=True))
+    return GroupEntry(group_id=number, nodes=nodes, master_node_index=master)
+
+
+def placed(plan: Plan) -> list[list[int]]:
+    return [[node.rank for node in group.nodes] for group in plan.groups]
+
+
+def problem(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        plan(ranks, parallel, hosts=hosts)
+    assert len(caught.value.problems) == 1
+    assert "\n" not in caught.value.problems[0]
+    return caught.value.problems[0]
+
+
+class TestHostfile:
+    def test_every_dialect_and_comments(self) -> None:
+        text = "# all\nnode0\nnode1 slots=2  # two\n\nnode2:3\nnode3 slots = 4 max_slots=8\n10.0.0.7\na-b.example.org"
+        assert parse_hostfile(text, "hosts.txt") == [
+            ("node0", 1),
+            ("node1", 2),
+            ("node2", 3),
+            ("node3", 4),
+            ("10.0.0.7", 1),
+            ("a-b.example.org", 1),
+        ]
+
+    @pytest.mark.parametrize("line", ["node0 node1", "node0 slots=two", "node0 slots=0", "node0:x", "node0,node1"])
+    def test_a_line_that_is_none_of_these_is_told_with_its_number(self, line: str) -> None:
+        with pytest.raises(UserError) as caught:
+            parse_hostfile(f"node9\n{line}\n{line}", "hosts.txt")
+        assert [text.split(" is not ")[0] for text in caught.value.problems] == [
+            f"hosts.txt:2: {line!r}",
+            f"hosts.txt:3: {line!r}",
+        ]
+
+    def test_a_file_without_a_host(self) -> None:
+        with pytest.raises(UserError, match=r"hosts\.txt: names no host"):
+            parse_hostfile("# nothing\n", "hosts.txt")
+
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="hostfile cannot be read: No such file or directory"):
+            read_hostfile(tmp_path / "hosts.txt")
+        (tmp_path / "binary").write_bytes(b"\xff\xfe")
+        with pytest.raises(UserError, match="hostfile cannot be read: not text"):
+            read_hostfile(tmp_path / "binary")
+
+
+class TestNodeLists:
+    def test_nodes_of_the_command_line(self) -> None:
+        groups = parse_nodes("node0, node1:node2,node3")
+        assert [[node.host for node in group.nodes] for group in groups] == [["node0", "node1"], ["node2", "node3"]]
+        assert [group.group_id for group in groups] == [0, 1]
+
+    @pytest.mark.parametrize("text", ["", "a,,b", "a:", "a,b::c"])
+    def test_an_empty_name_is_refused(self, text: str) -> None:
+        with pytest.raises(UserError, match="an empty name"):
+            parse_nodes(text)
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("login", ["login"]),
+            ("node[0-3,7]", ["node0", "node1", "node2", "node3", "node7"]),
+            ("n[08-10],login,gpu-[1]", ["n08", "n09", "n10", "login", "gpu-1"]),
+            ("r[0-1]n[2,4]", ["r0n2", "r0n4", "r1n2", "r1n4"]),
+            ("node[0-1].example.org", ["node0.example.org", "node1.example.org"]),
+        ],
+    )
+    def test_slurm_s_short_form(self, text: str, names: list[str]) -> None:
+        assert expand_node_list(text) == names
+
+    @pytest.mark.parametrize("text", ["node[0-3", "node[3-0]", "node[a-c]", "node[]", "node]0[", "n[0-999999999]"])
+    def test_what_is_no_list_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"list of hosts|range of hosts|nor a range"):
+            expand_node_list(text)
+
+    @given(st.lists(st.integers(0, 99999), min_size=1, unique=True))
+    def test_numbers_in_brackets_are_the_hosts_in_order(self, numbers: list[int]) -> None:
+        text = f"node[{','.join(map(str, numbers))}]"
+        assert expand_node_list(text) == [f"node{number}" for number in numbers]
+
+
+class TestNames:
+    def test_full_names_short_names_and_addresses(self) -> None:
+        hosts = Hosts([Rank(0, "node0.example.org", "10.0.0.1", aliases=("10.0.0.1", "192.168.0.1")), Rank(1, "node1")])
+        for name in ("node0.example.org", "node0", "10.0.0.1", "192.168.0.1"):
+            assert hosts.find(name) == "node0.example.org"
+        assert hosts.find("node1.example.org") == "node1"
+        assert hosts.problem("node0") is None
+
+    def test_two_full_names_that_differ_are_two_hosts(self) -> None:
+        assert Hosts([Rank(0, "node0.a.org")]).find("node0.b.org") is None
+
+    def test_a_short_name_of_two_hosts_is_not_guessed(self) -> None:
+        hosts = Hosts([Rank(0, "node0.a.org"), Rank(1, "node0.b.org")])
+        assert hosts.find("node0") is None
+        assert hosts.problem("node0") == "node0 may be node0.a.org or node0.b.org: write the full name"
+        assert hosts.find("node0.b.org") == "node0.b.org"
+
+    def test_addresses_are_not_shortened(self) -> None:
+        assert Hosts([Rank(0, "10.0.0.1")]).find("10.9.9.9") is None
+
+    def test_localhost_is_the_only_host_there_is_or_nobody(self) -> None:
+        assert Hosts(ranks_on("a", "a")).find("localhost") == "a"
+        several = Hosts(ranks_on("a", "b"))
+        assert several.find("127.0.0.1") is None
+        assert several.problem("localhost") == (
+            "localhost is another host on every node: write the name of the one that is meant"
+        )
+
+
+class TestGroups:
+    def test_two_nodes_each_unless_told_otherwise(self) -> None:
+        ranks = ranks_on("a", "b", "c", "d")
+        assert placed(plan(ranks, Parallel())) == [[0, 1], [2, 3]]
+        assert placed(plan(ranks, Parallel(nodes_per_group=4))) == [[0, 1, 2, 3]]
+        assert placed(plan(ranks, Parallel(nodes_per_group=1))) == [[0], [1], [2], [3]]
+        assert placed(plan(ranks_on("a"), Parallel())) == [[0]]
+
+    def test_ranks_that_do_not_divide_are_spare_and_named(self) -> None:
+        result = plan(ranks_on("a", "b", "c", "d", "e"), Parallel(nodes_per_group=2))
+        assert placed(result) == [[0, 1], [2, 3]]
+        (spare,) = result.spares
+        assert (spare.rank, spare.host, spare.reason) == (4, "e", "left over: groups take 2 nodes each")
+
+    def test_too_few_ranks_for_one_group(self) -> None:
+        assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=3)) == (
+            "2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np) or lower --nodes-per-group"
+        )
+
+    @given(st.permutations(["node0", "node1", "node2", "node3"]))
+    def test_a_hostfile_forms_the_same_groups_whatever_the_order_of_the_ranks(self, order: list[str]) -> None:
+        hosts = ["node0", "node1", "node2", "node3"]
+        result = plan(ranks_on(*order), Parallel(), hosts=hosts)
+        assert {frozenset(node.host for node in group.nodes) for group in result.groups} == {
+            frozenset(hosts[:2]),
+            frozenset(hosts[2:]),
+        }
+        assert result.groups[0].nodes[0].rank == 0, "the root leads group 0"
+        for index, placed_group in enumerate(result.groups):
+            assert all(result.index_of(node.rank) == index for node in placed_group.nodes)
+
+    def test_names_are_matched_short_and_long(self) -> None:
+        ranks = ranks_on("node1.example.org", "node0.example.org", "node3", "node2")
+        hosts = ["node0", "node1", "node2.example.org", "node3.example.org"]
+        assert placed(plan(ranks, Parallel(), hosts=hosts)) == [[0, 1], [3, 2]]
+
+    def test_a_hostfile_with_a_host_that_is_not_in_the_job(self) -> None:
+        text = problem(ranks_on("a", "b"), Parallel(), hosts=["a", "b", "x"])
+        assert text.startswith("no rank of this job runs on x: the job runs on a, b")
+
+    def test_a_launcher_that_put_all_ranks_on_the_first_host(self) -> None:
+        text = problem(ranks_on("a", "a"), Parallel(), hosts=["a", "b"])
+        assert text.startswith(
+            "no rank of this job runs on b: the job runs on a, with several ranks on a (2); "
+            "mpirun --map-by ppr:1:node starts one per node"
+        )
+
+    def test_slots_without_a_rank_are_ignored(self) -> None:
+        hosts = ["a"] * 8 + ["b"] * 8
+        assert placed(plan(ranks_on("a", "b"), Parallel(), hosts=hosts)) == [[0, 1]]
+
+    def test_the_hostfile_s_leftover_is_spare(self) -> None:
+        result = plan(ranks_on("c", "b", "a"), Parallel(nodes_per_group=2), hosts=["c", "a", "b"])
+        assert placed(result) == [[0, 2]]
+        assert [(spare.rank, spare.host) for spare in result.spares] == [(1, "b")]
+
+    def test_groups_named_one_by_one_win_over_the_hostfile(self) -> None:
+        parallel = Parallel(service_groups=(group(7, "b", "a"), group(3, "c")))
+        result = plan(ranks_on("a", "b", "c", "d"), parallel, hosts=["a", "b", "c", "d"])
+        assert placed(result) == [[0, 1], [2]], "rank 0 leads its group though it is named second"
+        assert [group.group_id for group in result.groups] == [7, 3]
+        assert [(spare.host, spare.reason) for spare in result.spares] == [("d", "not named in any group")]
+
+    def test_the_root_s_group_comes_first(self) -> None:
+        parallel = Parallel(service_groups=(group(0, "c", "b"), group(1, "a")))
+        result = plan(ranks_on("a", "b", "c"), parallel)
+        assert placed(result) == [[0], [2, 1]]
+        assert [group.group_id for group in result.groups] == [1, 0]
+
+    def test_the_root_must_be_in_a_group(self) -> None:
+        text = problem(ranks_on("a", "b"), Parallel(service_groups=(group(0, "b"),)))
+        assert text.startswith("rank 0 belongs to no group")
+
+    def test_a_host_in_more_groups_than_it_has_ranks(self) -> None:
+        text = problem(ranks_on("a", "b"), Parallel(service_groups=(group(0, "a"), group(1, "a"))))
+        assert text == ("no rank of this job is left for a: a host has as many places in groups as it has ranks")
+
+    def test_the_master_is_the_node_that_was_meant_whoever_leads(self) -> None:
+        result = plan(ranks_on("a", "b", "c"), Parallel(service_groups=(group(0, "b", "c", "a", master=1),)))
+        (only,) = result.groups
+        assert only.nodes[0].rank == 0
+        assert only.nodes[only.master_node_index].host == "c"
+
+    def test_a_master_beyond_the_group(self) -> None:
+        assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=1, master_node_index=1)) == (
+            "parallel.master_node_index = 1, but group 0 has 1 node"
+        )
+
+    def test_parallel_can_be_switched_off(self) -> None:
+        assert placed(plan(ranks_on("a", "b"), Parallel(enabled=False))) == [[0, 1]]
+        text = problem(ranks_on("a", "b", "c", "d"), Parallel(enabled=False))
+        assert text.startswith("parallel.enabled = false allows one group, but 4 ranks form 2")
+
+
+class TestSharedHosts:
+    def test_more_than_one_rank_per_node_is_refused(self) -> None:
+        for mode in ("auto", "multi_node"):
+            text = problem(ranks_on("a", "a", "b", "c"), Parallel(mode=mode))
+            assert text.startswith("more than one rank on a (2): start one rank per node")
+        assert problem(ranks_on("a", "a"), Parallel(mode="multi_node")).startswith("more than one rank on a (2)")
+
+    def test_in_single_node_mode_groups_share_hosts(self) -> None:
+        result = plan(ranks_on("a", "a", "b", "b"), Parallel(mode="single_node", nodes_per_group=1))
+        assert [(group.nodes[0].host, group.nodes[0].cores) for group in result.groups] == [
+            ("a", (0, 1, 2, 3)),
+            ("a", (4, 5, 6, 7)),
+            ("b", (0, 1, 2, 3)),
+            ("b", (4, 5, 6, 7)),
+        ]
+
+    def test_groups_on_one_host_have_disjoint_cores_and_devices(self) -> None:
+        result = plan(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())
+        first, second = result.groups
+        assert [(node.cores, node.devices) for node in first.nodes] == [((0, 1, 2, 3), (4,)), ((0, 1, 2, 3), (5,))]
+        assert [(node.cores, node.devices) for node in second.nodes] == [((4, 5, 6, 7), (6,)), ((4, 5, 6, 7), (7,))]
+
+    def test_shares_are_equal_and_the_rest_is_unused(self) -> None:
+        result = plan(ranks_on("a", "a", "a"), Parallel(nodes_per_group=1))
+        assert [group.nodes[0].cores for group in result.groups] == [(0, 1), (2, 3), (4, 5)]
+
+    def test_cores_can_be_shared(self) -> None:
+        result = plan(ranks_on("a", "a", cores=(0,)), Parallel(nodes_per_group=1, share_cores=True))
+        assert [group.nodes[0].cores for group in result.groups] == [(0,), (0,)]
+
+    def test_groups_for_which_no_core_is_left_are_spare(self) -> None:
+        result = plan(ranks_on(*"aaaaaa", cores=(0, 1)), Parallel())
+        assert placed(result) == [[0, 1], [2, 3]]
+        assert [(s.rank, s.reason) for s in result.spares] == [
+            (4, "a has no core left of 2 for more groups"),
+            (5, "a has no core left of 2 for more groups"),
+        ]
+
+    def test_groups_for_which_no_device_is_left_are_spare(self) -> None:
+        result = plan(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1))
+        assert [group.nodes[0].devices for group in result.groups] == [(0,)]
+        assert [spare.reason for spare in result.spares] == ["a has no device left of 1 for more groups"]
+        ignored = plan(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1, devices_per_node=0))
+        assert [group.nodes[0].devices for group in ignored.groups] == [(), ()]
+
+    def test_ranks_that_were_bound_to_cores_of_their_own_share_them_all(self) -> None:
+        ranks = [Rank(0, "a", cores=(0, 1)), Rank(1, "a", cores=(2, 3))]
+        result = plan(ranks, Parallel(nodes_per_group=1))
+        assert [group.nodes[0].cores for group in result.groups] == [(0, 1), (2, 3)]
+
+    @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 24), st.integers(0, 8))
+    def test_nothing_is_ever_given_twice_and_no_rank_is_forgotten(
+        self, count: int, size: int, cores: int, devices: int
+    ) -> None:
+        if size > count:
+            return
+        ranks = ranks_on(*["a"] * count, cores=tuple(range(cores)), devices=tuple(range(devices)))
+        result = plan(ranks, Parallel(nodes_per_group=size))
+        owned = [(set(g.nodes[0].cores), {d for n in g.nodes for d in n.devices}) for g in result.groups]
+        assert all(mine for mine, _ in owned), "every group has a core"
+        assert sum(len(mine) for mine, _ in owned) == len(set().union(*(mine for mine, _ in owned)))
+        assert sum(len(mine) for _, mine in owned) == len(set().union(*(mine for _, mine in owned)))
+        everyone = [node.rank for group in result.groups for node in group.nodes] + [s.rank for s in result.spares]
+        assert sorted(everyone) == list(range(count))
+
+
+class TestDevices:
+    def test_devices_per_node_counts_from_zero_where_none_were_found(self) -> None:
+        result = plan(ranks_on("a", "b"), Parallel(devices_per_node=2))
+        assert [node.devices for node in result.groups[0].nodes] == [(0, 1), (0, 1)]
+
+    def test_devices_per_node_takes_the_first_of_those_that_were_found(self) -> None:
+        result = plan(ranks_on("a", devices=(4, 5, 6, 7)), Parallel(devices_per_node=2))
+        assert result.groups[0].nodes[0].devices == (4, 5)
+
+    def test_more_devices_than_there_are(self) -> None:
+        assert problem(ranks_on("a", "b", devices=(0, 1)), Parallel(devices_per_node=8)) == (
+            "parallel.devices_per_node = 8, but fewer devices were found on a (2), b (2)"
+        )
+
+    def test_npu_ids_are_taken_as_written(self) -> None:
+        parallel = Parallel(service_groups=(group(0, "a", npu_ids=[(2, 3)]), group(1, "a", npu_ids=[(0,)])))
+        result = plan(ranks_on("a", "a", devices=(0, 1, 2, 3)), parallel)
+        assert [group.nodes[0].devices for group in result.groups] == [(2, 3), (0,)]
+
+    def test_groups_that_share_a_device(self) -> None:
+        parallel = Parallel(service_groups=(group(4, "a", npu_ids=[(0, 1)]), group(9, "a", npu_ids=[(1, 2)])))
+        assert problem(ranks_on("a", "a"), parallel) == (
+            "device 1 of a is given to groups 4 and 9: groups that share a node need disjoint npu_ids"
+        )
+
+    def test_the_configured_variable_wins_over_the_detected_one(self) -> None:
+        ranks = ranks_on("a", devices=(0,))
+        assert plan(ranks, Parallel()).groups[0].nodes[0].device_variable == "CUDA_VISIBLE_DEVICES"
+        given = Parallel(device_variable="MY_DEVICES")
+        assert plan(ranks, given).groups[0].nodes[0].device_variable == "MY_DEVICES"
+
+
+def test_numbers_are_shown_as_ranges() -> None:
+    assert [ranges(()), ranges((5,)), ranges((0, 1, 2, 3, 8, 10, 11))] == ["none", "5", "0-3,8,10-11"]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso.config import Limit, ObjectiveSection
+from mpipso.evaluation import Evaluation, Failure
+from mpipso.search.objective import Objective, Score, gain
+
+SLO = ObjectiveSection(
+    maximize="output_throughput", slo=(Limit(metric="ttft_p99_ms", max=1000.0), Limit(metric="completed", min=32.0))
+)
+
+
+def measured(**metrics: float) -> Evaluation:
+    return Evaluation(number=1, attempt=1, group=0, configuration={}, metrics=metrics)
+
+
+def judged(throughput: float, ttft: float, completed: float = 32.0) -> Score:
+    evaluation = measured(output_throughput=throughput, ttft_p99_ms=ttft, completed=completed)
+    return Objective(SLO).judge(evaluation, None)
+
+
+def test_of_two_feasible_results_the_higher_throughput_is_better() -> None:
+    assert judged(200.0, 999.0) < judged(100.0, 1.0)
+    assert judged(200.0, 1000.0).feasible
+    assert judged(200.0, 1000.0).fitness == -200.0
+
+
+def test_a_minimised_metric_is_its_own_fitness() -> None:
+    score = Objective(ObjectiveSection(minimize="e2e_mean_ms")).judge(measured(e2e_mean_ms=12.5), None)
+    assert score.feasible
+    assert score.fitness == 12.5
+
+
+def test_any_feasible_result_beats_any_that_breaks_a_limit() -> None:
+    assert judged(1.0, 1000.0) < judged(1e9, 1000.1)
+
+
+def test_broken_limits_compare_by_their_total_relative_violation() -> None:
+    ten_per_cent_late, half_unanswered = judged(1.0, 1100.0), judged(1e9, 500.0, completed=16.0)
+    assert ten_per_cent_late.violation == pytest.approx(0.1)
+    assert half_unanswered.violation == pytest.approx(0.5)
+    assert ten_per_cent_late < half_unanswered < judged(1e9, 1100.0, completed=16.0)
+
+
+def test_broken_limits_are_told_in_words() -> None:
+    assert judged(1.0, 1520.0).violations == ("ttft_p99_ms 1520 > 1000",)
+    assert judged(1.0, 5.0, completed=8.0).violations == ("completed 8 < 32",)
+    assert judged(1.0, 1000.0000001).violations == ("ttft_p99_ms 1000.0000001 > 1000.0",)
+
+
+def test_a_limit_of_zero_is_broken_by_the_amount_itself() -> None:
+    section = ObjectiveSection(maximize="request_throughput", slo=(Limit(metric="failed", max=0.0),))
+    assert Objective(section).judge(measured(request_throughput=1.0, failed=3.0), None).violation == 3.0
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "cause"),
+    [
+        (
+            Evaluation(1, 1, 0, {}, failure=Failure("out of memory", "configuration")),
+            "out of memory",
+        ),
+        (measured(output_throughput=5.0, ttft_p99_ms=0.0, completed=0.0), "no request was completed"),
+        (measured(ttft_p99_ms=5.0, completed=32.0), "output_throughput was not measured"),
+        (measured(output_throughput=5.0, completed=32.0), "ttft_p99_ms was not measured"),
+        (measured(output_throughput=math.nan, ttft_p99_ms=5.0, completed=32.0), "output_throughput is nan"),
+        (measured(output_throughput=math.inf, ttft_p99_ms=5.0, completed=32.0), "output_throughput is inf"),
+        (measured(output_throughput=5.0, ttft_p99_ms=math.nan, completed=32.0), "ttft_p99_ms is nan"),
+    ],
+)
+def test_an_evaluation_without_usable_metrics_has_failed(evaluation: Evaluation, cause: str) -> None:
+    score = Objective(SLO).judge(evaluation, None)
+    assert score.failed
+    assert not score.feasible
+    assert score.fitness is None
+    assert score.cause == cause
+    assert judged(1e-9, 1e12, completed=1.0) < score
+
+
+def test_all_failures_are_equally_bad() -> None:
+    one, other = Score(failed=True, cause="out of memory"), Score(failed=True, cause="no port")
+    assert one == other
+    assert not one < other
+    assert not other < one
+
+
+scores = st.one_of(
+    st.just(Score(failed=True)),
+    st.builds(lambda f: Score(failed=False, fitness=f), st.floats(-1e6, 1e6)),
+    st.builds(
+        lambda v, f: Score(failed=False, infeasible=True, violation=v, fitness=f), st.floats(0, 9), st.floats(-9, 9)
+    ),
+)
+
+
+@given(st.lists(scores, min_size=2, max_size=8))
+def test_scores_sort_feasible_then_infeasible_then_failed(found: list[Score]) -> None:
+    for a, b in itertools.pairwise(sorted(found)):
+        assert (a < b) + (b < a) + (a == b) == 1
+        assert (not a.feasible, a.failed) <= (not b.feasible, b.failed)
+
+
+def test_a_relative_limit_is_a_multiple_of_the_baseline() -> None:
+    section = ObjectiveSection(
+        maximize="output_throughput", slo=(Limit(metric="tpot_p99_ms", max="baseline", factor=1.5),)
+    )
+    objective = Objective(section)
+    assert objective.relative
+    baseline = {"tpot_p99_ms": 20.0}
+    assert objective.judge(measured(output_throughput=1.0, tpot_p99_ms=30.0), baseline).feasible
+    broken = objective.judge(measured(output_throughput=1.0, tpot_p99_ms=33.0), baseline)
+    assert broken.violation == pytest.approx(0.1)
+    assert broken.violations == ("tpot_p99_ms 33 > 30 (1.5 x baseline)",)
+
+
+@pytest.mark.parametrize("baseline", [None, {}, {"tpot_p99_ms": math.nan}])
+def test_a_relative_limit_needs_the_baseline_metric(baseline: dict[str, float] | None) -> None:
+    section = ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="tpot_p99_ms", max="baseline"),))
+    with pytest.raises(ValueError, match="baseline"):
+        Objective(section).judge(measured(output_throughput=1.0, tpot_p99_ms=30.0), baseline)
+
+
+def test_a_baseline_that_lacks_a_metric_has_failed_by_its_own_measure() -> None:
+    section = ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="tpot_p99_ms", max="baseline"),))
+    baseline = measured(output_throughput=1.0)
+    assert Objective(section).judge(baseline, baseline.metrics).failed
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("output_throughput", True),
+        ("request_goodput", True),
+        ("completed", True),
+        ("ttft_p99_ms", False),
+        ("duration", False),
+        ("failed", False),
+        ("joules", False),
+        ("temperature", None),
+    ],
+)
+def test_which_way_a_metric_is_better(metric: str, higher: bool | None) -> None:
+    assert Objective(ObjectiveSection(minimize="joules")).higher_is_better(metric) is higher
+
+
+def test_gain_is_positive_when_the_value_is_better() -> None:
+    assert gain(150.0, 100.0, True) == 50.0
+    assert gain(150.0, 100.0, False) == -50.0
+    assert gain(80.0, 100.0, False) == pytest.approx(20.0)
+    assert gain(-1.0, -2.0, True) == 50.0
+
+
+@pytest.mark.parametrize(("value", "baseline"), [(1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)])
+def test_there_is_no_gain_without_a_baseline_to_divide_by(value: float, baseline: float) -> None:
+    assert gain(value, baseline, True) is None

@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mpipso.config import Parameter, ProductConstraint
+from mpipso.errors import UserError
+from mpipso.evaluation import Value
+from mpipso.search.space import Space
+
+
+def integer(name: str, low: int, high: int, **more: Any) -> Parameter:
+    return Parameter(name=name, type="int", min=low, max=high, **more)
+
+
+def real(name: str, low: float, high: float, **more: Any) -> Parameter:
+    return Parameter(name=name, type="float", min=low, max=high, **more)
+
+
+def choice(name: str, *choices: Value, **more: Any) -> Parameter:
+    return Parameter(name=name, type="choice", choices=choices, **more)
+
+
+def computed(name: str, kind: Any, expression: str) -> Parameter:
+    return Parameter(name=name, type=kind, expression=expression)
+
+
+def parallel(devices: int, **defaults: int) -> Space:
+    degrees = (1, 2, 4, 8, 16)
+    return Space(
+        [choice(name, *degrees, default=defaults.get(name)) for name in ("tp", "dp", "pp")],
+        [ProductConstraint(product=("tp", "dp", "pp"), equals=devices)],
+    )
+
+
+def sample(space: Space, count: int = 4000, seed: int = 0) -> list[dict[str, Value]]:
+    return [space.decode(point) for point in np.random.default_rng(seed).random((count, space.dimensions))]
+
+
+def shares(space: Space, name: str) -> dict[Value, float]:
+    found = Counter(configuration[name] for configuration in sample(space))
+    return {value: count / found.total() for value, count in found.items()}
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_lists_every_parameter_in_the_order_of_the_file() -> None:
+    space = Space(
+        [computed("total", "int", "rows * width"), integer("rows", 1, 4, ratio_of="width"), integer("width", 2, 2)]
+    )
+    assert list(space.decode([1.0, 0.0])) == ["total", "rows", "width"]
+    assert space.decode([1.0, 0.0]) == {"total": 16, "rows": 8, "width": 2}
+    assert space.names == ("rows", "width")
+
+
+def test_values_are_plain_python_ones() -> None:
+    space = Space(
+        [
+            integer("i", 1, 9),
+            integer("k", 1, 9, scale="log"),
+            real("f", 0.0, 1.0),
+            real("s", 0.0, 1.0, step=0.1),
+            Parameter(name="b", type="bool"),
+            choice("c", "x", 1),
+        ]
+    )
+    found = space.decode(np.full(6, 0.3))
+    assert [type(value) for value in found.values()] == [int, int, float, float, bool, str]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_top_of_every_range_is_reached_at_1_and_points_outside_are_clipped() -> None:
+    space = Space(
+        [
+            integer("i", 1, 9),
+            integer("k", 1, 9, scale="log"),
+            real("f", 0.1, 0.7),
+            real("g", 0.1, 0.7, scale="log"),
+            choice("c", "x", "y"),
+        ]
+    )
+    top, bottom = {"i": 9, "k": 9, "f": 0.7, "g": 0.7, "c": "y"}, {"i": 1, "k": 1, "f": 0.1, "g": 0.1, "c": "x"}
+    assert space.decode(np.ones(5)) == space.decode(np.full(5, 1.5)) == top
+    assert space.decode(np.zeros(5)) == space.decode(np.full(5, -3.0)) == bottom
+
+
+@pytest.mark.parametrize("point", [[0.5], [0.5, 0.5, 0.5], [[0.5, 0.5]], [0.5, math.nan]])
+def test_a_point_of_the_wrong_shape_is_refused(point: Any) -> None:
+    with pytest.raises(ValueError, match="a point has 2 coordinates"):
+        Space([integer("a", 1, 2), integer("b", 1, 2)]).decode(point)
+
+
+def test_steps_carry_no_rounding_error() -> None:
+    space = Space([real("x", 0.1, 1.0, step=0.1)])
+    values = [space.decode([u])["x"] for u in np.linspace(0, 1, 1000)]
+    assert sorted(set(values)) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def test_the_last_step_does_not_pass_the_maximum() -> None:
+    assert set(shares(Space([integer("n", 16, 100, step=32)]), "n")) == {16, 48, 80}
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        integer("x", 1, 8),
+        integer("x", 0, 70, step=10),
+        real("x", 0.0, 0.7, step=0.1),
+        choice("x", *"abcdefgh"),
+    ],
+)
+def test_every_value_is_about_equally_likely(parameter: Parameter) -> None:
+    found = shares(Space([parameter]), "x")
+    assert len(found) == 8
+    assert all(abs(share - 1 / 8) < 0.03 for share in found.values())
+
+
+def test_on_a_log_scale_an_int_is_as_likely_as_its_cell_is_wide() -> None:
+    found = shares(Space([integer("x", 1, 16, scale="log")]), "x")
+    for k in range(1, 17):
+        width = math.log((k + 0.5) / (k - 0.5)) / math.log(16.5 / 0.5)
+        assert found[k] == pytest.approx(width, abs=0.03)
+
+
+def test_on_a_log_scale_the_decades_of_a_float_are_equally_likely() -> None:
+    below = [c["x"] for c in sample(Space([real("x", 0.01, 100.0, scale="log")]))]
+    assert np.mean(np.array(below) < 1.0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_floats_are_short_enough_to_read() -> None:
+    for configuration in sample(Space([real("x", 0.5, 0.95), real("y", 0.001, 1.0, scale="log")]), 200):
+        assert all(len(repr(value)) <= 12 for value in configuration.values())
+
+
+# --- ratios and expressions ---------------------------------------------------------------------------------------
+
+
+def test_a_ratio_multiplies_the_other_parameter_and_is_at_least_1() -> None:
+    space = Space(
+        [integer("batch", 1, 64), integer("chunk", 1, 4, ratio_of="batch"), real("x", 0.5, 2, ratio_of="batch")]
+    )
+    for found in sample(space, 500):
+        batch, chunk, x = (float(found[name]) for name in ("batch", "chunk", "x"))
+        assert batch <= chunk <= 4 * batch
+        assert 0.5 * batch <= x <= 2 * batch
+    part = Parameter(name="part", type="int", min=0.01, max=1, ratio_of="batch")
+    tiny = Space([integer("batch", 1, 2), part])
+    assert min(int(found["part"]) for found in sample(tiny, 200)) == 1
+
+
+def test_ratios_may_form_a_chain() -> None:
+    space = Space([integer("c", 2, 2, ratio_of="b"), integer("b", 3, 3, ratio_of="a"), integer("a", 5, 5)])
+    assert space.decode([0.5, 0.5, 0.5]) == {"c": 30, "b": 15, "a": 5}
+
+
+def test_a_ratio_of_an_expression_follows_it() -> None:
+    space = Space([integer("r", 2, 2, ratio_of="e"), computed("e", "int", "a + 1"), integer("a", 3, 3)])
+    assert space.decode([0.5, 0.5]) == {"r": 8, "e": 4, "a": 3}
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "value"),
+    [
+        ("max(a, 5) + min(a, 5)", "int", 8),
+        ("ceil(a / 2)", "int", 2),
+        ("a / 2", "int", 2),
+        ("floor(a / 2) + abs(-1)", "float", 2.0),
+        ("0.1 * a", "float", 0.3),
+        ("a > 2", "bool", True),
+        ("str(a) + 'x' + name", "choice", "3xs"),
+        ("round(a / 7, 2)", "choice", 0.43),
+        ("int(1.9) if a == 3 else float(a)", "choice", 1),
+    ],
+)
+def test_an_expression_computes_a_value_of_the_declared_type(expression: str, kind: str, value: Value) -> None:
+    space = Space([integer("a", 3, 3), choice("name", "s", "t"), computed("e", kind, expression)])
+    found = space.decode([0.5, 0.0])["e"]
+    assert repr(found) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "complaint"),
+    [
+        ("a +", "int", "invalid syntax"),
+        ("", "int", "invalid syntax"),
+        ("b + 1", "int", "names the unknown 'b'"),
+        ("a; a", "int", "invalid syntax"),
+        ("open('x')", "choice", "not defined"),
+        ("a / (a - 3)", "int", "division by zero (with a = 3)"),
+        ("'x' + a", "choice", "with a = 3"),
+        ("(-a) ** 0.5", "float", "gives a complex"),
+        ("'many'", "int", "could not convert"),
+        ("float('nan')", "float", "gives nan"),
+        ("rand()", "float", "not defined"),
+    ],
+)
+def test_a_wrong_expression_is_told_at_once(expression: str, kind: str, complaint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Space([integer("a", 3, 3), computed("e", kind, expression)])
+    assert complaint in str(caught.value)
+    assert "parameter 'e'" in str(caught.value)
+
+
+def test_a_circle_is_told_with_its_names() -> None:
+    with pytest.raises(UserError, match="in a circle") as caught:
+        Space([integer("a", 1, 2, ratio_of="b"), integer("b", 1, 2, ratio_of="e"), computed("e", "int", "a")])
+    assert all(name in str(caught.value) for name in ("a", "b", "e"))
+    with pytest.raises(UserError, match="e -> e"):
+        Space([integer("a", 1, 2), computed("e", "int", "e + a")])
+
+
+@pytest.mark.parametrize("other", [Parameter(name="o", type="bool"), choice("o", "x", 1), computed("o", "choice", "1")])
+def test_a_ratio_of_something_that_is_no_number_is_refused(other: Parameter) -> None:
+    with pytest.raises(UserError, match="whose values are not numbers"):
+        Space([integer("a", 1, 2, ratio_of="o"), other])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ([computed("e", "int", "1")], "no parameter is left to search"),
+        ([integer("a", 1, 2, ratio_of="gone")], "ratio_of names the unknown 'gone'"),
+        ([real("a", 1.0, math.inf)], "parameter 'a': needs finite min and max"),
+        ([integer("a", 0, 2**60)], "too many values"),
+        ([integer("a", 1, 2**60, scale="log")], "too many values"),
+    ],
+)
+def test_an_impossible_space_is_refused(parameters: list[Parameter], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        Space(parameters)
+
+
+# --- products -----------------------------------------------------------------------------------------------------
+
+
+def test_only_combinations_with_the_product_are_proposed_and_all_of_them() -> None:
+    space = parallel(8)
+    assert space.names == ("tp", "dp")
+    found = {tuple(map(int, configuration.values())) for configuration in sample(space)}
+    assert found == {(t, d, p) for t in (1, 2, 4, 8) for d in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * d * p == 8}
+
+
+def test_the_first_of_a_product_takes_its_values_equally_often() -> None:
+    assert all(abs(share - 0.25) < 0.03 for share in shares(parallel(8), "tp").values())
+
+
+def test_a_value_without_a_completion_is_never_picked() -> None:
+    space = Space([choice("tp", 1, 2, 3, 5), integer("dp", 2, 4)], [ProductConstraint(product=("tp", "dp"), equals=6)])
+    assert shares(space, "tp").keys() == {2, 3}
+
+
+def test_the_steps_of_an_int_in_a_product_are_kept() -> None:
+    space = Space(
+        [integer("a", 0, 12, step=2), integer("b", 1, 12)], [ProductConstraint(product=("a", "b"), equals=12)]
+    )
+    assert shares(space, "a").keys() == {2, 4, 6, 12}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "products", "complaint"),
+    [
+        ([choice("a", 2, 4), choice("b", 2, 4)], [(("a", "b"), 6)], "no combination of a, b has the product 6"),
+        ([choice("a", 1, 2), choice("b", "1", 2)], [(("a", "b"), 2)], "'b' is neither an int nor a choice of ints"),
+        ([choice("a", 1, 2), real("b", 1.0, 2.0)], [(("a", "b"), 2)], "'b' is neither an int nor a choice of ints"),
+        ([choice("a", 1, 2), integer("b", 1, 2, ratio_of="a")], [(("a", "b"), 2)], "'b' is computed from others"),
+        ([choice("a", 1, 2), computed("b", "int", "a")], [(("a", "b"), 2)], "'b' is computed from others"),
+        ([choice("a", 1, 2), choice("b", 1, 2)], [(("a", "gone"), 2)], "'gone' is not a parameter"),
+        ([choice("a", 1, 2), choice("b", 1, 2)], [(("a", "a"), 2)], "'a' is named twice"),
+        (
+            [choice("a", 1, 2), choice("b", 1, 2), choice("c", 1, 2)],
+            [(("a", "b"), 2), (("b", "c"), 2)],
+            "'b' is in another product already",
+        ),
+        (
+            [choice("a", 1, 2, default=2), choice("b", 1, 2, default=2)],
+            [(("a", "b"), 2)],
+            "the defaults have the product 4",
+        ),
+    ],
+)
+def test_an_impossible_product_is_refused(
+    parameters: list[Parameter], products: list[tuple[tuple[str, ...], int]], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        Space(parameters, [ProductConstraint(product=names, equals=equals) for names, equals in products])
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        Space([real("a", 1.0, math.inf), integer("b", 0, 2**60), integer("c", 1, 2)])
+    assert len(caught.value.problems) == 2
+
+
+# --- the baseline -------------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_every_parameters_default() -> None:
+    space = Space(
+        [
+            integer("seqs", 1, 512, scale="log", default=256),
+            integer("tokens", 1, 64, ratio_of="seqs", scale="log", default=8192),
+            real("memory", 0.5, 0.95, default=0.9),
+            real("odd", 0.0, 1.0, default=0.123456789012345),
+            Parameter(name="prefix", type="bool", default=False),
+            choice("kv", "auto", "fp8", default="auto"),
+            computed("twice", "int", "2 * seqs"),
+        ]
+    )
+    assert space.default() == {
+        "seqs": 256,
+        "tokens": 8192,
+        "memory": 0.9,
+        "odd": 0.123456789012345,
+        "prefix": False,
+        "kv": "auto",
+        "twice": 512,
+    }
+
+
+def test_without_any_default_there_is_no_baseline() -> None:
+    assert Space([integer("a", 1, 2), computed("e", "int", "a")]).default() is None
+
+
+def test_missing_defaults_are_told_one_line_each() -> None:
+    space = Space([integer("a", 1, 2, default=1), integer("b", 1, 2), integer("c", 1, 2)])
+    with pytest.raises(UserError) as caught:
+        space.default()
+    assert [problem.split("'")[1] for problem in caught.value.problems] == ["b", "c"]
+
+
+def test_a_default_whose_ratio_is_out_of_bounds_is_refused() -> None:
+    with pytest.raises(UserError, match="parameter 'b': default = 50 is 5 x the default of 'a'"):
+        Space([integer("a", 1, 20, default=10), integer("b", 1, 4, ratio_of="a", default=50)])
+
+
+def test_the_default_of_a_product_is_kept() -> None:
+    assert parallel(16, tp=4, dp=4, pp=1).default() == {"tp": 4, "dp": 4, "pp": 1}
+
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+
+def test_configurations_are_the_same_when_their_keys_are() -> None:
+    space = Space([choice("c", 1, 1.0, True, "1"), real("f", 0.0, 4.0), computed("e", "int", "f")])
+    keys = {space.key({"c": c, "f": 2.0, "e": 2}) for c in (1, 1.0, True, "1")}
+    assert len(keys) == 4
+    assert space.key({"f": 2, "c": 1}) == space.key({"c": 1, "f": 2.0, "e": 2})
+
+
+@pytest.mark.parametrize(
+    ("configuration", "complaint"),
+    [
+        ({"i": 5}, "c is missing"),
+        ({"i": 11, "c": "x"}, "i: 11 is out of bounds"),
+        ({"i": 5, "c": "z"}, "c: 'z' is not among the choices"),
+        ({"i": "5", "c": "x"}, "i: '5' is not a number"),
+    ],
+)
+def test_a_configuration_from_elsewhere_is_refused(configuration: dict[str, Value], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Space([integer("i", 1, 10), choice("c", "x", "y")]).encode(configuration)
+
+
+def test_a_configuration_without_the_product_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves no way to the product 8"):
+        parallel(8).encode({"tp": 4, "dp": 4, "pp": 1})
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (Space([integer("a", 1, 10), Parameter(name="b", type="bool"), computed("e", "int", "a")]), 20),
+        (Space([integer("a", 1, 10), real("x", 0.0, 1.0)]), math.inf),
+        (Space([integer("a", 1, 10), real("x", 0.5, 1.0, ratio_of="a")]), math.inf),
+        (parallel(8), 10),
+        (Space([integer("a", 1, 3), integer("b", 1, 2, ratio_of="a"), choice("c", 1, 2)]), 2 * (2 + 3 + 4)),
+        (Space([choice("a", 2, 4), integer("e2", 1, 2, ratio_of="e"), computed("e", "int", "a / 2")]), 2 + 3),
+        (Space([integer("a", 1, 10**7), integer("b", 1, 2, ratio_of="a")]), math.inf),
+    ],
+)
+def test_the_size_is_the_number_of_distinct_configurations(space: Space, size: float) -> None:
+    assert space.size() == size
+
+
+# --- encode is the inverse of decode ------------------------------------------------------------------------------
+
+decimals = st.integers(-10_000, 10_000).map(lambda n: n / 100)
+positive = st.integers(1, 10_000).map(lambda n: n / 100)
+anything = st.one_of(st.booleans(), st.integers(-3, 3), st.sampled_from([0.0, 1.0, 0.5, "1", "a", "True"]))
+
+
+@st.composite
+def plain(draw: st.DrawFn, name: str) -> Parameter:
+    kind = draw(st.sampled_from(["int", "log int", "float", "log float", "step", "bool", "choice"]))
+    if kind == "bool":
+        return Parameter(name=name, type="bool", default=draw(st.none() | st.booleans()))
+    if kind == "choice":
+        values = draw(st.lists(anything, min_size=2, max_size=5, unique_by=repr))
+        return choice(name, *values, default=draw(st.none() | st.sampled_from(values)))
+    if kind.endswith("int"):
+        low, high = sorted(draw(st.tuples(*[st.integers(1 if kind == "log int" else -50, 5000)] * 2)))
+        step = draw(st.none() | st.integers(1, 100)) if kind == "int" else None
+        default = None if step else draw(st.none() | st.integers(low, high))
+        return integer(name, low, high, step=step, scale="log" if kind == "log int" else "linear", default=default)
+    low_f, high_f = sorted(draw(st.tuples(*[positive if kind == "log float" else decimals] * 2)))
+    if kind == "step":
+        return real(name, low_f, high_f, step=draw(positive))
+    default_f = draw(st.none() | st.floats(low_f, high_f))
+    return real(name, low_f, high_f, scale="log" if kind == "log float" else "linear", default=default_f)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    parameters = [draw(plain(f"p{i}")) for i in range(draw(st.integers(1, 4)))]
+    numbers = [p.name for p in parameters if p.type in ("int", "float")]
+    for i in range(draw(st.integers(0, 3)) if numbers else 0):
+        low, high = sorted(draw(st.tuples(positive, positive)))
+        kind = draw(st.sampled_from(["int", "float"]))
+        scale = draw(st.sampled_from(["linear", "log"]))
+        of = draw(st.sampled_from(numbers))
+        parameters.append(Parameter(name=f"r{i}", type=kind, min=low, max=high, ratio_of=of, scale=scale))
+        numbers.append(f"r{i}")
+    if numbers and draw(st.booleans()):
+        parameters.append(computed("e", "float", f"max(1, {draw(st.sampled_from(numbers))}) / 3"))
+        parameters.append(real("of_e", 0.5, 3.0, ratio_of="e"))
+    constraints = []
+    if draw(st.booleans()):
+        equals = draw(st.sampled_from([6, 8, 16, 24]))
+        parameters += [choice("tp", 8, 1, 4, 2, 3), integer("dp", 0, 24), integer("pp", 1, 24, scale="log")]
+        constraints.append(ProductConstraint(product=tuple(draw(st.permutations(["tp", "dp", "pp"]))), equals=equals))
+    return Space(draw(st.permutations(parameters)), constraints)
+
+
+@settings(max_examples=100, deadline=None)
+@given(space=spaces(), seed=st.integers(0, 2**32))
+def test_every_reachable_configuration_survives_encode_and_decode(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for point in [*rng.random((8, space.dimensions)), *rng.integers(0, 2, (4, space.dimensions)).astype(float)]:
+        configuration = space.decode(point)
+        encoded = space.encode(configuration)
+        assert encoded.shape == (space.dimensions,)
+        assert ((encoded >= 0.0) & (encoded <= 1.0)).all()
+        again = space.decode(encoded)
+        assert again == configuration
+        assert space.key(again) == space.key(configuration)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    low=decimals,
+    high=decimals,
+    log=st.booleans(),
+    share=st.floats(0, 1),
+    other=st.integers(1, 999),
+    whole=st.booleans(),
+)
+def test_every_default_survives_encode_and_decode(
+    low: float, high: float, log: bool, share: float, other: int, whole: bool
+) -> None:
+    low, high = sorted((low, high))
+    assume(low > 0 or not log)
+    default = min(max(low + share * (high - low), low), high)
+    scale: Any = "log" if log else "linear"
+    plain_default = real("x", low, high, default=default, scale=scale)
+    assert Space([plain_default]).default() == {"x": default}
+
+    assume(low > 0)
+    value: Value = max(1, round(other * default)) if whole else round(other * default, 4)
+    assume(low <= float(value) / other <= high)
+    ratio = Parameter(
+        name="y", type="int" if whole else "float", min=low, max=high, ratio_of="o", default=value, scale=scale
+    )
+    assert Space([ratio, integer("o", 1, 999, default=other)]).default() == {"y": value, "o": other}

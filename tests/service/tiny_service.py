@@ -1,0 +1,105 @@
+"""A tiny inference service for tests: a real HTTP server with OpenAI's completions, streamed or not, and no model.
+
+    python tiny_service.py --port PORT [--host HOST] [--model NAME] [--token-ms MS] [--config FILE]
+
+It prints ``ready`` when it listens, answers GET /health and GET /v1/models, and ends on TERM. ``--config`` names a JSON
+file with the same options. With ``--node-rank`` above 0 it is a worker: it only says so, and waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+TOKEN = " bak"
+
+
+class Server(ThreadingHTTPServer):
+    """The server; ``before`` is called before every completion, ``status`` is what everything but /health answers."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        model: str = "tiny",
+        token_ms: float = 0.0,
+        status: int = 200,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model, self.pause, self.status, self.before = model, token_ms / 1000, status, before
+        super().__init__((host, port), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        self.answer(200 if self.path == "/health" else self.server.status, {"data": [{"id": self.server.model}]})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
+        self.server.before()
+        tokens = int(asked.get("max_tokens", 1))
+        usage = {"prompt_tokens": 1, "completion_tokens": tokens}
+        if self.server.status != 200:
+            self.answer(self.server.status, {"error": {"message": "cannot serve"}})
+        elif asked.get("stream"):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for _ in range(tokens):
+                time.sleep(self.server.pause)
+                self.event(json.dumps({"choices": [{"text": TOKEN, "finish_reason": None}]}))
+            self.event(json.dumps({"choices": [{"text": "", "finish_reason": "length"}], "usage": usage}))
+            self.event("[DONE]")
+        else:
+            time.sleep(self.server.pause * tokens)
+            self.answer(200, {"choices": [{"text": TOKEN * tokens, "finish_reason": "length"}], "usage": usage})
+
+    def event(self, text: str) -> None:
+        self.wfile.write(f"data: {text}\n\n".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--token-ms", type=float, default=0.0)
+    parser.add_argument("--node-rank", type=int, default=0)
+    parser.add_argument("--config", type=Path)
+    told = parser.parse_args()
+    if told.config:
+        parser.set_defaults(**json.loads(told.config.read_text()))
+        told = parser.parse_args()
+    if told.node_rank:
+        print(f"worker {told.node_rank} ready", os.environ.get("MPIPSO_MASTER_ADDR", ""), flush=True)
+        time.sleep(10_000)
+    server = Server(told.host, told.port, model=told.model, token_ms=told.token_ms)
+    print("ready", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

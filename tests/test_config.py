@@ -1,0 +1,263 @@
+"""The configuration file: what is accepted, and what is said about what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso import templates
+from mpipso.config import Config
+from mpipso.configfile import load, parse
+from mpipso.errors import UserError
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES
+
+KNOWN = {"engines": ("command", "llamacpp"), "clients": ("command", "openai")}
+BATCH = {"name": "batch", "type": "int", "min": 1, "max": 64}
+
+
+def good() -> dict[str, Any]:
+    return {
+        "service": {"engine": "command", "command": ["serve", "--port", "{port}"]},
+        "benchmark": {"client": "openai"},
+        "objective": {"maximize": "output_throughput"},
+        "parameters": [dict(BATCH)],
+    }
+
+
+def read(data: Mapping[str, Any], **overrides: Any) -> Config:
+    return parse(tomli_w.dumps(data), "my.toml", overrides=overrides, **KNOWN)
+
+
+def problems(data: Mapping[str, Any], **overrides: Any) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        read(data, **overrides)
+    return caught.value.problems
+
+
+def with_parameter(**changes: Any) -> dict[str, Any]:
+    return {**good(), "parameters": [{**BATCH, **changes}]}
+
+
+class TestWhatIsAccepted:
+    def test_a_small_file_and_its_defaults(self) -> None:
+        config = read(good())
+        assert config.service.command == ("serve", "--port", "{port}")
+        assert config.search.particles == 16
+        assert config.parallel.nodes_per_group is None
+        assert config.output == "mpipso-runs"
+
+    def test_whole_numbers_stand_for_floats_but_not_the_other_way(self) -> None:
+        data = good()
+        data["service"]["start_timeout"] = 60
+        assert read(data).service.start_timeout == 60.0
+        data["search"] = {"particles": 4.0}
+        assert problems(data) == ("my.toml: search.particles = 4.0: should be a valid integer",)
+
+    def test_the_seed_s_shape_of_service_groups(self) -> None:
+        data = good()
+        nodes = [{"host": "node0", "npu_ids": [0, 1]}, {"host": "node1", "npu_ids": [2, 3]}]
+        data["parallel"] = {"enabled": True, "mode": "multi_node", "service_groups": [{"group_id": 0, "nodes": nodes}]}
+        (group,) = read(data).parallel.service_groups
+        assert [(node.host, node.npu_ids) for node in group.nodes] == [("node0", (0, 1)), ("node1", (2, 3))]
+
+    @pytest.mark.parametrize("engine", templates.names())
+    def test_every_template(self, engine: str) -> None:
+        text = templates.template(engine)
+        assert parse(text, engine, engines=ENGINES.names(), clients=CLIENTS.names()).service.engine == engine
+
+    def test_overrides_win_over_the_file_and_make_missing_tables(self) -> None:
+        data = {**good(), "search": {"seed": 1}}
+        config = read(data, **{"search.seed": 2, "parallel.nodes_per_group": 4, "output": "elsewhere"})
+        assert (config.search.seed, config.parallel.nodes_per_group, config.output) == (2, 4, "elsewhere")
+
+    def test_a_configuration_cannot_be_changed(self) -> None:
+        with pytest.raises(ValueError, match="frozen"):
+            read(good()).search.seed = 1  # type: ignore[misc]
+
+    @given(st.dictionaries(st.sampled_from(["seed", "particles", "retries"]), st.integers(2, 10**6)))
+    def test_what_is_dumped_is_read_back(self, search: dict[str, int]) -> None:
+        config = read({**good(), "search": search})
+        assert read(config.model_dump(exclude_none=True)) == config
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        ("section", "key", "value", "line"),
+        [
+            ("search", "particels", 8, "search.particels: unknown key; did you mean 'particles'?"),
+            ("search", "particles", "many", "search.particles = 'many': should be a valid integer"),
+            ("search", "particles", True, "search.particles = True: should be a valid integer"),
+            ("search", "particles", 1, "search.particles = 1: should be greater than or equal to 2"),
+            ("search", "evaluations", 0, "search.evaluations = 0: should be greater than or equal to 1"),
+            ("service", "engine", "vlm", "service.engine = 'vlm': unknown; known are: command, llamacpp"),
+            ("service", "engine", "comand", "service.engine = 'comand': unknown; did you mean 'command'?"),
+            ("service", "port", 70000, "service.port = 70000: should be less than or equal to 65535"),
+            ("service", "env", {"A": 1}, "service.env.A = 1: should be a valid string"),
+            ("service", "env", ["A=1"], "service.env = ['A=1']: should be a table"),
+            ("service", "start_timeout", float("inf"), "service.start_timeout = inf: should be a finite number"),
+            ("service", "stop_grace", -1.0, "service.stop_grace = -1.0: should be greater than or equal to 0"),
+            ("service", "command", "serve --x", "service.command = 'serve --x': should be a list"),
+            ("benchmark", "client", "wrk", "benchmark.client = 'wrk': unknown; known are: command, openai"),
+            ("parallel", "mode", "both", "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
+            (
+                "parallel",
+                "devices_per_node",
+                -1,
+                "parallel.devices_per_node = -1: should be greater than or equal to 0",
+            ),
+        ],
+    )
+    def test_a_wrong_value_is_told_with_its_key(self, section: str, key: str, value: Any, line: str) -> None:
+        data = good()
+        data.setdefault(section, {})[key] = value
+        assert problems(data) == (f"my.toml: {line}",)
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"min": 9, "max": 3}, "min = 9 is greater than max = 3"),
+            ({"default": 65}, "default = 65 is outside min = 1 and max = 64"),
+            ({"default": "x"}, "default = 'x' is not of type int"),
+            ({"default": True}, "default = True is not of type int"),
+            ({"step": 8, "default": 4}, "default = 4 is not min plus a multiple of step = 8"),
+            ({"min": 0, "scale": "log"}, "a log scale needs min > 0, not 0"),
+            ({"min": 1.5}, "an int needs whole numbers for min, max and step"),
+            ({"choices": [1, 2]}, 'an int has min and max, not choices (or is type = "choice")'),
+            ({"flag": "--batch", "env": "BATCH"}, "give one of flag, env and path, not several"),
+            ({"type": "bool"}, "a bool has no min, max, step, log scale or ratio_of"),
+            ({"expression": "2 * x"}, "an expression computes the value"),
+        ],
+    )
+    def test_a_parameter_that_contradicts_itself(self, changes: dict[str, Any], line: str) -> None:
+        (problem,) = problems(with_parameter(**changes))
+        assert problem.startswith(f"my.toml: parameters[0]: {line}")
+
+    @pytest.mark.parametrize(
+        ("choices", "default", "line"),
+        [
+            (["a"], "a", "a choice needs at least two choices"),
+            (["a", "a"], "a", "two choices are the same"),
+            (["a", "b"], "c", "default = 'c' is not among the choices"),
+            ([1, 2], True, "default = True is not among the choices"),
+        ],
+    )
+    def test_choices_that_are_none(self, choices: list[Any], default: Any, line: str) -> None:
+        data = good()
+        data["parameters"] = [{"name": "kind", "type": "choice", "choices": choices, "default": default}]
+        assert problems(data) == (f"my.toml: parameters[0]: {line}",)
+
+    def test_a_range_without_end(self) -> None:
+        assert problems(with_parameter(max=float("inf"))) == (
+            "my.toml: parameters[0].max = inf: should be a finite number",
+        )
+
+    def test_names_that_resolve_to_nothing(self) -> None:
+        data = good()
+        data["parameters"] += [dict(BATCH), {**BATCH, "name": "half", "type": "float", "ratio_of": "btach"}]
+        data["constraints"] = [{"product": ["batch", "tp"], "equals": 8}]
+        data["objective"] = {"minimize": "ttft_p98_ms", "slo": [{"metric": "tpot", "max": 1.0}]}
+        lines = problems(data)
+        assert len(lines) == 5
+        assert lines[0] == "my.toml: parameter 'batch' is defined twice"
+        assert "ratio_of names the unknown 'btach'" in lines[1]
+        assert "product names the unknown parameter 'tp'" in lines[2]
+        assert lines[3].startswith("my.toml: objective: metric 'ttft_p98_ms' is unknown; did you mean 'ttft_p9")
+        assert lines[4].startswith("my.toml: objective.slo: metric 'tpot' is unknown")
+
+    def test_the_user_s_own_metrics_are_known(self) -> None:
+        data = good()
+        data["benchmark"]["metrics"] = {"joules": "power.sum"}
+        data["objective"] = {"minimize": "joules"}
+        assert read(data).objective.metric == "joules"
+
+    @pytest.mark.parametrize(
+        ("objective", "line"),
+        [
+            ({}, "objective: give either maximize or minimize"),
+            ({"maximize": "duration", "minimize": "duration"}, "objective: give either maximize or minimize"),
+            (
+                {"maximize": "duration", "slo": [{"metric": "duration"}]},
+                "objective.slo[0]: give either max or min",
+            ),
+            (
+                {"maximize": "duration", "slo": [{"metric": "duration", "max": "base"}]},
+                "objective.slo[0].max = 'base': should be a valid number or 'baseline'",
+            ),
+        ],
+    )
+    def test_an_objective_that_is_none(self, objective: dict[str, Any], line: str) -> None:
+        assert problems({**good(), "objective": objective}) == (f"my.toml: {line}",)
+
+    def test_both_kinds_of_load_at_once(self) -> None:
+        data = good()
+        data["benchmark"] |= {"concurrency": 4, "request_rate": 2.0}
+        assert problems(data) == (
+            "my.toml: benchmark: give concurrency (closed loop) or request_rate (open loop), not both",
+        )
+
+    @pytest.mark.parametrize(
+        ("group", "line"),
+        [
+            ({"nodes": [{"host": "a", "npu_ids": [0, 0]}]}, "nodes[0].npu_ids: [0, 0] names a device twice"),
+            ({"nodes": [{"host": "a", "npu_ids": [-1]}]}, "nodes[0].npu_ids[0] = -1: should be greater than"),
+            ({"nodes": [{"host": ""}]}, "nodes[0].host = '': should have at least 1 character"),
+            ({"nodes": []}, "nodes = []: should have at least 1 item"),
+            (
+                {"nodes": [{"host": "a"}], "master_node_index": 1},
+                "index = 1 but nodes are counted from 0 to 0",
+            ),
+            ({"nodes": [{"host": "a", "npuids": [1]}]}, "nodes[0].npuids: unknown key; did you mean 'npu_ids'?"),
+        ],
+    )
+    def test_a_service_group_that_is_none(self, group: dict[str, Any], line: str) -> None:
+        data = {**good(), "parallel": {"service_groups": [{"group_id": 0, **group}]}}
+        (problem,) = problems(data)
+        assert problem.startswith("my.toml: parallel.service_groups[0]")
+        assert line in problem
+
+    def test_two_groups_with_one_id(self) -> None:
+        groups = [{"group_id": 3, "nodes": [{"host": host}]} for host in "ab"]
+        assert problems({**good(), "parallel": {"service_groups": groups}}) == (
+            "my.toml: parallel: group_id 3 is given to 2 service groups",
+        )
+
+    def test_everything_wrong_is_told_at_once(self) -> None:
+        data = with_parameter(min=9, max=3)
+        data["search"] = {"particels": 1, "evaluations": "x"}
+        del data["benchmark"]
+        lines = problems(data)
+        assert len(lines) == 4
+        assert "my.toml: benchmark: is required" in lines
+
+    def test_a_table_where_none_belongs(self) -> None:
+        assert problems({**good(), "search": 3}) == ("my.toml: search = 3: should be a table",)
+        assert problems({**good(), "search": 3}, **{"search.seed": 1}) == ("my.toml: search must be a table",)
+
+
+class TestTheFile:
+    def test_that_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"no\.toml: cannot be read: No such file or directory"):
+            load(tmp_path / "no.toml")
+
+    def test_that_is_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="cannot be read: Is a directory"):
+            load(tmp_path)
+
+    def test_that_is_not_toml(self, tmp_path: Path) -> None:
+        path = tmp_path / "my.toml"
+        path.write_text("[search\nseed = 1")
+        with pytest.raises(UserError, match=r"my\.toml: is not valid TOML: .*line 1"):
+            load(path)
+
+    def test_that_is_not_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "my.toml"
+        path.write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(UserError, match="cannot be read: not UTF-8 text"):
+            load(path)
