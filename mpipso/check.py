@@ -21,7 +21,15 @@ from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
-from mpipso.startup import Options, device_problems, launched_hosts, read_config, service_port, wanted_groups
+from mpipso.startup import (
+    Options,
+    device_problems,
+    launched_hosts,
+    port_problems,
+    read_config,
+    service_port,
+    wanted_groups,
+)
 from mpipso.tuning import well_defined
 
 
@@ -49,7 +57,7 @@ def check(options: Options, ranks: int, console: Console) -> int:
     try:
         placement = plan(expected, config.parallel, hosts=hosts)
         # What other hosts would detect cannot be seen from here.
-        problems += device_problems(config, _only(placement, socket.gethostname()))
+        problems += device_problems(config, _only(placement, socket.gethostname())) + port_problems(config, placement)
     except UserError as error:
         problems += error.problems
     if problems:

@@ -128,10 +128,17 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="let groups on one host use all of its cores, instead of a part each",
     )
+    parser.add_argument(
+        "--ssh",
+        dest="parallel.ssh",
+        action="store_const",
+        const=True,
+        help="reach hosts of named groups on which no rank runs over ssh",
+    )
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    keys = [key for _, key, _, _ in _OVERRIDES] + ["parallel.share_cores"]
+    keys = [key for _, key, _, _ in _OVERRIDES] + ["parallel.share_cores", "parallel.ssh"]
     return Options(
         config=arguments.config,
         overrides={key: value for key in keys if (value := getattr(arguments, key)) is not None},

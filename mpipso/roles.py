@@ -123,14 +123,14 @@ class Leader:
         self._reports = _present(crew.reports)
         self._channel = _present(crew.group)
         placed = crew.placed
-        self._remotes = {
+        self._members = {
             seat: RemoteNode(node, crew.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
-            if seat != 0
+            if seat != 0 and node.transport == "mpi"
         }
         self._group = ServiceGroup(
             crew.index or 0,
-            [_present(crew.node), *self._remotes.values()],
+            [_present(crew.node), *self._members.values(), *crew.reached.values()],
             placed.master_node_index,
             crew.config,
             ENGINES.create(crew.config.service.engine),
@@ -164,7 +164,7 @@ class Leader:
                 self.cancel()
                 self._finishing = True
         for seat, answer in self._channel.take():
-            self._remotes[seat].answered(answer)
+            self._members[seat].answered(answer)
         if self._finishing and not self._closed and not self._busy:
             self._run(self._close)
 
@@ -198,8 +198,10 @@ class Leader:
         # What cannot be closed belongs to a node that is lost, and ends with it.
         with contextlib.suppress(EvaluationFailed):
             self._group.close()
-        for seat in self._remotes:
+        for seat in self._members:
             self._channel.post(seat, Finish())
+        if self._crew.outside is not None:
+            self._crew.outside.close()
         self._closed = True
         self._crew.world.wake()
 

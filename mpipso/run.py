@@ -150,7 +150,7 @@ class Books:
         ]
         for index, group in enumerate(plan.groups):
             shares = "; ".join(
-                f"{node.host}: rank {node.rank}, cores {ranges(node.cores)}"
+                f"{node.host}: {f'rank {node.rank}' if node.rank >= 0 else 'over ssh'}, cores {ranges(node.cores)}"
                 + (f", devices {ranges(node.devices)}" if node.devices else "")
                 for node in group.nodes
             )

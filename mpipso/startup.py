@@ -6,29 +6,34 @@ so that rank 0 alone can tell it and all leave together.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import parse_nodes, read_hostfile
-from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, plan, ranges
+from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, Rank, outside, plan, ranges
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.command import placeholders
-from mpipso.service.engines.base import ENGINES, missing_commands
-from mpipso.service.facts import DEVICE_VARIABLES
+from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
+from mpipso.service.facts import DEVICE_VARIABLES, Facts
 from mpipso.service.node import LocalNode
+from mpipso.service.remote import RemoteNode
 from mpipso.templates import EMBEDDED, template
 from mpipso.tuning import well_defined
 
+if TYPE_CHECKING:
+    from mpipso.cluster.ssh import Outside
+
 T = TypeVar("T")
 
-MOST_PORTS = 65535
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Crew:
         The channel of the group's ranks; None for a spare.
     everyone:
         The channel of all ranks.
+    outside:
+        A leader's connections to the nodes of its group that have no rank; None if there are none.
+    reached:
+        Those nodes, by their position in the group.
     """
 
     world: World
@@ -82,6 +91,8 @@ class Crew:
     reports: Channel | None
     group: Channel | None
     everyone: Channel
+    outside: Outside | None = None
+    reached: Mapping[int, RemoteNode] = field(default_factory=dict)
 
     @property
     def placed(self) -> PlacedGroup:
@@ -147,25 +158,40 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     facts = world.gather((local_facts(world.rank), missing_commands(config)))
     _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
-    placement = _agreed(world, lambda: _usable(plan([rank for rank, _ in facts], config.parallel, hosts=hosts), config))
-    index = placement.index_of(world.rank)
-    nodes = placement.groups[index].nodes if index is not None else ()
-    seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
-    node, problem = None, ""
+    ranks = [rank for rank, _ in facts]
+    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh else []
+    node, connections, reached, problem = None, None, {}, ""
     try:
-        if index is not None and seat is not None:
-            node = _node(nodes[seat], config)
-            if seat == placement.groups[index].master_node_index and (port := service_port(config, placement, index)):
-                node.free_port(port)
-    except EvaluationFailed as error:
-        problem = error.cause
-    found = world.gather((node.work_dir if node is not None else "", problem))
-    try:
+        if apart:
+            first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts))
+            connections, known = _meet(world, config, first, ranks)
+            apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
+        placement = _agreed(world, lambda: _usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
+        index = placement.index_of(world.rank)
+        nodes = placement.groups[index].nodes if index is not None else ()
+        seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
+        if connections is not None and seat is None:  # what the nodes have left no room for this group
+            connections.close()
+            connections = None
+        try:
+            if index is not None and seat is not None:
+                node = _node(nodes[seat], config)
+                if connections is not None and seat == 0:
+                    reached = _join(connections, nodes, config)
+                master = placement.groups[index].master_node_index
+                own = node if seat == master else reached.get(master)
+                if own is not None and (port := service_port(config, placement, index)):
+                    own.free_port(port)
+        except EvaluationFailed as error:
+            problem = error.cause
+        found = world.gather((node.work_dir if node is not None else "", problem))
         _none_wrong([("", problem) for _, problem in found if problem])
         _agreed(world, lambda: claim(config, placement))
     except UserError:
         if node is not None:
             node.close()
+        if connections is not None:
+            connections.close()
         raise
     leads = None if seat != 0 else 0
     return Crew(
@@ -180,6 +206,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         reports=world.split(leads, key=index or 0),
         group=world.split(index, key=seat or 0),
         everyone=world.channel(),
+        outside=connections,
+        reached=reached,
     )
 
 
@@ -208,11 +236,17 @@ def device_problems(config: Config, placement: Plan) -> list[str]:
     ]
 
 
+def port_problems(config: Config, placement: Plan) -> list[str]:
+    """Whether the ports that groups on one host count up to exist; one line if not."""
+    masters = Counter(group.nodes[group.master_node_index].host for group in placement.groups)
+    last = config.service.port + max(masters.values()) - 1
+    if config.service.port == 0 or last <= LAST_PORT:
+        return []
+    return [f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"]
+
+
 def _usable(placement: Plan, config: Config) -> Plan:
-    problems = device_problems(config, placement)
-    if (port := service_port(config, placement, len(placement.groups) - 1)) > MOST_PORTS:
-        problems.append(f"service.port = {config.service.port}: groups that share a host count up from it, to {port}")
-    if problems:
+    if problems := device_problems(config, placement) + port_problems(config, placement):
         raise UserError(problems)
     return placement
 
@@ -226,6 +260,61 @@ def _node(place: PlacedNode, config: Config) -> LocalNode:
         device_variable=place.device_variable,
         work_dir=config.service.work_dir,
     )
+
+
+def _meet(
+    world: World, config: Config, placement: Plan, ranks: Sequence[Rank]
+) -> tuple[Outside | None, dict[int, Facts]]:
+    """Have every leader connect to the nodes of its group that have no rank; its connections, and all nodes' facts."""
+    index = placement.index_of(world.rank)
+    nodes = placement.groups[index].nodes if index is not None else ()
+    connections = None
+    own: dict[int, tuple[str, Facts]] = {}
+    problems: tuple[str, ...] = ()
+    apart = [node for node in nodes if node.transport == "ssh"]
+    if apart and nodes[0].rank == world.rank:
+        try:
+            connections = _outside(config)
+            met = connections.meet(apart, service_commands(config))
+            own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
+        except UserError as error:
+            problems = error.problems
+    told = world.gather((own, problems))
+    known = {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
+    names = {rank.host: rank.host for rank in ranks}
+    same = [
+        f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"
+        for met, _ in told
+        for name, facts in met.values()
+        if (other := names.setdefault(facts.host, name)) != name
+    ]
+    try:
+        _none_wrong([("", problem) for _, lines in told for problem in lines] + [("", line) for line in same])
+    except UserError:
+        if connections is not None:
+            connections.close()
+        raise
+    return connections, known
+
+
+def _outside(config: Config) -> Outside:
+    try:
+        from mpipso.cluster.ssh import Outside
+    except ModuleNotFoundError as error:
+        raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install 'mpipso[ssh]'") from None
+    return Outside(config.ssh)
+
+
+def _with_facts(rank: Rank, facts: Facts) -> Rank:
+    return Rank(rank.rank, rank.host, facts.address, facts.cores, facts.devices, facts.device_variable)
+
+
+def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:
+    return {
+        seat: connections.join(node, config.service.work_dir)
+        for seat, node in enumerate(nodes)
+        if node.transport == "ssh"
+    }
 
 
 def _agreed(world: World, produce: Callable[[], T]) -> T:

@@ -22,13 +22,14 @@ import mpipso
 from mpipso.cluster.placement import PlacedNode
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.service.agent import SILENCE
 from mpipso.service.facts import Facts
 from mpipso.service.remote import Abandon, Answer, RemoteNode, Request
 from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
 
 T = TypeVar("T")
 
+SILENCE = 15.0
+"""Seconds without a sign of life after which leader and agent take each other for lost: both speak up every few."""
 START_LIMIT = 60.0
 """Seconds for Python and mpipso to start on the node, which may load them over a slow file system."""
 ANSWER_LIMIT = 120.0
@@ -154,7 +155,7 @@ class Link:
             raise self._wrong(f"no ssh connection within ssh.connect_timeout = {limit:g} s") from None
         except OSError as error:
             raise self._wrong(f"no ssh connection: {error.strerror or error}; is the host's name right?") from None
-        command = shlex.join([self._python, "-m", "mpipso.service.agent"])
+        command = shlex.join([self._python, "-m", "mpipso.service.agent", str(SILENCE)])
         try:
             self._process = await self._connection.create_process(command, encoding=None)
             self._tasks.append(asyncio.create_task(self._hear_complaints(self._process)))
@@ -176,13 +177,14 @@ class Link:
         """
         try:
             told: dict[str, Any] = await self._ask("facts", str(Path.cwd()), list(commands.values()))
-            missing = [key for key, command in commands.items() if command in told.pop("missing")]
+            lacking = told.pop("missing")
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
             facts = Facts(**values)
         except EvaluationFailed as failure:
             raise UserError(failure.cause) from None
+        missing = [f"{key}: command not found: {word}" for key, word in commands.items() if word in lacking]
         if missing:
-            raise UserError([f"{key}: command not found: {commands[key]} (on {self.host})" for key in missing])
+            raise UserError([f"{problem} (on {self.host})" for problem in missing])
         return facts
 
     async def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:

@@ -144,8 +144,6 @@ class Continuum(Domain):
     def __init__(
         self, low: float, high: float, *, log: bool = False, digits: int = 6, anchor: float | None = None
     ) -> None:
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("needs finite bounds")
         self._low, self._high, self._log = low, high, log
         self._left, self._right = self._axis(low), self._axis(high)
         width = (self._right - self._left) or 1.0

@@ -182,8 +182,8 @@ def _domain(parameter: Parameter, defaults: Values) -> Domain:
     if parameter.type == "choice":
         return Choices(parameter.choices)
     low, high = parameter.min, parameter.max
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("needs finite min and max")
+    if low is None or high is None:
+        raise ValueError("needs min and max")
     whole, log = parameter.type == "int", parameter.scale == "log"
     default = _optional(parameter.default)
     if parameter.ratio_of is not None:

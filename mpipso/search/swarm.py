@@ -84,7 +84,7 @@ class Swarm:
         if start is not None:
             self._x[0] = np.clip(np.asarray(start, dtype=float).reshape(dimensions), 0.0, 1.0)
         self._v = np.zeros((particles, dimensions))
-        self._p = self._x.copy()
+        self._p = np.array(self._x)
         self._p_scores: list[Score] = []
         self._best: Best | None = None
 
@@ -113,7 +113,7 @@ class Swarm:
         if not np.array_equal(np.asarray(points), self._asked) or len(scores) != self.particles:
             raise ValueError("tell takes the points of the last ask, in its order, with one score each")
         if not self._p_scores:
-            self._p_scores = list(scores)
+            self._p, self._p_scores = np.array(self._asked), list(scores)
         for i, score in enumerate(scores):
             if score < self._p_scores[i]:
                 self._p[i], self._p_scores[i] = self._x[i], score

@@ -1,4 +1,4 @@
-"""The agent of a node that has no rank: ``python -m mpipso.service.agent``, as the leader starts it over ssh.
+"""The agent of a node that has no rank: ``python -m mpipso.service.agent SILENCE``, as the leader starts it over ssh.
 
 Serves its leader's requests (``wire.py``) from standard input to standard output. When the input ends, or says nothing
 for ``SILENCE`` seconds, the leader or the way to it is lost: the agent ends, and with it, by their keepers, the
@@ -24,9 +24,6 @@ from mpipso.service.facts import facts
 from mpipso.service.node import LocalNode
 from mpipso.service.remote import Abandon, Agent, Answer, Request
 from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
-
-SILENCE = 15.0
-"""Seconds without a word of the leader, which speaks up every few, after which it counts as lost."""
 
 _READ = 1 << 18
 
@@ -95,14 +92,14 @@ def _facts(folder: str, commands: Sequence[str]) -> dict[str, Any]:
     return asdict(facts()) | {"missing": [command for command in commands if shutil.which(command) is None]}
 
 
-def _lines(requests: int) -> Iterator[bytes]:
+def _lines(requests: int, silence: float) -> Iterator[bytes]:
     """Lines of the leader until it is lost."""
     lines = Lines()
-    while select.select([requests], [], [], SILENCE)[0] and (data := os.read(requests, _READ)):
+    while select.select([requests], [], [], silence)[0] and (data := os.read(requests, _READ)):
         yield from lines.feed(data)
 
 
-def main() -> None:
+def main(silence: float) -> None:
     """Serve until the leader is lost or has hung up."""
     # Nothing that is printed, and no child, may come between the leader's lines and the agent's.
     requests, answers = os.dup(0), os.dup(1)
@@ -113,7 +110,7 @@ def main() -> None:
     post.say(Ready(mpipso.__version__))
     code = 0
     try:
-        for line in _lines(requests):
+        for line in _lines(requests, silence):
             message = decode(line)
             if not isinstance(message, Alive):
                 post.handle(message)
@@ -126,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))

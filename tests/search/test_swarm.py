@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import qmc
 
 from mpipso.search.objective import Score
-from mpipso.search.swarm import Swarm
+from mpipso.search.swarm import Swarm, _reflect
 
 Judge = Callable[[np.ndarray], Score]
 
@@ -90,6 +90,30 @@ def test_random_numbers_are_those_of_the_particle_not_of_the_order_of_calls() ->
     assert differs.tolist() == [i == 5 for i in range(8)]
 
 
+def test_every_particle_draws_new_numbers_in_every_iteration() -> None:
+    """With the pull of the own best switched off, the number behind each step can be read from the step."""
+    swarm = Swarm(1, 6, seed=3, phi1=0.0, phi2=0.1, max_velocity=1.0)
+    x = swarm.ask()
+    best = int(np.argmin(np.abs(x - 0.5)))
+    v, drawn = np.zeros_like(x), []
+    for _ in range(3):
+        swarm.tell(x, [Score(failed=False, fitness=float(i != best)) for i in range(6)])
+        following = swarm.ask()
+        step, others = following - x, np.arange(6) != best
+        pulled = step / 0.7298 - v
+        drawn += (pulled[others] / (0.1 * (x[best] - x[others]))).ravel().tolist()
+        x, v = following, step
+    assert min(drawn) >= 0.0
+    assert max(drawn) <= 1.0
+    assert len(set(np.round(drawn, 6))) == 15
+
+
+def test_what_leaves_the_cube_is_thrown_back_with_its_velocity_reversed() -> None:
+    x, v = _reflect(np.array([-0.2, 0.5, 1.3]), np.array([-0.4, 0.1, 0.5]))
+    assert x == pytest.approx(np.array([0.2, 0.5, 0.7]))
+    assert v.tolist() == [0.4, 0.1, -0.5]
+
+
 def test_every_proposal_is_in_the_unit_cube_and_none_sticks_to_its_walls() -> None:
     proposed = np.array(run(Swarm(5, 12, seed=2), 40, lambda point: Score(failed=False, fitness=float(point.sum()))))
     assert proposed.min() >= 0.0
@@ -133,6 +157,16 @@ def test_no_cell_is_proposed_twice_while_there_are_new_ones() -> None:
     cell = cells(3)
     proposed = np.array(run(Swarm(3, 6, seed=5, distinct=cell), 4)).reshape(-1, 3)
     assert len(set(map(cell, proposed))) == 24
+
+
+def test_a_particle_remembers_the_point_it_was_moved_to() -> None:
+    taken = [cells(4), np.ndarray.tobytes]  # coarse cells for the first batch, none that matter for the second
+    swarm = Swarm(2, 16, seed=5, phi2=0.0, distinct=lambda point: taken[0](point))
+    points = swarm.ask()
+    assert not np.array_equal(points, Swarm(2, 16, seed=5).ask())
+    swarm.tell(points, [bowl(point) for point in points])
+    taken.pop(0)
+    assert np.array_equal(swarm.ask(), points)  # drawn to its own best alone, it rests there
 
 
 def test_only_a_proposal_that_was_made_before_is_moved() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import random
@@ -196,7 +197,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         if not options.model:
-            options.model = next(iter(await served_models(session, options.base_url)), "")
+            # A service that cannot even be asked fails every request, and that is what the result has to say.
+            with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+                options.model = next(iter(await served_models(session, options.base_url)), "")
         load = Load(session, options)
         if options.warmup:
             await load.run(prompts(options, "warm-up", options.warmup), random.Random(options.seed))

@@ -190,18 +190,20 @@ class Engine:
         ) or any(name in constraint.product for constraint in config.constraints)
 
 
+def service_commands(config: Config) -> dict[str, str]:
+    """The commands that every node of a group must have, by their key in the configuration."""
+    keys = ("command", "worker_command", "update_command", "stop_command", "health_command")
+    commands = {f"service.{key}": getattr(config.service, key) for key in keys}
+    return {key: words[0] for key, words in commands.items() if words and not placeholders(words[:1])}
+
+
 def missing_commands(config: Config) -> list[str]:
     """The commands of the configuration that this node does not have, one line each."""
-    service, benchmark = config.service, config.benchmark
-    commands = {
-        f"service.{key}": getattr(service, key)
-        for key in ("command", "worker_command", "update_command", "stop_command", "health_command")
-    } | {"benchmark.command": benchmark.command}
-    return [
-        f"{key}: command not found: {words[0]}"
-        for key, words in commands.items()
-        if words and not placeholders(words[:1]) and shutil.which(words[0]) is None
-    ]
+    commands = service_commands(config)
+    benchmark = config.benchmark.command
+    if benchmark and not placeholders(benchmark[:1]):
+        commands["benchmark.command"] = benchmark[0]
+    return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
 
 
 _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")

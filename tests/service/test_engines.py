@@ -1,0 +1,182 @@
+"""Engines: the commands, environments and health checks that follow from a configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpipso import templates
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+
+ONE = Layout(("10.0.0.5",), 0, 8000, 29500, ("/work",), "config.json", ((2, 3),), ((0, 1),))
+TWO = Layout(("10.0.0.5", "10.0.0.6"), 1, 8000, 29500, ("/work/a", "/work/b"), "c.json", ((0, 1), (2,)), ((0,), (1, 2)))
+
+
+def config(service: dict[str, Any], *parameters: dict[str, Any], **more: Any) -> Config:
+    default = {"name": "n", "type": "int", "min": 1, "max": 9, "flag": "--n"}
+    return Config.model_validate(
+        {
+            "service": {"engine": "command", **service},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": parameters or (default,),
+            **more,
+        }
+    )
+
+
+def problems(told: Config) -> list[str]:
+    return list(ENGINES.create(told.service.engine).problems(told))
+
+
+def test_every_engine_is_found_by_name() -> None:
+    assert {"command", "llamacpp"} <= set(ENGINES.names())
+
+
+def test_workers_come_first_and_everyone_knows_its_place() -> None:
+    words = ("{node_rank}", "{nnodes}", "{node_addr}", "{master_addr}", "{master_port}", "{host}", "{port}")
+    more = ("{config}", "{work_dir}", "{devices}", "{device_count}", "{cores}", "{core_count}", "{n}")
+    told = config(
+        {"command": ("m", *words, *more), "worker_command": ("w", *words, *more), "env": {"A": "{node_rank}"}}
+    )
+    worker, master = ENGINES.create("command").starts(told, {"n": 5}, TWO)
+    assert (worker.node, master.node) == (0, 1)
+    common = ["2", "10.0.0.6", "29500", "10.0.0.6", "8000"]
+    place = ["/work/a/c.json", "/work/a", "0,1", "2", "0", "1", "5", "--n", "5"]
+    assert list(worker.command) == ["w", "1", common[0], "10.0.0.5", *common[1:], *place]
+    place = ["/work/b/c.json", "/work/b", "2", "1", "1,2", "2", "5", "--n", "5"]
+    assert list(master.command) == ["m", "0", common[0], "10.0.0.6", *common[1:], *place]
+    assert worker.env == {
+        "MPIPSO_NODE_RANK": "1",
+        "MPIPSO_NNODES": "2",
+        "MPIPSO_MASTER_ADDR": "10.0.0.6",
+        "MPIPSO_MASTER_PORT": "29500",
+        "MPIPSO_PORT": "8000",
+        "MPIPSO_CONFIG": "/work/a/c.json",
+        "A": "1",
+    }
+    assert master.env["MPIPSO_NODE_RANK"] == "0" and master.env["MPIPSO_CONFIG"] == "/work/b/c.json"
+
+
+def test_a_service_on_one_node_stays_on_loopback() -> None:
+    (start,) = ENGINES.create("command").starts(config({"command": ("m", "{host}", "{node_addr}")}), {"n": 5}, ONE)
+    assert start.command == ("m", "127.0.0.1", "127.0.0.1", "--n", "5")
+
+
+def test_without_a_worker_command_only_the_master_starts() -> None:
+    (start,) = ENGINES.create("command").starts(config({"command": ("./start.sh",)}), {"n": 5}, TWO)
+    assert start.node == 1
+
+
+def test_a_tuned_variable_overrides_the_service_s_own() -> None:
+    told = config({"command": ("m",), "env": {"N": "1", "B": "2"}}, {"name": "n", "type": "bool", "env": "N"})
+    (start,) = ENGINES.create("command").starts(told, {"n": True}, ONE)
+    assert (start.env["N"], start.env["B"]) == ("true", "2")
+
+
+def test_health_is_asked_where_the_configuration_says() -> None:
+    engine = ENGINES.create("command")
+    assert engine.health_url(config({"command": ("m",)}), {"n": 1}, TWO) == ""
+    told = config({"command": ("m",), "health_url": "http://{host}:{port}/v2/{n}"})
+    assert engine.health_url(told, {"n": 1}, TWO) == "http://10.0.0.6:8000/v2/1"
+
+
+@pytest.mark.parametrize(
+    ("service", "parameter", "told"),
+    [
+        ({}, {}, "service.command: is required for engine = 'command'"),
+        ({"command": ("m", "{prot}")}, {}, "service.command: unknown placeholder {prot}; known are: "),
+        ({"command": ("m",), "stop_command": ("{x}",)}, {}, "service.stop_command: unknown placeholder {x}"),
+        ({"command": ("m",)}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag, an env or a path"),
+        ({"command": ("m",)}, {"flag": None, "path": "a"}, "has a path, but there is no [service.config_file]"),
+        (
+            {"command": ("m",), "config_file": {"template": "/no/such.json"}},
+            {"flag": None, "path": "a"},
+            "service.config_file: template /no/such.json cannot be read: No such file or directory",
+        ),
+    ],
+)
+def test_mistakes_are_told(service: dict[str, Any], parameter: dict[str, Any], told: str) -> None:
+    default = {"name": "n", "type": "int", "min": 1, "max": 9, "flag": "--n"}
+    (problem,) = problems(config(service, {**default, **parameter}))
+    assert told in problem
+
+
+@pytest.mark.parametrize("command", [("m", "{n}"), ("m", "{config}")])
+def test_a_parameter_may_reach_the_service_by_a_placeholder_or_in_its_file(command: tuple[str, ...]) -> None:
+    assert problems(config({"command": command}, {"name": "n", "type": "int", "min": 1, "max": 9})) == []
+
+
+def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
+    base = {"name": "n", "type": "int", "min": 1, "max": 9}
+    total = {"name": "total", "type": "int", "expression": "n * 2", "flag": "--total"}
+    assert problems(config({"command": ("m",)}, base, total)) == []
+
+
+def test_the_engine_s_own_target_gives_way_to_the_user_s() -> None:
+    told = config(
+        {"engine": "llamacpp", "model": "embedded"},
+        {"name": "n_batch", "type": "int", "min": 1, "max": 9},
+        {"name": "n_ubatch", "type": "int", "min": 1, "max": 9, "flag": "-ub"},
+    )
+    assert [each.flag for each in ENGINES.create("llamacpp").resolved(told)] == ["--batch-size", "-ub"]
+
+
+def test_llama_server_is_started_under_the_name_it_is_recognised_by() -> None:
+    engine = ENGINES.create("llamacpp")
+    told = config({"engine": "llamacpp", "model": "/models/tiny-1b.Q8_0.gguf"})
+    (start,) = engine.starts(told, {"n": 1}, ONE)
+    line = " ".join(start.command)
+    assert "--host 127.0.0.1 --port 8000 --model /models/tiny-1b.Q8_0.gguf --alias tiny-1b.Q8_0 --n 1" in line
+    assert engine.model_name(told) == "tiny-1b.Q8_0"
+    assert not any(name.startswith("MPIPSO_") for name in start.env)
+    own = config({"engine": "llamacpp", "model": "m.gguf", "command": ("./my-server", "{model}")})
+    assert engine.model_name(own) == ""
+
+
+def test_the_embedded_server_is_this_python_s() -> None:
+    pytest.importorskip("gguf")
+    engine = ENGINES.create("llamacpp")
+    told = config({"engine": "llamacpp", "model": "embedded"})
+    command = engine.default_command(told)
+    assert command[:3] == (sys.executable, "-m", "mpipso.service.embedded.server")
+    assert command[-2:] == ("--alias", "embedded") and Path(command[-3]).exists()
+
+
+def test_the_reason_is_the_line_that_tells_most() -> None:
+    engine = ENGINES.create("command")
+    assert engine.reason("loading\nValueError: too many\nbye\n") == "ValueError: too many"
+    assert engine.reason("loading\ntorch.OutOfMemoryError: no\nshutting down\n\n") == "torch.OutOfMemoryError: no"
+    assert engine.reason("one\ntwo\n") == "two"
+    assert engine.reason("") == "its log is empty"
+    log = "0.1 I srv  load\n0.2 E llama: V cache needs flash_attn\n0.3 E srv: failed\nmpipso: refused\n"
+    assert ENGINES.create("llamacpp").reason(log) == "llama: V cache needs flash_attn"
+
+
+def test_commands_that_this_node_lacks_are_named() -> None:
+    told = config({"command": ("/no/such",), "update_command": ("sh",), "stop_command": ("no-such-command",)})
+    assert missing_commands(told) == [
+        "service.command: command not found: /no/such",
+        "service.stop_command: command not found: no-such-command",
+    ]
+    assert missing_commands(config({"command": ("{work_dir}/x",)})) == []
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_every_template_is_a_valid_configuration(name: str) -> None:
+    known = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
+    told = parse(templates.template(name), f"{name}.toml", overrides={}, **known)
+    assert told.service.engine == name
+    if name != "llamacpp":
+        assert problems(told) == []
+
+
+def test_the_default_configuration_belongs_to_an_engine_with_a_template() -> None:
+    assert templates.EMBEDDED in templates.names()
+    assert set(templates.names()) <= set(ENGINES.names())

@@ -1,0 +1,520 @@
+"""Evaluations on one group, with real processes and sockets: every hostile service, two nodes, logs, cancelling.
+
+The hostile cases run MPIPSO_REPEAT times each (1 unless set). Two :class:`LocalNode` stand for two hosts, each with a
+work folder and a name of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpipso.config import Config
+from mpipso.evaluation import Assignment, Evaluation
+from mpipso.service import group as group_module
+from mpipso.service import keeper as proc
+from mpipso.service import process
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES
+from mpipso.service.group import ServiceGroup
+from mpipso.service.node import LocalNode
+
+HERE = Path(__file__).parent
+HOSTILE = [sys.executable, str(HERE / "hostile.py")]
+TINY = [sys.executable, str(HERE / "tiny_service.py"), "--port", "{port}"]
+PARAMETER = {"name": "tokens", "type": "int", "min": 1, "max": 9, "env": "TOKENS"}
+REPEAT = pytest.mark.parametrize("trial", range(int(os.environ.get("MPIPSO_REPEAT", "1"))))
+TAG = "MPIPSO_TEST_TAG"
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+LOAD = {"client": "openai", "requests": 3, "output_tokens": 2, "input_tokens": 2, "warmup": 1, "timeout": 30.0}
+"""mpipso's own load generator; tests that are not about the load have a command instead that starts faster."""
+ECHO = {"client": "command", "command": ("echo", '{"x": 1}'), "metrics": {"output_throughput": "x"}, "timeout": 30.0}
+
+
+def configuration(service: dict[str, Any], benchmark: dict[str, Any]) -> Config:
+    """A configuration of the engine ``command``."""
+    data = {
+        "service": {"engine": "command", "start_timeout": 20.0, "stop_grace": 0.3, **service},
+        "benchmark": benchmark,
+        "objective": {"maximize": "output_throughput"},
+        "parameters": (PARAMETER,),
+    }
+    return Config.model_validate(data)
+
+
+class Bench:
+    """A group of local nodes, and what its evaluations may leave behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tag = f"{os.getpid()}-{folder.name}"
+        self.nodes: list[LocalNode] = []
+        self.phases: list[str] = []
+        self.cancel = threading.Event()
+        self.seconds = 0.0
+        self.shm = sorted(Path("/dev/shm").iterdir())
+
+    def group(self, config: Config, *, nodes: int = 1, master: int = 0, port: int = 0) -> ServiceGroup:
+        self.nodes = [LocalNode(f"node{index}", work_dir=str(self.folder)) for index in range(nodes)]
+        engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+        return ServiceGroup(7, self.nodes, master, config, engine, client, self.phases.append, port=port)
+
+    def evaluate(
+        self, service: dict[str, Any], benchmark: dict[str, Any] = ECHO, *, number: int = 3, **group: Any
+    ) -> Evaluation:
+        """One evaluation with a fresh group, closed again; every process of the service is tagged."""
+        service = service | {"env": {**service.get("env", {}), TAG: self.tag}}
+        made = self.group(configuration(service, benchmark), **group)
+        began = time.monotonic()
+        evaluation = made.evaluate(Assignment(number, 1, {"tokens": 4}), self.cancel)
+        self.seconds = time.monotonic() - began
+        assert self.left() == [], "the evaluation has left something behind"
+        made.close()
+        return evaluation
+
+    def pids(self) -> list[int]:
+        """The live processes with our tag in their environment: found without the code under test."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and f"{TAG}={self.tag}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def left(self) -> list[object]:
+        """What is there that was not there before: processes, listening sockets of ours, shared memory."""
+        owners = {str(folder) for folder in (node.work_dir for node in self.nodes)}
+        mine = [
+            pid
+            for pid in proc.processes()
+            if any(owner.encode() in proc._read(f"/proc/{pid}/cmdline") for owner in owners)
+        ]
+        shm = [path for path in Path("/dev/shm").iterdir() if path not in self.shm and self.tag in path.name]
+        return [*self.pids(), *mine, *(process.listeners(self.port) if self.port else []), *shm]
+
+    @property
+    def port(self) -> int:
+        """The port of the last start, as its log tells; 0 for none."""
+        for node in self.nodes:
+            command = Path(node.work_dir) / "port"
+            if command.exists():
+                return int(command.read_text())
+        return 0
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    for pid in made.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        try:
+            yield
+        finally:
+            child.kill()
+
+
+def hostile(mode: str, *more: str) -> dict[str, Any]:
+    """A start of the hostile service that notes its port in its work folder."""
+    note = 'echo "$1" > "$0/port"; shift; exec "$@"'
+    command = ["sh", "-c", note, "{work_dir}", "{port}", *HOSTILE, mode, "--port", "{port}", *more]
+    return {"command": tuple(command), "health_url": "http://{host}:{port}/health"}
+
+
+def tiny(*more: str, **service: Any) -> dict[str, Any]:
+    return {"command": (*TINY, *more), "health_url": "http://{host}:{port}/health", **service}
+
+
+def failed(evaluation: Evaluation) -> tuple[str, str]:
+    assert evaluation.failure is not None and not evaluation.metrics
+    return evaluation.failure.kind, evaluation.failure.cause
+
+
+# --- hostile services ---
+
+
+@REPEAT
+@pytest.mark.parametrize("mode", ["good", "stubborn", "daemon", "respawn", "retitled", "flood"])
+def test_a_service_that_will_not_go_is_measured_and_gone(
+    bench: Bench, mode: str, trial: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_LIMIT", 1_000_000)
+    evaluation = bench.evaluate(hostile(mode), LOAD)
+    assert evaluation.failure is None
+    assert evaluation.metrics["completed"] == 3 and evaluation.metrics["output_throughput"] > 0
+    assert bench.phases == ["configuring", "starting", "measuring"]
+    assert b"ready" in evaluation.files["service-0-node0.log"] or mode == "flood"
+    assert len(evaluation.files["service-0-node0.log"]) <= group_module.LOG_BYTES
+
+
+@REPEAT
+def test_workers_whose_leader_has_gone_fail_the_start(bench: Bench, trial: int) -> None:
+    kind, cause = failed(bench.evaluate(hostile("headless"), LOAD))
+    assert kind == "configuration"
+    assert cause.startswith("node0: the service exited with code 3 while starting")
+    assert bench.seconds < 15
+
+
+@REPEAT
+def test_health_alone_does_not_make_a_service_ready(bench: Bench, trial: int) -> None:
+    kind, cause = failed(bench.evaluate(hostile("early") | {"start_timeout": 1.0}, LOAD))
+    assert kind == "configuration"
+    assert cause.startswith("not ready within 1 s: the first request was answered with HTTP 503")
+    assert "measuring" not in bench.phases
+
+
+@REPEAT
+def test_a_service_that_accepts_and_never_answers_is_given_up_at_start_timeout(bench: Bench, trial: int) -> None:
+    kind, cause = failed(bench.evaluate(hostile("hang") | {"start_timeout": 1.0}, LOAD))
+    assert kind == "configuration"
+    assert cause.startswith("not ready within 1 s: http://127.0.0.1:")
+    assert bench.seconds < 12
+
+
+@REPEAT
+def test_a_crash_under_load_is_told_as_such(bench: Bench, trial: int) -> None:
+    evaluation = bench.evaluate(hostile("crash", "--requests", "3"), LOAD)
+    kind, cause = failed(evaluation)
+    assert kind == "configuration"
+    assert cause == "node0: the service exited with code 7 during the benchmark: fatal: the engine is on fire"
+    assert evaluation.failure and evaluation.failure.detail.splitlines() == ["ready", "fatal: the engine is on fire"]
+    assert "measuring" in bench.phases
+
+
+@REPEAT
+def test_a_service_that_freezes_under_load_is_ended_at_the_benchmark_s_timeout(bench: Bench, trial: int) -> None:
+    evaluation = bench.evaluate(hostile("freeze", "--requests", "3"), LOAD | {"timeout": 2.0, "requests": 8})
+    kind, cause = failed(evaluation)
+    assert kind == "configuration"
+    assert cause in ("the benchmark took longer than 2 s", "6 of 8 requests failed: no complete answer within 2 s (6)")
+    assert bench.seconds < 15
+    assert b"ready" in evaluation.files["service-0-node0.log"]
+
+
+@REPEAT
+def test_a_port_in_use_is_told_with_its_holder_and_nothing_is_started(bench: Bench, trial: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        kind, cause = failed(bench.evaluate(hostile("good"), LOAD, port=port))
+    assert kind == "infrastructure"
+    assert cause.startswith(f"node0: port {port} is in use by pid {os.getpid()} (")
+    assert bench.phases == ["configuring"]
+
+
+def test_shared_memory_of_a_service_is_removed(bench: Bench) -> None:
+    evaluation = bench.evaluate(hostile("leaky", "--shm", f"mpipso-{bench.tag}") | {"start_timeout": 2.0}, LOAD)
+    assert failed(evaluation)[1].startswith("not ready within 2 s: ")
+    assert b"segment" in evaluation.files["service-0-node0.log"]
+
+
+# --- whose listener, which model, which token ---
+
+
+def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
+    """The stranger comes after the look at the port; the service itself waits and never listens."""
+    port = process.free_port("")
+    stranger = [sys.executable, str(HERE / "tiny_service.py"), "--port", str(port)]
+
+    def come_in_between() -> None:
+        until(bench.pids)
+        with running(stranger):
+            done.wait(20)
+
+    done = threading.Event()
+    thread = threading.Thread(target=come_in_between)
+    thread.start()
+    try:
+        kind, cause = failed(bench.evaluate(tiny() | {"command": ("sleep", "1000")}, port=port))
+    finally:
+        done.set()
+        thread.join()
+    assert kind == "infrastructure"
+    assert cause.startswith(f"node0: port {port} belongs to pid ")
+    assert "tiny_service.py" in cause and "not to the service that was started" in cause
+    assert bench.seconds < 15
+
+
+def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: Bench) -> None:
+    port = process.free_port("")
+    gate = bench.folder / "gate"
+    command = ["sh", "-c", 'while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@"', str(gate), *TINY]
+
+    def take_the_port() -> None:
+        until(bench.pids)
+        with socket.create_server(("127.0.0.1", port)):
+            gate.touch()
+            done.wait(20)
+
+    done = threading.Event()
+    thread = threading.Thread(target=take_the_port)
+    thread.start()
+    try:
+        kind, cause = failed(bench.evaluate(tiny() | {"command": tuple(command)}, port=port))
+    finally:
+        done.set()
+        thread.join()
+    assert kind == "infrastructure"
+    assert cause.startswith(f"node0: port {port} ")
+    assert f"pid {os.getpid()}" in cause
+
+
+def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
+    flag = bench.folder / "healthy"
+    touch = f'sleep 0.3; touch {flag}; exec "$@"'
+    service = {"command": ("sh", "-c", touch, "sh", *TINY), "health_command": ("test", "-e", str(flag))}
+    evaluation = bench.evaluate(service)
+    assert evaluation.failure is None
+    never = bench.evaluate(tiny() | {"health_command": ("false",), "start_timeout": 0.5})
+    assert failed(never)[1] == "not ready within 0.5 s: health command false ended with exit code 1"
+
+
+def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:
+    evaluation = bench.evaluate({"command": tuple(TINY)})
+    assert evaluation.failure is None
+
+
+def test_a_start_command_that_ends_is_told_to_stay(bench: Bench) -> None:
+    kind, cause = failed(bench.evaluate({"command": ("sh", "-c", "echo started in the background; sleep 1000 &")}))
+    assert kind == "configuration"
+    assert "exited with code 0 while starting (its command has to stay in the foreground)" in cause
+
+
+def test_a_command_that_does_not_exist_is_not_the_configuration_s_fault(bench: Bench) -> None:
+    kind, cause = failed(bench.evaluate({"command": ("/no/such/program",)}))
+    assert (kind, cause) == ("infrastructure", "node0: command not found: /no/such/program")
+
+
+# --- several nodes ---
+
+SPAN = {
+    "command": (*TINY, "--node-rank", "{node_rank}"),
+    "worker_command": (*TINY, "--node-rank", "{node_rank}"),
+    "health_url": "http://{host}:{port}/health",
+}
+
+
+@pytest.mark.parametrize("master", [0, 1])
+def test_workers_start_first_and_every_process_knows_its_place(bench: Bench, master: int) -> None:
+    told = "echo $(date +%s%N) $1 $MPIPSO_NODE_RANK $MPIPSO_NNODES $MPIPSO_MASTER_ADDR:$MPIPSO_MASTER_PORT $2:$3 $4"
+    words = ("sh", "-c", f'{told} $MPIPSO_PORT $MPIPSO_CONFIG; shift 4; exec "$@"', "sh")
+    words += ("{node_rank}", "{master_addr}", "{master_port}", "{nnodes}")
+    service = {key: (*words, *value) for key, value in SPAN.items() if key != "health_url"}
+    evaluation = bench.evaluate(service | {"health_url": SPAN["health_url"]}, nodes=2, master=master)
+    assert evaluation.failure is None
+    logs = [evaluation.files[f"service-{rank}-node{master ^ rank}.log"].decode().split() for rank in (0, 1)]
+    assert int(logs[1][0]) < int(logs[0][0])
+    for rank, log in enumerate(logs):
+        node = bench.nodes[master ^ rank]
+        assert log[1:4] == [str(rank), str(rank), "2"]
+        assert log[4] == log[5] and log[6] == "2"
+        assert log[8] == f"{node.work_dir}/config.json"
+    assert logs[0][4] == logs[1][4] and int(logs[0][4].split(":")[1]) != int(logs[0][7])
+
+
+@pytest.mark.parametrize("phase", ["starting", "measuring"])
+def test_a_worker_that_dies_ends_the_evaluation_within_a_second(bench: Bench, phase: str) -> None:
+    dying = ("sh", "-c", 'echo "fatal: link down"; echo $$; while [ ! -e "$0" ]; do sleep 0.01; done; exit 9')
+    gate, died = bench.folder / "gate", []
+    service = {**SPAN, "worker_command": (*dying, str(gate))}
+    if phase == "starting":
+        service["health_command"] = ("false",)
+
+    def let_it_die() -> None:
+        until(lambda: phase in bench.phases and len(bench.pids()) >= 2)
+        gate.touch()
+        died.append(time.monotonic())
+
+    thread = threading.Thread(target=let_it_die)
+    thread.start()
+    evaluation = bench.evaluate(service, LOAD | {"requests": 100_000, "concurrency": 1}, nodes=2)
+    ended = time.monotonic()
+    thread.join()
+    kind, cause = failed(evaluation)
+    assert kind == "configuration"
+    when = "while starting" if phase == "starting" else "during the benchmark"
+    assert cause == f"node1: the worker exited with code 9 {when}: fatal: link down"
+    assert evaluation.failure and "fatal: link down" in evaluation.failure.detail
+    # Noticed within a second; stopping the rest takes its grace of 0.3 s and a few processes.
+    assert ended - died[0] < 4.0
+    assert set(evaluation.files) >= {"service-0-node0.log", "service-1-node1.log", "command.txt"}
+
+
+def test_one_script_on_the_master_may_start_everything(bench: Bench) -> None:
+    """The script starts a worker beside the service, as one that reaches the other nodes by itself would."""
+    script = bench.folder / "start_service.sh"
+    script.write_text(
+        f'#!/bin/sh\n{sys.executable} {HERE}/tiny_service.py --node-rank 1 &\n{sys.executable} - "$2" <<END\n'
+        "import json, os, sys\nsettings = json.load(open(sys.argv[1]))\nassert settings == {'tokens': 4}, settings\n"
+        f"argv = ['{sys.executable}', '{HERE}/tiny_service.py', '--port', os.environ['MPIPSO_PORT']]\n"
+        "os.execv(argv[0], argv)\nEND\n"
+    )
+    script.chmod(0o755)
+    service = {"command": (str(script), "--config", "{config}"), "health_url": "http://{host}:{port}/health"}
+    evaluation = bench.evaluate(service, nodes=2)
+    assert evaluation.failure is None, evaluation.failure
+    assert list(Path(bench.folder).glob("mpipso-*")) == []
+
+
+# --- configuration files and update commands ---
+
+
+def test_files_arrive_on_every_node_that_starts_something_and_are_applied_there(bench: Bench) -> None:
+    template = bench.folder / "template.json"
+    template.write_text(json.dumps({"model": "tiny", "node_rank": 0}))
+    service: dict[str, Any] = {
+        **SPAN,
+        "config_file": {"template": str(template), "name": "conf/settings.json"},
+        "update_command": ("cp", "{config}", "{work_dir}/applied-{node_rank}"),
+        "worker_command": ("sh", "-c", "cat {config} {work_dir}/applied-1; sleep 1000"),
+        "command": (*TINY, "--config", "{work_dir}/applied-0"),
+    }
+    evaluation = bench.evaluate(service, nodes=2)
+    assert evaluation.failure is None, evaluation.failure
+    assert json.loads(evaluation.files["service-config"]) == {"model": "tiny", "node_rank": 0}
+    assert evaluation.files["service-1-node1.log"].count(b'"model": "tiny"') == 2
+
+
+def test_an_update_command_that_fails_ends_the_evaluation_with_its_output(bench: Bench) -> None:
+    service = tiny(update_command=("sh", "-c", "echo no such key: tokens >&2; exit 4"))
+    evaluation = bench.evaluate(service)
+    assert failed(evaluation) == ("configuration", "node0: update command sh ended with exit code 4")
+    assert evaluation.failure and evaluation.failure.detail == "no such key: tokens"
+    assert "starting" not in bench.phases
+
+
+def test_an_update_command_has_a_limit(bench: Bench) -> None:
+    service = tiny(update_command=("sleep", "1000"), start_timeout=0.5)
+    assert failed(bench.evaluate(service))[1] == "node0: update command sleep took longer than 0.5 s"
+
+
+# --- the benchmark ---
+
+
+def test_a_client_s_exit_code_is_the_infrastructure_s_fault(bench: Bench) -> None:
+    broken = ECHO | {"command": ("sh", "-c", "echo half a result; echo no tokenizer >&2; exit 3")}
+    evaluation = bench.evaluate(tiny(), broken)
+    assert failed(evaluation) == ("infrastructure", "the benchmark client ended with exit code 3")
+    assert evaluation.failure and evaluation.failure.detail == "no tokenizer"
+    assert evaluation.files["benchmark.log"] == b"half a result\nno tokenizer\n"
+
+
+def test_a_result_of_an_earlier_run_is_not_read(bench: Bench) -> None:
+    stale = bench.folder / "result.json"
+    stale.write_text('{"x": 5}')
+    evaluation = bench.evaluate(tiny(), ECHO | {"command": ("true",), "result_file": str(stale)})
+    assert failed(evaluation)[1] == "the benchmark client left its result file result.json as it was before"
+    assert "benchmark.json" not in evaluation.files
+
+
+def test_the_files_of_an_evaluation_tell_everything(bench: Bench) -> None:
+    script = 'echo measuring; echo \'{"a": [{"b": 2.5}]}\' > "$0"'
+    benchmark = ECHO | {"command": ("sh", "-c", script, "{result}")}
+    evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "a.0.b"}}, number=12)
+    assert evaluation.failure is None
+    assert (evaluation.number, evaluation.attempt, evaluation.group) == (12, 1, 7)
+    assert evaluation.metrics == {"output_throughput": 2.5}
+    assert 0 < evaluation.seconds <= bench.seconds
+    command = evaluation.files["command.txt"].decode()
+    assert command.startswith("# node0, node rank 0\n") and "export TOKENS=4\n" in command
+    assert "tiny_service.py --port" in command
+    assert evaluation.files["benchmark.log"] == b"measuring\n"
+    assert json.loads(evaluation.files["benchmark.json"]) == {"a": [{"b": 2.5}]}
+    assert evaluation.files["benchmark-command.txt"].startswith(b"sh -c ")
+    assert evaluation.files["service-0-node0.log"] == b"ready\n"
+
+
+def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench) -> None:
+    script = 'echo half way; echo \'{"a": 1}\' > "$0"; sleep 1000'
+    benchmark = ECHO | {"command": ("sh", "-c", script, "{result}"), "timeout": 1.0}
+    evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "a"}})
+    assert failed(evaluation) == ("configuration", "the benchmark took longer than 1 s")
+    assert evaluation.files["benchmark.log"] == b"half way\n"
+    assert evaluation.files["benchmark.json"] == b'{"a": 1}\n'
+    assert evaluation.files["service-0-node0.log"] == b"ready\n"
+
+
+def test_of_a_long_log_the_end_is_kept(bench: Bench) -> None:
+    flood = ("sh", "-c", 'yes 0123456789 | head -c 400000; echo the end; exec "$@"', "sh", *TINY)
+    evaluation = bench.evaluate(tiny() | {"command": flood})
+    log = evaluation.files["service-0-node0.log"]
+    assert len(log) == 256 * 1024 and log.endswith(b"the end\nready\n")
+
+
+def test_a_group_measures_one_configuration_after_the_other(bench: Bench) -> None:
+    group = bench.group(configuration(tiny(), ECHO))
+    evaluations = [group.evaluate(Assignment(n, 1, {"tokens": n}), bench.cancel) for n in (1, 2)]
+    assert [each.failure for each in evaluations] == [None, None]
+    assert [b"TOKENS=%d" % n in each.files["command.txt"] for n, each in enumerate(evaluations, 1)] == [True, True]
+    assert evaluations[1].files["service-0-node0.log"] == b"ready\n"
+    group.close()
+
+
+# --- cancelling ---
+
+
+@pytest.mark.parametrize("step", ["update", "health", "probe", "benchmark", "stop"])
+def test_cancelling_ends_every_step_within_its_short_grace(
+    bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ignores TERM and has an hour of grace; nothing of it is used."""
+    monkeypatch.setattr(group_module, "CANCEL_GRACE", 1.0)
+    patient: dict[str, Any] = {"stop_grace": 3600.0, "start_timeout": 3600.0}
+    benchmark: dict[str, Any] = LOAD | {"timeout": 3600.0, "requests": 100_000, "concurrency": 1}
+    match step:
+        case "update":
+            service, phase = tiny(update_command=("sleep", "3600"), **patient), "configuring"
+        case "health":
+            service, phase = tiny() | {"command": ("sleep", "3600"), **patient}, "starting"
+        case "probe":
+            service, phase = hostile("freeze", "--requests", "0") | patient, "starting"
+        case "benchmark":
+            service, phase = hostile("stubborn") | patient, "measuring"
+        case _:
+            service, phase, benchmark = hostile("stubborn") | patient, "measuring", LOAD
+    cancelled: list[float] = []
+
+    def cancel() -> None:
+        until(lambda: phase in bench.phases)
+        if step == "stop":
+            log = Path(bench.nodes[0].work_dir) / "benchmark.json"
+            until(log.exists)
+        time.sleep(0.7)  # into the step; whatever part of it is under way, cancelling must end it
+        cancelled.append(time.monotonic())
+        bench.cancel.set()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    evaluation = bench.evaluate(service, benchmark)
+    thread.join()
+    assert time.monotonic() - cancelled[0] < 10.0
+    if step != "stop":
+        assert failed(evaluation) == ("cancelled", "cancelled")
+    if step == "benchmark":
+        assert "benchmark.log" in evaluation.files and evaluation.files["service-0-node0.log"] == b"ready\n"

@@ -1,0 +1,317 @@
+"""The command line: its commands, and bad input told in one line each with exit code 2 and nothing started."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import tomli
+
+from mpipso import templates
+from mpipso.cli import main
+
+CONFIG = """
+output = "{folder}/runs"
+[service]
+engine = "command"
+command = ["{folder}/serve", "{{port}}"]
+[benchmark]
+client = "openai"
+requests = 4
+[objective]
+maximize = "output_throughput"
+[[parameters]]
+name = "batch"
+type = "int"
+min = 1
+max = 64
+flag = "--batch"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A valid configuration whose service leaves a mark when it is started."""
+    serve = tmp_path / "serve"
+    serve.write_text(f"#!/bin/sh\ntouch {shlex.quote(str(tmp_path / 'started'))}\nsleep 60\n")
+    serve.chmod(0o755)
+    path = tmp_path / "my.toml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+def mpipso(*words: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mpipso", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+    )
+
+
+def refused(config: Path, *words: object, env: Mapping[str, str] | None = None) -> list[str]:
+    """The lines that are told; exit code 2, no traceback, nothing started."""
+    done = mpipso(*words, env=env)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert all(line.startswith("mpipso: ") for line in lines), done.stderr
+    assert not (config.parent / "started").exists()
+    assert not (config.parent / "runs").exists()
+    return [line.removeprefix("mpipso: ") for line in lines]
+
+
+def change(config: Path, old: str, new: str) -> None:
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+
+
+def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
+    change(config, "min = 1", "min = 100")
+    change(config, "requests = 4", 'request = 4\nwarmup = "two"')
+    change(config, 'engine = "command"', 'engine = "commando"')
+    assert sorted(refused(config, "--config", config)) == [
+        f"{config}: benchmark.request: unknown key; did you mean 'requests'?",
+        f"{config}: benchmark.warmup = 'two': should be a valid integer",
+        f"{config}: parameters[0]: min = 100 is greater than max = 64",
+        f"{config}: service.engine = 'commando': unknown; did you mean 'command'?",
+    ]
+
+
+def test_a_configuration_file_that_is_missing(config: Path) -> None:
+    path = config.with_name("no.toml")
+    assert refused(config, "--config", path) == [f"{path}: cannot be read: No such file or directory"]
+
+
+def test_an_output_folder_that_cannot_be_written(config: Path) -> None:
+    (line,) = refused(config, "--config", config, "--output", config / "below")
+    assert line.startswith(f"output folder {config}/below: ")
+
+
+def test_a_work_folder_that_cannot_be_made(config: Path) -> None:
+    change(config, "[benchmark]", f'work_dir = "{config}/below"\n[benchmark]')
+    (line,) = refused(config, "--config", config)
+    assert f"work_dir {config}/below cannot be made: Not a directory" in line
+
+
+def test_a_command_that_is_not_found(config: Path) -> None:
+    change(config, f"{config.parent}/serve", "no-such-server")
+    (line,) = refused(config, "--config", config)
+    assert line.startswith("service.command: command not found: no-such-server (on ")
+
+
+def test_a_port_that_is_in_use(config: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        change(config, "[benchmark]", f"port = {port}\n[benchmark]")
+        (line,) = refused(config, "--config", config)
+        assert f"port {port} is in use by " in line
+        assert str(holder.pid) in line
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+_HOLDER = (
+    "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+    "time.sleep(60)"
+)
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    """The lines that ``mpipso check`` refuses its input with."""
+    assert main(["check", *map(str, words)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    return [line.removeprefix("mpipso: ") for line in output.err.splitlines()]
+
+
+def test_a_port_that_is_too_high_for_all_groups(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[benchmark]", "port = 65535\n[benchmark]\n")
+    words = ["--config", config, "--ranks", "2", "--nodes-per-group", "1", "--share-cores"]
+    assert told(capsys, *words) == ["service.port = 65535: groups that share a host count up from it, to 65536"]
+
+
+def test_a_hostfile_that_is_missing_or_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config.with_name("hosts.txt")
+    assert refused(config, "--config", config, "--hostfile", path) == [
+        f"{path}: hostfile cannot be read: No such file or directory"
+    ]
+    path.write_text("node0 slots=many\n")
+    assert told(capsys, "--config", config, "--hostfile", path) == [
+        f"{path}:1: 'node0 slots=many' is not 'host', 'host slots=N' or 'host:N'"
+    ]
+
+
+def test_devices_that_no_service_could_be_shown(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # none of the vendors' tools, whatever this machine has
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["--config", config, "--npus-per-node", "4"]
+    (line,) = told(capsys, *words)
+    assert line.startswith("devices 0-3 of ")
+    assert "set parallel.device_variable (CUDA_VISIBLE_DEVICES, ASCEND_RT_VISIBLE_DEVICES" in line
+    change(config, "[benchmark]", "[parallel]\ndevice_variable = 'ASCEND_RT_VISIBLE_DEVICES'\n[benchmark]")
+    assert main(["check", *map(str, words)]) == 0
+    assert "0-3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'; see mpipso tune --help"),
+        (["--sed", "1"], "unrecognized arguments: --sed 1"),
+        (["tun"], "'tun': unknown command; did you mean 'tune'?"),
+        (["check", "--ranks", "0"], "argument --ranks: '0' is not a number from 1 on; see mpipso check --help"),
+        (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),
+        (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
+        (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
+        (["check", "--mode", "both"], "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
+        (["check", "--ranks", "2", "--nodes-per-group", "3"], "2 ranks cannot form a group of 3 nodes"),
+        (["report", "no-such-folder"], "no-such-folder"),
+        (["launch", "--mpirun", "no-such-mpirun"], "no-such-mpirun: command not found"),
+        (["launch", "--mpirun", "/bin/true"], "neither Open MPI nor MPICH"),
+    ],
+)
+def test_a_wrong_flag(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert line in told
+    assert told.count("\n") == 1
+    assert told.startswith("mpipso: ")
+
+
+def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "1")
+            assert main(["--seed", "x"]) == 0
+            assert capsys.readouterr().err == ""
+            patch.setenv(variable, "0")
+            assert main(["--seed", "x"]) == 2
+            assert capsys.readouterr().err.count("\n") == 1
+
+
+class TestInit:
+    @pytest.mark.parametrize("engine", templates.names())
+    def test_writes_a_commented_file_for_the_engine(self, engine: str, tmp_path: Path) -> None:
+        path = tmp_path / "my.toml"
+        assert main(["init", str(path), "--engine", engine]) == 0
+        assert tomli.loads(path.read_text())["service"]["engine"] == engine
+        assert path.read_text().startswith("# ")
+
+    def test_never_overwrites_unless_told_to(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "my.toml"
+        path.write_text("mine")
+        assert main(["init", str(path)]) == 2
+        assert "exists already; use --force" in capsys.readouterr().err
+        assert path.read_text() == "mine"
+        assert main(["init", str(path), "--force"]) == 0
+        assert path.read_text() != "mine"
+
+    def test_where_nothing_can_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "file").write_text("")
+        assert main(["init", str(tmp_path / "file" / "my.toml")]) == 2
+        assert "cannot be written: Not a directory" in capsys.readouterr().err
+
+
+class TestCheck:
+    def shown(self, capsys: pytest.CaptureFixture[str], *words: object) -> str:
+        assert main(["check", *map(str, words)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    def test_shows_who_does_what_and_the_command(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        text = self.shown(capsys, "--config", config, "--ranks", "3", "--share-cores")
+        assert "root, leader, master" in text
+        assert "spare: left over: groups take 2 nodes each" in text
+        assert f"{config.parent}/serve 0 --batch " in text
+        assert not (config.parent / "started").exists()
+        assert not (config.parent / "runs").exists()
+
+    def test_shows_the_hosts_of_a_hostfile_once_each(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        hostfile = config.with_name("hosts.txt")
+        hostfile.write_text("127.0.0.2 slots=8\n127.0.0.3 slots=8\n")
+        text = self.shown(capsys, "--config", config, "--hostfile", hostfile, "--npus-per-node", "8")
+        assert "0 0 127.0.0.2 root, leader, master as found 0-7 0 1 127.0.0.3 member as found 0-7" in text
+
+    def test_shows_the_groups_of_the_command_line(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        text = self.shown(capsys, "--config", config, "--nodes", "127.0.0.2:127.0.0.3")
+        assert "0 0 127.0.0.2 root, leader, master" in text
+        assert "1 1 127.0.0.3 leader, master" in text
+
+    def test_shows_the_nodes_of_a_slurm_job(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("PATH", "/nowhere")  # no scontrol, whatever this machine has
+        monkeypatch.setenv("SLURM_JOB_NODELIST", "127.0.0.[2-3]")
+        text = self.shown(capsys, "--config", config)
+        assert "0 0 127.0.0.2 root, leader, master" in text
+        assert "0 1 127.0.0.3 member" in text
+        monkeypatch.setenv("SLURM_JOB_NODELIST", "node[2-")
+        assert main(["check", "--config", str(config)]) == 2
+        assert "SLURM_JOB_NODELIST: 'node[2-' is not a list of hosts" in capsys.readouterr().err
+
+    def test_asks_scontrol_where_there_is_one(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The scontrol is a script of this test: a real one needs a cluster."""
+        script = tmp_path / "bin" / "scontrol"
+        script.parent.mkdir()
+        script.write_text('#!/bin/sh\n[ "$*" = "show hostnames odd" ] && printf "127.0.0.4\\n127.0.0.5\\n"\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("PATH", f"{script.parent}:/bin:/usr/bin")
+        monkeypatch.setenv("SLURM_JOB_NODELIST", "odd")
+        assert "127.0.0.4 root, leader, master" in self.shown(capsys, "--config", config)
+
+    def test_tells_everything_that_is_wrong_with_the_placement(
+        self, config: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change(config, f"{config.parent}/serve", "no-such-server")
+        hostfile = config.with_name("hosts.txt")
+        hostfile.write_text("nowhere.invalid\n127.0.0.3\n")
+        words = ["check", "--config", str(config), "--hostfile", str(hostfile), "--nodes-per-group", "3"]
+        assert main(words) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == [
+            "mpipso: service.command: command not found: no-such-server",
+            "mpipso: names that cannot be resolved here: nowhere.invalid",
+            "mpipso: 2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np) or lower --nodes-per-group",
+        ]
+
+
+def test_help_and_version_say_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in ((["--help"], ("tune", "launch", "check", "init", "report")), (["--version"], ("mpipso ",))):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        assert all(word in text for word in expected)
