@@ -138,7 +138,9 @@ class Link:
         options, known_hosts = self._options()
         limit = self._settings.connect_timeout
         try:
-            self._connection = await asyncssh.connect(self.host, options=options, known_hosts=known_hosts or b"")
+            self._connection = await asyncssh.connect(
+                self.host, self._place.ssh_port or (), options=options, known_hosts=known_hosts or b""
+            )
         except asyncssh.HostKeyNotVerifiable:
             raise self._wrong(
                 f"its ssh host key is unknown or has changed, by {', '.join(known_hosts) or 'no known_hosts file'}; "
@@ -224,12 +226,13 @@ class Link:
         """How to connect, and the files with the keys of known hosts that exist."""
         settings, place = self._settings, self._place
         given: dict[str, Any] = {
-            "port": place.ssh_port,
+            "port": place.ssh_port,  # which the user's configuration may ask for
             "username": place.ssh_user,
             "client_keys": [str(Path(name).expanduser()) for name in settings.identity_files],
         }
         try:
             options = asyncssh.SSHClientConnectionOptions(
+                config=(),  # the user's own
                 host=self.host,
                 preferred_auth="publickey",
                 password_auth=False,

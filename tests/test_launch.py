@@ -1,0 +1,167 @@
+"""Real jobs: a whole run over four ranks under each MPI, bad input that rank 0 alone tells, and ``mpipso launch``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bed.job import Job
+from bed.launchers import LAUNCHERS, Launcher
+
+from mpipso import launch
+from mpipso.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+SERVICE = HERE / "service" / "tiny_service.py"
+LIMIT = 90.0
+
+CONFIG = """
+output = "{folder}/runs"
+[service]
+engine = "command"
+command = ["{python}", "{service}", "--port", "{{port}}", "--config", "{{config}}"]
+health_url = "http://{{host}}:{{port}}/health"
+[benchmark]
+client = "openai"
+requests = 6
+concurrency = 3
+output_tokens = 4
+warmup = 0
+[objective]
+maximize = "output_throughput"
+[search]
+particles = 4
+evaluations = 5
+confirm = 0
+[[parameters]]
+name = "token_ms"
+type = "float"
+min = 0.0
+max = 4.0
+default = 2.0
+"""
+
+
+@pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    chosen: Launcher = request.param
+    reason = chosen.available()
+    if reason is not None:
+        pytest.skip(reason)
+    return chosen
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "my.toml"
+    path.write_text(CONFIG.format(folder=tmp_path, python=sys.executable, service=SERVICE))
+    return path
+
+
+def run(launcher: Launcher, ranks: int, *words: object) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "mpipso", *map(str, words), "--progress", "plain"]
+    with Job(launcher.command(ranks, argv), limit=LIMIT) as job:
+        return job.wait()
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "runs" / "latest" / "journal.jsonl").read_text().splitlines()]
+
+
+def test_four_ranks_in_two_groups_tune_a_service(launcher: Launcher, config: Path) -> None:
+    done = run(launcher, 4, "--config", config, "--nodes-per-group", 2, "--share-cores")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = events(config.parent)
+    assert record[-1]["event"] == "finished"
+    evaluated = [event for event in record if event["event"] == "evaluated"]
+    assert sorted(event["number"] for event in evaluated) == list(range(5))
+    assert all(event["metrics"] for event in evaluated), done.stdout
+    assert {event["group"] for event in evaluated} == {0, 1}
+    started = next(event for event in record if event["event"] == "started")
+    assert [len(group["hosts"]) for group in started["plan"]["groups"]] == [2, 2]
+    assert "Traceback" not in done.stderr
+
+
+def test_ranks_that_do_not_divide_are_named_and_the_run_goes_on(config: Path, launcher: Launcher) -> None:
+    done = run(launcher, 3, "--config", config, "--nodes-per-group", 2, "--share-cores", "--evaluations", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("spare: ")]
+    assert line.startswith("spare: rank 2 on ")
+    assert "left over: groups take 2 nodes each" in line
+
+
+class TestBadInput:
+    def told(self, launcher: Launcher, config: Path, *words: object) -> list[str]:
+        done = run(launcher, 3, "--config", config, *words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (config.parent / "runs").exists()
+        assert done.stdout.replace("-", "").strip() == ""
+        return [line.removeprefix("mpipso: ") for line in done.stderr.splitlines() if line.startswith("mpipso: ")]
+
+    def test_a_mistake_in_the_file_is_told_once(self, launcher: Launcher, config: Path) -> None:
+        config.write_text(config.read_text().replace("max = 4.0", "max = -1.0"))
+        assert self.told(launcher, config) == [f"{config}: parameters[0]: min = 0 is greater than max = -1"]
+
+    def test_a_wrong_flag_is_told_once(self, launcher: Launcher, config: Path) -> None:
+        assert self.told(launcher, config, "--seed", "x") == [
+            "argument --seed: invalid int value: 'x'; see mpipso tune --help"
+        ]
+
+    def test_a_command_that_no_rank_finds_is_told_once_with_the_host(self, launcher: Launcher, config: Path) -> None:
+        config.write_text(config.read_text().replace(sys.executable, "no-such-server"))
+        (line,) = self.told(launcher, config)
+        assert line.startswith("service.command: command not found: no-such-server (on ")
+
+    def test_a_hostfile_with_hosts_that_are_not_in_the_job(self, launcher: Launcher, config: Path) -> None:
+        hostfile = config.with_name("hosts.txt")
+        hostfile.write_text("localhost slots=3\nnode-of-another-cluster\n")
+        (line,) = self.told(launcher, config, "--hostfile", hostfile)
+        assert line.startswith("localhost is another host on every node") or line.startswith(
+            "no rank of this job runs on node-of-another-cluster: the job runs on "
+        )
+
+    def test_too_few_ranks_for_one_group(self, launcher: Launcher, config: Path) -> None:
+        assert self.told(launcher, config, "--nodes-per-group", 4) == [
+            "3 ranks cannot form a group of 4 nodes: start more ranks (mpirun -np) or lower --nodes-per-group"
+        ]
+
+
+class TestLaunch:
+    def launched(self, config: Path, *words: object) -> subprocess.CompletedProcess[str]:
+        with Job([sys.executable, "-m", "mpipso", "launch", *map(str, words)], limit=LIMIT) as job:
+            return job.wait()
+
+    def test_prints_the_line_and_runs_it(self, launcher: Launcher, config: Path) -> None:
+        env = launcher.environment()
+        argv = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(launcher.launcher), "-np", "2"]
+        with Job(
+            [*argv, "--config", str(config), "--nodes-per-group", "1", "--share-cores"], limit=LIMIT, env=env
+        ) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        line = shlex.split(done.stdout.splitlines()[0])
+        assert line[:2] == ["+", str(launcher.launcher)]
+        assert line[-5:] == ["--config", str(config), "--nodes-per-group", "1", "--share-cores"]
+        assert events(config.parent)[-1]["event"] == "finished"
+
+    def test_bad_input_is_told_before_anything_is_launched(self, config: Path) -> None:
+        config.write_text(config.read_text().replace("requests = 6", "request = 6"))
+        done = self.launched(config, "--config", config)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"mpipso: {config}: benchmark.request: unknown key; did you mean 'requests'?\n"
+
+    def test_a_program_that_is_no_launcher(self) -> None:
+        with pytest.raises(UserError, match="neither Open MPI nor MPICH"):
+            launch.find("true")
+        with pytest.raises(UserError, match="no-such-launcher: command not found"):
+            launch.find("no-such-launcher")
+
+    def test_families_are_recognised(self, launcher: Launcher) -> None:
+        path, family = launch.find(str(launcher.launcher))
+        assert path == str(launcher.launcher)
+        assert type(family) is type(launcher.family)
