@@ -314,7 +314,7 @@ class _Command:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [""]
         for word in self._words:
-            if lines[-1] and len(lines[-1]) + len(word) + 5 > options.max_width:
+            if lines[-1] and len(lines[-1]) + len(word) + 7 > options.max_width:
                 lines.append("")
             lines[-1] += f" {word}" if lines[-1] else word
         for position, line in enumerate(lines):

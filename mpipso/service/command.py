@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,14 +81,19 @@ def read_template(file: ConfigFile) -> Any:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise ValueError(f"template {file.template} is not valid {file.format}: {error}") from None
-    return copy.deepcopy(tree)
+    return {} if tree is None else tree
 
 
 def _put(tree: Any, path: str, value: Value) -> None:
     *parents, last = path.split(".")
     node = tree
     for part in parents:
-        node = node.setdefault(part, {}) if isinstance(node, dict) else _item(node, part, path)
+        if isinstance(node, dict):
+            if node.get(part) is None:  # what YAML makes of a key with nothing behind it
+                node[part] = {}
+            node = node[part]
+        else:
+            node = _item(node, part, path)
     if isinstance(node, dict):
         node[last] = value
     else:

@@ -126,7 +126,7 @@ def _special(value: object) -> dict[str, Any]:
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, Completed):
         return {"$completed": asdict(value)}
-    raise ValueError(f"a {type(value).__name__} cannot be sent")
+    raise ValueError(f"{type(value).__name__} is nothing that can be sent")
 
 
 def _restored(table: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS
 
 # The semantics of the node interface are one set of tests, which this file runs over ssh.
-from service.test_node import TestExecute, TestFiles, TestService, TestUpdateConfig, alive, python
+from service.node_interface import TestExecute, TestFiles, TestService, TestUpdateConfig, alive, python
 
 from mpipso.cluster.placement import PlacedNode
 from mpipso.cluster.ssh import Outside
@@ -202,6 +202,15 @@ def test_what_a_login_prints_is_passed_over(home: Path, tmp_path: Path) -> None:
         (facts,) = outside.meet([place()], {})
         assert facts.host == os.uname().nodename
         assert outside.join(place(), str(tmp_path / "work")).execute(["echo", "x"], 10).stdout == "x\n"
+    finally:
+        outside.close()
+
+
+def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path, server: Server) -> None:
+    (home / ".ssh" / "config").write_text("Host 127.0.0.1\n  Port 9\n  User nobody-here\n")
+    outside = Outside(Ssh())
+    try:
+        assert outside.meet([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {})[0].cores
     finally:
         outside.close()
 

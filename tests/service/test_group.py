@@ -285,6 +285,24 @@ def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: B
     assert f"pid {os.getpid()}" in cause
 
 
+def test_the_embedded_server_is_recognised_by_its_name_and_measured(bench: Bench) -> None:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("gguf")
+    service = {"engine": "llamacpp", "model": "embedded"}
+    evaluation = bench.evaluate(service, LOAD)
+    assert evaluation.failure is None, evaluation.failure
+    assert b"--alias embedded" in evaluation.files["command.txt"]
+    assert b"--model embedded" in evaluation.files["benchmark-command.txt"]
+
+
+def test_a_service_of_another_model_is_refused_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = type(ENGINES.create("command"))
+    monkeypatch.setattr(engine, "model_name", lambda self, config: "wanted")
+    kind, cause = failed(bench.evaluate(tiny("--model", "other"), LOAD))
+    assert (kind, cause) == ("configuration", "the service serves other, not wanted")
+    assert bench.seconds < 15  # of the 20 s that the start may take
+
+
 def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     flag = bench.folder / "healthy"
     touch = f'sleep 0.3; touch {flag}; exec "$@"'

@@ -1,0 +1,170 @@
+"""The node interface on the leader's own node and on a member's, and what only a member can do wrong."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from service.node_interface import (
+    TestExecute,
+    TestFiles,
+    TestService,
+    TestUpdateConfig,
+    alive,
+    python,
+    wait_until,
+)
+
+from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.world import LocalChannel
+from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.service import remote
+from mpipso.service.node import LocalNode, Node
+from mpipso.service.remote import Agent, Request
+from mpipso.service.remote import RemoteNode as Remote
+
+__all__ = ["TestExecute", "TestFiles", "TestService", "TestUpdateConfig"]
+
+LEADER, MEMBER = 0, 1
+
+
+class Member:
+    """A member of a group in this process: its node, its agent, and the leader's object for it.
+
+    Messages are pickled on their way, as MPI does it.
+    """
+
+    def __init__(self, node: LocalNode) -> None:
+        self._ends = LocalChannel.connected(2)
+        self._agent = Agent(node, lambda answer: self._post(MEMBER, LEADER, answer))
+        placed = PlacedNode(1, node.name, node.address, node.cores, node.devices, node.device_variable)
+        self.remote = Remote(placed, node.work_dir, lambda message: self._post(LEADER, MEMBER, message))
+        self.silent = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._pump)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._agent.close()
+
+    def _post(self, source: int, dest: int, message: object) -> None:
+        self._ends[source].post(dest, pickle.dumps(message))
+
+    def _pump(self) -> None:
+        while not self._over.wait(0.002):
+            for _, message in self._ends[MEMBER].take():
+                if not self.silent.is_set():
+                    self._agent.handle(pickle.loads(message))  # noqa: S301
+            for _, message in self._ends[LEADER].take():
+                self.remote.answered(pickle.loads(message))  # noqa: S301
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalNode]:
+    node = LocalNode("node7", devices=(2, 5), device_variable="TINY_DEVICES", work_dir=str(tmp_path / "work"))
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def member(local: LocalNode) -> Iterator[Member]:
+    member = Member(local)
+    yield member
+    member.close()
+
+
+@pytest.fixture(params=["local", "remote"])
+def node(request: pytest.FixtureRequest, local: LocalNode) -> Node:
+    if request.param == "local":
+        return local
+    member: Member = request.getfixturevalue("member")
+    return member.remote
+
+
+class TestMember:
+    """What only a member can do wrong."""
+
+    def test_calls_from_several_threads_are_answered_each(self, member: Member) -> None:
+        answers: dict[int, str] = {}
+
+        def ask(number: int) -> None:
+            answers[number] = member.remote.execute(python("import sys; print(sys.argv[1])", number), 30).stdout
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == {number: f"{number}\n" for number in range(4)}
+
+    def test_a_look_at_the_service_does_not_wait_for_a_command(self, member: Member) -> None:
+        handle = member.remote.start_service(python("import time; time.sleep(60)"), {}, log="log", grace=1.0)
+        cancel = threading.Event()
+
+        def endless() -> None:
+            with pytest.raises(Cancelled):
+                member.remote.execute(python("import time; time.sleep(60)"), 60, cancel=cancel)
+
+        thread = threading.Thread(target=endless)
+        thread.start()
+        assert member.remote.poll_service(handle) is None
+        assert thread.is_alive()
+        cancel.set()
+        thread.join()
+
+    def test_a_defect_on_the_member_is_raised_at_the_leader(self, member: Member) -> None:
+        with pytest.raises(EvaluationFailed, match=r"^node7: poll_service failed: KeyError") as caught:
+            member.remote.poll_service("no such handle")
+        assert caught.value.kind == "infrastructure"
+
+    def test_only_the_methods_of_a_node_can_be_asked_for(self, local: LocalNode) -> None:
+        answers: list[remote.Answer] = []
+        agent = Agent(local, answers.append)
+        agent.handle(Request(1, "_path", ("x",), {}))
+        agent.close()
+        (answer,) = answers
+        assert answer.failure is not None
+        assert answer.failure.cause == "node7: unknown request '_path'"
+
+    def test_a_member_that_is_lost_fails_every_call_now_and_later(self, member: Member) -> None:
+        member.silent.set()
+        failures: list[EvaluationFailed] = []
+
+        def ask() -> None:
+            with pytest.raises(EvaluationFailed) as caught:
+                member.remote.execute(["true"], 600)
+            failures.append(caught.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.1)  # whichever comes first, the question or the loss, the call must fail
+        member.remote.lost("its link is down")
+        thread.join(10)
+        assert [(failure.cause, failure.kind) for failure in failures] == [
+            ("node7: node lost: its link is down", "infrastructure")
+        ]
+        with pytest.raises(EvaluationFailed, match="node7: node lost: its link is down"):
+            member.remote.free_port(0)
+        member.remote.close()
+
+    def test_a_member_that_does_not_answer_in_time(self, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "ANSWER_TIMEOUT", 0.3)
+        member.silent.set()
+        with pytest.raises(EvaluationFailed, match=r"node7: no answer to free_port within 0\.3 s") as caught:
+            member.remote.free_port(0)
+        assert caught.value.kind == "infrastructure"
+
+    def test_an_agent_that_is_closed_gives_up_its_commands(self, local: LocalNode, tmp_path: Path) -> None:
+        mark = tmp_path / "pid"
+        agent = Agent(local, lambda answer: None)
+        program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        agent.handle(Request(1, "execute", (python(program), 60.0), {}))
+        wait_until(lambda: mark.exists() and mark.read_text(), "the command runs")
+        agent.close()
+        assert not alive(int(mark.read_text()))

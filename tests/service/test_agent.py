@@ -1,0 +1,109 @@
+"""The agent of a node without a rank, as a process with its leader at the pipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+import mpipso
+from mpipso.service.remote import Answer, Request
+from mpipso.service.wire import Alive, Message, Ready, decode, encode
+
+SILENCE = 2.0
+
+
+class Leader:
+    """The other end of an agent's pipes."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "mpipso.service.agent", str(SILENCE)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.requests: IO[bytes] = self.process.stdin
+        self.answers: IO[bytes] = self.process.stdout
+        self.complaints: IO[bytes] = self.process.stderr
+
+    def read(self) -> Message:
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = self.answers.read(1)
+            assert piece, f"no more answers: {self.complaints.read()!r}"
+            line += piece
+        return decode(line)
+
+    def ask(self, method: str, *args: object, **kwargs: object) -> Answer:
+        self.requests.write(encode(Request(1, method, args, kwargs)))
+        answer = self.read()
+        assert isinstance(answer, Answer)
+        return answer
+
+    def join(self, folder: Path) -> Path:
+        return Path(str(self.ask("join", "node7", work_dir=str(folder)).value))
+
+
+@pytest.fixture
+def leader() -> Iterator[Leader]:
+    leader = Leader()
+    assert leader.read() == Ready(mpipso.__version__)
+    yield leader
+    leader.requests.close()
+    leader.process.wait(10)
+    leader.answers.close()
+    leader.complaints.close()
+
+
+def test_the_end_of_its_input_ends_it_and_removes_its_files(leader: Leader, tmp_path: Path) -> None:
+    folder = leader.join(tmp_path)
+    assert folder.is_dir()
+    leader.requests.close()
+    assert leader.process.wait(10) == 0
+    assert not folder.exists()
+
+
+def test_silence_ends_it_but_a_word_now_and_then_keeps_it(leader: Leader, tmp_path: Path) -> None:
+    folder = leader.join(tmp_path)
+    end = time.monotonic() + 1.2 * SILENCE
+    while time.monotonic() < end:
+        leader.requests.write(encode(Alive()))
+        time.sleep(SILENCE / 20)
+    assert leader.ask("execute", ["echo", "x"], 10).value.stdout == "x\n"
+    assert leader.process.wait(10 * SILENCE) == 0
+    assert not folder.exists()
+
+
+def test_what_is_no_message_ends_it(leader: Leader, tmp_path: Path) -> None:
+    folder = leader.join(tmp_path)
+    leader.requests.write(b"import os\n")
+    assert leader.process.wait(10) == 2
+    assert leader.complaints.read() == b"not a message: b'import os'\n"
+    assert not folder.exists()
+
+
+def test_it_belongs_to_a_group_only_after_it_has_joined(leader: Leader, tmp_path: Path) -> None:
+    failure = leader.ask("execute", ["true"], 10).failure
+    assert failure is not None
+    assert failure.cause == "execute before join"
+    failure = leader.ask("join", "node7", work_dir="/proc/nowhere").failure
+    assert failure is not None
+    assert failure.cause.startswith("node7: work_dir ")
+
+
+def test_it_tells_what_the_node_is_and_lacks(leader: Leader, tmp_path: Path) -> None:
+    told = leader.ask("facts", str(tmp_path), ["sh", "no-such-command"]).value
+    assert told["missing"] == ["no-such-command"]
+    assert told["cores"]
+    leader.join(tmp_path)
+    assert leader.ask("execute", ["pwd"], 10).value.stdout == f"{tmp_path}\n"
+
+
+def test_a_command_has_neither_the_leader_s_words_nor_its_ear(leader: Leader, tmp_path: Path) -> None:
+    leader.join(tmp_path)
+    done = leader.ask("execute", [sys.executable, "-c", "import sys; print(sys.stdin.read() or 'nothing')"], 10).value
+    assert done.stdout == "nothing\n"
