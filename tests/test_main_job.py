@@ -17,7 +17,7 @@ import psutil
 import pytest
 from bed.job import Job, wait_until
 
-from mpipso.service.process import free_port
+from mpipso.service.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

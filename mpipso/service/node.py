@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Configuration
-from mpipso.service import process
+from mpipso.service import ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.process import Completed
 
@@ -283,18 +283,18 @@ class LocalNode(Node):
 
     def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
         if wanted == 0:
-            return process.free_port("", exclude=taken)
-        if process.listeners(wanted):
-            raise self._failure(f"port {wanted} is in use by {process.port_holder(wanted)}")
+            return ports.free_port("", exclude=taken)
+        if ports.listeners(wanted):
+            raise self._failure(f"port {wanted} is in use by {ports.port_holder(wanted)}")
         return wanted
 
     def listener_problem(self, handle: str, port: int) -> str | None:
-        listening = process.listeners(port)
+        listening = ports.listeners(port)
         if not listening:
             return f"nothing listens on port {port}"
         if set(listening) <= set(self._services[handle].keeper.pids()):
             return None
-        return f"port {port} belongs to {process.port_holder(port)}, not to the service that was started"
+        return f"port {port} belongs to {ports.port_holder(port)}, not to the service that was started"
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         part = _part_of(self._path(path))

@@ -1,4 +1,4 @@
-"""Processes on this node: run a command to its end, keep a service, sweep what is left; and who listens on a port.
+"""Processes on this node: run a command to its end, keep a service, sweep what is left.
 
 Everything that is started here runs under a keeper (``keeper.py``), a process of its own that ends with nothing left
 behind even when this one is killed. Here is the rank's side of it.
@@ -7,26 +7,20 @@ behind even when this one is killed. Here is the rank's side of it.
 from __future__ import annotations
 
 import contextlib
-import errno
-import itertools
 import json
 import os
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-
-import psutil
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import keeper as proc
@@ -39,7 +33,6 @@ RUN_GRACE = 1.0
 
 _LAUNCHER = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI", "SLURM_")
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-_ALL_ADDRESSES = ("0.0.0.0", "::")
 
 
 def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
@@ -356,78 +349,3 @@ def _end(file: IO[bytes], limit: int) -> str:
     """The last ``limit`` bytes of an open file."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
     return file.read(limit).decode(errors="replace")
-
-
-def listeners(port: int) -> list[int | None]:
-    """The processes that listen on a TCP port of this host, on any address; None for one that cannot be seen."""
-    found = {
-        connection.pid
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-    }
-    return sorted(found, key=lambda pid: (pid is None, pid))
-
-
-def port_holder(port: int) -> str:
-    """Who holds a port, in words; of the command line only its beginning, as keys may follow."""
-    words = []
-    for pid in listeners(port):
-        try:
-            words.append(f"pid {pid} ({_command(psutil.Process(pid))})" if pid else "a process of another user")
-        except psutil.Error:
-            words.append(f"pid {pid}")
-    return ", ".join(words) or "nobody listens on it"
-
-
-def _command(holder: psutil.Process) -> str:
-    program, *words = holder.cmdline() or [holder.name()]
-    while words and words[0] in ("-u", "-I", "-S", "-B", "-E", "-s"):
-        words.pop(0)
-    shown = words[:2] if words[:1] == ["-m"] else [word for word in words[:1] if not word.startswith("-")]
-    return " ".join([Path(program).name, *shown])
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a service on this node could listen on ``host`` (a name or an address of this node, or all) now."""
-    addresses = set(_ALL_ADDRESSES)
-    if host not in ("", "*", *_ALL_ADDRESSES):
-        with contextlib.suppress(socket.gaierror):
-            addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    outcomes = {_bind(address, port) for address in addresses}
-    if errno.EADDRNOTAVAIL in outcomes:  # a name from outside, such as that of a container's host
-        outcomes |= {_bind(address, port) for address in _ALL_ADDRESSES}
-    return outcomes <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-
-
-def _bind(address: str, port: int) -> int:
-    """The error number of binding there, 0 for none."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do: connections of the last service that linger in TIME_WAIT do not count, a listener does.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((address, port))
-    except OSError as problem:
-        return problem.errno or errno.EINVAL
-    return 0
-
-
-def free_port(host: str, exclude: Collection[int] = ()) -> int:
-    """A port on which nobody listens, below the range that client connections are given their ports from.
-
-    Chosen at random, so that several groups on one node seldom meet.
-
-    Raises
-    ------
-    EvaluationFailed
-        There is none (``infrastructure``).
-    """
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
-    begin = random.SystemRandom().randrange(first, last)
-    for port in itertools.chain(range(begin, last), range(first, begin)):
-        if port not in exclude and port_is_free(host, port):
-            return port
-    raise EvaluationFailed(f"no free port on {host}", kind="infrastructure")

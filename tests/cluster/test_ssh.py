@@ -26,7 +26,7 @@ from mpipso.cluster.placement import PlacedNode
 from mpipso.cluster.ssh import Outside
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.service.process import free_port
+from mpipso.service.ports import free_port
 from mpipso.service.remote import RemoteNode
 
 __all__ = ["TestExecute", "TestFiles", "TestService", "TestUpdateConfig"]

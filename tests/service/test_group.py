@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from mpipso.config import Config
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
-from mpipso.service import process
+from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -112,7 +113,7 @@ class Bench:
             if any(owner.encode() in proc._read(f"/proc/{pid}/cmdline") for owner in owners)
         ]
         shm = [path for path in Path("/dev/shm").iterdir() if path not in self.shm and self.tag in path.name]
-        return [*self.pids(), *mine, *(process.listeners(self.port) if self.port else []), *shm]
+        return [*self.pids(), *mine, *(ports.listeners(self.port) if self.port else []), *shm]
 
     @property
     def port(self) -> int:
@@ -175,10 +176,11 @@ def test_a_service_that_will_not_go_is_measured_and_gone(
 
 
 @REPEAT
-def test_workers_whose_leader_has_gone_fail_the_start(bench: Bench, trial: int) -> None:
+def test_workers_whose_leader_has_gone_are_not_measured(bench: Bench, trial: int) -> None:
+    """The leader goes when the worker listens, which is now and then enough to pass for ready."""
     kind, cause = failed(bench.evaluate(hostile("headless"), LOAD))
     assert kind == "configuration"
-    assert cause.startswith("node0: the service exited with code 3 while starting")
+    assert re.match(r"node0: the service exited with code 3 (while starting|during the benchmark): ", cause)
     assert bench.seconds < 15
 
 
@@ -239,7 +241,7 @@ def test_shared_memory_of_a_service_is_removed(bench: Bench) -> None:
 
 def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
     """The stranger comes after the look at the port; the service itself waits and never listens."""
-    port = process.free_port("")
+    port = ports.free_port("")
     stranger = [sys.executable, str(HERE / "tiny_service.py"), "--port", str(port)]
 
     def come_in_between() -> None:
@@ -262,7 +264,7 @@ def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
 
 
 def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: Bench) -> None:
-    port = process.free_port("")
+    port = ports.free_port("")
     gate = bench.folder / "gate"
     command = ["sh", "-c", 'while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@"', str(gate), *TINY]
 
@@ -504,7 +506,7 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     """The service ignores TERM and has an hour of grace; nothing of it is used."""
     monkeypatch.setattr(group_module, "CANCEL_GRACE", 1.0)
     patient: dict[str, Any] = {"stop_grace": 3600.0, "start_timeout": 3600.0}
-    benchmark: dict[str, Any] = LOAD | {"timeout": 3600.0, "requests": 100_000, "concurrency": 1}
+    benchmark: dict[str, Any] = LOAD
     match step:
         case "update":
             service, phase = tiny(update_command=("sleep", "3600"), **patient), "configuring"
@@ -514,8 +516,9 @@ def test_cancelling_ends_every_step_within_its_short_grace(
             service, phase = hostile("freeze", "--requests", "0") | patient, "starting"
         case "benchmark":
             service, phase = hostile("stubborn") | patient, "measuring"
+            benchmark = ECHO | {"command": ("sh", "-c", "echo half way; sleep 3600"), "timeout": 3600.0}
         case _:
-            service, phase, benchmark = hostile("stubborn") | patient, "measuring", LOAD
+            service, phase = hostile("stubborn") | patient, "measuring"
     cancelled: list[float] = []
 
     def cancel() -> None:
@@ -535,4 +538,5 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     if step != "stop":
         assert failed(evaluation) == ("cancelled", "cancelled")
     if step == "benchmark":
-        assert "benchmark.log" in evaluation.files and evaluation.files["service-0-node0.log"] == b"ready\n"
+        assert evaluation.files["benchmark.log"] == b"half way\n"
+        assert evaluation.files["service-0-node0.log"] == b"ready\n"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mpipso.service import keeper as proc
-from mpipso.service import process
+from mpipso.service import ports, process
 from mpipso.service.process import Keeper
 
 HOSTILE = Path(__file__).with_name("hostile.py")
@@ -40,7 +40,7 @@ class Start:
     """One start of the hostile service, and what to look for afterwards."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = process.free_port("127.0.0.1")
+        self.port = ports.free_port("127.0.0.1")
         self.shm = f"mpipso-test-{os.getpid()}-{self.port}"
         self.log = folder / "service.log"
         self.seen: dict[int, proc.Process] = {}
@@ -76,7 +76,7 @@ class Start:
         return [
             *proc.marked(self.mark, table),
             *(each for each in self.seen.values() if table.get(each.pid, each) == each and each.pid in table),
-            *process.listeners(self.port),
+            *ports.listeners(self.port),
             *Path("/dev/shm").glob(f"{self.shm}*"),
             *(number for number in self.segments() if number in proc.segments()),
         ]
@@ -103,13 +103,13 @@ def post(port: int) -> int:
 @pytest.mark.parametrize("mode", SERVING)
 def test_nothing_is_left_after_a_stop(start: Start, mode: str, trial: int) -> None:
     keeper = start.keep(mode)
-    until(lambda: process.listeners(start.port))
-    assert set(process.listeners(start.port)) <= set(keeper.pids())
+    until(lambda: ports.listeners(start.port))
+    assert set(ports.listeners(start.port)) <= set(keeper.pids())
     gone = keeper.stop()
     assert gone.survivors == ()
     assert gone.killed == 0 if mode in ("good", "early", "crash", "hang") else gone.killed > 0
     assert start.left() == []
-    assert process.port_is_free("127.0.0.1", start.port)
+    assert ports.port_is_free("127.0.0.1", start.port)
     assert keeper.poll() is not None
     assert keeper.stop() == gone
 
@@ -203,7 +203,7 @@ def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial:
 RANK = """
 import os, sys, time
 from pathlib import Path
-from mpipso.service import process
+from mpipso.service import ports, process
 port, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
 keeper = process.Keeper.start(command, env=process.scrubbed_environment(os.environ), cwd=None, log=Path(log),
                               cores=None, grace=60)
@@ -211,7 +211,7 @@ if os.environ.get("FORK"):
     if os.fork() == 0:
         time.sleep(60)  # a child without exec, that holds every descriptor of its parent
         os._exit(0)
-while not process.listeners(int(port)):
+while not ports.listeners(int(port)):
     time.sleep(0.05)
 print(keeper.mark, *keeper.pids(), flush=True)
 time.sleep(1000)

@@ -16,7 +16,7 @@ import pytest
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service import node as node_module
-from mpipso.service import process
+from mpipso.service import ports
 from mpipso.service.node import LocalNode
 
 TELL = (
@@ -160,7 +160,7 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
     # Below a shell, in a session of its own.
     command = ["sh", "-c", 'setsid "$@" & wait', "sh", sys.executable, "-c", LISTEN, str(port)]
     serving = node.start_service(command, {}, log="serving", grace=0.1)
-    until(lambda: process.listeners(port))
+    until(lambda: ports.listeners(port))
     assert node.listener_problem(serving, port) is None
     problem = node.listener_problem(idle, port)
     assert problem and "not to the service that was started" in problem

@@ -19,7 +19,7 @@ import pytest
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import keeper as proc
-from mpipso.service import process
+from mpipso.service import ports, process
 from mpipso.service.process import Keeper, run
 
 ENV = process.scrubbed_environment(os.environ)
@@ -382,12 +382,12 @@ def test_a_keeper_without_an_order_just_ends() -> None:
 
 @pytest.fixture
 def listener() -> Any:
-    with socket.create_server(("127.0.0.1", process.free_port("127.0.0.1"))) as server:
+    with socket.create_server(("127.0.0.1", ports.free_port("127.0.0.1"))) as server:
         yield server
 
 
 def test_the_holder_of_a_port_is_named_without_its_secrets(tmp_path: Path) -> None:
-    port = process.free_port("127.0.0.1")
+    port = ports.free_port("127.0.0.1")
     script = tmp_path / "server.py"
     script.write_text(
         "import socket, sys, time\nserver = socket.create_server(('::1' if '-6' in sys.argv else '127.0.0.1', "
@@ -395,36 +395,36 @@ def test_the_holder_of_a_port_is_named_without_its_secrets(tmp_path: Path) -> No
     )
     for family in ("-4", "-6"):
         keeper = keep(tmp_path, [sys.executable, "-u", str(script), str(port), family, "--api-key", "secret"])
-        until(lambda: process.listeners(port))
-        assert process.listeners(port) == [keeper.pid]
+        until(lambda: ports.listeners(port))
+        assert ports.listeners(port) == [keeper.pid]
         name = Path(sys.executable).name
-        assert process.port_holder(port) == f"pid {keeper.pid} ({name} {script})"
-        assert not process.port_is_free("", port)
+        assert ports.port_holder(port) == f"pid {keeper.pid} ({name} {script})"
+        assert not ports.port_is_free("", port)
         keeper.stop()
-        assert process.listeners(port) == []
-        assert process.port_holder(port) == "nobody listens on it"
+        assert ports.listeners(port) == []
+        assert ports.port_holder(port) == "nobody listens on it"
 
 
 def test_a_port_is_free_or_not(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    assert process.listeners(port) == [os.getpid()]
+    assert ports.listeners(port) == [os.getpid()]
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "", "192.0.2.1"):
-        assert not process.port_is_free(host, port), host
-    assert process.port_is_free("127.0.0.2", port)
+        assert not ports.port_is_free(host, port), host
+    assert ports.port_is_free("127.0.0.2", port)
     with socket.create_connection(("127.0.0.1", port)):
         served, _ = listener.accept()
     listener.close()
     served.close()  # leaves a connection in TIME_WAIT or nothing, neither of which is in the way
     for host in ("127.0.0.1", "0.0.0.0", "192.0.2.1"):
-        assert process.port_is_free(host, port), host
+        assert ports.port_is_free(host, port), host
 
 
 def test_a_free_port_is_none_that_a_client_connection_could_be_given() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports = {process.free_port("127.0.0.1") for _ in range(50)}
-    assert len(ports) > 40
-    assert all(1024 <= port < low for port in ports)
-    taken = set(range(1024, low)) - {min(ports)}
-    assert process.free_port("127.0.0.1", exclude=taken) == min(ports)
+    free = {ports.free_port("127.0.0.1") for _ in range(50)}
+    assert len(free) > 40
+    assert all(1024 <= port < low for port in free)
+    taken = set(range(1024, low)) - {min(free)}
+    assert ports.free_port("127.0.0.1", exclude=taken) == min(free)
     with pytest.raises(EvaluationFailed, match="no free port"):
-        process.free_port("127.0.0.1", exclude=range(1024, 65536))
+        ports.free_port("127.0.0.1", exclude=range(1024, 65536))
