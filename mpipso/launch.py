@@ -53,7 +53,7 @@ class Launcher:
 class OpenMPI5(Launcher):
     """Open MPI 5."""
 
-    versions = ("(Open MPI) 5", "(Open MPI) 6")
+    versions: ClassVar[tuple[str, ...]] = ("(Open MPI) 5", "(Open MPI) 6", "(OpenRTE) 5", "(PRRTE) 3", "(PRRTE) 4")
     transports = "self,sm,tcp"
     more: tuple[str, ...] = ()
 
@@ -78,7 +78,7 @@ class OpenMPI5(Launcher):
 class OpenMPI4(OpenMPI5):
     """Open MPI 4, whose shared memory transport has another name."""
 
-    versions = ("(Open MPI) 4", "(Open MPI) 3")
+    versions = ("(Open MPI) 4", "(Open MPI) 3", "(OpenRTE) 4", "(OpenRTE) 3")
     transports = "self,vader,tcp"
     # Quiet about the root's exit code, and at the end of a broken job no pause of seconds between TERM and KILL on each
     # node: ranks need none, since keepers stop the services.
@@ -111,6 +111,7 @@ def find(path: str | None) -> tuple[str, Launcher]:
     found = shutil.which(path) if path else shutil.which("mpirun") or shutil.which("mpiexec")
     if found is None:
         raise UserError(f"{path or 'mpirun'}: command not found; install an MPI, or use ./run.sh, which does")
+    # Under another name than mpirun, Open MPI 4 calls itself OpenRTE.
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
     for launcher in LAUNCHERS:
         if any(word in version for word in launcher.versions):

@@ -10,7 +10,10 @@ from types import FrameType, TracebackType
 
 import psutil
 
-LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "orted", "orterun", "hydra_pmi_proxy", "mpiexec.hydra")
+LAUNCHERS = (
+    *("mpirun", "mpiexec", "prterun", "prted", "orted", "orterun", "hydra_pmi_proxy", "mpiexec.hydra"),
+    *("mpirun.openmpi", "mpiexec.openmpi"),  # as Debian names them
+)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
 _PATIENT = ("hydra_pmi_proxy",)

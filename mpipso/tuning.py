@@ -156,7 +156,7 @@ class Tuning:
             for repeat in range(self._config.search.confirm)
             for number, configuration in pair
         ]
-        self._monitor.expect(len(self._numbers) + len(repeats))
+        self._monitor.expect(len(self._judged) + len(repeats))
         return repeats
 
     def outcome(self, ended: str = "") -> Outcome:

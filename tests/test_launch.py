@@ -17,14 +17,16 @@ from mpipso.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 SERVICE = HERE / "service" / "tiny_service.py"
-LIMIT = 90.0
+LIMIT = 60.0
 
 CONFIG = """
 output = "{folder}/runs"
 [service]
 engine = "command"
-command = ["{python}", "{service}", "--port", "{{port}}", "--config", "{{config}}"]
+command = ["{python}", "{service}", "--host", "{{host}}", "--port", "{{port}}", "--config", "{{config}}"]
 health_url = "http://{{host}}:{{port}}/health"
+start_timeout = 20.0
+stop_grace = 2.0
 [benchmark]
 client = "openai"
 requests = 6
@@ -53,6 +55,15 @@ def launcher(request: pytest.FixtureRequest) -> Launcher:
     if reason is not None:
         pytest.skip(reason)
     return chosen
+
+
+@pytest.fixture
+def one() -> Launcher:
+    """One MPI is enough where what is tested happens before or beside MPI."""
+    for chosen in LAUNCHERS:
+        if chosen.available() is None:
+            return chosen
+    pytest.skip("no MPI is installed")
 
 
 @pytest.fixture
@@ -86,11 +97,11 @@ def test_four_ranks_in_two_groups_tune_a_service(launcher: Launcher, config: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_ranks_that_do_not_divide_are_named_and_the_run_goes_on(config: Path, launcher: Launcher) -> None:
-    done = run(launcher, 3, "--config", config, "--nodes-per-group", 2, "--share-cores", "--evaluations", 2)
+def test_ranks_that_do_not_divide_are_named_and_the_run_goes_on(one: Launcher, config: Path) -> None:
+    done = run(one, 3, "--config", config, "--nodes-per-group", 2, "--share-cores", "--evaluations", 2)
     assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("spare: ")]
-    assert line.startswith("spare: rank 2 on ")
+    (line,) = [line for line in done.stdout.splitlines() if "spare: " in line]
+    assert "spare: rank 2 on " in line
     assert "left over: groups take 2 nodes each" in line
 
 
@@ -103,30 +114,30 @@ class TestBadInput:
         assert done.stdout.replace("-", "").strip() == ""
         return [line.removeprefix("mpipso: ") for line in done.stderr.splitlines() if line.startswith("mpipso: ")]
 
-    def test_a_mistake_in_the_file_is_told_once(self, launcher: Launcher, config: Path) -> None:
+    def test_a_mistake_in_the_file_is_told_once(self, one: Launcher, config: Path) -> None:
         config.write_text(config.read_text().replace("max = 4.0", "max = -1.0"))
-        assert self.told(launcher, config) == [f"{config}: parameters[0]: min = 0 is greater than max = -1"]
+        assert self.told(one, config) == [f"{config}: parameters[0]: min = 0 is greater than max = -1"]
 
     def test_a_wrong_flag_is_told_once(self, launcher: Launcher, config: Path) -> None:
         assert self.told(launcher, config, "--seed", "x") == [
             "argument --seed: invalid int value: 'x'; see mpipso tune --help"
         ]
 
-    def test_a_command_that_no_rank_finds_is_told_once_with_the_host(self, launcher: Launcher, config: Path) -> None:
+    def test_a_command_that_no_rank_finds_is_told_once_with_the_host(self, one: Launcher, config: Path) -> None:
         config.write_text(config.read_text().replace(sys.executable, "no-such-server"))
-        (line,) = self.told(launcher, config)
+        (line,) = self.told(one, config)
         assert line.startswith("service.command: command not found: no-such-server (on ")
 
-    def test_a_hostfile_with_hosts_that_are_not_in_the_job(self, launcher: Launcher, config: Path) -> None:
+    def test_a_hostfile_with_hosts_that_are_not_in_the_job(self, one: Launcher, config: Path) -> None:
         hostfile = config.with_name("hosts.txt")
         hostfile.write_text("localhost slots=3\nnode-of-another-cluster\n")
-        (line,) = self.told(launcher, config, "--hostfile", hostfile)
+        (line,) = self.told(one, config, "--hostfile", hostfile)
         assert line.startswith("localhost is another host on every node") or line.startswith(
             "no rank of this job runs on node-of-another-cluster: the job runs on "
         )
 
-    def test_too_few_ranks_for_one_group(self, launcher: Launcher, config: Path) -> None:
-        assert self.told(launcher, config, "--nodes-per-group", 4) == [
+    def test_too_few_ranks_for_one_group(self, one: Launcher, config: Path) -> None:
+        assert self.told(one, config, "--nodes-per-group", 4) == [
             "3 ranks cannot form a group of 4 nodes: start more ranks (mpirun -np) or lower --nodes-per-group"
         ]
 
@@ -136,16 +147,16 @@ class TestLaunch:
         with Job([sys.executable, "-m", "mpipso", "launch", *map(str, words)], limit=LIMIT) as job:
             return job.wait()
 
-    def test_prints_the_line_and_runs_it(self, launcher: Launcher, config: Path) -> None:
-        env = launcher.environment()
-        argv = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(launcher.launcher), "-np", "2"]
+    def test_prints_the_line_and_runs_it(self, one: Launcher, config: Path) -> None:
+        env = one.environment()
+        argv = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(one.launcher), "-np", "2"]
         with Job(
             [*argv, "--config", str(config), "--nodes-per-group", "1", "--share-cores"], limit=LIMIT, env=env
         ) as job:
             done = job.wait()
         assert done.returncode == 0, done.stdout + done.stderr
         line = shlex.split(done.stdout.splitlines()[0])
-        assert line[:2] == ["+", str(launcher.launcher)]
+        assert line[:2] == ["+", str(one.launcher)]
         assert line[-5:] == ["--config", str(config), "--nodes-per-group", "1", "--share-cores"]
         assert events(config.parent)[-1]["event"] == "finished"
 

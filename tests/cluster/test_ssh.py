@@ -77,7 +77,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with (folder / "sshd.log").open("wb") as log:
         sshd = subprocess.Popen(["unshare", "--mount", "sh", "-c", _START.format(folder=folder)], stderr=log)
     try:
-        wait_until(lambda: b"Server listening" in (folder / "sshd.log").read_bytes(), 10, "sshd listens")
+        told = folder / "sshd.log"
+        wait_until(lambda: b"Server listening" in told.read_bytes() or sshd.poll() is not None, 10, "sshd listens")
+        assert sshd.poll() is None, told.read_text()
         yield Server(folder, port, sshd.pid)
     finally:
         sshd.terminate()
@@ -148,7 +150,7 @@ class TestRefusal:
             f"and compare the key's fingerprint"
         )
         assert known.read_text() == before, "nothing is added"
-        assert server.sessions() == []
+        wait_until(lambda: not server.sessions(), 5, "no connection is left")
 
     def test_turning_the_check_off_is_not_obeyed(self, home: Path) -> None:
         with (home / ".ssh" / "config").open("a") as config:

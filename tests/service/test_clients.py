@@ -16,7 +16,7 @@ import pytest
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
-from mpipso.service import process
+from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS, NotReady, Target
 from mpipso.service.process import Completed
 
@@ -252,7 +252,7 @@ def test_a_list_of_models_that_is_none_does_not_matter(
 
 def test_a_service_that_is_not_there_yet_is_not_ready(service: Callable[..., Service], tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="the first request was not answered: Cannot connect"):
-        probe(target(tmp_path, process.free_port("")))
+        probe(target(tmp_path, ports.free_port("")))
     with pytest.raises(NotReady, match=r"answered with HTTP 503: .*cannot serve"):
         probe(target(tmp_path, service(status=503).port))
     with pytest.raises(NotReady, match="not answered within 0 s"):

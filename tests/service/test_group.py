@@ -231,8 +231,8 @@ def test_a_port_in_use_is_told_with_its_holder_and_nothing_is_started(bench: Ben
 
 
 def test_shared_memory_of_a_service_is_removed(bench: Bench) -> None:
-    evaluation = bench.evaluate(hostile("leaky", "--shm", f"mpipso-{bench.tag}") | {"start_timeout": 2.0}, LOAD)
-    assert failed(evaluation)[1].startswith("not ready within 2 s: ")
+    evaluation = bench.evaluate(hostile("leaky", "--shm", f"mpipso-{bench.tag}") | {"start_timeout": 1.0}, LOAD)
+    assert failed(evaluation)[1].startswith("not ready within 1 s: ")
     assert b"segment" in evaluation.files["service-0-node0.log"]
 
 
@@ -504,7 +504,7 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service ignores TERM and has an hour of grace; nothing of it is used."""
-    monkeypatch.setattr(group_module, "CANCEL_GRACE", 1.0)
+    monkeypatch.setattr(group_module, "CANCEL_GRACE", 0.3)
     patient: dict[str, Any] = {"stop_grace": 3600.0, "start_timeout": 3600.0}
     benchmark: dict[str, Any] = LOAD
     match step:
@@ -526,7 +526,7 @@ def test_cancelling_ends_every_step_within_its_short_grace(
         if step == "stop":
             log = Path(bench.nodes[0].work_dir) / "benchmark.json"
             until(log.exists)
-        time.sleep(0.7)  # into the step; whatever part of it is under way, cancelling must end it
+        time.sleep(0.4)  # into the step; whatever part of it is under way, cancelling must end it
         cancelled.append(time.monotonic())
         bench.cancel.set()
 

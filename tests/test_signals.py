@@ -1,0 +1,113 @@
+"""Signals to a rank: the first asks the run to end, a later one ends the process, and a rank dies with its launcher."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from bed.job import wait_until
+
+from mpipso.signals import describe
+
+RANK = """
+import signal, sys, time
+from mpipso.signals import Interrupts, die_with_launcher
+die_with_launcher()
+with Interrupts() as interrupts:
+    print("ready", flush=True)
+    while interrupts.received is None:
+        time.sleep(0.01)
+    print("received", interrupts.received, flush=True)
+    time.sleep(float(sys.argv[1]))
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def ranks() -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def start(ranks: list[subprocess.Popen[str]], seconds: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", RANK, str(seconds)], stdout=subprocess.PIPE, text=True)
+    ranks.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_the_first_signal_lets_the_run_end_in_order(ranks: list[subprocess.Popen[str]], number: int) -> None:
+    rank = start(ranks, 0.0)
+    rank.send_signal(number)
+    assert line(rank) == f"received {number}\n"
+    assert rank.wait(10) == 7
+
+
+def test_the_same_signal_sent_twice_by_a_launcher_counts_once(ranks: list[subprocess.Popen[str]]) -> None:
+    rank = start(ranks, 0.3)
+    rank.send_signal(signal.SIGUSR1)
+    assert line(rank).startswith("received")
+    rank.send_signal(signal.SIGTERM)
+    assert rank.wait(10) == 7
+
+
+def test_a_second_signal_ends_the_process_at_once(ranks: list[subprocess.Popen[str]]) -> None:
+    rank = start(ranks, 60.0)
+    rank.send_signal(signal.SIGINT)
+    assert line(rank).startswith("received")
+    time.sleep(1.1)  # signals within a second of the first are taken for the same
+    rank.send_signal(signal.SIGTERM)
+    assert rank.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_rank_dies_with_its_launcher(tmp_path: Path) -> None:
+    """The launcher is a copy of the shell under a launcher's name, which leaves its rank as an orphan."""
+    launcher = tmp_path / "mpirun"
+    shutil.copy("/bin/sh", launcher)
+    script = '"$0" -c "$1" 60 & echo $!; wait'
+    process = subprocess.Popen(
+        [str(launcher), "-c", script.replace("$0", sys.executable).replace('"$1"', f"'{RANK}'")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(2)]
+        (pid,) = [int(word) for word in said if word.isdecimal()]
+        assert "ready" in said
+        process.kill()
+        wait_until(lambda: not _runs(pid), 10, "the rank is gone")
+    finally:
+        process.kill()
+        process.wait()
+        if _runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_signals_have_names() -> None:
+    assert describe(15) == "SIGTERM"
