@@ -266,7 +266,7 @@ class LocalNode(Node):
         return keeper.mark
 
     def poll_service(self, handle: str) -> int | None:
-        return self._services[handle].keeper.poll()
+        return self._service(handle).keeper.poll()
 
     def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
         service = self._services.get(handle)
@@ -292,7 +292,7 @@ class LocalNode(Node):
         listening = ports.listeners(port)
         if not listening:
             return f"nothing listens on port {port}"
-        if set(listening) <= set(self._services[handle].keeper.pids()):
+        if set(listening) <= set(self._service(handle).keeper.pids()):
             return None
         return f"port {port} belongs to {ports.port_holder(port)}, not to the service that was started"
 
@@ -341,6 +341,11 @@ class LocalNode(Node):
                 self.stop_service(handle, CLOSE_GRACE)
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    def _service(self, handle: str) -> process.Keeper:
+        if handle not in self._services:
+            raise self._failure("the service is not running any more")
+        return self._services[handle]
 
     def _path(self, path: str) -> Path:
         return Path(self.work_dir) / path

@@ -30,8 +30,12 @@ class Layout:
 
     @property
     def host(self) -> str:
-        """Where clients find the service; loopback unless it spans nodes."""
-        return self.addresses[self.master] if len(self.addresses) > 1 else "127.0.0.1"
+        """Where clients and workers find the service; loopback unless it spans hosts."""
+        return self.address(self.master)
+
+    def address(self, node: int) -> str:
+        """Where a node of the group is found by the others."""
+        return self.addresses[node] if len(set(self.addresses)) > 1 else "127.0.0.1"
 
     @property
     def node_ranks(self) -> tuple[int, ...]:
@@ -175,7 +179,7 @@ class Engine:
             "nnodes": len(layout.addresses),
             "master_addr": layout.host,
             "master_port": layout.master_port,
-            "node_addr": layout.addresses[node] if len(layout.addresses) > 1 else "127.0.0.1",
+            "node_addr": layout.address(node),
             "work_dir": layout.work_dirs[node],
             "config": str(Path(layout.work_dirs[node]) / layout.config_name),
             "devices": ",".join(map(str, layout.devices[node])) if layout.devices else "",
