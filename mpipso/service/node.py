@@ -342,7 +342,7 @@ class LocalNode(Node):
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
 
-    def _service(self, handle: str) -> process.Keeper:
+    def _service(self, handle: str) -> _Service:
         if handle not in self._services:
             raise self._failure("the service is not running any more")
         return self._services[handle]
