@@ -6,6 +6,7 @@ What differs between launchers is all that their classes say. Sources: ``mpirun 
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import os
 import shlex
@@ -26,7 +27,7 @@ MOST_LOCAL_RANKS = 8
 _SHOW_CURSOR = "\033[?25h"
 
 
-class Launcher:
+class Launcher(abc.ABC):
     """A family of launchers, recognised by a word in what ``--version`` prints."""
 
     versions: ClassVar[tuple[str, ...]]
@@ -35,6 +36,7 @@ class Launcher:
         """What the launcher needs in its own environment."""
         return {}
 
+    @abc.abstractmethod
     def command(
         self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
     ) -> list[str]:
@@ -47,7 +49,6 @@ class Launcher:
         forward:
             Names of environment variables that ranks on other hosts need.
         """
-        raise NotImplementedError
 
 
 class OpenMPI5(Launcher):

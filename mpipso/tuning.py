@@ -5,6 +5,7 @@ Knows the swarm and the records; knows neither ranks nor processes. :mod:`mpipso
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,7 @@ from mpipso.record.judged import Judged
 from mpipso.record.monitor import Monitor
 from mpipso.record.recipe import Start, read_starts, write_best
 from mpipso.record.report import Outcome
+from mpipso.search.durations import Durations
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 from mpipso.search.swarm import Swarm
@@ -66,6 +68,7 @@ class Tuning:
             start=None if self.baseline is None else self.space.encode(self.baseline),
             distinct=lambda point: self.space.key(self.space.decode(point)),
         )
+        self._durations = Durations()
         self._begun = time.time()
         self._numbers: dict[str, int] = {}
         self._scores: dict[int, Score] = {}
@@ -88,7 +91,7 @@ class Tuning:
                 return None
             points = self._swarm.ask()
             numbers = []
-            fresh: list[Assignment] = []
+            fresh: list[tuple[float, Assignment]] = []
             for point in points:
                 configuration = self.space.decode(point)
                 key = self.space.key(configuration)
@@ -97,7 +100,9 @@ class Tuning:
                         break
                     number = self._numbers[key] = len(self._numbers)
                     label = "baseline" if configuration == self.baseline else ""
-                    fresh.append(Assignment(number, 1, configuration, label))
+                    # Limits are judged by the baseline, so it begins before all others.
+                    seconds = math.inf if label else self._durations.predict(point)
+                    fresh.append((seconds, Assignment(number, 1, configuration, label)))
                 numbers.append(self._numbers[key])
             asked = [
                 {"number": n, "configuration": self.space.decode(p)} for n, p in zip(numbers, points, strict=False)
@@ -105,7 +110,8 @@ class Tuning:
             self._journal.write("asked", iteration=self._iteration, particles=asked)
             self._iteration += 1
             if fresh:
-                return _Iteration(self, points, numbers, fresh)
+                longest_first = sorted(fresh, key=lambda pair: -pair[0])
+                return _Iteration(self, points, numbers, [assignment for _, assignment in longest_first])
             self.tell(points, numbers)
         return None
 
@@ -189,6 +195,7 @@ class Tuning:
 
     def _judge(self, evaluation: Evaluation) -> None:
         score = self.objective.judge(evaluation, self._baseline_metrics)
+        self._durations.tell(self.space.encode(evaluation.configuration), evaluation.seconds)
         judged = Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
         self._judged.append(judged)
         self._journal.evaluated(judged)

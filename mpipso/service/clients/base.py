@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import re
@@ -36,13 +37,14 @@ class NotReady(Exception):
     """The service cannot be measured yet, and why."""
 
 
-class Client:
+class Client(abc.ABC):
     """A program that puts load on a service and reports metrics."""
 
+    @abc.abstractmethod
     def problems(self, config: Config) -> Iterator[str]:
         """What is wrong with the configuration from this client's point of view, one line each."""
-        return iter(())
 
+    @abc.abstractmethod
     async def probe(self, target: Target, timeout: float) -> None:
         """Have one real request answered.
 
@@ -54,14 +56,15 @@ class Client:
             It never will.
         """
 
+    @abc.abstractmethod
     def command(self, config: Config, target: Target) -> list[str]:
         """The command line that measures; it may write ``target.result``."""
-        raise NotImplementedError
 
     def result_file(self, config: Config, target: Target) -> Path:
         """Where the command writes its result."""
         return target.result
 
+    @abc.abstractmethod
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         """The metrics of a command that ended with exit code 0.
 
@@ -70,7 +73,6 @@ class Client:
         EvaluationFailed
             There is no result, or it holds no measurement.
         """
-        raise NotImplementedError
 
 
 def read_json(path: Path) -> Any:

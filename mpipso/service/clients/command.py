@@ -29,6 +29,9 @@ class CommandClient(Client):
         for name in sorted(placeholders((*benchmark.command, benchmark.result_file)) - known):
             yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
 
+    async def probe(self, target: Target, timeout: float) -> None:
+        """Only the program itself knows what a request is."""
+
     def command(self, config: Config, target: Target) -> list[str]:
         return fill(config.benchmark.command, _values(target))
 

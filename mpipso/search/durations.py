@@ -1,0 +1,33 @@
+"""How long an evaluation will take: an estimate from those that were measured, to begin the longest ones first.
+
+Longest first is the LPT rule of R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM Journal on Applied
+Mathematics 17 (1969) 416-429: with a queue and several groups, a long evaluation that begins last keeps all waiting.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+NEIGHBOURS = 3
+
+
+class Durations:
+    """Remembers points of the unit cube with their seconds, and predicts by the nearest of them."""
+
+    def __init__(self) -> None:
+        self._points: list[np.ndarray] = []
+        self._seconds: list[float] = []
+
+    def tell(self, point: np.ndarray, seconds: float) -> None:
+        """An evaluation at ``point``, shape (dimensions,), took ``seconds``."""
+        self._points.append(np.asarray(point, dtype=float))
+        self._seconds.append(seconds)
+
+    def predict(self, point: np.ndarray) -> float:
+        """The mean of the nearest points' seconds, weighted by inverse distance; 0 before anything is known."""
+        if not self._points:
+            return 0.0
+        distances = np.linalg.norm(np.array(self._points) - point, axis=1)
+        nearest = np.argsort(distances, kind="stable")[:NEIGHBOURS]
+        weights = 1.0 / (distances[nearest] + 1e-9)
+        return float(np.average(np.array(self._seconds)[nearest], weights=weights))
