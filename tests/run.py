@@ -48,7 +48,18 @@ def _mpi_worlds() -> list[str]:
             print(f"\nMPI tests under {launcher.name} are left out: {reason}", flush=True)
             continue
         ran += 1
-        world = [sys.executable, "-m", "pytest", "tests/cluster", "--only-mpi", "-q", "-p", "no:cacheprovider"]
+        world = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/cluster",
+            "--only-mpi",
+            "-m",
+            "mpi",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ]
         if _run(launcher.command(MPI_RANKS, world), limit=MPI_LIMIT):
             failed.append(f"MPI tests under {launcher.name}")
     return failed if ran else ["MPI tests: no MPI was found"]
