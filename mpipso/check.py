@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import socket
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.hosts import LOCAL, expand_node_list
+from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, Rank, plan, ranges
 from mpipso.config import Config
 from mpipso.errors import UserError
@@ -79,28 +76,11 @@ def check(options: Options, ranks: int, console: Console) -> int:
 def _expected_ranks(config: Config, hosts: list[str] | None, ranks: int) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
     here = local_facts(0)
-    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or _slurm_hosts()
+    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or slurm_hosts()
     if not named:
         return [replace(here, rank=rank) for rank in range(ranks)]
     local = {here.host, here.host.split(".", 1)[0], here.address, *here.aliases, *LOCAL}
     return [replace(here, rank=i) if host in local else Rank(i, host, host) for i, host in enumerate(named)]
-
-
-def _slurm_hosts() -> list[str]:
-    """The nodes of the Slurm job that this process belongs to; none outside of one."""
-    listed = os.environ.get("SLURM_JOB_NODELIST")
-    if not listed:
-        return []
-    if shutil.which("scontrol") is not None:
-        answer = subprocess.run(
-            ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
-        )
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.split()
-    try:
-        return expand_node_list(listed)
-    except ValueError as error:
-        raise UserError(f"SLURM_JOB_NODELIST: {error}") from None
 
 
 def _only(placement: Plan, host: str) -> Plan:

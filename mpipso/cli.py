@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MpipsoError as error:
         print_error(error)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return code
 
 

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.errors import UserError
 from mpipso.startup import Options, launched_hosts, read_config, wanted_groups
 
@@ -38,7 +40,13 @@ class Launcher(abc.ABC):
 
     @abc.abstractmethod
     def command(
-        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
     ) -> list[str]:
         """The words before the program's.
 
@@ -48,6 +56,8 @@ class Launcher(abc.ABC):
             One rank on each host of the hostfile; otherwise as many as it takes anywhere.
         forward:
             Names of environment variables that ranks on other hosts need.
+        hosts:
+            Names of hosts instead of a hostfile, one rank each.
         """
 
 
@@ -63,9 +73,16 @@ class OpenMPI5(Launcher):
         return root if os.geteuid() == 0 else {}
 
     def command(
-        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
     ) -> list[str]:
         where = ["--hostfile", str(hostfile)] if hostfile is not None else []
+        where += ["--host", ",".join(f"{host}:1" for host in hosts)] if hosts else []
         mapping = "ppr:1:node" if per_node else "node:OVERSUBSCRIBE" if hostfile is not None else "slot:OVERSUBSCRIBE"
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
@@ -92,9 +109,16 @@ class Hydra(Launcher):
     versions = ("HYDRA", "Intel(R) MPI")
 
     def command(
-        self, path: str, ranks: int, hostfile: Path | None, per_node: bool, forward: Sequence[str]
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
     ) -> list[str]:
         where = ["-f", str(hostfile)] if hostfile is not None else []
+        where += ["-hosts", ",".join(hosts)] if hosts else []
         return [path, "-n", str(ranks), *(["-ppn", "1"] if per_node else []), *where]
 
 
@@ -132,18 +156,25 @@ def launch(options: Options, ranks: int | None, mpirun: str | None) -> int:
     config = read_config(options)
     config, hosts = wanted_groups(options, config)
     hosts = launched_hosts(hosts, config) or []
+    named: list[str] = []
+    if not hosts and not config.parallel.ssh:
+        named = [node.host for group in config.parallel.service_groups for node in group.nodes]
+    if len({*named, *LOCAL}) == len(LOCAL) or set(named) == {socket.gethostname()}:
+        named = []
+    # Inside a Slurm job the launcher knows the hosts by itself.
+    there = hosts or named or slurm_hosts()
     path, launcher = find(mpirun)
     words = options.words()
-    if ranks is None and hosts:
-        ranks = len(hosts)
+    if ranks is None and there:
+        ranks = len(there)
     elif ranks is None:
         ranks = min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
         if config.parallel.nodes_per_group is None and not config.parallel.service_groups:
             words += ["--nodes-per-group", "1"]
-    per_node = len(set(hosts)) >= ranks
+    per_node = len(set(there)) >= ranks
     environment = {**os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
     forward = [name for name in ("MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
-    command = launcher.command(path, ranks, options.hostfile, per_node, forward)
+    command = launcher.command(path, ranks, options.hostfile, per_node, forward, named)
     command += [sys.executable, "-m", "mpipso", "tune", *words]
     print("+", shlex.join(command), flush=True)
     return _run(command, environment)
@@ -167,12 +198,14 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
     )
     forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
+    received: list[int] = []
     last = 0.0
 
     def forward(number: int, frame: object) -> None:
         nonlocal last
         if time.monotonic() - last > 0.5:  # a terminal's Ctrl-C and a scheduler's may arrive twice
             last = time.monotonic()
+            received.append(number)
             process.send_signal(next(forwarded, signal.SIGKILL))
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -182,6 +215,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         # A root that was killed while it drew has left the cursor hidden.
         sys.stdout.write(_SHOW_CURSOR)
         sys.stdout.flush()
+    if received and code != 0:
+        return 128 + received[0]
     return code if code >= 0 else 128 - code
 
 

@@ -25,6 +25,9 @@ from mpipso.tuning import Tuning
 
 T = TypeVar("T")
 
+PATIENCE = 13.0
+"""Seconds after a signal in which services are stopped in good order; keepers stop those that are left."""
+
 
 @dataclass(frozen=True)
 class Interrupted:
@@ -34,7 +37,13 @@ class Interrupted:
 
 
 class Root:
-    """Rank 0: runs the swarm, scatters its particles to the leaders, gathers their evaluations; leads group 0 too."""
+    """Rank 0: runs the swarm, scatters its particles to the leaders, gathers their evaluations; leads group 0 too.
+
+    Attributes
+    ----------
+    abandoned:
+        Whether some group did not stop in time after a signal, so that the job has to be aborted.
+    """
 
     def __init__(self, crew: Crew, tuning: Tuning, monitor: Monitor, interrupts: Interrupts) -> None:
         self._crew = crew
@@ -45,6 +54,8 @@ class Root:
         self._dispatcher = Dispatcher(_present(crew.orders), _present(crew.reports), retries=crew.config.search.retries)
         limit = crew.config.search.time_limit
         self._deadline = None if limit is None else time.monotonic() + limit
+        self._patience: float | None = None
+        self.abandoned = False
 
     def run(self) -> None:
         """The whole run, until the budget is spent or a signal ends it. Every rank is sent home whatever happens.
@@ -58,7 +69,7 @@ class Root:
             self._search()
         finally:
             self._dispatcher.cancel()
-            while self._dispatcher.busy:
+            while self._dispatcher.busy and not self._out_of_patience():
                 self._step()
             self._send_home()
 
@@ -77,6 +88,8 @@ class Root:
                 self._take(event)
             if self._interrupts.received is not None:
                 self._dispatcher.cancel()
+                if self._out_of_patience():
+                    return
             elif until():
                 self._dispatcher.drop_queue()
 
@@ -111,7 +124,16 @@ class Root:
         for spare in self._crew.plan.spares:
             self._crew.everyone.post(spare.rank, Finish())
         while not (self._leader.over and _present(self._crew.orders).idle and self._crew.everyone.idle):
+            if self._out_of_patience():
+                self.abandoned = True
+                return
             self._step()
+
+    def _out_of_patience(self) -> bool:
+        """Whether a signal came so long ago that a node which does not answer must not be waited for any more."""
+        if self._interrupts.received is not None and self._patience is None:
+            self._patience = time.monotonic() + PATIENCE
+        return self._patience is not None and time.monotonic() >= self._patience
 
 
 class Leader:
@@ -195,15 +217,17 @@ class Leader:
         self._reports.post(0, evaluation)
 
     def _close(self) -> None:
-        # What cannot be closed belongs to a node that is lost, and ends with it.
-        with contextlib.suppress(EvaluationFailed):
-            self._group.close()
-        for seat in self._members:
-            self._channel.post(seat, Finish())
-        if self._crew.outside is not None:
-            self._crew.outside.close()
-        self._closed = True
-        self._crew.world.wake()
+        try:
+            # What cannot be closed belongs to a node that is lost, and ends with it.
+            with contextlib.suppress(EvaluationFailed):
+                self._group.close()
+            if self._crew.outside is not None:
+                self._crew.outside.close()
+        finally:
+            for seat in self._members:
+                self._channel.post(seat, Finish())
+            self._closed = True
+            self._crew.world.wake()
 
     def _progress(self, phase: str) -> None:
         if self._assignment is not None:

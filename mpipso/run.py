@@ -17,19 +17,21 @@ from mpipso import roles
 from mpipso.cluster.placement import Plan, ranges
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
-from mpipso.errors import RunFailed, UserError, print_error
+from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.evaluation import Configuration
 from mpipso.record.folders import RunFolder, replace
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.record.recipe import Start
-from mpipso.record.report import summary
+from mpipso.record.report import Outcome, summary
 from mpipso.record.screen import pick_mode
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.signals import Interrupts, describe, die_with_launcher
 from mpipso.startup import Crew, Options, prepare
 from mpipso.tuning import Tuning
 
+NOTHING_FOUND = 1
+"""Exit code of a run in which no configuration was measured within the limits."""
 DEFAULT_PORT = 8080
 """The port in ``best.sh`` when the configuration leaves it open."""
 
@@ -41,6 +43,10 @@ def tune(options: Options) -> int:
         world = MpiWorld()
         try:
             code = _take_part(world, options, interrupts)
+        except MpipsoError as error:
+            print_error(error)
+            world.abort(error.exit_code)
+            raise
         except Exception:  # the other ranks would wait for this one for ever
             traceback.print_exc()
             sys.stderr.flush()
@@ -99,8 +105,9 @@ class Books:
             tuning = Tuning(config, self._folder, journal, monitor, self._publish)
             monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=config.search.time_limit)
             failure: RunFailed | None = None
+            root = roles.Root(crew, tuning, monitor, interrupts)
             try:
-                roles.Root(crew, tuning, monitor, interrupts).run()
+                root.run()
             except RunFailed as error:
                 failure = error
             finally:
@@ -108,19 +115,29 @@ class Books:
             ended = "" if failure is None else "not finished"
             if interrupts.received is not None:
                 ended = f"interrupted by {describe(interrupts.received)}"
-                journal.write("interrupted", signal=describe(interrupts.received))
             outcome = tuning.outcome(ended)
-            if not ended:
-                journal.write(
-                    "finished", reason="done", incumbent=outcome.incumbent, evaluations=len(outcome.evaluations)
-                )
+            try:
+                self._write_end(journal, outcome, interrupts)
+            except RunFailed as error:
+                failure = failure or error
         live = mode == "live"
         console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
         console.print(summary(outcome))
         if failure is not None:
             print_error(failure)
             return failure.exit_code
-        return 0 if interrupts.received is None else 128 + interrupts.received
+        if interrupts.received is not None:
+            if root.abandoned:
+                sys.stdout.flush()
+                self._world.abort(128 + interrupts.received)
+            return 128 + interrupts.received
+        return 0 if outcome.incumbent is not None else NOTHING_FOUND
+
+    def _write_end(self, journal: Journal, outcome: Outcome, interrupts: Interrupts) -> None:
+        if interrupts.received is not None:
+            journal.write("interrupted", signal=describe(interrupts.received))
+        elif not outcome.ended:
+            journal.write("finished", incumbent=outcome.incumbent, evaluations=len(outcome.evaluations))
 
     def _write_start(self, journal: Journal) -> None:
         text = tomli_w.dumps(self._config.model_dump(exclude_none=True, exclude_defaults=True))
@@ -176,6 +193,6 @@ class Books:
             cores=tuple(node.cores for node in group.nodes),
         )
         return [
-            Start(group.nodes[start.node].host, start.command, start.env)
+            Start(group.nodes[start.node].host, start.command, {**group.nodes[start.node].visibility, **start.env})
             for start in engine.starts(config, configuration, layout)
         ]

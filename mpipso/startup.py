@@ -156,7 +156,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     """
     config = _agreed(world, lambda: read_config(options))
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
-    facts = world.gather((local_facts(world.rank), missing_commands(config)))
+    facts = world.gather((local_facts(world.rank), [*missing_commands(config), *_problems_here(options, config)]))
     _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
     ranks = [rank for rank, _ in facts]
     apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh else []
@@ -209,6 +209,12 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         outside=connections,
         reached=reached,
     )
+
+
+def _problems_here(options: Options, config: Config) -> list[str]:
+    """What the engine misses on this node: a template, a model, an installed package."""
+    source = options.config or "embedded configuration"
+    return [f"{source}: {problem}" for problem in ENGINES.create(config.service.engine).problems(config)]
 
 
 def service_port(config: Config, placement: Plan, index: int) -> int:

@@ -181,14 +181,16 @@ class Tuning:
         )
 
     def _set_baseline(self, evaluation: Evaluation) -> None:
-        if evaluation.failure is None:
+        score = self.objective.judge(evaluation, evaluation.metrics)
+        if not score.failed:
             self._baseline_metrics = evaluation.metrics
         elif self.objective.relative:
             judged = Judged(evaluation, failed=True)
             self._judged.append(judged)
             self._journal.evaluated(judged)
             raise RunFailed(
-                f"the baseline configuration failed: {evaluation.failure.cause}\n{evaluation.failure.detail}\n"
+                f"the baseline configuration failed: {score.cause}\n"
+                f"{evaluation.failure.detail if evaluation.failure else ''}\n"
                 f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
                 f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
             )

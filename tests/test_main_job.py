@@ -85,7 +85,7 @@ def test_ctrl_c_stops_every_service_and_leaves_within_15_seconds(tmp_path: Path)
         begun = time.monotonic()
         done = job.wait()
         assert time.monotonic() - begun < 15
-    assert done.returncode == 128 + signal.SIGUSR1, done.stdout + done.stderr
+    assert done.returncode == 128 + signal.SIGINT, done.stdout + done.stderr
     assert events(tmp_path)[-1]["event"] == "interrupted"
     assert "interrupted" in done.stdout
     assert not servers(tmp_path)

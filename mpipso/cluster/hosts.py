@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -180,3 +183,20 @@ def _short(host: str) -> str:
     except ValueError:
         return host.split(".", 1)[0]
     return host
+
+
+def slurm_hosts() -> list[str]:
+    """The nodes of the Slurm job that this process belongs to; none outside of one."""
+    listed = os.environ.get("SLURM_JOB_NODELIST")
+    if not listed:
+        return []
+    if shutil.which("scontrol") is not None:
+        answer = subprocess.run(
+            ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
+        )
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.split()
+    try:
+        return expand_node_list(listed)
+    except ValueError as error:
+        raise UserError(f"SLURM_JOB_NODELIST: {error}") from None

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from typing import Any, Protocol, TypeVar
 
+from mpipso.errors import UserError
+
 NAP = 0.015
 """Seconds between two probes: at 15 ms a waiting rank asks for about 0.004 of a core."""
 
@@ -112,7 +114,11 @@ class MpiWorld:
 
         # Only the main thread calls MPI, and uncaught exceptions are turned into an abort by roles.run.
         mpi4py.rc.thread_level = "funneled"
-        from mpi4py import MPI
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"no MPI library can be loaded ({reason}): install an MPI, or use ./run.sh") from None
 
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD.Dup()

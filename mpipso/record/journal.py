@@ -14,9 +14,8 @@ event           fields
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
                 started, ended, fitness, feasible, failed, violations
 ``incumbent``   number, fitness
-``lost``        number, attempt, cause
 ``retried``     number, attempt, cause
-``finished``    reason, incumbent (a number or null), evaluations
+``finished``    incumbent (a number or null), evaluations
 ``interrupted`` signal (its name)
 =============== =======================================================================================
 
@@ -47,7 +46,7 @@ from mpipso.record.redact import Redactor
 
 FILE = "journal.jsonl"
 
-Event = Literal["started", "asked", "assigned", "evaluated", "incumbent", "lost", "retried", "finished", "interrupted"]
+Event = Literal["started", "asked", "assigned", "evaluated", "incumbent", "retried", "finished", "interrupted"]
 
 #: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

@@ -119,8 +119,8 @@ class TestMember:
         thread.join()
 
     def test_a_defect_on_the_member_is_raised_at_the_leader(self, member: Member) -> None:
-        with pytest.raises(EvaluationFailed, match=r"^node7: read_chunk failed: TypeError") as caught:
-            member.remote._call("read_chunk", "a file", None, 1)
+        with pytest.raises(EvaluationFailed, match=r"^node7: write_chunk failed: TypeError") as caught:
+            member.remote._call("write_chunk", "a file", 0, None)
         assert caught.value.kind == "infrastructure"
 
     def test_only_the_methods_of_a_node_can_be_asked_for(self, local: LocalNode) -> None:

@@ -25,6 +25,11 @@ class CommandClient(Client):
             yield "benchmark.command: is required for client = 'command'"
         if not benchmark.metrics:
             yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
+        else:
+            needed = dict.fromkeys((config.objective.metric, *(limit.metric for limit in config.objective.slo)))
+            for name in needed:
+                if name not in benchmark.metrics:
+                    yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
         known = {"host", "port", "base_url", "model", "seed", "result"} | {p.name for p in config.parameters}
         for name in sorted(placeholders((*benchmark.command, benchmark.result_file)) - known):
             yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"

@@ -71,4 +71,6 @@ class LlamaCpp(Engine):
             return
         if model and model != EMBEDDED and not config.service.command and shutil.which("llama-server") is None:
             yield "service.command: llama-server is not in PATH; install llama.cpp or give its command"
+        if model and model != EMBEDDED and not Path(model).is_file():
+            yield f"service.model: {model}: no such file"
         yield from super().problems(config)
