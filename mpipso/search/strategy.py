@@ -1,0 +1,50 @@
+"""What every way to search has in common: it is asked for points, and told the scores of those it gave."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpipso.search.objective import Score
+
+Array = NDArray[np.float64]
+
+
+class Strategy(ABC):
+    """Proposals are numbered 0, 1, 2, ... in the order in which they are asked for.
+
+    Those that have been asked for and not told are in flight. What is proposed depends on the arguments of the
+    constructor and on the sequence of calls alone, never on a clock or on a shared generator: random numbers are drawn
+    from counter-based generators, by seed and proposal. So the same calls give the same proposals again.
+    """
+
+    @abstractmethod
+    def ask(self, count: int) -> Array:
+        """The next ``count`` points to measure, of shape (count, dimensions), in the unit cube.
+
+        Fewer, down to shape (0, dimensions), when every configuration has been proposed.
+        """
+
+    @abstractmethod
+    def tell(self, number: int, score: Score) -> None:
+        """The score of proposal ``number``; told again, it replaces the earlier one (the mean of several measurements).
+
+        Raises
+        ------
+        ValueError
+            The proposal was not asked for.
+        """
+
+    @abstractmethod
+    def replay(self, points: Array) -> None:
+        """Go on as if ``ask`` had just returned ``points``, of shape (count, dimensions): those of an earlier run.
+
+        The points are centres of cells, as :meth:`mpipso.search.space.Space.encode` gives them.
+        """
+
+    @abstractmethod
+    def learn(self, points: Array, scores: Sequence[Score]) -> None:
+        """Measurements from elsewhere (an earlier run, another's table), before the first ``ask``; not proposals."""
