@@ -137,11 +137,24 @@ class Parameter(Section):
                 yield f"default = {value!r} is not min plus a multiple of step = {self.step:g}"
 
 
-class ProductConstraint(Section):
-    """The product of some int or choice parameters is fixed, as in tp x dp x pp = number of devices."""
+class Constraint(Section):
+    """What configurations must satisfy to be tried at all.
 
-    product: Annotated[tuple[Name, ...], Field(min_length=2)]
-    equals: Count
+    Either the ``product`` of some int or choice parameters ``equals`` a number, as in tp x dp x pp = number of devices,
+    or an ``expression`` over parameters is true, as in ``n_ubatch <= n_batch``.
+    """
+
+    product: tuple[Name, ...] = ()
+    equals: Count | None = None
+    expression: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Constraint:
+        if (self.expression is None) == (not self.product and self.equals is None):
+            raise ValueError("give either product and equals, or an expression")
+        if self.expression is None and (len(self.product) < 2 or self.equals is None):
+            raise ValueError("a product needs two names or more, and what it equals")
+        return self
 
 
 class ConfigFile(Section):
@@ -246,9 +259,32 @@ class ObjectiveSection(Section):
         return self
 
 
-class Search(Section):
-    """The swarm: ``particles`` per iteration, until ``evaluations`` are done or ``time_limit`` seconds are over."""
+class SwarmSection(Section):
+    """The coefficients of the classic swarm; what they mean, and where their defaults are from: search/swarm.py.
 
+    ``inertia_end`` is the inertia weight at the last evaluation of the budget; ``informants`` is how many particles each
+    one informs in the random topology. ``max_velocity`` is a share of the range, 0 for no clamp. ``inertia``,
+    ``inertia_end`` and ``chi`` are used by the form that has them.
+    """
+
+    form: Literal["constriction", "inertia"] = "constriction"
+    chi: Annotated[float, Field(gt=0, le=1)] = 0.7298
+    phi1: Annotated[float, Field(ge=0)] | None = None
+    phi2: Annotated[float, Field(ge=0)] | None = None
+    inertia: Annotated[float, Field(ge=0)] = 0.7213
+    inertia_end: Annotated[float, Field(ge=0)] | None = None
+    topology: Literal["global", "ring", "random"] = "global"
+    neighbours: Count = 1
+    informants: Count = 3
+    max_velocity: Annotated[float, Field(ge=0)] = 0.5
+    moves: Literal["synchronous", "asynchronous"] = "asynchronous"
+
+
+class Search(Section):
+    """What is tried: ``particles`` per iteration, until ``evaluations`` are done or ``time_limit`` seconds are over."""
+
+    strategy: Literal["surrogate", "pso"] = "surrogate"
+    swarm: SwarmSection = SwarmSection()
     particles: Annotated[int, Field(ge=2)] = 16
     evaluations: Count = 128
     time_limit: Seconds | None = None
@@ -338,7 +374,7 @@ class Config(Section):
     parallel: Parallel = Parallel()
     ssh: Ssh = Ssh()
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
-    constraints: tuple[ProductConstraint, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     output: str = "mpipso-runs"
 
     @model_validator(mode="after")
