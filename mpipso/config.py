@@ -262,9 +262,10 @@ class ObjectiveSection(Section):
 class SwarmSection(Section):
     """The coefficients of the classic swarm; what they mean, and where their defaults are from: search/swarm.py.
 
-    ``inertia_end`` is the inertia weight at the last evaluation of the budget; ``informants`` is how many particles each
-    one informs in the random topology. ``max_velocity`` is a share of the range, 0 for no clamp. ``inertia``,
-    ``inertia_end`` and ``chi`` are used by the form that has them.
+    ``chi`` belongs to constriction, ``inertia`` to inertia; ``phi1`` and ``phi2`` are the weights of the particle's own
+    best and of its informants' best. ``neighbours`` is how far along the ring a particle sees to either side,
+    ``informants`` how many particles each one informs in the random topology. ``max_velocity`` is a share of the range,
+    0 for no limit.
     """
 
     form: Literal["constriction", "inertia"] = "constriction"
@@ -272,7 +273,6 @@ class SwarmSection(Section):
     phi1: Annotated[float, Field(ge=0)] | None = None
     phi2: Annotated[float, Field(ge=0)] | None = None
     inertia: Annotated[float, Field(ge=0)] = 0.7213
-    inertia_end: Annotated[float, Field(ge=0)] | None = None
     topology: Literal["global", "ring", "random"] = "global"
     neighbours: Count = 1
     informants: Count = 3

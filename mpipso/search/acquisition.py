@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erfcx, log_ndtr
+from scipy.special import erfcx, ndtr
 
 from mpipso.search.lattice import Lattice
 
 Array = NDArray[np.float64]
 Acquisition = Callable[[Array], Array]
 
+_LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
 _CHI, _PHI = 0.7298, 2.05
 """Constriction of M. Clerc, J. Kennedy, as in :mod:`mpipso.search.swarm`."""
 
@@ -26,13 +27,12 @@ _CHI, _PHI = 0.7298, 2.05
 def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     """The logarithm of E[max(best - y, 0)], y normal with ``mean`` and ``deviation``; to be maximised."""
     z = (best - mean) / deviation
-    # log(phi(z) + z Phi(z)); below -1 the two terms cancel, so they are taken as multiples of phi(z).
-    far = np.minimum(z, -1.0)
+    # log(phi(z) + z Phi(z)). Below -1 the two terms cancel, so there Phi is taken as a multiple of phi.
+    far, near = np.minimum(z, -1.0), np.maximum(z, -1.0)
     mills = np.sqrt(np.pi / 2.0) * erfcx(-far / np.sqrt(2.0))  # Phi(z) / phi(z)
-    tail = np.log(np.maximum(1.0 + far * mills, 1e-300))
-    near = np.maximum(z, -1.0)
-    bulk = np.log(near * np.exp(log_ndtr(near) + 0.5 * near**2 + 0.5 * np.log(2.0 * np.pi)) + 1.0)
-    return np.log(deviation) - 0.5 * z**2 - 0.5 * np.log(2.0 * np.pi) + np.where(z < -1.0, tail, bulk)
+    tail = -0.5 * far**2 - _LOG_ROOT_2PI + np.log(np.maximum(1.0 + far * mills, 1e-300))
+    bulk = np.log(np.exp(-0.5 * near**2 - _LOG_ROOT_2PI) + near * ndtr(near))
+    return np.asarray(np.log(deviation) + np.where(z < -1.0, tail, bulk))
 
 
 class InnerSwarm:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.draws import generator
@@ -18,12 +17,11 @@ from mpipso.search.lattice import Lattice
 from mpipso.search.models import Models
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
+from mpipso.search.start import Start
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
 
-_START, _FLIGHT = 1, 2
-"""Purposes of random numbers."""
 ELITE = 10
 _PATIENCE = 12
 TURNS = ("process", "trees", "process", "flight")
@@ -34,6 +32,7 @@ class SurrogateSwarm(Strategy):
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
+        self._start_points = Start(self._lattice, seed)
         self._baseline = start
         self._first = max(8, in_flight)
         self._turns = turns
@@ -73,10 +72,7 @@ class SurrogateSwarm(Strategy):
     def _start(self, number: int) -> Array:
         if number == 0 and self._baseline is not None:
             return self._lattice.centre(self._baseline)
-        sobol = qmc.Sobol(self._lattice.dimensions, seed=int(generator(self._seed, 0, _START).integers(2**31)))
-        points = self._lattice.snap(sobol.random(1024))
-        points = points[self._lattice.valid(points)]
-        return points[number % len(points)]
+        return self._start_points[number]
 
     def _fit(self, random: np.random.Generator) -> Models:
         points, scores = self._history.measured()
