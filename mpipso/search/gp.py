@@ -3,8 +3,9 @@
 C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006): equations 2.25-2.26
 (prediction), 5.9 (gradient of the marginal likelihood) and 4.17 (the kernel). The prior of the length scales grows
 with the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs
-great in high dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan, "Some
-Bayesian numerical analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a Student t.
+great in high dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan,
+"Some Bayesian numerical analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a
+Student t.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ class Lattice:
         self.dimensions = space.dimensions
         self.ordered: Mask = np.array(space.ordered)
         rough = (np.arange(LEVELS) + 0.5) / LEVELS
-        self._own = [levels is not None for levels in space.levels(LEVELS)]
         self.levels: list[Array] = [rough if levels is None else levels for levels in space.levels(LEVELS)]
         self._edges = [(levels[1:] + levels[:-1]) / 2 for levels in self.levels]
-        self._joint, self._constrained = np.array(space.joint, int), np.array(space.constrained, int)
-        self._settled: dict[bytes, Array] = {}
+        self._dependent = {axis: list(behind) for axis, behind in space.dependent.items()}
+        self._settled: dict[int, dict[bytes, float]] = {axis: {} for axis in self._dependent}
+        self._constrained = list(space.constrained)
         self._valid: dict[bytes, bool] = {}
         self.groups = np.repeat(
             np.arange(self.dimensions),
@@ -52,12 +52,13 @@ class Lattice:
 
     def settle(self, points: Array) -> Array:
         """``points`` with the dimensions that depend on others moved to the centres of their cells."""
-        if self._joint.size:
-            for row in points:
-                key = row[self._joint].tobytes()
-                if key not in self._settled:
-                    _remember(self._settled, key, self.centre(row)[self._joint])
-                row[self._joint] = self._settled[key]
+        for axis, behind in self._dependent.items():
+            settled = self._settled[axis]
+            for i, row in enumerate(points[:, behind]):
+                key = row.tobytes()
+                if key not in settled:
+                    _remember(settled, key, float(self.centre(points[i])[axis]))
+                points[i, axis] = settled[key]
         return points
 
     def centre(self, point: Array) -> Array:
@@ -67,11 +68,11 @@ class Lattice:
     def valid(self, points: Array) -> Mask:
         """Which of the points satisfy the known constraints, of shape (m,)."""
         found = np.ones(len(points), dtype=np.bool_)
-        if self._constrained.size:
-            for i, row in enumerate(points):
-                key = row[self._constrained].tobytes()
+        if self._constrained:
+            for i, row in enumerate(points[:, self._constrained]):
+                key = row.tobytes()
                 if key not in self._valid:
-                    _remember(self._valid, key, self.space.valid(self.space.decode(row)))
+                    _remember(self._valid, key, self.space.valid(self.space.decode(points[i])))
                 found[i] = self._valid[key]
         return found
 

@@ -131,9 +131,9 @@ class Space:
         return self._axes_behind(name for condition in self._conditions for name in condition.reads)
 
     @property
-    def joint(self) -> tuple[int, ...]:
-        """The dimensions whose cells depend on other dimensions, and those, ascending."""
-        return self._axes_behind(name for name in self.names if self._domains[name].reads)
+    def dependent(self) -> dict[int, tuple[int, ...]]:
+        """The dimensions whose cells depend on others: by each, what they depend on, itself included, ascending."""
+        return {self._axis[name]: self._axes_behind([name]) for name in self.names if self._domains[name].reads}
 
     @property
     def ordered(self) -> tuple[bool, ...]:
