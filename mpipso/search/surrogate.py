@@ -30,7 +30,7 @@ from mpipso.search.strategy import Strategy
 Array = NDArray[np.float64]
 Turn = Literal["process", "trees", "flight", "explore"]
 
-TURNS: tuple[Turn, ...] = ("process", "trees", "process", "flight")
+TURNS: tuple[Turn, ...] = ("process", "process", "process", "explore")
 STUCK: tuple[Turn, ...] = ("process", "trees", "explore", "flight")
 """The turns after ``PATIENCE`` evaluations without a gain."""
 PATIENCE = 12

@@ -5,9 +5,10 @@
     python -m tests.benchmarks.optimisers classic                    the plain swarm and pyswarms on test functions
     python -m tests.benchmarks.optimisers cost                       milliseconds to propose 4 points after 200
 
-FOLDER holds one ``NAME.csv`` per table (a column per parameter, and ``__value``, to be minimised; empty or ``inf`` where
-the configuration failed) and one ``NAME.json`` (``space``, ``opt``, ``median``, ``sparse``). With ``--cache FILE`` a run
-that is in the file is not repeated, so that a comparison can be made in parts: ``--methods``, ``--names``, ``--seeds 0:5``.
+FOLDER holds one ``NAME.csv`` per table (a column per parameter, and ``__value``, to be minimised; empty or ``inf``
+where the configuration failed) and one ``NAME.json`` (``space``, ``opt``, ``median``, ``sparse``). With ``--cache``, a
+file, a run that is in it is not repeated, so that a comparison can be made in parts: ``--methods``, ``--names``,
+``--seeds 0:5``. Set ``OMP_NUM_THREADS=1`` to give every method one core.
 
 Prints the median over the seeds of the normalised regret, (true value of the incumbent - opt) / (median - opt), at most
 1.5; the evaluations until a configuration within 5 % of the best was measured; the mean rank over tables and seeds with
@@ -19,13 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
 
 import numpy as np
 from scipy.stats import rankdata

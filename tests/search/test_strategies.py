@@ -29,7 +29,7 @@ def integer(name: str, low: int, high: int, **more: Any) -> Parameter:
 
 
 def mixed() -> Space:
-    """Something of everything: steps, a log scale, a float, categories, degrees of parallelism, a ratio, a condition."""
+    """Something of everything: steps, a log scale, a float, categories, a product, a ratio, a condition."""
     degrees = (1, 2, 4, 8)
     return Space(
         [
@@ -135,7 +135,9 @@ def test_a_small_space_is_tried_completely_and_then_nothing_is_proposed(name: Na
     space = Space([integer("a", 0, 3), integer("b", 0, 3)], [Constraint(expression="a + b <= 4")])
     searching = strategy(name, space)
     proposed = np.concatenate(run(searching, [4] * 4))
-    assert {tuple(space.decode(p).values()) for p in proposed} == {(a, b) for a in range(4) for b in range(4) if a + b <= 4}
+    assert {tuple(space.decode(p).values()) for p in proposed} == {
+        (a, b) for a in range(4) for b in range(4) if a + b <= 4
+    }
     assert len(proposed) == 13
     assert searching.ask(3).shape == (0, 2)
 
@@ -253,7 +255,7 @@ def test_a_shortened_benchmark_is_never_the_best(name: Name) -> None:
     for number, point in enumerate(points):
         searching.tell(number, bowl(point))
     points = searching.ask(4)
-    for number, point in enumerate(points, 8):
+    for number in range(8, 12):
         searching.tell(number, Score(failed=False, fitness=-1.0, fidelity=0.1))
     assert len(searching.ask(4)) == 4
     for number, point in enumerate(points, 8):
@@ -265,7 +267,7 @@ def test_the_classic_coefficients_are_all_used() -> None:
     space = Space([Parameter(name=f"x{i}", type="float", min=0.0, max=1.0) for i in range(3)])
 
     def proposals(**more: Any) -> str:
-        return digest(run(strategy("pso", space, swarm=SwarmSection(**more)), [6] * 4, bowl))
+        return digest(run(strategy("pso", space, swarm=SwarmSection(**more)), [2] * 20, bowl))
 
     constriction = {"form": "constriction"}
     inertia = {"form": "inertia"}
@@ -284,4 +286,5 @@ def test_the_classic_coefficients_are_all_used() -> None:
         {**constriction, "moves": "synchronous"},
     ]
     digests = [proposals(**section) for section in sections]
-    assert len(set(digests)) == len(sections)
+    repeated = [section for section, found in zip(sections, digests, strict=True) if digests.count(found) > 1]
+    assert not repeated
