@@ -38,17 +38,26 @@ LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. ``overrides`` are configuration values by dotted key."""
+    """What the command line says. ``overrides`` are configuration values by dotted key.
+
+    ``resume`` is the folder of a run to go on with, ``name`` that of the folder of a new one in the output folder,
+    ``warm_start`` holds folders of earlier runs, or CSV files, to learn from.
+    """
 
     config: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hostfile: Path | None = None
     nodes: str | None = None
     progress: str = "auto"
+    resume: Path | None = None
+    name: str | None = None
+    warm_start: tuple[Path, ...] = ()
 
     def words(self) -> list[str]:
         """The flags that say the same again."""
         pairs = [("--config", self.config), ("--hostfile", self.hostfile), ("--nodes", self.nodes)]
+        pairs += [("--resume", self.resume), ("--run-name", self.name)]
+        pairs += [("--warm-start", path) for path in self.warm_start]
         words = [word for flag, value in pairs if value is not None for word in (flag, str(value))]
         for key, value in self.overrides.items():
             flag = f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"

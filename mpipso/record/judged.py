@@ -46,6 +46,7 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         **outcome,
         "started": evaluation.started,
         "ended": evaluation.ended,
+        "phases": dict(evaluation.phases),
         "fitness": judged.fitness,
         "feasible": judged.feasible,
         "failed": judged.failed,
@@ -66,6 +67,7 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         failure=Failure(**failure) if failure is not None else None,
         started=event["started"],
         ended=event["ended"],
+        phases=event.get("phases", {}),
     )
     return Judged(
         evaluation,
