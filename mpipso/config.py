@@ -177,7 +177,10 @@ class Service(Section):
 
 
 class Benchmark(Section):
-    """How a running service is measured. Lengths are in tokens, times in seconds."""
+    """How a running service is measured. Lengths are in tokens, times in seconds.
+
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement.
+    """
 
     client: str
     requests: Count = 32
@@ -190,7 +193,7 @@ class Benchmark(Section):
     save_requests: bool = False
     seed: int = 0
     timeout: Seconds = 600.0
-    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 0.95
+    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: str = ""
     metrics: dict[Name, str] = Field(default_factory=dict)

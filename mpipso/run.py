@@ -14,7 +14,7 @@ from rich.console import Console
 
 import mpipso
 from mpipso import roles
-from mpipso.cluster.placement import Plan, ranges
+from mpipso.cluster.plan import Plan, ranges
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error

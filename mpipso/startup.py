@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import parse_nodes, read_hostfile
-from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, Rank, outside, plan, ranges
+from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
 from mpipso.configfile import load, parse
@@ -74,13 +75,11 @@ class Crew:
     index, seat:
         Position of its group in the plan, and its own position in the group (0: leader); None for a spare.
     node:
-        This rank's node; None for a spare.
+        This rank's node.
     work_dirs:
-        The work folder of every placed rank.
-    orders, reports:
-        Channels of the leaders, by group index; None on other ranks. The root is rank 0 of both.
+        The work folder of every rank.
     group:
-        The channel of the group's ranks; None for a spare.
+        The communicator of the group's ranks; None for a spare.
     everyone:
         The channel of all ranks.
     outside:
@@ -94,21 +93,12 @@ class Crew:
     plan: Plan
     index: int | None
     seat: int | None
-    node: LocalNode | None
+    node: LocalNode
     work_dirs: Mapping[int, str]
-    orders: Channel | None
-    reports: Channel | None
     group: Channel | None
     everyone: Channel
     outside: Outside | None = None
     reached: Mapping[int, RemoteNode] = field(default_factory=dict)
-
-    @property
-    def placed(self) -> PlacedGroup:
-        """This rank's group."""
-        if self.index is None:
-            raise LookupError(f"rank {self.world.rank} is spare")
-        return self.plan.groups[self.index]
 
 
 def read_config(options: Options) -> Config:
@@ -183,8 +173,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
             connections.close()
             connections = None
         try:
-            if index is not None and seat is not None:
-                node = _node(nodes[seat], config)
+            node = _node(placement.node(world.rank), config)
+            if index is not None:
                 if connections is not None and seat == 0:
                     reached = _join(connections, nodes, config)
                 master = placement.groups[index].master_node_index
@@ -202,7 +192,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         if connections is not None:
             connections.close()
         raise
-    leads = None if seat != 0 else 0
+    if node is None:
+        raise LookupError(f"rank {world.rank} has no node")
     return Crew(
         world=world,
         config=config,
@@ -211,8 +202,6 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         seat=seat,
         node=node,
         work_dirs={rank: work_dir for rank, (work_dir, _) in enumerate(found)},
-        orders=world.split(leads, key=index or 0),
-        reports=world.split(leads, key=index or 0),
         group=world.split(index, key=seat or 0),
         everyone=world.channel(),
         outside=connections,
