@@ -214,13 +214,15 @@ class Station:
             role.step()
             if role.over:
                 self._role = None
-        if self._role is None and not self._finishing:
-            if self._disbanding:
-                self._disbanding = False
-                self._crew.everyone.post(ROOT, Free())
-            elif self._next is not None:
-                form, self._next = self._next, None
-                self._take_seat(form)
+        if self._role is None and self._disbanding and not self._finishing:
+            self._disbanding = False
+            self._crew.everyone.post(ROOT, Free())
+        if self._role is None and self._next is not None:
+            form, self._next = self._next, None
+            self._take_seat(form)
+            if self._finishing and isinstance(self._role, Leader):
+                # Its members, who have taken their seats, wait for the word of their leader.
+                self._role.end(close=True)
         if self._role is None and self._finishing and not self.left:
             self._crew.node.close()
             self._crew.everyone.post(ROOT, Left())

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import parse_nodes, read_hostfile
 from mpipso.cluster.placement import outside, plan
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
+from mpipso.cluster.plan import PlacedNode, Plan, Rank, ranges
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.record.resume import differences, read_run
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
@@ -109,12 +110,15 @@ def read_config(options: Options) -> Config:
     UserError
         With every mistake that was found.
     """
-    known = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
-    if options.config is None:
-        config = parse(template(EMBEDDED), "embedded configuration", overrides=options.overrides, **known)
-    else:
+    known: dict[str, Any] = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
+    earlier = "" if options.resume is None else read_run(options.resume, config_given=options.config is not None)[0]
+    source = str(options.config or options.resume or "embedded configuration")
+    if options.config is not None:
         config = load(options.config, overrides=options.overrides, **known)
-    source = options.config or "embedded configuration"
+    else:
+        config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **known)
+    if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
+        raise UserError([f"{options.resume}: another search cannot go on with this run: {line}" for line in other])
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
     if problems:

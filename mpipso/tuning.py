@@ -14,13 +14,15 @@ import numpy as np
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed, UserError
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.judged import Judged, from_fields, to_fields
+from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.monitor import Monitor
 from mpipso.record.recipe import Start, write_best
+from mpipso.record.warm import Earlier
+from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.durations import Durations
 from mpipso.search.objective import Objective, Score
 from mpipso.search.schedule import Schedule
@@ -86,6 +88,27 @@ class Tuning:
         for event in past:
             self._replay(event)
         self._settle()
+
+    def learn(self, earlier: Earlier) -> None:
+        """Take over what an earlier run measured, before the first proposal."""
+        self._journal.write("learned", **to_learned(earlier))
+        self._learn(earlier.results)
+        self._monitor.note(f"learned from {earlier.description}")
+
+    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> None:
+        # Limits relative to the baseline are judged by what it measured there, as the machines may have been others.
+        baseline = next((metrics for configuration, metrics in results if configuration == self.baseline), None)
+        if self.objective.relative and not baseline:
+            return
+        failure = Failure("it failed in an earlier run", "configuration")
+        points, scores = [], []
+        for number, (configuration, metrics) in enumerate(results):
+            told = Evaluation(
+                number, 1, 0, configuration, metrics=metrics or {}, failure=None if metrics is not None else failure
+            )
+            points.append(self.space.encode(configuration))
+            scores.append(self.objective.judge(told, baseline))
+        self._strategy.learn(np.array(points), scores)
 
     # What is to be measured
 
@@ -283,7 +306,7 @@ class Tuning:
         """
         self._folder.save(evaluation)
         if self.objective.relative and self.trials.reference() is None:
-            self._journal.write("evaluated", **to_fields(Judged(evaluation)), judged=False)
+            self._journal.evaluated(Judged(evaluation, judged=False))
             self._take(evaluation)
             self._unjudged.append(evaluation)
             self._settle()
@@ -308,14 +331,7 @@ class Tuning:
                 self._baseline_works(evaluation)
         for evaluation in waiting:
             judged = self._judged(evaluation)
-            self._journal.write(
-                "judged",
-                number=evaluation.number,
-                fitness=judged.fitness,
-                feasible=judged.feasible,
-                failed=judged.failed,
-                violations=list(judged.violations),
-            )
+            self._journal.write("judged", number=evaluation.number, **verdict(judged))
             self._show(judged)
 
     def _baseline_works(self, evaluation: Evaluation) -> None:
@@ -416,6 +432,8 @@ class Tuning:
 
     def _replay(self, event: Mapping[str, Any]) -> None:
         match event["event"]:
+            case "learned":
+                self._learn([(each["configuration"], each["metrics"]) for each in event["results"]])
             case "asked":
                 self._tell(event["told"])
                 points = [

@@ -99,7 +99,10 @@ class InnerSwarm:
         k, d = self._elite.shape
         if k < 2:
             return np.empty((0, d))
-        one, other = self._elite[random.integers(0, k, self._scouts // 2)], self._elite[random.integers(0, k, self._scouts // 2)]
+        one, other = (
+            self._elite[random.integers(0, k, self._scouts // 2)],
+            self._elite[random.integers(0, k, self._scouts // 2)],
+        )
         return np.where(random.random(one.shape) < 0.5, one, other)
 
     def _judge(self, acquisition: Acquisition, points: Array) -> Array:

@@ -28,7 +28,16 @@ TURNS = ("process", "trees", "process", "flight")
 
 
 class SurrogateSwarm(Strategy):
-    def __init__(self, space: Space, seed: int, *, start: Array | None = None, in_flight: int = 4, turns: tuple[str, ...] = TURNS, **options) -> None:
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        start: Array | None = None,
+        in_flight: int = 4,
+        turns: tuple[str, ...] = TURNS,
+        **options,
+    ) -> None:
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed

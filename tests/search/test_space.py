@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mpipso.config import Parameter, Constraint
+from mpipso.config import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.space import Space
@@ -264,9 +264,7 @@ def test_a_value_without_a_completion_is_never_picked() -> None:
 
 
 def test_the_steps_of_an_int_in_a_product_are_kept() -> None:
-    space = Space(
-        [integer("a", 0, 12, step=2), integer("b", 1, 12)], [Constraint(product=("a", "b"), equals=12)]
-    )
+    space = Space([integer("a", 0, 12, step=2), integer("b", 1, 12)], [Constraint(product=("a", "b"), equals=12)])
     assert shares(space, "a").keys() == {2, 4, 6, 12}
 
 
