@@ -102,7 +102,7 @@ def _speed(outcome: Outcome) -> Iterator[Text]:
         wall = figures.duration(usage.wall)
         yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
     if (better := outcome.saving) is not None:
-        yield Text(f"groups idled for {usage.idle_share:.0%} of their time: {better}", "yellow")
+        yield Text(f"groups idled for {100 * usage.idle_share:.0f} % of their time: {better}", "yellow")
 
 
 def _counts(outcome: Outcome) -> Iterator[Text]:
