@@ -29,7 +29,7 @@ def summary(outcome: Outcome) -> Group:
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
-        if baseline is None or baseline.failed:
+        if baseline is None or baseline.failed or best is baseline:
             parts += [_alone(outcome, best), ""]
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]

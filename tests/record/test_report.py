@@ -120,6 +120,7 @@ def test_the_leader_that_won_the_confirmations_is_the_best() -> None:
 def test_it_is_said_plainly_when_nothing_beat_the_baseline() -> None:
     lines = drawn(summary(outcome(*RUN[:2], incumbent=0)))
     assert lines[0].startswith("Nothing beat the baseline: the configuration that you have is the best")
+    assert cells(lines, "output_throughput") == ["output_throughput", "380 tok/s"]
     again = judged(6, BEST, 370.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 1400.0, "confirm")
     lines = drawn(summary(outcome(*RUN, *again, incumbent=2)))
     assert lines[0] == "Nothing beat the baseline once both were measured again: output_throughput -7.5 %."
