@@ -87,6 +87,9 @@ class Tuning:
         """Which budget ended the search; empty while it goes on."""
         for event in past:
             self._replay(event)
+        results = self.trials.results
+        failed = sum(result.failure is not None for result in results)
+        self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
 
     def learn(self, earlier: Earlier) -> None:
