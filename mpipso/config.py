@@ -272,7 +272,7 @@ class SwarmSection(Section):
     0 for no limit.
     """
 
-    form: Literal["constriction", "inertia"] = "constriction"
+    form: Literal["constriction", "inertia"] = "inertia"
     chi: Annotated[float, Field(gt=0, le=1)] = 0.7298
     phi1: Annotated[float, Field(ge=0)] | None = None
     phi2: Annotated[float, Field(ge=0)] | None = None
