@@ -48,18 +48,6 @@ MODELLED = 300
 
 
 class SurrogateSwarm(Strategy):
-<<<<<<< HEAD
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        start: Array | None = None,
-        in_flight: int = 4,
-        turns: tuple[str, ...] = TURNS,
-        **options,
-    ) -> None:
-=======
     """Stateless but for its history, so that a replayed run goes on as the first one would have.
 
     Parameters
@@ -73,7 +61,6 @@ class SurrogateSwarm(Strategy):
     """
 
     def __init__(self, space: Space, seed: int, *, start: ArrayLike | None = None, in_flight: int = 4) -> None:
->>>>>>> search
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
