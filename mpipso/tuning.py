@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.config import Config
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
@@ -28,9 +28,9 @@ from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective, Score
 from mpipso.search.racing import beats, pooled_deviation, race
 from mpipso.search.schedule import Schedule
-from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
 from mpipso.search.trials import Trial, Trials
+from mpipso.startup import well_defined
 
 BASELINE = "baseline"
 REPEAT = "repeat"
@@ -470,18 +470,3 @@ class Tuning:
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
                 self._incumbent = event["number"]
-
-
-def well_defined(config: Config) -> tuple[Space, Configuration | None]:
-    """The search space and the baseline configuration.
-
-    Raises
-    ------
-    UserError
-        They contradict themselves, or limits refer to a baseline that is not given.
-    """
-    space = Space(config.parameters, config.constraints)
-    baseline = space.default()
-    if baseline is None and Objective(config.objective).relative:
-        raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
-    return space, baseline
