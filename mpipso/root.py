@@ -262,12 +262,16 @@ class Root:
         # The leader stops the service on the nodes that are left; without it each of them stops its own part.
         for survivor in loss.survivors if loss.leader is None else [loss.leader]:
             self._crew.everyone.post(survivor, Disband(loss.group, tuple(sorted(self._muster.lost))))
-        if not ended:
+        events: list[Event] = []
+        if ended:
+            self._monitor.lost(ended[0], told)
+            del self._ports[ended[0]]
+            events = self._dispatcher.leave(ended[0], told, now)
+        else:
             self._monitor.note(f"lost {told}")
-            return []
-        self._monitor.lost(ended[0], told)
-        del self._ports[ended[0]]
-        return self._dispatcher.leave(ended[0], told, now)
+        # A spare rank may be able to take the place of the lost one at once.
+        self._form()
+        return events
 
     def _form(self) -> None:
         """New groups of the ranks that have become free, in the place of those that ended."""

@@ -362,10 +362,13 @@ class Tuning:
 
     def conclude(self) -> bool:
         """Choose the best by what the confirmations say; returns whether there is one within the limits."""
-        racing = [trial for trial in self._racing() if self._confirmed(trial)]
-        numbers = [number for trial in racing for number in self._confirmed(trial)]
-        if racing and (best := self._leader(numbers, confirmed=True)) is not None:
+        searched = self.trials.searched
+        numbers = [number for trial in self._racing() for number in self._confirmed(trial)]
+        best = self._leader(numbers, confirmed=True)
+        if best is not None:
             self._promote(best, numbers, confirmed=True)
+        elif (best := self._leader(searched)) is not None and (best is self.trials.baseline or self._succeeds(best)):
+            self._promote(best, searched)
         return self._incumbent is not None
 
     @property
