@@ -54,6 +54,7 @@ class Muster:
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
         self._vacancies: list[PlacedGroup] = []
+        self._dead: set[int] = set()
         self._next = len(plan.groups)
 
     @property
@@ -78,15 +79,15 @@ class Muster:
 
         The share of a dead rank's host falls to a spare rank there that has none of its own.
         """
-        if rank in self.lost:
-            if dead:
-                self._inherit(self._share[rank])
-            return None
+        known = rank in self.lost
         self.lost.add(rank)
         self._spare.discard(rank)
-        host = self._share[rank].host
-        if dead:
+        if dead and rank not in self._dead:
+            self._dead.add(rank)
             self._inherit(self._share[rank])
+        if known:
+            return None
+        host = self._share[rank].host
         number = self.group_of(rank)
         ended = number is not None
         if number is not None:
