@@ -103,6 +103,7 @@ class Root:
         for group in self._muster.groups:
             self._dispatcher.join(group)
         self._left: set[int] = set()
+        self._closing = False
         self.abandoned = False
 
     def run(self) -> None:
@@ -219,6 +220,8 @@ class Root:
                 if self._muster.free(source):
                     self._crew.everyone.give_up(source, lost=False)
                     self._monitor.note(f"rank {source} on {self._host(source)} is back")
+                if self._closing:
+                    self._crew.everyone.post(source, Finish())
                 self._form()
             case Left():
                 self._left.add(source)
@@ -241,6 +244,8 @@ class Root:
             leader = self._muster.leader(group)
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
+        # A spare that inherits what a dead rank had may be all that a new group needs.
+        self._form()
         return events
 
     def _lose(self, rank: int, cause: str, now: float, *, dead: bool) -> list[Event]:
@@ -266,6 +271,8 @@ class Root:
 
     def _form(self) -> None:
         """New groups of the ranks that have become free, in the place of those that ended."""
+        if self._closing:
+            return
         for number, placed in self._muster.form():
             self._ports[number] = self._free_port(placed)
             for node in placed.nodes:
@@ -318,6 +325,7 @@ class Root:
 
     def _send_home(self) -> None:
         """Have every rank stop what it has, and leave MPI together."""
+        self._closing = True
         limit = time.monotonic() + GOODBYE
         leaders = [self._muster.leader(group) for group in self._muster.groups]
         leaving = self._muster.leaving
