@@ -100,6 +100,7 @@ class Dispatcher:
         self._queue: deque[Assignment] = deque()
         self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
+        self._unmeasured: set[int] = set()
         self._cancelled: set[int] = set()
         self._ending = False
         self._probes = 0
@@ -224,8 +225,11 @@ class Dispatcher:
         if failure.kind == "cancelled" or self._ending:
             # It has no result, and says nothing: a resumed run tries it again.
             return []
-        if len(failed_on) >= (min(1, self._retries) if failure.kind == "measurement" else self._retries):
+        measurement = failure.kind == "measurement"
+        if len(failed_on) >= self._retries or (measurement and evaluation.number in self._unmeasured):
             return [Evaluated(evaluation)]
+        if measurement:
+            self._unmeasured.add(evaluation.number)
         self._failed_on[evaluation.number] = [*failed_on, evaluation.group]
         self._queue.appendleft(replace(assignment, attempt=assignment.attempt + 1))
         return [Retried(evaluation)]
