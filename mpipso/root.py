@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from mpipso.cluster.dispatch import (
@@ -267,7 +268,7 @@ class Root:
             return []
         self._monitor.lost(ended[0], told)
         del self._ports[ended[0]]
-        return self._dispatcher.leave(ended[0], told, now)
+        return [_dated(event, time.time() - now) for event in self._dispatcher.leave(ended[0], told, now)]
 
     def _form(self) -> None:
         """New groups of the ranks that have become free, in the place of those that ended."""
@@ -357,6 +358,14 @@ class Root:
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
+
+
+def _dated(event: Event, offset: float) -> Event:
+    """The event of an evaluation that was timed here, with Unix times, as leaders give them."""
+    if not isinstance(event, (Retried, Evaluated)):
+        return event
+    lost = event.evaluation
+    return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))
 
 
 def _master(placed: PlacedGroup) -> str:
