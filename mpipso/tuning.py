@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.config import Config
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
@@ -24,11 +24,13 @@ from mpipso.record.recipe import Start, write_best
 from mpipso.record.warm import Earlier
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.durations import Durations
+from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective, Score
+from mpipso.search.racing import beats, pooled_deviation, race
 from mpipso.search.schedule import Schedule
-from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
 from mpipso.search.trials import Trial, Trials
+from mpipso.startup import well_defined
 
 BASELINE = "baseline"
 REPEAT = "repeat"
@@ -87,6 +89,9 @@ class Tuning:
         """Which budget ended the search; empty while it goes on."""
         for event in past:
             self._replay(event)
+        results = self.trials.results
+        failed = sum(result.failure is not None for result in results)
+        self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
 
     def learn(self, earlier: Earlier) -> None:
@@ -96,19 +101,8 @@ class Tuning:
         self._monitor.note(f"learned from {earlier.description}")
 
     def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> None:
-        # Limits relative to the baseline are judged by what it measured there, as the machines may have been others.
-        baseline = next((metrics for configuration, metrics in results if configuration == self.baseline), None)
-        if self.objective.relative and not baseline:
-            return
-        failure = Failure("it failed in an earlier run", "configuration")
-        points, scores = [], []
-        for number, (configuration, metrics) in enumerate(results):
-            told = Evaluation(
-                number, 1, 0, configuration, metrics=metrics or {}, failure=None if metrics is not None else failure
-            )
-            points.append(self.space.encode(configuration))
-            scores.append(self.objective.judge(told, baseline))
-        self._strategy.learn(np.array(points), scores)
+        known = knowledge(self.space, self.objective, results, self.baseline)
+        self._strategy.learn(known.points, known.scores)
 
     # What is to be measured
 
@@ -352,8 +346,9 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        confirms = self.trials.label(evaluation.number) == CONFIRM
-        best = not confirms and self._promote(self._leader(self.trials.searched), self.trials.searched)
+        searched = self.trials.searched
+        best = self.trials.label(evaluation.number) != CONFIRM and self._succeeds(self._leader(searched))
+        best = best and self._promote(self._leader(searched), searched)
         self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
 
     def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
@@ -400,12 +395,31 @@ class Tuning:
         feasible = [(score, trial) for score, trial in scored if score is not None and score.feasible]
         return sorted(feasible, key=lambda pair: pair[0])
 
+    def _succeeds(self, challenger: Trial | None) -> bool:
+        """Whether a trial becomes the incumbent: it is better beyond the noise, or the incumbent is infeasible now."""
+        if challenger is None or self._incumbent is None:
+            return challenger is not None
+        searched = set(self.trials.searched)
+        incumbent = self.trials.of(self._incumbent)
+        score = self.trials.score(incumbent, searched)
+        if score is None or not score.feasible:
+            return True
+        ours, theirs = self.trials.values(challenger, searched), self.trials.values(incumbent, searched)
+        sigma, _ = pooled_deviation([self.trials.values(trial, searched) for trial in self.trials])
+        return beats(ours, theirs, sigma)
+
     def _racing(self) -> list[Trial]:
-        """The baseline and the leaders of the search that may still be the best; none if the baseline leads."""
+        """The baseline and the leaders of the search that may still be the best; none if the baseline leads.
+
+        Only confirmations count: what the search measured has made them leaders, so it flatters them.
+        """
         ranked = [trial for _, trial in self._ranked(set(self.trials.searched))]
         baseline = self.trials.baseline
         better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
         leaders = better[: self._search.leaders]
+        values = [self.trials.values(trial, self._confirmed(trial)) for trial in leaders]
+        if leaders and all(values):
+            leaders = [trial for trial, standing in zip(leaders, race(values), strict=True) if standing.racing]
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def _promote(self, best: Trial | None, among: Collection[int], *, confirmed: bool = False) -> bool:
@@ -456,18 +470,3 @@ class Tuning:
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
                 self._incumbent = event["number"]
-
-
-def well_defined(config: Config) -> tuple[Space, Configuration | None]:
-    """The search space and the baseline configuration.
-
-    Raises
-    ------
-    UserError
-        They contradict themselves, or limits refer to a baseline that is not given.
-    """
-    space = Space(config.parameters, config.constraints)
-    baseline = space.default()
-    if baseline is None and Objective(config.objective).relative:
-        raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
-    return space, baseline
