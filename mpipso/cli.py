@@ -25,8 +25,13 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node; --npus-per-node is the same"),
     ("--mode", "parallel.mode", str, "single_node: groups share one node; multi_node: one rank per node; auto"),
     ("--particles", "search.particles", int, "particles per iteration"),
+    ("--schedule", "search.schedule", str, "which results a proposal may see: generation, window or async"),
+    ("--window", "search.window", int, "proposals under way at a time with --schedule window"),
     ("--evaluations", "search.evaluations", int, "evaluations in all, the baseline included"),
-    ("--time-limit", "search.time_limit", float, "seconds after which no evaluation is started"),
+    ("--iterations", "search.iterations", int, "iterations, of --particles evaluations each"),
+    ("--time-limit", "search.time_limit", float, "seconds of the whole run after which no evaluation is started"),
+    ("--stagnation", "search.stagnation", int, "end after this many evaluations without a better configuration"),
+    ("--target", "search.target", float, "end when the objective's metric has reached this value"),
     ("--seed", "search.seed", int, "seed of the swarm: the same seed proposes the same"),
     ("--output", "output", str, "folder in which the run makes its own folder"),
 )
@@ -40,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 the run failed, 2 bad input, 128 + n ended by signal n."""
+    """Run a command; returns the exit code: 0 done, 2 bad input, 3 and 4 as in ``errors.py``, 128 + n for signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)
@@ -120,6 +125,16 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--hostfile", type=Path, help="hosts in the order in which groups are formed, as mpirun reads it"
     )
     where.add_argument("--nodes", help="groups by host: 'node0,node1:node2,node3'")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    parser.add_argument("--run-name", help="name of the run's folder (the local time)")
+    parser.add_argument(
+        "--warm-start",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR|CSV",
+        help="learn from an earlier run's folder or a table of results first; may be given several times",
+    )
     for flag, key, kind, text in _OVERRIDES:
         names = [flag, "--npus-per-node"] if flag == "--devices-per-node" else [flag]
         parser.add_argument(*names, dest=key, type=kind, metavar=key.rsplit(".", 1)[-1].upper(), help=text)
@@ -147,6 +162,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         hostfile=arguments.hostfile,
         nodes=arguments.nodes,
         progress=getattr(arguments, "progress", "auto"),
+        resume=arguments.resume,
+        name=arguments.run_name,
+        warm_start=tuple(arguments.warm_start),
     )
 
 

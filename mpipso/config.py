@@ -190,7 +190,10 @@ class Service(Section):
 
 
 class Benchmark(Section):
-    """How a running service is measured. Lengths are in tokens, times in seconds."""
+    """How a running service is measured. Lengths are in tokens, times in seconds.
+
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement.
+    """
 
     client: str
     requests: Count = 32
@@ -203,6 +206,7 @@ class Benchmark(Section):
     save_requests: bool = False
     seed: int = 0
     timeout: Seconds = 600.0
+    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: str = ""
     metrics: dict[Name, str] = Field(default_factory=dict)
@@ -281,16 +285,44 @@ class SwarmSection(Section):
 
 
 class Search(Section):
-    """What is tried: ``particles`` per iteration, until ``evaluations`` are done or ``time_limit`` seconds are over."""
+    """How the search goes on, and when it ends.
+
+    ``schedule`` says which results a proposal may see: with ``generation`` all of earlier iterations of ``particles``,
+    with ``window`` those of proposals at least ``window`` before it, with ``async`` what is there. It ends when one of
+    the budgets is spent: ``evaluations``, ``iterations`` (of ``particles`` evaluations each), ``time_limit`` in
+    seconds of the whole run, ``stagnation`` (evaluations without a better configuration), ``target`` (a value of the
+    objective's metric); and fails after ``fruitless`` iterations in which every evaluation failed.
+
+    ``baseline_repeats`` and ``repeats`` say how often the baseline, at the beginning, and the leader of each iteration
+    are measured, so that the noise is known; at the end, the ``leaders`` best configurations race: they and the
+    baseline are measured up to ``confirm`` times more. ``retries`` is how often an evaluation is repeated for reasons
+    that lie outside its configuration, ``evaluation_timeout`` a limit in seconds on all of its phases together.
+    """
 
     strategy: Literal["surrogate", "pso"] = "surrogate"
     swarm: SwarmSection = SwarmSection()
+    schedule: Literal["generation", "window", "async"] = "generation"
+    window: Count | None = None
     particles: Annotated[int, Field(ge=2)] = 16
     evaluations: Count = 128
+    iterations: Count | None = None
     time_limit: Seconds | None = None
+    stagnation: Count | None = None
+    target: float | None = None
+    fruitless: Count = 5
     seed: Annotated[int, Field(ge=0)] = 0
     retries: Annotated[int, Field(ge=0)] = 2
-    confirm: Annotated[int, Field(ge=0)] = 1
+    evaluation_timeout: Seconds | None = None
+    baseline_repeats: Count = 2
+    repeats: Count = 2
+    leaders: Count = 3
+    confirm: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def _window_of_a_window(self) -> Search:
+        if self.window is not None and self.schedule != "window":
+            raise ValueError(f'window = {self.window} goes with schedule = "window", not {self.schedule!r}')
+        return self
 
 
 class NodeEntry(Section):
@@ -330,6 +362,9 @@ class Parallel(Section):
 
     Groups take two nodes each unless ``nodes_per_group`` says otherwise or the job has a single rank.
     With ``ssh``, hosts of named groups on which no rank runs are reached over ssh by the leader of their group.
+    A rank that has not been heard of for ``lease`` seconds counts as lost. A group that fails ``quarantine_after``
+    evaluations in a row gets no more until it measures the baseline, which it tries after ``probe_pause`` seconds and,
+    each time that this fails, after twice the pause before.
     """
 
     enabled: bool = True
@@ -339,6 +374,9 @@ class Parallel(Section):
     device_variable: str = ""
     share_cores: bool = False
     ssh: bool = False
+    lease: Seconds = 30.0
+    quarantine_after: Count = 3
+    probe_pause: Seconds = 30.0
     master_node_index: Annotated[int, Field(ge=0)] = 0
     service_groups: tuple[GroupEntry, ...] = ()
 

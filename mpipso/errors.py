@@ -6,7 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-FailureKind = Literal["configuration", "infrastructure", "cancelled"]
+FailureKind = Literal["configuration", "measurement", "infrastructure", "cancelled"]
+
+FINISHED = 0
+"""Exit code of a run that came to its end with a configuration within the limits."""
+NOTHING_FEASIBLE = 3
+"""Exit code of a run that came to its end, in which no configuration was measured within the limits."""
+LOST = 4
+"""Exit code of a run that could not go on: no group is left, the disk is full, the launcher gave up restarting."""
 
 
 class MpipsoError(Exception):
@@ -32,14 +39,17 @@ class UserError(MpipsoError):
 
 
 class RunFailed(MpipsoError):
-    """The run cannot go on: the baseline fails, or no group is left to measure on."""
+    """The run cannot go on: the baseline fails, no group is left to measure on, or the disk is full."""
+
+    exit_code = LOST
 
 
 class EvaluationFailed(MpipsoError):
     """One evaluation has no metrics, and why.
 
-    ``kind`` decides what follows: a ``configuration`` is told to the swarm as failed and not tried again,
-    an ``infrastructure`` failure says nothing about the configuration and is retried.
+    ``kind`` decides what follows: a ``configuration`` is told to the swarm as failed and not tried again, a
+    ``measurement`` that did not come about is tried once more on another group, and an ``infrastructure`` failure says
+    nothing about the configuration and is retried.
     """
 
     def __init__(self, cause: str, *, kind: FailureKind = "configuration", detail: str = "") -> None:

@@ -35,7 +35,11 @@ class Assignment:
     attempt: int
     configuration: Configuration
     label: str = ""
-    """Why it is measured when not as a plain particle: ``baseline`` or ``confirm``."""
+    """Why it is measured when not as a plain particle: ``baseline``, ``repeat``, ``confirm`` or ``probe``."""
+    seconds: float = 0.0
+    """How long it is expected to take; 0 when nothing is known yet."""
+    elsewhere: tuple[int, ...] = ()
+    """Groups that have measured this configuration before: another one is preferred."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Failure:
 class Evaluation:
     """One attempt at measuring one configuration on one group: its metrics or its failure, never both.
 
-    ``started`` and ``ended`` are Unix times in seconds. ``files`` holds the texts of the evaluation's folder (command
-    line, environment, logs), by name, on their way from the leader to the root.
+    ``started`` and ``ended`` are Unix times in seconds, ``phases`` the seconds spent in each phase in between
+    (``configuring``, ``starting``, ``measuring``, ``stopping``). ``files`` holds the texts of the evaluation's folder
+    (command line, environment, logs), by name, on their way from the leader to the root.
     """
 
     number: int
@@ -64,6 +69,7 @@ class Evaluation:
     failure: Failure | None = None
     started: float = 0.0
     ended: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property

@@ -25,6 +25,8 @@ from mpipso.record import journal
 from mpipso.record.redact import Redactor
 
 LATEST = "latest"
+BEAT = "beat"
+"""A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 #: Most file systems allow 255 bytes; room is left for a suffix.
 _LONGEST = 200

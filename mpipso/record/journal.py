@@ -8,15 +8,26 @@ event           fields
 =============== =======================================================================================
 ``started``     version, config (the effective configuration file's text), sha256 (of that text), seed,
                 objective (the metric's name), plan ({groups: [{group, hosts, cores}], spares: [host]})
-``asked``       iteration, particles (the number of each one's evaluation, which particles may share),
-                new ([{number, configuration}])
+``resumed``     version, config, plan: the same of a later session of the run; group numbers begin anew
+``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
+``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
+                new ([{number, label, configuration}])
 ``assigned``    number, attempt, group
+``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
-                started, ended, fitness, feasible, failed, violations
+                started, ended, phases, fitness, feasible, failed, violations; ``judged`` is false when the
+                baseline was not known yet, and a ``judged`` event follows
+``judged``      number, fitness, feasible, failed, violations: what became of an earlier ``evaluated``
 ``incumbent``   number, fitness
-``retried``     number, attempt, cause
-``finished``    incumbent (a number or null), evaluations
+``lost``        ranks, hosts, groups (those that ended with them), cause
+``formed``      group, hosts, ranks, cores: a new group, of ranks that had become spare
+``quarantined`` group, cause, pause (seconds until it is probed)
+``probed``      group, passed, cause, started, ended
+``readmitted``  group
+``finished``    incumbent (a number or null), evaluations, feasible, cause (what ended it: ``evaluations``,
+                ``iterations``, ``time``, ``stagnation``, ``target``, ``exhausted``)
 ``interrupted`` signal (its name)
+``failed``      cause: the run could not go on
 =============== =======================================================================================
 
 JSON has no NaN and no infinity: they are written as null. Secrets are written as ``***``. A line without its newline
@@ -46,7 +57,25 @@ from mpipso.record.redact import Redactor
 
 FILE = "journal.jsonl"
 
-Event = Literal["started", "asked", "assigned", "evaluated", "incumbent", "retried", "finished", "interrupted"]
+Event = Literal[
+    "started",
+    "resumed",
+    "learned",
+    "asked",
+    "assigned",
+    "retried",
+    "evaluated",
+    "judged",
+    "incumbent",
+    "lost",
+    "formed",
+    "quarantined",
+    "probed",
+    "readmitted",
+    "finished",
+    "interrupted",
+    "failed",
+]
 
 #: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], sigma: float,
     """
     ours, theirs = math.fsum(challenger) / len(challenger), math.fsum(incumbent) / len(incumbent)
     error = sigma * math.hypot(ours / math.sqrt(len(challenger)), theirs / math.sqrt(len(incumbent)))
-    return ours < theirs - float(norm.ppf(confidence)) * error
+    return ours < theirs - float(ndtri(confidence)) * error
 
 
 def race(values: Sequence[Sequence[float]], *, confidence: float = 0.95) -> list[Standing]:
@@ -79,7 +79,7 @@ def race(values: Sequence[Sequence[float]], *, confidence: float = 0.95) -> list
     if not freedom:
         return [Standing(mean, -math.inf, math.inf, True) for mean in means]
     errors = [sigma * abs(mean) / math.sqrt(len(v)) for mean, v in zip(means, values, strict=True)]
-    two_sided, one_sided = (float(t.ppf(share, freedom)) for share in ((1.0 + confidence) / 2.0, confidence))
+    two_sided, one_sided = (float(stdtrit(freedom, share)) for share in ((1.0 + confidence) / 2.0, confidence))
     leader = min(range(len(means)), key=means.__getitem__)
     return [
         Standing(
