@@ -92,7 +92,7 @@ class Lattice:
                 columns.append(np.eye(len(self.levels[axis]))[which] / np.sqrt(2.0))
         return np.concatenate(columns, axis=1)
 
-    def sample(self, random: np.random.Generator, count: int, tries: int = 20) -> Array:
+    def sample(self, random: np.random.Generator, count: int, tries: int = 100) -> Array:
         """Up to ``count`` valid points, uniformly distributed, after at most ``tries`` x ``count`` draws."""
         found = np.empty((0, self.dimensions))
         for _ in range(tries):

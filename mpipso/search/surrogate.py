@@ -108,7 +108,8 @@ class SurrogateSwarm(Strategy):
         inner = InnerSwarm(self._lattice, view.taken, view.elite)
         ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
         fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
-        return next(fresh, random.random(self._lattice.dimensions))
+        found = next(fresh, None)
+        return self._start[number] if found is None else found
 
 
 class _View:
