@@ -75,8 +75,10 @@ class Models:
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
             self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior())
-            best = found[(feasible & (weights == 1.0))[valued]]
-            self._best = float(best.min()) if len(best) else None
+            # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
+            # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
+            full = features[feasible & valued & (weights == 1.0)]
+            self._best = float(self._value.predict(full)[0].min()) if len(full) else None
         if not feasible.all():
             labels = np.array([feasibility(score) for score in scores])
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
