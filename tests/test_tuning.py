@@ -89,7 +89,7 @@ class Session:
         with Journal.create(self.folder) if fresh else Journal.open(self.folder) as journal:
             journal.write("started" if fresh else "resumed", config="")
             monitor = Monitor(
-                self.config.search.evaluations, {n: "node" for n in range(self.groups)}, io.StringIO(), mode="plain"
+                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), io.StringIO(), mode="plain"
             )
             tuning = self._tuning(journal, monitor, past)
             for each in earlier:
@@ -154,7 +154,7 @@ class Session:
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[Path]:
     """A new folder each time."""
-    return map(lambda number: _made(tmp_path / f"run-{number}"), itertools.count(1))
+    return (_made(tmp_path / f"run-{number}") for number in itertools.count(1))
 
 
 def _made(path: Path) -> Path:
