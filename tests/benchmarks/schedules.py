@@ -170,7 +170,7 @@ def waves(lengths: Sequence[float]) -> dict[str, Any]:
     """Scatter one evaluation to each rank, gather the results, again and again."""
     from mpi4py import MPI
 
-    comm = MPI.COMM_WORLD
+    comm: Any = MPI.COMM_WORLD
     begun = time.monotonic()
     for first in range(0, len(lengths), comm.size):
         time.sleep(comm.scatter(list(lengths[first : first + comm.size]) if comm.rank == 0 else None))
@@ -194,7 +194,8 @@ def futures(lengths: Sequence[float], size: int) -> dict[str, Any]:
     from mpi4py import MPI
     from mpi4py.futures import MPICommExecutor
 
-    with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+    entered: Any = MPICommExecutor(MPI.COMM_WORLD, root=0)
+    with entered as executor:
         if executor is None:
             return {}
         list(executor.map(time.sleep, [0.05] * GROUPS))
@@ -267,7 +268,7 @@ def overheads() -> None:
 
 def time_to_good(folder: str, table: str, kind: Kind, size: int, sigma: float, seed: int, budget: int) -> float:
     """Virtual time until a configuration within 5 % of the best is measured; inf if none is."""
-    import landscapes
+    import landscapes  # beside this file
 
     from mpipso.config import ObjectiveSection, Search
     from mpipso.configfile import load
@@ -321,7 +322,7 @@ def time_to_good(folder: str, table: str, kind: Kind, size: int, sigma: float, s
                 return math.inf
             now, group = heapq.heappop(ends)
             assignment = running.pop(group)
-            value = landscape.value(space.encode(assignment.configuration))
+            value = landscape.value([float(u) for u in space.encode(assignment.configuration)])
             if landscape.good(value):
                 return now
             begun = now - float(lengths[assignment.number])
