@@ -24,8 +24,8 @@ SEED = int(os.environ.get("MPIPSO_SEED", "1"))
 LEASE = 3.0
 PAUSE = (1.5, 4.0)
 """Seconds between two faults."""
-FAULTS = 6
-"""After so many the run is left in peace, so that it ends."""
+FAULTS = ("kill", "kill", "freeze", "hang", "crash", "crash", "tear")
+"""In an order that is drawn; then the run is left in peace, so that it ends."""
 SESSIONS = 12
 CALM: Mapping[str, object] = {
     "search__evaluations": 30,
@@ -45,6 +45,7 @@ class Chaos:
     def __init__(self, course: Course, seed: int) -> None:
         self._course = course
         self._random = random.Random(seed)
+        self._faults = self._random.sample(FAULTS, len(FAULTS))
         self._frozen: list[tuple[float, psutil.Process]] = []
         self._hangs_until = 0.0
         self._next = 0.0
@@ -63,13 +64,15 @@ class Chaos:
                     process.send_signal(signal.SIGCONT)
         if now >= self._hangs_until:
             (self._course.control / "hang").unlink(missing_ok=True)
-        if now < self._next or len(self.told) >= FAULTS:
+        if now < self._next or not self._faults:
             return
         self.rest()
-        fault = self._random.choice(["kill", "freeze", "hang", "crash", "tear"])
+        fault = self._faults.pop()
         there = ranks(job)
-        if len(there) < RANKS - 1 and fault != "tear":
-            fault = "crash"
+        if fault in ("kill", "freeze") and len(there) < RANKS - 1:
+            fault = "hang"
+        if fault == "crash" and self._crashed():
+            fault = "hang"
         self.told.append(f"{fault} after {len(self._course.events('evaluated'))} evaluations")
         with contextlib.suppress(psutil.NoSuchProcess):
             match fault:
@@ -86,6 +89,12 @@ class Chaos:
                     self._course.inject("once-crash")
                 case "tear":
                     self.tear(job)
+
+    def _crashed(self) -> bool:
+        """Whether an evaluation whose client has crashed is still to be repeated: twice would be its failure."""
+        done = {event["number"] for event in self._course.events("evaluated")}
+        crashed = {event["number"] for event in self._course.events("retried") if event["kind"] == "measurement"}
+        return (self._course.control / "once-crash").exists() or not crashed <= done
 
     def tear(self, job: Job) -> None:
         """The whole job is killed, and half a line is left at the end of the journal."""

@@ -112,7 +112,9 @@ class Proposals:
 # Programs under mpirun; rank 0 prints a line of JSON.
 
 
-def ours(lengths: Sequence[float], kind: Kind, size: int, error: float | None, nap: float) -> dict[str, Any]:
+def ours(
+    lengths: Sequence[float], kind: Kind, size: int, error: float | None, nap: float, wait: float
+) -> dict[str, Any]:
     mpi.NAP = nap
     world = mpi.MpiWorld()
     channel = world.channel()
@@ -157,16 +159,16 @@ def ours(lengths: Sequence[float], kind: Kind, size: int, error: float | None, n
             over = hear(message) or over
         world.nap()
     used, begun = time.process_time(), time.monotonic()
-    while time.monotonic() - begun < WAIT:
+    while time.monotonic() - begun < wait:
         channel.take()
         world.nap()
-    share = (time.process_time() - used) / (time.monotonic() - begun)
+    share = (time.process_time() - used) / max(time.monotonic() - begun, 1e-9)
     done["waiting"] = statistics.median(world.gather(share)[1:])
     world.leave(0)
     return done if world.rank == 0 else {}
 
 
-def waves(lengths: Sequence[float]) -> dict[str, Any]:
+def waves(lengths: Sequence[float], wait: float) -> dict[str, Any]:
     """Scatter one evaluation to each rank, gather the results, again and again."""
     from mpi4py import MPI
 
@@ -178,7 +180,7 @@ def waves(lengths: Sequence[float]) -> dict[str, Any]:
     wall = time.monotonic() - begun
     used, begun = time.process_time(), time.monotonic()
     if comm.rank == 0:
-        time.sleep(WAIT)
+        time.sleep(wait)
     comm.bcast(None)
     shares = comm.gather((time.process_time() - used) / (time.monotonic() - begun))
     return {"wall": wall, "waiting": statistics.median(shares[1:])} if comm.rank == 0 else {}
@@ -189,7 +191,7 @@ def cpu(_: int) -> tuple[int, float, float]:
     return os.getpid(), time.process_time(), time.monotonic()
 
 
-def futures(lengths: Sequence[float], size: int) -> dict[str, Any]:
+def futures(lengths: Sequence[float], size: int, wait: float) -> dict[str, Any]:
     """``mpi4py.futures``, whose master does not evaluate: it is given a rank more."""
     from mpi4py import MPI
     from mpi4py.futures import MPICommExecutor
@@ -204,7 +206,7 @@ def futures(lengths: Sequence[float], size: int) -> dict[str, Any]:
             list(executor.map(time.sleep, lengths[first : first + size]))
         wall = time.monotonic() - begun
         before = {pid: (used, at) for pid, used, at in executor.map(cpu, range(GROUPS))}
-        time.sleep(WAIT)
+        time.sleep(wait)
         shares = [
             (used - before[pid][0]) / (at - before[pid][1])
             for pid, used, at in executor.map(cpu, range(GROUPS))
@@ -240,11 +242,13 @@ def busy_shares(mean: float) -> None:
         lengths = durations(sigma, mean)
         ideal = sum(lengths) / GROUPS
         for name, kind, size, error in OURS:
-            rows.setdefault(name, []).append(ideal / under_mpi("ours", GROUPS, lengths, kind, size, error, NAP)["wall"])
+            rows.setdefault(name, []).append(
+                ideal / under_mpi("ours", GROUPS, lengths, kind, size, error, NAP, 0.0)["wall"]
+            )
         for name, size in (("mpi4py.futures, 16 at a time", 16), ("mpi4py.futures, all at once", EVALUATIONS)):
-            wall = under_mpi("futures", GROUPS + 1, lengths, size)["wall"]
+            wall = under_mpi("futures", GROUPS + 1, lengths, size, 0.0)["wall"]
             rows.setdefault(name, []).append(ideal / wall)
-        rows.setdefault("waves of 4", []).append(ideal / under_mpi("waves", GROUPS, lengths)["wall"])
+        rows.setdefault("waves of 4", []).append(ideal / under_mpi("waves", GROUPS, lengths, 0.0)["wall"])
     print(f"busy share of {GROUPS} groups, {EVALUATIONS} evaluations of {mean:g} s, log-normal, nap {NAP * 1e3:g} ms")
     print(f"{'':42}" + "".join(f"  sigma {sigma}" for sigma in SIGMAS))
     for name, shares in rows.items():
@@ -256,9 +260,9 @@ def overheads() -> None:
     print(f"\n{'':42}  overhead of an evaluation  CPU of a waiting rank")
     nothing = [0.0] * NOOPS
     for name, done in (
-        ("ours, nap 15 ms", under_mpi("ours", GROUPS, nothing, "async", 1, None, 0.015)),
-        ("mpi4py.futures", under_mpi("futures", GROUPS + 1, nothing, NOOPS)),
-        ("waves of 4", under_mpi("waves", GROUPS, nothing)),
+        ("ours, nap 15 ms", under_mpi("ours", GROUPS, nothing, "async", 1, None, 0.015, WAIT)),
+        ("mpi4py.futures", under_mpi("futures", GROUPS + 1, nothing, NOOPS, WAIT)),
+        ("waves of 4", under_mpi("waves", GROUPS, nothing, WAIT)),
     ):
         print(f"{name:42}  {1e3 * done['wall'] / NOOPS:22.2f} ms  {done['waiting']:15.3f} core", flush=True)
 
