@@ -86,7 +86,9 @@ def test_the_score_of_a_trial_is_that_of_the_mean_of_the_measurements_asked_abou
 
 
 @pytest.mark.parametrize(("results", "failed"), [([1.0, 1.0, None], False), ([1.0, None], True), ([None], True)])
-def test_a_trial_has_failed_unless_most_of_its_measurements_succeeded(results: list[float | None], failed: bool) -> None:
+def test_a_trial_has_failed_unless_most_of_its_measurements_succeeded(
+    results: list[float | None], failed: bool
+) -> None:
     record = Record()
     for result in results:
         record.measure(9, result)
