@@ -54,8 +54,8 @@ class Chaos:
     def rest(self) -> None:
         self._next = time.monotonic() + self._random.uniform(*PAUSE)
 
-    def turn(self, job: Job) -> None:
-        """Break something if it is time to."""
+    def mend(self) -> None:
+        """End what has lasted long enough: thaw ranks, let services go on."""
         now = time.monotonic()
         for until, process in list(self._frozen):
             if now >= until:
@@ -64,6 +64,10 @@ class Chaos:
                     process.send_signal(signal.SIGCONT)
         if now >= self._hangs_until:
             (self._course.control / "hang").unlink(missing_ok=True)
+
+    def turn(self, job: Job) -> None:
+        """Break something if it is time to."""
+        now = time.monotonic()
         if now < self._next or not self._faults:
             return
         self.rest()
@@ -118,6 +122,8 @@ def run(course: Course, chaos: Chaos | None) -> None:
                     and events[-1]["event"] == "evaluated"
                     and sum(event["event"] == "resumed" for event in events) == session
                 )
+                if chaos is not None:
+                    chaos.mend()
                 if chaos is not None and started:
                     chaos.turn(job)
                 time.sleep(0.1)
