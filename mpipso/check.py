@@ -13,7 +13,8 @@ from rich.text import Text
 
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import LOCAL, slurm_hosts
-from mpipso.cluster.placement import PlacedGroup, PlacedNode, Plan, Rank, plan, ranges
+from mpipso.cluster.placement import plan
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration

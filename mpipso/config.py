@@ -137,11 +137,24 @@ class Parameter(Section):
                 yield f"default = {value!r} is not min plus a multiple of step = {self.step:g}"
 
 
-class ProductConstraint(Section):
-    """The product of some int or choice parameters is fixed, as in tp x dp x pp = number of devices."""
+class Constraint(Section):
+    """What configurations must satisfy to be tried at all.
 
-    product: Annotated[tuple[Name, ...], Field(min_length=2)]
-    equals: Count
+    Either the ``product`` of some int or choice parameters ``equals`` a number, as in tp x dp x pp = number of devices,
+    or an ``expression`` over parameters is true, as in ``n_ubatch <= n_batch``.
+    """
+
+    product: tuple[Name, ...] = ()
+    equals: Count | None = None
+    expression: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Constraint:
+        if (self.expression is None) == (not self.product and self.equals is None):
+            raise ValueError("give either product and equals, or an expression")
+        if self.expression is None and (len(self.product) < 2 or self.equals is None):
+            raise ValueError("a product needs two names or more, and what it equals")
+        return self
 
 
 class ConfigFile(Section):
@@ -177,7 +190,10 @@ class Service(Section):
 
 
 class Benchmark(Section):
-    """How a running service is measured. Lengths are in tokens, times in seconds."""
+    """How a running service is measured. Lengths are in tokens, times in seconds.
+
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement.
+    """
 
     client: str
     requests: Count = 32
@@ -190,7 +206,7 @@ class Benchmark(Section):
     save_requests: bool = False
     seed: int = 0
     timeout: Seconds = 600.0
-    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 0.95
+    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: str = ""
     metrics: dict[Name, str] = Field(default_factory=dict)
@@ -247,6 +263,27 @@ class ObjectiveSection(Section):
         return self
 
 
+class SwarmSection(Section):
+    """The coefficients of the classic swarm; what they mean, and where their defaults are from: search/swarm.py.
+
+    ``chi`` belongs to constriction, ``inertia`` to inertia; ``phi1`` and ``phi2`` are the weights of the particle's own
+    best and of its informants' best. ``neighbours`` is how far along the ring a particle sees to either side,
+    ``informants`` how many particles each one informs in the random topology. ``max_velocity`` is a share of the range,
+    0 for no limit.
+    """
+
+    form: Literal["constriction", "inertia"] = "constriction"
+    chi: Annotated[float, Field(gt=0, le=1)] = 0.7298
+    phi1: Annotated[float, Field(ge=0)] | None = None
+    phi2: Annotated[float, Field(ge=0)] | None = None
+    inertia: Annotated[float, Field(ge=0)] = 0.7213
+    topology: Literal["global", "ring", "random"] = "global"
+    neighbours: Count = 1
+    informants: Count = 3
+    max_velocity: Annotated[float, Field(ge=0)] = 0.5
+    moves: Literal["synchronous", "asynchronous"] = "asynchronous"
+
+
 class Search(Section):
     """How the search goes on, and when it ends.
 
@@ -260,6 +297,8 @@ class Search(Section):
     at the end, ``leaders`` configurations and the baseline are measured ``confirm`` times more.
     """
 
+    strategy: Literal["surrogate", "pso"] = "surrogate"
+    swarm: SwarmSection = SwarmSection()
     schedule: Literal["generation", "window", "async"] = "generation"
     window: Count | None = None
     particles: Annotated[int, Field(ge=2)] = 16
@@ -371,7 +410,7 @@ class Config(Section):
     parallel: Parallel = Parallel()
     ssh: Ssh = Ssh()
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
-    constraints: tuple[ProductConstraint, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     output: str = "mpipso-runs"
 
     @model_validator(mode="after")

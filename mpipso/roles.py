@@ -1,4 +1,7 @@
-"""What root, leader, member and spare each do, top to bottom: the story of a run on one page."""
+"""What root, leader, member and spare each do, top to bottom: the story of a run on one page.
+
+Every rank has a :class:`Station`, which obeys the root; the root (``root.py``) has one too, so it leads a group as well.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,27 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol
 
-from mpipso.cluster.dispatch import Assigned, Cancel, Dispatcher, Evaluated, Event, Finish, Progress, Retried
+from mpipso.cluster.dispatch import Cancel, Progress
+from mpipso.cluster.plan import PlacedGroup
 from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.record.monitor import Monitor
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
-from mpipso.service.remote import Agent, RemoteNode
+from mpipso.service.remote import Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
-from mpipso.tuning import Tuning
 
-T = TypeVar("T")
-
-PATIENCE = 13.0
-"""Seconds after a signal in which services are stopped in good order; keepers stop those that are left."""
+ROOT = 0
+BEAT = 2.0
+"""Seconds between two signs of life."""
+FORSAKEN = 1
+"""Exit code of a rank that has lost the root."""
 
 
 @dataclass(frozen=True)
@@ -36,158 +39,286 @@ class Interrupted:
     signal: int
 
 
-class Root:
-    """Rank 0: runs the swarm, scatters its particles to the leaders, gathers their evaluations; leads group 0 too.
+@dataclass(frozen=True)
+class Alive:
+    """Any rank to root, and root to any rank: a sign of life."""
 
-    Attributes
-    ----------
-    abandoned:
-        Whether some group did not stop in time after a signal, so that the job has to be aborted.
-    """
 
-    def __init__(self, crew: Crew, tuning: Tuning, monitor: Monitor, interrupts: Interrupts) -> None:
+@dataclass(frozen=True)
+class Form:
+    """Root to the ranks of a new group: take your seats in it."""
+
+    group: int
+    placed: PlacedGroup
+    port: int
+
+
+@dataclass(frozen=True)
+class Disband:
+    """Root to a rank: leave this group, if you are in it, and whatever you are in say so. ``gone`` does not answer."""
+
+    group: int | None
+    gone: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Free:
+    """Any rank to root: it belongs to no group (any more), and nothing of the last one runs on its node."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Root to the leader of a group."""
+
+    group: int
+    content: Assignment | Cancel
+
+
+@dataclass(frozen=True)
+class Within:
+    """Between the ranks of a group that was formed later, which has no communicator of its own."""
+
+    group: int
+    content: object
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Root to leaders and spares, leader to members: the run, or the group, is over; stop what runs."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Any rank to root: nothing of the run is left on its node."""
+
+
+@dataclass(frozen=True)
+class Depart:
+    """Root to any rank: everyone has left; end MPI."""
+
+
+class Link(Protocol):
+    """How leader and members of a group reach each other, by seat: as a :class:`~mpipso.cluster.world.Channel`."""
+
+    def post(self, dest: int, message: object) -> None: ...
+
+    def give_up(self, rank: int, lost: bool = True) -> None: ...
+
+    @property
+    def idle(self) -> bool: ...
+
+
+class Later:
+    """The link of a group that was formed later: over the channel of all ranks."""
+
+    def __init__(self, everyone: Channel, form: Form) -> None:
+        self._everyone = everyone
+        self._form = form
+
+    def post(self, dest: int, message: object) -> None:
+        self._everyone.post(self._form.placed.nodes[dest].rank, Within(self._form.group, message))
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        self._everyone.give_up(self._form.placed.nodes[rank].rank, lost)
+
+    @property
+    def idle(self) -> bool:
+        return self._everyone.idle
+
+
+class Role(Protocol):
+    """What a rank does in a group."""
+
+    form: Form
+
+    def hear(self, seat: int, message: object) -> None:
+        """Another rank of the group speaks."""
+
+    def obey(self, content: Assignment | Cancel) -> None:
+        """The root orders something."""
+
+    def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
+        """Stop what runs, and with ``close`` give the node back for good; never waits. ``gone`` ranks do not answer."""
+
+    def step(self) -> None:
+        """Do what there is to do; never waits."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended and all is said."""
+
+
+class Station:
+    """What this rank is at the moment, as the root says: leader or member of a group, or spare."""
+
+    def __init__(self, crew: Crew, interrupts: Interrupts) -> None:
         self._crew = crew
-        self._tuning = tuning
-        self._monitor = monitor
         self._interrupts = interrupts
-        self._leader = Leader(crew)
-        self._dispatcher = Dispatcher(_present(crew.orders), _present(crew.reports), retries=crew.config.search.retries)
-        limit = crew.config.search.time_limit
-        self._deadline = None if limit is None else time.monotonic() + limit
-        self._patience: float | None = None
-        self.abandoned = False
+        self._role: Role | None = None
+        self._next: Form | None = None
+        self._disbanding = False
+        self._finishing = False
+        self._told = False
+        self._beat = 0.0
+        self._heard = time.monotonic()
+        self.left = False
+        """Whether nothing of the run is left here."""
+        self.departing = False
+        """Whether the root has said that all ranks have left."""
+        if crew.index is not None:
+            placed, port = crew.plan.groups[crew.index], service_port(crew.config, crew.plan, crew.index)
+            self._take_seat(Form(crew.index, placed, port))
 
-    def run(self) -> None:
-        """The whole run, until the budget is spent or a signal ends it. Every rank is sent home whatever happens.
+    def hear(self, source: int, message: object) -> None:
+        """A message of the root's or, within a group, of another rank's has arrived."""
+        if source == ROOT:
+            self._heard = time.monotonic()
+        role = self._role
+        match message:
+            case Form():
+                self._next = message
+            case Disband():
+                self._disbanding = True
+                if role is not None and role.form.group == message.group:
+                    role.end(message.gone, close=False)
+            case Order():
+                if role is not None and role.form.group == message.group:
+                    role.obey(message.content)
+            case Within():
+                if role is not None and role.form.group == message.group:
+                    ranks = [node.rank for node in role.form.placed.nodes]
+                    if source in ranks:
+                        self._hear_within(role, ranks.index(source), message.content)
+            case Finish():
+                self._finishing = True
+                if role is not None:
+                    role.end(close=True)
+            case Depart():
+                self.departing = True
 
-        Raises
-        ------
-        RunFailed
-            There is no way to go on.
-        """
-        try:
-            self._search()
-        finally:
-            self._dispatcher.cancel()
-            while self._dispatcher.busy and not self._out_of_patience():
-                self._step()
-            self._send_home()
+    def _hear_within(self, role: Role, seat: int, message: object) -> None:
+        """A leader that ends its group says so in the root's words."""
+        if isinstance(message, (Disband, Finish)):
+            self.hear(self._crew.world.rank, message)
+        else:
+            role.hear(seat, message)
 
-    def _search(self) -> None:
-        while not self._over() and (iteration := self._tuning.iterate()) is not None:
-            self._gather(iteration.assignments, until=self._over)
-            iteration.close()
-        if self._interrupts.received is None:
-            self._gather(self._tuning.confirmations(), until=lambda: False)
+    def step(self) -> None:
+        """One turn; never waits."""
+        role = self._role
+        if role is not None:
+            if self._crew.group is not None:
+                for seat, message in self._crew.group.take():
+                    if role.form.group == self._crew.index:
+                        self._hear_within(role, seat, message)
+            role.step()
+            if role.over:
+                self._role = None
+        if self._role is None and self._disbanding and not self._finishing:
+            self._disbanding = False
+            self._crew.everyone.post(ROOT, Free())
+        if self._role is None and self._next is not None:
+            form, self._next = self._next, None
+            self._take_seat(form)
+            if self._finishing and isinstance(self._role, Leader):
+                # Its members, who have taken their seats, wait for the word of their leader.
+                self._role.end(close=True)
+        if self._role is None and self._finishing and not self.left:
+            self._crew.node.close()
+            self._crew.everyone.post(ROOT, Left())
+            self.left = True
+        self._say()
 
-    def _gather(self, assignments: Sequence[Assignment], until: Callable[[], bool]) -> None:
-        """Have particles evaluated; when ``until`` says so, start no more of them. An interruption cancels all."""
-        self._dispatcher.submit(assignments)
-        while self._dispatcher.busy:
-            for event in self._step():
-                self._take(event)
-            if self._interrupts.received is not None:
-                self._dispatcher.cancel()
-                if self._out_of_patience():
-                    return
-            elif until():
-                self._dispatcher.drop_queue()
+    def cancel(self) -> None:
+        """Give up the evaluation that runs."""
+        if self._role is not None:
+            self._role.obey(Cancel())
 
-    def _take(self, event: Event) -> None:
-        match event:
-            case Progress():
-                self._monitor.phase(event.group, event.phase)
-            case Assigned():
-                self._tuning.assigned(event.group, event.assignment)
-            case Retried():
-                self._tuning.retried(event.evaluation)
-            case Evaluated():
-                self._tuning.evaluated(event.evaluation)
+    @property
+    def forsaken(self) -> bool:
+        """Whether the root is dead, or was not heard of for so long that this rank is on its own."""
+        silence = time.monotonic() - self._heard
+        return ROOT in self._crew.everyone.failed or silence > 4 * self._crew.config.parallel.lease
 
-    def _step(self) -> list[Event]:
-        """One turn of rank 0: as leader, as root, then a nap."""
-        self._leader.step()
-        for _, message in self._crew.everyone.take():
-            if isinstance(message, Interrupted) and self._interrupts.received is None:
-                self._interrupts.received = message.signal
-        events = self._dispatcher.step()
-        self._monitor.tick()
-        self._crew.world.nap()
-        return events
+    def flee(self) -> None:
+        """Stop everything here without a word to anybody."""
+        with contextlib.suppress(EvaluationFailed):
+            self._crew.node.close()
 
-    def _over(self) -> bool:
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return late or self._interrupts.received is not None
+    def _take_seat(self, form: Form) -> None:
+        seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._crew.world.rank)
+        share = form.placed.nodes[seat]
+        self._crew.node.assign(share.cores, share.devices, share.device_variable)
+        own = self._crew.group if form.group == self._crew.index else None
+        link: Link = own if own is not None else Later(self._crew.everyone, form)
+        self._role = Leader(self._crew, form, link) if seat == 0 else Member(self._crew, form, link)
 
-    def _send_home(self) -> None:
-        self._dispatcher.finish()
-        for spare in self._crew.plan.spares:
-            self._crew.everyone.post(spare.rank, Finish())
-        while not (self._leader.over and _present(self._crew.orders).idle and self._crew.everyone.idle):
-            if self._out_of_patience():
-                self.abandoned = True
-                return
-            self._step()
-
-    def _out_of_patience(self) -> bool:
-        """Whether a signal came so long ago that a node which does not answer must not be waited for any more."""
-        if self._interrupts.received is not None and self._patience is None:
-            self._patience = time.monotonic() + PATIENCE
-        return self._patience is not None and time.monotonic() >= self._patience
+    def _say(self) -> None:
+        """Signs of life, and a signal that this rank was sent."""
+        if self._interrupts.received is not None and not self._told:
+            self._told = True
+            self._crew.everyone.post(ROOT, Interrupted(self._interrupts.received))
+        now = time.monotonic()
+        if now - self._beat >= BEAT:
+            self._beat = now
+            self._crew.everyone.post(ROOT, Alive())
 
 
 class Leader:
     """Rank 0 of a group: evaluates what it is assigned in a thread, while its main thread passes messages on."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, form: Form, link: Link) -> None:
+        self.form = form
         self._crew = crew
-        self._orders = _present(crew.orders)
-        self._reports = _present(crew.reports)
-        self._channel = _present(crew.group)
-        placed = crew.placed
+        self._link = link
+        placed = form.placed
         self._members = {
             seat: RemoteNode(node, crew.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
             if seat != 0 and node.transport == "mpi"
         }
         self._group = ServiceGroup(
-            crew.index or 0,
-            [_present(crew.node), *self._members.values(), *crew.reached.values()],
+            form.group,
+            [crew.node, *self._members.values(), *crew.reached.values()],
             placed.master_node_index,
             crew.config,
             ENGINES.create(crew.config.service.engine),
             CLIENTS.create(crew.config.benchmark.client),
             self._progress,
-            port=service_port(crew.config, crew.plan, crew.index or 0),
+            port=form.port,
         )
         self._assignment: Assignment | None = None
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
-        self._finishing = False
+        self._ending = False
+        self._closing = False
         self._closed = False
 
     @property
     def over(self) -> bool:
-        """Whether everything of this group is closed and said."""
-        return self._closed and not self._busy and self._channel.idle and self._orders.idle
+        return self._closed and not self._busy and self._link.idle
 
-    def cancel(self) -> None:
-        """Give up the evaluation that runs."""
+    def hear(self, seat: int, message: object) -> None:
+        if isinstance(message, Answer):
+            self._members[seat].answered(message)
+
+    def obey(self, content: Assignment | Cancel) -> None:
+        if isinstance(content, Assignment):
+            self._begin(content)
+        else:
+            self._cancel.set()
+
+    def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
         self._cancel.set()
+        self._ending = True
+        self._closing = self._closing or close
+        for seat, node in enumerate(self.form.placed.nodes):
+            if node.rank in gone and seat in self._members:
+                self._link.give_up(seat)
+                self._members[seat].lost("no sign of life")
 
     def step(self) -> None:
-        """Obey the root, and pass on what the members answer; never waits."""
-        for _, message in self._orders.take():
-            if isinstance(message, Assignment):
-                self._begin(message)
-            elif isinstance(message, Cancel):
-                self.cancel()
-            elif isinstance(message, Finish):
-                self.cancel()
-                self._finishing = True
-        for seat, answer in self._channel.take():
-            self._members[seat].answered(answer)
-        if self._finishing and not self._closed and not self._busy:
+        if self._ending and not self._closed and not self._busy:
             self._run(self._close)
 
     @property
@@ -210,91 +341,94 @@ class Leader:
             evaluation = self._group.evaluate(assignment, self._cancel)
         except Exception:  # a defect of ours must not keep the root waiting for this group for ever
             failure = Failure("internal error", "infrastructure", traceback.format_exc())
-            index = self._crew.index or 0
             evaluation = Evaluation(
-                assignment.number, assignment.attempt, index, assignment.configuration, assignment.label, {}, failure
+                assignment.number,
+                assignment.attempt,
+                self.form.group,
+                assignment.configuration,
+                assignment.label,
+                failure=failure,
             )
-        self._reports.post(0, evaluation)
+        self._crew.everyone.post(ROOT, evaluation)
 
     def _close(self) -> None:
         try:
             # What cannot be closed belongs to a node that is lost, and ends with it.
             with contextlib.suppress(EvaluationFailed):
-                self._group.close()
+                if self._closing:
+                    self._group.close()
+                else:
+                    self._crew.node.release()
             if self._crew.outside is not None:
                 self._crew.outside.close()
         finally:
             for seat in self._members:
-                self._channel.post(seat, Finish())
+                self._link.post(seat, Finish() if self._closing else Disband(self.form.group))
             self._closed = True
             self._crew.world.wake()
 
     def _progress(self, phase: str) -> None:
         if self._assignment is not None:
             number, attempt = self._assignment.number, self._assignment.attempt
-            self._reports.post(0, Progress(self._crew.index or 0, number, attempt, phase))
+            self._crew.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase))
 
     def _sender(self, seat: int) -> Callable[[object], None]:
-        return lambda message: self._channel.post(seat, message)
+        return lambda message: self._link.post(seat, message)
 
 
-def leader(crew: Crew, interrupts: Interrupts) -> None:
-    """A leader other than the root."""
-    own = Leader(crew)
-    reports = _present(crew.reports)
-    tell = _Teller(crew, interrupts)
-    while not (own.over and reports.idle and crew.everyone.idle):
-        if interrupts.received is not None:
-            own.cancel()
-        own.step()
-        reports.take()
-        tell.step()
+class Member:
+    """The agent of its node: does what its leader asks for until it is sent away."""
+
+    def __init__(self, crew: Crew, form: Form, link: Link) -> None:
+        self.form = form
+        self._node = crew.node
+        self._link = link
+        self._wake = crew.world.wake
+        self._agent = Agent(crew.node, lambda answer: link.post(0, answer))
+        self._thread: threading.Thread | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._thread is not None and not self._thread.is_alive()
+
+    def hear(self, seat: int, message: object) -> None:
+        if isinstance(message, (Request, Abandon)) and self._thread is None:
+            self._agent.handle(message)
+
+    def obey(self, content: Assignment | Cancel) -> None:
+        """Assignments are for leaders; a signal that this rank was sent is the root's affair."""
+
+    def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._end, name="end of the group")
+            self._thread.start()
+
+    def step(self) -> None:
+        """Everything is done as it is heard."""
+
+    def _end(self) -> None:
+        try:
+            self._agent.close()
+            # What cannot be stopped holds its device or port, which the next start on this node will tell.
+            with contextlib.suppress(EvaluationFailed):
+                self._node.release()
+        finally:
+            self._wake()
+
+
+def serve(crew: Crew, interrupts: Interrupts) -> int:
+    """A rank other than the root, from its first seat until all leave; returns its exit code."""
+    station = Station(crew, interrupts)
+    told = False
+    while not (station.departing and crew.everyone.idle):
+        if interrupts.received is not None and not told:
+            told = True
+            station.cancel()
+        for source, message in crew.everyone.take():
+            station.hear(source, message)
+        station.step()
+        if station.forsaken:
+            station.flee()
+            return FORSAKEN
         crew.world.nap()
-
-
-def member(crew: Crew, interrupts: Interrupts) -> None:
-    """The agent of its node: does what its leader asks for until it is sent home."""
-    channel = _present(crew.group)
-    agent = Agent(_present(crew.node), lambda answer: channel.post(0, answer))
-    tell = _Teller(crew, interrupts)
-    finished = False
-    while not (finished and channel.idle and crew.everyone.idle):
-        for _, message in channel.take():
-            if isinstance(message, Finish):
-                finished = True
-            else:
-                agent.handle(message)
-        tell.step()
-        crew.world.nap()
-    agent.close()
-
-
-def spare(crew: Crew, interrupts: Interrupts) -> None:
-    """Belongs to no group: waits to be sent home."""
-    tell = _Teller(crew, interrupts)
-    while not (tell.step() and crew.everyone.idle):
-        crew.world.nap()
-
-
-class _Teller:
-    """Tells the root of a signal that this rank received; says whether the root has sent this rank home."""
-
-    def __init__(self, crew: Crew, interrupts: Interrupts) -> None:
-        self._channel: Channel = crew.everyone
-        self._interrupts = interrupts
-        self._told = False
-        self._home = False
-
-    def step(self) -> bool:
-        if self._interrupts.received is not None and not self._told:
-            self._told = True
-            self._channel.post(0, Interrupted(self._interrupts.received))
-        self._home = self._home or any(isinstance(message, Finish) for _, message in self._channel.take())
-        return self._home
-
-
-def _present(value: T | None) -> T:
-    """What this role has by its place in the job."""
-    if value is None:
-        raise LookupError("this rank has no such part in the job")
-    return value
+    return 0

@@ -1,136 +1,300 @@
-"""The root's side of the search: what is proposed, how results are judged, what is written down and shown.
+"""The root's side of the search: what is proposed when, how results are judged, what is written down and shown.
 
-Knows the swarm and the records; knows neither ranks nor processes. :mod:`mpipso.roles` brings the evaluations.
+Knows the strategy and the records; knows neither ranks nor processes. Every change of its state is an event of the
+journal, and reading the journal again makes the same changes: so a run is resumed as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed, UserError
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Metrics
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.judged import Judged
+from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.monitor import Monitor
-from mpipso.record.recipe import Start, read_starts, write_best
-from mpipso.record.report import Outcome
+from mpipso.record.recipe import Start, write_best
+from mpipso.record.warm import Earlier
+from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.durations import Durations
 from mpipso.search.objective import Objective, Score
+from mpipso.search.schedule import Schedule
 from mpipso.search.space import Space
-from mpipso.search.swarm import Swarm
+from mpipso.search.strategy import Strategy
+from mpipso.search.trials import Trial, Trials
 
-BASELINE = 0
-"""The number of the baseline's evaluation."""
-_FRUITLESS = 20
-"""Iterations without a new configuration after which the space counts as exhausted."""
+BASELINE = "baseline"
+REPEAT = "repeat"
+CONFIRM = "confirm"
+_CAUSES_TOLD = 5
 
 
 class Tuning:
-    """One run of the swarm, iteration by iteration.
+    """One run of the search.
 
     Parameters
     ----------
+    strategy:
+        Fresh: it has been asked for nothing yet.
     publish:
         Prepares a configuration for use by hand and returns the commands for ``best.sh``.
+    past:
+        The events of the run's earlier sessions; the journal goes on after them.
 
     Raises
     ------
     UserError
         The space or the baseline is not well defined.
+    RunFailed
+        The baseline failed in an earlier session, and a limit is relative to it.
     """
 
     def __init__(
         self,
         config: Config,
+        strategy: Strategy,
         folder: RunFolder,
         journal: Journal,
         monitor: Monitor,
         publish: Callable[[Configuration], Sequence[Start]],
+        past: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        self._config = config
+        self._search = config.search
         self._folder = folder
         self._journal = journal
         self._monitor = monitor
         self._publish = publish
         self.space, self.baseline = well_defined(config)
         self.objective = Objective(config.objective)
-        self._swarm = Swarm(
-            self.space.dimensions,
-            config.search.particles,
-            config.search.seed,
-            start=None if self.baseline is None else self.space.encode(self.baseline),
-            distinct=lambda point: self.space.key(self.space.decode(point)),
-        )
+        self.trials = Trials(self.space, self.objective, self.baseline, self._search.baseline_repeats)
+        self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
+        self._strategy = strategy
+        self._proposed = 0
+        self._told: set[int] = set()
         self._durations = Durations()
-        self._begun = time.time()
-        self._numbers: dict[str, int] = {}
-        self._scores: dict[int, Score] = {}
-        self._undecided: list[Evaluation] = []
-        self._judged: list[Judged] = []
-        self._baseline_metrics: Metrics | None = None
-        self._incumbent: Judged | None = None
-        self._retried = 0
-        self._iteration = 0
+        self._attempts: Counter[int] = Counter()
+        self._handed_out: set[int] = set()
+        self._unjudged: list[Evaluation] = []
+        self._incumbent: int | None = None
+        self.cause = ""
+        """Which budget ended the search; empty while it goes on."""
+        for event in past:
+            self._replay(event)
+        self._settle()
 
-    @property
-    def remaining(self) -> int:
-        """Evaluations left in the budget; confirmations do not count."""
-        return self._config.search.evaluations - len(self._numbers)
+    def learn(self, earlier: Earlier) -> None:
+        """Take over what an earlier run measured, before the first proposal."""
+        self._journal.write("learned", **to_learned(earlier))
+        self._learn(earlier.results)
+        self._monitor.note(f"learned from {earlier.description}")
 
-    def iterate(self) -> _Iteration | None:
-        """The next iteration of the swarm; None when the budget is spent or every configuration has been tried."""
-        for _ in range(_FRUITLESS):
-            if self.remaining <= 0:
-                return None
-            points = self._swarm.ask()
-            numbers = []
-            fresh: list[tuple[float, Assignment]] = []
-            for point in points:
+    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> None:
+        # Limits relative to the baseline are judged by what it measured there, as the machines may have been others.
+        baseline = next((metrics for configuration, metrics in results if configuration == self.baseline), None)
+        if self.objective.relative and not baseline:
+            return
+        failure = Failure("it failed in an earlier run", "configuration")
+        points, scores = [], []
+        for number, (configuration, metrics) in enumerate(results):
+            told = Evaluation(
+                number, 1, 0, configuration, metrics=metrics or {}, failure=None if metrics is not None else failure
+            )
+            points.append(self.space.encode(configuration))
+            scores.append(self.objective.judge(told, baseline))
+        self._strategy.learn(np.array(points), scores)
+
+    # What is to be measured
+
+    def propose(self, idle: int) -> list[Assignment]:
+        """Everything that may be measured now and has not been handed out yet, the most urgent first.
+
+        Parameters
+        ----------
+        idle:
+            Groups that have nothing to do; an asynchronous search proposes no more than these need.
+
+        Raises
+        ------
+        RunFailed
+            Every evaluation of several iterations failed.
+        """
+        assignments = [self._assignment(number) for number in self.trials.waiting if number not in self._handed_out]
+        while (count := self._due(idle - len(assignments))) > 0:
+            asked = self._ask(count)
+            assignments += asked
+            if not asked:
+                self.cause = "exhausted"
+        self._handed_out.update(assignment.number for assignment in assignments)
+        if self.schedule.kind == "generation":
+            # Limits are judged by the baseline, so it begins before all others; then those that take longest.
+            assignments.sort(key=lambda each: (each.configuration != self.baseline, -each.seconds))
+        return assignments
+
+    def confirmations(self) -> list[Assignment]:
+        """The next round of measuring the leaders and the baseline again; none once that was done often enough."""
+        done = {trial.number: len(self._confirmed(trial)) for trial in self._racing()}
+        fewest = min(done.values(), default=self._search.confirm)
+        if fewest >= self._search.confirm:
+            return []
+        turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
+        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn])
+        self._handed_out.update(assignment.number for assignment in assignments)
+        self._monitor.expect(self.trials.next_number)
+        return assignments
+
+    def stop(self, cause: str) -> None:
+        """Propose nothing more: a budget that the root watches is spent."""
+        self.cause = self.cause or cause
+
+    def _due(self, idle: int) -> int:
+        """How many evaluations may be asked for now, by the schedule and the budgets."""
+        if self.cause:
+            return 0
+        searched = self.trials.searched
+        sees = self.schedule.sees(len(searched))
+        if sees is None:
+            # Until the baseline is known, nothing can be told: the first proposals do without, later ones wait.
+            blind = not self._judgeable(self._visible())
+            if idle <= 0 or (blind and len(searched) >= self._search.particles):
+                return 0
+        elif any(self.trials.result(number) is None for number in searched[:sees]):
+            return 0
+        self.cause = self._spent(self._visible())
+        if self.cause:
+            return 0
+        together = idle if sees is None else self.schedule.together(len(searched))
+        return min(together, self._search.evaluations - len(searched))
+
+    def _visible(self) -> list[int]:
+        """The evaluations whose results the next proposal may see."""
+        searched = self.trials.searched
+        sees = self.schedule.sees(len(searched))
+        return [number for number in searched[:sees] if self.trials.result(number) is not None]
+
+    def _judgeable(self, visible: Collection[int]) -> bool:
+        """Whether these results say all that it takes to judge them."""
+        return not self.objective.relative or set(range(self._search.baseline_repeats)) <= set(visible)
+
+    def _spent(self, visible: Sequence[int]) -> str:
+        """Which budget is spent, if one is."""
+        search, searched = self._search, len(self.trials.searched)
+        if searched >= search.evaluations:
+            return "evaluations"
+        if search.iterations is not None and searched >= search.iterations * search.particles:
+            return "iterations"
+        best = self._leader(visible) if self._judgeable(visible) else None
+        if best is None:
+            self._not_fruitless(visible)
+            return ""
+        score = self.trials.score(best, visible)
+        if search.target is not None and score is not None and score.fitness is not None:
+            wanted = -search.target if self.objective.maximized else search.target
+            if score.fitness <= wanted:
+                return "target"
+        since = len(visible) - 1 - visible.index(next(number for number in best.numbers if number in visible))
+        return "stagnation" if search.stagnation is not None and since >= search.stagnation else ""
+
+    def _not_fruitless(self, visible: Sequence[int]) -> None:
+        most = self._search.fruitless * self._search.particles
+        results = [self.trials.result(number) for number in visible[-most:]]
+        causes = Counter(result.failure.cause for result in results if result is not None and result.failure)
+        if causes.total() >= most:
+            told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]
+            raise RunFailed("\n".join([f"all of the last {most} evaluations failed:", *told]))
+
+    def _ask(self, count: int) -> list[Assignment]:
+        visible = self._visible()
+        told = [number for number in visible if number not in self._told] if self._judgeable(visible) else []
+        self._tell(told)
+        first = len(self.trials.searched)
+        repeats = self._repeats(first, count)
+        points = iter(self._strategy.ask(count - len(repeats)) if count > len(repeats) else ())
+        wanted: list[tuple[Configuration, str]] = []
+        for position in range(first, first + count):
+            if position in repeats:
+                wanted.append((repeats[position], REPEAT))
+            elif (point := next(points, None)) is not None:
                 configuration = self.space.decode(point)
-                key = self.space.key(configuration)
-                if key not in self._numbers:
-                    if self.remaining <= 0:
-                        break
-                    number = self._numbers[key] = len(self._numbers)
-                    label = "baseline" if configuration == self.baseline else ""
-                    # Limits are judged by the baseline, so it begins before all others.
-                    seconds = math.inf if label else self._durations.predict(point)
-                    fresh.append((seconds, Assignment(number, 1, configuration, label)))
-                numbers.append(self._numbers[key])
-            asked = [
-                {"number": n, "configuration": self.space.decode(p)} for n, p in zip(numbers, points, strict=False)
-            ]
-            self._journal.write("asked", iteration=self._iteration, particles=asked)
-            self._iteration += 1
-            if fresh:
-                longest_first = sorted(fresh, key=lambda pair: -pair[0])
-                return _Iteration(self, points, numbers, [assignment for _, assignment in longest_first])
-            self.tell(points, numbers)
-        return None
+                wanted.append((configuration, BASELINE if configuration == self.baseline else ""))
+        return self._register(told, wanted)
 
-    def tell(self, points: np.ndarray, numbers: Sequence[int]) -> None:
-        """Close an iteration: the swarm learns the scores of its particles. A cut-short last one is not told."""
-        if len(numbers) == self._config.search.particles and all(number in self._scores for number in numbers):
-            self._swarm.tell(points, [self._scores[number] for number in numbers])
+    def _repeats(self, first: int, count: int) -> dict[int, Configuration]:
+        """Which of the next evaluations measure a configuration again, by their position in the search."""
+        positions = range(first, first + count)
+        repeats: dict[int, Configuration] = {}
+        if self.baseline is not None:
+            repeats = {
+                position: self.baseline for position in positions if 0 < position < self._search.baseline_repeats
+            }
+        turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
+        leader = self._leader(self._told) if turns and self._search.repeats > 1 else None
+        if leader is not None and len(leader.numbers) < self._search.repeats:
+            repeats[turns[0]] = leader.configuration
+        return repeats
+
+    def _tell(self, numbers: Sequence[int]) -> None:
+        """The strategy learns of further results."""
+        self._told.update(numbers)
+        for number in dict.fromkeys(self.trials.of(number).number for number in numbers):
+            trial = self.trials.of(number)
+            score = self.trials.score(trial, self._told)
+            if score is not None:
+                self._strategy.tell(trial.proposal, score)
+
+    def _register(self, told: Sequence[int], wanted: Sequence[tuple[Configuration, str]]) -> list[Assignment]:
+        new = [
+            {"number": number, "label": label, "configuration": configuration}
+            for number, (configuration, label) in enumerate(wanted, start=self.trials.next_number)
+        ]
+        if new:
+            self._journal.write("asked", told=list(told), new=new)
+        for each in new:
+            self._enter(each)
+        return [self._assignment(int(str(each["number"]))) for each in new]
+
+    def _enter(self, asked: Mapping[str, Any]) -> None:
+        self.trials.ask(asked["number"], asked["configuration"], asked["label"], self._proposed)
+        self._proposed += asked["label"] not in (REPEAT, CONFIRM)
+
+    def _assignment(self, number: int) -> Assignment:
+        trial = self.trials.of(number)
+        return Assignment(
+            number,
+            self._attempts[number] + 1,
+            trial.configuration,
+            self.trials.label(number),
+            self._durations.predict(self.space.encode(trial.configuration)),
+            self.trials.groups(trial),
+        )
+
+    # What comes back
 
     def assigned(self, group: int, assignment: Assignment) -> None:
+        """An attempt begins on a group."""
         self._journal.write("assigned", number=assignment.number, attempt=assignment.attempt, group=group)
+        self._attempts[assignment.number] = assignment.attempt
         self._monitor.assigned(group, assignment.number, assignment.label, assignment.configuration)
 
     def retried(self, evaluation: Evaluation) -> None:
         """An attempt failed for reasons outside its configuration and will be repeated."""
-        self._retried += 1
-        cause = evaluation.failure.cause if evaluation.failure else ""
+        failure = evaluation.failure or Failure("it gave no result", "infrastructure")
         self._folder.save(evaluation)
-        self._journal.write("retried", number=evaluation.number, attempt=evaluation.attempt, cause=cause)
-        self._monitor.retried(evaluation.group, evaluation.number, cause)
+        self._journal.write(
+            "retried",
+            number=evaluation.number,
+            attempt=evaluation.attempt,
+            group=evaluation.group,
+            kind=failure.kind,
+            cause=failure.cause,
+        )
+        self._monitor.retried(evaluation.group, evaluation.number, failure.cause)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """A result is in.
@@ -141,100 +305,157 @@ class Tuning:
             It is the baseline's, the baseline failed, and a limit is relative to it.
         """
         self._folder.save(evaluation)
-        if evaluation.label == "baseline":
-            self._set_baseline(evaluation)
-        if self.objective.relative and self._baseline_metrics is None:
-            self._undecided.append(evaluation)
+        if self.objective.relative and self.trials.reference() is None:
+            self._journal.evaluated(Judged(evaluation, judged=False))
+            self._take(evaluation)
+            self._unjudged.append(evaluation)
+            self._settle()
+        else:
+            judged = self._judged(evaluation)
+            self._journal.evaluated(judged)
+            self._take(evaluation)
+            self._show(judged)
+
+    def _take(self, evaluation: Evaluation) -> None:
+        self.trials.take(evaluation)
+        self._durations.tell(self.space.encode(evaluation.configuration), evaluation.seconds)
+
+    def _settle(self) -> None:
+        """Judge what had to wait for the baseline, once that is known."""
+        reference = self.trials.reference()
+        if not self._unjudged or reference is None:
             return
-        for waiting in (*self._undecided, evaluation):
-            self._judge(waiting)
-        self._undecided.clear()
+        waiting, self._unjudged = self._unjudged, []
+        for evaluation in waiting:
+            if evaluation.configuration == self.baseline:
+                self._baseline_works(evaluation)
+        for evaluation in waiting:
+            judged = self._judged(evaluation)
+            self._journal.write("judged", number=evaluation.number, **verdict(judged))
+            self._show(judged)
 
-    def confirmations(self) -> list[Assignment]:
-        """Repeated measurements of baseline and incumbent, alternating; none if the baseline is still the best."""
-        best = self._incumbent
-        if best is None or self.baseline is None or best.evaluation.number == BASELINE:
-            return []
-        pair = ((BASELINE, self.baseline), (best.evaluation.number, best.evaluation.configuration))
-        first = 2 + self._config.search.retries  # attempts of the search itself never get that far
-        repeats = [
-            Assignment(number, first + repeat * first, configuration, "confirm")
-            for repeat in range(self._config.search.confirm)
-            for number, configuration in pair
-        ]
-        self._monitor.expect(len(self._judged) + len(repeats))
-        return repeats
-
-    def outcome(self, ended: str = "") -> Outcome:
-        """Everything about the run that a report tells; ``ended`` says why it did not come to its end."""
-        best = self._incumbent
-        return Outcome(
-            evaluations=tuple(self._judged),
-            incumbent=None if best is None else best.evaluation.number,
-            objective=self.objective.metric,
-            higher=self.objective.higher_is_better,
-            folder=self._folder.path,
-            starts=read_starts(self._folder.path),
-            seconds=time.time() - self._begun,
-            retried=self._retried,
-            ended=ended,
+    def _baseline_works(self, evaluation: Evaluation) -> None:
+        reference = self.trials.reference()
+        score = self.objective.judge(evaluation, evaluation.metrics)
+        if reference or not score.failed:
+            return
+        raise RunFailed(
+            f"the baseline configuration failed: {score.cause}\n"
+            f"{evaluation.failure.detail if evaluation.failure else ''}\n"
+            f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
+            f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
         )
 
-    def _set_baseline(self, evaluation: Evaluation) -> None:
-        score = self.objective.judge(evaluation, evaluation.metrics)
-        if not score.failed:
-            self._baseline_metrics = evaluation.metrics
-        elif self.objective.relative:
-            judged = Judged(evaluation, failed=True)
-            self._judged.append(judged)
-            self._journal.evaluated(judged)
-            raise RunFailed(
-                f"the baseline configuration failed: {score.cause}\n"
-                f"{evaluation.failure.detail if evaluation.failure else ''}\n"
-                f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
-                f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
-            )
+    def _judged(self, evaluation: Evaluation) -> Judged:
+        score = self.trials.judge(evaluation)
+        return Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
 
-    def _judge(self, evaluation: Evaluation) -> None:
-        score = self.objective.judge(evaluation, self._baseline_metrics)
-        self._durations.tell(self.space.encode(evaluation.configuration), evaluation.seconds)
-        judged = Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
-        self._judged.append(judged)
-        self._journal.evaluated(judged)
-        confirms = evaluation.label == "confirm"
-        if not confirms:
-            self._scores[evaluation.number] = score
-        best = not confirms and score.feasible and (self._incumbent is None or judged.rank < self._incumbent.rank)
-        if score.failed:
-            summary = f"failed: {score.cause}"
-        else:
-            baseline = self._baseline_metrics
-            summary = score_text(self.objective.metric, evaluation.metrics, baseline, self.objective.higher_is_better)
-        if best:
-            self._incumbent = judged
-            self._journal.write("incumbent", number=evaluation.number, fitness=score.fitness)
+    def _show(self, judged: Judged) -> None:
+        evaluation = judged.evaluation
+        confirms = self.trials.label(evaluation.number) == CONFIRM
+        best = not confirms and self._promote(self._leader(self.trials.searched), self.trials.searched)
+        self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
+
+    def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
+        if failed:
+            return f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
+        return score_text(
+            self.objective.metric, evaluation.metrics, self.trials.reference(), self.objective.higher_is_better
+        )
+
+    # Who is the best
+
+    def conclude(self) -> bool:
+        """Choose the best by what the confirmations say; returns whether there is one within the limits."""
+        racing = [trial for trial in self._racing() if self._confirmed(trial)]
+        numbers = [number for trial in racing for number in self._confirmed(trial)]
+        if racing and (best := self._leader(numbers, confirmed=True)) is not None:
+            self._promote(best, numbers, confirmed=True)
+        return self._incumbent is not None
+
+    @property
+    def incumbent(self) -> int | None:
+        """The number of the best configuration's first evaluation."""
+        return self._incumbent
+
+    def known_good(self) -> Configuration | None:
+        """A configuration that works, for probing a group: the baseline, or the best so far."""
+        baseline = self.trials.baseline
+        if baseline is not None and self.trials.reference():
+            return baseline.configuration
+        return None if self._incumbent is None else self.trials.of(self._incumbent).configuration
+
+    def _confirmed(self, trial: Trial) -> list[int]:
+        return self.trials.confirmations(trial)
+
+    def _leader(self, among: Collection[int], *, confirmed: bool = False) -> Trial | None:
+        """The best feasible trial by these evaluations, the earliest of equals."""
+        ranked = self._ranked(set(among), confirmed=confirmed)
+        return ranked[0][1] if ranked else None
+
+    def _ranked(self, among: Collection[int], *, confirmed: bool = False) -> list[tuple[Score, Trial]]:
+        if self.objective.relative and self.trials.reference() is None:
+            return []
+        scored = [(self.trials.score(trial, among, confirmed=confirmed), trial) for trial in self.trials]
+        feasible = [(score, trial) for score, trial in scored if score is not None and score.feasible]
+        return sorted(feasible, key=lambda pair: pair[0])
+
+    def _racing(self) -> list[Trial]:
+        """The baseline and the leaders of the search that may still be the best; none if the baseline leads."""
+        ranked = [trial for _, trial in self._ranked(set(self.trials.searched))]
+        baseline = self.trials.baseline
+        better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
+        leaders = better[: self._search.leaders]
+        return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
+
+    def _promote(self, best: Trial | None, among: Collection[int], *, confirmed: bool = False) -> bool:
+        """Make a trial the incumbent, unless it is; returns whether it was not."""
+        if best is None or best.number == self._incumbent:
+            return False
+        score = self.trials.score(best, set(among), confirmed=confirmed)
+        fitness = None if score is None else score.fitness
+        self._journal.write("incumbent", number=best.number, fitness=fitness)
+        self._incumbent = best.number
+        evaluation = self.trials.result(next(n for n in best.numbers if n in among and self.trials.result(n)))
+        if evaluation is not None:
             write_best(
                 self._folder.path,
                 evaluation,
-                fitness=score.fitness,
-                score=summary,
-                starts=self._publish(evaluation.configuration),
+                fitness=fitness,
+                score=self._summary(evaluation),
+                starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,
             )
-        self._monitor.evaluated(evaluation, summary, best, score.violations)
+        return True
 
+    # What was
 
-class _Iteration:
-    """One generation: the assignments that are new, and how it is closed when all of them are back."""
-
-    def __init__(self, tuning: Tuning, points: np.ndarray, numbers: Sequence[int], fresh: Sequence[Assignment]) -> None:
-        self._tuning = tuning
-        self._points = points
-        self._numbers = numbers
-        self.assignments = fresh
-
-    def close(self) -> None:
-        self._tuning.tell(self._points, self._numbers)
+    def _replay(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "learned":
+                self._learn([(each["configuration"], each["metrics"]) for each in event["results"]])
+            case "asked":
+                self._tell(event["told"])
+                points = [
+                    self.space.encode(each["configuration"])
+                    for each in event["new"]
+                    if each["label"] not in (REPEAT, CONFIRM)
+                ]
+                if points:
+                    self._strategy.replay(np.array(points))
+                for each in event["new"]:
+                    self._enter(each)
+            case "assigned":
+                self._attempts[event["number"]] = event["attempt"]
+            case "evaluated":
+                evaluation = from_fields(event).evaluation
+                self._take(evaluation)
+                if not event.get("judged", True):
+                    self._unjudged.append(evaluation)
+            case "judged":
+                self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
+            case "incumbent":
+                self._incumbent = event["number"]
 
 
 def well_defined(config: Config) -> tuple[Space, Configuration | None]:

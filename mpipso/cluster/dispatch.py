@@ -1,17 +1,19 @@
 """Particles out to the groups, evaluations back: one queue, and a group takes the next particle when it is free.
 
 This is the scatter and gather of each iteration, point to point: a blocking collective would keep a core busy on every
-node and could not lose a rank. The dispatcher never waits; the root calls :meth:`Dispatcher.step` between naps.
+node and could not lose a rank. The dispatcher never waits and knows no clock: the root tells it the time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from mpipso.cluster.world import Channel
-from mpipso.evaluation import Assignment, Evaluation
+from mpipso.cluster.health import ServiceGroupHealthMonitor
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure
+
+PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,30 @@ class Retried:
     evaluation: Evaluation
 
 
-Event = Progress | Assigned | Evaluated | Retried
+@dataclass(frozen=True)
+class Quarantined:
+    """A group gets no particles until a probe of it passes, the next one in ``pause`` seconds."""
+
+    group: int
+    cause: str
+    pause: float
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A group in quarantine has measured a configuration that is known to be good."""
+
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Readmitted:
+    """A group gets particles again."""
+
+    group: int
+
+
+Event = Progress | Assigned | Evaluated | Retried | Quarantined | Probed | Readmitted
 
 
 @dataclass(frozen=True)
@@ -54,65 +79,117 @@ class Cancel:
     """Root to leader: give up the evaluation that runs."""
 
 
-@dataclass(frozen=True)
-class Finish:
-    """Root to leader, leader to member, root to spare: the run is over, leave."""
-
-
 class Dispatcher:
     """The root's side of the groups.
 
     Parameters
     ----------
-    orders, reports:
-        The channels of the leaders, by group index: assignments go out on one, evaluations come back on the other.
+    post:
+        Sends a message to the leader of a group.
+    health:
+        Decides which groups get particles.
     retries:
         How often an evaluation that failed for reasons of infrastructure is repeated, on another group if there is one.
+        A measurement that did not come about is repeated once.
     """
 
-    def __init__(self, orders: Channel, reports: Channel, *, retries: int) -> None:
-        self._orders = orders
-        self._reports = reports
+    def __init__(self, post: Callable[[int, object], None], health: ServiceGroupHealthMonitor, *, retries: int) -> None:
+        self._post = post
+        self._health = health
         self._retries = retries
         self._queue: deque[Assignment] = deque()
-        self._running: dict[int, Assignment] = {}
+        self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
         self._cancelled: set[int] = set()
         self._ending = False
-        self.groups = frozenset(range(orders.size))
+        self._probes = 0
+        self._groups: set[int] = set()
+        self.known_good: Configuration | None = None
+        """What a group in quarantine is probed with; without one it gets particles again after its pause."""
+
+    @property
+    def groups(self) -> frozenset[int]:
+        return frozenset(self._groups)
 
     @property
     def busy(self) -> bool:
-        """Whether anything is queued or under way."""
-        return bool(self._queue or self._running)
+        """Whether any evaluation is queued or under way."""
+        return bool(self._queue) or any(assignment.label != PROBE for assignment, _ in self._running.values())
+
+    @property
+    def idle(self) -> int:
+        """How many healthy groups have nothing to do and will find nothing in the queue."""
+        free = self._health.get_healthy_groups() - self._running.keys()
+        return max(0, len(free) - len(self._queue))
 
     @property
     def running(self) -> Collection[Assignment]:
-        return tuple(self._running.values())
+        return tuple(assignment for assignment, _ in self._running.values())
+
+    def overdue(self, now: float, limit: float) -> list[int]:
+        """The groups whose evaluation runs for more than ``limit`` seconds."""
+        return [group for group, (_, since) in self._running.items() if now - since > limit]
+
+    def join(self, group: int) -> None:
+        """A group is ready to work; its number was never used before."""
+        self._groups.add(group)
+        self._health.join(group)
+
+    def leave(self, group: int, cause: str, now: float) -> list[Event]:
+        """A group is no more: what it runs goes back to the queue."""
+        self._groups.discard(group)
+        self._health.leave(group)
+        assignment, since = self._running.pop(group, (None, now))
+        if assignment is None or assignment.label == PROBE:
+            return []
+        failure = Failure(cause, "infrastructure")
+        lost = Evaluation(
+            assignment.number,
+            assignment.attempt,
+            group,
+            assignment.configuration,
+            assignment.label,
+            failure=failure,
+            started=since,
+            ended=now,
+        )
+        return self._settle(lost)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:
         """Put assignments at the end of the queue."""
-        self._ending = False
-        self._queue.extend(assignments)
+        for assignment in assignments:
+            self._ending = False
+            self._queue.append(assignment)
 
-    def step(self) -> list[Event]:
-        """Take what has come back, give what is queued to the groups that are free."""
+    def take(self, group: int, message: Progress | Evaluation, now: float) -> list[Event]:
+        """What a leader reports. What comes late, from an attempt that was given up, is dropped."""
+        assignment, _ = self._running.get(group, (None, now))
+        if assignment is None or (assignment.number, assignment.attempt) != (message.number, message.attempt):
+            return []
+        if isinstance(message, Progress):
+            return [message]
+        del self._running[group]
+        if assignment.label == PROBE:
+            return self._probed(message, now)
+        return [*self._settle(message), *self._judge_health(message, now)]
+
+    def step(self, now: float) -> list[Event]:
+        """Give what is queued to the groups that are free, and probe those in quarantine."""
         events: list[Event] = []
-        for group, message in self._reports.take():
-            if not isinstance(message, Progress | Evaluation) or not self._expects(group, message):
-                continue
-            if isinstance(message, Progress):
-                events.append(message)
-            else:
-                del self._running[group]
-                events += self._settle(group, message)
-        for group in sorted(self.groups - self._running.keys()):
+        for group in sorted(self._health.get_healthy_groups() - self._running.keys()):
             assignment = self._next_for(group)
             if assignment is not None:
-                self._running[group] = assignment
-                self._cancelled.discard(group)
-                self._orders.post(group, assignment)
+                self._assign(group, assignment, now)
                 events.append(Assigned(group, assignment))
+        for group in self._health.due(now):
+            if group in self._running or self._ending:
+                continue
+            if self.known_good is None:
+                self._health.readmit(group)
+                events.append(Readmitted(group))
+            else:
+                self._probes += 1
+                self._assign(group, Assignment(-self._probes, 1, self.known_good, PROBE), now)
         return events
 
     def drop_queue(self) -> None:
@@ -125,39 +202,72 @@ class Dispatcher:
         self.drop_queue()
         for group in self._running.keys() - self._cancelled:
             self._cancelled.add(group)
-            self._orders.post(group, Cancel())
+            self._post(group, Cancel())
 
-    def finish(self) -> None:
-        """Send every leader home."""
-        for group in self.groups:
-            self._orders.post(group, Finish())
+    def cancel_probes(self) -> None:
+        """Have the groups in quarantine give up their probes."""
+        for group, (assignment, _) in self._running.items():
+            if assignment.label == PROBE and group not in self._cancelled:
+                self._cancelled.add(group)
+                self._post(group, Cancel())
 
-    def _expects(self, group: int, message: Progress | Evaluation) -> bool:
-        # What comes late from an attempt that was given up must not count for the attempt that replaced it.
-        assignment = self._running.get(group)
-        return assignment is not None and (assignment.number, assignment.attempt) == (message.number, message.attempt)
+    def _assign(self, group: int, assignment: Assignment, now: float) -> None:
+        self._running[group] = (assignment, now)
+        self._cancelled.discard(group)
+        self._post(group, assignment)
 
-    def _settle(self, group: int, evaluation: Evaluation) -> list[Event]:
+    def _settle(self, evaluation: Evaluation) -> list[Event]:
         failure = evaluation.failure
-        if failure is not None and failure.kind == "cancelled":
-            self._failed_on.pop(evaluation.number, None)
-            return []
-        failed_on = self._failed_on.setdefault(evaluation.number, [])
-        final = failure is None or failure.kind == "configuration"
-        if final or self._ending or len(failed_on) >= self._retries:
-            del self._failed_on[evaluation.number]
+        failed_on = self._failed_on.pop(evaluation.number, [])
+        if failure is None or failure.kind == "configuration":
             return [Evaluated(evaluation)]
-        failed_on.append(group)
-        self._queue.appendleft(
-            Assignment(evaluation.number, evaluation.attempt + 1, evaluation.configuration, evaluation.label)
+        if failure.kind == "cancelled" or self._ending:
+            # It has no result, and says nothing: a resumed run tries it again.
+            return []
+        if len(failed_on) >= (min(1, self._retries) if failure.kind == "measurement" else self._retries):
+            return [Evaluated(evaluation)]
+        self._failed_on[evaluation.number] = [*failed_on, evaluation.group]
+        again = Assignment(
+            evaluation.number, evaluation.attempt + 1, evaluation.configuration, evaluation.label, evaluation.seconds
         )
+        self._queue.appendleft(again)
         return [Retried(evaluation)]
 
+    def _judge_health(self, evaluation: Evaluation, now: float) -> list[Event]:
+        if evaluation.failure is not None and evaluation.failure.kind == "cancelled":
+            return []
+        known_good = self.known_good is not None and evaluation.configuration == self.known_good
+        if not self._health.record(evaluation, now, known_good=known_good):
+            return []
+        return [self._quarantined(evaluation.group)]
+
+    def _probed(self, evaluation: Evaluation, now: float) -> list[Event]:
+        group, failure = evaluation.group, evaluation.failure
+        if failure is None:
+            self._health.readmit(group)
+            return [Probed(evaluation), Readmitted(group)]
+        if failure.kind == "cancelled":
+            return []
+        self._health.mark_unhealthy(group, f"the probe failed: {failure.cause}", now)
+        return [Probed(evaluation), self._quarantined(group)]
+
+    def _quarantined(self, group: int) -> Quarantined:
+        return Quarantined(group, self._health.cause(group), self._health.pause(group))
+
     def _next_for(self, group: int) -> Assignment | None:
-        """The first assignment that has not failed on this group, as long as another group may still take it."""
-        for index, assignment in enumerate(self._queue):
-            failed_on = self._failed_on.get(assignment.number, [])
-            if group not in failed_on or self.groups.issubset(failed_on):
-                del self._queue[index]
-                return assignment
-        return None
+        """The next assignment for a group: none that has failed on it, as long as another group may still take it.
+
+        One that the group has not measured before goes before one that it has.
+        """
+        healthy = self._health.get_healthy_groups()
+        fits = [
+            index
+            for index, assignment in enumerate(self._queue)
+            if group not in (failed_on := self._failed_on.get(assignment.number, [])) or healthy.issubset(failed_on)
+        ]
+        if not fits:
+            return None
+        index = min(fits, key=lambda index: group in self._queue[index].elsewhere)
+        assignment = self._queue[index]
+        del self._queue[index]
+        return assignment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple
 
-from mpipso.cluster.placement import Rank
+from mpipso.cluster.plan import Rank
 from mpipso.service.facts import facts
 
 #: Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm.

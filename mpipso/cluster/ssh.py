@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 import mpipso
-from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.plan import PlacedNode
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.facts import Facts

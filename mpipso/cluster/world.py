@@ -3,13 +3,19 @@
 A rank that blocks in MPI keeps a core busy, which belongs to the service under test. So every wait is a nap between
 probes, sends are kept until MPI has taken them, and collectives happen at start-up only. Any thread may post; MPI
 itself is called by the main thread alone.
+
+Where the job runs with ULFM (MPI 5.0 draft, chapter on fault tolerance; ``mpirun --with-ft ulfm``), the death of a rank
+is an error of the calls that name it, and nothing more: messages between the others go on.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mpipso.errors import UserError
@@ -18,6 +24,11 @@ NAP = 0.015
 """Seconds between two probes: at 15 ms a waiting rank asks for about 0.004 of a core."""
 
 _LAST = 0.5
+_LEAVE_LIMIT = 10.0
+"""Seconds for the end of MPI, which may wait for ever for a rank that is frozen or cut off."""
+_ASK_FAILED = 0.25
+"""Seconds between two questions for dead ranks: a probe alone does not tell of each."""
+_ULFM = ("OMPI_MCA_mpi_ft_enable", "1")
 
 T = TypeVar("T")
 
@@ -36,7 +47,14 @@ class Channel(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether everything posted has left this rank; :meth:`take` makes it so."""
+        """Whether everything posted has left this rank; :meth:`take` makes it so. What is given up does not count."""
+
+    @property
+    def failed(self) -> frozenset[int]:
+        """The ranks that are dead, where MPI tells; nothing reaches them, and nothing comes from them any more."""
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        """Do not wait for messages to ``rank`` to leave; or, with ``lost`` false, wait for them again."""
 
 
 class World(Protocol):
@@ -45,6 +63,8 @@ class World(Protocol):
     rank: int
     size: int
     library: str
+    tolerant: bool
+    """Whether the job survives the death of a rank."""
 
     def gather(self, value: T) -> list[T]:
         """The value of every rank, by rank. Collective, at start-up only."""
@@ -64,21 +84,26 @@ class World(Protocol):
     def nap(self) -> None:
         """Wait until there may be something to do."""
 
-    def leave(self, *, last: bool) -> None:
-        """Take leave of MPI; collective. ``last`` is for a rank whose exit code matters: it leaves after the others."""
+    def leave(self, code: int) -> None:
+        """Take leave of MPI; collective. Ends the process with ``code`` if the others cannot be taken leave of."""
 
     def abort(self, code: int) -> None:
-        """End every rank of the job with this exit code; for errors that only one rank knows of."""
+        """End this rank and, unless they survive it, every other with this exit code."""
 
 
 class MpiChannel:
     """A channel over one communicator, which it owns."""
 
-    def __init__(self, comm: Any, wake: threading.Event) -> None:
+    def __init__(self, comm: Any, wake: threading.Event, error: type[Exception], tolerant: bool) -> None:
         self._comm = comm
         self._wake = wake
+        self._error = error
+        self._tolerant = tolerant
+        self._asked = 0.0
+        self._failed: frozenset[int] = frozenset()
+        self._given_up: set[int] = set()
         self._outbox: deque[tuple[int, object]] = deque()
-        self._sends: list[Any] = []
+        self._sends: list[tuple[int, Any]] = []
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
@@ -92,18 +117,52 @@ class MpiChannel:
             dest, message = self._outbox.popleft()
             if dest == self.rank:
                 taken.append((dest, message))
-            else:
-                self._sends.append(self._comm.isend(message, dest))
-        self._sends = [request for request in self._sends if not request.Test()]
+            elif dest not in self._failed:
+                request = self._survive(dest, partial(self._comm.isend, message, dest))
+                self._sends += [(dest, request)] if request is not None else []
+        self._sends = [(dest, request) for dest, request in self._sends if not self._sent(dest, request)]
         # Source by source: a probe for any source raises for good once one rank has died.
         for source in range(self.size):
-            while source != self.rank and (arrived := self._comm.improbe(source)) is not None:
+            while source != self.rank and (arrived := self._probed(source)) is not None:
                 taken.append((source, arrived.recv()))
+        self._ask_failed()
         return taken
 
     @property
     def idle(self) -> bool:
-        return not self._outbox and not self._sends
+        return not self._outbox and all(dest in self._given_up or dest in self._failed for dest, _ in self._sends)
+
+    @property
+    def failed(self) -> frozenset[int]:
+        return self._failed
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        (self._given_up.add if lost else self._given_up.discard)(rank)
+
+    def _probed(self, source: int) -> Any:
+        # What a rank has sent before its death can still be here, so the dead are probed as well.
+        return self._survive(source, partial(self._comm.improbe, source))
+
+    def _sent(self, dest: int, request: Any) -> bool:
+        done = self._survive(dest, request.Test)
+        return bool(done) or dest in self._failed
+
+    def _survive(self, other: int, call: Callable[[], T]) -> T | None:
+        """What MPI answers; None where it says that the other rank is dead."""
+        try:
+            return call()
+        except self._error:
+            if not self._tolerant:
+                raise
+            self._failed |= {other}
+            return None
+
+    def _ask_failed(self) -> None:
+        if self._tolerant and time.monotonic() - self._asked >= _ASK_FAILED:
+            self._asked = time.monotonic()
+            group = self._comm.Get_failed()
+            if group.Get_size():
+                self._failed |= frozenset(group.Translate_ranks(None, self._comm.Get_group()))
 
 
 class MpiWorld:
@@ -123,6 +182,7 @@ class MpiWorld:
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD.Dup()
         self._wake = threading.Event()
+        self.tolerant = os.environ.get(_ULFM[0]) == _ULFM[1]
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self.library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip("\0 ")
@@ -137,10 +197,10 @@ class MpiWorld:
 
     def split(self, color: int | None, *, key: int = 0) -> Channel | None:
         comm = self._comm.Split(self._mpi.UNDEFINED if color is None else color, key)
-        return None if comm == self._mpi.COMM_NULL else MpiChannel(comm, self._wake)
+        return None if comm == self._mpi.COMM_NULL else self._channel(comm)
 
     def channel(self) -> Channel:
-        return MpiChannel(self._comm.Dup(), self._wake)
+        return self._channel(self._comm.Dup())
 
     def wake(self) -> None:
         self._wake.set()
@@ -149,18 +209,29 @@ class MpiWorld:
         self._wake.wait(NAP)
         self._wake.clear()
 
-    def leave(self, *, last: bool) -> None:
+    def leave(self, code: int) -> None:
+        watchdog = threading.Timer(_LEAVE_LIMIT, os._exit, [code])
+        watchdog.daemon = True
+        watchdog.start()
         self._mpi.Finalize()
-        if last and self.size > 1:
+        watchdog.cancel()
+        if code and self.size > 1:
             # Open MPI prints a page about a rank with an exit code other than 0 while others still run.
             time.sleep(_LAST)
 
     def abort(self, code: int) -> None:
-        self._comm.Abort(code)
+        if not self.tolerant:
+            self._comm.Abort(code)
+        os._exit(code)
+
+    def _channel(self, comm: Any) -> MpiChannel:
+        return MpiChannel(comm, self._wake, self._mpi.Exception, self.tolerant)
 
 
 class LocalChannel:
     """The one-process twin of :class:`MpiChannel`: every end is an object of the same process."""
+
+    failed: frozenset[int] = frozenset()
 
     def __init__(self, rank: int, mailboxes: list[deque[tuple[int, object]]]) -> None:
         self._mailboxes = mailboxes
@@ -179,6 +250,9 @@ class LocalChannel:
     def take(self) -> list[tuple[int, Any]]:
         mailbox = self._mailboxes[self.rank]
         return [mailbox.popleft() for _ in range(len(mailbox))]
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        """Nothing is ever waited for here."""
 
     @property
     def idle(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from mpipso.evaluation import Configuration, Metrics, Value
 
@@ -94,6 +94,11 @@ def same(one: Value, other: Value) -> bool:
 
 def equal(one: Configuration, other: Configuration) -> bool:
     return one.keys() == other.keys() and all(same(setting, other[name]) for name, setting in one.items())
+
+
+def key(configuration: Configuration) -> Hashable:
+    """Two configurations have the same key if and only if they are :func:`equal`."""
+    return frozenset((name, isinstance(setting, bool), setting) for name, setting in configuration.items())
 
 
 def changes(configuration: Configuration, baseline: Configuration | None) -> dict[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpipso.evaluation import Evaluation, Failure
@@ -13,7 +13,8 @@ from mpipso.evaluation import Evaluation, Failure
 class Judged:
     """An evaluation and its place among others.
 
-    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit.
+    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit. ``judged`` is
+    False as long as limits refer to a baseline that is not known yet; then the other fields say nothing.
     """
 
     evaluation: Evaluation
@@ -21,6 +22,7 @@ class Judged:
     feasible: bool = True
     failed: bool = False
     violations: tuple[str, ...] = ()
+    judged: bool = True
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
@@ -47,6 +49,14 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         "started": evaluation.started,
         "ended": evaluation.ended,
         "phases": dict(evaluation.phases),
+        **verdict(judged),
+        "judged": judged.judged,
+    }
+
+
+def verdict(judged: Judged) -> dict[str, Any]:
+    """The fields of a ``judged`` event, besides its number."""
+    return {
         "fitness": judged.fitness,
         "feasible": judged.feasible,
         "failed": judged.failed,
@@ -75,13 +85,23 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         feasible=event.get("feasible", True),
         failed=event.get("failed", failure is not None),
         violations=tuple(event.get("violations", ())),
+        judged=event.get("judged", True),
     )
 
 
-def final(results: Iterable[Judged]) -> list[Judged]:
-    """One result per evaluation number, its last attempt's; confirmations, which repeat numbers, are left out."""
-    last: dict[int, Judged] = {}
-    for judged in results:
-        if judged.evaluation.label != "confirm":
-            last[judged.evaluation.number] = judged
-    return list(last.values())
+def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
+    """One result per evaluation number, in the order in which they came; ``judged`` events are folded in."""
+    found: dict[int, Judged] = {}
+    for event in events:
+        if event["event"] == "evaluated":
+            found[event["number"]] = from_fields(event)
+        elif event["event"] == "judged" and event["number"] in found:
+            found[event["number"]] = replace(
+                found[event["number"]],
+                fitness=event["fitness"],
+                feasible=event["feasible"],
+                failed=event["failed"],
+                violations=tuple(event["violations"]),
+                judged=True,
+            )
+    return list(found.values())

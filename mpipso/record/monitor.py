@@ -195,6 +195,11 @@ class Monitor:
         row.number, row.lost = None, clean(cause)
         self._print(Text(f"group {group}  lost: {row.lost}", "bold red"))
 
+    def formed(self, group: int, nodes: str) -> None:
+        """A new group, in the place of one that was lost."""
+        self._rows[group] = _Row(clean(nodes))
+        self._print(Text(f"group {group}  formed of {clean(nodes)}", "yellow"))
+
     def note(self, text: str) -> None:
         """Print one line."""
         self._print(Text(clean(text)))

@@ -2,88 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-import tomli
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Metrics
-from mpipso.record import figures, journal, recipe
+from mpipso.record import figures, recipe
+from mpipso.record.course import course
 from mpipso.record.figures import Higher, clean
-from mpipso.record.judged import Judged, final, from_fields
+from mpipso.record.interval import LEVEL, ratio_interval
+from mpipso.record.measured import Measured
+from mpipso.record.outcome import Outcome, read_outcome
+
+__all__ = ["Outcome", "read_outcome", "report", "summary"]
 
 _TOP = 10
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """All that a report needs.
-
-    Attributes
-    ----------
-    evaluations:
-        Every evaluation, the baseline (label ``baseline``) and repeated measurements (label ``confirm``) included.
-    incumbent:
-        The number of the best evaluation, None when there is none.
-    objective:
-        The metric that was optimised.
-    higher:
-        Whether more of a metric is better.
-    folder:
-        Where the results lie.
-    starts:
-        The commands that start the service with the best configuration, one per node.
-    seconds:
-        The wall time of the run.
-    retried:
-        Attempts that were repeated elsewhere because a node, a port or the client failed.
-    ended:
-        Why the run did not come to its end, empty when it did.
-    """
-
-    evaluations: Sequence[Judged]
-    incumbent: int | None
-    objective: str
-    higher: Higher
-    folder: Path
-    starts: Sequence[recipe.Start] = ()
-    seconds: float = 0.0
-    retried: int = 0
-    ended: str = ""
-
-    @property
-    def baseline(self) -> Judged | None:
-        return next((judged for judged in final(self.evaluations) if judged.evaluation.label == "baseline"), None)
-
-    @property
-    def best(self) -> Judged | None:
-        return next((judged for judged in final(self.evaluations) if judged.evaluation.number == self.incumbent), None)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The metrics of a configuration: their means over ``repeats`` confirmations, or of its one evaluation."""
-
-    metrics: Metrics = field(default_factory=dict)
-    repeats: int = 0
-
-    def __str__(self) -> str:
-        return f"mean of {self.repeats}" if self.repeats > 1 else "measured again" if self.repeats else ""
-
-
 def summary(outcome: Outcome) -> Group:
-    """The end of a run: baseline and best side by side, what was changed, counts, where the results lie."""
+    """The end of a run: baseline and best side by side, what was changed, how the run went, where the results lie."""
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
@@ -92,13 +34,13 @@ def summary(outcome: Outcome) -> Group:
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]
         parts += [*_settings(baseline, best), ""]
-    return Group(*parts, *_counts(outcome), *_whereabouts(outcome))
+    return Group(*parts, *course(outcome), *_whereabouts(outcome))
 
 
 def report(folder: Path, higher: Higher | None = None) -> Group:
     """A run from its journal alone, finished or not: its :func:`summary` and its best configurations.
 
-    Without ``higher`` the objective of the run's own configuration says which metrics are good when high.
+    ``higher`` is as in :func:`read_outcome`.
 
     Raises
     ------
@@ -106,117 +48,70 @@ def report(folder: Path, higher: Higher | None = None) -> Group:
         The folder has no journal, or it is damaged.
     """
     outcome = read_outcome(folder, higher)
-    ranked = sorted((judged for judged in final(outcome.evaluations) if not judged.failed), key=lambda j: j.rank)
+    ranked = sorted((each for each in outcome.configurations if _ranks(each)), key=lambda each: each.rank)
     return Group(_top(outcome, ranked[:_TOP]), "", summary(outcome)) if ranked else summary(outcome)
 
 
-def read_outcome(folder: Path, higher: Higher | None = None) -> Outcome:
-    """The outcome of the run in ``folder``, as far as its journal goes; ``higher`` as in :func:`report`.
-
-    Raises
-    ------
-    UserError
-        The folder has no journal, or it is damaged.
-    """
-    path = folder / journal.FILE
-    events = journal.read(path)
-    if not events or events[0]["event"] != "started":
-        raise UserError(f"{path}: does not begin with the start of a run")
-    try:
-        incumbents = [event["number"] for event in events if event["event"] == "incumbent"]
-        return Outcome(
-            evaluations=[from_fields(event) for event in events if event["event"] == "evaluated"],
-            incumbent=incumbents[-1] if incumbents else None,
-            objective=events[0]["objective"],
-            higher=higher if higher is not None else _directions(events[0]["config"]),
-            folder=folder,
-            starts=recipe.read_starts(folder),
-            seconds=_wall(events),
-            retried=sum(event["event"] == "retried" for event in events),
-            ended=_ended(events[-1]),
-        )
-    except (KeyError, TypeError, tomli.TOMLDecodeError) as error:
-        raise UserError(f"{path}: an event lacks what this version expects: {error}") from None
-
-
-def _directions(config: str) -> Higher:
-    """Which metrics are good when high, by a configuration's objective and limits, else as usual for their units."""
-    objective = tomli.loads(config).get("objective", {})
-    known = {limit["metric"]: "min" in limit for limit in objective.get("slo", ())}
-    known |= {objective[key]: key == "maximize" for key in ("maximize", "minimize") if key in objective}
-    return lambda metric: known.get(metric, figures.usually_higher(metric))
-
-
-def _ended(last: Mapping[str, Any]) -> str:
-    if last["event"] == "finished":
-        return ""
-    return f"interrupted by {last['signal']}" if last["event"] == "interrupted" else "not finished"
-
-
-def _wall(events: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds at work: the time between an interruption and the resumption after it does not count."""
-    seconds = 0.0
-    for before, after in itertools.pairwise(events):
-        if before["event"] != "interrupted" and after["event"] != "started":
-            seconds += after["t"] - before["t"]
-    return seconds
-
-
-def _measured(outcome: Outcome, judged: Judged) -> _Measured:
-    """Confirmations alone count where there are any: a best chosen by its luck would flatter itself."""
-    repeats = [
-        other.evaluation.metrics
-        for other in outcome.evaluations
-        if other.evaluation.label == "confirm"
-        and not other.failed
-        and figures.equal(other.evaluation.configuration, judged.evaluation.configuration)
-    ]
-    if not repeats:
-        return _Measured(judged.evaluation.metrics)
-    common = [name for name in repeats[0] if all(name in metrics for metrics in repeats)]
-    return _Measured({name: fmean(metrics[name] for metrics in repeats) for name in common}, len(repeats))
+def _ranks(measured: Measured) -> bool:
+    return not measured.failed and all(judged.judged for judged in measured.good)
 
 
 def _verdict(outcome: Outcome) -> Iterator[Text]:
     """What came of it, in a sentence or two."""
-    results = final(outcome.evaluations)
     baseline, best = outcome.baseline, outcome.best
-    if outcome.ended:
+    if outcome.failure:
+        yield Text(f"The run failed: {clean(outcome.failure)}.", "bold red")
+        yield Text("This is what it has found so far.", "yellow")
+    elif outcome.ended:
         yield Text(f"The run is {outcome.ended}; this is what it has found so far.", "yellow")
-    if not results:
+    total = len(outcome.evaluations)
+    if not total:
         yield Text("Nothing has been evaluated.", "bold red")
-    elif all(judged.failed for judged in results):
-        yield Text(f"Every evaluation failed ({len(results)} of {len(results)}).", "bold red")
+    elif all(judged.failed for judged in outcome.evaluations):
+        yield Text(f"Every evaluation failed ({total} of {total}).", "bold red")
     elif best is None:
         yield Text("No evaluation met the limits of the objective.", "bold yellow")
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
     elif baseline.failed:
-        failure = baseline.evaluation.failure
-        yield Text(f"The baseline failed: {clean(failure.cause if failure else 'no metrics')}.", "yellow")
-    elif figures.equal(best.evaluation.configuration, baseline.evaluation.configuration):
+        yield Text(f"The baseline failed: {clean(baseline.cause or 'no metrics')}.", "yellow")
+    elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
     else:
         yield from _comparison(outcome, baseline, best)
-    if best is not None and not best.feasible:
-        yield Text(f"The best breaks a limit: {clean('; '.join(best.violations))}.", "yellow")
+    if best is not None and best.broken:
+        yield Text(f"The best breaks a limit: {clean(best.violations)}.", "yellow")
 
 
-def _comparison(outcome: Outcome, baseline: Judged, best: Judged) -> Iterator[Text]:
+def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterator[Text]:
     name = outcome.objective
-    before, after = _measured(outcome, baseline), _measured(outcome, best)
-    if name not in before.metrics or name not in after.metrics:
+    before, after = baseline.metrics, best.metrics
+    if name not in before or name not in after:
         return
-    change = figures.gain(name, before.metrics[name], after.metrics[name], outcome.higher)
+    change = figures.gain(name, before[name], after[name], outcome.higher)
+    interval = _interval(outcome, baseline, best)
+    between = f", {LEVEL:.0%} interval {' to '.join(map(figures.percent, interval))}" if interval else ""
     if change is not None and change <= 0 and baseline.feasible:
-        again = " once both were measured again" if before.repeats and after.repeats else ""
-        yield Text(f"Nothing beat the baseline{again}: {name} {figures.percent(change)}.", "bold yellow")
+        again = " once both were measured again" if baseline.confirmed and best.confirmed else ""
+        yield Text(f"Nothing beat the baseline{again}: {name} {figures.percent(change)}{between}.", "bold yellow")
     else:
-        text = f"{name}: {figures.measure(name, before.metrics[name])} -> "
-        gain = "" if change is None else f" ({figures.percent(change)})"
-        yield Text.assemble((text, "bold"), (figures.measure(name, after.metrics[name]) + gain, "bold green"))
-    if not baseline.feasible:
-        yield Text(f"The baseline breaks a limit: {clean('; '.join(baseline.violations))}.", "yellow")
+        text = f"{name}: {figures.measure(name, before[name])} -> "
+        gain = "" if change is None else f" ({figures.percent(change)}{between})"
+        yield Text.assemble((text, "bold"), (figures.measure(name, after[name]) + gain, "bold green"))
+        if interval is not None and interval[0] <= 0:
+            yield Text("The gain may be chance: its interval reaches below zero; confirm it more often.", "yellow")
+    if baseline.broken:
+        yield Text(f"The baseline breaks a limit: {clean(baseline.violations)}.", "yellow")
+
+
+def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[float, float] | None:
+    """Of the gain in the objective, in percent; lower bound first."""
+    better_high = outcome.higher(outcome.objective)
+    ratios = ratio_interval(baseline.values(outcome.objective), best.values(outcome.objective))
+    if ratios is None or better_high is None:
+        return None
+    low, high = (100.0 * (ratio - 1.0) for ratio in ratios)
+    return (low, high) if better_high else (-high, -low)
 
 
 def _order(outcome: Outcome, metrics: Metrics) -> list[str]:
@@ -232,15 +127,18 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _title(name: str, judged: Judged, measured: _Measured) -> str:
-    return f"{name} #{judged.evaluation.number}" + (f"\n{measured}" if measured.repeats else "")
+def _title(name: str, measured: Measured) -> str:
+    """With a second line that says on how many measurements the figures rest, unless on one of the search."""
+    count = len(measured.good)
+    often = f"mean of {count}" if count > 1 else "measured again" if measured.confirmed else ""
+    return f"{name} #{measured.number}" + (f"\n{often}" if often else "")
 
 
-def _side_by_side(outcome: Outcome, baseline: Judged, best: Judged) -> Table:
-    before, after = _measured(outcome, baseline), _measured(outcome, best)
-    table = _table("metric", _title("baseline", baseline, before), _title("best", best, after), "gain")
-    for name in _order(outcome, {name: 0.0 for name in before.metrics if name in after.metrics}):
-        old, new = before.metrics[name], after.metrics[name]
+def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured) -> Table:
+    before, after = baseline.metrics, best.metrics
+    table = _table("metric", _title("baseline", baseline), _title("best", best), "gain")
+    for name in _order(outcome, {name: 0.0 for name in before if name in after}):
+        old, new = before[name], after[name]
         change = figures.gain(name, old, new, outcome.higher)
         gain = Text() if change is None else Text(figures.percent(change), "green" if change > 0 else "red")
         chosen = name == outcome.objective
@@ -249,24 +147,24 @@ def _side_by_side(outcome: Outcome, baseline: Judged, best: Judged) -> Table:
     return table
 
 
-def _alone(outcome: Outcome, best: Judged) -> Table:
-    measured = _measured(outcome, best)
-    table = _table("metric", _title("best", best, measured))
-    for name in _order(outcome, measured.metrics):
+def _alone(outcome: Outcome, best: Measured) -> Table:
+    metrics = best.metrics
+    table = _table("metric", _title("best", best))
+    for name in _order(outcome, metrics):
         chosen = name == outcome.objective
         table.add_row(
             Text(name),
-            Text(figures.measure(name, measured.metrics[name])),
+            Text(figures.measure(name, metrics[name])),
             style="bold" if chosen else None,
             end_section=chosen,
         )
     return table
 
 
-def _settings(baseline: Judged | None, best: Judged) -> Iterator[RenderableType]:
+def _settings(baseline: Measured | None, best: Measured) -> Iterator[RenderableType]:
     """The parameters that differ as a table, the others on one line."""
-    configuration = best.evaluation.configuration
-    reference = None if baseline is None else baseline.evaluation.configuration
+    configuration = best.configuration
+    reference = None if baseline is None else baseline.configuration
     changes = figures.changes(configuration, reference)
     if changes:
         table = _table("parameter", *(["baseline"] if reference is not None else []), "best")
@@ -279,22 +177,10 @@ def _settings(baseline: Judged | None, best: Judged) -> Iterator[RenderableType]
         yield Text(f"unchanged: {clean(figures.settings(unchanged))}", "dim")
 
 
-def _counts(outcome: Outcome) -> Iterator[Text]:
-    results = final(outcome.evaluations)
-    failed = [judged for judged in results if judged.failed]
-    infeasible = sum(not judged.feasible and not judged.failed for judged in results)
-    confirmations = sum(judged.evaluation.label == "confirm" for judged in outcome.evaluations)
-    counted = [f"{len(results)} evaluations", f"{len(failed)} failed", f"{infeasible} infeasible"]
-    counted += [f"{confirmations} confirmations"] if confirmations else []
-    counted += [f"{outcome.retried} retried"] if outcome.retried else []
-    yield Text(f"{', '.join(counted)} in {figures.duration(outcome.seconds)}")
-    causes = Counter(clean(judged.evaluation.failure.cause) for judged in failed if judged.evaluation.failure)
-    for cause, count in causes.most_common():
-        yield Text(f"  {count} failed: {cause}", "red")
-
-
 def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
     yield Text(f"results:  {outcome.folder}", overflow="fold")
+    if outcome.resume:
+        yield Text.assemble("go on:    ", (clean(outcome.resume), "bold"), overflow="fold")
     if outcome.best is None or not outcome.starts:
         return
     script = outcome.folder / recipe.SCRIPT
@@ -322,23 +208,28 @@ class _Command:
             yield Text(f"{indent}{line}" + (" \\" if position < len(lines) - 1 else ""), "dim", overflow="fold")
 
 
-def _top(outcome: Outcome, best: Sequence[Judged]) -> Table:
+def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
     baseline = outcome.baseline
-    metrics = None if baseline is None else baseline.evaluation.metrics
-    reference = None if baseline is None else baseline.evaluation.configuration
+    metrics = None if baseline is None else baseline.metrics
+    reference = None if baseline is None else baseline.configuration
     table = _table("rank", "#", outcome.objective, "gain")
     table.add_column("configuration" if reference is None else "changes to the baseline", overflow="fold")
-    for rank, judged in enumerate(best, start=1):
-        score = figures.score(outcome.objective, judged.evaluation.metrics, metrics, outcome.higher)
+    for rank, measured in enumerate(best, start=1):
+        score = figures.score(outcome.objective, measured.metrics, metrics, outcome.higher)
         figure, _, change = score.partition(" (")
-        settings = figures.settings(figures.changes(judged.evaluation.configuration, reference))
-        remark = "" if judged.feasible else f"  infeasible: {clean('; '.join(judged.violations))}"
+        settings = figures.settings(figures.changes(measured.configuration, reference))
+        remark = f"  mean of {len(measured.good)}" if len(measured.good) > 1 else ""
+        broken = f"  {'breaks a limit' if measured.feasible else 'infeasible'}: {clean(measured.violations)}"
         table.add_row(
             str(rank),
-            str(judged.evaluation.number),
+            str(measured.number),
             Text(figure),
-            Text("" if judged is baseline else change.removesuffix(")")),
-            Text.assemble(clean(settings) or ("the baseline", "dim"), (remark, "yellow")),
-            style="bold" if judged.evaluation.number == outcome.incumbent else None,
+            Text("" if measured is baseline else change.removesuffix(")")),
+            Text.assemble(
+                clean(settings) or ("the baseline", "dim"),
+                (remark, "dim"),
+                (broken if measured.broken else "", "yellow"),
+            ),
+            style="bold" if measured is outcome.best else None,
         )
     return table

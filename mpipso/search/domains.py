@@ -6,15 +6,14 @@ other's inverse on every value that can be reached: ``decode(encode(v)) == v``.
 
 from __future__ import annotations
 
-import ast
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
-import simpleeval
+import numpy as np
+from numpy.typing import NDArray
 
-from mpipso.errors import UserError
 from mpipso.evaluation import Value
 
 Values = Mapping[str, Value]
@@ -34,6 +33,8 @@ class Domain(ABC):
     """Whether it is a dimension of the search; if not, the values it reads determine its own."""
     continuous = False
     """Whether its values can be neither counted nor listed."""
+    ordered = True
+    """Whether neighbouring cells hold similar values."""
 
     @abstractmethod
     def decode(self, u: float, values: Values) -> Value:
@@ -51,6 +52,13 @@ class Domain(ABC):
     def options(self, values: Values) -> Iterable[Value]:
         """Every value, in order, unless continuous."""
 
+    def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
+        """The centres of all its cells, or of ``most`` that are spread evenly where there are more; ascending."""
+        if self.count(values) <= most:
+            return np.array([self.encode(value, values) for value in self.options(values)])
+        spread = np.linspace(0.0, 1.0, most)
+        return np.unique([self.encode(self.decode(float(u), values), values) for u in spread])
+
 
 class Choices(Domain):
     """A list of values in cells of equal width: a bool or a choice."""
@@ -59,6 +67,7 @@ class Choices(Domain):
         self._choices = choices
         # 1, 1.0 and True are equal in Python, but they are three choices.
         self._index = {repr(choice): i for i, choice in enumerate(choices)}
+        self.ordered = _ascending(choices)
 
     def decode(self, u: float, values: Values) -> Value:
         return self._choices[_cell(u, len(self._choices))]
@@ -302,70 +311,6 @@ class Factor(Domain):
         return self._product.options(self._position, values)
 
 
-class Expression(Domain):
-    """A value computed from others.
-
-    Raises
-    ------
-    UserError
-        ``text`` is not an expression; or, when decoding, it cannot be computed or is of the wrong type.
-    """
-
-    free = False
-
-    FUNCTIONS = {  # noqa: RUF012 - a constant table
-        "min": min,
-        "max": max,
-        "int": int,
-        "float": float,
-        "round": round,
-        "abs": abs,
-        "ceil": math.ceil,
-        "floor": math.floor,
-        "str": str,
-    }
-
-    def __init__(self, name: str, text: str, kind: str) -> None:
-        self._where = f"parameter {name!r}: expression {text!r}"
-        self._text, self._kind = text, kind
-        try:
-            self._tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise UserError(f"{self._where}: {reason}") from None
-        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
-        names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
-        self.reads = tuple(dict.fromkeys(names))
-
-    def decode(self, u: float, values: Values) -> Value:
-        evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
-        try:
-            return self._typed(evaluator.eval(self._text, previously_parsed=self._tree))
-        except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, AttributeError) as error:
-            known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
-            raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
-
-    def encode(self, value: Value, values: Values) -> float:
-        return 0.5
-
-    def count(self, values: Values) -> float:
-        return 1
-
-    def options(self, values: Values) -> Iterable[Value]:
-        return (self.decode(0.5, values),)
-
-    def _typed(self, result: object) -> Value:
-        if not isinstance(result, (bool, int, float, str)):
-            raise TypeError(f"gives a {type(result).__name__}, not a {self._kind}")
-        if self._kind == "choice":
-            return result
-        if self._kind == "bool":
-            return bool(result)
-        if not math.isfinite(float(result)):
-            raise ValueError(f"gives {result}")
-        return round(float(result)) if self._kind == "int" else tidy(float(result))
-
-
 def number(value: Value) -> float:
     """``value`` as a float; ValueError when it is not a number."""
     if isinstance(value, (bool, str)):
@@ -376,6 +321,14 @@ def number(value: Value) -> float:
 def tidy(value: float) -> float:
     """Without the last digit of rounding error: 0.1 x 3 is 0.3."""
     return float(f"{value:.15g}")
+
+
+def _ascending(choices: Sequence[Value]) -> bool:
+    """Whether they are numbers, from the least to the greatest or back: degrees of parallelism, sizes, ..."""
+    if any(isinstance(choice, (bool, str)) for choice in choices):
+        return False
+    numbers = [float(choice) for choice in choices]
+    return numbers in (sorted(set(numbers)), sorted(set(numbers), reverse=True))
 
 
 def _cell(u: float, cells: int) -> int:

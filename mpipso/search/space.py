@@ -6,19 +6,18 @@ import graphlib
 import itertools
 import json
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpipso.config import Parameter, ProductConstraint
+from mpipso.config import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Value
 from mpipso.search.domains import (
     Choices,
     Continuum,
     Domain,
-    Expression,
     Factor,
     LogInts,
     Product,
@@ -27,6 +26,7 @@ from mpipso.search.domains import (
     Values,
     number,
 )
+from mpipso.search.expressions import Condition, Expression
 
 _MOST_LISTED = 100_000
 
@@ -43,9 +43,9 @@ class Space:
         Parameters or constraints that contradict each other, one line per mistake.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[ProductConstraint] = ()) -> None:
+    def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
-        factors = _factors(self._parameters, constraints)
+        factors = _factors(self._parameters, [c for c in constraints if c.expression is None])
         expressions = _expressions(parameters)
         self._order = _dependency_order(self._parameters, factors, expressions)
         self._domains = self._build({**factors, **expressions})
@@ -54,8 +54,9 @@ class Space:
         self._axis = {name: axis for axis, name in enumerate(self.names)}
         if not self.names:
             raise UserError("no parameter is left to search")
-        for u in (0.0, 0.5, 1.0):  # tells of an expression that cannot be computed before anything is started
-            self.decode(np.full(self.dimensions, u))
+        # Tells of an expression that cannot be computed before anything is started.
+        probes = [self.decode(np.full(self.dimensions, u)) for u in (0.0, 0.5, 1.0)]
+        self._conditions = _conditions(constraints, probes)
         self._default = self._find_default()
 
     @property
@@ -115,9 +116,46 @@ class Space:
         """Canonical text: two configurations of this space are the same if and only if their keys are."""
         return json.dumps({p.name: _typed(p, configuration[p.name]) for p in self._parameters.values() if p.searched})
 
+    def valid(self, configuration: Configuration) -> bool:
+        """Whether the configuration, with every parameter in it, satisfies the known constraints."""
+        return all(condition.holds(configuration) for condition in self._conditions)
+
+    @property
+    def constrained(self) -> tuple[int, ...]:
+        """The dimensions that decide whether a configuration is valid, ascending."""
+        return self._axes_behind(name for condition in self._conditions for name in condition.reads)
+
+    @property
+    def joint(self) -> tuple[int, ...]:
+        """The dimensions whose cells depend on other dimensions, and those, ascending."""
+        return self._axes_behind(name for name in self.names if self._domains[name].reads)
+
+    @property
+    def ordered(self) -> tuple[bool, ...]:
+        """Of each dimension, whether neighbouring cells hold similar values; if not, any two differ as much."""
+        return tuple(self._domains[name].ordered for name in self.names)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the configurations can be neither counted nor listed."""
+        return any(domain.continuous for domain in self._domains.values())
+
+    def levels(self, most: int) -> list[NDArray[np.float64] | None]:
+        """Of each dimension the centres of its cells, at most ``most``; None where they depend on other dimensions."""
+        domains = [self._domains[name] for name in self.names]
+        return [None if domain.reads else domain.levels(most) for domain in domains]
+
+    def configurations(self) -> Iterator[dict[str, Value]]:
+        """Every configuration, valid or not, in a fixed order. Raises TypeError when a dimension is continuous."""
+        partial: Iterator[dict[str, Value]] = iter(({},))
+        for name in self._order:
+            partial = _extended(partial, name, self._domains[name])
+        for values in partial:
+            yield {name: values[name] for name in self._parameters}
+
     def size(self) -> float:
         """The number of distinct configurations; inf with floats, or when there are too many to count exactly."""
-        if any(domain.continuous for domain in self._domains.values()):
+        if self.continuous:
             return math.inf
         read = self._read_by_counts()
         # What others read is listed; the rest is only counted.
@@ -132,6 +170,16 @@ class Space:
             else:
                 partial = [(values, count * domain.count(values)) for values, count in partial]
         return sum(count for _, count in partial)
+
+    def _axes_behind(self, names: Iterable[str]) -> tuple[int, ...]:
+        behind: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name not in behind:
+                behind.add(name)
+                pending += self._domains[name].reads
+        return tuple(sorted(self._axis[name] for name in behind if name in self._axis))
 
     def _read_by_counts(self) -> set[str]:
         read: set[str] = set()
@@ -165,9 +213,13 @@ class Space:
         if any(p.searched and p.name not in defaults for p in self._parameters.values()):
             return None
         try:
-            return self.decode(self.encode(defaults))
+            default = self.decode(self.encode(defaults))
         except ValueError as error:
             raise UserError(f"the defaults are no configuration of the search space: {error}") from None
+        broken = [condition for condition in self._conditions if not condition.holds(default)]
+        if broken:
+            raise UserError([_broken_by_default(condition, default) for condition in broken])
+        return default
 
 
 def _typed(parameter: Parameter, value: Value) -> Value:
@@ -201,10 +253,40 @@ def _optional(value: Value | None) -> float | None:
 
 
 def _expressions(parameters: Sequence[Parameter]) -> dict[str, Expression]:
-    return {p.name: Expression(p.name, p.expression, p.type) for p in parameters if p.expression is not None}
+    return {
+        p.name: Expression(f"parameter {p.name!r}", p.expression, p.type)
+        for p in parameters
+        if p.expression is not None
+    }
 
 
-def _factors(known: Mapping[str, Parameter], constraints: Sequence[ProductConstraint]) -> dict[str, Factor]:
+def _conditions(constraints: Sequence[Constraint], probes: Sequence[Values]) -> tuple[Condition, ...]:
+    """The constraints that are expressions; UserError for those that cannot be computed for any of ``probes``."""
+    conditions = tuple(Condition(c.expression) for c in constraints if c.expression is not None)
+    problems = []
+    for condition in conditions:
+        unknown = [name for name in condition.reads if name not in probes[0]]
+        where = f"constraint: expression {condition.text!r}"
+        problems += [f"{where} names the unknown {name!r}" for name in unknown]
+        if not unknown and not condition.reads:
+            problems.append(f"{where} names no parameter")
+        elif not unknown and all(found := [condition.problem(probe) for probe in probes]):
+            problems.append(found[0])
+    if problems:
+        raise UserError(problems)
+    return conditions
+
+
+def _broken_by_default(condition: Condition, default: Values) -> str:
+    values = ", ".join(f"{name} = {default[name]!r}" for name in condition.reads)
+    return f"constraint: expression {condition.text!r} does not hold for the defaults ({values})"
+
+
+def _extended(partial: Iterable[dict[str, Value]], name: str, domain: Domain) -> Iterator[dict[str, Value]]:
+    return ({**values, name: value} for values in partial for value in domain.options(values))
+
+
+def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Factor]:
     problems = []
     factors: dict[str, Factor] = {}
     for constraint in constraints:
@@ -232,7 +314,7 @@ def _factors(known: Mapping[str, Parameter], constraints: Sequence[ProductConstr
     return factors
 
 
-def _misfits(known: Mapping[str, Parameter], constraint: ProductConstraint, taken: Container[str]) -> Iterator[str]:
+def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Container[str]) -> Iterator[str]:
     for name in sorted(set(constraint.product)):
         parameter = known.get(name)
         if parameter is None:

@@ -1,154 +1,158 @@
-"""Particle swarm optimisation with constriction, in the unit cube, for few and costly evaluations.
+"""Classic particle swarm optimisation in the unit cube.
 
-M. Clerc, J. Kennedy, "The particle swarm: explosion, stability, and convergence in a multidimensional complex space",
-IEEE Transactions on Evolutionary Computation 6 (2002) 58-73. The symbols below are those of the paper: x positions,
-v velocities, p the best position of each particle, g the best position in its neighbourhood.
+x are positions, v velocities, p the best position of each particle, g the best one among those that inform it, r1 and
+r2 uniform random numbers for each dimension. A particle moves by x := x + v, where
+
+- with constriction, v := chi (v + phi1 r1 (p - x) + phi2 r2 (g - x)): M. Clerc, J. Kennedy, "The particle swarm:
+  explosion, stability, and convergence in a multidimensional complex space", IEEE Transactions on Evolutionary
+  Computation 6 (2002) 58-73; chi = 0.7298 follows from phi1 = phi2 = 2.05;
+- with inertia, v := w v + phi1 r1 (p - x) + phi2 r2 (g - x): Y. Shi, R. Eberhart, "A modified particle swarm optimizer"
+  (CEC 1998); w = 1 / (2 ln 2) = 0.7213 and phi1 = phi2 = 1/2 + ln 2 = 1.1931 are those of M. Clerc, "Standard particle
+  swarm optimisation" (2012).
+
+What limits a step is Vmax = Xmax on a range of [-Xmax, Xmax], half of the range: R. Eberhart, Y. Shi, "Comparing inertia
+weights and constriction factors in particle swarm optimization" (CEC 2000).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mpipso.config import SwarmSection
+from mpipso.search.draws import LINKS, generator
+from mpipso.search.history import History
+from mpipso.search.lattice import Lattice
 from mpipso.search.objective import Score
+from mpipso.search.space import Space
+from mpipso.search.start import Start
+from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Best:
-    """The best point told so far, of shape (dimensions,), and its score."""
-
-    point: Array
-    score: Score
+_PHI = {"constriction": 2.05, "inertia": 1.1931}
 
 
-class Swarm:
-    """Proposes points in batches of ``particles`` and learns from their scores: ``ask``, ``tell``, ``ask``, ...
+class Swarm(Strategy):
+    """Particles take turns: proposal n is a move of particle n mod ``particles``.
 
-    What it proposes depends on its arguments and on what it was told, and on nothing else: the random numbers of
-    particle i in iteration t are those of the counter-based generator Philox with the key (seed, t, i). Told the same
-    scores again, a new swarm proposes the same points again.
+    With asynchronous moves a particle sees whatever has been told; with synchronous ones, what was told of earlier
+    iterations, one iteration being a move of every particle. Positions are compared by Deb's rules, which
+    :class:`~mpipso.search.objective.Score` follows. A particle whose move ends in a cell that was proposed before goes
+    to a fresh one: one coordinate is drawn anew, then more and more of them.
 
     Parameters
     ----------
-    dimensions, particles:
-        Of the unit cube; of a batch.
+    particles:
+        How many there are.
     seed:
         Any whole number from 0.
+    section:
+        The coefficients.
     start:
         Where particle 0 begins, of shape (dimensions,); the others begin at quasi-random points.
-    distinct:
-        The cell a point falls in. A proposal in a cell that was proposed before is moved to one that was not: one
-        coordinate is drawn anew, then more and more of them. When ``TRIES`` cells were all proposed before, it stays.
-    chi, phi1, phi2:
-        The constriction coefficient and the weights of the own and the neighbourhood's best. phi1 + phi2 = 4.1 and
-        chi = 2 / (phi - 2 + sqrt(phi^2 - 4 phi)) = 0.7298 are those of Clerc and Kennedy.
-    max_velocity:
-        The largest step in one dimension, as a share of its range. 0.5 is the Vmax = Xmax of R. Eberhart, Y. Shi,
-        "Comparing inertia weights and constriction factors in particle swarm optimization" (CEC 2000) on a range of
-        [-Xmax, Xmax].
-    neighbours:
-        How far along the ring a particle sees to either side; None: it sees the whole swarm.
     """
 
-    TRIES = 32
-
     def __init__(
-        self,
-        dimensions: int,
-        particles: int,
-        seed: int,
-        *,
-        start: ArrayLike | None = None,
-        distinct: Callable[[Array], Hashable] | None = None,
-        chi: float = 0.7298,
-        phi1: float = 2.05,
-        phi2: float = 2.05,
-        max_velocity: float = 0.5,
-        neighbours: int | None = None,
+        self, space: Space, particles: int, seed: int, section: SwarmSection, *, start: ArrayLike | None = None
     ) -> None:
-        self.dimensions, self.particles, self.seed = dimensions, particles, seed
-        self.chi, self.phi1, self.phi2, self.max_velocity = chi, phi1, phi2, max_velocity
-        self._neighbourhoods = [_ring(i, particles, neighbours) for i in range(particles)]
-        self._distinct = distinct
-        self._seen: set[Hashable] = set()
-        self._iteration = 0
-        self._asked: Array | None = None
-        self._halton = _Halton(dimensions, _random(seed, 0, particles))
-        self._x = self._halton.take(particles)
-        if start is not None:
-            self._x[0] = np.clip(np.asarray(start, dtype=float).reshape(dimensions), 0.0, 1.0)
-        self._v = np.zeros((particles, dimensions))
-        self._p = np.array(self._x)
-        self._p_scores: list[Score] = []
-        self._best: Best | None = None
+        self._particles, self._seed, self._section = particles, seed, section
+        self._phi1 = _PHI[section.form] if section.phi1 is None else section.phi1
+        self._phi2 = _PHI[section.form] if section.phi2 is None else section.phi2
+        lattice = Lattice(space)
+        self._history = History(lattice)
+        self._start = Start(lattice, seed)
+        self._baseline = None if start is None else np.array(start, dtype=float)
+        # Positions as they were flown, by proposal: they keep what the centre of a cell loses.
+        self._x: list[Array] = []
+        self._v = np.zeros((particles, space.dimensions))
 
-    @property
-    def best(self) -> Best | None:
-        """The best of all that was told, the earliest of equals; None before the first ``tell``."""
-        return self._best
+    def ask(self, count: int) -> Array:
+        points = []
+        for _ in range(count):
+            point = self._advance()
+            if point is None:
+                break
+            points.append(point)
+        return np.array(points).reshape(len(points), self._history.lattice.dimensions)
 
-    def ask(self) -> Array:
-        """The next points to measure, of shape (particles, dimensions). ValueError unless the last were told."""
-        if self._asked is not None:
-            raise ValueError("the points of the last ask have not been told")
-        for i in range(self.particles):
-            random = _random(self.seed, self._iteration, i)
-            if self._iteration > 0:
-                self._move(i, random)
-            if self._distinct is not None:
-                self._x[i] = self._unseen(self._x[i], self._distinct, random)
-        self._asked = np.array(self._x)
-        return np.array(self._x)
+    def tell(self, number: int, score: Score) -> None:
+        self._history.tell(number, score)
 
-    def tell(self, points: ArrayLike, scores: Sequence[Score]) -> None:
-        """The scores of the points of the last ``ask``, in its order. ValueError for any other points."""
-        if self._asked is None:
-            raise ValueError("nothing has been asked")
-        if not np.array_equal(np.asarray(points), self._asked) or len(scores) != self.particles:
-            raise ValueError("tell takes the points of the last ask, in its order, with one score each")
-        if not self._p_scores:
-            self._p, self._p_scores = np.array(self._asked), list(scores)
-        for i, score in enumerate(scores):
-            if score < self._p_scores[i]:
-                self._p[i], self._p_scores[i] = self._x[i], score
-            if self._best is None or score < self._best.score:
-                self._best = Best(np.array(self._x[i]), score)
-        self._asked = None
-        self._iteration += 1
+    def replay(self, points: Array) -> None:
+        for point in points:
+            self._advance(np.asarray(point, dtype=float))
 
-    def _move(self, i: int, random: np.random.Generator) -> None:
-        r1, r2 = random.random(self.dimensions), random.random(self.dimensions)
-        best = min(self._neighbourhoods[i], key=self._p_scores.__getitem__)
-        if self._p_scores[best].failed:  # no neighbour has anything: ask the whole swarm
-            best = min(range(self.particles), key=self._p_scores.__getitem__)
-        if self._p_scores[best].failed:  # there is nothing to be drawn to yet: look elsewhere
-            self._x[i] = self._halton.take(1)[0]
-            self._v[i] = 0.0
-            return
-        x, v, g = self._x[i], self._v[i], self._p[best]
-        p = g if self._p_scores[i].failed else self._p[i]
-        v = self.chi * (v + self.phi1 * r1 * (p - x) + self.phi2 * r2 * (g - x))
-        v = np.clip(v, -self.max_velocity, self.max_velocity)
-        self._x[i], self._v[i] = _reflect(x + v, v)
+    def learn(self, points: Array, scores: Sequence[Score]) -> None:
+        self._history.learn(points, scores)
 
-    def _unseen(self, x: Array, distinct: Callable[[Array], Hashable], random: np.random.Generator) -> Array:
-        moved = x
-        for attempt in range(self.TRIES):
-            cell = distinct(moved)
-            if cell not in self._seen:
-                self._seen.add(cell)
-                return moved
-            redrawn = 1 + attempt * self.dimensions // self.TRIES
-            axes = np.argsort(random.random(self.dimensions))[:redrawn]
-            moved = x.copy()
-            moved[axes] = random.random(redrawn)
-        return x
+    def _advance(self, given: Array | None = None) -> Array | None:
+        """The next proposal; of an earlier run, the one that is ``given``. None when there is none."""
+        number = len(self._x)
+        particle = number % self._particles
+        random = generator(self._seed, number)
+        x, v = self._move(number, random)
+        centre = self._history.lattice.centre(x)
+        found = self._history.nearest_fresh(x, random) if given is None else self._history.lattice.centre(given)
+        if found is None:
+            return None
+        self._history.add(found)
+        self._x.append(x if np.array_equal(found, centre) else found)
+        self._v[particle] = v
+        return found
+
+    def _move(self, number: int, random: np.random.Generator) -> tuple[Array, Array]:
+        """Position and velocity after the move that is proposal ``number``, each of shape (dimensions,)."""
+        iteration, particle = divmod(number, self._particles)
+        if iteration == 0:
+            first = self._baseline if number == 0 and self._baseline is not None else self._start[number]
+            return first, self._v[particle]
+        seen = iteration * self._particles if self._section.moves == "synchronous" else number
+        best = self._best(self._informants(particle, iteration), seen)
+        if best is None:  # no informant has anything: ask the whole swarm
+            best = self._best(range(self._particles), seen)
+        if best is None:  # there is nothing to be drawn to yet: look elsewhere
+            return self._start[number], np.zeros_like(self._v[particle])
+        own = self._best([particle], seen)
+        g, p = best[0], (own or best)[0]
+        x, v = self._x[number - self._particles], self._v[particle]
+        r1, r2 = random.random(x.size), random.random(x.size)
+        pull = self._phi1 * r1 * (p - x) + self._phi2 * r2 * (g - x)
+        if self._section.form == "constriction":
+            v = self._section.chi * (v + pull)
+        else:
+            v = self._section.inertia * v + pull
+        if self._section.max_velocity:
+            v = np.clip(v, -self._section.max_velocity, self._section.max_velocity)
+        return _reflect(x + v, v)
+
+    def _best(self, particles: Sequence[int], seen: int) -> tuple[Array, Score] | None:
+        """The best position of some particles, or learned from elsewhere, with its score; None if none has a result."""
+        scores = self._history.scores
+        told = [
+            (scores[number], number)
+            for particle in particles
+            for number in range(particle, seen, self._particles)
+            if number in scores and not scores[number].failed
+        ]
+        found = [(self._x[number], score) for score, number in [min(told)]] if told else []
+        if len(particles) > 1:
+            found += [(point, score) for point, score in self._history.known if not score.failed]
+        return min(found, key=lambda pair: pair[1]) if found else None
+
+    def _informants(self, particle: int, iteration: int) -> Sequence[int]:
+        """Which particles inform this one, itself included."""
+        count, section = self._particles, self._section
+        if section.topology == "ring":
+            reach = min(section.neighbours, count // 2)
+            return sorted({(particle + offset) % count for offset in range(-reach, reach + 1)})
+        if section.topology == "random":
+            # As in the standard swarm each particle informs some at random, but anew in every iteration.
+            told = generator(self._seed, iteration, LINKS).integers(0, count, (count, section.informants))
+            return sorted({particle, *np.flatnonzero((told == particle).any(axis=1)).tolist()})
+        return range(count)
 
 
 def _reflect(x: Array, v: Array) -> tuple[Array, Array]:
@@ -156,50 +160,3 @@ def _reflect(x: Array, v: Array) -> tuple[Array, Array]:
     below, above = x < 0.0, x > 1.0
     x = np.where(below, -x, np.where(above, 2.0 - x, x))
     return np.clip(x, 0.0, 1.0), np.where(below | above, -v, v)
-
-
-def _ring(i: int, particles: int, reach: int | None) -> list[int]:
-    if reach is None or 2 * reach + 1 >= particles:
-        return list(range(particles))
-    return [(i + offset) % particles for offset in range(-reach, reach + 1)]
-
-
-def _random(seed: int, iteration: int, particle: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, iteration << 32 | particle], np.uint64)))
-
-
-class _Halton:
-    """A Halton sequence with randomly permuted digits, which keep it even in many dimensions.
-
-    A. Owen, "A randomized Halton algorithm in R" (2017), arXiv:1706.02808.
-    """
-
-    def __init__(self, dimensions: int, random: np.random.Generator) -> None:
-        self._next = 0
-        self._digits = []
-        for base in _primes(dimensions):
-            places = math.ceil(32 / math.log2(base))
-            self._digits.append((base, [np.argsort(random.random(base)) for _ in range(places)]))
-
-    def take(self, count: int) -> Array:
-        """The next ``count`` points, of shape (count, dimensions)."""
-        index = np.arange(self._next, self._next + count)
-        self._next += count
-        points = np.zeros((count, len(self._digits)))
-        for axis, (base, permutations) in enumerate(self._digits):
-            rest, scale = index, 1.0
-            for permutation in permutations:
-                rest, digit = np.divmod(rest, base)
-                scale /= base
-                points[:, axis] += permutation[digit] * scale
-        return points
-
-
-def _primes(count: int) -> list[int]:
-    primes: list[int] = []
-    candidate = 2
-    while len(primes) < count:
-        if all(candidate % prime for prime in primes):
-            primes.append(candidate)
-        candidate += 1
-    return primes

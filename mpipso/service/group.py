@@ -22,6 +22,7 @@ from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.node import TAIL_LINES, LocalNode, Node
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
+from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
 
 LOG_BYTES = 256 * 1024
@@ -82,6 +83,7 @@ class ServiceGroup:
         self._port = port
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
+        self._phases = Phases()
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
@@ -90,13 +92,20 @@ class ServiceGroup:
         failure: Failure | None = None
         problem = ""
         self._files = {}
+        self._phases = Phases()
+        over = TimeLimit(cancel, self._config.search.evaluation_timeout)
         try:
-            metrics = self._measure(assignment, cancel)
+            metrics = self._measure(assignment, over)
         except EvaluationFailed as error:
             failure = Failure(error.cause, error.kind, error.detail)
         except Cancelled:
             failure = Failure("cancelled", "cancelled")
+            if not cancel.is_set():
+                limit = self._config.search.evaluation_timeout
+                failure = Failure(f"it took longer than {limit:g} s in all", "configuration", self._tails())
         finally:
+            over.close()
+            self._enter("stopping")
             problem = self._stop(cancel)
         if problem and failure is None:
             failure = Failure(problem, "infrastructure")
@@ -112,6 +121,7 @@ class ServiceGroup:
             failure,
             started,
             time.time(),
+            self._phases.ended(),
             self._files,
         )
 
@@ -132,14 +142,18 @@ class ServiceGroup:
         if problems:
             raise EvaluationFailed("; ".join(problems), kind="infrastructure")
 
+    def _enter(self, phase: str) -> None:
+        self._phases.enter(phase)
+        self._progress(phase)
+
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
         configuration = assignment.configuration
-        self._progress("configuring")
+        self._enter("configuring")
         layout = self._layout()
         starts = self._starts(configuration, layout)
         self._record(starts, layout)
         self._update_config(starts, configuration, layout, cancel)
-        self._progress("starting")
+        self._enter("starting")
         self._start(starts, configuration, layout)
         target = self._target(assignment, layout)
         readiness = self._readiness(target, configuration, layout)
@@ -148,7 +162,7 @@ class ServiceGroup:
                 readiness.wait(self._config.service.start_timeout, over)
             except EvaluationFailed as error:
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=error.detail or self._tails()) from None
-        self._progress("measuring")
+        self._enter("measuring")
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
             return self._run_benchmark(target, over)
 
@@ -261,9 +275,12 @@ class ServiceGroup:
             if fresh and file.exists():
                 self._files["benchmark.json"] = file.read_bytes()[-32 * LOG_BYTES :]
         self._check_benchmark(done, limit)
-        if before is not None and not fresh:
-            raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
-        return self._client.metrics(self._config, target, done)
+        try:
+            if before is not None and not fresh:
+                raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
+            return self._client.metrics(self._config, target, done)
+        except EvaluationFailed as error:
+            raise EvaluationFailed(error.cause, kind="measurement", detail=error.detail) from None
 
     def _check_benchmark(self, done: Completed, limit: float) -> None:
         detail = _lines(done.stderr or done.stdout)
@@ -271,7 +288,7 @@ class ServiceGroup:
             raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
         if done.exit_code:
             cause = f"the benchmark client ended with exit code {done.exit_code}"
-            raise EvaluationFailed(cause, kind="infrastructure", detail=detail)
+            raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
     def _check_alive(self, when: str, port: int = 0) -> None:
         """Raise if a process of the service has ended; with ``port``, because of another process if that took it."""

@@ -337,10 +337,20 @@ class LocalNode(Node):
 
     def close(self) -> None:
         try:
-            for handle in list(self._services):
-                self.stop_service(handle, CLOSE_GRACE)
+            self.release()
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    def release(self) -> None:
+        """Stop every service that was started here, for a group that is no more; the node may serve another one."""
+        for handle in list(self._services):
+            self.stop_service(handle, CLOSE_GRACE)
+
+    def assign(self, cores: Sequence[int], devices: Sequence[int], device_variable: str) -> None:
+        """Its share of the host, as the group says that it serves now."""
+        if (tuple(cores), tuple(devices)) != (self.cores, self.devices):
+            self.cores, self.devices, self.device_variable = tuple(cores), tuple(devices), device_variable
+            self._memory = DeviceMemory(self.devices)
 
     def _service(self, handle: str) -> _Service:
         if handle not in self._services:

@@ -95,7 +95,8 @@ class Agent:
         self._pool.submit(self._serve, message)
 
     def close(self) -> None:
-        """Give up every command and wait for the threads."""
+        """Give up every command and wait for the threads; nothing is answered any more."""
+        self._answer = lambda answer: None
         for event in list(self._abandoned.values()):
             event.set()
         self._pool.shutdown(wait=True)

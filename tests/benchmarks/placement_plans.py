@@ -6,7 +6,8 @@ import random
 import time
 
 from mpipso.cluster.hosts import expand_node_list
-from mpipso.cluster.placement import Rank, plan
+from mpipso.cluster.placement import plan
+from mpipso.cluster.plan import Rank
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 
 NODES = 2

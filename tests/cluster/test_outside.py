@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 
 from mpipso.cluster.hosts import parse_nodes
-from mpipso.cluster.placement import Rank, outside, plan
+from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.plan import Rank
 from mpipso.config import Parallel
 from mpipso.errors import UserError
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
-from mpipso.cluster.placement import Plan, Rank, plan, ranges
+from mpipso.cluster.placement import plan
+from mpipso.cluster.plan import Plan, Rank, ranges
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
 

@@ -22,7 +22,7 @@ from bed.launchers import LAUNCHERS
 # The semantics of the node interface are one set of tests, which this file runs over ssh.
 from service.node_interface import TestExecute, TestFiles, TestService, TestUpdateConfig, alive, python
 
-from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.ssh import Outside
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
@@ -269,7 +269,7 @@ def test_a_node_that_is_lost_fails_every_call_and_leaves_no_process(
 LEADER = """
 import pathlib, sys, time
 from mpipso.cluster import ssh
-from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.plan import PlacedNode
 from mpipso.config import Ssh
 host, silence, service = sys.argv[1:]
 ssh.SILENCE = float(silence)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.world import Channel, MpiWorld
 from mpipso.errors import EvaluationFailed
 from mpipso.service.node import CHUNK, LocalNode

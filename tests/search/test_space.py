@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mpipso.config import Parameter, ProductConstraint
+from mpipso.config import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.space import Space
@@ -36,7 +36,7 @@ def parallel(devices: int, **defaults: int) -> Space:
     degrees = (1, 2, 4, 8, 16)
     return Space(
         [choice(name, *degrees, default=defaults.get(name)) for name in ("tp", "dp", "pp")],
-        [ProductConstraint(product=("tp", "dp", "pp"), equals=devices)],
+        [Constraint(product=("tp", "dp", "pp"), equals=devices)],
     )
 
 
@@ -259,14 +259,12 @@ def test_the_first_of_a_product_takes_its_values_equally_often() -> None:
 
 
 def test_a_value_without_a_completion_is_never_picked() -> None:
-    space = Space([choice("tp", 1, 2, 3, 5), integer("dp", 2, 4)], [ProductConstraint(product=("tp", "dp"), equals=6)])
+    space = Space([choice("tp", 1, 2, 3, 5), integer("dp", 2, 4)], [Constraint(product=("tp", "dp"), equals=6)])
     assert shares(space, "tp").keys() == {2, 3}
 
 
 def test_the_steps_of_an_int_in_a_product_are_kept() -> None:
-    space = Space(
-        [integer("a", 0, 12, step=2), integer("b", 1, 12)], [ProductConstraint(product=("a", "b"), equals=12)]
-    )
+    space = Space([integer("a", 0, 12, step=2), integer("b", 1, 12)], [Constraint(product=("a", "b"), equals=12)])
     assert shares(space, "a").keys() == {2, 4, 6, 12}
 
 
@@ -296,7 +294,7 @@ def test_an_impossible_product_is_refused(
     parameters: list[Parameter], products: list[tuple[tuple[str, ...], int]], complaint: str
 ) -> None:
     with pytest.raises(UserError, match=complaint):
-        Space(parameters, [ProductConstraint(product=names, equals=equals) for names, equals in products])
+        Space(parameters, [Constraint(product=names, equals=equals) for names, equals in products])
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -446,7 +444,7 @@ def spaces(draw: st.DrawFn) -> Space:
     if draw(st.booleans()):
         equals = draw(st.sampled_from([6, 8, 16, 24]))
         parameters += [choice("tp", 8, 1, 4, 2, 3), integer("dp", 0, 24), integer("pp", 1, 24, scale="log")]
-        constraints.append(ProductConstraint(product=tuple(draw(st.permutations(["tp", "dp", "pp"]))), equals=equals))
+        constraints.append(Constraint(product=tuple(draw(st.permutations(["tp", "dp", "pp"]))), equals=equals))
     return Space(draw(st.permutations(parameters)), constraints)
 
 

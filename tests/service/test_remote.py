@@ -19,7 +19,7 @@ from service.node_interface import (
     wait_until,
 )
 
-from mpipso.cluster.placement import PlacedNode
+from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.world import LocalChannel
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote

@@ -112,8 +112,8 @@ def last_json(text: str) -> Any:
     return table
 
 
-def require_measured(metrics: Metrics) -> Metrics:
-    """The metrics, if they are of a run in which every request was served.
+def require_measured(metrics: Metrics, min_success_rate: float = 1.0) -> Metrics:
+    """The metrics, if they are of a run in which requests were served, and enough of them.
 
     Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0: as a latency, the
     best value there is.
@@ -121,13 +121,15 @@ def require_measured(metrics: Metrics) -> Metrics:
     Raises
     ------
     EvaluationFailed
-        Requests failed, none was completed, or a value that is never zero is.
+        Too many requests failed, none was completed, or a value that is never zero is.
     """
     if metrics.get("completed", 1) == 0:
         raise EvaluationFailed("the benchmark completed no request")
-    if metrics.get("failed", 0) > 0:
-        asked = f" of {metrics['completed'] + metrics['failed']:g}" if "completed" in metrics else ""
-        raise EvaluationFailed(f"{metrics['failed']:g}{asked} requests failed")
+    failed, completed = metrics.get("failed", 0), metrics.get("completed")
+    rate = 0.0 if completed is None else completed / (completed + failed)
+    if failed > 0 and rate < min_success_rate:
+        asked = f" of {completed + failed:g}" if completed is not None else ""
+        raise EvaluationFailed(f"{failed:g}{asked} requests failed")
     zero = [name for name in METRICS if name.startswith(_POSITIVE) and metrics.get(name) == 0]
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")

@@ -47,7 +47,7 @@ class CommandClient(Client):
             detail = (done.stdout + done.stderr)[-2000:]
             raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
         measured = {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
-        return require_measured(measured)
+        return require_measured(measured, config.benchmark.min_success_rate)
 
     def result_file(self, config: Config, target: Target) -> Path:
         """``benchmark.result_file``, else where the command may write although it need not."""

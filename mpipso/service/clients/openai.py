@@ -49,7 +49,8 @@ class OpenAIClient(Client):
         result = read_json(target.result)
         errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
         try:
-            return require_measured({name: float(result[name]) for name in METRICS if result.get(name) is not None})
+            measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}
+            return require_measured(measured, config.benchmark.min_success_rate)
         except EvaluationFailed as error:
             cause = f"{error.cause}: {errors[0]}" if errors else error.cause
             raise EvaluationFailed(cause, detail="\n".join(errors)) from None

@@ -1,0 +1,155 @@
+"""Which ranks form which groups while the run goes on: groups end with a lost rank, and new ones form of what is left.
+
+Knows no messages and no clock: the root tells it what happened, and does what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the loss of a rank means.
+
+    Attributes
+    ----------
+    group:
+        The group that it was in, or had to leave; None if there was none.
+    ended:
+        Whether that group ends with it.
+    leader:
+        The rank that leads what is left of that group on its way out; None if it is the lost one, or lost before.
+    survivors:
+        The group's other ranks that have to leave it before they can serve again.
+    """
+
+    rank: int
+    host: str
+    group: int | None = None
+    ended: bool = False
+    leader: int | None = None
+    survivors: tuple[int, ...] = ()
+
+
+class Muster:
+    """The ranks of the job and their groups; group numbers are never used again.
+
+    Attributes
+    ----------
+    groups:
+        The groups that exist, by number.
+    lost:
+        The ranks that are not there, or not heard of.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.groups: dict[int, PlacedGroup] = dict(enumerate(plan.groups))
+        self.lost: set[int] = set()
+        self._share = {node.rank: node for group in plan.groups for node in group.nodes}
+        self._share |= {spare.rank: spare.node for spare in plan.spares}
+        self._spare: set[int] = {spare.rank for spare in plan.spares}
+        self._leaving: dict[int, int] = {}
+        self._led: dict[int, int] = {}
+        self._vacancies: list[PlacedGroup] = []
+        self._next = len(plan.groups)
+
+    @property
+    def spares(self) -> frozenset[int]:
+        """The ranks that wait for a group."""
+        return frozenset(self._spare)
+
+    @property
+    def leaving(self) -> frozenset[int]:
+        """The ranks that still have to leave a group that has ended."""
+        return frozenset(self._leaving)
+
+    def leader(self, group: int) -> int:
+        return self.groups[group].nodes[0].rank
+
+    def group_of(self, rank: int) -> int | None:
+        """The number of the group that ``rank`` belongs to."""
+        return next((n for n, group in self.groups.items() if any(node.rank == rank for node in group.nodes)), None)
+
+    def lose(self, rank: int, *, dead: bool) -> Loss | None:
+        """A rank is gone (``dead``) or not heard of any more; None if that is known already.
+
+        The share of a dead rank's host falls to a spare rank there that has none of its own.
+        """
+        if rank in self.lost:
+            if dead:
+                self._inherit(self._share[rank])
+            return None
+        self.lost.add(rank)
+        self._spare.discard(rank)
+        host = self._share[rank].host
+        if dead:
+            self._inherit(self._share[rank])
+        number = self.group_of(rank)
+        ended = number is not None
+        if number is not None:
+            self._end(number)
+        else:
+            number = self._leaving.pop(rank, None)
+        if number is None:
+            return Loss(rank, host)
+        survivors = tuple(sorted(other for other, of in self._leaving.items() if of == number))
+        leader = self._led.get(number)
+        return Loss(rank, host, number, ended, leader if leader in survivors else None, survivors)
+
+    def _end(self, number: int) -> None:
+        group = self.groups.pop(number)
+        self._vacancies.append(group)
+        self._led[number] = group.nodes[0].rank
+        present = [node.rank for node in group.nodes if node.rank >= 0 and node.rank not in self.lost]
+        self._leaving.update((rank, number) for rank in present)
+
+    def free(self, rank: int) -> bool:
+        """A rank belongs to no group (any more); returns whether it was lost and is back."""
+        back = rank in self.lost
+        self.lost.discard(rank)
+        self._leaving.pop(rank, None)
+        if self.group_of(rank) is None:
+            self._spare.add(rank)
+        return back
+
+    def form(self) -> list[tuple[int, PlacedGroup]]:
+        """New groups in the place of those that have ended, as far as there are ranks; the root leads its own."""
+        formed = []
+        for ended in sorted(self._vacancies, key=lambda group: -len(group.nodes)):
+            able = sorted(rank for rank in self._spare if self._able(self._share[rank]))
+            chosen = self._of_distinct_hosts(ended, able)
+            if chosen is None:
+                continue
+            self._vacancies.remove(ended)
+            self._spare.difference_update(chosen)
+            group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), ended.master_node_index)
+            self.groups[self._next] = group
+            formed.append((self._next, group))
+            self._next += 1
+        return formed
+
+    def _of_distinct_hosts(self, ended: PlacedGroup, able: list[int]) -> list[int] | None:
+        """As many ranks as the ended group had nodes, on different hosts if its own were."""
+        apart = len({node.host for node in ended.nodes}) == len(ended.nodes)
+        chosen: list[int] = []
+        for rank in able:
+            if apart and any(self._share[rank].host == self._share[other].host for other in chosen):
+                continue
+            chosen.append(rank)
+            if len(chosen) == len(ended.nodes):
+                return chosen
+        return None
+
+    def _able(self, share: PlacedNode) -> bool:
+        """Whether a node has something to work with: a rank that was spare for lack of cores or devices has not."""
+        return bool(share.cores)
+
+    def _inherit(self, share: PlacedNode) -> None:
+        for heir in sorted(self._spare):
+            own = self._share[heir]
+            if own.host == share.host and not self._able(own):
+                self._share[heir] = replace(share, rank=heir)
+                return

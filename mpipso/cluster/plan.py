@@ -1,0 +1,120 @@
+"""What a placement is made of: ranks with what they found, groups of nodes with their shares of hosts, spare ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank found out about its node at start-up; ``aliases`` are further names and addresses of the host.
+
+    A negative number stands for a host outside of the job, see :func:`outside`.
+    """
+
+    rank: int
+    host: str
+    address: str = ""
+    cores: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
+    device_variable: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlacedNode:
+    """One node of a group: its rank, and its share of the host.
+
+    Groups on one host have disjoint cores and devices; the nodes of one group have disjoint devices but the same cores.
+    ``device_variable`` makes ``devices`` visible to a process; empty if it is not known. A node without a rank has a
+    negative number for it, and its leader reaches it over ssh, as ``ssh_user`` on ``ssh_port`` unless these are unset.
+    """
+
+    rank: int
+    host: str
+    address: str
+    cores: tuple[int, ...]
+    devices: tuple[int, ...]
+    device_variable: str = ""
+    ssh_port: int | None = None
+    ssh_user: str = ""
+
+    @property
+    def visibility(self) -> dict[str, str]:
+        """The environment that shows the node's devices, and no others, to a process."""
+        shown = self.devices and self.device_variable
+        return {self.device_variable: ",".join(map(str, self.devices))} if shown else {}
+
+    @property
+    def transport(self) -> Literal["mpi", "ssh"]:
+        """What carries the leader's messages to the node."""
+        return "mpi" if self.rank >= 0 else "ssh"
+
+
+@dataclass(frozen=True)
+class PlacedGroup:
+    """A service group: ``nodes[0]`` is its leader's, ``nodes[master_node_index]`` runs the service's master."""
+
+    group_id: int
+    nodes: tuple[PlacedNode, ...]
+    master_node_index: int = 0
+
+    @property
+    def hosts(self) -> str:
+        return "+".join(node.host for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A rank that belongs to no group, and why; ``node`` is its share of the host if it is needed after all."""
+
+    rank: int
+    host: str
+    reason: str
+    node: PlacedNode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a run, in the order in which the root counts them, and the ranks left over."""
+
+    groups: tuple[PlacedGroup, ...]
+    spares: tuple[Spare, ...] = ()
+
+    def index_of(self, rank: int) -> int | None:
+        """The position in ``groups`` of the group that ``rank`` belongs to."""
+        return self._indices.get(rank)
+
+    def node(self, rank: int) -> PlacedNode:
+        """A rank's share of its host."""
+        nodes = [node for group in self.groups for node in group.nodes] + [spare.node for spare in self.spares]
+        return next(node for node in nodes if node.rank == rank)
+
+    @cached_property
+    def _indices(self) -> dict[int, int]:
+        return {node.rank: index for index, group in enumerate(self.groups) for node in group.nodes}
+
+
+def ranges(numbers: tuple[int, ...]) -> str:
+    """``0-3,8`` for 0, 1, 2, 3, 8."""
+    if not numbers:
+        return "none"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
+
+
+def listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return separator.join([*words[:most], *more])
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,162 @@
+"""How a run went, for people: what was measured, what failed, what the groups did with their time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mpipso.record import figures
+from mpipso.record.figures import clean
+from mpipso.record.outcome import Outcome
+from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
+
+#: More groups than this are told in fewer rows: those that lost most time, and the others together.
+_ROWS = 12
+_LINES = 8
+_COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
+_ENDS = {
+    "evaluations": "the budget of evaluations is spent",
+    "iterations": "the budget of iterations is spent",
+    "time": "the time limit was reached",
+    "stagnation": "the best has not improved for long enough",
+    "target": "the target was reached",
+    "exhausted": "every configuration has been tried",
+}
+
+
+def course(outcome: Outcome) -> Iterator[RenderableType]:
+    """Counts, why it ended, causes of failures, lost ranks and quarantines; then groups, speed-up, better schedule."""
+    yield from _counts(outcome)
+    yield from _faults(outcome)
+    if outcome.usage.groups:
+        yield ""
+        yield group_table(outcome.usage)
+        yield from _speed(outcome)
+
+
+def group_table(usage: Usage) -> Table:
+    """One row per service group and one for all, with durations; at most about a dozen rows."""
+    hosts = len({host for group in usage.groups for host in group.hosts}) > 1
+    sessions = usage.sessions > 1
+    titles = ["group", *(["hosts"] if hosts else []), "evals", *_COLUMNS, "busy"]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for title in titles:
+        right = title not in ("group", "hosts")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    shown, others = _shown(usage.groups)
+
+    def add(name: str, where: str, groups: Sequence[GroupUsage], style: str | None = None) -> None:
+        cells = [name, *([where] if hosts else []), *_cells(groups)]
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+
+    for group in shown:
+        name = f"{group.group}" + (f" of session {group.session}" if sessions else "")
+        add(name, _hosts(group.hosts), [group])
+    if others:
+        add(f"{len(others)} others", "", others)
+    if len(usage.groups) > 1:
+        table.add_section()
+        add("all", "", usage.groups, "bold")
+    return table
+
+
+def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:
+    """Those that get a row, and those that share one."""
+    if len(groups) <= _ROWS:
+        return groups, []
+    worst = sorted(range(len(groups)), key=lambda index: groups[index].useful - groups[index].seconds)[: _ROWS - 2]
+    shown = [group for index, group in enumerate(groups) if index in worst]
+    return shown, [group for index, group in enumerate(groups) if index not in worst]
+
+
+def _cells(groups: Sequence[GroupUsage]) -> list[str]:
+    """What is in all columns but the first ones: sums over these groups."""
+    parts = (
+        sum(group.start for group in groups),
+        sum(group.benchmark for group in groups),
+        sum(group.stop for group in groups),
+        sum(group.other + group.running for group in groups),
+        sum(group.idle for group in groups),
+        sum(group.lost for group in groups),
+    )
+    evaluations = sum(group.evaluations for group in groups)
+    durations = (figures.duration(part) if part else "-" for part in parts)
+    return [str(evaluations), *durations, f"{busy_share(groups):.0%}"]
+
+
+def _hosts(hosts: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(map(clean, hosts)))
+    return " ".join(distinct) if len(distinct) <= 2 else f"{distinct[0]} +{len(distinct) - 1}"
+
+
+def _speed(outcome: Outcome) -> Iterator[Text]:
+    usage = outcome.usage
+    if usage.speed_up is not None and len(usage.groups) > 1:
+        useful = figures.duration(sum(group.useful for group in usage.groups))
+        wall = figures.duration(usage.wall)
+        yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
+    if (better := outcome.saving) is not None:
+        yield Text(f"groups idled for {usage.idle_share:.0%} of their time: {better}", "yellow")
+
+
+def _counts(outcome: Outcome) -> Iterator[Text]:
+    searched = outcome.searched
+    confirmations = len(outcome.evaluations) - len(searched)
+    failed = sum(judged.failed for judged in searched)
+    infeasible = sum(not judged.feasible and not judged.failed and judged.judged for judged in searched)
+    unjudged = sum(not judged.judged for judged in searched)
+    counted = [f"{len(searched)} evaluations", f"{failed} failed", f"{infeasible} infeasible"]
+    counted += [f"{unjudged} not judged yet"] if unjudged else []
+    counted += [f"{confirmations} confirmations"] if confirmations else []
+    counted += [f"{outcome.retried} retried"] if outcome.retried else []
+    sessions = f", {outcome.usage.sessions} sessions" if outcome.usage.sessions > 1 else ""
+    yield Text(f"{', '.join(counted)} in {figures.duration(outcome.seconds)}{sessions}")
+    if outcome.cause:
+        yield Text(f"it ended because {_ENDS.get(outcome.cause, clean(outcome.cause))}")
+
+
+def _faults(outcome: Outcome) -> Iterator[Text]:
+    failures = (judged.evaluation.failure for judged in outcome.evaluations if judged.failed)
+    causes = Counter(clean(failure.cause) for failure in failures if failure is not None)
+    yield from _at_most(_counted(causes, "failed"), "red")
+    retries: Counter[str] = Counter()
+    for cause, count in outcome.retries.items():
+        retries[clean(cause)] += count
+    yield from _at_most(_counted(retries, "retried"), "yellow")
+    yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
+    yield from _at_most([_quarantined(quarantine) for quarantine in outcome.usage.quarantines], "yellow")
+
+
+def _at_most(lines: Sequence[str], style: str) -> Iterator[Text]:
+    for line in lines[:_LINES]:
+        yield Text(f"  {line}", style)
+    if len(lines) > _LINES:
+        yield Text(f"  and {len(lines) - _LINES} more of these; see the journal", style)
+
+
+def _counted(causes: Mapping[str, int], what: str) -> list[str]:
+    return [f"{count} {what}: {cause}" for cause, count in sorted(causes.items(), key=lambda pair: -pair[1])]
+
+
+def _lost(loss: Loss) -> str:
+    ranks = _plural("rank", loss.ranks)
+    hosts = f" on {', '.join(dict.fromkeys(map(clean, loss.hosts)))}" if loss.hosts else ""
+    groups = f" with {_plural('group', loss.groups)}" if loss.groups else ""
+    return f"lost {ranks}{hosts}{groups}: {clean(loss.cause)}"
+
+
+def _plural(word: str, numbers: Sequence[int]) -> str:
+    return f"{word}{'s' if len(numbers) != 1 else ''} {', '.join(map(str, numbers))}".rstrip()
+
+
+def _quarantined(quarantine: Quarantine) -> str:
+    back = "readmitted" if quarantine.readmitted else "not readmitted"
+    return (
+        f"group {quarantine.group} in quarantine for {figures.duration(quarantine.seconds)}, {back}: "
+        f"{clean(quarantine.cause)}"
+    )

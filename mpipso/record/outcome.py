@@ -1,0 +1,214 @@
+"""All that a report needs to know of a run, read from its journal."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from mpipso.config import Search
+from mpipso.errors import UserError
+from mpipso.record import figures, journal, recipe
+from mpipso.record.figures import Higher
+from mpipso.record.folders import BEAT
+from mpipso.record.judged import Judged, results
+from mpipso.record.measured import BASELINE, CONFIRM, Measured, group
+from mpipso.record.redact import HIDDEN
+from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
+from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
+
+Event = Mapping[str, Any]
+
+#: A root whose sign of life is older than this many seconds is gone; it gives one every two.
+_GONE = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run, finished or not.
+
+    Attributes
+    ----------
+    evaluations:
+        Every evaluation, those of the baseline, repeats and confirmations included.
+    incumbent:
+        The number of an evaluation of the best configuration, None when there is none.
+    objective:
+        The metric that was optimised.
+    higher:
+        Whether more of a metric is better.
+    folder:
+        Where the results lie.
+    starts:
+        The commands that start the service with the best configuration, one per node.
+    seconds:
+        The wall time of the run's sessions.
+    retried:
+        Attempts that were repeated because a node, a port or the client failed.
+    ended:
+        Why the run did not come to its end, empty when it did.
+    cause:
+        Which budget ended a run that did come to its end, by its name in the journal.
+    failure:
+        Why the run could not go on, if so.
+    resume:
+        The command that goes on with the run, empty where there is nothing to go on with.
+    usage:
+        What the groups did with their time.
+    retries:
+        How often attempts were repeated, by cause.
+    schedule:
+        The schedule that was used, and its size.
+    """
+
+    evaluations: Sequence[Judged]
+    incumbent: int | None
+    objective: str
+    higher: Higher
+    folder: Path
+    starts: Sequence[recipe.Start] = ()
+    seconds: float = 0.0
+    retried: int = 0
+    ended: str = ""
+    cause: str = ""
+    failure: str = ""
+    resume: str = ""
+    usage: Usage = field(default_factory=Usage)
+    retries: Mapping[str, int] = field(default_factory=dict)
+    schedule: ScheduleChoice | None = None
+
+    @cached_property
+    def configurations(self) -> Sequence[Measured]:
+        """The evaluations by configuration."""
+        return group(self.evaluations)
+
+    @property
+    def baseline(self) -> Measured | None:
+        return next((each for each in self.configurations if _has_label(each, BASELINE)), None)
+
+    @property
+    def best(self) -> Measured | None:
+        numbers = ((each, judged.evaluation.number) for each in self.configurations for judged in each.measurements)
+        return next((each for each, number in numbers if number == self.incumbent), None)
+
+    @property
+    def searched(self) -> Sequence[Judged]:
+        """The evaluations of the search: all but the confirmations."""
+        return [judged for judged in self.evaluations if judged.evaluation.label != CONFIRM]
+
+    @property
+    def saving(self) -> Saving | None:
+        """Which schedule would have saved wall time, if groups idled noticeably and one would have."""
+        if self.schedule is None or self.usage.idle_share <= IDLE or not self.usage.durations:
+            return None
+        return saving(self.usage.durations, self.usage.width, self.schedule)
+
+
+def read_outcome(folder: Path, higher: Higher | None = None) -> Outcome:
+    """The outcome of the run in ``folder``, as far as its journal goes.
+
+    Without ``higher`` the objective of the run's own configuration says which metrics are good when high.
+
+    Raises
+    ------
+    UserError
+        The folder has no journal, or it is damaged.
+    """
+    path = folder / journal.FILE
+    events = journal.read(path)
+    if not events or events[0]["event"] != "started":
+        raise UserError(f"{path}: does not begin with the start of a run")
+    try:
+        return _outcome(folder, events, higher)
+    except (KeyError, TypeError, AttributeError, tomli.TOMLDecodeError) as error:
+        raise UserError(f"{path}: an event lacks what this version expects: {error}") from None
+
+
+def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None) -> Outcome:
+    objective = events[0]["objective"]
+    text = [event["config"] for event in events if event["event"] in BEGINNINGS][-1]
+    config = tomli.loads(text)
+    used = usage(events)
+    retries = Counter(event["cause"] for event in events if event["event"] == "retried")
+    last = next(event for event in reversed(events) if event["event"] in (*BEGINNINGS, *ENDINGS))
+    ended = _ended(folder, last)
+    going_on = ended in ("", _GOING_ON)
+    return Outcome(
+        evaluations=results(events),
+        incumbent=_incumbent(events, last),
+        objective=objective,
+        higher=higher if higher is not None else _directions(config),
+        folder=folder,
+        starts=recipe.read_starts(folder),
+        seconds=used.wall,
+        retried=retries.total(),
+        ended=ended,
+        cause=last.get("cause", "") if last["event"] == "finished" else "",
+        failure=last["cause"] if last["event"] == "failed" else "",
+        resume="" if going_on else resume_command(folder, text),
+        usage=used,
+        retries=retries,
+        schedule=_schedule(config.get("search", {})),
+    )
+
+
+def resume_command(folder: Path, config: str) -> str:
+    """What goes on with the run in ``folder``; a configuration with secrets must be given again: they are not kept."""
+    again = " --config FILE" if HIDDEN in config else ""
+    return f"mpipso launch --resume {shlex.quote(str(folder))}{again}"
+
+
+def _has_label(measured: Measured, label: str) -> bool:
+    return any(judged.evaluation.label == label for judged in measured.measurements)
+
+
+_GOING_ON = "still going on"
+
+
+def _ended(folder: Path, last: Event) -> str:
+    """Why a run did not come to its end, after its last beginning or ending."""
+    if last["event"] == "finished":
+        return ""
+    if last["event"] == "interrupted":
+        return f"interrupted by {last['signal']}"
+    if last["event"] == "failed":
+        return "failed"
+    return _GOING_ON if _alive(folder) else "not finished"
+
+
+def _alive(folder: Path) -> bool:
+    try:
+        return time.time() - (folder / BEAT).stat().st_mtime < _GONE
+    except OSError:
+        return False
+
+
+def _incumbent(events: Sequence[Event], last: Event) -> int | None:
+    if last["event"] == "finished":
+        final: int | None = last["incumbent"]
+        return final
+    incumbents: list[int] = [event["number"] for event in events if event["event"] == "incumbent"]
+    return incumbents[-1] if incumbents else None
+
+
+def _directions(config: Mapping[str, Any]) -> Higher:
+    """Which metrics are good when high, by a configuration's objective and limits, else as usual for their units."""
+    objective = config.get("objective", {})
+    known = {limit["metric"]: "min" in limit for limit in objective.get("slo", ())}
+    known |= {objective[key]: key == "maximize" for key in ("maximize", "minimize") if key in objective}
+    return lambda metric: known.get(metric, figures.usually_higher(metric))
+
+
+def _schedule(search: Mapping[str, Any]) -> ScheduleChoice:
+    """The schedule of a configuration's ``search`` table, from which defaults are left out."""
+    usual = Search()
+    kind = search.get("schedule", usual.schedule)
+    particles = search.get("particles", usual.particles)
+    return ScheduleChoice(kind, search.get("window", particles) if kind == "window" else particles)

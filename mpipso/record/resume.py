@@ -1,0 +1,155 @@
+"""Going on with an earlier run: what its journal says, and whether a configuration goes on with the same search."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from mpipso.config import Config
+from mpipso.errors import UserError
+from mpipso.record import journal
+from mpipso.record.redact import HIDDEN
+from mpipso.record.usage import BEGINNINGS
+
+#: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
+#: how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others.
+FREE = (
+    "search.evaluations",
+    "search.iterations",
+    "search.time_limit",
+    "search.stagnation",
+    "search.target",
+    "search.fruitless",
+    "search.retries",
+    "search.evaluation_timeout",
+    "search.confirm",
+    "search.leaders",
+    "benchmark.timeout",
+    "benchmark.save_requests",
+    "service.port",
+    "service.work_dir",
+    "service.start_timeout",
+    "service.stop_grace",
+    "parallel",
+    "ssh",
+    "output",
+)
+#: Lists whose tables have names: they are compared by name.
+_NAMED = ("parameters",)
+_LONGEST = 60
+
+
+def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dict[str, Any]]]:
+    """The configuration's text of the last session of the run in ``folder``, and all events of its journal.
+
+    Parameters
+    ----------
+    config_given:
+        Whether the user gives the configuration, so that the text may lack its secrets.
+
+    Raises
+    ------
+    UserError
+        There is no such folder, it has no journal, the journal is damaged or has no configuration, or the
+        configuration lacks its secrets, which are not kept, and is not given.
+    """
+    path = folder / journal.FILE
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'there is no such folder'}")
+    if not path.is_file():
+        raise UserError(f"{folder}: is not the folder of a run (it has no {journal.FILE})")
+    events = journal.read(path)
+    if not events or events[0]["event"] != "started":
+        raise UserError(f"{path}: does not begin with the start of a run: there is nothing to go on with")
+    text = [event.get("config") for event in events if event["event"] in BEGINNINGS][-1]
+    if not isinstance(text, str):
+        raise UserError(f"{path}: has no configuration: the journal is damaged, or of another version")
+    if not config_given and (keys := hidden(text, str(path))):
+        raise UserError(f"{path}: {', '.join(keys)}: secrets are not kept; give the configuration again with --config")
+    return text, events
+
+
+def hidden(text: str, source: str) -> list[str]:
+    """The dotted keys of a configuration's text whose values hold ``***`` in place of a secret.
+
+    Raises
+    ------
+    UserError
+        The text, which ``source`` names, is not TOML.
+    """
+    if HIDDEN not in text:
+        return []
+    try:
+        tree = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise UserError(f"{source}: its configuration is not valid TOML: {error}") from None
+    return [key for key, value in _flat(tree).items() if HIDDEN in str(value)]
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Why ``new`` cannot go on with a run that was made with ``old``: one line per key, empty when it can.
+
+    Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
+    """
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        if _is_free(key) or _same(before.get(key), after.get(key)):
+            continue
+        lines.append(f"{key} was {_shown(before.get(key))} and is now {_shown(after.get(key))}")
+    return lines
+
+
+def _flat(tree: Any, key: str = "") -> dict[str, Any]:
+    return dict(_leaves(tree, key))
+
+
+def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key; lists are values, but for those of tables."""
+    if isinstance(tree, Mapping):
+        for name, content in tree.items():
+            yield from _leaves(content, f"{key}.{name}" if key else str(name))
+    elif isinstance(tree, (list, tuple)) and tree and all(isinstance(each, Mapping) for each in tree):
+        if key in _NAMED:
+            yield f"the order of {key}", [each.get("name") for each in tree]
+        for index, each in enumerate(tree):
+            yield from _leaves(each, f"{key}.{each.get('name')}" if key in _NAMED else f"{key}[{index}]")
+    else:
+        yield key, tree
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith((f"{free}.", f"{free}[")) for free in FREE)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality that tells True from 1, takes what is left out, None and empty for the same, and trusts ``***``."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or _may_hide(one, other) or _may_hide(other, one)
+    if _unset(one) and _unset(other):
+        return True
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _unset(value: Any) -> bool:
+    return value is None or (isinstance(value, (Mapping, Sequence)) and not value)
+
+
+def _may_hide(pattern: str, text: str) -> bool:
+    """Whether ``text`` is ``pattern`` with something in the place of each ``***``."""
+    parts = [re.escape(part) for part in pattern.split(HIDDEN)]
+    return len(parts) > 1 and re.fullmatch(".+".join(parts), text, re.DOTALL) is not None
+
+
+def _shown(value: Any) -> str:
+    """As in TOML, more or less, and not too long."""
+    if _unset(value) and not isinstance(value, str):
+        return "not set"
+    text = str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

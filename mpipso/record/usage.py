@@ -1,0 +1,254 @@
+"""What the service groups did with their time, from a run's journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mpipso.record.judged import from_fields
+from mpipso.record.measured import silent
+
+Event = Mapping[str, Any]
+State = Literal["finished", "interrupted", "failed", "open"]
+
+#: Events that begin a session of a run.
+BEGINNINGS = ("started", "resumed")
+#: Events that end a session in good order.
+ENDINGS = ("finished", "interrupted", "failed")
+_PHASES = {"starting": "start", "measuring": "benchmark", "stopping": "stop"}
+
+
+@dataclass
+class GroupUsage:
+    """One service group and its seconds, from when it was formed until it was lost or its session ended.
+
+    Attributes
+    ----------
+    session:
+        In which session of the run, from 1 on; group numbers begin anew in each.
+    seconds:
+        How long the group existed.
+    start, benchmark, stop, other:
+        Spent in evaluations that have a result: until the service was ready, measuring it, stopping it, the rest.
+    lost:
+        Spent in attempts that were repeated or cut short, and in quarantine.
+    running:
+        Spent in an attempt that was under way when the journal was read.
+    evaluations:
+        How many have a result.
+    """
+
+    session: int
+    group: int
+    hosts: tuple[str, ...] = ()
+    seconds: float = 0.0
+    start: float = 0.0
+    benchmark: float = 0.0
+    stop: float = 0.0
+    other: float = 0.0
+    lost: float = 0.0
+    running: float = 0.0
+    evaluations: int = 0
+
+    @property
+    def useful(self) -> float:
+        """Seconds of the evaluations that have a result."""
+        return self.start + self.benchmark + self.stop + self.other
+
+    @property
+    def idle(self) -> float:
+        return max(0.0, self.seconds - self.useful - self.lost - self.running)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Ranks that were lost, with the groups that ended with them."""
+
+    ranks: tuple[int, ...]
+    hosts: tuple[str, ...]
+    groups: tuple[int, ...]
+    cause: str
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A group that got no evaluations for some seconds; ``readmitted`` is False when it stayed out until the end."""
+
+    group: int
+    cause: str
+    seconds: float
+    readmitted: bool
+
+
+@dataclass
+class Usage:
+    """All groups of all sessions of a run.
+
+    Attributes
+    ----------
+    wall:
+        Seconds at work: from the beginning of each session to its last event.
+    durations:
+        The seconds of the search's evaluations with a result (no confirmations), by number: as they were proposed.
+    """
+
+    groups: list[GroupUsage] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    quarantines: list[Quarantine] = field(default_factory=list)
+    sessions: int = 0
+    wall: float = 0.0
+    durations: list[float] = field(default_factory=list)
+
+    @property
+    def speed_up(self) -> float | None:
+        """How many times longer one group alone would have taken for the same evaluations; None for an empty run."""
+        useful = sum(group.useful for group in self.groups)
+        return useful / self.wall if self.wall > 0 and useful > 0 else None
+
+    @property
+    def idle_share(self) -> float:
+        """The share of all groups' time in which they had nothing to do, from 0 to 1."""
+        seconds = sum(group.seconds for group in self.groups)
+        return sum(group.idle for group in self.groups) / seconds if seconds > 0 else 0.0
+
+    @property
+    def width(self) -> int:
+        """How many groups there were at a time, on average over the wall time; at least 1."""
+        return max(1, round(sum(group.seconds for group in self.groups) / self.wall)) if self.wall > 0 else 1
+
+
+def busy_share(groups: Sequence[GroupUsage]) -> float:
+    """The useful share of the groups' time, from 0 to 1; 0 for groups that existed for no time."""
+    seconds = sum(group.seconds for group in groups)
+    return min(1.0, sum(group.useful for group in groups) / seconds) if seconds > 0 else 0.0
+
+
+def usage(events: Sequence[Event]) -> Usage:
+    """Account for the time of every group.
+
+    Durations are differences of one clock each: an evaluation's times are its leader's, all others the root's.
+    """
+    total = Usage()
+    search: dict[int, float] = {}
+    for number, (session, last) in enumerate(_sessions(events), start=1):
+        _Session(number, session, total, last).account()
+        for event in session:
+            if event["event"] == "evaluated" and event["label"] != "confirm" and not silent(from_fields(event)):
+                search[event["number"]] = event["ended"] - event["started"]
+    total.durations = [search[number] for number in sorted(search)]
+    return total
+
+
+def _sessions(events: Iterable[Event]) -> Iterator[tuple[list[Event], bool]]:
+    """The events of each session, and whether it is the last one."""
+    session: list[Event] = []
+    for event in events:
+        if event["event"] in BEGINNINGS and session:
+            yield session, False
+            session = []
+        session.append(event)
+    if session:
+        yield session, True
+
+
+@dataclass
+class _Life:
+    """A group while it exists."""
+
+    usage: GroupUsage
+    born: float
+    attempt: tuple[int, int] | None = None
+    since: float = 0.0
+    """When the attempt was assigned."""
+    quarantined: Event | None = None
+
+
+class _Session:
+    """Goes through one session's events, and adds what it finds to the ``total``."""
+
+    def __init__(self, number: int, events: Sequence[Event], total: Usage, last: bool) -> None:
+        self._number = number
+        self._events = events
+        self._total = total
+        # Without an ending the last session may still go on; an earlier one was cut short.
+        self._open = last and events[-1]["event"] not in ENDINGS
+        self._lives: dict[int, _Life] = {}
+
+    def account(self) -> None:
+        begun, ended = self._events[0]["t"], self._events[-1]["t"]
+        self._total.sessions += 1
+        self._total.wall += ended - begun
+        for group in self._events[0].get("plan", {}).get("groups", ()):
+            self._form(group["group"], group["hosts"], begun)
+        for event in self._events[1:]:
+            self._take(event)
+        for life in list(self._lives.values()):
+            self._end(life, ended, still_running=self._open)
+
+    def _take(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "formed":
+            self._form(event["group"], event["hosts"], event["t"])
+        elif kind == "lost":
+            self._total.losses.append(
+                Loss(tuple(event["ranks"]), tuple(event["hosts"]), tuple(event["groups"]), event["cause"])
+            )
+            for group in event["groups"]:
+                if group in self._lives:
+                    self._end(self._lives.pop(group), event["t"])
+        elif event.get("group") in self._lives:
+            self._of_group(self._lives[event["group"]], event)
+
+    def _of_group(self, life: _Life, event: Event) -> None:
+        kind = event["event"]
+        if kind == "quarantined" and life.quarantined is None:
+            life.quarantined = event
+        elif kind == "readmitted":
+            self._leave_quarantine(life, event["t"], readmitted=True)
+        elif kind == "assigned" and life.quarantined is None:
+            life.attempt, life.since = (event["number"], event["attempt"]), event["t"]
+        elif kind == "retried" and life.attempt == (event["number"], event["attempt"]):
+            life.attempt = None
+            life.usage.lost += event["t"] - life.since
+        elif kind == "evaluated":
+            life.attempt = None
+            self._evaluated(life.usage, event)
+
+    def _form(self, group: int, hosts: Sequence[str], at: float) -> None:
+        if group in self._lives:
+            self._end(self._lives[group], at)
+        self._lives[group] = _Life(GroupUsage(self._number, group, tuple(hosts)), at)
+        self._total.groups.append(self._lives[group].usage)
+
+    def _evaluated(self, group: GroupUsage, event: Event) -> None:
+        seconds = max(0.0, event["ended"] - event["started"])
+        if silent(from_fields(event)):
+            group.lost += seconds
+            return
+        group.evaluations += 1
+        known = 0.0
+        for phase, name in _PHASES.items():
+            spent = min(event.get("phases", {}).get(phase, 0.0), seconds - known)
+            setattr(group, name, getattr(group, name) + spent)
+            known += spent
+        group.other += seconds - known
+
+    def _end(self, life: _Life, at: float, still_running: bool = False) -> None:
+        life.usage.seconds = at - life.born
+        self._leave_quarantine(life, at, readmitted=False)
+        if life.attempt is None:
+            return
+        if still_running:
+            life.usage.running += at - life.since
+        else:
+            life.usage.lost += at - life.since
+
+    def _leave_quarantine(self, life: _Life, at: float, *, readmitted: bool) -> None:
+        event = life.quarantined
+        if event is None:
+            return
+        seconds = at - event["t"]
+        life.quarantined = None
+        life.usage.lost += seconds
+        self._total.quarantines.append(Quarantine(event["group"], event["cause"], seconds, readmitted))

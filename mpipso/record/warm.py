@@ -1,0 +1,279 @@
+"""What earlier runs and tables of others have measured, for a search that begins with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli
+
+from mpipso.config import Config, Parameter, suggestion
+from mpipso.configfile import parse
+from mpipso.errors import UserError
+from mpipso.evaluation import METRICS, Configuration, Metrics, Value
+from mpipso.record import figures, journal
+from mpipso.record.judged import results
+from mpipso.record.measured import group, mean, silent
+from mpipso.record.redact import HIDDEN
+from mpipso.record.resume import differences, read_run
+
+Result = tuple[Configuration, Metrics | None]
+#: Raises ValueError, which says why, when a configuration is outside the search space; as ``Space.encode`` does.
+Fits = Callable[[Configuration], object]
+
+_TRUE, _FALSE = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was read from one source.
+
+    Attributes
+    ----------
+    source:
+        Where it was read from.
+    results:
+        Configurations with their metrics, None where the configuration failed; one per configuration of a run, its
+        metrics the mean of all measurements, and one per row of a table.
+    description:
+        For people, one line: how many results, and what was left out and why.
+    """
+
+    source: str
+    results: Sequence[Result]
+    description: str
+
+
+def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
+    """The results of an earlier run, by its folder, or of a CSV file.
+
+    Results that this search has no use for are left out and counted in the description: those outside its space, with
+    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs.
+
+    A CSV file has a header and one row per measurement; a column per searched parameter, by its name, and columns for
+    metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns are ignored, and named
+    in the description. A row in which a needed metric is empty or not a finite number is a failure.
+
+    Parameters
+    ----------
+    config:
+        The new search: its parameters, objective and limits.
+    fits:
+        Tells configurations of its space from others.
+
+    Raises
+    ------
+    UserError
+        The source cannot be read or is damaged (with file and line), lacks a column that is needed, or has no result
+        that this search can use.
+    """
+    if path.is_dir() or path.name == journal.FILE:
+        found, notes = _run(path if path.is_dir() else path.parent, config)
+    else:
+        found, notes = _table(path, config)
+    left_out: Counter[str] = Counter()
+    kept = [result for result in found if not _left_out(result, config, fits, left_out)]
+    reasons = [f"{count} left out: {reason}" for reason, count in left_out.most_common(_TOLD)]
+    if rest := left_out.total() - sum(count for _, count in left_out.most_common(_TOLD)):
+        reasons.append(f"{rest} left out for other reasons")
+    if not kept:
+        raise UserError(f"{path}: has no result to begin with{': ' if reasons else ''}{'; '.join(reasons)}")
+    failed = sum(metrics is None for _, metrics in kept)
+    counted = f"{len(kept)} results" + (f", {failed} of them failures" if failed else "")
+    return Earlier(str(path), kept, "; ".join([f"{path}: {counted}", *reasons, *notes]))
+
+
+def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str]) -> bool:
+    """Whether the search has no use for a result; if so, counts the reason."""
+    configuration, metrics = result
+    hidden = [name for name, value in configuration.items() if isinstance(value, str) and HIDDEN in value]
+    missing = [] if metrics is None else [name for name in _needed(config) if name not in metrics]
+    if hidden:
+        reasons[f"{hidden[0]} was hidden as a secret"] += 1
+    elif missing:
+        reasons[f"{missing[0]} was not measured"] += 1
+    else:
+        try:
+            fits(configuration)
+        except ValueError as error:
+            reasons[f"outside the search space ({figures.clean(str(error))})"] += 1
+        else:
+            return False
+    return True
+
+
+def _needed(config: Config) -> list[str]:
+    """The metrics without which there is no score."""
+    return list(dict.fromkeys([config.objective.metric, *(limit.metric for limit in config.objective.slo)]))
+
+
+def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
+    text, events = read_run(folder, config_given=True)
+    try:
+        judged = results(events)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
+    found: list[Result] = []
+    for measured in group(one for one in judged if not silent(one)):
+        good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
+        failed = 2 * len(good) <= len(measured.measurements)
+        found.append((measured.configuration, None if failed else mean(good)))
+    return found, _otherwise(text, folder, config)
+
+
+def _otherwise(text: str, folder: Path, config: Config) -> list[str]:
+    """A remark when the earlier run measured another service or with another workload, if that can be told."""
+    try:
+        other = parse(text, str(folder))
+    except (UserError, tomli.TOMLDecodeError):
+        return ["its configuration is of another version, so nobody can tell whether it measured the same"]
+    keys = [line for line in differences(other, config) if line.startswith(("service.", "benchmark."))]
+    more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
+    return [f"measured otherwise: {', '.join(keys[:_TOLD])}{more}"] if keys else []
+
+
+def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+    rows = _rows(path, text)
+    _, header = next(rows, (0, []))
+    header = [name.strip() for name in header]
+    columns = _columns(path, header, config)
+    parameters = [parameter for parameter in config.parameters if parameter.searched]
+    metrics = [name for name in header if name in columns and name not in {p.name for p in config.parameters}]
+    found: list[Result] = []
+    problems: list[str] = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            problems.append(f"{path}:{line}: has {len(cells)} cells, and the header has {len(header)}")
+            continue
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        try:
+            configuration = {parameter.name: _typed(parameter, row[parameter.name]) for parameter in parameters}
+            measured = {name: number for name in metrics if (number := _metric(name, row[name])) is not None}
+        except ValueError as error:
+            problems.append(f"{path}:{line}: {error}")
+            continue
+        found.append((configuration, measured if all(name in measured for name in _needed(config)) else None))
+    if problems:
+        more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
+        raise UserError([*problems[:10], *more])
+    ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
+    return found, [f"ignored columns: {figures.clean(', '.join(ignored))}"] if ignored else []
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty, with the number of the line on which each ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+        if row is None:
+            return
+        if any(cell.strip() for cell in row):
+            yield reader.line_num, row
+
+
+def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
+    """The names of the columns that count.
+
+    Raises
+    ------
+    UserError
+        A column that is needed is missing, or stands there twice.
+    """
+    if not header:
+        raise UserError(f"{path}:1: has no header: it should name the parameters and metrics of the columns")
+    searched = [parameter.name for parameter in config.parameters if parameter.searched]
+    known = {*searched, *METRICS, *config.benchmark.metrics}
+    spare = [name for name in header if name not in known]
+    wanted = [("parameter", name) for name in searched] + [("metric", name) for name in _needed(config)]
+    problems = [
+        f"{path}:1: has no column for the {kind} {name!r}{_instead(name, spare)}"
+        for kind, name in wanted
+        if name not in header
+    ]
+    problems += [f"{path}:1: has two columns {name!r}" for name in sorted(known) if header.count(name) > 1]
+    if problems:
+        raise UserError(problems)
+    return known.intersection(header)
+
+
+def _instead(name: str, spare: Sequence[str]) -> str:
+    close = suggestion(name, spare)
+    return close if "did you mean" in close else ""
+
+
+def _typed(parameter: Parameter, cell: str) -> Value:
+    """A cell as a value of its parameter; what was hidden as a secret stays ``***``.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if HIDDEN in cell:
+        return cell
+    wrong = ValueError(
+        f"{parameter.name} = {cell!r} is not {'an' if parameter.type == 'int' else 'a'} {parameter.type}"
+    )
+    if parameter.type == "choice":
+        return next((choice for choice in parameter.choices if _writes(cell, choice)), cell)
+    if parameter.type == "bool":
+        if cell.lower() not in (*_TRUE, *_FALSE):
+            raise wrong
+        return cell.lower() in _TRUE
+    try:
+        number = float(cell)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number) or (parameter.type == "int" and number != int(number)):
+        raise wrong
+    return int(number) if parameter.type == "int" else number
+
+
+def _writes(cell: str, choice: Value) -> bool:
+    """Whether the cell's text stands for the choice."""
+    if isinstance(choice, bool):
+        return cell.lower() == str(choice).lower()
+    if cell == str(choice):
+        return True
+    try:
+        return not isinstance(choice, str) and float(cell) == choice
+    except ValueError:
+        return False
+
+
+def _metric(name: str, cell: str) -> float | None:
+    """None for a cell that is empty, or whose number is not finite.
+
+    Raises
+    ------
+    ValueError
+        It is no number.
+    """
+    try:
+        number = float(cell or "nan")
+    except ValueError:
+        raise ValueError(f"{name} = {cell!r} is not a number") from None
+    return number if math.isfinite(number) else None
+
+
+def to_fields(earlier: Earlier) -> Mapping[str, object]:
+    """The fields of a ``learned`` event."""
+    rows = [
+        {"configuration": dict(configuration), "metrics": None if metrics is None else dict(metrics)}
+        for configuration, metrics in earlier.results
+    ]
+    return {"source": earlier.source, "results": rows}

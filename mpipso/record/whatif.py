@@ -1,0 +1,134 @@
+"""What another schedule would have cost: the measured durations, scheduled again on as many groups.
+
+Pure computing: list scheduling (R. L. Graham, "Bounds for certain multiprocessing anomalies", Bell System Technical
+Journal 45 (1966) 1563-1581) of evaluations in the order of their proposal. What is left out is the same for all
+schedules: faults, confirmations, the time between evaluations. And so is what matters most, which other configurations
+would have been proposed: a proposal that sees fewer results learns less.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mpipso.record.figures import duration
+
+#: Groups that idled for a smaller share of their time are busy enough.
+IDLE = 0.10
+#: What another schedule has to save, as a share of the makespan, to be worth a line.
+WORTH = 0.05
+
+
+@dataclass(frozen=True)
+class ScheduleChoice:
+    """A schedule and its size: particles of a generation, proposals of a window; for ``async`` the number of groups."""
+
+    schedule: Literal["generation", "window", "async"]
+    size: int
+
+    @property
+    def unseen(self) -> float:
+        """How many earlier proposals' results a proposal does not see, on average."""
+        return (self.size - 1) / 2 if self.schedule == "generation" else float(self.size - 1)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A schedule that would have saved time: makespans in seconds with it and with the one that was used."""
+
+    choice: ScheduleChoice
+    seconds: float
+    used: ScheduleChoice
+    used_seconds: float
+
+    def __str__(self) -> str:
+        choice = self.choice
+        settings = [] if choice.schedule == self.used.schedule else [f'schedule = "{choice.schedule}"']
+        if choice.schedule != "async":
+            settings.append(f"{'particles' if choice.schedule == 'generation' else 'window'} = {choice.size}")
+        return (
+            f"with {' and '.join(settings)} the search would have taken about {duration(self.seconds)} instead of "
+            f"{duration(self.used_seconds)}, {self._price()}"
+        )
+
+    def _price(self) -> str:
+        if self.choice.schedule == "async":
+            return "but its result would depend on timing, not on the seed alone"
+        fewer = self.choice.unseen - self.used.unseen
+        return f"but a proposal then sees {fewer:.3g} results fewer" if fewer > 0 else "and a proposal sees as much"
+
+
+def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) -> float:
+    """Seconds from the first start to the last end.
+
+    Parameters
+    ----------
+    durations:
+        Seconds of each evaluation, in the order of proposal.
+    groups:
+        How many evaluations run at a time.
+    """
+    if choice.schedule == "generation":
+        return sum(
+            _queue(batch if first else sorted(batch, reverse=True), groups)  # nothing can be predicted at first
+            for first, batch in _generations(durations, choice.size)
+        )
+    if choice.schedule == "async":
+        return _queue(durations, groups)
+    free = [0.0] * groups
+    # When everything up to this proposal was back.
+    back: list[float] = []
+    for index, seconds in enumerate(durations):
+        seen = back[index - choice.size] if index >= choice.size else 0.0
+        end = max(heapq.heappop(free), seen) + seconds
+        heapq.heappush(free, end)
+        back.append(max(end, back[-1] if back else 0.0))
+    return back[-1] if back else 0.0
+
+
+def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Saving | None:
+    """The schedule that would have saved most; None when none would have saved :data:`WORTH`, as after ``async``.
+
+    Of those that save about as much, the one whose proposals see most; ``async`` only where no other is worth it,
+    because its result depends on timing.
+    """
+    if used.schedule == "async":
+        return None
+    now = makespan(durations, groups, used)
+    found = [(makespan(durations, groups, choice), choice) for choice in _others(len(durations), groups, used)]
+    worth = [(seconds, choice) for seconds, choice in found if seconds <= (1 - WORTH) * now]
+    candidates = [pair for pair in worth if pair[1].schedule != "async"] or worth
+    if not candidates:
+        return None
+    fastest = min(seconds for seconds, _ in candidates)
+    close = [pair for pair in candidates if pair[0] <= fastest + WORTH * now]
+    seconds, choice = min(close, key=lambda pair: (pair[1].unseen, pair[0]))
+    return Saving(choice, seconds, used, now)
+
+
+def _others(count: int, groups: int, used: ScheduleChoice) -> Iterator[ScheduleChoice]:
+    """Swarms and windows of two to six times the groups, as long as they leave three generations to learn from."""
+    for size in range(2 * groups, 6 * groups + 1, groups):
+        for choice in (ScheduleChoice("generation", size), ScheduleChoice("window", size)):
+            if choice != used and 3 * size <= count:
+                yield choice
+    yield ScheduleChoice("async", groups)
+
+
+def _generations(durations: Sequence[float], size: int) -> Iterator[tuple[bool, Sequence[float]]]:
+    rest = iter(durations)
+    first = True
+    while batch := list(itertools.islice(rest, size)):
+        yield first, batch
+        first = False
+
+
+def _queue(durations: Sequence[float], groups: int) -> float:
+    """The end of a queue from which every group takes the next when it is free."""
+    free = [0.0] * groups
+    for seconds in durations:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)

@@ -1,0 +1,355 @@
+"""What the root does: runs the search, scatters its particles to the groups, gathers their evaluations.
+
+It polls and never waits: messages, signs of life, signals and deadlines are all looked at between two naps, while the
+evaluation of its own group runs in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from mpipso.cluster.dispatch import (
+    Assigned,
+    Cancel,
+    Dispatcher,
+    Evaluated,
+    Event,
+    Probed,
+    Progress,
+    Quarantined,
+    Readmitted,
+    Retried,
+)
+from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
+from mpipso.cluster.muster import Muster
+from mpipso.cluster.plan import PlacedGroup
+from mpipso.errors import RunFailed
+from mpipso.evaluation import Assignment, Evaluation
+from mpipso.record.journal import Journal
+from mpipso.record.monitor import Monitor
+from mpipso.roles import (
+    BEAT,
+    ROOT,
+    Alive,
+    Depart,
+    Disband,
+    Finish,
+    Form,
+    Free,
+    Interrupted,
+    Left,
+    Order,
+    Station,
+)
+from mpipso.signals import Interrupts
+from mpipso.startup import Crew, service_port
+from mpipso.tuning import Tuning
+
+PATIENCE = 13.0
+"""Seconds after a signal in which services are stopped in good order; keepers stop those that are left."""
+SLACK = 300.0
+"""Seconds that an evaluation may take on top of all of its own limits before its leader counts as stuck."""
+GOODBYE = 120.0
+"""Seconds at the end of a run in which ranks stop what is left; what a rank leaves then ends with it."""
+
+
+class Root:
+    """Rank 0: the root of the job, and at its station the leader of a group too.
+
+    Parameters
+    ----------
+    deadline:
+        Monotonic time after which no evaluation is started; None if there is none.
+    beat:
+        A file that is touched as a sign of life for a supervisor.
+
+    Attributes
+    ----------
+    abandoned:
+        Whether some rank did not leave in time, so that the job has to be aborted.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        tuning: Tuning,
+        journal: Journal,
+        monitor: Monitor,
+        interrupts: Interrupts,
+        *,
+        deadline: float | None,
+        beat: Path,
+    ) -> None:
+        self._crew = crew
+        self._tuning = tuning
+        self._journal = journal
+        self._monitor = monitor
+        self._interrupts = interrupts
+        self._deadline = deadline
+        self._beat_file = beat
+        self._beat = 0.0
+        self._patience: float | None = None
+        self._station = Station(crew, interrupts)
+        self._muster = Muster(crew.plan)
+        self._ports = {n: service_port(crew.config, crew.plan, n) for n in range(len(crew.plan.groups))}
+        parallel = crew.config.parallel
+        self._leases = Leases(range(1, crew.world.size), parallel.lease, time.monotonic())
+        health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
+        self._health = health
+        self._dispatcher = Dispatcher(self._order, health, retries=crew.config.search.retries)
+        for group in self._muster.groups:
+            self._dispatcher.join(group)
+        self._left: set[int] = set()
+        self.abandoned = False
+
+    def run(self) -> None:
+        """The whole run, until a budget is spent or a signal ends it. Every rank is sent home whatever happens.
+
+        Raises
+        ------
+        RunFailed
+            There is no way to go on.
+        """
+        try:
+            self._search()
+        finally:
+            self._dispatcher.cancel()
+            while self._dispatcher.running and not self._out_of_patience():
+                self._step()
+            self._send_home()
+
+    def _search(self) -> None:
+        while not self._ended():
+            self._dispatcher.submit(self._tuning.propose(self._dispatcher.idle))
+            if not self._dispatcher.busy and self._tuning.cause:
+                break
+            self._turn()
+        self._finish_running(drop=True)
+        while self._interrupts.received is None and (again := self._tuning.confirmations()):
+            self._dispatcher.submit(again)
+            self._finish_running(drop=False)
+
+    def _finish_running(self, *, drop: bool) -> None:
+        """Go on until nothing runs; with ``drop`` nothing more is begun."""
+        if drop:
+            self._dispatcher.drop_queue()
+        while self._dispatcher.busy:
+            if self._interrupts.received is not None:
+                self._dispatcher.cancel()
+                if self._out_of_patience():
+                    return
+            self._turn()
+
+    def _ended(self) -> bool:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._tuning.stop("time")
+            return True
+        return self._interrupts.received is not None
+
+    def _turn(self) -> None:
+        """One step and what follows from it for the search.
+
+        Raises
+        ------
+        RunFailed
+            No group is left that could go on.
+        """
+        for event in self._step():
+            self._take(event)
+        self._dispatcher.known_good = self._tuning.known_good()
+        if not self._muster.groups and not self._muster.leaving:
+            raise RunFailed(f"no service group is left: lost {self._who(self._muster.lost)}")
+        if self._health.hopeless:
+            causes = [f"group {group}: {self._health.cause(group)}" for group in self._muster.groups]
+            raise RunFailed("\n".join(["every service group is in quarantine:", *causes]))
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Progress():
+                self._monitor.phase(event.group, event.phase)
+            case Assigned():
+                self._tuning.assigned(event.group, event.assignment)
+            case Retried():
+                self._tuning.retried(event.evaluation)
+            case Evaluated():
+                self._tuning.evaluated(event.evaluation)
+            case Quarantined():
+                self._journal.write("quarantined", group=event.group, cause=event.cause, pause=event.pause)
+                self._monitor.lost(event.group, f"in quarantine: {event.cause}; probed in {event.pause:g} s")
+            case Probed():
+                failure = event.evaluation.failure
+                self._journal.write(
+                    "probed",
+                    group=event.evaluation.group,
+                    passed=failure is None,
+                    cause=failure.cause if failure is not None else "",
+                    started=event.evaluation.started,
+                    ended=event.evaluation.ended,
+                )
+            case Readmitted():
+                self._journal.write("readmitted", group=event.group)
+                self._monitor.note(f"group {event.group}  takes part again")
+
+    def _step(self) -> list[Event]:
+        """One turn of rank 0: hear everyone, see who is lost, give out what is queued, then a nap."""
+        now = time.monotonic()
+        events: list[Event] = []
+        for source, message in self._crew.everyone.take():
+            events += self._hear(source, message, now)
+        self._station.step()
+        events += self._losses(now)
+        events += self._dispatcher.step(now)
+        self._sign(now)
+        self._monitor.tick()
+        self._crew.world.nap()
+        return events
+
+    def _hear(self, source: int, message: object, now: float) -> list[Event]:
+        self._leases.renew(source, now)
+        match message:
+            case Progress() | Evaluation():
+                return self._dispatcher.take(message.group, message, now)
+            case Interrupted():
+                if self._interrupts.received is None:
+                    self._interrupts.received = message.signal
+            case Free():
+                if self._muster.free(source):
+                    self._crew.everyone.give_up(source, lost=False)
+                    self._monitor.note(f"rank {source} on {self._host(source)} is back")
+                self._form()
+            case Left():
+                self._left.add(source)
+            case Alive():
+                pass
+            case _:
+                self._station.hear(source, message)
+        return []
+
+    # Losses and new groups
+
+    def _losses(self, now: float) -> list[Event]:
+        events: list[Event] = []
+        for rank in self._crew.everyone.failed:
+            events += self._lose(rank, "the rank died", now, dead=True)
+        for rank in self._leases.expired(now):
+            lease = self._crew.config.parallel.lease
+            events += self._lose(rank, f"no sign of life for {lease:g} s", now, dead=False)
+        for group in self._dispatcher.overdue(now, self._longest()):
+            leader = self._muster.leader(group)
+            if leader != ROOT:
+                events += self._lose(leader, "its evaluation does not end", now, dead=False)
+        return events
+
+    def _lose(self, rank: int, cause: str, now: float, *, dead: bool) -> list[Event]:
+        loss = self._muster.lose(rank, dead=dead)
+        if loss is None:
+            return []
+        self._crew.everyone.give_up(rank)
+        ended = [loss.group] if loss.ended and loss.group is not None else []
+        self._journal.write("lost", ranks=[rank], hosts=[loss.host], groups=ended, cause=cause)
+        told = f"{loss.host}, rank {rank}: {cause}"
+        if not dead:
+            # If it is ever heard of again, it has to leave what it was in before it can serve.
+            self._crew.everyone.post(rank, Disband(loss.group, loss.survivors))
+        # The leader stops the service on the nodes that are left; without it each of them stops its own part.
+        for survivor in loss.survivors if loss.leader is None else [loss.leader]:
+            self._crew.everyone.post(survivor, Disband(loss.group, tuple(sorted(self._muster.lost))))
+        if not ended:
+            self._monitor.note(f"lost {told}")
+            return []
+        self._monitor.lost(ended[0], told)
+        del self._ports[ended[0]]
+        return self._dispatcher.leave(ended[0], told, now)
+
+    def _form(self) -> None:
+        """New groups of the ranks that have become free, in the place of those that ended."""
+        for number, placed in self._muster.form():
+            self._ports[number] = self._free_port(placed)
+            for node in placed.nodes:
+                self._crew.everyone.post(node.rank, Form(number, placed, self._ports[number]))
+            self._journal.write(
+                "formed",
+                group=number,
+                hosts=[node.host for node in placed.nodes],
+                ranks=[node.rank for node in placed.nodes],
+                cores=[list(node.cores) for node in placed.nodes],
+            )
+            self._monitor.formed(number, placed.hosts)
+            self._dispatcher.join(number)
+
+    def _free_port(self, placed: PlacedGroup) -> int:
+        """Groups whose masters share a host count up from the configured port."""
+        first = self._crew.config.service.port
+        if first == 0:
+            return 0
+        host = _master(placed)
+        taken = {port for number, port in self._ports.items() if _master(self._muster.groups[number]) == host}
+        return next(port for port in range(first, first + len(taken) + 1) if port not in taken)
+
+    def _order(self, group: int, content: object) -> None:
+        if isinstance(content, (Assignment, Cancel)):
+            self._crew.everyone.post(self._muster.leader(group), Order(group, content))
+
+    def _longest(self) -> float:
+        """Seconds after which an evaluation must have ended by its own limits."""
+        config = self._crew.config
+        if config.search.evaluation_timeout is not None:
+            return config.search.evaluation_timeout + config.service.stop_grace + SLACK
+        nodes = max((len(group.nodes) for group in self._muster.groups.values()), default=1)
+        updates = nodes if config.service.update_command else 0
+        starts = (1 + updates) * config.service.start_timeout
+        return starts + config.benchmark.timeout + config.service.stop_grace + SLACK
+
+    # Signs of life, and the end
+
+    def _sign(self, now: float) -> None:
+        if now - self._beat < BEAT:
+            return
+        self._beat = now
+        for rank in range(1, self._crew.world.size):
+            if rank not in self._muster.lost:
+                self._crew.everyone.post(rank, Alive())
+        # A supervisor that cannot see it will restart the job, which is right if the disk is gone.
+        with contextlib.suppress(OSError):
+            self._beat_file.touch()
+
+    def _send_home(self) -> None:
+        """Have every rank stop what it has, and leave MPI together."""
+        limit = time.monotonic() + GOODBYE
+        leaders = [self._muster.leader(group) for group in self._muster.groups]
+        leaving = self._muster.leaving
+        for rank in {*leaders, *self._muster.spares, *leaving}:
+            self._crew.everyone.post(rank, Finish())
+        while not self._all_left():
+            if self._out_of_patience() or time.monotonic() > limit:
+                self.abandoned = True
+                return
+            self._step()
+        for rank in range(1, self._crew.world.size):
+            self._crew.everyone.post(rank, Depart())
+        while not self._crew.everyone.idle and time.monotonic() < limit:
+            self._crew.everyone.take()
+            self._crew.world.nap()
+        self.abandoned = bool(self._muster.lost - self._crew.everyone.failed)
+
+    def _all_left(self) -> bool:
+        return set(range(self._crew.world.size)) <= self._left | self._muster.lost
+
+    def _out_of_patience(self) -> bool:
+        """Whether a signal came so long ago that a node which does not answer must not be waited for any more."""
+        if self._interrupts.received is not None and self._patience is None:
+            self._patience = time.monotonic() + PATIENCE
+        return self._patience is not None and time.monotonic() >= self._patience
+
+    def _host(self, rank: int) -> str:
+        return self._crew.plan.node(rank).host
+
+    def _who(self, ranks: Collection[int]) -> str:
+        return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
+
+
+def _master(placed: PlacedGroup) -> str:
+    return placed.nodes[placed.master_node_index].host

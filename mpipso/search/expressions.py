@@ -1,0 +1,108 @@
+"""Expressions over parameters: values computed from others, and conditions that configurations must satisfy."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable
+
+import simpleeval
+
+from mpipso.errors import UserError
+from mpipso.evaluation import Value
+from mpipso.search.domains import Domain, Values, tidy
+
+
+class Expression(Domain):
+    """A value computed from others.
+
+    Raises
+    ------
+    UserError
+        ``text`` is not an expression; or, when decoding, it cannot be computed or is of the wrong type.
+    """
+
+    free = False
+
+    FUNCTIONS = {  # noqa: RUF012 - a constant table
+        "min": min,
+        "max": max,
+        "int": int,
+        "float": float,
+        "round": round,
+        "abs": abs,
+        "ceil": math.ceil,
+        "floor": math.floor,
+        "str": str,
+    }
+
+    def __init__(self, where: str, text: str, kind: str) -> None:
+        """``where`` begins the messages: whose expression it is."""
+        self._where = f"{where}: expression {text!r}"
+        self._text, self._kind = text, kind
+        try:
+            self._tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            reason = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise UserError(f"{self._where}: {reason}") from None
+        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
+        names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
+        self.reads = tuple(dict.fromkeys(names))
+
+    def decode(self, u: float, values: Values) -> Value:
+        evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
+        try:
+            return self._typed(evaluator.eval(self._text, previously_parsed=self._tree))
+        except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+            known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
+            raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
+
+    def encode(self, value: Value, values: Values) -> float:
+        return 0.5
+
+    def count(self, values: Values) -> float:
+        return 1
+
+    def options(self, values: Values) -> Iterable[Value]:
+        return (self.decode(0.5, values),)
+
+    def _typed(self, result: object) -> Value:
+        if not isinstance(result, (bool, int, float, str)):
+            raise TypeError(f"gives a {type(result).__name__}, not a {self._kind}")
+        if self._kind == "choice":
+            return result
+        if self._kind == "bool":
+            return bool(result)
+        if not math.isfinite(float(result)):
+            raise ValueError(f"gives {result}")
+        return round(float(result)) if self._kind == "int" else tidy(float(result))
+
+
+class Condition:
+    """A known constraint: an expression that is true of the configurations that may be tried.
+
+    Raises
+    ------
+    UserError
+        ``text`` is not an expression.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._expression = Expression("constraint", text, "bool")
+        self.reads = self._expression.reads
+
+    def problem(self, values: Values) -> str:
+        """Why it cannot be computed with these values; empty when it can."""
+        try:
+            self._expression.decode(0.5, values)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def holds(self, values: Values) -> bool:
+        """Whether it is true; a configuration for which it has no value (a division by zero) does not satisfy it."""
+        try:
+            return bool(self._expression.decode(0.5, values))
+        except UserError:
+            return False

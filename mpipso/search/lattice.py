@@ -1,0 +1,131 @@
+"""The space as models and swarms see it: points snapped to cells, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpipso.search.space import Space
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+T = TypeVar("T")
+
+LEVELS = 33
+"""The most values of one dimension that a search over models tells apart; measurements may lie between them."""
+_REMEMBERED = 50_000
+"""Cells whose decoding is remembered, to bound the memory."""
+
+
+class Lattice:
+    """Snaps points of shape (m, dimensions) to what can be set, and tells which of them are valid.
+
+    A dimension of its own is snapped by a table. One whose cells depend on others (a ratio, a member of a product) has
+    to be decoded; so have the dimensions that decide on validity. Both are remembered.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.dimensions = space.dimensions
+        self.ordered: Mask = np.array(space.ordered)
+        rough = (np.arange(LEVELS) + 0.5) / LEVELS
+        self._own = [levels is not None for levels in space.levels(LEVELS)]
+        self.levels: list[Array] = [rough if levels is None else levels for levels in space.levels(LEVELS)]
+        self._edges = [(levels[1:] + levels[:-1]) / 2 for levels in self.levels]
+        self._joint, self._constrained = np.array(space.joint, int), np.array(space.constrained, int)
+        self._snapped: dict[bytes, Array] = {}
+        self._valid: dict[bytes, bool] = {}
+        self.groups = np.repeat(
+            np.arange(self.dimensions),
+            [1 if o else len(levels) for o, levels in zip(self.ordered, self.levels, strict=True)],
+        )
+
+    def snap(self, points: Array) -> Array:
+        """The nearest of the levels in every dimension, then the centres of the cells that depend on others."""
+        snapped = np.clip(points, 0.0, 1.0)
+        for axis, (levels, edges) in enumerate(zip(self.levels, self._edges, strict=True)):
+            snapped[:, axis] = levels[np.searchsorted(edges, snapped[:, axis])]
+        return self.settle(snapped)
+
+    def settle(self, points: Array) -> Array:
+        """``points`` with the dimensions that depend on others moved to the centres of their cells."""
+        if self._joint.size:
+            for row in points:
+                row[self._joint] = _remembered(
+                    self._snapped, row[self._joint].tobytes(), lambda row=row: self.centre(row)[self._joint]
+                )
+        return points
+
+    def centre(self, point: Array) -> Array:
+        """The centre of the cell that ``point``, of shape (dimensions,), is in."""
+        return self.space.encode(self.space.decode(point))
+
+    def valid(self, points: Array) -> Mask:
+        """Which of the points satisfy the known constraints, of shape (m,)."""
+        if not self._constrained.size:
+            return np.ones(len(points), dtype=bool)
+        return np.array(
+            [
+                _remembered(
+                    self._valid,
+                    row[self._constrained].tobytes(),
+                    lambda row=row: self.space.valid(self.space.decode(row)),
+                )
+                for row in points
+            ],
+            dtype=bool,
+        )
+
+    def features(self, points: Array) -> Array:
+        """Coordinates for models: a dimension without order becomes one column per value.
+
+        They are scaled such that any two values of it are at distance 1: the Hamming distance. The columns of dimension
+        ``groups[i]``, in the order of the dimensions; shape (m, len(groups)).
+        """
+        columns = []
+        for axis in range(self.dimensions):
+            at = points[:, axis]
+            if self.ordered[axis]:
+                columns.append(at[:, None])
+            else:
+                which = np.searchsorted(self._edges[axis], at)
+                columns.append(np.eye(len(self.levels[axis]))[which] / np.sqrt(2.0))
+        return np.concatenate(columns, axis=1)
+
+    def sample(self, random: np.random.Generator, count: int, tries: int = 20) -> Array:
+        """Up to ``count`` valid points, uniformly distributed, after at most ``tries`` x ``count`` draws."""
+        found = np.empty((0, self.dimensions))
+        for _ in range(tries):
+            drawn = self.snap(random.random((count, self.dimensions)))
+            found = np.concatenate([found, drawn[self.valid(drawn)]])
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def neighbours(self, point: Array) -> Array:
+        """Every point that differs in one dimension, valid or not; shape (m, dimensions)."""
+        changed = []
+        for axis, levels in enumerate(self.levels):
+            copies = np.tile(point, (len(levels), 1))
+            copies[:, axis] = levels
+            changed.append(copies[np.abs(levels - point[axis]) > 1e-9])
+        return self.settle(np.concatenate(changed))
+
+    def enumerate(self) -> Iterator[Array]:
+        """The centre of every valid cell, in a fixed order; nothing when a dimension is continuous."""
+        if self.space.continuous:
+            return
+        for configuration in self.space.configurations():
+            if self.space.valid(configuration):
+                yield self.space.encode(configuration)
+
+
+def _remembered(memory: dict[bytes, T], key: bytes, compute: Callable[[], T]) -> T:
+    if key not in memory:
+        if len(memory) >= _REMEMBERED:
+            memory.clear()
+        memory[key] = compute()
+    return memory[key]

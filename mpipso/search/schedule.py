@@ -1,0 +1,36 @@
+"""Which results a proposal may see: the one rule in which the schedules of the dispatcher differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["generation", "window", "async"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the next proposals may be made, and what they know.
+
+    Proposals are counted from 0. With ``generation`` and ``window`` what a proposal sees depends on its number alone,
+    so the same seed and the same results give the same search, whatever the timing, the number of groups or the
+    attempts that it took; with ``async`` it depends on the timing.
+
+    Parameters
+    ----------
+    size:
+        Proposals of a generation; or how far the window reaches back. Not used by ``async``.
+    """
+
+    kind: Kind
+    size: int
+
+    def sees(self, number: int) -> int | None:
+        """Proposal ``number`` sees the results of exactly this many first proposals; None: of all that are there."""
+        if self.kind == "generation":
+            return number - number % self.size
+        return max(0, number - self.size + 1) if self.kind == "window" else None
+
+    def together(self, number: int) -> int:
+        """How many proposals are made at once, beginning with ``number``: those of a generation see the same."""
+        return self.size - number % self.size if self.kind == "generation" else 1

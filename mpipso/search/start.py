@@ -1,0 +1,41 @@
+"""Where a search begins: valid points that fill the space evenly."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+from mpipso.search.draws import START, generator
+from mpipso.search.lattice import Lattice
+
+Array = NDArray[np.float64]
+
+_MOST_DRAWN = 2**13
+
+
+class Start:
+    """Scrambled Sobol points, snapped to cells; those that break known constraints are left out.
+
+    A. B. Owen, "Scrambling Sobol' and Niederreiter-Xing points", Journal of Complexity 14 (1998) 466-489.
+    """
+
+    def __init__(self, lattice: Lattice, seed: int) -> None:
+        self._lattice = lattice
+        number = int(generator(seed, 0, START).integers(2**31))
+        self._sobol = qmc.Sobol(lattice.dimensions, scramble=True, seed=number)
+        self._valid: list[Array] = []
+        self._drawn = 0
+
+    def __getitem__(self, index: int) -> Array:
+        """Point ``index``, of shape (dimensions,); where valid points are rare, one that is not valid."""
+        while index >= len(self._valid) and self._drawn < _MOST_DRAWN:
+            self._draw(256)
+        if not self._valid:
+            return np.full(self._lattice.dimensions, 0.5)
+        return self._valid[index % len(self._valid)]
+
+    def _draw(self, count: int) -> None:
+        points = self._lattice.settle(np.asarray(self._sobol.random(count)))
+        self._valid += list(points[self._lattice.valid(points)])
+        self._drawn += count

@@ -1,0 +1,161 @@
+"""What has been asked and measured so far: configurations, their measurements, and what these together are worth.
+
+Knows nothing of time or order of arrival: what it says depends on which evaluations it is asked about, so that a run
+that was interrupted says the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from mpipso.evaluation import Configuration, Evaluation, Metrics
+from mpipso.search.objective import Objective, Score
+from mpipso.search.space import Space
+
+
+@dataclass
+class Trial:
+    """A configuration and the evaluations that measure it.
+
+    Attributes
+    ----------
+    proposal:
+        Its number among the strategy's proposals.
+    numbers:
+        Its evaluations that were asked for, in that order; the first one names the trial.
+    """
+
+    proposal: int
+    configuration: Configuration
+    numbers: list[int] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return self.numbers[0]
+
+
+class Trials:
+    """All trials of a run.
+
+    Parameters
+    ----------
+    baseline:
+        The user's own configuration, for limits relative to it.
+    baseline_repeats:
+        How many of its first measurements make up what limits are relative to.
+    """
+
+    def __init__(
+        self, space: Space, objective: Objective, baseline: Configuration | None, baseline_repeats: int = 1
+    ) -> None:
+        self._space = space
+        self._objective = objective
+        self._baseline = None if baseline is None else space.key(baseline)
+        self._baseline_repeats = baseline_repeats
+        self._trials: dict[str, Trial] = {}
+        self._of: dict[int, Trial] = {}
+        self._labels: dict[int, str] = {}
+        self._results: dict[int, Evaluation] = {}
+        self.searched: list[int] = []
+        """The numbers of the search's evaluations, in the order in which they were asked for; no confirmations."""
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials.values())
+
+    @property
+    def next_number(self) -> int:
+        return len(self._of)
+
+    @property
+    def baseline(self) -> Trial | None:
+        return None if self._baseline is None else self._trials.get(self._baseline)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Evaluations that were asked for and have no result."""
+        return [number for number in self._of if number not in self._results]
+
+    def ask(self, number: int, configuration: Configuration, label: str, proposal: int) -> None:
+        """Evaluation ``number`` will measure a configuration; ``proposal`` counts only for one that is new."""
+        key = self._space.key(configuration)
+        trial = self._trials.setdefault(key, Trial(proposal, configuration))
+        trial.numbers.append(number)
+        self._of[number] = trial
+        self._labels[number] = label
+        if label != "confirm":
+            self.searched.append(number)
+
+    def take(self, evaluation: Evaluation) -> None:
+        """The final result of an evaluation that was asked for."""
+        self._results[evaluation.number] = evaluation
+
+    def of(self, number: int) -> Trial:
+        """The trial that evaluation ``number`` belongs to."""
+        return self._of[number]
+
+    def label(self, number: int) -> str:
+        return self._labels[number]
+
+    def result(self, number: int) -> Evaluation | None:
+        return self._results.get(number)
+
+    def confirmations(self, trial: Trial) -> list[int]:
+        """The numbers of its confirmations, asked for or done."""
+        return [number for number in trial.numbers if self._labels[number] == "confirm"]
+
+    def groups(self, trial: Trial) -> tuple[int, ...]:
+        """The groups that have measured it."""
+        return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))
+
+    def reference(self, *, confirmed: bool = False) -> Metrics | None:
+        """What limits relative to the baseline refer to; None as long as it is not known, empty if it failed.
+
+        It is the mean of the baseline's first measurements of the search, or, once ``confirmed``, of all of them.
+        """
+        trial = self.baseline
+        if trial is None:
+            return None
+        first = [number for number in trial.numbers if self._labels[number] != "confirm"][: self._baseline_repeats]
+        if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
+            return None
+        results = self._among(trial, trial.numbers if confirmed else first)
+        return _mean([result.metrics for result in results if result.failure is None])
+
+    def judge(self, evaluation: Evaluation) -> Score:
+        """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known."""
+        return self._objective.judge(evaluation, self.reference() or None)
+
+    def score(self, trial: Trial, among: Collection[int], *, confirmed: bool = False) -> Score | None:
+        """The score of the mean of those of its measurements that are ``among`` these; None if there are none.
+
+        Failed measurements count only if they are the majority: a configuration that fails now and then is no good.
+        ValueError as for :meth:`judge`.
+        """
+        results = self._among(trial, among)
+        if not results:
+            return None
+        reference = self.reference(confirmed=confirmed) or None
+        scores = [self._objective.judge(result, reference) for result in results]
+        good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
+        if 2 * len(good) <= len(results):
+            return next(score for score in scores if score.failed)
+        together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=_mean([r.metrics for r in good]))
+        return self._objective.judge(together, reference)
+
+    def values(self, trial: Trial, among: Collection[int]) -> list[float]:
+        """The fitness of each of its successful measurements among these, for an estimate of the noise."""
+        reference = self.reference() or None
+        scores = [self._objective.judge(result, reference) for result in self._among(trial, among)]
+        return [score.fitness for score in scores if score.fitness is not None]
+
+    def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
+        return [self._results[n] for n in trial.numbers if n in numbers and n in self._results]
+
+
+def _mean(metrics: Sequence[Metrics]) -> dict[str, float]:
+    """The mean of each metric that all of them have."""
+    if not metrics:
+        return {}
+    return {name: fmean(each[name] for each in metrics) for name in metrics[0] if all(name in each for each in metrics)}

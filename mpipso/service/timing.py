@@ -1,0 +1,48 @@
+"""The time that an evaluation takes: in each of its phases, and at most."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Phases:
+    """How long each phase of an evaluation lasts, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._phase = ""
+        self._since = 0.0
+
+    def enter(self, phase: str) -> None:
+        """A phase begins, and with it the one before is over."""
+        now = time.monotonic()
+        if self._phase:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+
+    def ended(self) -> dict[str, float]:
+        """The last phase is over too: seconds by phase."""
+        self.enter("")
+        return dict(self._seconds)
+
+
+class TimeLimit(threading.Event):
+    """Is set when ``cancel`` is, or when ``seconds`` are over (None: never); :meth:`close` ends the watch."""
+
+    def __init__(self, cancel: threading.Event, seconds: float | None) -> None:
+        super().__init__()
+        self._cancel = cancel
+        self._timer: threading.Timer | None = None
+        if seconds is not None:
+            self._timer = threading.Timer(seconds, self.set)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def is_set(self) -> bool:
+        return self._cancel.is_set() or super().is_set()
+
+    def close(self) -> None:
+        """Stop the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
