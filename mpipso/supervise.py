@@ -130,8 +130,9 @@ class Supervisor:
     def _run(self) -> int:
         job = self._job
         while True:
+            options = self._options(job.options)
             before = len(self._events())
-            code, how = self._attempt(job)
+            code, how = self._attempt(replace(job, options=options))
             ended = time.monotonic()
             self._kill(session=True)
             events = self._events()[before:]
@@ -149,7 +150,7 @@ class Supervisor:
 
     def _attempt(self, job: Job) -> tuple[int, str]:
         """Launch the job and wait for its end: the launcher's exit code, and how it ended, in words."""
-        command = replace(job, options=self._options(job.options)).command([*self._forward, "MPIPSO_RESTARTS"])
+        command = job.command([*self._forward, "MPIPSO_RESTARTS"])
         print("+", shlex.join(command), flush=True)
         self._log(f"+ {shlex.join(command)}")
         # In a session of its own, so that Ctrl-C at the terminal reaches this process alone.
@@ -168,13 +169,12 @@ class Supervisor:
         return code, how or f"{Path(job.path).name} ended with {with_what} before the run had ended"
 
     def _options(self, options: Options) -> Options:
-        """What the ranks are told now: to resume as soon as there is something to resume from."""
-        events = self._events()
-        if not events:
-            self._journal.unlink(missing_ok=True)  # a root may have died between making it and its first line
-            return replace(options, resume=None, name=self._folder.name)
-        learned = any(event["event"] == "learned" for event in events)
-        return replace(options, resume=self._folder, name=None, warm_start=() if learned else options.warm_start)
+        """What the ranks are told now: to resume, or to begin again under the same name if nothing was asked yet."""
+        if options.resume is None and not any(event["event"] == "asked" for event in self._events()):
+            # A root may have died before the journal's first line, or before all that a warm start takes was learned.
+            self._journal.unlink(missing_ok=True)
+            return replace(options, name=self._folder.name)
+        return replace(options, resume=self._folder, name=None, warm_start=())
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for the launcher's end, and end it if the run is stuck: then why."""
@@ -261,7 +261,7 @@ class Supervisor:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
         self._left -= 1
         left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
-        what = f"resuming {self._folder}" if self._events() else "starting again"
+        what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
         where = f" with {job.ranks} of {self._job.ranks} ranks" if out else ""
         number = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
         self._tell(f"{how}{left_out}; {what}{where} ({number})")

@@ -44,6 +44,7 @@ def write(event: str, **fields: object) -> None:
 def begin() -> None:
     """The run begins, or goes on."""
     write("started" if value("--resume") is None else "resumed")
+    write("asked")
 
 
 def evaluate(number: int) -> None:
