@@ -155,7 +155,7 @@ class Station:
         self._crew = crew
         self._interrupts = interrupts
         self._role: Role | None = None
-        self._next: Form | None = None
+        self._early: list[tuple[int, Within]] = []
         self._disbanding = False
         self._finishing = False
         self._told = False
@@ -176,7 +176,7 @@ class Station:
         role = self._role
         match message:
             case Form():
-                self._next = message
+                self._take_seat(message)
             case Disband():
                 self._disbanding = True
                 if role is not None and role.form.group == message.group:
@@ -189,6 +189,9 @@ class Station:
                     ranks = [node.rank for node in role.form.placed.nodes]
                     if source in ranks:
                         self._hear_within(role, ranks.index(source), message.content)
+                elif role is None or role.form.group < message.group:
+                    # The leader of a new group has heard of it before this rank has.
+                    self._early.append((source, message))
             case Finish():
                 self._finishing = True
                 if role is not None:
@@ -217,12 +220,6 @@ class Station:
         if self._role is None and self._disbanding and not self._finishing:
             self._disbanding = False
             self._crew.everyone.post(ROOT, Free())
-        if self._role is None and self._next is not None:
-            form, self._next = self._next, None
-            self._take_seat(form)
-            if self._finishing and isinstance(self._role, Leader):
-                # Its members, who have taken their seats, wait for the word of their leader.
-                self._role.end(close=True)
         if self._role is None and self._finishing and not self.left:
             self._crew.node.close()
             self._crew.everyone.post(ROOT, Left())
@@ -252,6 +249,9 @@ class Station:
         own = self._crew.group if form.group == self._crew.index else None
         link: Link = own if own is not None else Later(self._crew.everyone, form)
         self._role = Leader(self._crew, form, link) if seat == 0 else Member(self._crew, form, link)
+        early, self._early = self._early, []
+        for source, message in early:
+            self.hear(source, message)
 
     def _say(self) -> None:
         """Signs of life, and a signal that this rank was sent."""

@@ -46,8 +46,9 @@ def group_table(usage: Usage) -> Table:
     titles = ["group", *(["hosts"] if hosts else []), "evals", *_COLUMNS, "busy"]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for title in titles:
-        right = title not in ("group", "hosts")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        # Where there is no room, the hosts' names alone are cut.
+        words = title in ("group", "hosts")
+        table.add_column(title, justify="left" if words else "right", no_wrap=title != "hosts", overflow="ellipsis")
     shown, others = _shown(usage.groups)
 
     def add(name: str, where: str, groups: Sequence[GroupUsage], style: str | None = None) -> None:
@@ -91,7 +92,7 @@ def _cells(groups: Sequence[GroupUsage]) -> list[str]:
 
 def _hosts(hosts: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(map(clean, hosts)))
-    return " ".join(distinct) if len(distinct) <= 2 else f"{distinct[0]} +{len(distinct) - 1}"
+    return ",".join(distinct) if len(distinct) <= 2 else f"{distinct[0]}+{len(distinct) - 1}"
 
 
 def _speed(outcome: Outcome) -> Iterator[Text]:
@@ -101,7 +102,7 @@ def _speed(outcome: Outcome) -> Iterator[Text]:
         wall = figures.duration(usage.wall)
         yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
     if (better := outcome.saving) is not None:
-        yield Text(f"groups idled for {usage.idle_share:.0%} of their time: {better}", "yellow")
+        yield Text(f"groups idled for {100 * usage.idle_share:.0f} % of their time: {better}", "yellow")
 
 
 def _counts(outcome: Outcome) -> Iterator[Text]:

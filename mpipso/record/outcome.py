@@ -106,7 +106,7 @@ class Outcome:
     @property
     def saving(self) -> Saving | None:
         """Which schedule would have saved wall time, if groups idled noticeably and one would have."""
-        if self.schedule is None or self.usage.idle_share <= IDLE or not self.usage.durations:
+        if self.schedule is None or self.usage.idle_share <= IDLE:
             return None
         return saving(self.usage.durations, self.usage.width, self.schedule)
 

@@ -29,7 +29,7 @@ def summary(outcome: Outcome) -> Group:
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
-        if baseline is None or baseline.failed:
+        if baseline is None or baseline.failed or best is baseline:
             parts += [_alone(outcome, best), ""]
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]
@@ -90,7 +90,7 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         return
     change = figures.gain(name, before[name], after[name], outcome.higher)
     interval = _interval(outcome, baseline, best)
-    between = f", {LEVEL:.0%} interval {' to '.join(map(figures.percent, interval))}" if interval else ""
+    between = f", {100 * LEVEL:.0f} % interval {' to '.join(map(figures.percent, interval))}" if interval else ""
     if change is not None and change <= 0 and baseline.feasible:
         again = " once both were measured again" if baseline.confirmed and best.confirmed else ""
         yield Text(f"Nothing beat the baseline{again}: {name} {figures.percent(change)}{between}.", "bold yellow")

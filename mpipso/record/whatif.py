@@ -90,12 +90,12 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
 
 
 def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Saving | None:
-    """The schedule that would have saved most; None when none would have saved :data:`WORTH`, as after ``async``.
+    """The schedule that would have saved most; None when none would have saved :data:`WORTH`, or ``async`` was used.
 
     Of those that save about as much, the one whose proposals see most; ``async`` only where no other is worth it,
     because its result depends on timing.
     """
-    if used.schedule == "async":
+    if used.schedule == "async" or not durations:
         return None
     now = makespan(durations, groups, used)
     found = [(makespan(durations, groups, choice), choice) for choice in _others(len(durations), groups, used)]
@@ -110,10 +110,10 @@ def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Sav
 
 
 def _others(count: int, groups: int, used: ScheduleChoice) -> Iterator[ScheduleChoice]:
-    """Swarms and windows of two to six times the groups, as long as they leave three generations to learn from."""
-    for size in range(2 * groups, 6 * groups + 1, groups):
+    """Swarms and windows of one to six times the groups, as long as they leave three generations to learn from."""
+    for size in range(groups, 6 * groups + 1, groups):
         for choice in (ScheduleChoice("generation", size), ScheduleChoice("window", size)):
-            if choice != used and 3 * size <= count:
+            if choice != used and 2 <= size <= count / 3:
                 yield choice
     yield ScheduleChoice("async", groups)
 

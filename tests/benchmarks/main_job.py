@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpipso.evaluation import Metrics
-from mpipso.record.report import Outcome, read_outcome
+from mpipso.record.measured import Measured
+from mpipso.record.outcome import Outcome, read_outcome
 
 
 def main() -> None:
@@ -31,13 +32,12 @@ def main() -> None:
     rates, waits = [], []
     for seed in range(options.seeds):
         outcome = run(seed, flags)
-        before, after = measured_again(outcome, 0), measured_again(outcome, outcome.incumbent)
+        before, after = measured_again(outcome.baseline), measured_again(outcome.best)
         rate = after["output_throughput"] / before["output_throughput"]
         wait = after["ttft_p99_ms"] / before["ttft_p99_ms"]
         rates.append(rate)
         waits.append(wait)
-        searched = sum(judged.evaluation.label != "confirm" for judged in outcome.evaluations)
-        row = [str(seed), str(searched), f"{outcome.seconds:.0f}"]
+        row = [str(seed), str(len(outcome.searched)), f"{outcome.seconds:.0f}"]
         row += [f"{before['output_throughput']:.1f}", f"{after['output_throughput']:.1f}", f"{rate:.2f}"]
         row += [f"{before['ttft_p99_ms']:.0f}", f"{after['ttft_p99_ms']:.0f}", f"{wait:.2f}"]
         table.add_row(*row)
@@ -55,10 +55,11 @@ def run(seed: int, flags: list[str]) -> Outcome:
         return read_outcome(Path(output) / "latest")
 
 
-def measured_again(outcome: Outcome, number: int | None) -> Metrics:
-    """The confirmation of an evaluation, or the evaluation itself where there was none."""
-    of_number = [judged.evaluation for judged in outcome.evaluations if judged.evaluation.number == number]
-    return of_number[-1].metrics
+def measured_again(configuration: Measured | None) -> Metrics:
+    """The mean of its confirmations, or of its measurements in the search where there were none."""
+    if configuration is None:
+        raise LookupError("the run measured no baseline, or nothing within the limits")
+    return configuration.metrics
 
 
 if __name__ == "__main__":

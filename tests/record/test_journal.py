@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.journal import FILE, Journal, finite, read
-from mpipso.record.judged import Judged, final, from_fields
+from mpipso.record.judged import Judged, from_fields, results, verdict
 from mpipso.record.redact import Redactor
 
 
@@ -206,8 +206,16 @@ def test_an_evaluation_comes_back_from_the_journal_as_it_went_in(journal: Journa
     assert from_fields(read(journal.path)[0]) == judged
 
 
-def test_only_the_last_attempt_of_an_evaluation_counts_and_confirmations_do_not() -> None:
-    lost = Judged(Evaluation(1, 1, 0, {}, failure=Failure("gone", "infrastructure")), failed=True)
-    measured = Judged(Evaluation(1, 2, 1, {}, metrics={"x": 1.0}))
-    confirmed = Judged(Evaluation(1, 3, 1, {}, "confirm", metrics={"x": 2.0}))
-    assert final([lost, measured, confirmed]) == [measured]
+def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journal) -> None:
+    waiting = Judged(Evaluation(1, 1, 0, {"n": 1}, metrics={"x": 1.0}), judged=False)
+    baseline = Judged(Evaluation(0, 1, 1, {"n": 0}, "baseline", metrics={"x": 2.0}), fitness=-2.0)
+    journal.evaluated(waiting)
+    journal.evaluated(baseline)
+    assert results(read(journal.path)) == [waiting, baseline]
+    decided = Judged(waiting.evaluation, fitness=-1.0, feasible=False, violations=("late",))
+    journal.write("judged", number=1, **verdict(decided))
+    assert results(read(journal.path)) == [decided, baseline]
+
+
+def test_a_verdict_on_an_evaluation_that_is_not_there_is_nothing() -> None:
+    assert results([{"event": "judged", "number": 7}]) == []

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
+from record.written import Script, drawn
 
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation, Failure
+from mpipso.record.folders import BEAT
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
 from mpipso.record.recipe import Start, write_best
@@ -29,7 +30,8 @@ def judged(number: int, configuration: dict[str, bool | int], tokens: float, ttf
 
 
 def broken(number: int, cause: str, label: str = "") -> Judged:
-    evaluation = Evaluation(number, 1, 0, BASELINE, label, failure=Failure(cause, "configuration"))
+    configuration = BASELINE if label else {**BASELINE, "n_batch": number}
+    evaluation = Evaluation(number, 1, 0, configuration, label, failure=Failure(cause, "configuration"))
     return Judged(evaluation, failed=True, feasible=False)
 
 
@@ -37,13 +39,6 @@ def outcome(*evaluations: Judged, incumbent: int | None, starts: Sequence[Start]
     return Outcome(
         evaluations, incumbent, "output_throughput", higher, Path("runs/night"), starts, 754.0, 1, ended=ended
     )
-
-
-def drawn(renderable: RenderableType, width: int = 100) -> list[str]:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(renderable)
-    assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
 def cells(lines: list[str], first: str) -> list[str]:
@@ -80,17 +75,52 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
 
 
 def test_repeated_measurements_replace_the_lucky_one_and_say_how_many() -> None:
-    again = [judged(6, BEST, tokens, 400.0, "confirm") for tokens in (500.0, 520.0, 540.0)]
-    lines = drawn(summary(outcome(*RUN, *again, judged(7, BASELINE, 400.0, 1400.0, "confirm"), incumbent=2)))
-    assert lines[0] == "output_throughput: 400 tok/s -> 520 tok/s (+30.0 %)"
+    again = [judged(6 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((500.0, 520.0, 540.0))]
+    lines = drawn(summary(outcome(*RUN, *again, judged(9, BASELINE, 400.0, 1400.0, "confirm"), incumbent=2)))
+    assert lines[0] == "output_throughput: 400 tok/s -> 520 tok/s (+30.0 %, 95 % interval +7.3 % to +57.3 %)"
     assert cells(lines, "output_throughput") == ["output_throughput", "400 tok/s", "520 tok/s", "+30.0 %"]
     assert cells(lines, "metric") == ["metric", "measured again", "mean of 3", "gain"]
     assert any(line.startswith("6 evaluations, 3 failed, 0 infeasible, 4 confirmations") for line in lines)
 
 
+def test_repeats_of_the_search_count_as_evaluations_and_towards_the_mean() -> None:
+    again = judged(6, BASELINE, 400.0, 1400.0, "repeat"), judged(7, BEST, 590.0, 350.0, "repeat")
+    lines = drawn(summary(outcome(*RUN, *again, incumbent=7)))
+    assert lines[0].startswith("output_throughput: 390 tok/s -> 600 tok/s (+53.8 %, 95 % interval +")
+    assert cells(lines, "metric") == ["metric", "mean of 2", "mean of 2", "gain"]
+    assert any(line.startswith("8 evaluations, 3 failed, 0 infeasible, 1 retried") for line in lines)
+
+
+def test_a_gain_that_may_be_chance_is_called_so() -> None:
+    again = [judged(6 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((395.0, 430.0))]
+    again += [judged(8 + n, BASELINE, tokens, 400.0, "confirm") for n, tokens in enumerate((380.0, 405.0))]
+    lines = drawn(summary(outcome(*RUN, *again, incumbent=2)), width=120)
+    assert lines[0] == "output_throughput: 392.5 tok/s -> 412.5 tok/s (+5.1 %, 95 % interval -16.4 % to +32.0 %)"
+    assert lines[1].startswith("The gain may be chance")
+
+
+def test_less_is_more_for_a_metric_that_is_minimised() -> None:
+    runs = (*RUN, judged(6, BASELINE, 380.0, 1500.0, "confirm"), judged(7, BEST, 610.0, 300.0, "confirm"))
+    more = (judged(8, BASELINE, 380.0, 1450.0, "confirm"), judged(9, BEST, 610.0, 310.0, "confirm"))
+    found = Outcome((*runs, *more), 2, "ttft_p99_ms", higher, Path("runs/night"))
+    assert drawn(summary(found))[0].startswith(
+        "ttft_p99_ms: 1475 ms -> 305 ms (+79.3 %, 95 % interval +77.1 % to +81.3 %)"
+    )
+
+
+def test_the_leader_that_won_the_confirmations_is_the_best() -> None:
+    other = {**BEST, "n_batch": 1024}
+    again = judged(6, other, 600.0, 360.0), judged(7, BEST, 560.0, 400.0, "confirm")
+    again += judged(8, other, 605.0, 360.0, "confirm"), judged(9, BASELINE, 380.0, 1400.0, "confirm")
+    assert (
+        drawn(summary(outcome(*RUN, *again, incumbent=8)))[0] == "output_throughput: 380 tok/s -> 605 tok/s (+59.2 %)"
+    )
+
+
 def test_it_is_said_plainly_when_nothing_beat_the_baseline() -> None:
     lines = drawn(summary(outcome(*RUN[:2], incumbent=0)))
     assert lines[0].startswith("Nothing beat the baseline: the configuration that you have is the best")
+    assert cells(lines, "output_throughput") == ["output_throughput", "380 tok/s"]
     again = judged(6, BEST, 370.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 1400.0, "confirm")
     lines = drawn(summary(outcome(*RUN, *again, incumbent=2)))
     assert lines[0] == "Nothing beat the baseline once both were measured again: output_throughput -7.5 %."
@@ -147,7 +177,7 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     starts = (Start("node1", ("serve", "--parallel", "16")),)
     write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=starts)
     with journal_of(tmp_path, *RUN, late) as journal:
-        journal.write("finished", reason="evaluations", incumbent=2, evaluations=7)
+        journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
         lines = drawn(report(tmp_path, higher), width=120)
     table = [cells(lines, str(rank)) for rank in range(1, 5)]
     assert table == [
@@ -180,25 +210,62 @@ def test_without_a_caller_the_run_s_own_objective_says_what_is_better(tmp_path: 
     assert [better(name) for name in names] == [False, True, False, True, False, None]
 
 
+def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> None:
+    with journal_of(tmp_path, Judged(RUN[1].evaluation, judged=False), incumbent=None):
+        lines = drawn(report(tmp_path, higher))
+    assert not any(line.startswith("rank") for line in lines)
+    assert "1 evaluations, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
+
+
 @pytest.mark.parametrize(
-    ("signal", "sentence"),
-    [("SIGTERM", "The run is interrupted by SIGTERM;"), (None, "The run is not finished;")],
+    ("ending", "sentence"),
+    [
+        ({"signal": "SIGTERM"}, "The run is interrupted by SIGTERM; this is what it has found so far."),
+        ({"cause": "no group\nis left"}, "The run failed: no group is left."),
+        ({}, "The run is not finished; this is what it has found so far."),
+    ],
 )
-def test_an_unfinished_run_is_reported_as_such(tmp_path: Path, signal: str | None, sentence: str) -> None:
-    with journal_of(tmp_path, *RUN) as journal:
-        if signal:
-            journal.write("interrupted", signal=signal)
-    with (tmp_path / "journal.jsonl").open("a") as torn:
+def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict[str, str], sentence: str) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    with journal_of(folder, *RUN) as journal:
+        if ending:
+            journal.write("interrupted" if "signal" in ending else "failed", **ending)
+    with (folder / "journal.jsonl").open("a") as torn:
         torn.write('{"seq":9,')
-    assert any(line.startswith(sentence) for line in drawn(report(tmp_path, higher)))
+    lines = drawn(report(folder, higher), width=200)
+    assert any(line.startswith(sentence) for line in lines)
+    assert f"go on:    mpipso launch --resume '{folder}'" in lines
+
+
+def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
+    journal_of(tmp_path, *RUN).close()
+    (tmp_path / BEAT).touch()
+    lines = drawn(report(tmp_path, higher))
+    assert "The run is still going on; this is what it has found so far." in lines
+    assert not any(line.startswith("go on:") for line in lines)
+    os.utime(tmp_path / BEAT, (1.0, 1.0))
+    assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path, higher)))
+
+
+def test_a_configuration_whose_secrets_are_gone_must_be_given_again(tmp_path: Path) -> None:
+    Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
+    assert read_outcome(tmp_path, higher).resume == f"mpipso launch --resume {tmp_path} --config FILE"
 
 
 def test_the_pause_before_a_resumption_is_no_wall_time(tmp_path: Path) -> None:
-    events = ((100, "started"), (160, "lost"), (170, "interrupted"), (900, "retried"), (950, "finished"))
-    lines = [f'{{"seq":{seq},"t":{t},"event":"{event}","objective":"x"}}\n' for seq, (t, event) in enumerate(events)]
-    (tmp_path / "journal.jsonl").write_text("".join(lines))
-    found = read_outcome(tmp_path, higher)
-    assert (found.seconds, found.retried, found.ended) == (120.0, 1, "")
+    script = Script().lost(60, 1).add(70, "interrupted", signal="SIGTERM").resumed(800)
+    found = read_outcome(script.retried(830, 0, 0).finished(850).save(tmp_path), higher)
+    assert (found.seconds, found.retried, found.ended, found.resume) == (120.0, 1, "", "")
+
+
+def test_the_last_session_says_how_a_run_ended(tmp_path: Path) -> None:
+    script = Script().evaluated(50, 0, 0).add(50, "incumbent", number=0, fitness=-100.0).finished(60, 0)
+    again = read_outcome(script.resumed(100).save(tmp_path), higher)
+    assert again.ended == "not finished" and again.incumbent == 0 and again.cause == ""
+    done = read_outcome(script.evaluated(150, 1, 0).finished(160, 1, "stagnation").save(tmp_path), higher)
+    assert done.ended == "" and done.incumbent == 1 and done.cause == "stagnation"
+    assert "it ended because the best has not improved for long enough" in drawn(summary(done))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

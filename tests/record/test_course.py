@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from record.written import Script, drawn
+from rich.console import Group
+
+from mpipso.record.course import course, group_table
+from mpipso.record.outcome import read_outcome
+from mpipso.record.usage import GroupUsage, Usage, usage
+
+
+def told(script: Script, folder: Path, width: int = 120) -> list[str]:
+    return drawn(Group(*course(read_outcome(script.save(folder)))), width)
+
+
+def row(lines: list[str], first: str) -> list[str]:
+    (line,) = [line for line in lines if line.startswith(f"{first} ")]
+    return line.split()
+
+
+def test_each_group_has_a_row_and_all_together_have_one() -> None:
+    script = Script(g0=["node0", "node1"], g1=["node2", "node3"]).evaluated(50, 0, 0).evaluated(80, 1, 1, 80.0)
+    lines = drawn(group_table(usage(script.finished(100).events)), 80)
+    assert lines[0].split() == ["group", "hosts", "evals", "start", "bench", "stop", "other", "idle", "lost", "busy"]
+    assert row(lines, "0") == ["0", "node0,node1", "1", "20s", "25s", "3s", "2s", "50s", "-", "50%"]
+    assert row(lines, "1") == ["1", "node2,node3", "1", "20s", "25s", "3s", "32s", "20s", "-", "80%"]
+    assert row(lines, "all") == ["all", "2", "40s", "50s", "6s", "34s", "1m10s", "-", "65%"]
+
+
+def test_one_group_on_one_host_needs_neither_hosts_nor_a_sum() -> None:
+    lines = drawn(group_table(usage(Script(g0=["a", "a"]).evaluated(50, 0, 0).finished(100).events)))
+    assert "hosts" not in lines[0] and not any(line.startswith("all") for line in lines)
+
+
+def test_groups_of_later_sessions_are_told_apart() -> None:
+    script = Script(g0=["a"]).evaluated(50, 0, 0).resumed(500, g0=["a"]).evaluated(550, 1, 0).finished(550)
+    lines = drawn(group_table(usage(script.events)))
+    assert [line[:14] for line in lines[2:4]] == ["0 of session 1", "0 of session 2"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_large_cluster_fits_on_a_page(width: int) -> None:
+    groups = [
+        GroupUsage(1, index, (f"node{index:03d}.cluster.example", "b", "c"), 90_000.0, 30_000.0, 40_000.0 - 100 * index)
+        for index in range(64)
+    ]
+    lines = drawn(group_table(Usage(groups, sessions=1)), width)
+    assert len(lines) <= 16 and max(map(len, lines)) <= width
+    names = [line.split()[0] for line in lines if line[:1].isdigit()]
+    assert names == [*(str(index) for index in range(54, 64)), "54"]
+    assert any(line.startswith("54 others") for line in lines) and lines[0].split()[-1] == "busy"
+    assert row(lines, "63")[-1] == "71%" and row(lines, "all")[-1] == "74%"
+
+
+def test_the_gain_over_one_group_is_told(tmp_path: Path) -> None:
+    script = Script().evaluated(100, 0, 0, 100.0).evaluated(90, 1, 1, 80.0).finished(100)
+    assert "3m00s of evaluations in 1m40s: 1.80 times as fast as one group" in told(script, tmp_path)
+    alone = told(Script(g0=["a"]).evaluated(100, 0, 0, 100.0).finished(100), tmp_path / "alone")
+    assert not any("as fast as" in line for line in alone)
+
+
+def waves(script: Script) -> Script:
+    """Generations of two on two groups, one of which always waits."""
+    for number in range(0, 24, 2):
+        t = 50.0 * number
+        script.assigned(t, number, 0).assigned(t, number + 1, 1)
+        script.evaluated(t + 10, number + 1, 1, 10.0).evaluated(t + 100, number, 0, 100.0)
+    return script.finished(1200)
+
+
+def test_a_schedule_that_would_have_kept_groups_busy_is_named(tmp_path: Path) -> None:
+    lines = told(waves(Script(config="[search]\nparticles = 2\n")), tmp_path, 200)
+    (line,) = [line for line in lines if line.startswith("groups idled for 45 % of their time: with ")]
+    assert "the search would have taken about" in line and "instead of 20m00s" in line
+
+
+@pytest.mark.parametrize("config", ['[search]\nschedule = "async"\n', "[search]\nparticles = 24\n"])
+def test_no_schedule_is_named_where_none_would_have_helped(tmp_path: Path, config: str) -> None:
+    assert not any(line.startswith("groups idled") for line in told(waves(Script(config=config)), tmp_path))
+
+
+def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
+    script = Script().retried(10, 0, 0).retried(20, 1, 0).retried(30, 2, 0, cause="disk\nfull")
+    script.evaluated(60, 0, 0, tokens=None).evaluated(60, 1, 1, tokens=None).evaluated(
+        70, 2, 1, 1.0, tokens=None, cause="x"
+    )
+    script.add(70, "quarantined", group=0, cause="3 failures in a row", pause=5).add(90, "readmitted", group=0)
+    script.lost(95, 0, 1, ranks=(0, 1)).lost(96, ranks=[4]).finished(100, cause="exhausted")
+    assert told(script, tmp_path)[:10] == [
+        "3 evaluations, 3 failed, 0 infeasible, 3 retried in 1m40s",
+        "it ended because every configuration has been tried",
+        "  2 failed: out of memory",
+        "  1 failed: x",
+        "  2 retried: port 8080 is held",
+        "  1 retried: disk full",
+        "  lost ranks 0, 1 on b with groups 0, 1: its lease ran out",
+        "  lost rank 4 on b: its lease ran out",
+        "  group 0 in quarantine for 20s, readmitted: 3 failures in a row",
+        "",
+    ]
+
+
+def test_many_faults_are_not_told_one_by_one(tmp_path: Path) -> None:
+    script = Script()
+    for number in range(30):
+        script.lost(number, ranks=[number])
+    lines = told(script.finished(40), tmp_path)
+    assert sum(line.startswith("  lost rank") for line in lines) == 8
+    assert "  and 22 more of these; see the journal" in lines
+
+
+def test_a_run_in_several_sessions_says_so(tmp_path: Path) -> None:
+    lines = told(Script().resumed(100, g0=["a"]).resumed(200, g0=["a"]).finished(260), tmp_path)
+    assert lines[0] == "0 evaluations, 0 failed, 0 infeasible in 1m00s, 3 sessions"

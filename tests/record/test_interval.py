@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mpipso.record.interval import ratio_interval, student
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 12), 30, 101])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_quantiles_are_those_of_student(level: float, freedom: int) -> None:
+    assert student(level, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
+
+
+def test_the_interval_is_student_s_on_logarithms() -> None:
+    before, after = [100.0, 104.0, 97.0], [131.0, 128.0, 135.0, 130.0]
+    found = stats.ttest_ind(np.log(after), np.log(before)).confidence_interval(0.95)
+    assert ratio_interval(before, after) == pytest.approx((math.exp(found.low), math.exp(found.high)))
+
+
+def test_it_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(2000):
+        before = 100 * np.exp(random.normal(0, 0.05, 3))
+        after = 130 * np.exp(random.normal(0, 0.05, 3))
+        interval = ratio_interval(before.tolist(), after.tolist())
+        assert interval is not None
+        covered += interval[0] <= 1.3 <= interval[1]
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_repeated_measurement_is_enough_to_know_the_noise() -> None:
+    interval = ratio_interval([100.0], [130.0, 131.0])
+    assert interval is not None and interval[0] < 1.305 < interval[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [([100.0], [130.0]), ([], [1.0, 2.0]), ([1.0, 0.0], [1.0, 2.0]), ([1.0, -1.0], [2.0])]
+)
+def test_there_is_no_interval_without_noise_or_scale(before: list[float], after: list[float]) -> None:
+    assert ratio_interval(before, after) is None
+
+
+def test_an_interval_without_bounds_is_none() -> None:
+    assert ratio_interval([1.0], [1e-300, 1e300]) is None

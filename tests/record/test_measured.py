@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpipso.errors import FailureKind
+from mpipso.evaluation import Evaluation, Failure
+from mpipso.record import figures
+from mpipso.record.judged import Judged
+from mpipso.record.measured import Measured, group
+
+
+def good(number: int, tokens: float, label: str = "", *violations: str, n: int = 1) -> Judged:
+    evaluation = Evaluation(number, 1, 0, {"n": n}, label, {"tokens": tokens})
+    return Judged(evaluation, -tokens, not violations, False, violations)
+
+
+def bad(number: int, label: str = "", kind: FailureKind = "configuration", cause: str = "out of memory") -> Judged:
+    return Judged(Evaluation(number, 1, 0, {"n": 1}, label, failure=Failure(cause, kind)), None, False, True)
+
+
+def test_measurements_of_one_configuration_are_averaged() -> None:
+    measured = Measured((good(0, 100.0, "baseline"), good(5, 110.0, "repeat")))
+    assert measured.metrics == {"tokens": 105.0} and measured.values("tokens") == [100.0, 110.0]
+    assert measured.number == 0 and not measured.confirmed and measured.rank == (False, False, -105.0)
+
+
+def test_confirmations_alone_count_where_there_are_any() -> None:
+    measured = Measured((good(3, 130.0), good(9, 118.0, "confirm"), good(12, 122.0, "confirm")))
+    assert measured.confirmed and measured.metrics == {"tokens": 120.0}
+
+
+def test_a_confirmation_that_says_nothing_leaves_the_search_s_measurements() -> None:
+    measured = Measured((good(3, 130.0), bad(9, "confirm", "infrastructure")))
+    assert not measured.confirmed and measured.metrics == {"tokens": 130.0} and not measured.failed
+
+
+def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:
+    assert Measured((good(1, 100.0), bad(2, "repeat"))).failed
+    assert not Measured((good(1, 100.0), bad(2, "repeat"), good(3, 90.0, "repeat"))).failed
+    failed = Measured((bad(1), bad(2, cause="no answer"), bad(3, cause="no answer")))
+    assert failed.failed and failed.cause == "no answer" and failed.metrics == {} and failed.rank[0]
+
+
+def test_most_measurements_decide_about_the_limits_and_each_break_is_told() -> None:
+    once = Measured((good(1, 1.0), good(2, 1.0, "repeat", "ttft 9 > 5"), good(3, 1.0, "repeat")))
+    assert once.feasible and once.violations == "ttft 9 > 5 (in 1 of 3 measurements)"
+    assert not Measured((good(1, 1.0), good(2, 1.0, "repeat", "late"))).feasible
+    assert Measured((good(1, 1.0, "", "late"),)).violations == "late"
+    assert Measured((good(1, 1.0),)).violations == ""
+
+
+VALUES = st.one_of(st.booleans(), st.integers(0, 2), st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from(["a", "1"]))
+CONFIGURATIONS = st.dictionaries(st.sampled_from("xy"), VALUES, min_size=1)
+
+
+@given(st.lists(CONFIGURATIONS, max_size=8))
+def test_results_are_grouped_by_equal_configurations_and_none_gets_lost(configurations: list[dict[str, int]]) -> None:
+    results = [Judged(Evaluation(number, 1, 0, each)) for number, each in enumerate(configurations)]
+    groups = group(results)
+    assert sorted(j.evaluation.number for each in groups for j in each.measurements) == list(range(len(results)))
+    for one in groups:
+        assert all(figures.equal(one.configuration, j.evaluation.configuration) for j in one.measurements)
+        assert not any(figures.equal(one.configuration, other.configuration) for other in groups if other is not one)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+import tomli_w
+from record.written import Script
+
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.errors import UserError
+from mpipso.record.resume import differences, hidden, read_run
+
+TEXT = """
+[service]
+engine = "generic"
+command = ["serve", "--api-key", "sk-1", "--port", "{port}"]
+env = { HF_TOKEN = "hf_1", OMP_NUM_THREADS = "4" }
+
+[benchmark]
+client = "generic"
+requests = 32
+
+[objective]
+maximize = "output_throughput"
+[[objective.slo]]
+metric = "ttft_p99_ms"
+max = 1000.0
+
+[search]
+particles = 8
+
+[[parameters]]
+name = "n_parallel"
+type = "int"
+min = 1
+max = 16
+default = 1
+
+[[parameters]]
+name = "flash"
+type = "bool"
+default = true
+"""
+
+
+def changed(**values: Any) -> Config:
+    """The configuration above with other values, by keys with ``__`` for the dot."""
+    tree = tomli.loads(TEXT)
+    for key, value in values.items():
+        *sections, last = key.split("__")
+        table = tree
+        for section in sections:
+            table = table[int(section)] if isinstance(table, list) else table.setdefault(section, {})
+        table[last] = value
+    return parse(tomli_w.dumps(tree), "test")
+
+
+SAME = changed()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"search__evaluations": 1000, "search__iterations": 5, "search__time_limit": 60.0},
+        {"search__stagnation": 5, "search__target": 500.0, "search__fruitless": 3, "search__retries": 0},
+        {"search__evaluation_timeout": 10.0, "search__confirm": 5, "search__leaders": 2},
+        {"parallel__nodes_per_group": 4, "parallel__lease": 5.0, "ssh__python": "/usr/bin/python3", "output": "x"},
+        {"benchmark__timeout": 5.0, "benchmark__save_requests": True},
+        {"service__port": 81, "service__work_dir": "/tmp", "service__start_timeout": 5.0, "service__stop_grace": 1.0},
+    ],
+)
+def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
+    assert differences(SAME, changed(**values)) == [] == differences(changed(**values), SAME)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"search__seed": 7}, "search.seed was 0 and is now 7"),
+        ({"search__particles": 16}, "search.particles was 8 and is now 16"),
+        ({"search__schedule": "async"}, "search.schedule was 'generation' and is now 'async'"),
+        ({"search__repeats": 3}, "search.repeats was 1 and is now 3"),
+        ({"benchmark__requests": 64}, "benchmark.requests was 32 and is now 64"),
+        ({"benchmark__concurrency": 8}, "benchmark.concurrency was not set and is now 8"),
+        ({"objective__slo__0__max": 900.0}, "objective.slo[0].max was 1000.0 and is now 900.0"),
+        ({"parameters__0__max": 32}, "parameters.n_parallel.max was 16.0 and is now 32.0"),
+        ({"parameters__1__default": False}, "parameters.flash.default was true and is now false"),
+        ({"service__model": "m"}, "service.model was '' and is now 'm'"),
+        ({"service__env__OMP_NUM_THREADS": "8"}, "service.env.OMP_NUM_THREADS was '4' and is now '8'"),
+        (
+            {"service__command": ["other"]},
+            "service.command was ['serve', '--api-key', 'sk-1', '--port', '{port}'] and is",
+        ),
+    ],
+)
+def test_what_decides_the_search_may_not(values: dict[str, Any], line: str) -> None:
+    (found,) = differences(SAME, changed(**values))
+    assert found.startswith(line) and "\n" not in found
+
+
+def test_parameters_are_compared_by_name_and_in_their_order() -> None:
+    tree = tomli.loads(TEXT)
+    tree["parameters"].reverse()
+    assert differences(SAME, parse(tomli_w.dumps(tree), "test")) == [
+        "the order of parameters was ['n_parallel', 'flash'] and is now ['flash', 'n_parallel']"
+    ]
+    del tree["parameters"][0]
+    lines = differences(SAME, parse(tomli_w.dumps(tree), "test"))
+    assert "parameters.flash.type was 'bool' and is now not set" in lines and not any("n_parallel." in x for x in lines)
+
+
+def test_a_long_value_is_cut_to_one_line() -> None:
+    (line,) = differences(SAME, changed(service__command=["serve", "x" * 500]))
+    assert len(line) < 200
+
+
+def test_secrets_may_be_hidden_on_one_side_or_renewed_but_what_is_around_them_counts() -> None:
+    kept = changed(service__env__HF_TOKEN="***", service__command=["serve", "--api-key", "***", "--port", "{port}"])
+    assert differences(kept, SAME) == [] == differences(SAME, kept)
+    assert differences(kept, changed(service__env__HF_TOKEN="hf_2")) == []
+    glued = changed(service__command=["serve", "--api-key=***"])
+    assert differences(glued, changed(service__command=["serve", "--api-key=sk-2"])) == []
+    assert len(differences(glued, changed(service__command=["serve", "--other=sk-2"]))) == 1
+
+
+def test_a_run_is_read_with_the_configuration_of_its_last_session(tmp_path: Path) -> None:
+    script = Script(config="a = 1").evaluated(10, 0, 0).resumed(20, "a = 2")
+    with (script.save(tmp_path) / "journal.jsonl").open("a") as torn:
+        torn.write('{"seq":3,"t":30')
+    text, events = read_run(tmp_path)
+    assert text == "a = 2" and events == script.events
+
+
+def test_a_configuration_without_its_secrets_must_be_given_again(tmp_path: Path) -> None:
+    text = '[service]\ncommand = ["serve", "--api-key=***"]\nenv = { HF_TOKEN = "***", A = "1" }\n'
+    Script(config=text).save(tmp_path)
+    with pytest.raises(
+        UserError, match=r"jsonl: service\.command, service\.env\.HF_TOKEN: secrets are not kept; give .*"
+    ):
+        read_run(tmp_path)
+    assert read_run(tmp_path, config_given=True)[0] == text
+    with pytest.raises(UserError, match="here: its configuration is not valid TOML"):
+        hidden("*** = [", "here")
+
+
+def test_a_folder_without_a_run_to_go_on_with_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"is not the folder of a run \(it has no journal\.jsonl\)"):
+        read_run(tmp_path)
+    journal.write_text("")
+    with pytest.raises(UserError, match=r"jsonl: is not a folder"):
+        read_run(journal)
+    with pytest.raises(UserError, match="does not begin with the start of a run: there is nothing to go on with"):
+        read_run(tmp_path)
+    journal.write_text('{"seq":0,"t":1,"event":"started"}\n')
+    with pytest.raises(UserError, match="has no configuration"):
+        read_run(tmp_path)
+    journal.write_text('{"seq":0,"t":1,"event":"started"}\n{"seq":\n')
+    with pytest.raises(UserError, match=r"journal\.jsonl:2: is not a line of JSON: the journal is damaged"):
+        read_run(tmp_path)

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from record.written import Script
+
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.errors import UserError
+from mpipso.record.journal import Journal, read
+from mpipso.record.warm import Earlier, _writes, read_earlier, to_fields
+from mpipso.search.space import Space
+
+TEXT = """
+[service]
+engine = "generic"
+[benchmark]
+client = "generic"
+requests = 32
+metrics = { watts = "$.power" }
+[objective]
+maximize = "output_throughput"
+[[objective.slo]]
+metric = "ttft_p99_ms"
+max = 1000.0
+[[parameters]]
+name = "n"
+type = "int"
+min = 1
+max = 16
+default = 1
+[[parameters]]
+name = "share"
+type = "float"
+min = 0.0
+max = 1.0
+default = 0.5
+[[parameters]]
+name = "flash"
+type = "bool"
+default = true
+[[parameters]]
+name = "cache"
+type = "choice"
+choices = ["f16", "q8", 4, false]
+default = "f16"
+[[parameters]]
+name = "batch"
+type = "int"
+expression = "n * 2"
+"""
+CONFIG = parse(TEXT, "test")
+SPACE = Space(CONFIG.parameters, CONFIG.constraints)
+HEADER = "n,share,flash,cache,output_throughput,ttft_p99_ms"
+
+
+def earlier(path: Path, config: Config = CONFIG) -> Earlier:
+    return read_earlier(path, config, SPACE.encode)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return tmp_path / "results.csv"
+
+
+def problems(path: Path) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        earlier(path)
+    return tuple(line.removeprefix(str(path)) for line in caught.value.problems)
+
+
+def test_cells_are_typed_by_their_parameters(table: Path) -> None:
+    table.write_text(f"{HEADER}\n8, 0.25 ,True,q8,100.5,20\n4.0,1,off,4,50,30\n1,0,1,FALSE,1,1e3\n")
+    found = earlier(table)
+    assert found.results == [
+        ({"n": 8, "share": 0.25, "flash": True, "cache": "q8"}, {"output_throughput": 100.5, "ttft_p99_ms": 20.0}),
+        ({"n": 4, "share": 1.0, "flash": False, "cache": 4}, {"output_throughput": 50.0, "ttft_p99_ms": 30.0}),
+        ({"n": 1, "share": 0.0, "flash": True, "cache": False}, {"output_throughput": 1.0, "ttft_p99_ms": 1000.0}),
+    ]
+    assert [type(found.results[1][0][name]) for name in ("n", "share", "cache")] == [int, float, int]
+    assert found.source == str(table) and found.description == f"{table}: 3 results"
+
+
+@pytest.mark.parametrize("cell", ["", "inf", "-inf", "nan", " "])
+def test_a_row_without_a_needed_metric_is_a_failure(table: Path, cell: str) -> None:
+    table.write_text(f"{HEADER},watts\n8,0.5,true,q8,{cell},20,7\n4,0.5,true,q8,50,30,\n")
+    found = earlier(table)
+    assert [metrics for _, metrics in found.results] == [None, {"output_throughput": 50.0, "ttft_p99_ms": 30.0}]
+    assert found.description == f"{table}: 2 results, 1 of them failures"
+
+
+def test_columns_may_stand_in_any_order_and_strange_ones_are_named(table: Path) -> None:
+    table.write_text("\ufefftime,watts,ttft_p99_ms,output_throughput,cache,flash,share,n,batch,note\n", "utf-8")
+    with table.open("a") as file:
+        file.write('1,250,20,100,f16,no,0.5,2,4,"two\nlines, and a comma"\n\n,,,\n')
+    found = earlier(table)
+    assert found.results == [
+        (
+            {"n": 2, "share": 0.5, "flash": False, "cache": "f16"},
+            {"watts": 250.0, "ttft_p99_ms": 20.0, "output_throughput": 100.0},
+        )
+    ]
+    assert found.description == f"{table}: 1 results; ignored columns: time, note"
+
+
+def test_every_damaged_line_is_told_with_its_number(table: Path) -> None:
+    table.write_text(
+        f"{HEADER}\n8.5,0.5,true,q8,1,1\n8,0.5,true,q8,1\n8,much,true,q8,1,1\n8,0.5,maybe,q8,1,1\n8,0.5,true,q8,fast,1\n"
+    )
+    assert problems(table) == (
+        ":2: n = '8.5' is not an int",
+        ":3: has 5 cells, and the header has 6",
+        ":4: share = 'much' is not a float",
+        ":5: flash = 'maybe' is not a bool",
+        ":6: output_throughput = 'fast' is not a number",
+    )
+    table.write_text(HEADER + "\n" + "inf,0.5,true,q8,1,1\n" * 30)
+    assert len(problems(table)) == 11 and problems(table)[-1] == ": and 20 more lines like these"
+
+
+def test_missing_and_doubled_columns_are_told_with_what_may_have_been_meant(table: Path) -> None:
+    table.write_text("N,share,share,flash,cache,output_troughput\n")
+    assert problems(table) == (
+        ":1: has no column for the parameter 'n'",
+        ":1: has no column for the metric 'output_throughput'; did you mean 'output_troughput'?",
+        ":1: has no column for the metric 'ttft_p99_ms'",
+        ":1: has two columns 'share'",
+    )
+
+
+def test_a_file_that_is_no_table_is_refused(table: Path, tmp_path: Path) -> None:
+    assert problems(table) == (": cannot be read: No such file or directory",)
+    table.write_bytes(b"\xff\xfe")
+    assert problems(table) == (": cannot be read: is not UTF-8 text",)
+    table.write_text("")
+    assert problems(table)[0].startswith(":1: has no header")
+    table.write_text(f"{HEADER}\n")
+    assert problems(table) == (": has no result to begin with",)
+    table.write_text(f'{HEADER}\n1,"a"b\n')
+    assert problems(table)[0].startswith(":2: is not CSV")
+
+
+def test_what_this_search_has_no_use_for_is_left_out_and_counted(table: Path) -> None:
+    rows = [
+        "8,0.5,true,q8,1,1",
+        "99,0.5,true,q8,1,1",
+        "99,0.5,true,q8,1,1",
+        "8,0.5,true,f32,1,1",
+        "***,0.5,true,q8,1,1",
+    ]
+    table.write_text("\n".join([HEADER, *rows]))
+    found = earlier(table)
+    assert len(found.results) == 1
+    assert found.description == (
+        f"{table}: 1 results; 2 left out: outside the search space (n: 99 is out of bounds); "
+        "1 left out: outside the search space (cache: 'f32' is not among the choices); "
+        "1 left out: n was hidden as a secret"
+    )
+    table.write_text("\n".join([HEADER, rows[1]]))
+    assert problems(table) == (
+        ": has no result to begin with: 1 left out: outside the search space (n: 99 is out of bounds)",
+    )
+
+
+BASE = {"n": 1, "share": 0.5, "flash": True, "cache": "f16", "batch": 2}
+
+
+def measured(script: Script, number: int, tokens: float | None, **changes: object) -> Script:
+    kind = changes.pop("kind", "configuration")
+    label = changes.pop("label", "")
+    metrics = {} if tokens is None else {"metrics": {"output_throughput": tokens, "ttft_p99_ms": 10.0}}
+    return script.evaluated(
+        10, number, 0, 5.0, tokens=tokens, configuration={**BASE, **changes}, kind=kind, label=label, **metrics
+    )
+
+
+def test_a_run_gives_one_result_per_configuration(tmp_path: Path) -> None:
+    script = measured(Script(config=TEXT), 0, 100.0, label="baseline")
+    script = measured(measured(script, 1, 110.0, label="repeat"), 2, 90.0, label="confirm")
+    script = measured(measured(script, 3, None, n=2), 4, None, n=3, kind="infrastructure")
+    with (measured(script, 5, 7.0, n=99).save(tmp_path) / "journal.jsonl").open("a") as torn:
+        torn.write('{"seq":')
+    for path in (tmp_path, tmp_path / "journal.jsonl"):
+        found = earlier(path)
+        assert found.results == [(BASE, {"output_throughput": 100.0, "ttft_p99_ms": 10.0}), ({**BASE, "n": 2}, None)]
+        assert found.description == (
+            f"{path}: 2 results, 1 of them failures; 1 left out: outside the search space (n: 99 is out of bounds)"
+        )
+
+
+def test_a_run_that_lacks_a_metric_or_hid_a_value_says_so(tmp_path: Path) -> None:
+    script = measured(Script(config=TEXT), 0, 100.0).evaluated(20, 1, 0, configuration=BASE | {"n": 2})
+    found = earlier(measured(script, 2, 100.0, cache="***").save(tmp_path))
+    assert len(found.results) == 1
+    assert "1 left out: ttft_p99_ms was not measured; 1 left out: cache was hidden as a secret" in found.description
+
+
+def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
+    folder = measured(Script(config=TEXT.replace("requests = 32", "requests = 8")), 0, 100.0).save(tmp_path)
+    assert earlier(folder).description.endswith("1 results; measured otherwise: benchmark.requests was 8 and is now 32")
+    folder = measured(Script(config="[service]\nnew_key = 1"), 0, 100.0).save(tmp_path)
+    assert "its configuration is of another version" in earlier(folder).description
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path)[0].startswith(": is not the folder of a run")
+    Script(config=TEXT).save(tmp_path)
+    assert problems(tmp_path) == (": has no result to begin with",)
+    Script(config=TEXT).add(1, "evaluated", number=0).save(tmp_path)
+    assert problems(tmp_path)[0].startswith("/journal.jsonl: an event lacks what this version expects")
+
+
+def test_what_was_learned_can_be_journalled(tmp_path: Path) -> None:
+    with Journal.create(tmp_path) as journal:
+        journal.write("learned", **to_fields(Earlier("a", [({"n": 1}, {"x": 2.0}), ({"n": 2}, None)], "")))
+    (event,) = read(tmp_path / "journal.jsonl")
+    assert event["source"] == "a"
+    assert event["results"] == [
+        {"configuration": {"n": 1}, "metrics": {"x": 2.0}},
+        {"configuration": {"n": 2}, "metrics": None},
+    ]
+
+
+@given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))
+def test_a_choice_is_recognised_by_what_python_writes_for_it(choice: bool | int | float | str) -> None:
+    assert _writes(str(choice), choice)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(1, 16),
+        st.floats(0.0, 1.0, width=16),
+        st.booleans(),
+        st.sampled_from(["f16", "q8", 4, False]),
+        st.floats(1.0, 1e6),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(ROWS)
+def test_a_table_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple]) -> None:
+    path = tmp_path_factory.mktemp("tables") / "results.csv"
+    lines = [",".join(map(str, (*row, 10))) for row in rows]
+    path.write_text("\n".join([HEADER, *lines]))
+    found = [
+        (*configuration.values(), (metrics or {})["output_throughput"])
+        for configuration, metrics in earlier(path).results
+    ]
+    assert found == rows and [list(map(type, row)) for row in found] == [list(map(type, row)) for row in rows]
