@@ -16,6 +16,9 @@ from mpipso.cluster.hosts import Hosts
 
 LIMIT = 10.0
 """Seconds in which a host answers; one that is frozen accepts the connection and says nothing."""
+_SLURM_LIMIT = 30.0
+"""Seconds for a job step, which the controller has to grant."""
+_STEP = ("srun", "--overlap", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
 _MOST_AT_A_TIME = 64
 #: How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
 #: any state says that the node does not respond.
@@ -23,15 +26,18 @@ _GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "per
 
 
 def answering(hosts: Iterable[str], agent: Sequence[str]) -> set[str]:
-    """The hosts that answer: as Slurm says inside of a Slurm job, else those on which ``agent`` can run a command.
+    """The hosts that answer: on which ``agent``, or inside of a Slurm job a step, can run a command. This one does.
 
-    This host always answers.
+    Slurm notices a lost node only after minutes (``SlurmdTimeout``), so its own word is not enough; but it is taken if
+    no step runs on any host, since a site may forbid them or have a Slurm without ``--overlap`` (before 20.11).
     """
     distinct = list(dict.fromkeys(hosts))
-    if distinct and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
-        return {host for host in distinct if not any(map(_gone, states.get(host, ())))}
     away = strangers(distinct)
-    return set(distinct) - set(away) | succeeding(away, agent, ["true"])
+    here = set(distinct) - set(away)
+    if away and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
+        up = [host for host in away if not any(map(_gone, states.get(host, ())))]
+        return here | (succeeding(up, _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
+    return here | succeeding(away, agent, ["true"])
 
 
 def strangers(hosts: Iterable[str]) -> list[str]:
@@ -40,23 +46,26 @@ def strangers(hosts: Iterable[str]) -> list[str]:
     return [host for host in hosts if here.find(host) is None]
 
 
-def succeeding(hosts: Sequence[str], agent: Sequence[str], command: Sequence[str]) -> set[str]:
-    """The hosts on which ``command`` ends with code 0 within :data:`LIMIT`, all asked at once."""
+def succeeding(
+    hosts: Sequence[str], agent: Sequence[str], command: Sequence[str], *, limit: float | None = None
+) -> set[str]:
+    """The hosts on which ``command`` ends with code 0 within ``limit`` (:data:`LIMIT`) seconds, all asked at once."""
     if not hosts:
         return set()
     with ThreadPoolExecutor(min(len(hosts), _MOST_AT_A_TIME)) as pool:
         lines = ([*agent, host, shlex.join(command)] for host in hosts)
-        return {host for host, well in zip(hosts, pool.map(_succeeds, lines), strict=True) if well}
+        answers = pool.map(lambda words: _succeeds(words, LIMIT if limit is None else limit), lines)
+        return {host for host, well in zip(hosts, answers, strict=True) if well}
 
 
-def _succeeds(words: Sequence[str]) -> bool:
+def _succeeds(words: Sequence[str], limit: float) -> bool:
     quiet = subprocess.DEVNULL
     try:
         process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     except OSError:
         return False
     try:
-        return process.wait(LIMIT) == 0
+        return process.wait(limit) == 0
     except subprocess.TimeoutExpired:
         return False
     finally:

@@ -348,28 +348,36 @@ class TestHosts:
             "put the output folder on a file system that all hosts share"
         )
 
-    def test_in_a_slurm_job_slurm_knows(self, bench: Bench, tmp_path: Path) -> None:
-        """The scontrol and sinfo are scripts of this test: real ones need a cluster."""
+    @pytest.mark.parametrize(
+        ("srun", "left", "out"),
+        [
+            ('case " $* " in *" n4 true "*) exit 1;; *" --overlap "*) ;; *) exit 1; esac', "n0 n2", "n1, n3, n4"),
+            ("exit 1", "n0 n2 n4", "n1, n3"),
+        ],
+        ids=["steps", "no steps"],
+    )
+    def test_in_a_slurm_job_slurm_knows(self, bench: Bench, tmp_path: Path, srun: str, left: str, out: str) -> None:
+        """The scontrol, sinfo and srun are scripts of this test: real ones need a cluster."""
         tools = tmp_path / "bin"
         tools.mkdir()
-        script(tools / "scontrol", "#!/bin/sh\nprintf 'n0\\nn1\\nn2\\nn3\\n'\n")
-        script(
-            tools / "sinfo", "#!/bin/sh\nprintf 'n0 allocated\\nn1 down*\\nn2 mixed\\nn2 mixed\\nn3 allocated*\\n'\n"
-        )
+        script(tools / "scontrol", "#!/bin/sh\necho n0 n1 n2 n3 n4\n")
+        states = ("n0 allocated", "n1 down*", "n2 mixed", "n2 mixed", "n3 allocated*", "n4 allocated")
+        script(tools / "sinfo", "#!/bin/sh\n" + "".join(f"echo '{state}'\n" for state in states))
+        script(tools / "srun", f"#!/bin/sh\n{srun}\n")
         bench.environment |= {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NODELIST": "n[0-3]",
+            "SLURM_JOB_NODELIST": "n[0-4]",
         }
         done = bench.launch(["begin()", "begin(); finish()"])
         assert done.returncode == 0, done.stderr
         first, second = bench.calls
         assert value(first, "--hostfile") is None
         assert "plm_slurm_args" not in first
-        assert Path(value(second, "--hostfile") or "").read_text() == "n0\nn2\n"
+        assert Path(value(second, "--hostfile") or "").read_text().split() == left.split()
         assert value(second, "plm_slurm_args") == "--overlap"
         assert second.count("--hostfile") == 1, "the order of the ranks forms the groups, as before"
-        assert "without n1, n3, which do not answer" in told(done)[0]
+        assert f"without {out}, which do not answer" in told(done)[0]
 
     def test_a_host_that_says_nothing_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(survivors, "LIMIT", 1.0)
