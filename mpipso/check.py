@@ -27,8 +27,8 @@ from mpipso.startup import (
     read_config,
     service_port,
     wanted_groups,
+    well_defined,
 )
-from mpipso.tuning import well_defined
 
 
 def check(options: Options, ranks: int, console: Console) -> int:

@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 the run failed, 2 bad input, 128 + n ended by signal n."""
+    """Run a command; returns the exit code: 0 done, 2 bad input, 3 and 4 as in ``errors.py``, 128 + n for signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parse(words)

@@ -272,7 +272,7 @@ class SwarmSection(Section):
     0 for no limit.
     """
 
-    form: Literal["constriction", "inertia"] = "constriction"
+    form: Literal["constriction", "inertia"] = "inertia"
     chi: Annotated[float, Field(gt=0, le=1)] = 0.7298
     phi1: Annotated[float, Field(ge=0)] | None = None
     phi2: Annotated[float, Field(ge=0)] | None = None
@@ -293,8 +293,10 @@ class Search(Section):
     seconds of the whole run, ``stagnation`` (evaluations without a better configuration), ``target`` (a value of the
     objective's metric); and fails after ``fruitless`` iterations in which every evaluation failed.
 
-    ``baseline_repeats`` and ``repeats`` say how often the baseline and a new leader are measured during the search;
-    at the end, ``leaders`` configurations and the baseline are measured ``confirm`` times more.
+    ``baseline_repeats`` and ``repeats`` say how often the baseline, at the beginning, and the leader of each iteration
+    are measured, so that the noise is known; at the end, the ``leaders`` best configurations race: they and the
+    baseline are measured up to ``confirm`` times more. ``retries`` is how often an evaluation is repeated for reasons
+    that lie outside its configuration, ``evaluation_timeout`` a limit in seconds on all of its phases together.
     """
 
     strategy: Literal["surrogate", "pso"] = "surrogate"
@@ -311,10 +313,10 @@ class Search(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     retries: Annotated[int, Field(ge=0)] = 2
     evaluation_timeout: Seconds | None = None
-    baseline_repeats: Count = 1
-    repeats: Count = 1
+    baseline_repeats: Count = 2
+    repeats: Count = 2
     leaders: Count = 3
-    confirm: Annotated[int, Field(ge=0)] = 1
+    confirm: Annotated[int, Field(ge=0)] = 2
 
     @model_validator(mode="after")
     def _window_of_a_window(self) -> Search:

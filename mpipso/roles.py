@@ -1,6 +1,6 @@
 """What root, leader, member and spare each do, top to bottom: the story of a run on one page.
 
-Every rank has a :class:`Station`, which obeys the root; the root (``root.py``) has one too, so it leads a group as well.
+Every rank has a :class:`Station`, which obeys the root; the root (``root.py``) has one too, and leads a group as well.
 """
 
 from __future__ import annotations

@@ -102,6 +102,8 @@ class Root:
         self._dispatcher = Dispatcher(self._order, health, retries=crew.config.search.retries)
         for group in self._muster.groups:
             self._dispatcher.join(group)
+        self._dispatcher.known_good = tuning.known_good()
+        self._changed = True
         self._left: set[int] = set()
         self.abandoned = False
 
@@ -123,7 +125,9 @@ class Root:
 
     def _search(self) -> None:
         while not self._ended():
-            self._dispatcher.submit(self._tuning.propose(self._dispatcher.idle))
+            if self._changed:
+                self._changed = False
+                self._dispatcher.submit(self._tuning.propose(self._dispatcher.idle))
             if not self._dispatcher.busy and self._tuning.cause:
                 break
             self._turn()
@@ -158,8 +162,8 @@ class Root:
             No group is left that could go on.
         """
         for event in self._step():
+            self._changed = True
             self._take(event)
-        self._dispatcher.known_good = self._tuning.known_good()
         if not self._muster.groups and not self._muster.leaving:
             raise RunFailed(f"no service group is left: lost {self._who(self._muster.lost)}")
         if self._health.hopeless:
@@ -176,6 +180,7 @@ class Root:
                 self._tuning.retried(event.evaluation)
             case Evaluated():
                 self._tuning.evaluated(event.evaluation)
+                self._dispatcher.known_good = self._tuning.known_good()
             case Quarantined():
                 self._journal.write("quarantined", group=event.group, cause=event.cause, pause=event.pause)
                 self._monitor.lost(event.group, f"in quarantine: {event.cause}; probed in {event.pause:g} s")
@@ -257,12 +262,16 @@ class Root:
         # The leader stops the service on the nodes that are left; without it each of them stops its own part.
         for survivor in loss.survivors if loss.leader is None else [loss.leader]:
             self._crew.everyone.post(survivor, Disband(loss.group, tuple(sorted(self._muster.lost))))
-        if not ended:
+        events: list[Event] = []
+        if ended:
+            self._monitor.lost(ended[0], told)
+            del self._ports[ended[0]]
+            events = self._dispatcher.leave(ended[0], told, now)
+        else:
             self._monitor.note(f"lost {told}")
-            return []
-        self._monitor.lost(ended[0], told)
-        del self._ports[ended[0]]
-        return self._dispatcher.leave(ended[0], told, now)
+        # A spare rank may be able to take the place of the lost one at once.
+        self._form()
+        return events
 
     def _form(self) -> None:
         """New groups of the ranks that have become free, in the place of those that ended."""
@@ -279,6 +288,7 @@ class Root:
             )
             self._monitor.formed(number, placed.hosts)
             self._dispatcher.join(number)
+            self._changed = True
 
     def _free_port(self, placed: PlacedGroup) -> int:
         """Groups whose masters share a host count up from the configured port."""

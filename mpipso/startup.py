@@ -20,7 +20,10 @@ from mpipso.cluster.world import Channel, World
 from mpipso.config import Config, GroupEntry
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.evaluation import Configuration
 from mpipso.record.resume import differences, read_run
+from mpipso.search.objective import Objective
+from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
@@ -28,7 +31,6 @@ from mpipso.service.facts import DEVICE_VARIABLES, Facts
 from mpipso.service.node import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.templates import EMBEDDED, template
-from mpipso.tuning import well_defined
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import Outside
@@ -125,6 +127,21 @@ def read_config(options: Options) -> Config:
         raise UserError(problems)
     well_defined(config)
     return config
+
+
+def well_defined(config: Config) -> tuple[Space, Configuration | None]:
+    """The search space and the baseline configuration.
+
+    Raises
+    ------
+    UserError
+        They contradict themselves, or limits refer to a baseline that is not given.
+    """
+    space = Space(config.parameters, config.constraints)
+    baseline = space.default()
+    if baseline is None and Objective(config.objective).relative:
+        raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
+    return space, baseline
 
 
 def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] | None]:

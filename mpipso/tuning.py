@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.config import Config
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
@@ -23,17 +23,19 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.recipe import Start, write_best
 from mpipso.record.warm import Earlier
 from mpipso.record.warm import to_fields as to_learned
+from mpipso.search.budgets import fruitless, spent
 from mpipso.search.durations import Durations
-from mpipso.search.objective import Objective, Score
+from mpipso.search.knowledge import knowledge
+from mpipso.search.leaders import Leaders
+from mpipso.search.objective import Objective
 from mpipso.search.schedule import Schedule
-from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
 from mpipso.search.trials import Trial, Trials
+from mpipso.startup import well_defined
 
 BASELINE = "baseline"
 REPEAT = "repeat"
 CONFIRM = "confirm"
-_CAUSES_TOLD = 5
 
 
 class Tuning:
@@ -74,6 +76,7 @@ class Tuning:
         self.space, self.baseline = well_defined(config)
         self.objective = Objective(config.objective)
         self.trials = Trials(self.space, self.objective, self.baseline, self._search.baseline_repeats)
+        self._leaders = Leaders(self.trials, self.objective, self._search.leaders)
         self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
         self._strategy = strategy
         self._proposed = 0
@@ -87,6 +90,9 @@ class Tuning:
         """Which budget ended the search; empty while it goes on."""
         for event in past:
             self._replay(event)
+        results = self.trials.results
+        failed = sum(result.failure is not None for result in results)
+        self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
 
     def learn(self, earlier: Earlier) -> None:
@@ -96,19 +102,8 @@ class Tuning:
         self._monitor.note(f"learned from {earlier.description}")
 
     def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> None:
-        # Limits relative to the baseline are judged by what it measured there, as the machines may have been others.
-        baseline = next((metrics for configuration, metrics in results if configuration == self.baseline), None)
-        if self.objective.relative and not baseline:
-            return
-        failure = Failure("it failed in an earlier run", "configuration")
-        points, scores = [], []
-        for number, (configuration, metrics) in enumerate(results):
-            told = Evaluation(
-                number, 1, 0, configuration, metrics=metrics or {}, failure=None if metrics is not None else failure
-            )
-            points.append(self.space.encode(configuration))
-            scores.append(self.objective.judge(told, baseline))
-        self._strategy.learn(np.array(points), scores)
+        known = knowledge(self.space, self.objective, results, self.baseline)
+        self._strategy.learn(known.points, known.scores)
 
     # What is to be measured
 
@@ -139,7 +134,7 @@ class Tuning:
 
     def confirmations(self) -> list[Assignment]:
         """The next round of measuring the leaders and the baseline again; none once that was done often enough."""
-        done = {trial.number: len(self._confirmed(trial)) for trial in self._racing()}
+        done = {trial.number: len(self.trials.confirmations(trial)) for trial in self._leaders.racing()}
         fewest = min(done.values(), default=self._search.confirm)
         if fewest >= self._search.confirm:
             return []
@@ -183,31 +178,12 @@ class Tuning:
         return not self.objective.relative or set(range(self._search.baseline_repeats)) <= set(visible)
 
     def _spent(self, visible: Sequence[int]) -> str:
-        """Which budget is spent, if one is."""
-        search, searched = self._search, len(self.trials.searched)
-        if searched >= search.evaluations:
-            return "evaluations"
-        if search.iterations is not None and searched >= search.iterations * search.particles:
-            return "iterations"
-        best = self._leader(visible) if self._judgeable(visible) else None
-        if best is None:
-            self._not_fruitless(visible)
-            return ""
-        score = self.trials.score(best, visible)
-        if search.target is not None and score is not None and score.fitness is not None:
-            wanted = -search.target if self.objective.maximized else search.target
-            if score.fitness <= wanted:
-                return "target"
-        since = len(visible) - 1 - visible.index(next(number for number in best.numbers if number in visible))
-        return "stagnation" if search.stagnation is not None and since >= search.stagnation else ""
-
-    def _not_fruitless(self, visible: Sequence[int]) -> None:
-        most = self._search.fruitless * self._search.particles
-        results = [self.trials.result(number) for number in visible[-most:]]
-        causes = Counter(result.failure.cause for result in results if result is not None and result.failure)
-        if causes.total() >= most:
-            told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]
-            raise RunFailed("\n".join([f"all of the last {most} evaluations failed:", *told]))
+        best = self._leaders.leader(visible) if self._judgeable(visible) else None
+        score = None if best is None else self.trials.score(best, visible)
+        if best is None and (lines := fruitless(self._search, self.trials, visible)):
+            raise RunFailed("\n".join(lines))
+        pair = None if best is None or score is None else (best, score)
+        return spent(self._search, self.objective, self.trials, visible, pair)
 
     def _ask(self, count: int) -> list[Assignment]:
         visible = self._visible()
@@ -234,7 +210,7 @@ class Tuning:
                 position: self.baseline for position in positions if 0 < position < self._search.baseline_repeats
             }
         turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
-        leader = self._leader(self._told) if turns and self._search.repeats > 1 else None
+        leader = self._leaders.leader(self._told) if turns and self._search.repeats > 1 else None
         if leader is not None and len(leader.numbers) < self._search.repeats:
             repeats[turns[0]] = leader.configuration
         return repeats
@@ -352,8 +328,8 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        confirms = self.trials.label(evaluation.number) == CONFIRM
-        best = not confirms and self._promote(self._leader(self.trials.searched), self.trials.searched)
+        searched = self.trials.searched
+        best = self.trials.label(evaluation.number) != CONFIRM and self._challenge(self._leaders.leader(searched))
         self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
 
     def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
@@ -366,11 +342,15 @@ class Tuning:
     # Who is the best
 
     def conclude(self) -> bool:
-        """Choose the best by what the confirmations say; returns whether there is one within the limits."""
-        racing = [trial for trial in self._racing() if self._confirmed(trial)]
-        numbers = [number for trial in racing for number in self._confirmed(trial)]
-        if racing and (best := self._leader(numbers, confirmed=True)) is not None:
+        """Choose the best by what the race says; returns whether there is one within the limits."""
+        numbers = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
+        best = self._leaders.leader(numbers, confirmed=True)
+        if best is not None:
             self._promote(best, numbers, confirmed=True)
+        else:
+            best = self._leaders.leader(self.trials.searched)
+            if best is not None and best is self.trials.baseline:
+                self._promote(best, self.trials.searched)
         return self._incumbent is not None
 
     @property
@@ -385,32 +365,16 @@ class Tuning:
             return baseline.configuration
         return None if self._incumbent is None else self.trials.of(self._incumbent).configuration
 
-    def _confirmed(self, trial: Trial) -> list[int]:
-        return self.trials.confirmations(trial)
+    def _challenge(self, leader: Trial | None) -> bool:
+        """Make the search's leader the incumbent if it is better beyond the noise; returns whether it was made so."""
+        incumbent = None if self._incumbent is None else self.trials.of(self._incumbent)
+        if leader is None or not self._leaders.succeeds(leader, incumbent):
+            return False
+        return self._promote(leader, self.trials.searched)
 
-    def _leader(self, among: Collection[int], *, confirmed: bool = False) -> Trial | None:
-        """The best feasible trial by these evaluations, the earliest of equals."""
-        ranked = self._ranked(set(among), confirmed=confirmed)
-        return ranked[0][1] if ranked else None
-
-    def _ranked(self, among: Collection[int], *, confirmed: bool = False) -> list[tuple[Score, Trial]]:
-        if self.objective.relative and self.trials.reference() is None:
-            return []
-        scored = [(self.trials.score(trial, among, confirmed=confirmed), trial) for trial in self.trials]
-        feasible = [(score, trial) for score, trial in scored if score is not None and score.feasible]
-        return sorted(feasible, key=lambda pair: pair[0])
-
-    def _racing(self) -> list[Trial]:
-        """The baseline and the leaders of the search that may still be the best; none if the baseline leads."""
-        ranked = [trial for _, trial in self._ranked(set(self.trials.searched))]
-        baseline = self.trials.baseline
-        better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
-        leaders = better[: self._search.leaders]
-        return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
-
-    def _promote(self, best: Trial | None, among: Collection[int], *, confirmed: bool = False) -> bool:
+    def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
         """Make a trial the incumbent, unless it is; returns whether it was not."""
-        if best is None or best.number == self._incumbent:
+        if best.number == self._incumbent:
             return False
         score = self.trials.score(best, set(among), confirmed=confirmed)
         fitness = None if score is None else score.fitness
@@ -456,18 +420,3 @@ class Tuning:
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
                 self._incumbent = event["number"]
-
-
-def well_defined(config: Config) -> tuple[Space, Configuration | None]:
-    """The search space and the baseline configuration.
-
-    Raises
-    ------
-    UserError
-        They contradict themselves, or limits refer to a baseline that is not given.
-    """
-    space = Space(config.parameters, config.constraints)
-    baseline = space.default()
-    if baseline is None and Objective(config.objective).relative:
-        raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
-    return space, baseline

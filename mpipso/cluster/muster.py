@@ -51,6 +51,7 @@ class Muster:
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
         self._share |= {spare.rank: spare.node for spare in plan.spares}
         self._spare: set[int] = {spare.rank for spare in plan.spares}
+        self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
         self._vacancies: list[PlacedGroup] = []
@@ -78,15 +79,14 @@ class Muster:
 
         The share of a dead rank's host falls to a spare rank there that has none of its own.
         """
+        if dead and rank not in self._dead:
+            self._dead.add(rank)
+            self._inherit(self._share[rank])
         if rank in self.lost:
-            if dead:
-                self._inherit(self._share[rank])
             return None
         self.lost.add(rank)
         self._spare.discard(rank)
         host = self._share[rank].host
-        if dead:
-            self._inherit(self._share[rank])
         number = self.group_of(rank)
         ended = number is not None
         if number is not None:

@@ -41,7 +41,8 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
         taken, spares = _in_rank_order(ranks, parallel)
     if not taken:
         raise UserError(
-            f"{counted(len(ranks), 'rank')} cannot form a group of {counted(group_size(parallel, len(ranks)), 'node')}: "
+            f"{counted(len(ranks), 'rank')} cannot form a group of "
+            f"{counted(group_size(parallel, len(ranks)), 'node')}: "
             f"start more ranks (mpirun -np) or lower --nodes-per-group"
         )
     if not parallel.enabled and len(taken) > 1:

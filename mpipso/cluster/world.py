@@ -20,8 +20,8 @@ from typing import Any, Protocol, TypeVar
 
 from mpipso.errors import UserError
 
-NAP = 0.015
-"""Seconds between two probes: at 15 ms a waiting rank asks for about 0.004 of a core."""
+NAP = 0.02
+"""Seconds between two probes: a waiting rank then asks for well below a hundredth of a core."""
 
 _LAST = 0.5
 _LEAVE_LIMIT = 10.0

@@ -120,6 +120,13 @@ class Monitor:
         for line in lines:
             self._print(Text(clean(line)))
 
+    def resumed(self, done: int, failed: int, seconds: float) -> None:
+        """Earlier sessions have done some evaluations, which took so many seconds in all."""
+        self._progress.advance(self._task, done)
+        self._counts["done"] += done
+        self._counts["failed"] += failed
+        self._spent += seconds
+
     def expect(self, total: int) -> None:
         """The number of evaluations to come has changed."""
         self._progress.update(self._task, total=total)

@@ -1,8 +1,8 @@
 """How promising a point is, and the inner swarm that flies over a model to the most promising ones.
 
 Expected improvement: D. R. Jones, M. Schonlau, W. J. Welch, "Efficient global optimization of expensive black-box
-functions", Journal of Global Optimization 13 (1998) 455-492, equation 15; weighted by the probability that the point is
-feasible as in M. A. Gelbart, J. Snoek, R. P. Adams, "Bayesian optimization with unknown constraints" (UAI 2014). Both as
+functions", Journal of Global Optimization 13 (1998) 455-492, equation 15; times the probability that the point is
+feasible: M. A. Gelbart, J. Snoek, R. P. Adams, "Bayesian optimization with unknown constraints" (UAI 2014). Both are
 logarithms: S. Ament et al., "Unexpected improvements to expected improvement for Bayesian optimization" (NeurIPS 2023).
 """
 
@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx, ndtr
 
+from mpipso.search.gp import squared_distances
 from mpipso.search.lattice import Lattice
 
 Array = NDArray[np.float64]
 Acquisition = Callable[[Array], Array]
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
+_NEAR = 1e-5
+"""How far from a taken point another one is not the same; levels are further apart."""
 _CHI, _PHI = 0.7298, 2.05
 """Constriction of M. Clerc, J. Kennedy, as in :mod:`mpipso.search.swarm`."""
 
@@ -108,8 +111,7 @@ class InnerSwarm:
     def _judge(self, acquisition: Acquisition, points: Array) -> Array:
         allowed = self._lattice.valid(points)
         if len(self._taken):
-            nearest = np.abs(points[:, None, :] - self._taken[None, :, :]).max(axis=2).min(axis=1)
-            allowed &= nearest > 1e-6
+            allowed &= squared_distances(points, self._taken).min(axis=1) > _NEAR**2
         worth = np.full(len(points), -np.inf)
         if allowed.any():
             worth[allowed] = acquisition(points[allowed])

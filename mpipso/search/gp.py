@@ -1,10 +1,11 @@
 """Gaussian process regression with a Matérn 5/2 kernel, for some hundred points.
 
 C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006): equations 2.25-2.26
-(prediction), 5.9 (gradient of the marginal likelihood) and 4.17 (the kernel). The prior of the length scales grows with
-the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs great in
-high dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan, "Some
-Bayesian numerical analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a Student t.
+(prediction), 5.9 (gradient of the marginal likelihood) and 4.17 (the kernel). The prior of the length scales grows
+with the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs
+great in high dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan,
+"Some Bayesian numerical analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a
+Student t.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class GaussianProcess:
         self._scales, self._amplitude, self._noise = scales, amplitude, noise
         self._features, self._targets, self._weights = features, targets, weights
         self._scaled = features / scales
-        kernel = _matern(_squared_distances(self._scaled, self._scaled))
+        kernel = _matern(squared_distances(self._scaled, self._scaled))
         kernel[np.diag_indices_from(kernel)] += noise * weights + _JITTER
         self._lower = np.linalg.cholesky(kernel)
         self._mean = float(np.mean(targets))
@@ -65,7 +66,7 @@ class GaussianProcess:
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, without the noise, at points of shape (m, features); each of shape (m,)."""
-        cross = _matern(_squared_distances(features / self._scales, self._scaled))
+        cross = _matern(squared_distances(features / self._scales, self._scaled))
         explained = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(1.0 - np.einsum("ij,ij->j", explained, explained), 1e-10)
         return self._mean + cross @ self._alpha, np.sqrt(self._amplitude * variance)
@@ -100,7 +101,7 @@ def fit(features: Array, targets: Array, weights: Array, groups: NDArray[np.intp
     count = len(targets)
     centred = targets - np.mean(targets)
     columns = [np.flatnonzero(groups == d) for d in range(dimensions)]
-    squares = np.stack([_squared_distances(features[:, c], features[:, c]) for c in columns]).reshape(dimensions, -1)
+    squares = np.stack([squared_distances(features[:, c], features[:, c]) for c in columns]).reshape(dimensions, -1)
     log_scale = np.log(prior.scale * np.sqrt(dimensions))
     middle = np.append(np.full(dimensions, log_scale), np.log(prior.noise))
     spread = np.append(np.full(dimensions, prior.scale_spread), prior.noise_spread)
@@ -136,11 +137,12 @@ def fit(features: Array, targets: Array, weights: Array, groups: NDArray[np.intp
     return GaussianProcess(features, targets, weights, scales, amplitude, noise)
 
 
-def _squared_distances(a: Array, b: Array) -> Array:
+def squared_distances(a: Array, b: Array) -> Array:
+    """Between points of shapes (m, d) and (n, d), of shape (m, n)."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
-    return np.maximum(squares, 0.0)
+    return np.asarray(np.maximum(squares, 0.0))
 
 
 def _matern(squares: Array) -> Array:
     scaled = np.sqrt(5.0 * squares)
-    return (1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled)
+    return np.asarray((1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled))

@@ -25,7 +25,8 @@ class History:
         self.lattice = lattice
         self.points: list[Array] = []
         self.scores: dict[int, Score] = {}
-        self.known: list[tuple[Array, Score]] = []
+        self.known: dict[str, tuple[Array, Score]] = {}
+        """Measurements from elsewhere, by key."""
         self._keys: list[str] = []
         self._proposed: set[str] = set()
         self._listing = lattice.enumerate()
@@ -55,11 +56,22 @@ class History:
         """Measurements from elsewhere, of shape (n, dimensions); of the same configuration the last counts."""
         if self.points:
             raise ValueError("measurements from elsewhere are learned before the first ask")
-        cells = {self.key(point): (np.array(point), score) for point, score in self.known}
         for point, score in zip(points, scores, strict=True):
             centre = self.lattice.centre(point)
-            cells[self.key(centre)] = (centre, score)
-        self.known = list(cells.values())
+            self.known[self.key(centre)] = (centre, score)
+
+    @property
+    def size(self) -> int:
+        """How many measurements there are."""
+        return len(self.scores) + len(self.known)
+
+    def fruitless(self) -> int:
+        """How many proposals have been told after the best one."""
+        full = {number: score for number, score in self.scores.items() if score.fidelity == 1.0}
+        if not full:
+            return 0
+        best = min(full, key=lambda number: (full[number], number))
+        return sum(number > best for number in full)
 
     def measured(self) -> tuple[Array, list[Score]]:
         """All that is known: points, of shape (n, dimensions), with their scores. What was measured here comes first.
@@ -68,7 +80,7 @@ class History:
         """
         numbers = sorted(self.scores)
         told = {self._keys[number] for number in numbers}
-        known = [(point, score) for point, score in self.known if self.key(point) not in told]
+        known = [pair for key, pair in self.known.items() if key not in told]
         points = [self.points[number] for number in numbers] + [point for point, _ in known]
         scores = [self.scores[number] for number in numbers] + [score for _, score in known]
         return np.array(points).reshape(len(points), self.lattice.dimensions), scores
@@ -81,8 +93,8 @@ class History:
     def nearest_fresh(self, point: Array, random: np.random.Generator) -> Array | None:
         """``point``, or one near it that has not been proposed, or any such; None when there is none.
 
-        First one coordinate is drawn anew, then more and more of them; then the space is gone through in order. Where it
-        is continuous, or larger than can be gone through, None only means that none was found.
+        First one coordinate is drawn anew, then more and more of them; then the space is gone through in order. Where
+        it is continuous, or larger than can be gone through, None only means that none was found.
         """
         candidate = self.lattice.centre(point)
         dimensions = self.lattice.dimensions

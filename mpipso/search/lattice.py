@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -32,11 +32,11 @@ class Lattice:
         self.dimensions = space.dimensions
         self.ordered: Mask = np.array(space.ordered)
         rough = (np.arange(LEVELS) + 0.5) / LEVELS
-        self._own = [levels is not None for levels in space.levels(LEVELS)]
         self.levels: list[Array] = [rough if levels is None else levels for levels in space.levels(LEVELS)]
         self._edges = [(levels[1:] + levels[:-1]) / 2 for levels in self.levels]
-        self._joint, self._constrained = np.array(space.joint, int), np.array(space.constrained, int)
-        self._snapped: dict[bytes, Array] = {}
+        self._dependent = {axis: list(behind) for axis, behind in space.dependent.items()}
+        self._settled: dict[int, dict[bytes, float]] = {axis: {} for axis in self._dependent}
+        self._constrained = list(space.constrained)
         self._valid: dict[bytes, bool] = {}
         self.groups = np.repeat(
             np.arange(self.dimensions),
@@ -52,11 +52,13 @@ class Lattice:
 
     def settle(self, points: Array) -> Array:
         """``points`` with the dimensions that depend on others moved to the centres of their cells."""
-        if self._joint.size:
-            for row in points:
-                row[self._joint] = _remembered(
-                    self._snapped, row[self._joint].tobytes(), lambda row=row: self.centre(row)[self._joint]
-                )
+        for axis, behind in self._dependent.items():
+            settled = self._settled[axis]
+            for i, row in enumerate(points[:, behind]):
+                key = row.tobytes()
+                if key not in settled:
+                    _remember(settled, key, float(self.centre(points[i])[axis]))
+                points[i, axis] = settled[key]
         return points
 
     def centre(self, point: Array) -> Array:
@@ -65,19 +67,14 @@ class Lattice:
 
     def valid(self, points: Array) -> Mask:
         """Which of the points satisfy the known constraints, of shape (m,)."""
-        if not self._constrained.size:
-            return np.ones(len(points), dtype=bool)
-        return np.array(
-            [
-                _remembered(
-                    self._valid,
-                    row[self._constrained].tobytes(),
-                    lambda row=row: self.space.valid(self.space.decode(row)),
-                )
-                for row in points
-            ],
-            dtype=bool,
-        )
+        found = np.ones(len(points), dtype=np.bool_)
+        if self._constrained:
+            for i, row in enumerate(points[:, self._constrained]):
+                key = row.tobytes()
+                if key not in self._valid:
+                    _remember(self._valid, key, self.space.valid(self.space.decode(points[i])))
+                found[i] = self._valid[key]
+        return found
 
     def features(self, points: Array) -> Array:
         """Coordinates for models: a dimension without order becomes one column per value.
@@ -123,9 +120,7 @@ class Lattice:
                 yield self.space.encode(configuration)
 
 
-def _remembered(memory: dict[bytes, T], key: bytes, compute: Callable[[], T]) -> T:
-    if key not in memory:
-        if len(memory) >= _REMEMBERED:
-            memory.clear()
-        memory[key] = compute()
-    return memory[key]
+def _remember(memory: dict[bytes, T], key: bytes, value: T) -> None:
+    if len(memory) >= _REMEMBERED:
+        memory.clear()
+    memory[key] = value

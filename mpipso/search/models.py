@@ -35,7 +35,7 @@ def targets(values: Array) -> Array:
 
 
 def _standardised(values: Array) -> Array:
-    return (values - values.mean()) / (values.std() or 1.0)
+    return np.asarray((values - values.mean()) / (values.std() or 1.0))
 
 
 def feasibility(score: Score) -> float:
@@ -45,57 +45,74 @@ def feasibility(score: Score) -> float:
     return -0.2 - 0.8 * min(score.violation, 1.0) if score.infeasible else 1.0
 
 
+_DOUBT = 3.0
+"""How many times the deviation of the process an explorer supposes."""
+
+
 class Models:
-    """Fitted to the measurements at ``points``, of shape (n, dimensions), with one score each."""
+    """Fitted to the measurements at ``points``, of shape (n, dimensions), with one score each.
+
+    A process and trees for the value, a process for feasibility as soon as something was infeasible. To the process of
+    the value failures say nothing; to the trees they are as bad as the worst that was measured. Results of less than
+    full fidelity count as measurements with more noise.
+    """
 
     def __init__(self, lattice: Lattice, points: Array, scores: Sequence[Score], random: np.random.Generator) -> None:
-        self._lattice = lattice
-        features = lattice.features(points)
+        self._lattice, self._random = lattice, random
+        self._features = lattice.features(points)
         valued = np.array([score.fitness is not None for score in scores])
-        self._fitness = np.array([score.fitness for score in scores if score.fitness is not None])
         feasible = np.array([score.feasible for score in scores])
-        self._process: GaussianProcess | None = None
+        weights = np.array([1.0 / score.fidelity for score in scores])
+        self._value: GaussianProcess | None = None
         self._feasible: GaussianProcess | None = None
-        self.best: float | None = None
-        weights = np.ones(len(scores))
+        self._trees: ExtraTrees | None = None
+        self._best: float | None = None
+        self._targets = np.zeros(len(scores))
         if valued.sum() >= 2:
-            y = targets(self._fitness)
-            self._process = fit(features[valued], y, weights[valued], lattice.groups, Prior())
-            all_y = np.full(len(scores), y.max())
-            all_y[valued] = y
-            self._features, self._all_y = features, all_y
-            if feasible.any():
-                self.best = float(y[feasible[valued]].min())
-            self._trees = ExtraTrees(features, all_y, random)
+            found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
+            self._targets[:] = found.max()
+            self._targets[valued] = found
+            self._value = fit(self._features[valued], found, weights[valued], lattice.groups, Prior())
+            full = feasible & (weights == 1.0)
+            if full.any():
+                self._best = float(self._targets[full].min())
         if not feasible.all():
             labels = np.array([feasibility(score) for score in scores])
-            self._feasible = fit(features, labels, weights, lattice.groups, Prior())
+            self._feasible = fit(self._features, labels, weights, lattice.groups, Prior())
 
-    def believe(self, points: Array, random: np.random.Generator) -> None:
-        """Take the mean prediction at points that are in flight for their result."""
+    def believe(self, points: Array) -> None:
+        """Take the mean prediction at points that are in flight, of shape (m, dimensions), for their result."""
         if not len(points):
             return
         features = self._lattice.features(points)
-        if self._process is not None:
-            mean = self._process.predict(features)[0]
-            self._process = self._process.believe(features)
-            self._features, self._all_y = np.vstack([self._features, features]), np.append(self._all_y, mean)
-            self._trees = ExtraTrees(self._features, self._all_y, random)
+        if self._value is not None:
+            self._targets = np.append(self._targets, self._value.predict(features)[0])
+            self._features = np.vstack([self._features, features])
+            self._value = self._value.believe(features)
+            self._trees = None
         if self._feasible is not None:
             self._feasible = self._feasible.believe(features)
 
-    def promise(self, points: Array, *, trees: bool = False) -> Array:
-        """Log of expected improvement times probability of being feasible, of shape (m,)."""
+    def promise(self, points: Array, turn: str) -> Array:
+        """How much there is to gain by measuring points of shape (m, dimensions), as a logarithm of shape (m,).
+
+        The probability of being feasible, times the improvement that the model of the ``turn`` expects: ``trees``,
+        ``process``, or the process as if it were less sure of itself where the turn is to ``explore``.
+        """
         features = self._lattice.features(points)
         worth = self._log_feasible(features)
-        if self._process is None or self.best is None:
+        if self._value is None or self._best is None:
             return worth
-        model = self._trees if trees else self._process
-        mean, deviation = model.predict(features)
-        return worth + log_expected_improvement(mean, deviation, self.best)
+        if turn == "trees":
+            self._trees = self._trees or ExtraTrees(self._features, self._targets, self._random)
+            return worth + log_expected_improvement(*self._trees.predict(features), self._best)
+        mean, deviation = self._value.predict(features)
+        if turn == "explore":
+            deviation = _DOUBT * deviation
+        return worth + log_expected_improvement(mean, deviation, self._best)
 
     def _log_feasible(self, features: Array) -> Array:
         if self._feasible is None:
             return np.zeros(len(features))
         mean, deviation = self._feasible.predict(features)
-        return log_ndtr(mean / np.sqrt(deviation**2 + 0.1))
+        return np.asarray(log_ndtr(mean / np.sqrt(deviation**2 + 0.1)))

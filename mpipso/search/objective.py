@@ -31,6 +31,12 @@ class Score:
     """One line per broken limit: ``ttft_p99_ms 1520 > 1000``."""
     cause: str = field(default="", compare=False)
     """Why it failed."""
+    fidelity: float = field(default=1.0, compare=False)
+    """The share of the full benchmark that it is from, in (0, 1].
+
+    A strategy learns from less than the full benchmark, as from a noisier measurement, but never takes it for a best;
+    told again with a score of the full benchmark, the proposal counts as any other.
+    """
 
     @property
     def feasible(self) -> bool:

@@ -45,7 +45,7 @@ class Space:
 
     def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
-        factors = _factors(self._parameters, [c for c in constraints if c.expression is None])
+        factors = _factors(self._parameters, constraints)
         expressions = _expressions(parameters)
         self._order = _dependency_order(self._parameters, factors, expressions)
         self._domains = self._build({**factors, **expressions})
@@ -62,6 +62,11 @@ class Space:
     @property
     def dimensions(self) -> int:
         return len(self.names)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the file."""
+        return tuple(self._parameters.values())
 
     def decode(self, point: ArrayLike) -> dict[str, Value]:
         """The configuration at ``point``, of shape (dimensions,); coordinates outside [0, 1] are clipped.
@@ -126,9 +131,9 @@ class Space:
         return self._axes_behind(name for condition in self._conditions for name in condition.reads)
 
     @property
-    def joint(self) -> tuple[int, ...]:
-        """The dimensions whose cells depend on other dimensions, and those, ascending."""
-        return self._axes_behind(name for name in self.names if self._domains[name].reads)
+    def dependent(self) -> dict[int, tuple[int, ...]]:
+        """The dimensions whose cells depend on others: by each, what they depend on, itself included, ascending."""
+        return {self._axis[name]: self._axes_behind([name]) for name in self.names if self._domains[name].reads}
 
     @property
     def ordered(self) -> tuple[bool, ...]:
@@ -290,6 +295,8 @@ def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) 
     problems = []
     factors: dict[str, Factor] = {}
     for constraint in constraints:
+        if constraint.equals is None:
+            continue
         where = f"constraint {' x '.join(constraint.product)} = {constraint.equals}"
         wrong = [f"{where}: {reason}" for reason in _misfits(known, constraint, factors)]
         problems += wrong

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mpipso.config import Search
+from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
+from mpipso.search.draws import generator
+from mpipso.search.history import History
+from mpipso.search.lattice import Lattice
 from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
 from mpipso.search.surrogate import SurrogateSwarm
@@ -26,6 +32,14 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
         No configuration satisfies the known constraints.
     """
     start = None if baseline is None else space.encode(baseline)
+    if start is None and not satisfiable(space):
+        raise UserError("constraints: no configuration satisfies the constraints")
     if config.strategy == "pso":
         return Swarm(space, config.particles, config.seed, config.swarm, start=start)
     return SurrogateSwarm(space, config.seed, start=start, in_flight=in_flight)
+
+
+def satisfiable(space: Space) -> bool:
+    """Whether a configuration was found that satisfies the known constraints."""
+    middle = np.full(space.dimensions, 0.5)
+    return History(Lattice(space)).nearest_fresh(middle, generator(0, 0)) is not None

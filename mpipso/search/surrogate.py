@@ -1,16 +1,23 @@
-"""Surrogate-assisted particle swarm: many virtual steps over models, and only the most promising ones are measured.
+"""Surrogate-assisted particle swarm: many virtual steps over models, only the most promising positions are measured.
 
-The swarm is the ten best distinct points measured so far.
+The swarm is the ten best distinct points that were measured. Proposals take turns: most are the end of a flight
+of an inner swarm (:mod:`mpipso.search.acquisition`) over what the models promise (:mod:`mpipso.search.models`), the
+others are the steps of a particle that knows no model. Swarms assisted by models: C. Sun et al., "Surrogate-assisted
+cooperative swarm optimization of high-dimensional expensive problems", IEEE Transactions on Evolutionary Computation 21
+(2017) 644-660. Proposals of one batch, and those in flight, keep apart by taking their predicted result for measured:
+D. Ginsbourger, R. Le Riche, L. Carraro, "Kriging is well-suited to parallelize optimization" (2010).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mpipso.search.acquisition import InnerSwarm
+from mpipso.search.blas import one_thread
 from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
@@ -21,51 +28,64 @@ from mpipso.search.start import Start
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
+Turn = Literal["process", "trees", "flight", "explore"]
 
+TURNS: tuple[Turn, ...] = ("process", "process", "process", "explore")
+STUCK: tuple[Turn, ...] = ("process", "trees", "explore", "flight")
+"""The turns after ``PATIENCE`` evaluations without a gain."""
+PATIENCE = 12
 ELITE = 10
-_PATIENCE = 12
-TURNS = ("process", "trees", "process", "flight")
+FIRST = 8
+"""Points before the first model."""
+REPEATED = 3
+"""The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
+_STEPS = 50
+"""Steps of a particle that are tried for one to a configuration that has not been proposed."""
+_RANKED = 20
+"""Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
+MODELLED = 300
+"""The most measurements that models are fitted to, which bounds their cost and memory."""
 
 
 class SurrogateSwarm(Strategy):
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        start: Array | None = None,
-        in_flight: int = 4,
-        turns: tuple[str, ...] = TURNS,
-        **options,
-    ) -> None:
+    """Stateless but for its history, so that a replayed run goes on as the first one would have.
+
+    Parameters
+    ----------
+    seed:
+        Any whole number from 0.
+    start:
+        What is proposed first, of shape (dimensions,).
+    in_flight:
+        How many proposals are typically out at once; the first that many are proposed without a model.
+    """
+
+    def __init__(self, space: Space, seed: int, *, start: ArrayLike | None = None, in_flight: int = 4) -> None:
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
-        self._start_points = Start(self._lattice, seed)
-        self._baseline = start
-        self._first = max(8, in_flight)
-        self._turns = turns
-        self._options = options
+        self._first = max(FIRST, in_flight)
+        self._start = Start(self._lattice, seed)
+        self._opening: list[Array] = [] if start is None else [self._lattice.centre(np.asarray(start, dtype=float))]
 
     def ask(self, count: int) -> Array:
         points: list[Array] = []
-        models: Models | None = None
-        for _ in range(count):
-            number = len(self._history.points)
-            random = generator(self._seed, number)
-            if number < self._first:
-                point = self._start(number)
-            else:
-                if models is None:
-                    models = self._fit(random)
-                point = self._propose(models, number, random)
-            found = self._history.nearest_fresh(point, random)
-            if found is None:
-                break
-            self._history.add(found)
-            points.append(found)
-            if models is not None:
-                models.believe(found[None], random)
+        view: _View | None = None
+        with one_thread():
+            for number in range(len(self._history.points), len(self._history.points) + count):
+                random = generator(self._seed, number)
+                if number < self._first or self._history.size < 2:
+                    wanted = self._begin(number)
+                else:
+                    view = view or _View(self._lattice, self._history, random)
+                    wanted = self._propose(view, number, random)
+                point = self._history.nearest_fresh(wanted, random)
+                if point is None:
+                    break
+                self._history.add(point)
+                points.append(point)
+                if view is not None:
+                    view.add(point)
         return np.array(points).reshape(len(points), self._lattice.dimensions)
 
     def tell(self, number: int, score: Score) -> None:
@@ -77,42 +97,60 @@ class SurrogateSwarm(Strategy):
 
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
         self._history.learn(points, scores)
+        known, found = self._history.measured()
+        best = sorted((i for i, score in enumerate(found) if score.feasible), key=found.__getitem__)
+        self._opening += [known[i] for i in best[:REPEATED]]
+        self._first = max(len(self._opening), self._first - len(found))
 
-    def _start(self, number: int) -> Array:
-        if number == 0 and self._baseline is not None:
-            return self._lattice.centre(self._baseline)
-        return self._start_points[number]
+    def _begin(self, number: int) -> Array:
+        if number < len(self._opening):
+            return self._opening[number]
+        return self._start[number - len(self._opening)]
 
-    def _fit(self, random: np.random.Generator) -> Models:
-        points, scores = self._history.measured()
-        models = Models(self._lattice, points, scores, random, **self._options)
-        models.believe(self._history.in_flight(), random)
-        return models
-
-    def _propose(self, models: Models, number: int, random: np.random.Generator) -> Array:
-        points, scores = self._history.measured()
-        order = sorted(range(len(scores)), key=lambda i: scores[i])
-        elite = points[order[:ELITE]]
-        taken = np.vstack([points, self._history.in_flight()])
-        turn = self._turns[number % len(self._turns)]
+    def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
+        turns = STUCK if self._history.fruitless() >= PATIENCE else TURNS
+        turn = turns[number % len(turns)]
         if turn == "flight":
-            return self._flight(elite, random)
-        swarm = InnerSwarm(self._lattice, taken, elite)
-        ranked = swarm.fly(lambda at: models.promise(at, trees=turn == "trees"), random)
-        for point in ranked[:20]:
-            if self._history.fresh(point):
-                return point
-        return random.random(self._lattice.dimensions)
+            return self._fly(view.elite, random)
+        inner = InnerSwarm(self._lattice, view.taken, view.elite)
+        ranked = inner.fly(lambda points: view.models.promise(points, turn), random)
+        fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
+        return next(fresh, random.random(self._lattice.dimensions))
 
-    def _flight(self, elite: Array, random: np.random.Generator) -> Array:
-        k, d = elite.shape
-        for _ in range(50):
-            p, g = elite[random.integers(k)], elite[0]
-            x = elite[random.integers(k)]
-            v = elite[random.integers(k)] - elite[random.integers(k)]
-            r1, r2 = random.random((2, d))
-            point = np.clip(x + 0.7298 * (v + 2.05 * r1 * (p - x) + 2.05 * r2 * (g - x)), 0, 1)
-            point = self._lattice.snap(point[None])[0]
-            if self._history.fresh(point):
-                return point
-        return random.random(d)
+    def _fly(self, elite: Array, random: np.random.Generator) -> Array:
+        """A step of the constricted swarm of Clerc and Kennedy (see :mod:`mpipso.search.swarm`) among the elite.
+
+        Velocities are not kept from move to move: they are the difference of two of the elite, which is what has moved
+        particles lately.
+        """
+        count, dimensions = elite.shape
+        for _ in range(_STEPS):
+            x, p, one, other = elite[random.integers(0, count, 4)]
+            r1, r2 = random.random((2, dimensions))
+            v = 0.7298 * (one - other + 2.05 * r1 * (p - x) + 2.05 * r2 * (elite[0] - x))
+            point = self._lattice.snap((x + v)[None])
+            if self._history.fresh(point[0]):
+                return np.asarray(point[0])
+        return np.asarray(random.random(dimensions))
+
+
+class _View:
+    """What one ask knows: the models, the elite, and the points that are taken."""
+
+    def __init__(self, lattice: Lattice, history: History, random: np.random.Generator) -> None:
+        points, scores = history.measured()
+        order = sorted(range(len(scores)), key=lambda i: (scores[i].fidelity < 1.0, scores[i]))
+        self.elite = points[order[:ELITE]]
+        self.taken = np.vstack([points, history.in_flight()])
+        kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
+        kept.sort()
+        self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
+        self.models.believe(history.in_flight())
+
+    def add(self, point: Array) -> None:
+        self.taken = np.vstack([self.taken, point])
+        self.models.believe(point[None])
+
+
+def _latest(numbers: list[int]) -> list[int]:
+    return sorted(numbers)[-(MODELLED - MODELLED // 2) :]

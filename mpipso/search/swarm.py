@@ -10,8 +10,8 @@ r2 uniform random numbers for each dimension. A particle moves by x := x + v, wh
   (CEC 1998); w = 1 / (2 ln 2) = 0.7213 and phi1 = phi2 = 1/2 + ln 2 = 1.1931 are those of M. Clerc, "Standard particle
   swarm optimisation" (2012).
 
-What limits a step is Vmax = Xmax on a range of [-Xmax, Xmax], half of the range: R. Eberhart, Y. Shi, "Comparing inertia
-weights and constriction factors in particle swarm optimization" (CEC 2000).
+What limits a step is Vmax = Xmax on a range of [-Xmax, Xmax], half of the range: R. Eberhart, Y. Shi, "Comparing
+inertia weights and constriction factors in particle swarm optimization" (CEC 2000).
 """
 
 from __future__ import annotations
@@ -120,10 +120,8 @@ class Swarm(Strategy):
         x, v = self._x[number - self._particles], self._v[particle]
         r1, r2 = random.random(x.size), random.random(x.size)
         pull = self._phi1 * r1 * (p - x) + self._phi2 * r2 * (g - x)
-        if self._section.form == "constriction":
-            v = self._section.chi * (v + pull)
-        else:
-            v = self._section.inertia * v + pull
+        constricted = self._section.form == "constriction"
+        v = self._section.chi * (v + pull) if constricted else self._section.inertia * v + pull
         if self._section.max_velocity:
             v = np.clip(v, -self._section.max_velocity, self._section.max_velocity)
         return _reflect(x + v, v)
@@ -135,11 +133,11 @@ class Swarm(Strategy):
             (scores[number], number)
             for particle in particles
             for number in range(particle, seen, self._particles)
-            if number in scores and not scores[number].failed
+            if number in scores and not scores[number].failed and scores[number].fidelity == 1.0
         ]
         found = [(self._x[number], score) for score, number in [min(told)]] if told else []
         if len(particles) > 1:
-            found += [(point, score) for point, score in self._history.known if not score.failed]
+            found += [(point, score) for point, score in self._history.known.values() if not score.failed]
         return min(found, key=lambda pair: pair[1]) if found else None
 
     def _informants(self, particle: int, iteration: int) -> Sequence[int]:

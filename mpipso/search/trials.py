@@ -73,6 +73,10 @@ class Trials:
         return None if self._baseline is None else self._trials.get(self._baseline)
 
     @property
+    def results(self) -> list[Evaluation]:
+        return list(self._results.values())
+
+    @property
     def waiting(self) -> list[int]:
         """Evaluations that were asked for and have no result."""
         return [number for number in self._of if number not in self._results]

@@ -1,0 +1,241 @@
+"""What the root keeps and shows of a run: journal, folder, progress, the best so far, the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal, cast
+
+import tomli_w
+from rich.console import Console
+
+import mpipso
+from mpipso.cluster.plan import Plan, ranges
+from mpipso.cluster.world import World
+from mpipso.config import Config
+from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, UserError, print_error
+from mpipso.evaluation import Configuration
+from mpipso.record.folders import BEAT, RunFolder, replace
+from mpipso.record.journal import Journal, read
+from mpipso.record.monitor import Monitor
+from mpipso.record.outcome import read_outcome
+from mpipso.record.recipe import Start
+from mpipso.record.report import summary
+from mpipso.record.screen import pick_mode
+from mpipso.record.usage import usage
+from mpipso.record.warm import read_earlier
+from mpipso.root import Root
+from mpipso.search import strategies
+from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.signals import Interrupts, describe
+from mpipso.startup import Crew, Options, well_defined
+from mpipso.tuning import Tuning
+
+DEFAULT_PORT = 8080
+"""The port in ``best.sh`` when the configuration leaves it open."""
+RESERVE = 60.0
+"""Seconds before the end of a Slurm job's time after which no evaluation is started."""
+
+
+class Books:
+    """What the root keeps and shows of a run; made once everything is known to be well, before anything starts.
+
+    Raises
+    ------
+    UserError
+        The output folder cannot be written, or the run to be resumed is another one.
+    """
+
+    def __init__(self, config: Config, plan: Plan, options: Options, world: World) -> None:
+        self._config = config
+        self._plan = plan
+        self._world = world
+        mode = cast('Literal["auto", "live", "plain"]', options.progress)
+        self._screen = pick_mode(mode, sys.stdout)
+        self._resumes = options.resume is not None
+        space, _ = well_defined(config)
+        if options.resume is not None and options.warm_start:
+            raise UserError("--warm-start: a resumed run knows what it knew; give it to a new run")
+        self._earlier = [read_earlier(path, config, space.encode) for path in options.warm_start]
+        if options.resume is not None:
+            self._folder = RunFolder.open(options.resume)
+            self._journal = Journal.open(self._folder.path, self._folder.redactor)
+            self._past = read(self._journal.path)
+        else:
+            self._folder = RunFolder.create(Path(config.output), options.name)
+            self._journal = Journal.create(self._folder.path, self._folder.redactor)
+            self._past = []
+
+    def keep(self, crew: Crew, interrupts: Interrupts) -> int:
+        """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
+        config, plan = self._config, self._plan
+        groups = {index: group.hosts for index, group in enumerate(plan.groups)}
+        mode, width, height, terminal = self._screen
+        total = config.search.evaluations
+        monitor = Monitor(total, groups, sys.stdout, mode=mode, width=width, height=height, terminal=terminal)
+        failure: RunFailed | None = None
+        root: Root | None = None
+        with self._journal as journal:
+            try:
+                self._write_start(journal)
+                tuning = self._tuning(journal, monitor)
+                limit = self._seconds_left()
+                monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limit)
+                root = Root(
+                    crew,
+                    tuning,
+                    journal,
+                    monitor,
+                    interrupts,
+                    deadline=None if limit is None else time.monotonic() + limit,
+                    beat=self._folder.path / BEAT,
+                )
+                root.run()
+                if interrupts.received is None:
+                    self._write_finish(journal, tuning)
+            except RunFailed as error:
+                failure = error
+                # The journal may be what has failed.
+                with contextlib.suppress(RunFailed):
+                    journal.write("failed", cause=str(error))
+            finally:
+                monitor.stop()
+            if interrupts.received is not None and failure is None:
+                try:
+                    journal.write("interrupted", signal=describe(interrupts.received))
+                except RunFailed as error:
+                    failure = error
+        self._tell(failure)
+        code = self._exit_code(failure, interrupts)
+        if root is not None and root.abandoned:
+            sys.stdout.flush()
+            self._world.abort(code)
+        return code
+
+    def _tuning(self, journal: Journal, monitor: Monitor) -> Tuning:
+        config = self._config
+        space, baseline = well_defined(config)
+        in_flight = config.search.window or config.search.particles
+        if config.search.schedule == "async":
+            in_flight = len(self._plan.groups)
+        strategy = strategies.create(config.search, space, baseline, in_flight=in_flight)
+        tuning = Tuning(config, strategy, self._folder, journal, monitor, self._publish, self._past)
+        for earlier in self._earlier:
+            tuning.learn(earlier)
+        return tuning
+
+    def _seconds_left(self) -> float | None:
+        """Seconds in which evaluations may still be started: of the run's time limit, and of Slurm's."""
+        limits = []
+        if self._config.search.time_limit is not None:
+            limits.append(self._config.search.time_limit - usage(self._past).wall)
+        if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdecimal():
+            limits.append(int(end) - time.time() - RESERVE)
+        return max(0.0, min(limits)) if limits else None
+
+    def _tell(self, failure: RunFailed | None) -> None:
+        mode, width, _, _ = self._screen
+        live = mode == "live"
+        console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
+        console.print(summary(read_outcome(self._folder.path)))
+        if failure is not None:
+            print_error(failure)
+
+    @staticmethod
+    def _write_finish(journal: Journal, tuning: Tuning) -> None:
+        feasible = tuning.conclude()
+        evaluations = len(tuning.trials.searched)
+        journal.write(
+            "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
+        )
+
+    def _exit_code(self, failure: RunFailed | None, interrupts: Interrupts) -> int:
+        if failure is not None:
+            return failure.exit_code
+        if interrupts.received is not None:
+            return 128 + interrupts.received
+        return FINISHED if read(self._journal.path)[-1].get("feasible") else NOTHING_FEASIBLE
+
+    def _write_start(self, journal: Journal) -> None:
+        text = tomli_w.dumps(self._config.model_dump(exclude_none=True, exclude_defaults=True))
+        plan = {
+            "groups": [
+                {"group": i, "hosts": [n.host for n in g.nodes], "cores": [list(n.cores) for n in g.nodes]}
+                for i, g in enumerate(self._plan.groups)
+            ],
+            "spares": [spare.host for spare in self._plan.spares],
+        }
+        if self._resumes:
+            journal.write("resumed", version=mpipso.__version__, config=text, plan=plan)
+            return
+        journal.write(
+            "started",
+            version=mpipso.__version__,
+            config=text,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            seed=self._config.search.seed,
+            objective=self._config.objective.metric,
+            plan=plan,
+        )
+
+    def _headlines(self) -> list[str]:
+        plan, search = self._plan, self._config.search
+        schedule = f"{search.particles} particles per iteration"
+        if search.schedule != "generation":
+            schedule = search.schedule + (
+                f" {search.window or search.particles}" if search.schedule == "window" else ""
+            )
+        lines = [
+            f"mpipso {mpipso.__version__}: {self._world.size} ranks, {len(plan.groups)} service groups, "
+            f"{self._world.library}",
+            f"up to {search.evaluations} evaluations, {schedule}, {search.strategy}, seed {search.seed}; "
+            f"results in {self._folder.path}" + (" (resumed)" if self._resumes else ""),
+            self._protection(),
+        ]
+        for index, group in enumerate(plan.groups):
+            shares = "; ".join(
+                f"{node.host}: {f'rank {node.rank}' if node.rank >= 0 else 'over ssh'}, cores {ranges(node.cores)}"
+                + (f", devices {ranges(node.devices)}" if node.devices else "")
+                for node in group.nodes
+            )
+            lines.append(f"group {index}: {shares}")
+        return lines + [f"spare: rank {spare.rank} on {spare.host} ({spare.reason})" for spare in plan.spares]
+
+    def _protection(self) -> str:
+        """What happens when something is lost, in a line."""
+        lease = f"leases of {self._config.parallel.lease:g} s"
+        dead = "a dead rank is survived (ULFM)" if self._world.tolerant else "a dead rank ends the job (no ULFM)"
+        restarts = os.environ.get("MPIPSO_RESTARTS", "")
+        if restarts.isdecimal() and int(restarts) > 0:
+            supervisor = f"the launcher restarts a broken job, {restarts} times at most"
+        else:
+            supervisor = "nobody restarts a broken job: mpipso launch would"
+        return f"protection: {lease}; {dead}; {supervisor}"
+
+    def _publish(self, configuration: Configuration) -> list[Start]:
+        """The commands that start the service by hand, as group 0 would; its configuration file is written for them."""
+        config, group = self._config, self._plan.groups[0]
+        engine = ENGINES.create(config.service.engine)
+        file = config.service.config_file
+        name = f"best-config.{file.format if file is not None else 'json'}"
+        content = engine.file(config, configuration) or json.dumps(dict(configuration), indent=2).encode()
+        replace(self._folder.path / name, content.decode())
+        layout = Layout(
+            addresses=tuple(node.address for node in group.nodes),
+            master=group.master_node_index,
+            port=config.service.port or DEFAULT_PORT,
+            master_port=(config.service.port or DEFAULT_PORT) + 1000,
+            work_dirs=tuple(str(self._folder.path.resolve()) for _ in group.nodes),
+            config_name=name,
+            devices=tuple(node.devices for node in group.nodes),
+            cores=tuple(node.cores for node in group.nodes),
+        )
+        return [
+            Start(group.nodes[start.node].host, start.command, {**group.nodes[start.node].visibility, **start.env})
+            for start in engine.starts(config, configuration, layout)
+        ]

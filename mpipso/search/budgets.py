@@ -1,0 +1,51 @@
+"""When a search is over: its budgets, and its patience with failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mpipso.config import Search
+from mpipso.search.objective import Objective, Score
+from mpipso.search.trials import Trial, Trials
+
+_CAUSES_TOLD = 5
+
+
+def spent(
+    search: Search, objective: Objective, trials: Trials, visible: Sequence[int], best: tuple[Trial, Score] | None
+) -> str:
+    """Which budget is spent, by its name in the journal; empty if none is.
+
+    Parameters
+    ----------
+    visible:
+        The evaluations of the search that the next proposal may see, so that the answer is as repeatable as that.
+    best:
+        The best of them, if any is feasible.
+    """
+    searched = len(trials.searched)
+    if searched >= search.evaluations:
+        return "evaluations"
+    if search.iterations is not None and searched >= search.iterations * search.particles:
+        return "iterations"
+    if best is None:
+        return ""
+    trial, score = best
+    if search.target is not None and score.fitness is not None:
+        wanted = -search.target if objective.maximized else search.target
+        if score.fitness <= wanted:
+            return "target"
+    first = visible.index(next(number for number in trial.numbers if number in visible))
+    return "stagnation" if search.stagnation is not None and len(visible) - 1 - first >= search.stagnation else ""
+
+
+def fruitless(search: Search, trials: Trials, visible: Sequence[int]) -> list[str]:
+    """Why to give up, in lines: every evaluation of the last ``fruitless`` iterations failed. Empty if not so."""
+    most = search.fruitless * search.particles
+    results = [trials.result(number) for number in visible[-most:]]
+    causes = Counter(result.failure.cause for result in results if result is not None and result.failure)
+    if causes.total() < most:
+        return []
+    told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]
+    return [f"all of the last {most} evaluations failed:", *told]

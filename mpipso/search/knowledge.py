@@ -1,0 +1,121 @@
+"""Earlier results, of other runs or other tools, as points and scores that a strategy can learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpipso.config import Parameter
+from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.search.objective import Objective, Score
+from mpipso.search.space import Space
+
+Result = tuple[Mapping[str, object], Metrics | None]
+"""A configuration, whose values may be texts as in a CSV file, and its metrics; None when it failed."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What fits the space, for :meth:`mpipso.search.strategy.Strategy.learn`, and why the rest was skipped.
+
+    ``points`` are of shape (n, dimensions), with one score each; ``skipped`` has one reason per skipped result.
+    """
+
+    points: NDArray[np.float64]
+    scores: tuple[Score, ...]
+    skipped: tuple[str, ...]
+
+
+def knowledge(
+    space: Space, objective: Objective, results: Iterable[Result], baseline: Configuration | None = None
+) -> Knowledge:
+    """Results as points and scores.
+
+    A configuration is skipped when it lacks a parameter, has a value that cannot be set, or breaks a known constraint;
+    what else it holds is ignored. Results with metrics are skipped when limits are relative to the baseline and no
+    result is one of ``baseline``.
+    """
+    fitting: list[tuple[Configuration, Metrics | None]] = []
+    skipped: list[str] = []
+    for given, metrics in results:
+        try:
+            fitting.append((_fitted(space, given), metrics))
+        except ValueError as error:
+            skipped.append(str(error))
+    reference = _metrics_of(space, baseline, fitting)
+    scores: list[Score] = []
+    points: list[NDArray[np.float64]] = []
+    for configuration, metrics in fitting:
+        if metrics is not None and objective.relative and reference is None:
+            skipped.append("limits are relative to the baseline, which is not among the results")
+            continue
+        failure = Failure("failed in an earlier run", "configuration") if metrics is None else None
+        evaluation = Evaluation(0, 1, 0, configuration, metrics=metrics or {}, failure=failure)
+        try:
+            scores.append(objective.judge(evaluation, reference or {}))
+        except ValueError as error:
+            skipped.append(str(error))
+            continue
+        points.append(space.encode(configuration))
+    return Knowledge(np.array(points).reshape(len(points), space.dimensions), tuple(scores), tuple(skipped))
+
+
+def _metrics_of(
+    space: Space, baseline: Configuration | None, results: Iterable[tuple[Configuration, Metrics | None]]
+) -> Metrics | None:
+    """The last metrics of the baseline among the results."""
+    if baseline is None:
+        return None
+    key = space.key(baseline)
+    found = [metrics for configuration, metrics in results if metrics is not None and space.key(configuration) == key]
+    return found[-1] if found else None
+
+
+def _fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
+    """The configuration of the space that ``given`` is; ValueError when there is none."""
+    values: dict[str, Value] = {}
+    for parameter in space.parameters:
+        if parameter.searched:
+            if parameter.name not in given:
+                raise ValueError(f"{parameter.name} is missing")
+            values[parameter.name] = _typed(parameter, given[parameter.name])
+    configuration = space.decode(space.encode(values))
+    for name, value in values.items():
+        if not _same(value, configuration[name]):
+            raise ValueError(f"{name}: {value!r} is not one of the values that can be set")
+    if not space.valid(configuration):
+        raise ValueError("it breaks a constraint")
+    return configuration
+
+
+def _typed(parameter: Parameter, value: object) -> Value:
+    """``value``, which may be text, as a value of the parameter; ValueError when it is none."""
+    if parameter.type == "choice":
+        for choice in parameter.choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        for choice in parameter.choices:
+            if str(choice) == str(value):
+                return choice
+    elif parameter.type == "bool":
+        truth = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if truth is not None:
+            return truth
+    elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number) and (parameter.type == "float" or number == int(number)):
+            return int(number) if parameter.type == "int" else number
+    raise ValueError(f"{parameter.name}: {value!r} is not of type {parameter.type}")
+
+
+def _same(given: Value, found: Value) -> bool:
+    if isinstance(given, float) and isinstance(found, float):
+        return math.isclose(given, found, rel_tol=1e-4, abs_tol=1e-12)
+    return repr(given) == repr(found)

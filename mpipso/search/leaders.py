@@ -1,0 +1,64 @@
+"""Who is the best: the order of the trials, a new incumbent beyond the noise, and who is still in the final race."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from mpipso.search.objective import Objective, Score
+from mpipso.search.racing import beats, pooled_deviation, race
+from mpipso.search.trials import Trial, Trials
+
+
+class Leaders:
+    """The ranking of the trials; it has no state of its own.
+
+    Parameters
+    ----------
+    most:
+        How many configurations race at the end, besides the baseline.
+    """
+
+    def __init__(self, trials: Trials, objective: Objective, most: int) -> None:
+        self._trials = trials
+        self._objective = objective
+        self._most = most
+
+    def leader(self, among: Collection[int], *, confirmed: bool = False) -> Trial | None:
+        """The best feasible trial by these evaluations, the earliest of equals; None if there is none."""
+        ranked = self._ranked(set(among), confirmed=confirmed)
+        return ranked[0][1] if ranked else None
+
+    def succeeds(self, challenger: Trial | None, incumbent: Trial | None) -> bool:
+        """Whether a trial becomes the incumbent: it is better beyond the noise, or the incumbent is not feasible.
+
+        Both are judged by all that the search, without the final race, has measured.
+        """
+        if challenger is None or incumbent is None:
+            return challenger is not None
+        searched = set(self._trials.searched)
+        score = self._trials.score(incumbent, searched)
+        if score is None or not score.feasible:
+            return True
+        sigma, _ = pooled_deviation([self._trials.values(trial, searched) for trial in self._trials])
+        return beats(self._trials.values(challenger, searched), self._trials.values(incumbent, searched), sigma)
+
+    def racing(self) -> list[Trial]:
+        """The baseline and the leaders of the search that may still be the best; none if the baseline leads.
+
+        Only confirmations drop a leader: what the search measured has made it one, so it flatters it.
+        """
+        ranked = [trial for _, trial in self._ranked(set(self._trials.searched))]
+        baseline = self._trials.baseline
+        better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
+        leaders = better[: self._most]
+        values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in leaders]
+        if leaders and all(values):
+            leaders = [trial for trial, standing in zip(leaders, race(values), strict=True) if standing.racing]
+        return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
+
+    def _ranked(self, among: Collection[int], *, confirmed: bool = False) -> list[tuple[Score, Trial]]:
+        if self._objective.relative and self._trials.reference() is None:
+            return []
+        scored = [(self._trials.score(trial, among, confirmed=confirmed), trial) for trial in self._trials]
+        feasible = [(score, trial) for score, trial in scored if score is not None and score.feasible]
+        return sorted(feasible, key=lambda pair: pair[0])

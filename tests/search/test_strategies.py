@@ -1,0 +1,290 @@
+"""What every strategy promises, whatever it thinks of: the contract of mpipso.search.strategy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpipso.config import Constraint, Parameter, Search, SwarmSection
+from mpipso.errors import UserError
+from mpipso.search.objective import Score
+from mpipso.search.space import Space
+from mpipso.search.strategies import create
+from mpipso.search.strategy import Strategy
+
+Name = Literal["surrogate", "pso"]
+NAMES: tuple[Name, ...] = ("surrogate", "pso")
+both = pytest.mark.parametrize("name", NAMES)
+Judge = Callable[[np.ndarray], Score]
+
+
+def integer(name: str, low: int, high: int, **more: Any) -> Parameter:
+    return Parameter(name=name, type="int", min=low, max=high, **more)
+
+
+def mixed() -> Space:
+    """Something of everything: steps, a log scale, a float, categories, a product, a ratio, a condition."""
+    degrees = (1, 2, 4, 8)
+    return Space(
+        [
+            integer("batch", 1, 64, scale="log", default=8),
+            integer("ubatch", 1, 64, default=4),
+            Parameter(name="memory", type="float", min=0.5, max=0.95, default=0.9),
+            Parameter(name="kv", type="choice", choices=("auto", "fp8", "q4"), default="auto"),
+            Parameter(name="tp", type="choice", choices=degrees, default=2),
+            Parameter(name="pp", type="choice", choices=degrees, default=4),
+            integer("tokens", 1, 4, ratio_of="batch", default=16),
+        ],
+        [Constraint(product=("tp", "pp"), equals=8), Constraint(expression="ubatch <= batch")],
+    )
+
+
+def strategy(name: Name, space: Space, seed: int = 0, in_flight: int = 4, **more: Any) -> Strategy:
+    section = Search(strategy=name, particles=6, seed=seed, **more)
+    return create(section, space, space.default(), in_flight=in_flight)
+
+
+def bowl(point: np.ndarray) -> Score:
+    return Score(failed=False, fitness=float(((point - 0.37) ** 2).sum()))
+
+
+def sometimes(point: np.ndarray) -> Score:
+    """Fails where the first coordinate is high, misses a limit where the second is."""
+    if point[0] > 0.7:
+        return Score(failed=True)
+    missed = max(0.0, float(point[1]) - 0.6)
+    return Score(failed=False, infeasible=missed > 0, violation=missed, fitness=bowl(point).fitness)
+
+
+def run(searching: Strategy, batches: list[int], judge: Judge = sometimes, begin: int = 0) -> list[np.ndarray]:
+    proposed = []
+    number = begin
+    for count in batches:
+        points = searching.ask(count)
+        proposed.append(points)
+        for point in points:
+            searching.tell(number, judge(point))
+            number += 1
+    return proposed
+
+
+def digest(batches: list[np.ndarray]) -> str:
+    return hashlib.sha256(np.concatenate(batches).tobytes()).hexdigest()
+
+
+@both
+def test_the_baseline_is_proposed_first(name: Name) -> None:
+    space = mixed()
+    assert space.decode(strategy(name, space).ask(1)[0]) == space.default()
+
+
+@both
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 7), min_size=1, max_size=4))
+def test_proposals_are_distinct_valid_centres_of_cells(name: Name, seed: int, batches: list[int]) -> None:
+    space = mixed()
+    proposed = np.concatenate(run(strategy(name, space, seed), batches))
+    configurations = [space.decode(point) for point in proposed]
+    assert proposed.shape == (sum(batches), space.dimensions)
+    assert len({space.key(c) for c in configurations}) == len(configurations)
+    assert all(space.valid(c) for c in configurations)
+    assert all(np.array_equal(space.encode(c), point) for c, point in zip(configurations, proposed, strict=True))
+
+
+@both
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 7), min_size=1, max_size=4))
+def test_the_same_calls_give_the_same_bits(name: Name, seed: int, batches: list[int]) -> None:
+    first, second = (run(strategy(name, mixed(), seed), batches) for _ in range(2))
+    assert digest(first) == digest(second)
+
+
+@both
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 6), min_size=2, max_size=4), cut=st.integers(1, 4))
+def test_a_replayed_run_goes_on_as_the_first_would_have(name: Name, seed: int, batches: list[int], cut: int) -> None:
+    space = mixed()
+    before = run(strategy(name, space, seed), [*batches, 4, 4, 4])
+    resumed = strategy(name, space, seed)
+    told = 0
+    for points in before[:cut]:
+        resumed.replay(points)
+        for point in points:
+            resumed.tell(told, sometimes(point))
+            told += 1
+    after = run(resumed, [len(points) for points in before[cut:]], begin=told)
+    assert digest(after) == digest(before[cut:])
+
+
+@both
+def test_two_seeds_search_independently(name: Name) -> None:
+    space = mixed()
+    one, other = (np.concatenate(run(strategy(name, space, seed), [4] * 4))[1:] for seed in (1, 2))
+    keys = [{space.key(space.decode(point)) for point in points} for points in (one, other)]
+    assert len(keys[0] & keys[1]) <= 2
+
+
+@both
+def test_a_small_space_is_tried_completely_and_then_nothing_is_proposed(name: Name) -> None:
+    space = Space([integer("a", 0, 3), integer("b", 0, 3)], [Constraint(expression="a + b <= 4")])
+    searching = strategy(name, space)
+    proposed = np.concatenate(run(searching, [4] * 4))
+    assert {tuple(space.decode(p).values()) for p in proposed} == {
+        (a, b) for a in range(4) for b in range(4) if a + b <= 4
+    }
+    assert len(proposed) == 13
+    assert searching.ask(3).shape == (0, 2)
+
+
+@both
+def test_a_needle_of_validity_is_found(name: Name) -> None:
+    space = Space([integer("a", 0, 99), integer("b", 0, 99)], [Constraint(expression="a == 71 and b % 50 == 3")])
+    assert len(np.concatenate(run(strategy(name, space), [2, 2]))) == 2
+
+
+@both
+def test_a_space_without_a_valid_configuration_is_refused(name: Name) -> None:
+    space = Space([integer("a", 0, 9), integer("b", 0, 9)], [Constraint(expression="a + b > 20")])
+    with pytest.raises(UserError, match="no configuration satisfies the constraints"):
+        strategy(name, space)
+
+
+@both
+def test_asynchronous_asks_of_any_size_with_results_out_of_order(name: Name) -> None:
+    space, flying = mixed(), []
+    searching = strategy(name, space, seed=3)
+    random = np.random.default_rng(0)
+    number, keys = 0, set()
+    for _ in range(40):
+        for point in searching.ask(int(random.integers(0, 3))):
+            flying.append((number, point))
+            keys.add(space.key(space.decode(point)))
+            number += 1
+        random.shuffle(flying)
+        while len(flying) > 4:
+            told, point = flying.pop()
+            searching.tell(told, sometimes(point))
+    assert len(keys) == number > 20
+
+
+@both
+def test_only_what_was_asked_for_can_be_told(name: Name) -> None:
+    searching = strategy(name, mixed())
+    searching.ask(2)
+    searching.tell(1, Score(failed=True))
+    for number in (2, -1):
+        with pytest.raises(ValueError, match="was not asked for"):
+            searching.tell(number, Score(failed=True))
+
+
+@both
+def test_told_again_a_score_replaces_the_earlier_one(name: Name) -> None:
+    space = mixed()
+    told_once, told_again = strategy(name, space), strategy(name, space)
+    run(told_once, [8])
+    points = told_again.ask(8)
+    for number in range(8):
+        told_again.tell(number, Score(failed=False, fitness=float(number)))
+    for number, point in enumerate(points):
+        told_again.tell(number, sometimes(point))
+    assert np.array_equal(told_once.ask(8), told_again.ask(8))
+
+
+@both
+def test_a_hopeless_space_is_still_searched(name: Name) -> None:
+    proposed = np.concatenate(run(strategy(name, mixed()), [4] * 5, lambda _: Score(failed=True)))
+    assert len(np.unique(proposed, axis=0)) == 20
+
+
+@both
+def test_equal_scores_are_no_trouble(name: Name) -> None:
+    proposed = np.concatenate(run(strategy(name, mixed()), [4] * 5, lambda _: Score(failed=False, fitness=1.0)))
+    assert len(np.unique(proposed, axis=0)) == 20
+
+
+@both
+def test_one_dimension_is_enough(name: Name) -> None:
+    space = Space([Parameter(name="x", type="float", min=0.0, max=1.0)])
+    proposed = np.concatenate(run(strategy(name, space), [4] * 12, bowl))
+    assert np.abs(proposed - 0.37).min() < 0.02
+
+
+@both
+@pytest.mark.parametrize("seed", range(3))
+def test_it_finds_better_points_than_random_search(name: Name, seed: int) -> None:
+    space = Space([integer(f"i{i}", 0, 30) for i in range(4)] + [Parameter(name="f", type="float", min=0, max=1)])
+    best = min(bowl(p).fitness or 0.0 for p in np.concatenate(run(strategy(name, space, seed), [4] * 18, bowl)))
+    random = np.random.default_rng(seed).random((72, 5))
+    assert best < min(bowl(point).fitness or 0.0 for point in random)
+
+
+@both
+def test_what_is_learned_from_elsewhere_guides_the_search(name: Name) -> None:
+    space = Space([integer(f"i{i}", 0, 30) for i in range(5)])
+    points = np.array([space.encode(space.decode(p)) for p in np.random.default_rng(1).random((60, 5))])
+    means = []
+    for learns in (False, True):
+        searching = strategy(name, space)
+        if learns:
+            searching.learn(points, [bowl(point) for point in points])
+        found = np.concatenate(run(searching, [4] * 5, bowl))
+        means.append(np.mean([bowl(p).fitness for p in found]))
+    assert means[1] < means[0]
+
+
+@both
+def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
+    searching = strategy(name, mixed())
+    searching.ask(1)
+    with pytest.raises(ValueError, match="before the first ask"):
+        searching.learn(np.zeros((1, mixed().dimensions)), [Score(failed=True)])
+
+
+@both
+def test_a_shortened_benchmark_is_never_the_best(name: Name) -> None:
+    """A proposal that looks best at low fidelity is told again at full fidelity, and then counts as it is."""
+    space = Space([integer("a", 0, 30), integer("b", 0, 30)])
+    searching = strategy(name, space)
+    points = searching.ask(8)
+    for number, point in enumerate(points):
+        searching.tell(number, bowl(point))
+    points = searching.ask(4)
+    for number in range(8, 12):
+        searching.tell(number, Score(failed=False, fitness=-1.0, fidelity=0.1))
+    assert len(searching.ask(4)) == 4
+    for number, point in enumerate(points, 8):
+        searching.tell(number, bowl(point))
+    assert len(searching.ask(4)) == 4
+
+
+def test_the_classic_coefficients_are_all_used() -> None:
+    space = Space([Parameter(name=f"x{i}", type="float", min=0.0, max=1.0) for i in range(3)])
+
+    def proposals(**more: Any) -> str:
+        return digest(run(strategy("pso", space, swarm=SwarmSection(**more)), [2] * 20, bowl))
+
+    constriction = {"form": "constriction"}
+    inertia = {"form": "inertia"}
+    sections: list[dict[str, Any]] = [
+        constriction,
+        inertia,
+        {**constriction, "chi": 0.5},
+        {**inertia, "inertia": 0.4},
+        {**constriction, "phi1": 1.0},
+        {**constriction, "phi2": 1.0},
+        {**constriction, "topology": "ring"},
+        {**constriction, "topology": "ring", "neighbours": 2},
+        {**constriction, "topology": "random"},
+        {**constriction, "topology": "random", "informants": 1},
+        {**constriction, "max_velocity": 0.05},
+        {**constriction, "moves": "synchronous"},
+    ]
+    digests = [proposals(**section) for section in sections]
+    repeated = [section for section, found in zip(sections, digests, strict=True) if digests.count(found) > 1]
+    assert not repeated
