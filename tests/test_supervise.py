@@ -103,7 +103,9 @@ class Bench:
 
     @property
     def events(self) -> list[str]:
-        return [json.loads(line)["event"] for line in (self.run / "journal.jsonl").read_text().splitlines()]
+        """Those of the run, without what it asks for each time."""
+        events = [json.loads(line)["event"] for line in (self.run / "journal.jsonl").read_text().splitlines()]
+        return [event for event in events if event != "asked"]
 
     def hosts(self, *names: str) -> Path:
         path = self.folder / "hosts.txt"

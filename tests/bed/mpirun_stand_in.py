@@ -43,7 +43,8 @@ def write(event: str, **fields: object) -> None:
 
 def begin() -> None:
     """The run begins, or goes on."""
-    write("started" if value("--resume") is None else "resumed")
+    config = Path(str(value("--config"))).read_text()
+    write("started" if value("--resume") is None else "resumed", config=config)
     write("asked")
 
 
