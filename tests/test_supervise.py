@@ -28,8 +28,9 @@ STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
 LIMIT = 60.0
 #: ``mpipso launch`` with shorter pauses, so that the tests need not wait for them.
 LAUNCH = """
-import sys, mpipso.supervise as supervise
-supervise.GRACE, supervise.LINGER, supervise.CLEARING, supervise.SETTLING = 1.0, 2.0, 3.0, 0.1
+import sys
+from mpipso import mpirun, supervise
+mpirun.GRACE, mpirun.CLEARING, supervise.LINGER, supervise.SETTLING = 1.0, 3.0, 2.0, 0.1
 from mpipso.cli import main
 sys.exit(main(["launch", *sys.argv[1:]]))
 """
@@ -195,11 +196,32 @@ class TestRestarts:
         assert value(bench.calls[1], "--resume") is None
         assert bench.events == ["started", "evaluated", "finished"]
 
+    def test_and_one_that_was_lost_before_it_had_asked_anything(self, bench: Bench) -> None:
+        """It may not have learned all that its warm start takes yet, and a resumed run learns nothing more."""
+        earlier = bench.folder / "earlier.csv"
+        done = bench.launch(["write('started'); write('learned'); die(9)", WELL, ""], "--warm-start", earlier)
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "--warm-start") for words in bench.calls] == [str(earlier)] * 2
+        assert bench.events == ["started", "evaluated", "finished"]
+
+    def test_a_name_that_was_reserved_in_vain_is_used_again(self, bench: Bench) -> None:
+        assert bench.launch(["sys.exit(1)"], "--run-name", "night", "--restarts", 0).returncode == 4
+        assert bench.launch([WELL], "--run-name", "night").returncode == 0
+        assert bench.run.name == "night"
+        assert bench.launch([WELL], "--run-name", "night").returncode == 0
+        assert sorted(path.name for path in bench.runs.iterdir()) == ["night", "night-2"]
+
     @pytest.mark.parametrize("deaf", [False, True])
     def test_a_stuck_job_is_ended_and_resumes(self, bench: Bench, deaf: bool) -> None:
         done = bench.launch([f"begin(); hang(deaf={deaf})", "begin(); finish()"], "--stuck-after", 1.5)
         assert done.returncode == 0, done.stderr
         assert told(done)[0].startswith("nothing was heard of the run for 1.5 s; resuming")
+
+    def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
+        last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
+        done = bench.launch([f"begin(); {last}; hang()", "begin(); finish()"], "--stuck-after", 1.5)
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "interrupted", "resumed", "finished"]
 
     def test_a_beat_is_a_sign_of_life(self, bench: Bench) -> None:
         done = bench.launch(["begin(); beat(4.0); finish()"], "--stuck-after", 2.5)
@@ -408,6 +430,14 @@ class TestResume:
         done = bench.launch(["sys.exit(2)"], "--resume", bench.run)
         assert done.returncode == 2
         assert bench.events == ["started", "interrupted"]
+
+    def test_a_run_has_one_supervisor(self, bench: Bench) -> None:
+        with bench.start(["begin(); beat(100)"]):
+            wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
+            done = bench.launch([WELL], "--resume", bench.run)
+        assert done.returncode == 2
+        assert told(done) == [f"{bench.run}: another mpipso launch looks after this run"]
+        assert len(bench.calls) == 1
 
 
 def config(text: str = "") -> Config:

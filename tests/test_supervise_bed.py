@@ -46,9 +46,7 @@ class Run:
         config = folder / f"two-node-{seed}.toml"
         text = (HERE / "multihost.toml").read_text()
         text = text.replace("@PYTHON@", sys.executable).replace("@SERVICE@", str(SERVICE))
-        text = text.replace("requests = 16", "requests = 60").replace(
-            "evaluations = 8", f"evaluations = {EVALUATIONS}"
-        )
+        text = text.replace("requests = 16", "requests = 60").replace("evaluations = 8", f"evaluations = {EVALUATIONS}")
         config.write_text(f'output = "{self.runs}"\n{text}\n[parallel]\nlease = {LEASE}\n')
         words = ["--mpirun", str(launcher.launcher), "--hostfile", str(bed.hostfile(RANKS)), "--config", str(config)]
         argv = [sys.executable, "-m", "mpipso", "launch", *words, "--seed", str(seed), "--progress", "plain", *FLAGS]

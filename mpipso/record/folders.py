@@ -61,10 +61,11 @@ class RunFolder:
     def reserve(cls, output: Path, name: str | None = None) -> Path:
         """Make a folder for a run that is about to be launched, with an empty launch log; names and errors as above.
 
-        :meth:`create` with the folder's name, on whichever host, will take it.
+        :meth:`create` with the folder's name, on whichever host, will take it. A name that is given may have been
+        reserved before, by a launch from which no run came.
         """
         _check_name(name)
-        path = _make(output, name)
+        path = output / name if name is not None and _reserved(output / name) else _make(output, name)
         (path / LAUNCH_LOG).touch()
         return path
 
