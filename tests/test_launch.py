@@ -15,6 +15,7 @@ from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS, Launcher
 
 from mpipso import launchers
+from mpipso.cluster.facts import rank_in
 from mpipso.errors import UserError
 from mpipso.record import journal
 
@@ -200,6 +201,25 @@ class TestLaunch:
         assert [counted(config.parent, event) for event in ("started", "resumed", "finished")] == [1, 1, 1]
         numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
         assert sorted(numbers) == list(range(5)), "nothing completed is measured twice"
+
+    def test_a_killed_rank_is_survived_or_the_run_resumes(self, launcher: Launcher, config: Path) -> None:
+        """Open MPI 5 goes on without it (ULFM), in the other group."""
+        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
+            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            tune = f"{sys.executable} -m mpipso tune "
+            ranks = [process for process in job.tree() if " ".join(process.cmdline()).startswith(tune)]
+            (victim,) = [process for process in ranks if rank_in(process.environ()) == 1]
+            victim.kill()
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        survives = type(launcher.family) is launchers.OpenMPI5
+        assert counted(config.parent, "resumed") == (0 if survives else 1), done.stderr
+        assert counted(config.parent, "lost") == (1 if survives else 0)
+        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert sorted(numbers) == list(range(5))
 
     def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, config: Path) -> None:
         config.write_text(config.read_text().replace("requests = 6", "requests = 300"))

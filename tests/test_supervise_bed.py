@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.bed, pytest.mark.timeout(900)]
 HERE = Path(__file__).resolve().parent
 SERVICE = HERE / "bed" / "two_node_service.py"
 RANKS = [f"node{number}" for number in range(1, 8)]
-EVALUATIONS = 9
+EVALUATIONS = 6
 LIMIT = 240.0
 #: Far above what a host under load needs, and short enough for a test.
 FLAGS = ("--stuck-after", "20", "--start-limit", "60")
@@ -46,7 +46,9 @@ class Run:
         config = folder / f"two-node-{seed}.toml"
         text = (HERE / "multihost.toml").read_text()
         text = text.replace("@PYTHON@", sys.executable).replace("@SERVICE@", str(SERVICE))
-        text = text.replace("requests = 16", "requests = 60").replace("evaluations = 8", f"evaluations = {EVALUATIONS}")
+        for old, new in (("requests = 16", "requests = 60"), ("evaluations = 8", f"evaluations = {EVALUATIONS}")):
+            text = text.replace(old, new)
+        text = text.replace("confirm = 1", "confirm = 0")
         config.write_text(f'output = "{self.runs}"\n{text}\n[parallel]\nlease = {LEASE}\n')
         words = ["--mpirun", str(launcher.launcher), "--hostfile", str(bed.hostfile(RANKS)), "--config", str(config)]
         argv = [sys.executable, "-m", "mpipso", "launch", *words, "--seed", str(seed), "--progress", "plain", *FLAGS]
@@ -119,10 +121,14 @@ def kill_mpirun(run: Run) -> None:
 FAULTS: tuple[Fault, ...] = (
     *(power_off, cut_and_heal, freeze_and_thaw, kill_node_of_root, freeze_node_of_root, kill_mpirun),
 )
+#: Every fault under Open MPI 5, and of those that no MPI survives one under each of the others.
+CASES = [(launcher, fault) for launcher in LAUNCHERS[:1] for fault in FAULTS]
+CASES += [(launcher, kill_node_of_root) for launcher in LAUNCHERS[1:]]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.name)
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("launcher", "fault"), CASES, ids=[f"{launcher.name}-{fault.__name__}" for launcher, fault in CASES]
+)
 def test_the_run_is_finished_and_nothing_is_measured_twice(
     bed: Bed, fault: Fault, launcher: Launcher, tmp_path: Path
 ) -> None:
