@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from mpipso.cluster.dispatch import (
@@ -28,22 +29,10 @@ from mpipso.cluster.muster import Muster
 from mpipso.cluster.plan import PlacedGroup
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
-from mpipso.roles import (
-    BEAT,
-    ROOT,
-    Alive,
-    Depart,
-    Disband,
-    Finish,
-    Form,
-    Free,
-    Interrupted,
-    Left,
-    Order,
-    Station,
-)
+from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
 from mpipso.tuning import Tuning
@@ -105,6 +94,7 @@ class Root:
         self._dispatcher.known_good = tuning.known_good()
         self._changed = True
         self._left: set[int] = set()
+        self._closing = False
         self.abandoned = False
 
     def run(self) -> None:
@@ -224,6 +214,8 @@ class Root:
                 if self._muster.free(source):
                     self._crew.everyone.give_up(source, lost=False)
                     self._monitor.note(f"rank {source} on {self._host(source)} is back")
+                if self._closing:
+                    self._crew.everyone.post(source, Finish())
                 self._form()
             case Left():
                 self._left.add(source)
@@ -246,6 +238,8 @@ class Root:
             leader = self._muster.leader(group)
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
+        # A spare that inherits what a dead rank had may be all that a new group needs.
+        self._form()
         return events
 
     def _lose(self, rank: int, cause: str, now: float, *, dead: bool) -> list[Event]:
@@ -266,15 +260,16 @@ class Root:
         if ended:
             self._monitor.lost(ended[0], told)
             del self._ports[ended[0]]
-            events = self._dispatcher.leave(ended[0], told, now)
+            left = self._dispatcher.leave(ended[0], told, now)
+            events = [_dated(event, time.time() - now) for event in left]
         else:
             self._monitor.note(f"lost {told}")
-        # A spare rank may be able to take the place of the lost one at once.
-        self._form()
         return events
 
     def _form(self) -> None:
         """New groups of the ranks that have become free, in the place of those that ended."""
+        if self._closing:
+            return
         for number, placed in self._muster.form():
             self._ports[number] = self._free_port(placed)
             for node in placed.nodes:
@@ -328,6 +323,7 @@ class Root:
 
     def _send_home(self) -> None:
         """Have every rank stop what it has, and leave MPI together."""
+        self._closing = True
         limit = time.monotonic() + GOODBYE
         leaders = [self._muster.leader(group) for group in self._muster.groups]
         leaving = self._muster.leaving
@@ -359,6 +355,14 @@ class Root:
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
+
+
+def _dated(event: Event, offset: float) -> Event:
+    """The event of an evaluation that was timed here, with Unix times, as leaders give them."""
+    if not isinstance(event, (Retried, Evaluated)):
+        return event
+    lost = event.evaluation
+    return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))
 
 
 def _master(placed: PlacedGroup) -> str:

@@ -171,6 +171,35 @@ class TestWhatIsRefused:
         assert lines[3].startswith("my.toml: objective: metric 'ttft_p98_ms' is unknown; did you mean 'ttft_p9")
         assert lines[4].startswith("my.toml: objective.slo: metric 'tpot' is unknown")
 
+    @pytest.mark.parametrize(
+        ("constraint", "line"),
+        [
+            ({}, "constraints[0]: give either product and equals, or an expression"),
+            (
+                {"product": ["batch", "batch"], "equals": 4, "expression": "batch > 1"},
+                "constraints[0]: give either product and equals, or an expression",
+            ),
+            (
+                {"product": ["batch"], "equals": 4},
+                "constraints[0]: a product needs two names or more, and what it equals",
+            ),
+        ],
+    )
+    def test_constraints_of_no_kind_or_both(self, constraint: dict[str, Any], line: str) -> None:
+        data = good()
+        data["constraints"] = [constraint]
+        assert problems(data) == (f"my.toml: {line}",)
+
+    def test_the_coefficients_of_the_swarm(self) -> None:
+        data = good()
+        data["search"] = {"strategy": "pso", "swarm": {"form": "constriction", "topology": "ring", "neighbours": 2}}
+        assert read(data).search.swarm.topology == "ring"
+        data["search"] = {"strategy": "genetic", "swarm": {"chi": 1.5}}
+        lines = problems(data)
+        assert len(lines) == 2
+        assert lines[0].startswith("my.toml: search.strategy")
+        assert lines[1].startswith("my.toml: search.swarm.chi")
+
     def test_the_user_s_own_metrics_are_known(self) -> None:
         data = good()
         data["benchmark"]["metrics"] = {"joules": "power.sum"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpipso.cluster.health import ServiceGroupHealthMonitor
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure
@@ -100,6 +100,7 @@ class Dispatcher:
         self._queue: deque[Assignment] = deque()
         self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
+        self._unmeasured: set[int] = set()
         self._cancelled: set[int] = set()
         self._ending = False
         self._probes = 0
@@ -153,7 +154,7 @@ class Dispatcher:
             started=since,
             ended=now,
         )
-        return self._settle(lost)
+        return self._settle(lost, assignment)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:
         """Put assignments at the end of the queue."""
@@ -171,7 +172,7 @@ class Dispatcher:
         del self._running[group]
         if assignment.label == PROBE:
             return self._probed(message, now)
-        return [*self._settle(message), *self._judge_health(message, now)]
+        return [*self._settle(message, assignment), *self._judge_health(message, now)]
 
     def step(self, now: float) -> list[Event]:
         """Give what is queued to the groups that are free, and probe those in quarantine."""
@@ -216,7 +217,7 @@ class Dispatcher:
         self._cancelled.discard(group)
         self._post(group, assignment)
 
-    def _settle(self, evaluation: Evaluation) -> list[Event]:
+    def _settle(self, evaluation: Evaluation, assignment: Assignment) -> list[Event]:
         failure = evaluation.failure
         failed_on = self._failed_on.pop(evaluation.number, [])
         if failure is None or failure.kind == "configuration":
@@ -224,13 +225,13 @@ class Dispatcher:
         if failure.kind == "cancelled" or self._ending:
             # It has no result, and says nothing: a resumed run tries it again.
             return []
-        if len(failed_on) >= (min(1, self._retries) if failure.kind == "measurement" else self._retries):
+        measurement = failure.kind == "measurement"
+        if len(failed_on) >= self._retries or (measurement and evaluation.number in self._unmeasured):
             return [Evaluated(evaluation)]
+        if measurement:
+            self._unmeasured.add(evaluation.number)
         self._failed_on[evaluation.number] = [*failed_on, evaluation.group]
-        again = Assignment(
-            evaluation.number, evaluation.attempt + 1, evaluation.configuration, evaluation.label, evaluation.seconds
-        )
-        self._queue.appendleft(again)
+        self._queue.appendleft(replace(assignment, attempt=assignment.attempt + 1))
         return [Retried(evaluation)]
 
     def _judge_health(self, evaluation: Evaluation, now: float) -> list[Event]:

@@ -87,8 +87,8 @@ def _fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
     for name, value in values.items():
         if not _same(value, configuration[name]):
             raise ValueError(f"{name}: {value!r} is not one of the values that can be set")
-    if not space.valid(configuration):
-        raise ValueError("it breaks a constraint")
+    if broken := space.broken(configuration):
+        raise ValueError(f"constraint: expression {broken!r} does not hold")
     return configuration
 
 

@@ -12,7 +12,6 @@ from mpipso.search.acquisition import log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, fit
 from mpipso.search.lattice import Lattice
 from mpipso.search.objective import Score
-from mpipso.search.trees import ExtraTrees
 
 Array = NDArray[np.float64]
 
@@ -47,38 +46,42 @@ def feasibility(score: Score) -> float:
 
 _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
+_SHARP = 6.0
+"""Length of the directions from which that of the edge of the feasible is searched for, for each dimension."""
+_VAGUE = 0.1
+"""Variance between the process of feasibility and what becomes of a point."""
+_CAUTION = 2.0
+"""The power of the probability of being feasible: beyond the edge the value is extrapolated, mostly too well."""
 
 
 class Models:
     """Fitted to the measurements at ``points``, of shape (n, dimensions), with one score each.
 
-    A process and trees for the value, a process for feasibility as soon as something was infeasible. To the process of
-    the value failures say nothing; to the trees they are as bad as the worst that was measured. Results of less than
+    One process for the value, to which failures say nothing, and as soon as something was infeasible one for
+    feasibility. Its edge may lie across dimensions that only count together, so it has a direction as well; the search
+    for it begins where all ordered dimensions count alike, and at signs that ``random`` draws. Results of less than
     full fidelity count as measurements with more noise.
     """
 
     def __init__(self, lattice: Lattice, points: Array, scores: Sequence[Score], random: np.random.Generator) -> None:
-        self._lattice, self._random = lattice, random
-        self._features = lattice.features(points)
+        self._lattice = lattice
+        features = lattice.features(points)
         valued = np.array([score.fitness is not None for score in scores])
         feasible = np.array([score.feasible for score in scores])
         weights = np.array([1.0 / score.fidelity for score in scores])
         self._value: GaussianProcess | None = None
         self._feasible: GaussianProcess | None = None
-        self._trees: ExtraTrees | None = None
         self._best: float | None = None
-        self._targets = np.zeros(len(scores))
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
-            self._targets[:] = found.max()
-            self._targets[valued] = found
-            self._value = fit(self._features[valued], found, weights[valued], lattice.groups, Prior())
-            full = feasible & (weights == 1.0)
-            if full.any():
-                self._best = float(self._targets[full].min())
+            self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior())
+            best = found[(feasible & (weights == 1.0))[valued]]
+            self._best = float(best.min()) if len(best) else None
         if not feasible.all():
             labels = np.array([feasibility(score) for score in scores])
-            self._feasible = fit(self._features, labels, weights, lattice.groups, Prior())
+            together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
+            starts = [together, together * random.choice([-1.0, 1.0], len(together))]
+            self._feasible = fit(features, labels, weights, lattice.groups, Prior(), starts)
 
     def believe(self, points: Array) -> None:
         """Take the mean prediction at points that are in flight, of shape (m, dimensions), for their result."""
@@ -86,33 +89,27 @@ class Models:
             return
         features = self._lattice.features(points)
         if self._value is not None:
-            self._targets = np.append(self._targets, self._value.predict(features)[0])
-            self._features = np.vstack([self._features, features])
             self._value = self._value.believe(features)
-            self._trees = None
         if self._feasible is not None:
             self._feasible = self._feasible.believe(features)
 
-    def promise(self, points: Array, turn: str) -> Array:
-        """How much there is to gain by measuring points of shape (m, dimensions), as a logarithm of shape (m,).
+    def promise(self, points: Array, *, explore: bool = False) -> Array:
+        """Logarithm of the expected improvement times a power of the probability of being feasible, of shape (m,).
 
-        The probability of being feasible, times the improvement that the model of the ``turn`` expects: ``trees``,
-        ``process``, or the process as if it were less sure of itself where the turn is to ``explore``.
+        An explorer supposes that the process is less sure of itself than it says. While nothing is feasible, there is
+        only the probability.
         """
-        features = self._lattice.features(points)
-        worth = self._log_feasible(features)
+        worth = _CAUTION * self.log_feasible(points)
         if self._value is None or self._best is None:
             return worth
-        if turn == "trees":
-            self._trees = self._trees or ExtraTrees(self._features, self._targets, self._random)
-            return worth + log_expected_improvement(*self._trees.predict(features), self._best)
-        mean, deviation = self._value.predict(features)
-        if turn == "explore":
+        mean, deviation = self._value.predict(self._lattice.features(points))
+        if explore:
             deviation = _DOUBT * deviation
         return worth + log_expected_improvement(mean, deviation, self._best)
 
-    def _log_feasible(self, features: Array) -> Array:
+    def log_feasible(self, points: Array) -> Array:
+        """Logarithm of the probability of being feasible, of shape (m,)."""
         if self._feasible is None:
-            return np.zeros(len(features))
-        mean, deviation = self._feasible.predict(features)
-        return np.asarray(log_ndtr(mean / np.sqrt(deviation**2 + 0.1)))
+            return np.zeros(len(points))
+        mean, deviation = self._feasible.predict(self._lattice.features(points))
+        return np.asarray(log_ndtr(mean / np.sqrt(deviation**2 + _VAGUE)))

@@ -123,7 +123,12 @@ class Space:
 
     def valid(self, configuration: Configuration) -> bool:
         """Whether the configuration, with every parameter in it, satisfies the known constraints."""
-        return all(condition.holds(configuration) for condition in self._conditions)
+        return self.broken(configuration) == ""
+
+    def broken(self, configuration: Configuration) -> str:
+        """The first known constraint that the configuration does not satisfy; empty when there is none."""
+        texts = (condition.text for condition in self._conditions if not condition.holds(configuration))
+        return next(texts, "")
 
     @property
     def constrained(self) -> tuple[int, ...]:

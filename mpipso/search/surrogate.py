@@ -1,17 +1,16 @@
 """Surrogate-assisted particle swarm: many virtual steps over models, only the most promising positions are measured.
 
-The swarm is the ten best distinct points that were measured. Proposals take turns: most are the end of a flight
-of an inner swarm (:mod:`mpipso.search.acquisition`) over what the models promise (:mod:`mpipso.search.models`), the
-others are the steps of a particle that knows no model. Swarms assisted by models: C. Sun et al., "Surrogate-assisted
-cooperative swarm optimization of high-dimensional expensive problems", IEEE Transactions on Evolutionary Computation 21
-(2017) 644-660. Proposals of one batch, and those in flight, keep apart by taking their predicted result for measured:
-D. Ginsbourger, R. Le Riche, L. Carraro, "Kriging is well-suited to parallelize optimization" (2010).
+The swarm is the ten best distinct points that were measured. For each proposal an inner swarm sets out from them
+(:mod:`mpipso.search.acquisition`) and flies over what the models promise (:mod:`mpipso.search.models`). Swarms assisted
+by models: C. Sun et al., "Surrogate-assisted cooperative swarm optimization of high-dimensional expensive problems",
+IEEE Transactions on Evolutionary Computation 21 (2017) 644-660. Proposals of one batch, and those in flight, keep apart
+by taking their predicted result for measured: D. Ginsbourger, R. Le Riche, L. Carraro, "Kriging is well-suited to
+parallelize optimization" (2010).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,23 +27,19 @@ from mpipso.search.start import Start
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
-Turn = Literal["process", "trees", "flight", "explore"]
-
-TURNS: tuple[Turn, ...] = ("process", "process", "process", "explore")
-STUCK: tuple[Turn, ...] = ("process", "trees", "explore", "flight")
-"""The turns after ``PATIENCE`` evaluations without a gain."""
-PATIENCE = 12
+EXPLORERS = 4
+"""Every so many proposals, one explores."""
+STUCK = 12
+"""Evaluations without a gain after which every other proposal explores."""
 ELITE = 10
 FIRST = 8
 """Points before the first model."""
 REPEATED = 3
 """The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
-_STEPS = 50
-"""Steps of a particle that are tried for one to a configuration that has not been proposed."""
-_RANKED = 20
-"""Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
 MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
+_RANKED = 20
+"""Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
 
 
 class SurrogateSwarm(Strategy):
@@ -108,30 +103,12 @@ class SurrogateSwarm(Strategy):
         return self._start[number - len(self._opening)]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
-        turns = STUCK if self._history.fruitless() >= PATIENCE else TURNS
-        turn = turns[number % len(turns)]
-        if turn == "flight":
-            return self._fly(view.elite, random)
+        every = 2 if self._history.fruitless() >= STUCK else EXPLORERS
+        explore = number % every == every - 1
         inner = InnerSwarm(self._lattice, view.taken, view.elite)
-        ranked = inner.fly(lambda points: view.models.promise(points, turn), random)
+        ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
         fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
         return next(fresh, random.random(self._lattice.dimensions))
-
-    def _fly(self, elite: Array, random: np.random.Generator) -> Array:
-        """A step of the constricted swarm of Clerc and Kennedy (see :mod:`mpipso.search.swarm`) among the elite.
-
-        Velocities are not kept from move to move: they are the difference of two of the elite, which is what has moved
-        particles lately.
-        """
-        count, dimensions = elite.shape
-        for _ in range(_STEPS):
-            x, p, one, other = elite[random.integers(0, count, 4)]
-            r1, r2 = random.random((2, dimensions))
-            v = 0.7298 * (one - other + 2.05 * r1 * (p - x) + 2.05 * r2 * (elite[0] - x))
-            point = self._lattice.snap((x + v)[None])
-            if self._history.fresh(point[0]):
-                return np.asarray(point[0])
-        return np.asarray(random.random(dimensions))
 
 
 class _View:

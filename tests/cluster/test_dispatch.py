@@ -3,57 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from mpipso.cluster.dispatch import Assigned, Cancel, Dispatcher, Evaluated, Event, Finish, Progress, Retried
-from mpipso.cluster.world import LocalChannel
+from mpipso.cluster.dispatch import (
+    PROBE,
+    Assigned,
+    Cancel,
+    Dispatcher,
+    Evaluated,
+    Event,
+    Probed,
+    Progress,
+    Quarantined,
+    Readmitted,
+    Retried,
+)
+from mpipso.cluster.health import ServiceGroupHealthMonitor
 from mpipso.errors import FailureKind
 from mpipso.evaluation import Assignment, Evaluation, Failure
 
+PAUSE = 10.0
+
 
 class Groups:
-    """A dispatcher with the leaders' ends of its channels, which a test plays."""
+    """A dispatcher with its groups, whose leaders a test plays; ``now`` is the time."""
 
-    def __init__(self, count: int, *, retries: int = 2) -> None:
-        self._orders = LocalChannel.connected(count)
-        self._reports = LocalChannel.connected(count)
-        self.dispatcher = Dispatcher(self._orders[0], self._reports[0], retries=retries)
+    def __init__(self, count: int, *, retries: int = 2, after: int = 100) -> None:
+        self.now = 0.0
+        self.health = ServiceGroupHealthMonitor(after=after, pause=PAUSE)
+        self.dispatcher = Dispatcher(self._post, self.health, retries=retries)
         self.running: dict[int, Assignment] = {}
         self.cancelled: list[int] = []
-        self.finished: list[int] = []
+        for group in range(count):
+            self.dispatcher.join(group)
+
+    def _post(self, group: int, message: object) -> None:
+        if isinstance(message, Assignment):
+            assert group not in self.running, "a group gets one assignment at a time"
+            self.running[group] = message
+        else:
+            assert isinstance(message, Cancel)
+            self.cancelled.append(group)
 
     def step(self) -> list[Event]:
-        events = self.dispatcher.step()
-        for group, end in enumerate(self._orders):
-            for source, message in end.take():
-                assert source == 0
-                if isinstance(message, Assignment):
-                    assert group not in self.running, "a group gets one assignment at a time"
-                    self.running[group] = message
-                elif isinstance(message, Cancel):
-                    self.cancelled.append(group)
-                else:
-                    assert isinstance(message, Finish)
-                    self.finished.append(group)
-        return events
+        return self.dispatcher.step(self.now)
 
     def submit(self, numbers: Sequence[int]) -> None:
         self.dispatcher.submit([Assignment(number, 1, {"batch": number}) for number in numbers])
 
-    def report(self, group: int, kind: FailureKind | None = None, assignment: Assignment | None = None) -> None:
+    def report(self, group: int, kind: FailureKind | None = None, assignment: Assignment | None = None) -> list[Event]:
         """The group's leader reports its evaluation, or another one, late."""
         done = assignment or self.running.pop(group)
         failure = None if kind is None else Failure("it broke", kind)
-        self._reports[group].post(
-            0, Evaluation(done.number, done.attempt, group, done.configuration, done.label, {}, failure)
-        )
+        told = Evaluation(done.number, done.attempt, group, done.configuration, done.label, {}, failure)
+        return self.dispatcher.take(group, told, self.now)
 
-    def say(self, group: int, number: int, attempt: int, phase: str = "measuring") -> None:
-        self._reports[group].post(0, Progress(group, number, attempt, phase))
+    def lose(self, group: int) -> list[Event]:
+        self.running.pop(group, None)
+        return self.dispatcher.leave(group, "the rank died", self.now)
+
+    def say(self, group: int, number: int, attempt: int, phase: str = "measuring") -> list[Event]:
+        return self.dispatcher.take(group, Progress(group, number, attempt, phase), self.now)
 
     def numbers(self) -> dict[int, int]:
         return {group: assignment.number for group, assignment in self.running.items()}
+
+
+def kinds(events: Sequence[Event]) -> list[type]:
+    return [type(event) for event in events]
 
 
 def test_the_queue_is_served_in_order_and_a_group_takes_the_next_when_it_is_free() -> None:
@@ -67,10 +86,9 @@ def test_the_queue_is_served_in_order_and_a_group_takes_the_next_when_it_is_free
     groups.report(1)
     groups.step()
     assert groups.numbers() == {0: 0, 2: 2, 1: 4}
-    for group in (2, 0, 1):
-        groups.report(group)
-    events = groups.step()
+    events = [event for group in (2, 0, 1) for event in groups.report(group)]
     assert {event.evaluation.number for event in events if isinstance(event, Evaluated)} == {0, 2, 4}
+    groups.step()
     assert groups.numbers() == {0: 5}
     assert groups.dispatcher.busy
     groups.report(0)
@@ -84,10 +102,10 @@ def test_every_particle_is_evaluated_once_whatever_the_order_of_the_reports() ->
     done: list[int] = []
     turn = 0
     while groups.dispatcher.busy:
-        done += [event.evaluation.number for event in groups.step() if isinstance(event, Evaluated)]
-        if groups.running:
-            turn += 1
-            groups.report(sorted(groups.running)[turn * 7 % len(groups.running)])
+        groups.step()
+        turn += 1
+        events = groups.report(sorted(groups.running)[turn * 7 % len(groups.running)])
+        done += [event.evaluation.number for event in events if isinstance(event, Evaluated)]
     assert sorted(done) == list(range(32))
 
 
@@ -95,15 +113,13 @@ def test_an_infrastructure_failure_is_retried_on_another_group() -> None:
     groups = Groups(2)
     groups.submit([0, 1])
     groups.step()
-    groups.report(0, "infrastructure")
-    (retried,) = groups.step()
-    assert isinstance(retried, Retried)
+    assert kinds(groups.report(0, "infrastructure")) == [Retried]
+    groups.step()
     assert groups.numbers() == {1: 1}, "group 0 stays free rather than fail with it again"
     groups.report(1)
     groups.step()
     assert groups.running == {1: Assignment(0, 2, {"batch": 0})}
-    groups.report(1)
-    (evaluated,) = groups.step()
+    (evaluated,) = groups.report(1)
     assert isinstance(evaluated, Evaluated)
     assert (evaluated.evaluation.number, evaluated.evaluation.attempt) == (0, 2)
 
@@ -120,17 +136,28 @@ def test_a_retry_goes_before_what_is_queued_and_a_free_group_takes_other_work() 
     assert groups.numbers() == {0: 2, 1: 0}
 
 
+def test_a_retry_keeps_what_is_known_of_the_assignment() -> None:
+    groups = Groups(2)
+    first = Assignment(0, 1, {"batch": 1}, "confirm", seconds=12.0, elsewhere=(1,))
+    groups.dispatcher.submit([first])
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.step()
+    assert groups.running == {1: replace(first, attempt=2)}
+
+
 def test_the_only_group_retries_its_own_failures() -> None:
     groups = Groups(1, retries=2)
     groups.submit([0])
     attempts = []
+    events: list[Event] = []
     while groups.dispatcher.busy:
-        events = groups.step()
-        if groups.running:
-            attempts.append(groups.running[0].attempt)
-            groups.report(0, "infrastructure")
+        groups.step()
+        attempts.append(groups.running[0].attempt)
+        events = groups.report(0, "infrastructure")
     assert attempts == [1, 2, 3]
-    (final,) = [event for event in events if isinstance(event, Evaluated)]
+    (final,) = events
+    assert isinstance(final, Evaluated)
     assert final.evaluation.failure == Failure("it broke", "infrastructure")
 
 
@@ -138,10 +165,44 @@ def test_a_configuration_failure_is_not_retried() -> None:
     groups = Groups(2)
     groups.submit([0])
     groups.step()
-    groups.report(0, "configuration")
-    (event,) = groups.step()
-    assert isinstance(event, Evaluated)
+    assert kinds(groups.report(0, "configuration")) == [Evaluated]
     assert not groups.dispatcher.busy
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2), (5, 2)])
+def test_a_measurement_that_fails_is_retried_once_on_another_group(retries: int, attempts: int) -> None:
+    groups = Groups(2, retries=retries)
+    groups.submit([0])
+    tried = []
+    while groups.dispatcher.busy:
+        groups.step()
+        ((group, assignment),) = groups.running.items()
+        tried.append((group, assignment.attempt))
+        groups.report(group, "measurement")
+    assert tried == [(0, 1), (1, 2)][:attempts]
+
+
+def test_a_measurement_that_fails_after_a_lost_rank_is_still_retried_once() -> None:
+    groups = Groups(3, retries=2)
+    groups.submit([0])
+    groups.step()
+    assert kinds(groups.lose(0)) == [Retried]
+    groups.step()
+    assert kinds(groups.report(1, "measurement")) == [Retried]
+    groups.step()
+    assert groups.running[2].attempt == 3
+    assert kinds(groups.report(2, "measurement")) == [Evaluated]
+
+
+def test_one_that_another_group_has_measured_goes_after_others() -> None:
+    groups = Groups(1)
+    again = Assignment(0, 1, {"batch": 0}, "confirm", elsewhere=(0,))
+    groups.dispatcher.submit([again, Assignment(1, 1, {"batch": 1}, "confirm")])
+    groups.step()
+    assert groups.numbers() == {0: 1}
+    groups.report(0)
+    groups.step()
+    assert groups.numbers() == {0: 0}, "the only group measures it all the same"
 
 
 @pytest.mark.parametrize(("number", "attempt"), [(0, 1), (1, 2), (7, 1)])
@@ -149,12 +210,10 @@ def test_a_late_or_foreign_result_is_dropped(number: int, attempt: int) -> None:
     groups = Groups(1)
     groups.submit([1])
     groups.step()
-    groups.report(0, assignment=Assignment(number, attempt, {}))
-    groups.say(0, number, attempt)
-    assert groups.step() == []
+    assert groups.report(0, assignment=Assignment(number, attempt, {})) == []
+    assert groups.say(0, number, attempt) == []
     assert groups.dispatcher.running == (groups.running[0],)
-    groups.report(0)
-    (event,) = groups.step()
+    (event,) = groups.report(0)
     assert isinstance(event, Evaluated)
     assert event.evaluation.number == 1
 
@@ -167,10 +226,8 @@ def test_the_late_result_of_a_first_attempt_does_not_count_for_the_second() -> N
     groups.report(0, "infrastructure")
     groups.step()
     assert groups.running[0].attempt == 2
-    groups.report(0, assignment=first)
-    assert groups.step() == []
-    groups.report(0)
-    (event,) = groups.step()
+    assert groups.report(0, assignment=first) == []
+    (event,) = groups.report(0)
     assert isinstance(event, Evaluated)
     assert event.evaluation.attempt == 2
 
@@ -180,9 +237,8 @@ def test_a_result_that_comes_twice_counts_once() -> None:
     groups.submit([0])
     groups.step()
     assignment = groups.running.pop(0)
-    groups.report(0, assignment=assignment)
-    groups.report(0, assignment=assignment)
-    assert len(groups.step()) == 1
+    assert kinds(groups.report(0, assignment=assignment)) == [Evaluated]
+    assert groups.report(0, assignment=assignment) == []
     assert not groups.dispatcher.busy
 
 
@@ -190,8 +246,47 @@ def test_progress_of_what_runs_is_passed_on() -> None:
     groups = Groups(2)
     groups.submit([0, 1])
     groups.step()
-    groups.say(1, 1, 1, "starting")
-    assert groups.step() == [Progress(1, 1, 1, "starting")]
+    assert groups.say(1, 1, 1, "starting") == [Progress(1, 1, 1, "starting")]
+
+
+def test_what_a_lost_group_was_doing_goes_to_another_one_and_its_late_result_is_dropped() -> None:
+    groups = Groups(2)
+    groups.submit([0, 1])
+    groups.step()
+    lost = groups.running[0]
+    (retried,) = groups.lose(0)
+    assert isinstance(retried, Retried)
+    assert retried.evaluation.failure == Failure("the rank died", "infrastructure")
+    assert groups.report(0, assignment=lost) == []
+    groups.report(1)
+    groups.step()
+    assert groups.running == {1: Assignment(0, 2, {"batch": 0})}
+    assert groups.report(0, assignment=lost) == []
+    assert kinds(groups.report(1)) == [Evaluated]
+
+
+def test_a_particle_that_no_group_survives_is_given_up() -> None:
+    groups = Groups(4, retries=2)
+    groups.submit([0])
+    events: list[Event] = []
+    for group in range(3):
+        groups.step()
+        events += groups.lose(group)
+    assert kinds(events) == [Retried, Retried, Evaluated]
+    assert not groups.dispatcher.busy
+
+
+def test_a_new_group_takes_part_at_once() -> None:
+    groups = Groups(1)
+    groups.submit([0, 1])
+    groups.step()
+    groups.lose(0)
+    assert groups.step() == []
+    assert groups.dispatcher.busy, "nothing is lost while there is no group"
+    groups.dispatcher.join(1)
+    groups.step()
+    assert groups.numbers() == {1: 0}
+    assert groups.dispatcher.groups == {1}
 
 
 def test_cancel_reaches_every_running_group_once_and_ends_the_queue() -> None:
@@ -204,13 +299,20 @@ def test_cancel_reaches_every_running_group_once_and_ends_the_queue() -> None:
     for _ in range(3):
         groups.dispatcher.cancel()
         groups.step()
-    assert groups.cancelled == [0, 1]
-    groups.report(0, "cancelled")
-    groups.report(1, "infrastructure")
-    events = groups.step()
-    assert [type(event) for event in events] == [Evaluated], "what was given up says nothing; nothing is tried again"
+    assert sorted(groups.cancelled) == [0, 1]
+    assert groups.report(0, "cancelled") == [], "what was given up says nothing"
+    assert kinds(groups.report(1, "infrastructure")) == [], "and what broke is for a resumed run to try again"
+    groups.step()
     assert groups.running == {}
     assert not groups.dispatcher.busy
+
+
+def test_a_result_that_comes_after_the_order_to_give_up_counts() -> None:
+    groups = Groups(1)
+    groups.submit([0])
+    groups.step()
+    groups.dispatcher.cancel()
+    assert kinds(groups.report(0)) == [Evaluated]
 
 
 def test_after_the_queue_is_dropped_nothing_starts_until_more_is_submitted() -> None:
@@ -218,18 +320,142 @@ def test_after_the_queue_is_dropped_nothing_starts_until_more_is_submitted() -> 
     groups.submit(range(4))
     groups.step()
     groups.dispatcher.drop_queue()
-    groups.report(0, "infrastructure")
-    assert [type(event) for event in groups.step()] == [Evaluated]
+    assert groups.report(0, "infrastructure") == []
+    groups.step()
     assert groups.numbers() == {1: 1}
     groups.submit([9])
     groups.step()
     assert groups.numbers() == {1: 1, 0: 9}
-    groups.report(0, "infrastructure")
-    assert [type(event) for event in groups.step()] == [Retried]
+    assert kinds(groups.report(0, "infrastructure")) == [Retried]
 
 
-def test_every_leader_is_sent_home() -> None:
-    groups = Groups(3)
-    groups.dispatcher.finish()
+def test_nothing_comes_of_a_group_that_is_lost_while_the_run_ends() -> None:
+    groups = Groups(2)
+    groups.submit([0])
     groups.step()
-    assert groups.finished == [0, 1, 2]
+    groups.dispatcher.cancel()
+    assert groups.lose(0) == []
+    assert not groups.dispatcher.busy
+
+
+def test_idle_counts_the_groups_that_find_nothing_in_the_queue() -> None:
+    groups = Groups(3)
+    assert groups.dispatcher.idle == 3
+    groups.submit([0])
+    assert groups.dispatcher.idle == 2
+    groups.step()
+    assert groups.dispatcher.idle == 2
+    groups.submit(range(1, 9))
+    assert groups.dispatcher.idle == 0
+
+
+def test_an_evaluation_that_runs_for_too_long_is_overdue() -> None:
+    groups = Groups(2)
+    groups.submit([0])
+    groups.step()
+    groups.now = 5.0
+    groups.submit([1])
+    groups.step()
+    assert groups.dispatcher.overdue(11.0, 10.0) == [0]
+
+
+def test_a_group_in_quarantine_gets_probes_alone_and_is_readmitted_when_one_passes() -> None:
+    groups = Groups(2, after=2)
+    groups.dispatcher.known_good = {"batch": 8}
+    groups.submit(range(8))
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.step()
+    events = groups.report(0, "infrastructure")
+    assert kinds(events) == [Retried, Quarantined]
+    assert events[1] == Quarantined(0, "failures in a row, the last one: it broke", PAUSE)
+    groups.step()
+    assert set(groups.running) == {1}
+
+    groups.now = PAUSE
+    groups.step()
+    assert groups.running[0].label == PROBE
+    assert groups.running[0].configuration == {"batch": 8}
+    events = groups.report(0, "infrastructure")
+    assert kinds(events) == [Probed, Quarantined]
+    assert isinstance(events[1], Quarantined)
+    assert events[1].pause == 2 * PAUSE
+
+    groups.now = 2 * PAUSE
+    groups.step()
+    assert 0 not in groups.running
+    groups.now = 3 * PAUSE
+    groups.step()
+    assert groups.running[0].label == PROBE
+    assert groups.dispatcher.running[-1].label == PROBE
+    events = groups.report(0)
+    assert kinds(events) == [Probed, Readmitted]
+    groups.step()
+    assert groups.running[0].label != PROBE
+
+
+def test_probes_have_numbers_of_their_own_and_do_not_keep_the_run_busy() -> None:
+    groups = Groups(1, after=1)
+    groups.dispatcher.known_good = {"batch": 0}
+    groups.submit([0])
+    groups.step()
+    assert kinds(groups.report(0, "configuration")) == [Evaluated, Quarantined]
+    groups.now = PAUSE
+    assert groups.step() == []
+    assert groups.running[0].number < 0
+    assert not groups.dispatcher.busy
+
+
+def test_a_group_that_fails_what_works_elsewhere_goes_into_quarantine_at_once() -> None:
+    groups = Groups(2, after=5)
+    groups.dispatcher.known_good = {"batch": 1}
+    groups.submit([0, 1])
+    groups.step()
+    assert kinds(groups.report(0, "configuration")) == [Evaluated]
+    assert kinds(groups.report(1, "configuration")) == [Evaluated, Quarantined]
+
+
+def test_a_group_gets_particles_after_its_pause_as_long_as_nothing_is_known_to_work() -> None:
+    groups = Groups(1, after=1)
+    groups.submit([0])
+    groups.step()
+    assert kinds(groups.report(0, "infrastructure")) == [Retried, Quarantined]
+    assert groups.step() == []
+    groups.now = PAUSE
+    assert groups.step() == [Readmitted(0)]
+    assert kinds(groups.step()) == [Assigned]
+
+
+def test_cancelled_probes_say_nothing() -> None:
+    groups = Groups(2, after=1)
+    groups.dispatcher.known_good = {"batch": 8}
+    groups.submit([0, 1])
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.now = PAUSE
+    groups.step()
+    groups.dispatcher.cancel_probes()
+    assert groups.cancelled == [0]
+    assert groups.report(0, "cancelled") == []
+    assert groups.health.check_all() == {0: False, 1: True}
+
+
+def test_what_is_cancelled_does_not_count_against_a_group() -> None:
+    groups = Groups(1, after=1)
+    groups.submit([0])
+    groups.step()
+    groups.dispatcher.cancel()
+    groups.report(0, "cancelled")
+    assert groups.health.check_all() == {0: True}
+
+
+def test_a_lost_probe_is_nobodys_result() -> None:
+    groups = Groups(2, after=1)
+    groups.dispatcher.known_good = {"batch": 8}
+    groups.submit([0])
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.now = PAUSE
+    groups.step()
+    assert groups.running[0].label == PROBE
+    assert groups.lose(0) == []

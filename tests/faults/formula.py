@@ -4,8 +4,19 @@
     python formula.py measure --url http://HOST:PORT
 
 The same configuration always measures the same, so that a run with faults can be compared with one without. Everything
-else is real: processes, sockets, time. ``--control DIR`` names a folder whose files inject faults: ``hang`` keeps the
-benchmark waiting for as long as it is there, ``sick-NAME`` makes every start on host or group directory NAME fail.
+else is real: processes, sockets, time. ``--control DIR`` names a folder whose files inject faults. A file with the name
+of a fault makes every evaluation suffer it, ``FAULT-NODE`` those on one node (a service knows its node from the
+environment variable ``FORMULA_NODE``), and ``once-FAULT`` exactly one, which takes the file away:
+
+========== ==========================================================
+exit       the service ends at its start
+unhealthy  the service never becomes healthy
+hang       the benchmark waits for as long as the file is there, or for ever if it is one
+lack       a metric is missing in the client's report
+refuse     most requests fail
+nothing    no request is completed
+crash      the client crashes
+========== ==========================================================
 """
 
 from __future__ import annotations
@@ -20,6 +31,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+NODE = "FORMULA_NODE"
+
 
 def throughput(values: dict[str, Any]) -> float:
     """Best at batch = 40, wait = 10 and the policy ``fair``: 1000."""
@@ -32,22 +45,59 @@ def seconds(values: dict[str, Any]) -> float:
     return 0.2 + (int(values["batch"]) * 7 + int(values["wait"]) * 13) % 10 * 0.05
 
 
+class Control:
+    """The folder whose files inject faults."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def lasts(self, fault: str) -> bool:
+        """Whether the fault is there for this node."""
+        names = (fault, f"{fault}-{os.environ.get(NODE, '')}")
+        return self._folder is not None and any((self._folder / name).exists() for name in names)
+
+    def strikes(self, fault: str) -> bool:
+        """Whether this evaluation suffers the fault."""
+        if self._folder is None:
+            return False
+        if self.lasts(fault):
+            return True
+        try:
+            (self._folder / f"once-{fault}").unlink()
+        except OSError:
+            return False
+        return True
+
+
 class Handler(BaseHTTPRequestHandler):
     values: dict[str, Any]
-    control: Path | None
+    control: Control
+    unhealthy: bool
 
     def do_GET(self) -> None:
         body: dict[str, Any] = {}
         if self.path == "/measure":
             time.sleep(seconds(self.values))
-            while self.control is not None and (self.control / "hang").exists():
-                time.sleep(0.05)
-            body = {"completed": 10, "failed": 0, "output_throughput": throughput(self.values)}
+            body = self._measured()
         data = json.dumps(body).encode()
-        self.send_response(200)
+        self.send_response(503 if self.unhealthy else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _measured(self) -> dict[str, Any]:
+        while self.control.lasts("hang"):
+            time.sleep(0.05)
+        if self.control.strikes("hang"):
+            time.sleep(3600.0)
+        measured = {"completed": 10, "failed": 0, "output_throughput": throughput(self.values)}
+        if self.control.strikes("lack"):
+            del measured["output_throughput"]
+        if self.control.strikes("refuse"):
+            measured.update(completed=2, failed=8)
+        if self.control.strikes("nothing"):
+            measured.update(completed=0, failed=10)
+        return measured
 
     def log_message(self, *_: object) -> None:
         pass
@@ -66,20 +116,19 @@ def main() -> None:
     parser.add_argument("--url", default="")
     parser.add_argument("--control", type=Path)
     told = parser.parse_args()
+    control = Control(told.control)
     if told.role == "measure":
+        if control.strikes("crash"):
+            raise RuntimeError("fault injected: the client crashes")
         with urllib.request.urlopen(f"{told.url}/measure") as answer:
             print(answer.read().decode())
         return
-    sick = told.control is not None and any((told.control / f"sick-{core}").exists() for core in _cores())
-    if sick:
+    if control.strikes("exit"):
         sys.exit("fault injected: this node cannot start anything")
     Handler.values = json.loads(told.config.read_text())
-    Handler.control = told.control
+    Handler.control = control
+    Handler.unhealthy = control.strikes("unhealthy")
     Server(("", told.port), Handler).serve_forever()
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -303,6 +303,87 @@ def test_every_mistake_is_told_at_once() -> None:
     assert len(caught.value.problems) == 2
 
 
+# --- conditions ---------------------------------------------------------------------------------------------------
+
+
+def condition(text: str) -> list[Constraint]:
+    return [Constraint(expression=text)]
+
+
+def test_a_configuration_is_valid_when_every_condition_holds() -> None:
+    constraints = [*condition("a <= b"), *condition("c == 'x' or e > 4")]
+    space = Space(
+        [integer("a", 1, 9), integer("b", 1, 9), choice("c", "x", "y"), computed("e", "int", "2 * a")], constraints
+    )
+    assert space.valid(space.decode(space.encode({"a": 3, "b": 3, "c": "y"})))
+    assert not space.valid(space.decode(space.encode({"a": 4, "b": 3, "c": "x"})))
+    assert space.broken(space.decode(space.encode({"a": 2, "b": 3, "c": "y"}))) == "c == 'x' or e > 4"
+    assert space.constrained == (0, 1, 2)
+
+
+def test_where_a_condition_has_no_value_it_does_not_hold() -> None:
+    space = Space([integer("a", 0, 4), integer("b", 0, 4)], condition("a % b == 0"))
+    assert not space.valid({"a": 1, "b": 0})
+    assert space.valid({"a": 4, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a <= gone", "constraint: expression 'a <= gone' names the unknown 'gone'"),
+        ("a <=", "constraint: expression 'a <=': invalid syntax"),
+        ("1 < 2", "constraint: expression '1 < 2' names no parameter"),
+        ("open(a) == 1", "constraint: expression 'open(a) == 1': Function 'open' not defined"),
+        ("a + 'x' == 1", "constraint: expression"),
+        ("a > 5", "constraint: expression 'a > 5' does not hold for the defaults (a = 5)"),
+    ],
+)
+def test_an_impossible_condition_is_told_at_once(text: str, complaint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Space([integer("a", 1, 9, default=5)], condition(text))
+    assert complaint in str(caught.value)
+
+
+def test_every_configuration_can_be_listed_once() -> None:
+    space = Space(
+        [
+            choice("tp", 1, 2, 4),
+            choice("pp", 1, 2, 4),
+            integer("r", 1, 2, ratio_of="tp"),
+            Parameter(name="b", type="bool"),
+        ],
+        [Constraint(product=("tp", "pp"), equals=4)],
+    )
+    listed = [space.key(configuration) for configuration in space.configurations()]
+    assert len(listed) == len(set(listed)) == space.size()
+
+
+# --- what models need to know -------------------------------------------------------------------------------------
+
+
+def test_numbers_in_order_are_neighbours_and_other_choices_are_not() -> None:
+    space = Space(
+        [
+            choice("degrees", 1, 2, 4),
+            choice("down", 8.5, 4, 2),
+            choice("mixed", 1, 4, 2),
+            choice("words", "a", "b"),
+            Parameter(name="flag", type="bool"),
+        ]
+    )
+    assert space.ordered == (True, True, False, False, False)
+
+
+def test_levels_are_centres_of_cells_and_no_more_than_asked_for() -> None:
+    space = Space([integer("few", 1, 5), integer("many", 1, 10_000, scale="log"), integer("r", 1, 2, ratio_of="few")])
+    few, many, ratio = space.levels(33)
+    assert ratio is None
+    assert few == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert many is not None
+    assert len(many) <= 33
+    assert space.dependent == {2: (0, 2)}
+
+
 # --- the baseline -------------------------------------------------------------------------------------------------
 
 

@@ -263,6 +263,37 @@ def test_a_shortened_benchmark_is_never_the_best(name: Name) -> None:
     assert len(searching.ask(4)) == 4
 
 
+def test_failures_are_learned_from() -> None:
+    """The best fitness is at the edge of what fails: the search goes there."""
+    space = Space([integer(f"i{i}", 0, 20) for i in range(3)])
+
+    def edge(point: np.ndarray) -> Score:
+        fails = bool(point[0] + point[1] > 1.2)
+        return Score(failed=fails, fitness=None if fails else -float(point[0] + point[1] - abs(point[2] - 0.4)))
+
+    proposed = np.concatenate(run(strategy("surrogate", space), [4] * 10, edge))
+    scores = [edge(point) for point in proposed]
+    assert np.mean([score.failed for score in scores[8:]]) < 0.75
+    assert min(score.fitness for score in scores if score.fitness is not None) < -1.1
+
+
+def test_joint_changes_are_found_when_only_they_are_feasible() -> None:
+    """The product of three degrees is right, which nobody said: on their logarithmic axes, a plane."""
+    degrees = (1, 2, 4, 8, 16)
+    names = ("tp", "pp", "dp")
+    space = Space([Parameter(name=name, type="choice", choices=degrees) for name in names] + [integer("batch", 1, 9)])
+
+    def joint(point: np.ndarray) -> Score:
+        tp, pp, dp, batch = (float(value) for value in space.decode(point).values())
+        fails = tp * pp * dp != 16
+        return Score(failed=fails, fitness=None if fails else abs(tp - 4) + abs(pp - 2) + abs(batch - 6))
+
+    proposed = np.concatenate(run(strategy("surrogate", space), [4] * 15, joint))
+    found = [joint(point).fitness for point in proposed]
+    assert sum(fitness is not None for fitness in found[20:]) > 10
+    assert min(fitness for fitness in found if fitness is not None) <= 1.0
+
+
 def test_the_classic_coefficients_are_all_used() -> None:
     space = Space([Parameter(name=f"x{i}", type="float", min=0.0, max=1.0) for i in range(3)])
 

@@ -1,0 +1,245 @@
+"""Faults in a real run: killed and frozen ranks, services and disks that fail, groups that are sick, and none left.
+
+Every run is a real one under Open MPI 5 with ULFM, on one host; the service computes its speed from its configuration.
+``MPIPSO_REPEAT`` says how often each way of losing ranks is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bed.job import wait_until
+from faults.course import SOON, Course, all_of, ranks
+
+from mpipso.errors import LOST
+from mpipso.service.ports import free_port
+
+REPEAT = int(os.environ.get("MPIPSO_REPEAT", "1"))
+FEW = {
+    "search__evaluations": 8,
+    "search__particles": 4,
+    "search__leaders": 1,
+    "search__confirm": 1,
+}
+KILLED = {"no rank": [], "a leader": [2], "a member": [3], "members of two groups": [1, 3]}
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, kilobytes: int) -> Iterator[None]:
+    """A file system of a few kilobytes at ``path``."""
+    path.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root and the right to mount a tmpfs: run the tests as root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+
+
+@pytest.mark.parametrize("trial", range(REPEAT))
+@pytest.mark.parametrize("who", KILLED)
+def test_the_run_goes_on_without_the_ranks_that_are_killed(who: str, trial: int, tmp_path: Path) -> None:
+    course, killed = Course(tmp_path, **FEW), KILLED[who]
+    with course.started() as job:
+        course.until(job, "evaluated", 1 + trial % 4)
+        there = all_of(range(5), job)
+        for rank in killed:
+            there[rank].kill()
+        course.finished(job)
+    assert sorted(rank for event in course.events("lost") for rank in event["ranks"]) == killed
+    for event in course.events("lost"):
+        assert event["cause"] == "the rank died"
+    assert bool(course.events("formed")) == bool(killed), "what is left of the groups forms another one"
+    assert {event["kind"] for event in course.events("retried")} <= {"infrastructure"}
+
+
+def test_a_frozen_rank_is_lost_with_its_late_result_and_taken_back_when_it_thaws(tmp_path: Path) -> None:
+    course = Course(tmp_path, **{**FEW, "search__evaluations": 16, "parallel__lease": 3.0})
+    with course.started() as job:
+        course.until(job, "assigned", group=1)
+        leader = all_of([2], job)[2]
+        course.until(job, "evaluated", 1)
+        leader.send_signal(signal.SIGSTOP)
+        try:
+            lost = course.until(job, "lost")
+            course.until(job, "formed")
+        finally:
+            leader.send_signal(signal.SIGCONT)
+        wait_until(lambda: "rank 2 on" in job.stdout and "is back" in job.stdout, SOON, f"it is back {job.stdout}")
+        # It is the only spare now: the next loss is made good with it.
+        ranks(job)[1].kill()
+        again = course.until(job, "formed", 2)
+        course.finished(job)
+    assert lost["ranks"] == [2]
+    assert lost["cause"] == "no sign of life for 3 s"
+    assert 2 in again["ranks"]
+
+
+def test_each_fault_of_an_evaluation_has_its_cause_in_the_journal_and_is_retried_or_not(tmp_path: Path) -> None:
+    changes = {"search__evaluations": 24, "search__particles": 12, "parallel__quarantine_after": 50}
+    limits = {"benchmark__timeout": 6.0, "service__start_timeout": 8.0}
+    course = Course(tmp_path, **{**FEW, **changes, **limits})
+    with course.started() as job:
+        for fault in ("lack", "refuse", "nothing", "crash", "exit"):
+            count = len(course.failures())
+            course.until(job, "evaluated")
+            course.inject(f"once-{fault}")
+            wait_until(lambda: len(course.failures()) > count, SOON, f"{fault} happens\n{job.stdout}")  # noqa: B023
+            course.until(job, "evaluated", number=course.failures()[-1]["number"])
+        for fault in ("unhealthy", "hang"):
+            course.inject(f"once-{fault}")
+        course.finished(job)
+    causes = {
+        "exit": ("exited with code 1 while starting: fault injected", "configuration", False),
+        "unhealthy": ("not ready within 8 s", "configuration", False),
+        "hang": ("the benchmark took longer than 6 s", "configuration", False),
+        "lack": ("output_throughput", "measurement", True),
+        "refuse": ("of 10 requests", "measurement", True),
+        "nothing": ("no request", "measurement", True),
+        "crash": ("the benchmark client ended with exit code 1", "measurement", True),
+    }
+    failures = course.failures()
+    assert len(failures) == len(causes), failures
+    for fault, (words, kind, retried) in causes.items():
+        (failure,) = [each for each in failures if words in each["cause"]]
+        assert failure["kind"] == kind, fault
+        assert (failure["event"] == "retried") == retried, fault
+        results = [event for event in course.events("evaluated") if event["number"] == failure["number"]]
+        assert [("failure" in event, event["attempt"]) for event in results] == [(not retried, 1 + retried)], fault
+        if retried:
+            assert results[0]["group"] != failure["group"], "on another group"
+    (exited,) = [each for each in failures if "while starting" in each["cause"]]
+    assert exited["ended"] - exited["started"] < SOON
+    assert "fault injected: this node cannot start anything" in exited["detail"], "the last lines of the log are kept"
+
+
+def test_a_port_that_somebody_else_takes_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1", [])
+    course = Course(tmp_path, **{**FEW, "service__port": port, "search__retries": 20, "parallel__quarantine_after": 50})
+    over = threading.Event()
+
+    def hold() -> None:
+        """Fault injection: takes the port as soon as the service lets go of it."""
+        with socket.socket() as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    holder.bind(("0.0.0.0", port))
+                    holder.listen()
+                    break
+                time.sleep(0.001)
+            over.wait()
+
+    thread = threading.Thread(target=hold)
+    with course.started(ranks=2, nodes_per_group=1) as job:
+        try:
+            course.until(job, "evaluated")
+            thread.start()
+            retried = course.until(job, "retried")
+        finally:
+            over.set()
+        course.finished(job)
+    thread.join()
+    assert retried["kind"] == "infrastructure"
+    assert str(port) in retried["cause"]
+    assert not [event for event in course.events("evaluated") if "failure" in event]
+
+
+def test_a_full_disk_on_a_node_is_retried_until_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 256):
+        changes = {"service__work_dir": str(disk), "search__retries": 50, "parallel__quarantine_after": 2}
+        course = Course(tmp_path, **{**FEW, **changes, "parallel__probe_pause": 0.5})
+        with course.started(ranks=2, nodes_per_group=1) as job:
+            course.until(job, "evaluated")
+            fill(disk / "filler")
+            retried = course.until(job, "retried")
+            course.until(job, "quarantined", 2)
+            (disk / "filler").unlink()
+            course.until(job, "readmitted")
+            course.finished(job)
+    assert retried["kind"] == "infrastructure"
+    assert "No space left on device" in retried["cause"]
+
+
+def test_a_sick_group_gets_nothing_but_probes_until_it_is_healed(tmp_path: Path) -> None:
+    changes = {"search__evaluations": 16, "parallel__quarantine_after": 1, "parallel__probe_pause": 1.0}
+    course = Course(tmp_path, **{**FEW, **changes})
+    with course.started(ranks=2, nodes_per_group=1) as job:
+        course.until(job, "assigned", group=1)
+        # Of four devices on this host each group has two, and a service sees those of its node.
+        course.inject("exit-2,3")
+        quarantined = course.until(job, "quarantined")
+        course.until(job, "probed", passed=False)
+        course.heal("exit-2,3")
+        course.until(job, "readmitted")
+        course.finished(job)
+    events = course.events()
+    assert quarantined["group"] == 1
+    begun, ended = events.index(quarantined), events.index(course.events("readmitted")[0])
+    between = [event for event in events[begun:ended] if event["event"] == "assigned"]
+    assert {event["group"] for event in between} <= {0}, "particles go to the other group meanwhile"
+    assert [event["group"] for event in course.events("readmitted")] == [1]
+
+
+def test_a_run_without_a_group_left_fails_and_says_how_to_go_on(tmp_path: Path) -> None:
+    course = Course(tmp_path, **FEW)
+    with course.started(ranks=2, nodes_per_group=2) as job:
+        course.until(job, "evaluated")
+        all_of([1], job)[1].kill()
+        done = job.wait()
+    assert done.returncode == LOST, done.stdout + done.stderr
+    last = course.events()[-1]
+    assert last["event"] == "failed"
+    assert "no service group is left" in last["cause"]
+    assert "no service group is left" in done.stderr
+    assert "--resume" in done.stdout + done.stderr
+
+
+def test_a_run_in_which_everything_fails_ends_with_the_causes(tmp_path: Path) -> None:
+    course = Course(tmp_path, **{**FEW, "search__fruitless": 1, "search__particles": 2})
+    course.inject("exit")
+    with course.started(ranks=2, nodes_per_group=1) as job:
+        done = job.wait()
+    assert done.returncode == LOST, done.stdout + done.stderr
+    last = course.events()[-1]
+    assert last["event"] == "failed"
+    assert "all of the last 2 evaluations failed" in last["cause"]
+    assert "fault injected" in last["cause"]
+
+
+def test_a_full_disk_under_the_journal_ends_the_run_in_order(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 512):
+        course = Course(tmp_path, **{**FEW, "output": str(disk / "runs")})
+        with course.started(ranks=2, nodes_per_group=1) as job:
+            course.until(job, "evaluated", 2)
+            fill(disk / "filler")
+            done = job.wait()
+            left = [process for process in job.tree() if "formula.py" in " ".join(process.cmdline())]
+        assert done.returncode == LOST, done.stdout + done.stderr
+        assert "No space left on device" in done.stderr
+        assert left == []
+        assert course.events()[0]["event"] == "started", "what was written before can be read"
+        assert len(course.events("evaluated")) >= 2
+        (disk / "filler").unlink()
+        folder = (course.runs / "latest").resolve()
+        with course.started("--resume", str(folder), ranks=2, nodes_per_group=1) as job:
+            course.finished(job)

@@ -1,0 +1,221 @@
+"""Groups that end with a lost rank, and new ones of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mpipso.cluster.muster import Loss, Muster
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
+
+
+def node(rank: int, host: str = "", cores: Sequence[int] = (0,)) -> PlacedNode:
+    return PlacedNode(rank, host or f"host{rank}", "10.0.0.1", tuple(cores), (rank,))
+
+
+def muster(groups: Sequence[Sequence[PlacedNode]], spares: Sequence[PlacedNode] = (), master: int = 0) -> Muster:
+    placed = tuple(PlacedGroup(number, tuple(nodes), master) for number, nodes in enumerate(groups))
+    return Muster(Plan(placed, tuple(Spare(each.rank, each.host, "left over", each) for each in spares)))
+
+
+def pairs(count: int, spares: int = 0) -> Muster:
+    """Groups of two nodes, each on a host of its own: 0-1, 2-3, ..."""
+    ranks = [node(rank) for rank in range(2 * count + spares)]
+    return muster([ranks[2 * i : 2 * i + 2] for i in range(count)], ranks[2 * count :])
+
+
+def formed(what: Muster) -> dict[int, list[int]]:
+    return {number: [each.rank for each in group.nodes] for number, group in what.form()}
+
+
+def test_what_the_plan_says() -> None:
+    ranks = pairs(2, spares=1)
+    assert {number: ranks.leader(number) for number in ranks.groups} == {0: 0, 1: 2}
+    assert ranks.group_of(3) == 1
+    assert ranks.group_of(4) is None
+    assert ranks.spares == {4}
+    assert ranks.form() == []
+
+
+def test_a_lost_member_ends_its_group_and_the_leader_leads_it_out() -> None:
+    ranks = pairs(2)
+    assert ranks.lose(3, dead=True) == Loss(3, "host3", 1, ended=True, leader=2, survivors=(2,))
+    assert set(ranks.groups) == {0}
+    assert ranks.leaving == {2}
+    assert ranks.spares == frozenset()
+
+
+def test_without_its_leader_each_survivor_leaves_by_itself() -> None:
+    ranks = muster([[node(0), node(1), node(2)]])
+    assert ranks.lose(0, dead=True) == Loss(0, "host0", 0, ended=True, leader=None, survivors=(1, 2))
+
+
+def test_a_leader_that_is_lost_while_it_disbands_leaves_its_members_alone() -> None:
+    ranks = muster([[node(0)], [node(1), node(2), node(3)]])
+    assert ranks.lose(3, dead=True) == Loss(3, "host3", 1, ended=True, leader=1, survivors=(1, 2))
+    assert ranks.lose(1, dead=False) == Loss(1, "host1", 1, ended=False, leader=None, survivors=(2,))
+    assert ranks.leaving == {2}
+
+
+def test_two_losses_in_one_group_end_it_once() -> None:
+    ranks = muster([[node(0)], [node(1), node(2), node(3)]])
+    first, second = ranks.lose(2, dead=True), ranks.lose(3, dead=True)
+    assert first == Loss(2, "host2", 1, ended=True, leader=1, survivors=(1, 3))
+    assert second == Loss(3, "host3", 1, ended=False, leader=1, survivors=(1,))
+    ranks.free(1)
+    assert formed(ranks) == {}
+    assert set(ranks.groups) == {0}
+
+
+def test_a_loss_is_told_once() -> None:
+    ranks = pairs(1)
+    assert ranks.lose(1, dead=False) is not None
+    assert ranks.lose(1, dead=False) is None
+    assert ranks.lose(1, dead=True) is None
+
+
+def test_a_lost_spare_is_no_ones_loss() -> None:
+    ranks = pairs(1, spares=1)
+    assert ranks.lose(2, dead=True) == Loss(2, "host2")
+    assert ranks.spares == frozenset()
+
+
+def test_a_new_group_takes_the_place_of_the_ended_one_with_a_number_of_its_own() -> None:
+    ranks = pairs(2, spares=1)
+    ranks.lose(1, dead=True)
+    assert formed(ranks) == {}, "its leader has not left it yet"
+    assert not ranks.free(0)
+    assert formed(ranks) == {2: [0, 4]}
+    assert ranks.leader(2) == 0, "the root leads its own"
+    assert ranks.spares == frozenset()
+    ranks.lose(4, dead=True)
+    ranks.lose(3, dead=True)
+    ranks.free(2)
+    ranks.free(0)
+    assert formed(ranks) == {3: [0, 2]}, "the survivors of two groups make one"
+    assert set(ranks.groups) == {3}
+
+
+def test_a_survivor_alone_waits() -> None:
+    ranks = pairs(2)
+    ranks.lose(1, dead=True)
+    ranks.free(0)
+    assert formed(ranks) == {}
+    assert ranks.spares == {0}
+
+
+def test_no_group_forms_where_none_has_ended() -> None:
+    assert formed(pairs(1, spares=4)) == {}
+
+
+def test_a_rank_that_comes_back_restores_a_group() -> None:
+    ranks = pairs(2)
+    ranks.lose(3, dead=False)
+    ranks.free(2)
+    assert formed(ranks) == {}
+    assert ranks.free(3), "it was lost and is back"
+    assert ranks.lost == set()
+    assert formed(ranks) == {2: [2, 3]}
+
+
+def test_a_rank_that_comes_back_before_the_others_have_left_waits_for_them() -> None:
+    ranks = pairs(1)
+    ranks.lose(1, dead=False)
+    assert ranks.free(1)
+    assert formed(ranks) == {}
+    assert not ranks.free(0)
+    assert formed(ranks) == {1: [0, 1]}
+
+
+def test_to_say_twice_that_it_is_free_changes_nothing() -> None:
+    ranks = pairs(1)
+    ranks.lose(1, dead=False)
+    ranks.free(0)
+    ranks.free(1)
+    assert formed(ranks) == {1: [0, 1]}
+    assert not ranks.free(1)
+    assert ranks.spares == frozenset(), "it has a seat meanwhile"
+
+
+def test_a_new_group_keeps_the_place_of_the_master() -> None:
+    ranks = muster([[node(0), node(1)]], [node(2)], master=1)
+    ranks.lose(1, dead=True)
+    ranks.free(0)
+    ((_, group),) = ranks.form()
+    assert group.master_node_index == 1
+    assert group.nodes == (node(0), node(2))
+
+
+def test_the_biggest_group_is_restored_first() -> None:
+    ranks = muster([[node(0)], [node(1), node(2)], [node(3)]], [node(4)])
+    ranks.lose(3, dead=True)
+    ranks.lose(2, dead=True)
+    ranks.free(1)
+    assert formed(ranks) == {3: [1, 4]}
+
+
+def test_nodes_of_different_hosts_are_not_replaced_by_two_of_one_host() -> None:
+    ranks = muster([[node(0, "a"), node(1, "b")]], [node(2, "a"), node(3, "c")])
+    ranks.lose(1, dead=True)
+    ranks.free(0)
+    assert formed(ranks) == {1: [0, 3]}
+
+
+def test_nodes_that_shared_a_host_may_do_so_again() -> None:
+    ranks = muster([[node(0, "a"), node(1, "a")]], [node(2, "a")])
+    ranks.lose(1, dead=True)
+    ranks.free(0)
+    assert formed(ranks) == {1: [0, 2]}
+
+
+class TestShares:
+    """A spare rank of a host without cores or devices left gets what a dead rank there had."""
+
+    def test_a_spare_inherits_the_share_of_a_dead_rank(self) -> None:
+        ranks = muster([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [node(2, "a", ())])
+        ranks.lose(1, dead=True)
+        ((number, group),) = ranks.form()
+        assert number == 2
+        assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
+
+    def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
+        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
+        for _ in range(3):
+            ranks.lose(1, dead=True)
+        assert formed(ranks) == {2: [2]}
+        ranks.lose(0, dead=False)
+        assert formed(ranks) == {}, "the other spare has nothing to work with"
+
+    def test_a_silent_rank_keeps_its_share_until_it_is_dead(self) -> None:
+        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ())])
+        ranks.lose(1, dead=False)
+        assert formed(ranks) == {}, "its service may still run there"
+        ranks.lose(1, dead=True)
+        assert formed(ranks) == {2: [2]}
+
+    def test_a_spare_of_another_host_does_not_inherit(self) -> None:
+        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
+        ranks.lose(1, dead=True)
+        assert formed(ranks) == {}
+
+    def test_an_heir_that_dies_leaves_it_to_the_next(self) -> None:
+        ranks = muster([[node(0, "a")], [node(1, "a", (7,))]], [node(2, "a", ()), node(3, "a", ())])
+        ranks.lose(1, dead=True)
+        assert formed(ranks) == {2: [2]}
+        ranks.lose(2, dead=True)
+        ((_, group),) = ranks.form()
+        assert (group.nodes[0].rank, group.nodes[0].cores) == (3, (7,))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_all_ranks_lost_and_back_in_any_order_form_all_groups_again(order: Sequence[int]) -> None:
+    ranks = pairs(2)
+    for rank in order:
+        ranks.lose(rank, dead=False)
+    assert ranks.groups == {}
+    for rank in reversed(order):
+        ranks.free(rank)
+    assert sorted(formed(ranks).values()) == [[0, 1], [2, 3]]
+    assert ranks.lost == set()
+    assert ranks.leaving == frozenset()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpipso.config import Constraint, Limit, ObjectiveSection, Parameter
+from mpipso.search.knowledge import knowledge
+from mpipso.search.objective import Objective
+from mpipso.search.space import Space
+
+SPACE = Space(
+    [
+        Parameter(name="seqs", type="int", min=10, max=100, step=10, default=50),
+        Parameter(name="share", type="float", min=0.5, max=0.9, default=0.8),
+        Parameter(name="cache", type="bool", default=True),
+        Parameter(name="kv", type="choice", choices=("auto", "fp8", 8), default="auto"),
+        Parameter(name="twice", type="int", expression="2 * seqs"),
+    ],
+    [Constraint(expression="seqs <= 80 or cache")],
+)
+GOOD = {"seqs": 20, "share": 0.75, "cache": False, "kv": "fp8"}
+PLAIN = Objective(ObjectiveSection(maximize="output_throughput"))
+RELATIVE = Objective(
+    ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="ttft_p99_ms", max="baseline", factor=2.0),))
+)
+
+
+def test_results_become_points_and_scores() -> None:
+    found = knowledge(SPACE, PLAIN, [(GOOD, {"output_throughput": 7.0}), ({**GOOD, "seqs": 30}, None)])
+    assert [SPACE.decode(point) for point in found.points] == [
+        {**GOOD, "twice": 40},
+        {**GOOD, "seqs": 30, "twice": 60},
+    ]
+    assert found.scores[0].feasible
+    assert found.scores[0].fitness == -7.0
+    assert found.scores[1].failed
+    assert found.skipped == ()
+
+
+def test_texts_of_a_table_are_read_as_the_parameters_say() -> None:
+    texts = {"seqs": "20", "share": "0.75", "cache": "False", "kv": "8", "note": "x", "twice": "999"}
+    found = knowledge(SPACE, PLAIN, [(texts, {"output_throughput": 7.0})])
+    assert SPACE.decode(found.points[0]) == {"seqs": 20, "share": 0.75, "cache": False, "kv": 8, "twice": 40}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seqs": 25}, "seqs: 25 is not one of the values that can be set"),
+        ({"seqs": 110}, "seqs: 110 is out of bounds"),
+        ({"seqs": "many"}, "seqs: 'many' is not of type int"),
+        ({"seqs": 20.5}, "seqs: 20.5 is not of type int"),
+        ({"share": float("nan")}, "share: nan is not of type float"),
+        ({"share": 0.95}, "share: 0.95 is out of bounds"),
+        ({"cache": "maybe"}, "cache: 'maybe' is not of type bool"),
+        ({"kv": "int4"}, "kv: 'int4' is not of type choice"),
+        ({"seqs": 90}, "constraint: expression 'seqs <= 80 or cache' does not hold"),
+    ],
+)
+def test_what_does_not_fit_is_skipped_with_a_reason(change: dict[str, object], reason: str) -> None:
+    found = knowledge(SPACE, PLAIN, [({**GOOD, **change}, {"output_throughput": 7.0}), (GOOD, None)])
+    assert found.skipped == (reason,)
+    assert found.points.shape == (1, SPACE.dimensions)
+
+
+def test_a_lacking_parameter_is_told() -> None:
+    assert knowledge(SPACE, PLAIN, [({"seqs": 20}, None)]).skipped == ("share is missing",)
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    found = knowledge(SPACE, PLAIN, [])
+    assert found.points.shape == (0, SPACE.dimensions)
+    assert found.scores == found.skipped == ()
+
+
+def test_limits_relative_to_the_baseline_are_judged_by_the_baseline_of_that_run() -> None:
+    baseline = SPACE.default()
+    assert baseline is not None
+    metrics = [{"output_throughput": 5.0, "ttft_p99_ms": ttft} for ttft in (100.0, 150.0, 250.0)]
+    results = [({**baseline, "seqs": 20 + 10 * i}, found) for i, found in enumerate(metrics[1:])]
+    found = knowledge(SPACE, RELATIVE, [(baseline, metrics[0]), *results], baseline)
+    assert [score.feasible for score in found.scores] == [True, True, False]
+    without = knowledge(SPACE, RELATIVE, results, baseline)
+    assert len(without.skipped) == 2
+    assert all("relative to the baseline" in reason for reason in without.skipped)
+
+
+def test_metrics_without_what_the_objective_needs_are_a_failure() -> None:
+    assert knowledge(SPACE, PLAIN, [(GOOD, {"duration": 1.0})]).scores[0].failed
+
+
+def test_points_are_centres_of_cells() -> None:
+    found = knowledge(SPACE, PLAIN, [(GOOD, None)])
+    assert np.array_equal(found.points[0], SPACE.encode(SPACE.decode(found.points[0])))

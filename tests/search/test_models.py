@@ -1,0 +1,174 @@
+"""The models that the surrogate-assisted swarm flies over, and how it flies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from mpipso.config import Constraint, Parameter
+from mpipso.search.acquisition import InnerSwarm, log_expected_improvement
+from mpipso.search.gp import Prior, fit, squared_distances
+from mpipso.search.lattice import LEVELS, Lattice
+from mpipso.search.models import Models, feasibility, targets
+from mpipso.search.objective import Score
+from mpipso.search.space import Space
+
+
+def integers(*levels: int, constraint: str | None = None) -> Space:
+    parameters = [Parameter(name=f"p{i}", type="int", min=0, max=n - 1) for i, n in enumerate(levels)]
+    return Space(parameters, [] if constraint is None else [Constraint(expression=constraint)])
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+def test_the_process_interpolates_and_is_unsure_where_nothing_was_measured() -> None:
+    x = np.random.default_rng(0).random((30, 3))
+    y = np.sin(4 * x[:, 0]) + x[:, 1]
+    process = fit(x, y, np.ones(30), np.arange(3), Prior())
+    mean, deviation = process.predict(np.vstack([x[:5], [[9.0, 9.0, 9.0]]]))
+    assert mean[:5] == pytest.approx(y[:5], abs=0.05)
+    assert deviation[:5].max() < deviation[5] / 5
+
+
+def test_the_process_sees_which_dimension_matters() -> None:
+    random = np.random.default_rng(1)
+    x, unseen = random.random((60, 4)), random.random((200, 4))
+    process = fit(x, np.sin(6 * x[:, 2]), np.ones(60), np.arange(4), Prior())
+    assert process.predict(unseen)[0] == pytest.approx(np.sin(6 * unseen[:, 2]), abs=0.1)
+
+
+def test_noisy_points_pull_less() -> None:
+    x = np.array([[0.2], [0.5], [0.5], [0.8]])
+    y = np.array([0.0, 1.0, -1.0, 0.0])
+    trusting = [fit(x, y, np.array([1.0, *w, 1.0]), np.array([0]), Prior()) for w in ([1.0, 50.0], [50.0, 1.0])]
+    means = [float(process.predict(np.array([[0.5]]))[0][0]) for process in trusting]
+    assert means[0] > 0.2 > -0.2 > means[1]
+
+
+def test_a_believed_point_is_measured_without_surprise() -> None:
+    x = np.random.default_rng(2).random((20, 2))
+    process = fit(x, x.sum(axis=1), np.ones(20), np.arange(2), Prior())
+    at = np.array([[0.95, 0.02]])
+    before, after = process.predict(at), process.believe(at).predict(at)
+    assert after[0] == pytest.approx(before[0], abs=1e-3)
+    assert after[1][0] < before[1][0]
+
+
+def test_distances_are_euclidean() -> None:
+    a, b = np.random.default_rng(0).random((2, 5, 3))
+    assert squared_distances(a, b) == pytest.approx(((a[:, None] - b) ** 2).sum(axis=2))
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+
+def test_targets_keep_the_order_and_tame_the_tails() -> None:
+    values = np.array([3.0, 1.0, 2.0, 1e9, 2.0])
+    found = targets(values)
+    assert np.argsort(found, kind="stable").tolist() == [1, 2, 4, 0, 3]
+    assert found[2] == pytest.approx(found[4])
+    assert np.abs(found).max() < 4
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [1.0, 1.0, 1.0, 5.0], [0.0, 0.0, 0.0]])
+def test_targets_of_equal_values_are_finite(values: list[float]) -> None:
+    assert np.isfinite(targets(np.array(values))).all()
+
+
+def test_feasibility_is_graded() -> None:
+    scores = [
+        Score(failed=True),
+        Score(failed=False, infeasible=True, violation=2.0, fitness=1.0),
+        Score(failed=False, infeasible=True, violation=0.1, fitness=1.0),
+        Score(failed=False, fitness=1.0),
+    ]
+    found = [feasibility(score) for score in scores]
+    assert found == sorted(found)
+    assert found[0] == found[1] == -1.0
+    assert found[-1] == 1.0
+
+
+@pytest.mark.parametrize("z", [-30.0, -5.0, -1.001, -0.999, 0.0, 3.0])
+def test_the_logarithm_of_the_expected_improvement(z: float) -> None:
+    found = log_expected_improvement(np.array([-2.0 * z]), np.array([2.0]), 0.0)[0]
+    if z > -10:
+        assert found == pytest.approx(np.log(2.0 * (norm.pdf(z) + z * norm.cdf(z))))
+    assert np.isfinite(found)
+
+
+# --- the lattice --------------------------------------------------------------------------------------------------
+
+
+def test_snapped_points_are_centres_of_cells() -> None:
+    space = Space(
+        [
+            Parameter(name="a", type="int", min=1, max=500, scale="log"),
+            Parameter(name="f", type="float", min=0, max=1),
+            Parameter(name="c", type="choice", choices=("x", "y", "z")),
+            Parameter(name="r", type="int", min=1, max=4, ratio_of="a"),
+            Parameter(name="t", type="choice", choices=(1, 2, 4)),
+            Parameter(name="u", type="choice", choices=(1, 2, 4)),
+            Parameter(name="v", type="choice", choices=(1, 2, 4)),
+        ],
+        [Constraint(product=("t", "u", "v"), equals=4)],
+    )
+    lattice = Lattice(space)
+    snapped = lattice.snap(np.random.default_rng(0).random((300, space.dimensions)))
+    assert np.array_equal(snapped, np.array([lattice.centre(point) for point in snapped]))
+    assert all(len(np.unique(snapped[:, axis])) <= LEVELS for axis in (0, 1, 2))
+    assert lattice.ordered.tolist() == [True, True, False, True, True, True]
+
+
+def test_categories_are_all_at_the_same_distance() -> None:
+    space = Space([Parameter(name="c", type="choice", choices=("x", "y", "z")), *integers(3)._parameters.values()])
+    lattice = Lattice(space)
+    points = np.array([[(i + 0.5) / 3, 0.5] for i in range(3)])
+    features = lattice.features(points)
+    assert lattice.groups.tolist() == [0, 0, 0, 1]
+    assert squared_distances(features, features) == pytest.approx(1.0 - np.eye(3))
+
+
+def test_neighbours_differ_in_one_dimension() -> None:
+    lattice = Lattice(integers(4, 3))
+    point = lattice.centre(np.array([0.1, 0.9]))
+    around = lattice.neighbours(point)
+    assert len(around) == 3 + 2
+    assert ((around != point).sum(axis=1) == 1).all()
+
+
+def test_samples_are_valid() -> None:
+    lattice = Lattice(integers(20, 20, constraint="p0 + p1 == 19"))
+    points = lattice.sample(np.random.default_rng(0), 10)
+    assert len(points) == 10
+    assert lattice.valid(points).all()
+
+
+# --- the flight ---------------------------------------------------------------------------------------------------
+
+
+def test_the_inner_swarm_finds_the_most_promising_valid_point_that_is_not_taken() -> None:
+    lattice = Lattice(integers(30, 30, 30, constraint="p0 <= p1"))
+    peak = lattice.centre(np.array([0.4, 0.7, 0.2]))
+    elite = lattice.sample(np.random.default_rng(0), 8)
+
+    def promise(points: np.ndarray) -> np.ndarray:
+        return -np.asarray(((points - peak) ** 2).sum(axis=1))
+
+    visited = InnerSwarm(lattice, np.vstack([elite, peak]), elite).fly(promise, np.random.default_rng(1))
+    assert np.abs(visited[0] - peak).sum() == pytest.approx(1 / 30)
+    assert lattice.valid(visited).all()
+    assert squared_distances(visited, elite).min() > 0
+
+
+def test_what_fails_is_unlikely_to_be_feasible_and_what_works_is_likely() -> None:
+    """Fails where two coordinates are high together, which is also where the fitness would be best."""
+    lattice = Lattice(integers(20, 20, 20))
+    points = lattice.sample(np.random.default_rng(3), 40)
+    fails = points[:, 0] + points[:, 1] > 1.2
+    scores = [Score(failed=bool(f), fitness=None if f else -p[0] - p[1]) for p, f in zip(points, fails, strict=True)]
+    models = Models(lattice, points, scores, np.random.default_rng(0))
+    unseen = lattice.sample(np.random.default_rng(4), 200)
+    likely = models.log_feasible(unseen)
+    assert np.mean((likely > np.log(0.5)) == (unseen[:, 0] + unseen[:, 1] <= 1.2)) > 0.8

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mpipso.search.racing import beats, pooled_deviation, race
+
+
+def test_the_deviation_is_relative_and_pooled_over_candidates() -> None:
+    sigma, freedom = pooled_deviation([[90.0, 110.0], [9.0, 11.0], [5.0]])
+    assert freedom == 2
+    assert sigma == pytest.approx(math.sqrt(2 * 0.1**2))
+
+
+def test_a_maximised_metric_has_negative_fitness_and_the_same_deviation() -> None:
+    assert pooled_deviation([[-90.0, -110.0]]) == pooled_deviation([[90.0, 110.0]])
+
+
+@pytest.mark.parametrize("values", [[], [[]], [[1.0], [2.0]], [[0.0, 0.0]]])
+def test_without_repetition_the_noise_is_unknown(values: list[list[float]]) -> None:
+    assert pooled_deviation(values) == (0.0, 0)
+
+
+def test_the_deviation_is_estimated_without_bias() -> None:
+    random = np.random.default_rng(0)
+    measured = 50.0 * (1 + 0.05 * random.standard_normal((4000, 3)))
+    assert pooled_deviation(measured.tolist())[0] == pytest.approx(0.05, rel=0.03)
+
+
+def test_a_challenger_has_to_win_by_more_than_the_noise() -> None:
+    assert beats([-101.0], [-100.0], 0.0)
+    assert not beats([-100.0], [-100.0], 0.0)
+    assert not beats([-101.0], [-100.0], 0.05)
+    assert beats([-120.0], [-100.0], 0.05)
+    assert beats([-105.0] * 20, [-100.0] * 20, 0.05)
+    assert not beats([-90.0], [-100.0], 0.05)
+
+
+def test_of_equals_few_challengers_win() -> None:
+    random = np.random.default_rng(1)
+    pairs = 100 * (1 + 0.05 * random.standard_normal((4000, 2, 2)))
+    wins = np.mean([beats(one.tolist(), other.tolist(), 0.05) for one, other in pairs])
+    assert wins == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_clear_loser_drops_out_and_the_leader_stays() -> None:
+    standings = race([[-100.0, -102.0], [-99.0, -101.0], [-50.0, -51.0]])
+    assert [standing.racing for standing in standings] == [True, True, False]
+    assert all(standing.low < standing.mean < standing.high for standing in standings)
+
+
+def test_nobody_drops_out_while_the_noise_is_unknown() -> None:
+    standings = race([[1.0], [5.0]])
+    assert [(s.mean, s.low, s.high, s.racing) for s in standings] == [
+        (1.0, -math.inf, math.inf, True),
+        (5.0, -math.inf, math.inf, True),
+    ]
+
+
+def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:
+    random = np.random.default_rng(2)
+    held = []
+    for _ in range(800):
+        standings = race((random.normal(100.0, 5.0, (4, 3))).tolist(), confidence=0.9)
+        held += [standing.low <= 100.0 <= standing.high for standing in standings]
+    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_best_seldom_drops_out() -> None:
+    random = np.random.default_rng(3)
+    kept = [race(random.normal([[100.0], [103.0], [110.0]], 4.0, (3, 3)).tolist())[0].racing for _ in range(500)]
+    assert np.mean(kept) > 0.9
+
+
+def test_more_measurements_narrow_the_interval() -> None:
+    few, many = (race([[99.0, 101.0] * n, [109.0, 111.0]])[0] for n in (1, 8))
+    assert many.high - many.low < few.high - few.low

@@ -1,0 +1,149 @@
+"""Configurations and their measurements, and what these are worth together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from mpipso.config import Limit, ObjectiveSection, Parameter
+from mpipso.evaluation import Evaluation, Failure, Value
+from mpipso.search.objective import Objective
+from mpipso.search.space import Space
+from mpipso.search.trials import Trials
+
+BATCH = {"name": "batch", "type": "int", "min": 1, "max": 64, "default": 8, "flag": "--batch"}
+BASELINE: Mapping[str, Value] = {"batch": 8}
+
+
+class Record:
+    """Trials that are asked for and measured by their batch."""
+
+    def __init__(self, *, relative: bool = False, baseline_repeats: int = 1) -> None:
+        limits = (Limit(metric="ttft_p99_ms", max="baseline", factor=1.5),) if relative else ()
+        section = ObjectiveSection(maximize="output_throughput", slo=limits)
+        space = Space((Parameter.model_validate(BATCH),), ())
+        self.trials = Trials(space, Objective(section), BASELINE, baseline_repeats)
+        self._proposals = 0
+
+    def ask(self, batch: int, label: str = "") -> int:
+        number = self.trials.next_number
+        self.trials.ask(number, {"batch": batch}, label, self._proposals)
+        self._proposals += 1
+        return number
+
+    def take(self, number: int, throughput: float | None, latency: float = 100.0, group: int = 0) -> None:
+        metrics = {} if throughput is None else {"output_throughput": throughput, "ttft_p99_ms": latency}
+        failure = Failure("it broke", "configuration") if throughput is None else None
+        configuration = self.trials.of(number).configuration
+        self.trials.take(Evaluation(number, 1, group, configuration, metrics=metrics, failure=failure))
+
+    def measure(self, batch: int, throughput: float | None, latency: float = 100.0, label: str = "") -> int:
+        number = self.ask(batch, label)
+        self.take(number, throughput, latency)
+        return number
+
+
+def test_measurements_of_one_configuration_are_one_trial_named_by_the_first() -> None:
+    record = Record()
+    first, other, again = record.ask(8), record.ask(9), record.ask(8, "repeat")
+    trial = record.trials.of(again)
+    assert trial is record.trials.of(first)
+    assert (trial.number, trial.numbers, trial.proposal) == (first, [first, again], 0)
+    assert [each.number for each in record.trials] == [first, other]
+    assert record.trials.baseline is trial
+
+
+def test_what_has_no_result_is_waited_for() -> None:
+    record = Record()
+    numbers = [record.ask(batch) for batch in (8, 9, 10)]
+    record.take(numbers[1], 1.0)
+    assert record.trials.waiting == [0, 2]
+    assert record.trials.result(0) is None
+
+
+def test_confirmations_are_no_part_of_the_search() -> None:
+    record = Record()
+    record.measure(8, 1.0)
+    confirmation = record.ask(8, "confirm")
+    record.measure(8, 1.0, label="repeat")
+    assert record.trials.searched == [0, 2]
+    assert record.trials.confirmations(record.trials.of(0)) == [confirmation]
+
+
+def test_the_score_of_a_trial_is_that_of_the_mean_of_the_measurements_asked_about() -> None:
+    record = Record()
+    for throughput in (100.0, 200.0, 600.0):
+        record.measure(9, throughput)
+    trial = record.trials.of(0)
+    means = {2: -150.0, 3: -300.0}
+    for count, fitness in means.items():
+        score = record.trials.score(trial, range(count))
+        assert score is not None
+        assert score.fitness == fitness
+    assert record.trials.score(trial, []) is None
+    assert record.trials.values(trial, range(3)) == [-100.0, -200.0, -600.0]
+
+
+@pytest.mark.parametrize(("results", "failed"), [([1.0, 1.0, None], False), ([1.0, None], True), ([None], True)])
+def test_a_trial_has_failed_unless_most_of_its_measurements_succeeded(
+    results: list[float | None], failed: bool
+) -> None:
+    record = Record()
+    for result in results:
+        record.measure(9, result)
+    score = record.trials.score(record.trials.of(0), range(len(results)))
+    assert score is not None
+    assert score.failed is failed
+    assert score.cause == ("it broke" if failed else "")
+
+
+def test_groups_that_have_measured_it_are_told_once() -> None:
+    record = Record()
+    for group in (2, 0, 2):
+        record.take(record.ask(9), 1.0, group=group)
+    assert record.trials.groups(record.trials.of(0)) == (2, 0)
+
+
+class TestReference:
+    def test_limits_refer_to_the_mean_of_the_baseline_s_first_measurements(self) -> None:
+        record = Record(relative=True, baseline_repeats=2)
+        record.measure(8, 10.0, 100.0)
+        assert record.trials.reference() is None, "one is still missing"
+        with pytest.raises(ValueError, match="baseline"):
+            record.trials.judge(Evaluation(9, 1, 0, {"batch": 9}, metrics={"output_throughput": 1.0}))
+        record.measure(8, 20.0, 300.0, "repeat")
+        assert record.trials.reference() == {"output_throughput": 15.0, "ttft_p99_ms": 200.0}
+        record.measure(9, 50.0, 299.0)
+        record.measure(10, 50.0, 301.0)
+        scores = [record.trials.score(record.trials.of(number), [number]) for number in (2, 3)]
+        assert [score is not None and score.feasible for score in scores] == [True, False]
+
+    def test_confirmations_of_the_baseline_count_only_among_confirmed_ones(self) -> None:
+        record = Record(relative=True)
+        record.measure(8, 10.0, 100.0)
+        record.measure(8, 30.0, 500.0, "confirm")
+        assert record.trials.reference() == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
+        assert record.trials.reference(confirmed=True) == {"output_throughput": 20.0, "ttft_p99_ms": 300.0}
+
+    def test_a_baseline_that_failed_is_known_and_empty(self) -> None:
+        record = Record(relative=True)
+        record.measure(8, None)
+        assert record.trials.reference() == {}
+
+    def test_a_failed_repeat_leaves_the_others(self) -> None:
+        record = Record(relative=True, baseline_repeats=2)
+        record.measure(8, None)
+        record.measure(8, 20.0, 300.0, "repeat")
+        assert record.trials.reference() == {"output_throughput": 20.0, "ttft_p99_ms": 300.0}
+
+    def test_what_arrives_first_does_not_matter(self) -> None:
+        orders = []
+        for order in ((0, 1, 2), (2, 1, 0)):
+            record = Record(relative=True, baseline_repeats=2)
+            for batch in (8, 8, 9):
+                record.ask(batch)
+            for number in order:
+                record.take(number, 10.0 * (number + 1), 100.0 * (number + 1))
+            orders.append((record.trials.reference(), record.trials.score(record.trials.of(2), [2])))
+        assert orders[0] == orders[1]
