@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,28 @@ def _parser() -> argparse.ArgumentParser:
         "-np", "-n", dest="ranks", type=_number, help="ranks (one per host of the hostfile, or per core)"
     )
     launch.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
+    launch.add_argument(
+        "--restarts",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="restart a job that was lost, on the hosts that answer, at most N times without a completed evaluation "
+        "in between (3); 0: never",
+    )
+    launch.add_argument(
+        "--stuck-after",
+        type=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="a job of which nothing was heard for so long is ended and restarted (120)",
+    )
+    launch.add_argument(
+        "--start-limit",
+        type=_seconds,
+        default=180.0,
+        metavar="SECONDS",
+        help="so is one whose run has not begun so long after its launch (180)",
+    )
     _add_run_flags(launch)
     launch.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
     launch.set_defaults(run=_launch)
@@ -116,6 +139,22 @@ def _number(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1 on")
     return int(word)
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 0 on")
+    return int(word)
+
+
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +215,10 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     from mpipso.launch import launch
+    from mpipso.supervise import Limits
 
-    return launch(_options(arguments), arguments.ranks, arguments.mpirun)
+    limits = Limits(arguments.restarts, arguments.stuck_after, arguments.start_limit)
+    return launch(_options(arguments), arguments.ranks, arguments.mpirun, limits)
 
 
 def _check(arguments: argparse.Namespace) -> int:

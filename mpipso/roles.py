@@ -10,14 +10,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from mpipso.cluster.dispatch import Cancel, Progress
-from mpipso.cluster.plan import PlacedGroup
 from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -25,76 +24,10 @@ from mpipso.service.remote import Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
 
-ROOT = 0
 BEAT = 2.0
 """Seconds between two signs of life."""
 FORSAKEN = 1
 """Exit code of a rank that has lost the root."""
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """Any rank to root: a signal asks the run to end."""
-
-    signal: int
-
-
-@dataclass(frozen=True)
-class Alive:
-    """Any rank to root, and root to any rank: a sign of life."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """Root to the ranks of a new group: take your seats in it."""
-
-    group: int
-    placed: PlacedGroup
-    port: int
-
-
-@dataclass(frozen=True)
-class Disband:
-    """Root to a rank: leave this group, if you are in it, and whatever you are in say so. ``gone`` does not answer."""
-
-    group: int | None
-    gone: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Free:
-    """Any rank to root: it belongs to no group (any more), and nothing of the last one runs on its node."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """Root to the leader of a group."""
-
-    group: int
-    content: Assignment | Cancel
-
-
-@dataclass(frozen=True)
-class Within:
-    """Between the ranks of a group that was formed later, which has no communicator of its own."""
-
-    group: int
-    content: object
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Root to leaders and spares, leader to members: the run, or the group, is over; stop what runs."""
-
-
-@dataclass(frozen=True)
-class Left:
-    """Any rank to root: nothing of the run is left on its node."""
-
-
-@dataclass(frozen=True)
-class Depart:
-    """Root to any rank: everyone has left; end MPI."""
 
 
 class Link(Protocol):

@@ -29,22 +29,10 @@ from mpipso.cluster.muster import Muster
 from mpipso.cluster.plan import PlacedGroup
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
-from mpipso.roles import (
-    BEAT,
-    ROOT,
-    Alive,
-    Depart,
-    Disband,
-    Finish,
-    Form,
-    Free,
-    Interrupted,
-    Left,
-    Order,
-    Station,
-)
+from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
 from mpipso.tuning import Tuning

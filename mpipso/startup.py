@@ -17,7 +17,7 @@ from mpipso.cluster.hosts import parse_nodes, read_hostfile
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank, ranges
 from mpipso.cluster.world import Channel, World
-from mpipso.config import Config
+from mpipso.config import Config, GroupEntry
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.evaluation import Configuration
@@ -150,9 +150,18 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
     if options.hostfile is not None:
         hosts = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
     if options.nodes is not None:
-        groups = parse_nodes(options.nodes)
+        groups = tuple(_as_configured(group, config) for group in parse_nodes(options.nodes))
         config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": groups})})
     return config, hosts
+
+
+def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
+    """The group with what the configuration says of its nodes, if it names each once, and of the group as a whole."""
+    known = [node for entry in config.parallel.service_groups for node in entry.nodes]
+    found = {node.host: node for node in known if [other.host for other in known].count(node.host) == 1}
+    nodes = tuple(found.get(node.host, node) for node in group.nodes)
+    master = next((entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes), 0)
+    return group.model_copy(update={"nodes": nodes, "master_node_index": master})
 
 
 def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from bed.job import Job
+from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS, Launcher
 
-from mpipso import launch
+from mpipso import launchers
+from mpipso.cluster.facts import rank_in
 from mpipso.errors import UserError
+from mpipso.record import journal
 
 HERE = Path(__file__).resolve().parent
 SERVICE = HERE / "service" / "tiny_service.py"
@@ -81,6 +85,12 @@ def run(launcher: Launcher, ranks: int, *words: object) -> subprocess.CompletedP
 
 def events(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "runs" / "latest" / "journal.jsonl").read_text().splitlines()]
+
+
+def counted(folder: Path, event: str) -> int:
+    """How many such events the journal has so far."""
+    path = folder / "runs" / "latest" / journal.FILE
+    return sum(record["event"] == event for record in journal.read(path)) if path.exists() else 0
 
 
 def test_four_ranks_in_two_groups_tune_a_service(launcher: Launcher, config: Path) -> None:
@@ -157,8 +167,12 @@ class TestLaunch:
         assert done.returncode == 0, done.stdout + done.stderr
         line = shlex.split(done.stdout.splitlines()[0])
         assert line[:2] == ["+", str(one.launcher)]
-        assert line[-5:] == ["--config", str(config), "--nodes-per-group", "1", "--share-cores"]
+        name = (config.parent / "runs" / "latest").readlink().name
+        assert line[-7:] == [
+            *("--config", str(config), "--run-name", name, "--nodes-per-group", "1", "--share-cores"),
+        ]
         assert events(config.parent)[-1]["event"] == "finished"
+        assert (config.parent / "runs" / name / "launch.log").read_text().count("\n") == 1
 
     def test_bad_input_is_told_before_anything_is_launched(self, config: Path) -> None:
         config.write_text(config.read_text().replace("requests = 6", "request = 6"))
@@ -166,13 +180,70 @@ class TestLaunch:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"mpipso: {config}: benchmark.request: unknown key; did you mean 'requests'?\n"
 
+    def test_bad_input_that_ranks_find_is_passed_on_and_leaves_nothing(self, one: Launcher, config: Path) -> None:
+        config.write_text(config.read_text().replace(sys.executable, "no-such-server"))
+        done = self.launched(config, "--mpirun", one.launcher, "-np", 1, "--config", config)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert done.stdout.count("+ ") == 1
+        assert "command not found: no-such-server" in done.stderr
+        assert not (config.parent / "runs").exists()
+
+    def test_a_killed_mpirun_is_restarted_and_the_run_resumes(self, launcher: Launcher, config: Path) -> None:
+        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
+            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            os.kill(job.pid(launcher.process), signal.SIGKILL)
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "(restart 1 of 3)" in done.stderr
+        assert [counted(config.parent, event) for event in ("started", "resumed", "finished")] == [1, 1, 1]
+        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert sorted(numbers) == list(range(5)), "nothing completed is measured twice"
+
+    def test_a_killed_rank_is_survived_or_the_run_resumes(self, launcher: Launcher, config: Path) -> None:
+        """Open MPI 5 goes on without it (ULFM), in the other group."""
+        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
+            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            tune = f"{sys.executable} -m mpipso tune "
+            ranks = [process for process in job.tree() if " ".join(process.cmdline()).startswith(tune)]
+            (victim,) = [process for process in ranks if rank_in(process.environ()) == 1]
+            victim.kill()
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        survives = type(launcher.family) is launchers.OpenMPI5
+        assert counted(config.parent, "resumed") == (0 if survives else 1), done.stderr
+        assert counted(config.parent, "lost") == (1 if survives else 0)
+        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert sorted(numbers) == list(range(5))
+
+    def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, config: Path) -> None:
+        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
+        words = ["--mpirun", one.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=LIMIT, env=one.environment()) as job:
+            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            job.process.send_signal(signal.SIGINT)
+            assert job.wait().returncode == 130, job.stdout + job.stderr
+        assert events(config.parent)[-1]["event"] == "interrupted"
+        words = ["--mpirun", one.launcher, "-np", 1, "--resume", config.parent / "runs" / "latest"]
+        with Job([*argv[:4], *map(str, words), "--nodes-per-group", "1"], limit=LIMIT, env=one.environment()) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert sorted(numbers) == list(range(5))
+
     def test_a_program_that_is_no_launcher(self) -> None:
         with pytest.raises(UserError, match="neither Open MPI nor MPICH"):
-            launch.find("true")
+            launchers.find("true")
         with pytest.raises(UserError, match="no-such-launcher: command not found"):
-            launch.find("no-such-launcher")
+            launchers.find("no-such-launcher")
 
     def test_families_are_recognised(self, launcher: Launcher) -> None:
-        path, family = launch.find(str(launcher.launcher))
+        path, family = launchers.find(str(launcher.launcher))
         assert path == str(launcher.launcher)
         assert type(family) is type(launcher.family)

@@ -3,7 +3,7 @@
 ::
 
     <output>/latest -> 20260131-235959
-    <output>/20260131-235959/journal.jsonl  best.toml  best.sh
+    <output>/20260131-235959/journal.jsonl  best.toml  best.sh  launch.log  hosts-2.txt
     <output>/20260131-235959/evaluations/0007-1/configuration.json  metrics.json  ...
 """
 
@@ -27,6 +27,8 @@ from mpipso.record.redact import Redactor
 LATEST = "latest"
 BEAT = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
+LAUNCH_LOG = "launch.log"
+"""What ``mpipso launch`` did for the run; in a folder without a journal it says that a run is about to begin there."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 #: Most file systems allow 255 bytes; room is left for a suffix.
 _LONGEST = 200
@@ -43,31 +45,29 @@ class RunFolder:
     def create(cls, output: Path, name: str | None = None, redactor: Redactor | None = None) -> RunFolder:
         """Make the folder of a new run, named ``name`` or after the local time, and point ``latest`` to it.
 
-        A name that is taken gets the suffix ``-2``, ``-3`` and so on.
+        A name that is taken gets the suffix ``-2``, ``-3`` and so on, unless :meth:`reserve` made it for this run.
 
         Raises
         ------
         UserError
             The name is no plain file name, or nothing can be written in ``output``.
         """
-        if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
-            raise UserError(f"run name {name!r}: should be letters, digits, '.', '_' and '-', and not {LATEST!r}")
-        latest = output / LATEST
-        stem = name or time.strftime("%Y%m%d-%H%M%S")
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            if latest.exists() and not latest.is_symlink():
-                raise UserError(f"{latest}: is not a symbolic link; move it away or choose another output folder")
-            for count in itertools.count(1):
-                path = output / (stem if count == 1 else f"{stem}-{count}")
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir()
-                    break
-        except OSError as error:
-            reason = "is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-            raise UserError(f"output folder {output}: {reason}; give a folder you can write to") from None
-        _point(latest, path.name)
+        _check_name(name)
+        path = output / name if name is not None and _reserved(output / name) else _make(output, name)
+        _point(output / LATEST, path.name)
         return cls(path, redactor if redactor is not None else Redactor(os.environ))
+
+    @classmethod
+    def reserve(cls, output: Path, name: str | None = None) -> Path:
+        """Make a folder for a run that is about to be launched, with an empty launch log; names and errors as above.
+
+        :meth:`create` with the folder's name, on whichever host, will take it. A name that is given may have been
+        reserved before, by a launch from which no run came.
+        """
+        _check_name(name)
+        path = output / name if name is not None and _reserved(output / name) else _make(output, name)
+        (path / LAUNCH_LOG).touch()
+        return path
 
     @classmethod
     def open(cls, path: Path, redactor: Redactor | None = None) -> RunFolder:
@@ -166,6 +166,34 @@ def replace(path: Path, content: str, mode: int = 0o666) -> None:
             draft.unlink(missing_ok=True)
     except OSError as error:
         raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
+        raise UserError(f"run name {name!r}: should be letters, digits, '.', '_' and '-', and not {LATEST!r}")
+
+
+def _reserved(path: Path) -> bool:
+    return (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
+
+
+def _make(output: Path, name: str | None) -> Path:
+    """A new folder in ``output``."""
+    latest = output / LATEST
+    stem = name or time.strftime("%Y%m%d-%H%M%S")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if latest.exists() and not latest.is_symlink():
+            raise UserError(f"{latest}: is not a symbolic link; move it away or choose another output folder")
+        for count in itertools.count(1):
+            path = output / (stem if count == 1 else f"{stem}-{count}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                break
+    except OSError as error:
+        reason = "is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise UserError(f"output folder {output}: {reason}; give a folder you can write to") from None
+    return path
 
 
 def _point(link: Path, target: str) -> None:

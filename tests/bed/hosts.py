@@ -211,6 +211,19 @@ class Bed:
         self.cut(node)
         self.kill_node(node)
 
+    def freeze(self, node: str) -> None:
+        """Stop every process of the node; its kernel goes on, so that peers see open connections that say nothing."""
+        while running := [pid for pid in self.pids(node, system=True) if not _stopped(pid)]:
+            for pid in running:  # until what was being forked is stopped as well
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, node: str) -> None:
+        """Let the processes of a frozen node go on."""
+        for pid in self.pids(node, system=True):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def start(self, node: str) -> None:
         """Boot a node that was killed or powered off."""
         self.heal(node)
@@ -219,6 +232,8 @@ class Bed:
 
     def repair(self) -> None:
         """Every host is up and connected again, and nothing that a test started is left on it."""
+        for node in self._inits:
+            self.thaw(node)
         self.clear()
         for node in self.nodes:
             if node not in self._inits:
@@ -317,6 +332,13 @@ class Bed:
 
     def _ip(self, network: int, lines: Sequence[str]) -> str:
         return _tool(["nsenter", f"--net={_path(network)}", "--", "ip", "-batch", "-"], "\n".join(lines) + "\n")
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _new_network() -> int:

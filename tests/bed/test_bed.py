@@ -89,6 +89,17 @@ def test_a_cut_node_is_silent_until_it_is_healed(bed: Bed) -> None:
     assert bed.run_on("node0", ask).stdout == "node5\n"
 
 
+def test_a_frozen_node_accepts_connections_and_says_nothing_until_it_is_thawed(bed: Bed) -> None:
+    ask = ["ssh", "-o", "ConnectTimeout=1", "node5", "hostname"]
+    with bed.job("node5", ["sleep", "1000"], limit=30):
+        wait_until(lambda: "sleep 1000" in bed.pids("node5").values(), 10, "a process runs")
+        bed.freeze("node5")
+        assert {psutil.Process(pid).status() for pid in bed.pids("node5", system=True)} == {psutil.STATUS_STOPPED}
+        assert bed.run_on("node0", ask).returncode == 255
+        bed.thaw("node5")
+        assert bed.run_on("node0", ask).stdout == "node5\n"
+
+
 def test_a_job_over_its_limit_is_killed_on_every_host(bed: Bed) -> None:
     escape = "setsid sleep 1001 & ssh node7 'setsid sleep 1002 & sleep 1003'"
     with pytest.raises(subprocess.TimeoutExpired):

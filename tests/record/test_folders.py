@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.record.folders import RunFolder, replace, safe_names
+from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace, safe_names
 from mpipso.record.journal import Journal
 from mpipso.record.redact import Redactor
 
@@ -31,6 +31,20 @@ def test_a_taken_name_gets_a_suffix_and_latest_moves_on(tmp_path: Path) -> None:
     assert names == ["night", "night-2", "night-3"]
     assert (tmp_path / "latest").readlink() == Path("night-3")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", *names]
+
+
+def test_a_reserved_folder_is_taken_by_its_run_and_by_no_other(tmp_path: Path) -> None:
+    reserved = RunFolder.reserve(tmp_path, "night")
+    assert [path.name for path in reserved.iterdir()] == [LAUNCH_LOG]
+    assert not (tmp_path / "latest").exists(), "a run that never begins is not the latest"
+    assert RunFolder.reserve(tmp_path, "night") == reserved, "after a launch from which no run came"
+    run = RunFolder.create(tmp_path, "night")
+    assert run.path == reserved
+    assert (tmp_path / "latest").readlink() == Path("night")
+    Journal.create(run.path).close()
+    assert RunFolder.create(tmp_path, "night").path.name == "night-2"
+    assert RunFolder.reserve(tmp_path, "night").name == "night-3"
+    assert len({RunFolder.reserve(tmp_path) for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "latest", "-x", "a b"])

@@ -1,0 +1,159 @@
+"""The MPI job of a run: on which hosts, with how many ranks and words; and the same on the hosts that are left."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mpipso.cluster.hosts import LOCAL, slurm_hosts
+from mpipso.cluster.placement import group_size
+from mpipso.config import Config, GroupEntry
+from mpipso.errors import RunFailed
+from mpipso.launchers import Launcher
+from mpipso.startup import Options, launched_hosts, wanted_groups
+
+MOST_LOCAL_RANKS = 8
+"""Ranks that are started on one machine when the user names no number."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What :meth:`command` starts.
+
+    Attributes
+    ----------
+    path, launcher:
+        The launcher's program and family.
+    options:
+        What the ranks are told.
+    ranks:
+        How many there are.
+    hosts:
+        The hosts for them, once for each slot, in order; none for this machine alone.
+    hostfile:
+        Where the launcher reads the hosts; None if they are named on its command line or it knows them by itself.
+    named:
+        Whether they are named on the command line.
+    groups:
+        The hosts of each service group if the user named them; these may be more than ``hosts``, reached over ssh.
+    size:
+        Nodes of each group otherwise.
+    again:
+        Whether this is a restart inside a Slurm job.
+    """
+
+    path: str
+    launcher: Launcher
+    options: Options
+    ranks: int
+    hosts: tuple[str, ...]
+    hostfile: Path | None
+    named: bool
+    groups: tuple[tuple[str, ...], ...]
+    size: int
+    again: bool = False
+
+    @classmethod
+    def first(cls, path: str, launcher: Launcher, options: Options, config: Config, ranks: int | None) -> Job:
+        """The job as the user asks for it: one rank on each host that is named, or one per core of this machine.
+
+        Raises
+        ------
+        UserError
+            The hostfile or the list of nodes is wrong.
+        """
+        config, slots = wanted_groups(options, config)
+        hosts = launched_hosts(slots, config) or []
+        groups = tuple(tuple(node.host for node in group.nodes) for group in config.parallel.service_groups)
+        named = [] if hosts or config.parallel.ssh else _distant(config.parallel.service_groups)
+        # Inside a Slurm job the launcher knows the hosts by itself.
+        hosts = hosts or named or slurm_hosts()
+        if ranks is None and hosts:
+            ranks = len(hosts)
+        elif ranks is None:
+            ranks = min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
+            if config.parallel.nodes_per_group is None and not groups:
+                options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
+        size = group_size(config.parallel, ranks)
+        return cls(path, launcher, options, ranks, tuple(hosts), options.hostfile, bool(named), groups, size)
+
+    def command(self, forward: Sequence[str]) -> list[str]:
+        """The whole line; ``forward`` names environment variables that the ranks need."""
+        per_node = len(set(self.hosts)) >= self.ranks
+        named = self.hosts if self.named else ()
+        words = self.launcher.command(
+            self.path, self.ranks, self.hostfile, per_node, forward, named, tolerant=True, again=self.again
+        )
+        return [*words, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
+
+    def on(self, answering: Collection[str], hostfile: Path) -> Job:
+        """The same job on those of its hosts that answer; their hostfile is written if any host is left out.
+
+        Groups that the user named and that have lost a node are left out, and what is left of them forms new groups
+        if all were of one size. The groups' size stays as it was.
+
+        Raises
+        ------
+        RunFailed
+            The hosts that answer cannot form a group, or the file cannot be written.
+        """
+        again = "SLURM_JOB_ID" in os.environ
+        lost = {host for host in self.hosts if host not in answering}
+        if not lost:
+            return replace(self, again=again)
+        groups = _regrouped(self.groups, lost)
+        inside = {host for group in groups for host in group}
+        hosts = [host for host in self.hosts if host not in lost and (host in inside or not self.groups)]
+        ranks = min(self.ranks, len(hosts))
+        if self.ranks > len(self.hosts):  # as many times more than there are slots
+            ranks = self.ranks * len(hosts) // len(self.hosts)
+        size = min(map(len, self.groups)) if self.groups else self.size
+        if not hosts or (ranks < size and not self.groups):
+            up, all_ = len(set(self.hosts) - lost), len(set(self.hosts))
+            raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
+        self._write(hostfile, hosts)
+        if self.groups:
+            options = replace(self.options, hostfile=None, nodes=":".join(",".join(group) for group in groups))
+        else:
+            options = replace(
+                self.options,
+                hostfile=hostfile if self.options.hostfile is not None else None,
+                overrides={**self.options.overrides, "parallel.nodes_per_group": self.size},
+            )
+        return replace(
+            self, options=options, ranks=ranks, hosts=tuple(hosts), hostfile=hostfile, named=False, again=again
+        )
+
+    def _write(self, path: Path, hosts: Collection[str]) -> None:
+        """The lines of the user's own hostfile, whose form suits the launcher, or plain names."""
+        try:
+            if self.hostfile is None:
+                lines = list(hosts)
+            else:
+                own = self.hostfile.read_text(encoding="utf-8").splitlines()
+                lines = [line for line in own if (name := re.match(r"[\w.-]+", line.strip())) and name.group() in hosts]
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        except OSError as error:
+            raise RunFailed(f"{path}: hosts that are left cannot be written: {error.strerror}") from error
+
+
+def _distant(groups: Sequence[GroupEntry]) -> list[str]:
+    """The hosts of named groups, unless all are this machine."""
+    hosts = [node.host for group in groups for node in group.nodes]
+    here = set(hosts) <= set(LOCAL) or set(hosts) == {socket.gethostname()}
+    return [] if here else hosts
+
+
+def _regrouped(groups: Sequence[tuple[str, ...]], lost: Collection[str]) -> list[tuple[str, ...]]:
+    whole = [group for group in groups if not set(group) & set(lost)]
+    sizes = {len(group) for group in groups}
+    if len(sizes) == 1:
+        size = sizes.pop()
+        rest = [host for group in groups if group not in whole for host in group if host not in lost]
+        whole += [tuple(rest[start : start + size]) for start in range(0, len(rest) - size + 1, size)]
+    return whole

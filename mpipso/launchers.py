@@ -1,0 +1,184 @@
+"""The families of MPI launchers: what differs between them is all that their classes say.
+
+Sources: ``mpirun --help`` and ``ompi_info --all`` of Open MPI 4.1 and 5.0, ``mpiexec --help`` of MPICH's hydra, and
+for surviving the loss of ranks https://docs.open-mpi.org/en/v5.0.x/features/ulfm.html.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from mpipso.errors import UserError
+
+_KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oob_tcp_keepalive_probes", "3")
+"""Open MPI's daemons miss a silent peer after 5 + 3 * 2 seconds; its own defaults take minutes."""
+
+
+class Launcher(abc.ABC):
+    """A family of launchers, recognised by a word in what ``--version`` prints."""
+
+    versions: ClassVar[tuple[str, ...]]
+    agents: ClassVar[tuple[str, ...]]
+    """Environment variables that name another program than ssh for reaching hosts, the first that is set."""
+
+    def environment(self) -> dict[str, str]:
+        """What the launcher needs in its own environment."""
+        return {}
+
+    def agent(self, environ: Mapping[str, str]) -> list[str]:
+        """The words that run a command on another host when the host and the command follow.
+
+        ``ssh`` asks nothing and waits 5 s for a connection; another program is called as the launcher calls it.
+        """
+        wanted = next((environ[name] for name in self.agents if environ.get(name)), "ssh")
+        # Open MPI takes a list of programs with their arguments, "ssh -x : rsh", and uses the first that exists.
+        choices = [words for part in wanted.split(":") if (words := shlex.split(part))]
+        words = next((words for words in choices if shutil.which(words[0])), ["ssh"])
+        if Path(words[0]).name == "ssh":
+            words += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        return words
+
+    @abc.abstractmethod
+    def command(
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
+        *,
+        tolerant: bool = False,
+        again: bool = False,
+    ) -> list[str]:
+        """The words before the program's.
+
+        Parameters
+        ----------
+        per_node:
+            One rank on each host of the hostfile; otherwise as many as it takes anywhere.
+        forward:
+            Names of environment variables that ranks on other hosts need.
+        hosts:
+            Names of hosts instead of a hostfile, one rank each.
+        tolerant:
+            Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
+        again:
+            An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
+        """
+
+
+class OpenMPI5(Launcher):
+    """Open MPI 5."""
+
+    versions: ClassVar[tuple[str, ...]] = ("(Open MPI) 5", "(Open MPI) 6", "(OpenRTE) 5", "(PRRTE) 3", "(PRRTE) 4")
+    agents: ClassVar[tuple[str, ...]] = (
+        *("PRTE_MCA_plm_ssh_agent", "PRTE_MCA_plm_rsh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
+    )
+    transports = "self,sm,tcp"
+    more: tuple[str, ...] = ()
+    # ULFM. Without connecting all ranks at the start, some recoveries hang; without the other, MPI_Finalize does.
+    survive: tuple[str, ...] = (
+        *("--with-ft", "ulfm", "--mca", "async_mpi_finalize", "1", "--mca", "mpi_preconnect_mpi", "1"),
+    )
+    runtime = "--prtemca"
+    """The flag that sets a parameter of the runtime, which starts and watches the ranks."""
+
+    def environment(self) -> dict[str, str]:
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        return root if os.geteuid() == 0 else {}
+
+    def command(
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
+        *,
+        tolerant: bool = False,
+        again: bool = False,
+    ) -> list[str]:
+        where = ["--hostfile", str(hostfile)] if hostfile is not None else []
+        where += ["--host", ",".join(f"{host}:1" for host in hosts)] if hosts else []
+        mapping = "ppr:1:node" if per_node else "node:OVERSUBSCRIBE" if hostfile is not None else "slot:OVERSUBSCRIBE"
+        # The few small messages need no fast network, and looking for one takes a second at every start.
+        return [
+            *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
+            *self.more,
+            *((*self.survive, *self._runtime(*_KEEPALIVE)) if tolerant else ()),
+            *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
+            *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
+            *(word for name in forward for word in ("-x", name)),
+        ]
+
+    def _runtime(self, *parameters: str) -> list[str]:
+        pairs = zip(parameters[::2], parameters[1::2], strict=True)
+        return [word for name, value in pairs for word in (self.runtime, name, value)]
+
+
+class OpenMPI4(OpenMPI5):
+    """Open MPI 4, whose shared memory transport has another name, and which does not survive the loss of a rank."""
+
+    versions = ("(Open MPI) 4", "(Open MPI) 3", "(OpenRTE) 4", "(OpenRTE) 3")
+    agents = ("OMPI_MCA_plm_rsh_agent", "OMPI_MCA_orte_rsh_agent")
+    transports = "self,vader,tcp"
+    # Quiet about the root's exit code, and at the end of a broken job no pause of seconds between TERM and KILL on each
+    # node: ranks need none, since keepers stop the services.
+    more = ("--quiet", "--mca", "odls_base_sigkill_timeout", "0")
+    survive = ()
+    runtime = "--mca"
+
+
+class Hydra(Launcher):
+    """MPICH and what derives from it; hands its whole environment to the ranks, and has no recovery."""
+
+    versions = ("HYDRA", "Intel(R) MPI")
+    agents = ("HYDRA_LAUNCHER_EXEC",)
+
+    def command(
+        self,
+        path: str,
+        ranks: int,
+        hostfile: Path | None,
+        per_node: bool,
+        forward: Sequence[str],
+        hosts: Sequence[str] = (),
+        *,
+        tolerant: bool = False,
+        again: bool = False,
+    ) -> list[str]:
+        where = ["-f", str(hostfile)] if hostfile is not None else []
+        where += ["-hosts", ",".join(hosts)] if hosts else []
+        return [path, "-n", str(ranks), *(["-ppn", "1"] if per_node else []), *where]
+
+
+LAUNCHERS: tuple[Launcher, ...] = (OpenMPI5(), OpenMPI4(), Hydra())
+
+
+def find(path: str | None) -> tuple[str, Launcher]:
+    """The launcher to use and its family.
+
+    Raises
+    ------
+    UserError
+        There is none, or it is of no family that is known here.
+    """
+    found = shutil.which(path) if path else shutil.which("mpirun") or shutil.which("mpiexec")
+    if found is None:
+        raise UserError(f"{path or 'mpirun'}: command not found; install an MPI, or use ./run.sh, which does")
+    # Under another name than mpirun, Open MPI 4 calls itself OpenRTE.
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    for launcher in LAUNCHERS:
+        if any(word in version for word in launcher.versions):
+            return found, launcher
+    first = (version.splitlines() or [""])[0]
+    raise UserError(f"{found}: neither Open MPI nor MPICH ({first!r}); write the line yourself: see --help")

@@ -1,0 +1,132 @@
+"""The launcher's process: started in a session of its own, told about signals, and ended to the last descendant."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType, TracebackType
+
+import psutil
+
+from mpipso.errors import RunFailed
+
+GRACE = 10.0
+"""Seconds from SIGTERM to SIGKILL for a launcher that is to end."""
+CLEARING = 20.0
+"""Seconds in which the keepers of dead ranks stop the services on this host; what is left then is killed."""
+_POLL = 0.1
+_SAME = 0.5
+"""Seconds in which a second signal counts for the same: a terminal's Ctrl-C and a scheduler's may arrive twice."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Mpirun:
+    """One launcher after the other. As a context manager it handles signals, and ends the last one on exit.
+
+    Launchers kill their ranks within a second of SIGINT or SIGTERM but forward SIGUSR1, on which the ranks stop their
+    services and save. So the first signal goes through as SIGUSR1, a second one as SIGTERM, and a third one kills.
+
+    Attributes
+    ----------
+    received:
+        The numbers of the signals so far.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._last = -_SAME
+        self._forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
+        self._before: dict[int, signal._HANDLER] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Mpirun:
+        # Orphans of a launcher that was killed become children of this process, which can then tell what is left.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._before = {number: signal.signal(number, self._handle) for number in _ENDING}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Run a launcher, in a session of its own, so that Ctrl-C at the terminal reaches this process alone."""
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+        )
+        if self.received:  # in the meantime
+            self._process.terminate()
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the number of the signal that ended it; None as long as it runs."""
+        code = self._process.poll() if self._process is not None else 0
+        self._reap()
+        return code
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL after a grace; then SIGKILL to what is left in its session, which has no keepers."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        self._process.kill()
+        self._process.wait()
+        self._kill(session=self._process.pid)
+
+    def clear(self) -> None:
+        """Wait until nothing that the launcher and its ranks have started on this host is alive.
+
+        Raises
+        ------
+        RunFailed
+            Something cannot even be killed, as in the middle of a driver's call, and holds what a new job needs.
+        """
+        begun = time.monotonic()
+        while left := psutil.Process().children():
+            waited = time.monotonic() - begun
+            if waited > CLEARING:
+                self._kill()
+            if waited > CLEARING + GRACE:
+                pids = ", ".join(str(process.pid) for process in left)
+                raise RunFailed(f"the last job has left processes on this host that cannot be killed: {pids}")
+            self._reap()
+            time.sleep(_POLL)
+
+    def _kill(self, session: int | None = None) -> None:
+        """SIGKILL to every descendant of this process, or to those in one session."""
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(OSError, psutil.Error):
+                if session is None or os.getsid(process.pid) == session:
+                    process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        """Orphans that have ended, but not the launcher, whose exit code is wanted."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if self._process is not None and ended.si_pid == self._process.pid:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._last < _SAME:
+            return
+        self._last = now
+        self.received.append(number)
+        if self._process is not None:
+            self._process.send_signal(next(self._forwarded, signal.SIGKILL))
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

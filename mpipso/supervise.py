@@ -1,0 +1,318 @@
+"""Supervision of a launched run, the last layer of its protection: it outlives ranks, nodes, the root and ``mpirun``.
+
+The journal alone tells whether a run has come to its end: Open MPI 5 ends with exit code 0 when it has lost a node. A
+job that ends before its run, or of which nothing is heard any more, is ended on this host to the last process and
+started again on the hosts that answer, where it resumes. A run that was interrupted, has failed in words of its own,
+or had wrong input is not started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
+from mpipso.jobs import Job
+from mpipso.mpirun import Mpirun
+from mpipso.record import journal
+from mpipso.record.folders import BEAT, LAUNCH_LOG
+from mpipso.signals import describe
+from mpipso.startup import Options
+from mpipso.survivors import answering, strangers, succeeding
+
+LINGER = 15.0
+"""Seconds of silence after which a launcher is ended whose run has come to its end: MPI_Finalize may hang."""
+SETTLING = 3.0
+"""Seconds from the end of a job to its restart, in which keepers on other hosts stop what dead ranks have left."""
+_POLL = 0.1
+_LOOK = 1.0
+"""Seconds between two looks at the journal and the beat, which may lie on another machine."""
+_ENDINGS = ("finished", "interrupted", "failed")
+_SHOW_CURSOR = "\033[?25h"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a job is supervised.
+
+    Attributes
+    ----------
+    restarts:
+        How often it is restarted at most in a row; an evaluation that was completed in between makes the count begin
+        anew, since the limit is there for runs that do not get on, not for long ones. 0: never.
+    stuck_after:
+        Seconds without a change of the journal or the beat after which a run is stuck.
+    start:
+        Seconds from the launch in which the run begins.
+    """
+
+    restarts: int = 3
+    stuck_after: float = 120.0
+    start: float = 180.0
+
+
+class End(NamedTuple):
+    """How a job ended: the launcher's exit code, the end in words, and whether it was ended because it was stuck."""
+
+    code: int
+    how: str
+    stuck: bool
+
+
+class Supervisor:
+    """Runs a job until its run has come to its end.
+
+    Parameters
+    ----------
+    job:
+        As the user asks for it.
+    folder:
+        The run's folder: reserved for a new run, or with the journal of the run to go on with.
+    environment:
+        What the launcher and, by ``forward``, the ranks get.
+    """
+
+    def __init__(
+        self, job: Job, folder: Path, limits: Limits, environment: Mapping[str, str], forward: Sequence[str]
+    ) -> None:
+        self._job = job
+        self._folder = folder.absolute()
+        self._journal = self._folder / journal.FILE
+        self._limits = limits
+        self._left = limits.restarts
+        self._environment = environment
+        self._forward = forward
+        self._mpirun = Mpirun()
+        self._log: TextIOWrapper | None = None
+        self._unseen = False
+        self._began = False
+
+    def run(self) -> int:
+        """Launch, watch and restart; returns the exit code of the run, see :mod:`mpipso.errors`.
+
+        Raises
+        ------
+        UserError
+            The journal is damaged, or another process looks after this run.
+        RunFailed
+            The run cannot go on: too few hosts answer, or it was restarted as often as is allowed; with the command
+            to resume it.
+        """
+        with contextlib.ExitStack() as stack:
+            self._log = _locked(self._folder / LAUNCH_LOG, stack)
+            stack.enter_context(self._mpirun)
+            try:
+                return self._run()
+            except RunFailed as error:
+                lines = [str(error), *self._how_to_resume()]
+                self._keep(lines)
+                raise RunFailed("\n".join(lines)) from None
+            finally:
+                if sys.stdout.isatty():  # a root that was killed while it drew has left the cursor hidden
+                    print(end=_SHOW_CURSOR, flush=True)
+
+    def _run(self) -> int:
+        job = self._job
+        while True:
+            options = self._options(job.options)
+            before = len(self._events())
+            end = self._attempt(replace(job, options=options))
+            ended = time.monotonic()
+            events = self._events()[before:]
+            self._began = self._began or bool(events)
+            code = self._verdict(events, end)
+            if code is not None:
+                return code
+            if any(event["event"] == "evaluated" for event in events):
+                self._left = self._limits.restarts
+            job = self._next(end.how, ended)
+            if self._mpirun.received:
+                return self._interrupted()
+
+    # One job
+
+    def _attempt(self, job: Job) -> End:
+        """Launch the job and wait for its end."""
+        command = job.command([*self._forward, "MPIPSO_RESTARTS"])
+        print("+", shlex.join(command), flush=True)
+        self._keep([f"+ {shlex.join(command)}"])
+        self._mpirun.start(command, {**self._environment, "MPIPSO_RESTARTS": str(self._left)})
+        stuck = self._watch()
+        self._mpirun.end()
+        code = self._mpirun.poll() or 0
+        with_what = f"code {code}" if code >= 0 else describe(-code)
+        how = stuck or f"{Path(job.path).name} ended with {with_what} before the run had ended"
+        return End(code if code >= 0 else 128 - code, how, bool(stuck))
+
+    def _options(self, options: Options) -> Options:
+        """What the ranks are told now: to resume, or to begin again under the same name if nothing was asked yet."""
+        if options.resume is None and not any(event["event"] == "asked" for event in self._events()):
+            # A root may have died before the journal's first line, or before all that a warm start takes was learned.
+            self._journal.unlink(missing_ok=True)
+            return replace(options, name=self._folder.name)
+        return replace(options, resume=self._folder, name=None, warm_start=())
+
+    def _watch(self) -> str:
+        """Wait for the launcher's end, or until it has to be ended: if the run is stuck, why."""
+        launched = changed = looked = time.monotonic()
+        state, begun, checked = self._state(), False, False
+        while self._mpirun.poll() is None:
+            time.sleep(_POLL)
+            now = time.monotonic()
+            if self._unseen or now - looked < _LOOK:
+                continue
+            looked = now
+            if (seen := self._state()) != state:
+                state, changed, begun, checked = seen, now, True, False
+            elif not begun:
+                if now - launched > self._limits.start and not self._is_elsewhere():
+                    return f"the run had not begun {self._limits.start:g} s after its launch"
+            elif now - changed > self._limits.stuck_after:
+                return f"nothing was heard of the run for {self._limits.stuck_after:g} s"
+            elif now - changed > LINGER and not checked:
+                checked = True
+                if (events := self._events()) and events[-1]["event"] in _ENDINGS:
+                    return ""
+        return ""
+
+    def _state(self) -> tuple[int, ...]:
+        """Changes when the root writes its journal or touches its beat.
+
+        Clocks of several machines need not agree, so that only changes count. Opening a file makes NFS ask the server.
+        """
+        numbers = []
+        for path in (self._journal, self._folder / BEAT):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                numbers += [status.st_size, status.st_mtime_ns, status.st_ino]
+        return tuple(numbers)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
+        if not self._unseen and not self._journal.exists():
+            away, agent = strangers(dict.fromkeys(self._job.hosts)), self._agent()
+            if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
+                self._unseen = True
+                self._tell(
+                    f"{self._folder} of {', '.join(sorted(having))} is not visible on this host, so that the run "
+                    f"cannot be supervised: put the output folder on a file system that all hosts share"
+                )
+        return self._unseen
+
+    # Its end
+
+    def _verdict(self, events: Sequence[Mapping[str, Any]], end: End) -> int | None:
+        """The exit code if the run has come to its end; ``events`` are those of the job that has just ended."""
+        ending = next((event for event in reversed(events) if event["event"] in _ENDINGS), None)
+        if ending is None and not events and end.code in (FINISHED, NOTHING_FEASIBLE):
+            earlier = self._events()
+            ending = earlier[-1] if earlier and earlier[-1]["event"] == "finished" else None
+        if ending is not None and ending["event"] == "finished":
+            return NOTHING_FEASIBLE if ending.get("feasible") is False else FINISHED
+        if self._mpirun.received:
+            return self._interrupted(told=ending is not None)
+        if ending is not None and ending["event"] == "failed":
+            return LOST
+        # A stuck root may have written this on the signal that was to end it.
+        if ending is not None and not end.stuck:
+            return 128 + signal.Signals[ending["signal"]]
+        # Once the run has begun its input is known to be right: what a restart complains about is the state of hosts.
+        if end.code == UserError.exit_code and not self._began:
+            return end.code
+        return end.code if self._is_elsewhere() else None
+
+    def _next(self, how: str, ended: float) -> Job:
+        """The job that follows one that was lost, with everything that the old one has left on this host gone."""
+        if not self._limits.restarts:
+            raise RunFailed(how)
+        if not self._left:
+            raise RunFailed(f"{how}, after {self._limits.restarts} restarts in vain")
+        self._mpirun.clear()
+        answer = answering(self._job.hosts, self._agent())
+        out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
+        paths = (self._folder / f"hosts-{number}.txt" for number in itertools.count(2))
+        try:
+            job = self._job.on(answer, next(path for path in paths if not path.exists()))
+        except RunFailed as error:
+            raise RunFailed(f"{how}, and it cannot go on: {error}") from None
+        self._left -= 1
+        left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
+        what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
+        where = f" with {job.ranks} of {self._job.ranks} ranks" if out else ""
+        number = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
+        self._tell(f"{how}{left_out}; {what}{where} ({number})")
+        self._fence()
+        if len(set(job.hosts)) > 1:
+            while time.monotonic() - ended < SETTLING and not self._mpirun.received:
+                time.sleep(_POLL)
+        return job
+
+    def _fence(self) -> None:
+        """Go on in a copy of the journal: a root on a host that wakes up later holds the old file, and its lock."""
+        draft = self._journal.with_name(f".{self._journal.name}.{os.getpid()}")
+        try:
+            if self._journal.exists():
+                shutil.copy(self._journal, draft)
+                with draft.open("rb") as file:
+                    os.fsync(file.fileno())
+                draft.replace(self._journal)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RunFailed(f"{self._journal}: cannot be copied: {error.strerror}") from error
+
+    # Small things
+
+    def _events(self) -> list[dict[str, Any]]:
+        return journal.read(self._journal) if self._journal.exists() else []
+
+    def _agent(self) -> list[str]:
+        return self._job.launcher.agent(os.environ)
+
+    def _interrupted(self, *, told: bool = False) -> int:
+        """The exit code after a signal; the root may have ``told`` how to go on."""
+        for line in [] if told else self._how_to_resume():
+            self._tell(line)
+        return 128 + self._mpirun.received[0]
+
+    def _how_to_resume(self) -> list[str]:
+        options = replace(self._job.options, resume=self._folder, name=None, warm_start=())
+        words = ["-np", str(self._job.ranks), *options.words()]
+        return [f"go on with: mpipso launch {shlex.join(words)}"] if self._events() else []
+
+    def _tell(self, line: str) -> None:
+        print(f"mpipso: {line}", file=sys.stderr, flush=True)
+        self._keep([line])
+
+    def _keep(self, lines: Sequence[str]) -> None:
+        # The log is a convenience: a full disk is told by those whose records matter.
+        with contextlib.suppress(OSError):
+            if self._log is not None:
+                self._log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in lines)
+                self._log.flush()
+
+
+def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
+    """The open log, locked so that no other supervisor takes the same run; None where it cannot be written."""
+    try:
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path.parent}: another mpipso launch looks after this run") from None
+    except OSError:  # a file system without locks
+        pass
+    return file

@@ -1,0 +1,95 @@
+"""Which hosts of a job that was lost are still there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from mpipso.cluster.facts import local_facts
+from mpipso.cluster.hosts import Hosts
+
+LIMIT = 10.0
+"""Seconds in which a host answers; one that is frozen accepts the connection and says nothing."""
+_SLURM_LIMIT = 30.0
+"""Seconds for a job step, which the controller has to grant."""
+_STEP = ("srun", "--overlap", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
+_MOST_AT_A_TIME = 64
+#: How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
+#: any state says that the node does not respond.
+_GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "perf", "power", "reboot", "unk")
+
+
+def answering(hosts: Iterable[str], agent: Sequence[str]) -> set[str]:
+    """The hosts that answer: on which ``agent``, or inside of a Slurm job a step, can run a command. This one does.
+
+    Slurm notices a lost node only after minutes (``SlurmdTimeout``), so its own word is not enough; but it is taken if
+    no step runs on any host, since a site may forbid them or have a Slurm without ``--overlap`` (before 20.11).
+    """
+    distinct = list(dict.fromkeys(hosts))
+    away = strangers(distinct)
+    here = set(distinct) - set(away)
+    if away and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
+        up = [host for host in away if not any(map(_gone, states.get(host, ())))]
+        return here | (succeeding(up, _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
+    return here | succeeding(away, agent, ["true"])
+
+
+def strangers(hosts: Iterable[str]) -> list[str]:
+    """Those of the names that do not stand for this host."""
+    here = Hosts([local_facts(0)])
+    return [host for host in hosts if here.find(host) is None]
+
+
+def succeeding(
+    hosts: Sequence[str], agent: Sequence[str], command: Sequence[str], *, limit: float | None = None
+) -> set[str]:
+    """The hosts on which ``command`` ends with code 0 within ``limit`` (:data:`LIMIT`) seconds, all asked at once."""
+    if not hosts:
+        return set()
+    with ThreadPoolExecutor(min(len(hosts), _MOST_AT_A_TIME)) as pool:
+        lines = ([*agent, host, shlex.join(command)] for host in hosts)
+        answers = pool.map(lambda words: _succeeds(words, LIMIT if limit is None else limit), lines)
+        return {host for host, well in zip(hosts, answers, strict=True) if well}
+
+
+def _succeeds(words: Sequence[str], limit: float) -> bool:
+    quiet = subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    except OSError:
+        return False
+    try:
+        return process.wait(limit) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # with what ssh has started to reach the host
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
+    """The states of the nodes; none if Slurm cannot be asked."""
+    sinfo = shutil.which("sinfo")
+    if sinfo is None:
+        return {}
+    words = [sinfo, "--noheader", "--Node", "--nodes", ",".join(hosts), "--format", "%N %T"]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    states: dict[str, list[str]] = {}
+    for line in answer.stdout.splitlines():  # a node in several partitions has several lines
+        name, _, state = line.strip().partition(" ")
+        states.setdefault(name, []).append(state)
+    return states
+
+
+def _gone(state: str) -> bool:
+    return state.lower().startswith(_GONE) or state.endswith("*")

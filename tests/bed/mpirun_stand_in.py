@@ -1,0 +1,115 @@
+"""A stand-in for mpirun that injects faults: it plays launcher and root at once, and starts no rank.
+
+    python mpirun_stand_in.py FOLDER --version
+    python mpirun_stand_in.py FOLDER ... -m mpipso tune ... (--run-name NAME | --resume DIR) ...
+
+FOLDER holds ``attempts.json``, a list of Python programs, one for each call, which use the functions below; the last
+one serves for further calls as well. ``calls.jsonl`` there gets the words and the number of restarts left of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+HERE = Path(sys.argv[1])
+WORDS = sys.argv[2:]
+
+
+def value(flag: str) -> str | None:
+    """What follows a flag."""
+    return WORDS[WORDS.index(flag) + 1] if flag in WORDS else None
+
+
+def folder() -> Path:
+    """The run's folder."""
+    resumed = value("--resume")
+    return Path(resumed) if resumed is not None else HERE / "runs" / str(value("--run-name"))
+
+
+def write(event: str, **fields: object) -> None:
+    """A line of the journal."""
+    path = folder() / "journal.jsonl"
+    number = len(path.read_text().splitlines()) if path.exists() else 0
+    with path.open("a") as file:
+        file.write(json.dumps({"seq": number, "t": time.time(), "event": event, **fields}) + "\n")
+
+
+def begin() -> None:
+    """The run begins, or goes on."""
+    config = Path(str(value("--config"))).read_text()
+    write("started" if value("--resume") is None else "resumed", config=config)
+    write("asked")
+
+
+def evaluate(number: int) -> None:
+    """An evaluation is completed."""
+    write("evaluated", number=number)
+
+
+def finish(feasible: bool = True) -> None:
+    """The run comes to its end."""
+    write("finished", incumbent=0, evaluations=1, feasible=feasible, cause="evaluations")
+
+
+def beat(seconds: float) -> None:
+    """Be alive for so long, and nothing else."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        (folder() / "beat").touch()
+        time.sleep(0.2)
+
+
+def hang(*, deaf: bool = False) -> NoReturn:
+    """Do nothing for ever, to SIGTERM either if ``deaf``."""
+    if deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        signal.pause()
+
+
+def die(number: int) -> NoReturn:
+    """End by a signal."""
+    os.kill(os.getpid(), number)
+    hang()
+
+
+def interruptible() -> NoReturn:
+    """Be a run that ends in good order on SIGUSR1."""
+
+    def end(number: int, frame: object) -> None:
+        write("interrupted", signal=signal.Signals(number).name)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGUSR1, end)
+    begin()
+    hang()
+
+
+def orphan(argv: list[str], *, session: bool) -> None:
+    """Leave a process behind, in this session or in one of its own, whose number ``orphans`` gets."""
+    process = subprocess.Popen(argv, start_new_session=session)
+    with (HERE / "orphans").open("a") as file:
+        file.write(f"{process.pid}\n")
+
+
+def main() -> None:
+    if WORDS == ["--version"]:
+        print("mpirun (Open MPI) 5.0.0")
+        return
+    calls = HERE / "calls.jsonl"
+    number = len(calls.read_text().splitlines()) if calls.exists() else 0
+    with calls.open("a") as file:
+        file.write(json.dumps({"words": WORDS, "restarts": os.environ["MPIPSO_RESTARTS"]}) + "\n")
+    attempts = json.loads((HERE / "attempts.json").read_text())
+    exec(attempts[min(number, len(attempts) - 1)], globals())
+
+
+if __name__ == "__main__":
+    main()

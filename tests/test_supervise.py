@@ -1,0 +1,513 @@
+"""Supervision, with a stand-in for mpirun (bed/mpirun_stand_in.py) that injects the faults; the processes are real."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from bed.job import Job, wait_until
+
+from mpipso import survivors
+from mpipso.cluster.facts import local_facts
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.jobs import Job as MpiJob
+from mpipso.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
+from mpipso.startup import Options, wanted_groups
+
+STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
+LIMIT = 60.0
+#: ``mpipso launch`` with shorter pauses, so that the tests need not wait for them.
+LAUNCH = """
+import sys
+from mpipso import mpirun, supervise
+mpirun.GRACE, mpirun.CLEARING, supervise.LINGER, supervise.SETTLING = 1.0, 3.0, 2.0, 0.1
+from mpipso.cli import main
+sys.exit(main(["launch", *sys.argv[1:]]))
+"""
+CONFIG = """
+output = "{folder}/runs"
+[service]
+engine = "command"
+command = ["true", "{{x}}"]
+health_url = "http://{{host}}:{{port}}/health"
+[benchmark]
+client = "openai"
+[objective]
+maximize = "output_throughput"
+[[parameters]]
+name = "x"
+type = "float"
+min = 0.0
+max = 1.0
+default = 0.5
+"""
+WELL = "begin(); evaluate(0); finish()"
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+class Bench:
+    """A folder with a configuration, a stand-in for mpirun, and hosts that answer unless ``dead`` names them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = folder / "runs"
+        self.config = folder / "my.toml"
+        self.config.write_text(CONFIG.format(folder=folder))
+        self.mpirun = script(folder / "mpirun", f'#!/bin/sh\nexec {sys.executable} {STAND_IN} {folder} "$@"\n')
+        self.dead = folder / "dead"
+        self.dead.touch()
+        self.agent = script(
+            folder / "agent", f'#!/bin/sh\n! grep -qx "$1" {self.dead} && {{ [ "$2" = true ] || [ "$1" = holder ]; }}\n'
+        )
+        self.environment = {"PRTE_MCA_plm_ssh_agent": str(self.agent)}
+
+    def start(self, attempts: list[str], *words: object) -> Job:
+        (self.folder / "attempts.json").write_text(json.dumps(attempts))
+        argv = [sys.executable, "-c", LAUNCH, "--mpirun", str(self.mpirun), "--config", str(self.config)]
+        return Job([*argv, *map(str, words)], limit=LIMIT, env=self.environment)
+
+    def launch(self, attempts: list[str], *words: object) -> subprocess.CompletedProcess[str]:
+        with self.start(attempts, *words) as job:
+            return job.wait()
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The words of each launch."""
+        path = self.folder / "calls.jsonl"
+        return [json.loads(line)["words"] for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def restarts(self) -> list[str]:
+        """What each launch was told of the restarts left."""
+        return [json.loads(line)["restarts"] for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the one run."""
+        (path,) = self.runs.iterdir()
+        return path
+
+    @property
+    def events(self) -> list[str]:
+        """Those of the run, without what it asks for each time."""
+        events = [json.loads(line)["event"] for line in (self.run / "journal.jsonl").read_text().splitlines()]
+        return [event for event in events if event != "asked"]
+
+    def hosts(self, *names: str) -> Path:
+        path = self.folder / "hosts.txt"
+        path.write_text("".join(f"{name} slots=1\n" for name in names))
+        return path
+
+
+def value(words: list[str], flag: str) -> str | None:
+    return words[words.index(flag) + 1] if flag in words else None
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.removeprefix("mpipso: ") for line in done.stderr.splitlines() if line.startswith("mpipso: ")]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+class TestTheJournalTellsTheEnd:
+    @pytest.mark.parametrize(
+        ("attempt", "code"),
+        [
+            (WELL, 0),
+            (f"{WELL}; sys.exit(14)", 0),
+            (f"{WELL}; die(9)", 0),
+            ("begin(); finish(feasible=False)", 3),
+            ("begin(); finish(feasible=False); sys.exit(3)", 3),
+            ("begin(); write('failed', cause='no group is left'); sys.exit(4)", 4),
+            ("begin(); write('failed', cause='no group is left')", 4),
+            ("begin(); write('interrupted', signal='SIGUSR1'); sys.exit(1)", 138),
+            ("sys.exit(2)", 2),
+        ],
+    )
+    def test_and_such_an_end_is_not_followed_by_a_restart(self, bench: Bench, attempt: str, code: int) -> None:
+        done = bench.launch([attempt])
+        assert done.returncode == code, done.stderr
+        assert len(bench.calls) == 1
+        assert told(done) == []
+
+    def test_wrong_input_leaves_nothing(self, bench: Bench) -> None:
+        bench.launch(["sys.exit(2)"])
+        assert not bench.runs.exists()
+
+    def test_a_launcher_that_does_not_leave_after_the_end_is_ended(self, bench: Bench) -> None:
+        done = bench.launch([f"{WELL}; hang(deaf=True)"])
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 1
+
+
+class TestRestarts:
+    @pytest.mark.parametrize(
+        ("fault", "how"),
+        [
+            ("sys.exit(0)", "mpirun ended with code 0"),
+            ("die(9)", "mpirun ended with SIGKILL"),
+            ("sys.exit(2)", "mpirun ended with code 2"),
+        ],
+    )
+    def test_a_job_that_ends_before_its_run_resumes(self, bench: Bench, fault: str, how: str) -> None:
+        done = bench.launch([f"begin(); evaluate(0); {fault}", "begin(); evaluate(1); finish()"])
+        assert done.returncode == 0, done.stderr
+        assert told(done) == [f"{how} before the run had ended; resuming {bench.run} (restart 1 of 3)"]
+        assert bench.events == ["started", "evaluated", "resumed", "evaluated", "finished"]
+        first, second = bench.calls
+        assert (value(first, "--run-name"), value(first, "--resume")) == (bench.run.name, None)
+        assert (value(second, "--run-name"), value(second, "--resume")) == (None, str(bench.run))
+        assert bench.restarts == ["3", "2"]
+        log = (bench.run / "launch.log").read_text()
+        assert log.count(" + ") == 2
+        assert how in log
+        assert [line for line in done.stdout.splitlines() if line.startswith("+ ")] == [
+            f"+ {bench.mpirun} {shlex.join(words)}" for words in bench.calls
+        ]
+
+    def test_a_run_that_does_not_begin_starts_again_under_its_name(self, bench: Bench) -> None:
+        done = bench.launch(["hang()", WELL], "--start-limit", 1.5, "--run-name", "night")
+        assert done.returncode == 0, done.stderr
+        assert told(done) == ["the run had not begun 1.5 s after its launch; starting again (restart 1 of 3)"]
+        assert [value(words, "--run-name") for words in bench.calls] == ["night", "night"]
+        assert bench.events == ["started", "evaluated", "finished"]
+
+    def test_so_does_one_whose_journal_has_no_line_yet(self, bench: Bench) -> None:
+        done = bench.launch(["(folder() / 'journal.jsonl').touch(); die(9)", WELL])
+        assert done.returncode == 0, done.stderr
+        assert value(bench.calls[1], "--resume") is None
+        assert bench.events == ["started", "evaluated", "finished"]
+
+    def test_and_one_that_was_lost_before_it_had_asked_anything(self, bench: Bench) -> None:
+        """It may not have learned all that its warm start takes yet, and a resumed run learns nothing more."""
+        earlier = bench.folder / "earlier.csv"
+        done = bench.launch(["write('started'); write('learned'); die(9)", WELL, ""], "--warm-start", earlier)
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "--warm-start") for words in bench.calls] == [str(earlier)] * 2
+        assert bench.events == ["started", "evaluated", "finished"]
+
+    def test_a_name_that_was_reserved_in_vain_is_used_again(self, bench: Bench) -> None:
+        assert bench.launch(["sys.exit(1)"], "--run-name", "night", "--restarts", 0).returncode == 4
+        assert bench.launch([WELL], "--run-name", "night").returncode == 0
+        assert bench.run.name == "night"
+        assert bench.launch([WELL], "--run-name", "night").returncode == 0
+        assert sorted(path.name for path in bench.runs.iterdir()) == ["night", "night-2"]
+
+    @pytest.mark.parametrize("deaf", [False, True])
+    def test_a_stuck_job_is_ended_and_resumes(self, bench: Bench, deaf: bool) -> None:
+        done = bench.launch([f"begin(); hang(deaf={deaf})", "begin(); finish()"], "--stuck-after", 1.5)
+        assert done.returncode == 0, done.stderr
+        assert told(done)[0].startswith("nothing was heard of the run for 1.5 s; resuming")
+
+    def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
+        last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
+        done = bench.launch([f"begin(); {last}; hang()", "begin(); finish()"], "--stuck-after", 1.5)
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "interrupted", "resumed", "finished"]
+
+    def test_a_beat_is_a_sign_of_life(self, bench: Bench) -> None:
+        done = bench.launch(["begin(); beat(4.0); finish()"], "--stuck-after", 2.5)
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 1
+
+    def test_at_most_so_many_in_a_row(self, bench: Bench) -> None:
+        done = bench.launch(["begin(); evaluate(0)", "begin()"], "--restarts", 2)
+        assert done.returncode == 4
+        assert len(bench.calls) == 3
+        *_, error, resume = told(done)
+        assert error == "mpirun ended with code 0 before the run had ended, after 2 restarts in vain"
+        assert resume.startswith("go on with: mpipso launch -np ")
+        assert f"--resume {bench.run}" in resume
+        done = bench.launch(["begin(); finish()"], *shlex.split(resume.partition(" launch ")[2]))
+        assert done.returncode == 0, done.stderr
+
+    def test_but_any_number_for_a_run_that_gets_on(self, bench: Bench) -> None:
+        on = [f"begin(); evaluate({number})" for number in range(4)]
+        done = bench.launch([*on, "begin(); finish()"], "--restarts", 1)
+        assert done.returncode == 0, done.stderr
+        assert bench.restarts == ["1", "0", "0", "0", "0"]
+
+    def test_none_if_they_are_turned_off(self, bench: Bench) -> None:
+        done = bench.launch(["begin(); evaluate(0)"], "--restarts", 0)
+        assert done.returncode == 4
+        assert len(bench.calls) == 1
+        assert told(done)[0] == "mpirun ended with code 0 before the run had ended"
+
+    def test_a_damaged_journal_is_told(self, bench: Bench) -> None:
+        done = bench.launch(["begin(); (folder() / 'journal.jsonl').write_text('damage\\n'); hang()"])
+        assert done.returncode == 2
+        assert told(done)[0].endswith("journal.jsonl:1: is not a line of JSON: the journal is damaged")
+
+    def test_what_the_old_job_left_is_gone_before_the_next_one(self, bench: Bench) -> None:
+        """A rank in the launcher's session, one in its own, and a keeper that ends by itself in a moment."""
+        left = (
+            "orphan(['sleep', '1000'], session=False); orphan(['sleep', '1000'], session=True); "
+            "orphan(['sleep', '0.5'], session=True)"
+        )
+        alive = "[p for p in (HERE / 'orphans').read_text().split() if os.path.exists(f'/proc/{p}')]"
+        done = bench.launch([f"begin(); {left}; die(9)", f"begin(); write('learned', alive={alive}); finish()"])
+        assert done.returncode == 0, done.stderr
+        record = [json.loads(line) for line in (bench.run / "journal.jsonl").read_text().splitlines()]
+        assert [event["alive"] for event in record if event["event"] == "learned"] == [[]]
+        assert len((bench.folder / "orphans").read_text().split()) == 3
+
+    def test_a_root_that_wakes_up_later_writes_into_a_file_that_nobody_reads(self, bench: Bench) -> None:
+        """The test itself is that root: of a host that was frozen with the journal open and locked."""
+        locked = "fcntl.flock((folder() / 'journal.jsonl').open('r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        wait = "(folder() / 'beat').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)\n"
+        with bench.start([f"begin()\n{wait}", f"import fcntl; {locked}; begin(); finish()"]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
+            with (bench.run / "journal.jsonl").open("a") as old:
+                fcntl.flock(old, fcntl.LOCK_EX)
+                (bench.folder / "go").touch()
+                wait_until(lambda: len(bench.calls) == 2, 20, "the second job")
+                old.write("late\n")
+                old.flush()
+                done = job.wait()
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "resumed", "finished"]
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+    def test_the_first_lets_the_run_end_in_order(self, bench: Bench, number: int) -> None:
+        with bench.start(["interruptible()"]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            job.process.send_signal(number)
+            done = job.wait()
+        assert done.returncode == 128 + number, done.stderr
+        assert bench.events == ["started", "interrupted"]
+        assert len(bench.calls) == 1
+
+    def test_a_later_one_does_not_wait(self, bench: Bench) -> None:
+        deaf = "signal.signal(signal.SIGUSR1, signal.SIG_IGN); begin(); hang(deaf=True)"
+        with bench.start([deaf]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            for _ in range(3):
+                job.process.send_signal(signal.SIGINT)
+                time.sleep(0.6)  # what arrives within half a second counts once
+            done = job.wait()
+        assert done.returncode == 130
+        assert len(bench.calls) == 1
+        assert told(done)[0].startswith("go on with: ")
+
+    def test_the_job_dies_with_its_supervisor(self, bench: Bench) -> None:
+        with bench.start(["begin(); hang()"]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            (mpirun,) = [process for process in job.tree() if str(STAND_IN) in process.cmdline()]
+            job.process.kill()
+            wait_until(lambda: not mpirun.is_running() or mpirun.status() == psutil.STATUS_ZOMBIE, 10, "it is gone")
+
+
+class TestHosts:
+    def test_those_that_do_not_answer_stay_out_until_they_do(self, bench: Bench) -> None:
+        hostfile = bench.hosts("n0", "n1", "n2", "n3")
+        heal = "(HERE / 'dead').write_text('')"
+        bench.dead.write_text("n2\n")
+        done = bench.launch(
+            ["begin()", f"begin(); {heal}", "begin(); finish()"], "--hostfile", hostfile, "--nodes-per-group", 2
+        )
+        assert done.returncode == 0, done.stderr
+        first, second, third = bench.calls
+        survivors = str(bench.run / "hosts-2.txt")
+        assert [(w[1], [x for x in w if x.endswith(".txt")]) for w in (first, second, third)] == [
+            ("4", [str(hostfile)] * 2),
+            ("3", [survivors] * 2),
+            ("4", [str(hostfile)] * 2),
+        ]
+        assert Path(survivors).read_text() == "n0 slots=1\nn1 slots=1\nn3 slots=1\n"
+        assert told(done) == [
+            "mpirun ended with code 0 before the run had ended; without n2, which does not answer; "
+            f"resuming {bench.run} with 3 of 4 ranks (restart 1 of 3)",
+            f"mpirun ended with code 0 before the run had ended; resuming {bench.run} (restart 2 of 3)",
+        ]
+
+    def test_too_few_for_a_group_of_the_size_that_the_run_had(self, bench: Bench) -> None:
+        bench.dead.write_text("n1\n")
+        done = bench.launch(["begin()"], "--hostfile", bench.hosts("n0", "n1"))
+        assert done.returncode == 4
+        assert len(bench.calls) == 1
+        error, resume = told(done)
+        assert error == (
+            "mpirun ended with code 0 before the run had ended, and it cannot go on: "
+            "1 of 2 hosts answer, too few for a group of 2"
+        )
+        assert resume.startswith("go on with: ")
+
+    def test_named_groups_that_lost_a_host_are_formed_anew(self, bench: Bench) -> None:
+        bench.dead.write_text("n1\nn4\n")
+        done = bench.launch(["begin()", "begin(); finish()"], "--nodes", "n0,n1:n2,n3:n4,n5:n6,n7")
+        assert done.returncode == 0, done.stderr
+        words = bench.calls[1]
+        assert value(words, "--nodes") == "n2,n3:n6,n7:n0,n5"
+        assert value(words, "--host") is None
+        assert Path(value(words, "--hostfile") or "").read_text().split() == ["n0", "n2", "n3", "n5", "n6", "n7"]
+        assert value(words, "-np") == "6"
+
+    def test_a_run_whose_folder_is_on_another_host_alone_is_left_to_itself(self, bench: Bench) -> None:
+        done = bench.launch(["time.sleep(3); sys.exit(7)"], "--nodes", "n0:holder", "--start-limit", 1)
+        assert done.returncode == 7
+        assert len(bench.calls) == 1
+        (line,) = told(done)
+        assert line == (
+            f"{bench.run} of holder is not visible on this host, so that the run cannot be supervised: "
+            "put the output folder on a file system that all hosts share"
+        )
+
+    @pytest.mark.parametrize(
+        ("srun", "left", "out"),
+        [
+            ('case " $* " in *" n4 true "*) exit 1;; *" --overlap "*) ;; *) exit 1; esac', "n0 n2", "n1, n3, n4"),
+            ("exit 1", "n0 n2 n4", "n1, n3"),
+        ],
+        ids=["steps", "no steps"],
+    )
+    def test_in_a_slurm_job_slurm_knows(self, bench: Bench, tmp_path: Path, srun: str, left: str, out: str) -> None:
+        """The scontrol, sinfo and srun are scripts of this test: real ones need a cluster."""
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        script(tools / "scontrol", "#!/bin/sh\necho n0 n1 n2 n3 n4\n")
+        states = ("n0 allocated", "n1 down*", "n2 mixed", "n2 mixed", "n3 allocated*", "n4 allocated")
+        script(tools / "sinfo", "#!/bin/sh\n" + "".join(f"echo '{state}'\n" for state in states))
+        script(tools / "srun", f"#!/bin/sh\n{srun}\n")
+        bench.environment |= {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "n[0-4]",
+        }
+        done = bench.launch(["begin()", "begin(); finish()"])
+        assert done.returncode == 0, done.stderr
+        first, second = bench.calls
+        assert value(first, "--hostfile") is None
+        assert "plm_slurm_args" not in first
+        assert Path(value(second, "--hostfile") or "").read_text().split() == left.split()
+        assert value(second, "plm_slurm_args") == "--overlap"
+        assert second.count("--hostfile") == 1, "the order of the ranks forms the groups, as before"
+        assert f"without {out}, which do not answer" in told(done)[0]
+
+    def test_a_host_that_says_nothing_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(survivors, "LIMIT", 1.0)
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        agent = script(tmp_path / "agent", '#!/bin/sh\n[ "$1" != frozen ] || sleep 60\n')
+        here = local_facts(0).host
+        assert survivors.answering(["a", "frozen", here, "a"], [str(agent)]) == {"a", here}
+        assert survivors.answering(["a", "localhost"], ["/no/such/agent"]) == {"localhost"}
+
+
+class TestResume:
+    def test_a_folder_without_a_journal_is_refused(self, bench: Bench) -> None:
+        done = bench.launch([WELL], "--resume", bench.folder)
+        assert done.returncode == 2
+        assert told(done) == [f"{bench.folder}: is not the folder of a run (it has no journal.jsonl)"]
+        assert not bench.calls
+
+    def test_an_earlier_end_does_not_count(self, bench: Bench) -> None:
+        assert bench.launch(["begin(); write('interrupted', signal='SIGINT'); sys.exit(130)"]).returncode == 130
+        done = bench.launch(["", "begin()", "begin(); finish()"], "--resume", bench.run)
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 3
+
+    def test_wrong_input_is_passed_on_and_the_run_stays(self, bench: Bench) -> None:
+        bench.launch(["begin(); write('interrupted', signal='SIGINT'); sys.exit(130)", "sys.exit(2)"])
+        done = bench.launch(["sys.exit(2)"], "--resume", bench.run)
+        assert done.returncode == 2
+        assert bench.events == ["started", "interrupted"]
+
+    def test_a_run_has_one_supervisor(self, bench: Bench) -> None:
+        with bench.start(["begin(); beat(100)"]):
+            wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
+            done = bench.launch([WELL], "--resume", bench.run)
+        assert done.returncode == 2
+        assert told(done) == [f"{bench.run}: another mpipso launch looks after this run"]
+        assert len(bench.calls) == 1
+
+
+def config(text: str = "") -> Config:
+    return parse(CONFIG.format(folder="/tmp") + text, "test", engines=["command"], clients=["openai"])
+
+
+class TestGroups:
+    FILE = """
+    [[parallel.service_groups]]
+    group_id = 4
+    master_node_index = 1
+    nodes = [{ host = "a", npu_ids = [0, 1] }, { host = "b", npu_ids = [2, 3] }]
+    [[parallel.service_groups]]
+    group_id = 7
+    nodes = [{ host = "c", npu_ids = [4, 5] }, { host = "d" }]
+    """
+
+    def test_of_the_command_line_keep_what_the_file_says_of_their_nodes(self) -> None:
+        chosen, _ = wanted_groups(Options(nodes="c,b:a,b"), config(self.FILE))
+        groups = chosen.parallel.service_groups
+        assert [[(node.host, node.npu_ids) for node in group.nodes] for group in groups] == [
+            [("c", (4, 5)), ("b", (2, 3))],
+            [("a", (0, 1)), ("b", (2, 3))],
+        ]
+        assert [group.master_node_index for group in groups] == [0, 1]
+
+    def test_several_ranks_on_a_host_stay_several(self, tmp_path: Path) -> None:
+        hostfile = tmp_path / "hosts.txt"
+        hostfile.write_text("# ours\na:2\nb:2\n")
+        job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), config('[parallel]\nmode="single_node"'), 8)
+        assert job.ranks == 8
+        left = job.on({"a"}, tmp_path / "left.txt")
+        assert (left.ranks, left.hosts) == (4, ("a", "a"))
+        assert (tmp_path / "left.txt").read_text() == "a:2\n"
+
+
+class TestFamilies:
+    def words(self, family: Launcher, **how: bool) -> str:
+        return " ".join(family.command("mpirun", 4, None, False, [], **how))
+
+    def test_open_mpi_5_survives_the_death_of_ranks_and_notices_a_silent_node(self) -> None:
+        plain, tolerant = self.words(OpenMPI5()), self.words(OpenMPI5(), tolerant=True)
+        assert "ulfm" not in plain
+        assert "--with-ft ulfm --mca async_mpi_finalize 1 --mca mpi_preconnect_mpi 1" in tolerant
+        assert "--prtemca oob_tcp_keepalive_time 5" in tolerant
+
+    def test_open_mpi_4_only_notices_a_silent_node(self) -> None:
+        tolerant = self.words(OpenMPI4(), tolerant=True)
+        assert "ulfm" not in tolerant
+        assert "--mca oob_tcp_keepalive_time 5" in tolerant
+        assert "--mca plm_slurm_args --overlap" in self.words(OpenMPI4(), again=True)
+
+    def test_mpich_has_neither(self) -> None:
+        assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4"
+
+    @pytest.mark.parametrize(
+        ("family", "environment", "agent"),
+        [
+            (OpenMPI5(), {}, "ssh -o BatchMode=yes -o ConnectTimeout=5"),
+            (
+                OpenMPI5(),
+                {"OMPI_MCA_plm_rsh_agent": "no-such-rsh : ssh -x"},
+                "ssh -x -o BatchMode=yes -o ConnectTimeout=5",
+            ),
+            (OpenMPI4(), {"OMPI_MCA_plm_rsh_agent": "env A=b sh : ssh"}, "env A=b sh"),
+            (Hydra(), {"HYDRA_LAUNCHER_EXEC": "/bin/sh"}, "/bin/sh"),
+            (Hydra(), {"OMPI_MCA_plm_rsh_agent": "/bin/sh"}, "ssh -o BatchMode=yes -o ConnectTimeout=5"),
+        ],
+    )
+    def test_hosts_are_reached_as_the_launcher_reaches_them(
+        self, family: Launcher, environment: dict[str, str], agent: str
+    ) -> None:
+        assert " ".join(family.agent(environment)) == agent
