@@ -15,10 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from mpipso.errors import UserError
+from mpipso.errors import RunFailed, UserError
 
 NAP = 0.02
 """Seconds between two probes: a waiting rank then asks for well below a hundredth of a core."""
@@ -89,6 +90,11 @@ class World(Protocol):
 
     def abort(self, code: int) -> None:
         """End this rank and, unless they survive it, every other with this exit code."""
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A rank cannot take part in the start of the job."""
 
 
 class MpiChannel:
@@ -185,15 +191,42 @@ class MpiWorld:
         self.tolerant = os.environ.get(_ULFM[0]) == _ULFM[1]
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
+        self._meeting = self.channel()
+        self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in range(self.size)}
         self.library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip("\0 ")
 
     def gather(self, value: T) -> list[T]:
-        values: list[T] = self._comm.allgather(value)
-        return values
+        self._meeting.post(0, value)
+        values: list[T] = [self._next_of(source) for source in range(self.size)] if self.rank == 0 else []
+        return self.share(values)
 
     def share(self, value: T) -> T:
-        shared: T = self._comm.bcast(value, root=0)
-        return shared
+        if self.rank != 0:
+            shared: T = self._next_of(0)
+            return shared
+        for rank in range(1, self.size):
+            self._meeting.post(rank, value)
+        while self._hear() or not self._meeting.idle:
+            self.nap()
+        return value
+
+    def _next_of(self, source: int) -> Any:
+        """The next of its messages; not by a collective, which waits for ever for a rank that has died."""
+        while not self._inbox[source]:
+            if not self._hear():
+                self.nap()
+        return self._inbox[source].popleft()
+
+    def _hear(self) -> bool:
+        taken = self._meeting.take()
+        for source, message in taken:
+            if isinstance(message, _Broken):
+                raise RunFailed(f"the job cannot start: rank {source} has failed")
+            self._inbox[source].append(message)
+        if not taken and self._meeting.failed:
+            ranks = ", ".join(map(str, sorted(self._meeting.failed)))
+            raise RunFailed(f"the job cannot start: rank {ranks} died")
+        return bool(taken)
 
     def split(self, color: int | None, *, key: int = 0) -> Channel | None:
         comm = self._comm.Split(self._mpi.UNDEFINED if color is None else color, key)
@@ -222,6 +255,13 @@ class MpiWorld:
     def abort(self, code: int) -> None:
         if not self.tolerant:
             self._comm.Abort(code)
+        # Those who still wait for this rank to begin would not learn that it is gone: it was not killed.
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._meeting.post(rank, _Broken())
+        limit = time.monotonic() + _LAST
+        while not self._meeting.idle and time.monotonic() < limit:
+            self._meeting.take()
         os._exit(code)
 
     def _channel(self, comm: Any) -> MpiChannel:

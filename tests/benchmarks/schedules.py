@@ -48,6 +48,7 @@ EVALUATIONS = 64
 SIGMAS = (0.3, 0.8, 1.2)
 NAP = 0.002
 """Seconds between two looks at MPI while durations are scaled down."""
+DRAWS = 200
 NOOPS = 400
 WAIT = 4.0
 """Seconds for which ranks wait while their CPU is measured."""
@@ -64,9 +65,9 @@ OURS: Sequence[tuple[str, Kind, int, float | None]] = (
 )
 
 
-def durations(sigma: float, mean: float, seed: int = 0) -> list[float]:
+def durations(sigma: float, mean: float, draw: int) -> list[float]:
     """64 of them, whose mean is ``mean`` exactly."""
-    drawn = np.random.default_rng(seed).lognormal(0.0, sigma, EVALUATIONS)
+    drawn = np.random.default_rng(draw).lognormal(0.0, sigma, EVALUATIONS)
     return [float(value) for value in drawn * mean / drawn.mean()]
 
 
@@ -107,6 +108,32 @@ class Proposals:
             order = self._order
             new.sort(key=lambda number: -order[number])
         return [Assignment(number, 1, {}) for number in new]
+
+
+def computed(lengths: Sequence[float], kind: Kind, size: int, error: float | None) -> float:
+    """The busy share if nothing but the evaluations took time."""
+    proposals = Proposals(kind, size, len(lengths), None if error is None else predicted(lengths, error))
+    queue: list[Assignment] = []
+    running: list[tuple[float, int]] = []
+    now, count = 0.0, 0
+    while count < len(lengths):
+        queue += proposals.due(max(0, GROUPS - len(running) - len(queue)))
+        while queue and len(running) < GROUPS:
+            number = queue.pop(0).number
+            heapq.heappush(running, (now + lengths[number], number))
+        now, number = heapq.heappop(running)
+        proposals.done(number)
+        count += 1
+    return sum(lengths) / GROUPS / now
+
+
+def typical(sigma: float) -> tuple[int, list[float]]:
+    """Of many draws of durations the one whose computed shares are nearest to the mean of all, and that mean."""
+    shares = np.array(
+        [[computed(durations(sigma, 1.0, draw), *how) for _, *how in OURS] for draw in range(DRAWS)]  # type: ignore[arg-type]
+    )
+    mean = shares.mean(axis=0)
+    return int(np.abs(shares - mean).max(axis=1).argmin()), [float(share) for share in mean]
 
 
 # Programs under mpirun; rank 0 prints a line of JSON.
@@ -237,23 +264,25 @@ def under_mpi(role: str, ranks: int, *arguments: Any) -> dict[str, Any]:
 
 
 def busy_shares(mean: float) -> None:
-    rows: dict[str, list[float]] = {}
+    rows: dict[str, list[str]] = {}
     for sigma in SIGMAS:
-        lengths = durations(sigma, mean)
+        draw, means = typical(sigma)
+        lengths = durations(sigma, mean, draw)
         ideal = sum(lengths) / GROUPS
-        for name, kind, size, error in OURS:
-            rows.setdefault(name, []).append(
-                ideal / under_mpi("ours", GROUPS, lengths, kind, size, error, NAP, 0.0)["wall"]
-            )
+        for (name, kind, size, error), expected in zip(OURS, means, strict=True):
+            share = ideal / under_mpi("ours", GROUPS, lengths, kind, size, error, NAP, 0.0)["wall"]
+            rows.setdefault(name, []).append(f"{share:.2f} ({expected:.2f})")
         for name, size in (("mpi4py.futures, 16 at a time", 16), ("mpi4py.futures, all at once", EVALUATIONS)):
             wall = under_mpi("futures", GROUPS + 1, lengths, size, 0.0)["wall"]
-            rows.setdefault(name, []).append(ideal / wall)
-        rows.setdefault("waves of 4", []).append(ideal / under_mpi("waves", GROUPS, lengths, 0.0)["wall"])
+            rows.setdefault(name, []).append(f"{ideal / wall:.2f}       ")
+        wall = under_mpi("waves", GROUPS, lengths, 0.0)["wall"]
+        rows.setdefault("waves of 4", []).append(f"{ideal / wall:.2f}       ")
     print(f"busy share of {GROUPS} groups, {EVALUATIONS} evaluations of {mean:g} s, log-normal, nap {NAP * 1e3:g} ms")
-    print(f"{'':42}" + "".join(f"  sigma {sigma}" for sigma in SIGMAS))
+    print(f"(in parentheses: computed, mean of {DRAWS} draws of durations; the one that is slept is typical of them)")
+    print(f"{'':42}" + "".join(f"    sigma {sigma}" for sigma in SIGMAS))
     for name, shares in rows.items():
         target = f"   target at 0.8: {TARGETS[name]:.2f}" if name in TARGETS else ""
-        print(f"{name:42}" + "".join(f"{share:11.2f}" for share in shares) + target, flush=True)
+        print(f"{name:42}" + "".join(f"{share:>13}" for share in shares) + target, flush=True)
 
 
 def overheads() -> None:
