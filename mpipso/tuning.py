@@ -94,6 +94,8 @@ class Tuning:
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
+        # The session before may have ended between a result and the line that makes it the best.
+        self._challenge(self._leaders.leader(self.trials.searched))
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""

@@ -164,9 +164,9 @@ class Protocol(RuleBasedStateMachine):
                 events = self.dispatcher.take(message.group, message, self.now)
                 assert current or events == [], "what comes late is dropped"
                 self._settle(events)
-                if current and isinstance(message, Evaluation) and message.failure is not None:
-                    if message.failure.kind == "cancelled" or self.ending:
-                        self._give_up(message.number)
+                failure = message.failure if current and isinstance(message, Evaluation) else None
+                if failure is not None and (failure.kind == "cancelled" or self.ending):
+                    self._give_up(message.number)
         self._form()
 
     def _step(self) -> None:

@@ -1,0 +1,536 @@
+"""The root's side of the search in one process: real strategy, journal and folder; only the measuring is computed.
+
+What a run proposes depends on the seed and the results alone, so it can be interrupted anywhere and goes on the same.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli
+import tomli_w
+from faults.formula import throughput
+
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.errors import FailureKind, RunFailed
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.record.folders import RunFolder
+from mpipso.record.journal import FILE, Journal, read
+from mpipso.record.monitor import Monitor
+from mpipso.record.warm import Earlier
+from mpipso.search import strategies
+from mpipso.startup import well_defined
+from mpipso.tuning import Tuning
+
+TEXT = (Path(__file__).parent / "faults" / "formula.toml").read_text()
+BASELINE = {"batch": 8, "wait": 0, "policy": "greedy"}
+
+Order = Callable[[Sequence[int]], int]
+"""Which of the evaluations that run ends next, by number."""
+Measure = Callable[[Configuration], Metrics | Failure]
+
+
+def configured(**changes: object) -> Config:
+    """The formula's search with other values, by keys with ``__`` for the dot."""
+    tree = tomli.loads(TEXT)
+    for key, value in {"search__strategy": "pso", "search__confirm": 0, **changes}.items():
+        section, name = key.split("__")
+        tree[section][name] = value
+    return parse(tomli_w.dumps(tree), "formula.toml")
+
+
+RELATIVE = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline", "factor": 1.5}]}
+
+
+def measured(configuration: Configuration) -> Metrics | Failure:
+    latency = 50.0 + 3.0 * float(configuration["batch"])
+    return {
+        "completed": 10.0,
+        "failed": 0.0,
+        "output_throughput": throughput(dict(configuration)),
+        "ttft_p99_ms": latency,
+    }
+
+
+def broken(configuration: Configuration) -> Metrics | Failure:
+    return Failure("it broke", "configuration")
+
+
+def shuffled(seed: int) -> Order:
+    random = np.random.default_rng(seed)
+    return lambda running: int(random.choice(sorted(running)))
+
+
+@dataclass
+class Session:
+    """One session of a run in ``folder``, with groups that take the next assignment when they are free."""
+
+    folder: Path
+    config: Config
+    groups: int = 2
+    measure: Measure = measured
+    order: Order = min
+    lines: int | None = None
+    """How many lines the journal may have before the session is killed."""
+    assigned: list[Assignment] = field(default_factory=list)
+
+    def run(self, earlier: Sequence[Earlier] = ()) -> Tuning:
+        """The session until its end, or until it is killed."""
+        fresh = not (self.folder / FILE).exists()
+        past = [] if fresh else read(self.folder / FILE)
+        with Journal.create(self.folder) if fresh else Journal.open(self.folder) as journal:
+            journal.write("started" if fresh else "resumed", config="")
+            monitor = Monitor(
+                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), io.StringIO(), mode="plain"
+            )
+            tuning = self._tuning(journal, monitor, past)
+            for each in earlier:
+                tuning.learn(each)
+            self._search(tuning)
+            return tuning
+
+    def _tuning(self, journal: Journal, monitor: Monitor, past: Sequence[Mapping[str, Any]]) -> Tuning:
+        search = self.config.search
+        space, baseline = well_defined(self.config)
+        in_flight = self.groups if search.schedule == "async" else search.window or search.particles
+        strategy = strategies.create(search, space, baseline, in_flight=in_flight)
+        return Tuning(self.config, strategy, RunFolder(self.folder), journal, monitor, lambda configuration: [], past)
+
+    def _search(self, tuning: Tuning) -> None:
+        queue: list[Assignment] = []
+        running: dict[int, tuple[int, Assignment]] = {}
+        confirming = False
+        while True:
+            idle = self.groups - len(running) - len(queue)
+            queue += tuning.confirmations() if confirming and not running and not queue else ()
+            queue += () if confirming else tuning.propose(max(0, idle))
+            if not queue and not running:
+                if confirming:
+                    break
+                assert tuning.cause, "it ends for a reason"
+                confirming = True
+                continue
+            free = iter(set(range(self.groups)) - {group for group, _ in running.values()})
+            while queue and len(running) < self.groups:
+                assignment = queue.pop(0)
+                running[assignment.number] = (next(free), assignment)
+                tuning.assigned(running[assignment.number][0], assignment)
+                self.assigned.append(assignment)
+            number = self.order(list(running))
+            group, assignment = running.pop(number)
+            tuning.evaluated(self._evaluation(group, assignment))
+        tuning.conclude()
+
+    def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+        what = self.measure(assignment.configuration)
+        told: dict[str, Any] = {"failure": what} if isinstance(what, Failure) else {"metrics": what}
+        begun = 1000.0 + assignment.number
+        return Evaluation(
+            assignment.number,
+            assignment.attempt,
+            group,
+            assignment.configuration,
+            assignment.label,
+            started=begun,
+            ended=begun + 1.0 + float(assignment.configuration["batch"]) / 10,
+            **told,
+        )
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        return [event for event in read(self.folder / FILE) if event["event"] in kinds]
+
+    def proposals(self) -> list[tuple[int, str, Mapping[str, Value]]]:
+        return [(n["number"], n["label"], n["configuration"]) for e in self.events("asked") for n in e["new"]]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Path]:
+    """A new folder each time."""
+    return (_made(tmp_path / f"run-{number}") for number in itertools.count(1))
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def cut(source: Path, target: Path, line: int, *, torn: bool = False) -> int:
+    """Copy the first lines of a journal, as a crash leaves them; returns how many evaluations they complete."""
+    lines = (source / FILE).read_bytes().splitlines(keepends=True)
+    rest = lines[line][: len(lines[line]) // 2] if torn and line < len(lines) else b""
+    (target / FILE).write_bytes(b"".join(lines[:line]) + rest)
+    return sum(event["event"] == "evaluated" for event in read(target / FILE))
+
+
+SCHEDULES: Mapping[str, Mapping[str, object]] = {
+    "generation": {"search__schedule": "generation"},
+    "window": {"search__schedule": "window", "search__window": 4},
+    "async": {"search__schedule": "async"},
+}
+
+
+class TestTiming:
+    @pytest.mark.parametrize("strategy", ["pso", "surrogate"])
+    @pytest.mark.parametrize("schedule", ["generation", "window"])
+    def test_proposals_do_not_depend_on_the_order_of_results_or_the_number_of_groups(
+        self, schedule: str, strategy: str, folders: Iterator[Path]
+    ) -> None:
+        config = configured(**SCHEDULES[schedule], search__strategy=strategy, search__repeats=2)
+        plain = Session(next(folders), config)
+        plain.run()
+        for groups, order in ((1, min), (2, max), (3, shuffled(1)), (5, shuffled(2)), (40, max)):
+            other = Session(next(folders), config, groups=groups, order=order)
+            other.run()
+            assert other.proposals() == plain.proposals()
+        assert len({str(each) for _, _, each in plain.proposals()}) > 12
+
+    def test_another_seed_is_another_search(self, folders: Iterator[Path]) -> None:
+        sessions = [Session(next(folders), configured(search__seed=seed)) for seed in (1, 2)]
+        for session in sessions:
+            session.run()
+        assert sessions[0].proposals() != sessions[1].proposals()
+
+    def test_a_generation_waits_for_all_results_of_the_one_before(self, folders: Iterator[Path]) -> None:
+        session = Session(next(folders), configured(), groups=40)
+        session.run()
+        for event in session.events("asked"):
+            first = event["new"][0]["number"]
+            done = [e["number"] for e in session.events("evaluated") if e["seq"] < event["seq"]]
+            assert sorted(done) == list(range(first)), "all that was asked before, and nothing else"
+        assert [len(event["new"]) for event in session.events("asked")] == [6, 6, 6]
+
+    def test_a_window_proposes_as_soon_as_what_it_may_see_is_there(self, folders: Iterator[Path]) -> None:
+        session = Session(next(folders), configured(**SCHEDULES["window"]), groups=40, order=min)
+        session.run()
+        out = 0
+        for event in read(session.folder / FILE):
+            out += {"asked": 1, "evaluated": -1}.get(event["event"], 0)
+            assert out <= 4
+        told = [event["told"] for event in session.events("asked")]
+        assert told == [[], [], [], [], *[[number] for number in range(len(told) - 4)]]
+
+    def test_the_longest_of_a_generation_begin_first_once_durations_are_known(self, folders: Iterator[Path]) -> None:
+        session = Session(next(folders), configured(), groups=1)
+        session.run()
+        first, second = session.assigned[:6], session.assigned[6:12]
+        assert first[0].configuration == BASELINE
+        expected = [each.seconds for each in second]
+        assert expected == sorted(expected, reverse=True)
+        assert expected[0] > expected[-1] > 0
+
+
+class TestResume:
+    @pytest.mark.parametrize("torn", [False, True])
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_journal_cut_at_any_line_goes_on_as_if_nothing_had_happened(
+        self, schedule: str, torn: bool, folders: Iterator[Path]
+    ) -> None:
+        config = configured(**SCHEDULES[schedule], search__repeats=2, search__baseline_repeats=2, search__confirm=1)
+        whole = Session(next(folders), config)
+        best = whole.run().incumbent
+        lines = len((whole.folder / FILE).read_bytes().splitlines())
+        for line in range(1, lines + 1, 1 if schedule == "generation" and not torn else 4):
+            again = Session(next(folders), config)
+            done = cut(whole.folder, again.folder, line, torn=torn)
+            completed = {event["number"] for event in again.events("evaluated")}
+            tuning = again.run()
+            assert again.proposals() == whole.proposals(), f"cut after line {line}"
+            assert not completed & {assignment.number for assignment in again.assigned}, "nothing is measured again"
+            assert len(again.events("evaluated")) == len(whole.proposals())
+            assert len(again.assigned) == len(whole.proposals()) - done
+            assert tuning.incumbent == best, f"cut after line {line}"
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_so_does_the_surrogate(self, schedule: str, folders: Iterator[Path]) -> None:
+        config = configured(**SCHEDULES[schedule], search__strategy="surrogate", search__repeats=2)
+        whole = Session(next(folders), config)
+        whole.run()
+        lines = len((whole.folder / FILE).read_bytes().splitlines())
+        for line in range(2, lines, 13):
+            again = Session(next(folders), config)
+            cut(whole.folder, again.folder, line)
+            again.run()
+            assert again.proposals() == whole.proposals(), f"cut after line {line}"
+
+    def test_a_run_may_be_cut_again_and_again(self, folders: Iterator[Path]) -> None:
+        config = configured()
+        whole = Session(next(folders), config)
+        whole.run()
+        source = whole.folder
+        for line in (40, 30, 20, 10):
+            again = Session(next(folders), config)
+            cut(source, again.folder, line)
+            again.run()
+            assert again.proposals() == whole.proposals()
+            source = again.folder
+
+    def test_attempts_of_what_was_in_flight_go_on_counting(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured())
+        whole.run()
+        again = Session(next(folders), configured())
+        cut(whole.folder, again.folder, 3)
+        assert [event["number"] for event in again.events("assigned")] == [0]
+        again.run()
+        assert [(each.number, each.attempt) for each in again.assigned[:2]] == [(0, 2), (1, 1)]
+
+    def test_the_best_is_known_though_the_line_that_names_it_was_torn(self, folders: Iterator[Path]) -> None:
+        """The last evaluation is the best one, and the run was killed before it could say so."""
+        config = configured(search__evaluations=2, search__particles=2)
+        whole = Session(next(folders), config)
+        whole.run()
+        line = whole.events("incumbent")[-1]["seq"]
+        again = Session(next(folders), config)
+        cut(whole.folder, again.folder, line, torn=True)
+        assert again.run().incumbent == whole.events("incumbent")[-1]["number"]
+
+    def test_more_evaluations_than_before_go_on_with_the_same_search(self, folders: Iterator[Path]) -> None:
+        long, short = (Session(next(folders), configured(search__evaluations=count)) for count in (18, 12))
+        long.run()
+        short.run()
+        more = Session(short.folder, configured(search__evaluations=18))
+        more.run()
+        assert more.proposals() == long.proposals()
+
+
+class TestBudgets:
+    def end(self, folder: Path, **changes: object) -> tuple[Session, Tuning]:
+        session = Session(folder, configured(**changes))
+        return session, session.run()
+
+    def test_evaluations(self, tmp_path: Path) -> None:
+        session, tuning = self.end(tmp_path, search__evaluations=10)
+        assert tuning.cause == "evaluations"
+        assert len(session.events("evaluated")) == 10
+
+    def test_iterations(self, tmp_path: Path) -> None:
+        session, tuning = self.end(tmp_path, search__iterations=2)
+        assert tuning.cause == "iterations"
+        assert len(session.events("evaluated")) == 12
+
+    def test_a_target(self, tmp_path: Path) -> None:
+        session, tuning = self.end(tmp_path, search__target=600.0)
+        assert tuning.cause == "target"
+        assert len(session.events("evaluated")) < 18
+        assert min(event["fitness"] for event in session.events("evaluated")) <= -600.0
+
+    def test_a_target_that_is_not_reached_ends_nothing(self, tmp_path: Path) -> None:
+        _, tuning = self.end(tmp_path, search__target=5000.0)
+        assert tuning.cause == "evaluations"
+
+    def test_stagnation(self, tmp_path: Path) -> None:
+        flat: Measure = lambda configuration: {"completed": 1.0, "output_throughput": 100.0}  # noqa: E731
+        session = Session(tmp_path, configured(search__stagnation=8, search__evaluations=100), measure=flat)
+        assert session.run().cause == "stagnation"
+        assert len(session.events("evaluated")) == 12, "after the first iteration that sees eight without a better one"
+
+    def test_the_same_evaluations_whatever_the_order_of_results(self, folders: Iterator[Path]) -> None:
+        config = configured(search__stagnation=5, search__evaluations=60)
+        counts = set()
+        for seed in range(4):
+            session = Session(next(folders), config, order=shuffled(seed), groups=3)
+            session.run()
+            counts.add(len(session.events("evaluated")))
+        assert len(counts) == 1
+
+    def test_a_space_that_is_exhausted(self, tmp_path: Path) -> None:
+        tree = tomli.loads(TEXT)
+        tree["search"] |= {"strategy": "pso", "confirm": 0, "evaluations": 50}
+        tree["parameters"][0] |= {"min": 7, "max": 8}
+        tree["parameters"][1] |= {"max": 1}
+        session = Session(tmp_path, parse(tomli_w.dumps(tree), "formula.toml"))
+        assert session.run().cause == "exhausted"
+        assert len(session.events("evaluated")) == 8
+        assert len({str(each) for _, _, each in session.proposals()}) == 8
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_search_in_which_everything_fails_ends_with_the_causes(self, schedule: str, tmp_path: Path) -> None:
+        changes = {**SCHEDULES[schedule], "search__fruitless": 2, "search__evaluations": 100}
+        session = Session(tmp_path, configured(**changes), measure=broken)
+        with pytest.raises(RunFailed, match=r"all of the last 12 evaluations failed:\n  12 x it broke"):
+            session.run()
+        assert len(session.events("evaluated")) < 20
+
+    def test_what_the_root_says_ends_it_too(self, tmp_path: Path) -> None:
+        _, tuning = self.end(tmp_path)
+        tuning.stop("time")
+        assert tuning.cause == "evaluations", "the first reason counts"
+
+
+class TestRepeats:
+    def test_the_baseline_is_measured_again_right_after_it(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__baseline_repeats=3))
+        session.run()
+        assert [(label, each) for _, label, each in session.proposals()[:3]] == [
+            ("baseline", BASELINE),
+            ("repeat", BASELINE),
+            ("repeat", BASELINE),
+        ]
+        assert BASELINE not in [each for _, _, each in session.proposals()[3:]]
+        assert len(session.events("evaluated")) == 18, "repeats are part of the budget"
+
+    def test_the_leader_of_each_iteration_is_measured_again_as_often_as_wanted(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__repeats=2, search__evaluations=24))
+        session.run()
+        repeats = [(number, each) for number, label, each in session.proposals() if label == "repeat"]
+        assert repeats
+        fitness = {event["number"]: event["fitness"] for event in session.events("evaluated")}
+        for number, configuration in repeats:
+            assert number % 6 == 0, "at the beginning of an iteration"
+            before = {n: fitness[n] for n, _, _ in session.proposals() if n < number}
+            leader = min(before, key=lambda n: (before[n], n))
+            assert configuration == session.proposals()[leader][2]
+        assert len({str(each) for _, each in repeats}) == len(repeats), "each at most twice in all"
+
+    def test_confirmations_are_for_the_baseline_and_the_leaders(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__confirm=2, search__leaders=1))
+        tuning = session.run()
+        confirmed = [each for _, label, each in session.proposals() if label == "confirm"]
+        assert tuning.incumbent is not None
+        best = session.proposals()[tuning.incumbent][2]
+        assert confirmed == [BASELINE, best, BASELINE, best]
+
+
+class TestRelativeLimits:
+    def test_what_arrives_before_the_baseline_is_written_unjudged_and_judged_later(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(**RELATIVE), groups=6, order=max)
+        session.run()
+        first = session.events("evaluated")[:6]
+        assert [event["number"] for event in first] == [5, 4, 3, 2, 1, 0]
+        assert [event["judged"] for event in first] == [False] * 6
+        judged = session.events("judged")
+        assert [event["number"] for event in judged] == [5, 4, 3, 2, 1, 0]
+        limit = 1.5 * (50 + 3 * 8)
+        for event, result in zip(judged, first, strict=True):
+            assert event["feasible"] == (result["metrics"]["ttft_p99_ms"] <= limit)
+        assert all(event["judged"] for event in session.events("evaluated")[6:])
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_run_that_is_cut_before_the_baseline_is_known_goes_on(
+        self, schedule: str, folders: Iterator[Path]
+    ) -> None:
+        config = configured(**RELATIVE, **SCHEDULES[schedule], search__baseline_repeats=2, search__confirm=1)
+        whole = Session(next(folders), config, groups=4, order=max)
+        best = whole.run().incumbent
+        lines = len((whole.folder / FILE).read_bytes().splitlines())
+        for line in range(1, lines + 1, 5):
+            again = Session(next(folders), config, groups=4, order=max)
+            cut(whole.folder, again.folder, line)
+            tuning = again.run()
+            judged = {e["number"] for e in again.events("judged")}
+            judged |= {e["number"] for e in again.events("evaluated") if e["judged"]}
+            assert judged == {number for number, _, _ in again.proposals()}, f"cut after line {line}"
+            if schedule != "async":  # there it depends on the order of results, which is another after a cut
+                assert again.proposals() == whole.proposals()
+                assert tuning.incumbent == best
+
+    def test_a_baseline_that_fails_ends_the_run(self, folders: Iterator[Path]) -> None:
+        config = configured(**RELATIVE)
+
+        def failing(configuration: Configuration) -> Metrics | Failure:
+            return broken(configuration) if configuration == BASELINE else measured(configuration)
+
+        session = Session(next(folders), config, measure=failing)
+        for _ in range(2):
+            with pytest.raises(RunFailed, match="the baseline configuration failed: it broke"):
+                session.run()
+        assert len(session.events("evaluated")) < 6
+
+    def test_a_baseline_that_fails_once_in_three_times_does_not(self, tmp_path: Path) -> None:
+        config = configured(**RELATIVE, search__baseline_repeats=3)
+        turns = iter([Failure("it broke", "configuration")])
+
+        def flaky(configuration: Configuration) -> Metrics | Failure:
+            return next(turns, measured(configuration)) if configuration == BASELINE else measured(configuration)
+
+        session = Session(tmp_path, config, measure=flaky, groups=1)
+        assert session.run().cause == "evaluations"
+
+    def test_an_asynchronous_search_waits_for_the_baseline_after_the_first_proposals(self, tmp_path: Path) -> None:
+        config = configured(**RELATIVE, **SCHEDULES["async"], search__baseline_repeats=2)
+        session = Session(tmp_path, config, groups=30, order=max)
+        session.run()
+        assert len(session.events("asked")[0]["new"]) <= 30
+        known = next(event["seq"] for event in session.events("judged"))
+        blind = [new for event in session.events("asked") if event["seq"] < known for new in event["new"]]
+        assert len(blind) >= 2
+
+
+class TestWarmStart:
+    def earlier(self, folder: Path) -> Earlier:
+        session = Session(folder, configured(search__evaluations=12, search__seed=9))
+        session.run()
+        results = [(event["configuration"], event["metrics"]) for event in session.events("evaluated")]
+        best: Configuration = {"batch": 40, "wait": 10, "policy": "fair"}
+        told = measured(best)
+        assert not isinstance(told, Failure)
+        return Earlier("an earlier run", [*results, (best, told)], "an earlier run: 13 results")
+
+    @pytest.mark.parametrize("strategy", ["pso", "surrogate"])
+    def test_what_is_learned_is_in_the_journal_and_used_again_after_a_cut(
+        self, strategy: str, folders: Iterator[Path]
+    ) -> None:
+        earlier = self.earlier(next(folders))
+        config = configured(search__strategy=strategy)
+        whole = Session(next(folders), config)
+        whole.run([earlier])
+        (learned,) = whole.events("learned")
+        assert learned["source"] == "an earlier run"
+        assert len(learned["results"]) == 13
+        cold = Session(next(folders), config)
+        cold.run()
+        assert cold.proposals() != whole.proposals(), "it makes a difference"
+        for line in (2, 9, 25):
+            again = Session(next(folders), config)
+            cut(whole.folder, again.folder, line)
+            again.run()
+            assert again.proposals() == whole.proposals()
+
+    @pytest.mark.parametrize("strategy", ["pso", "surrogate"])
+    def test_limits_relative_to_the_baseline_still_have_it_measured_here(
+        self, strategy: str, folders: Iterator[Path]
+    ) -> None:
+        earlier = self.earlier(next(folders))
+        session = Session(next(folders), configured(**RELATIVE, search__strategy=strategy))
+        assert session.run([earlier]).cause == "evaluations"
+        assert session.proposals()[0][1:] == ("baseline", BASELINE)
+
+
+class TestWhatGoesWrong:
+    @pytest.mark.parametrize("kind", ["configuration", "measurement", "infrastructure"])
+    def test_a_retried_attempt_is_written_with_its_cause_and_leaves_no_result(
+        self, kind: FailureKind, tmp_path: Path
+    ) -> None:
+        session = Session(tmp_path, configured())
+        tuning = session.run()
+        again = Session(tmp_path, configured(search__evaluations=19))
+        with Journal.open(tmp_path) as journal:
+            monitor = Monitor(19, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = again._tuning(journal, monitor, read(tmp_path / FILE))
+            (assignment,) = tuning.propose(1)
+            tuning.assigned(0, assignment)
+            failure = Failure("the rank died", kind)
+            failed = Evaluation(assignment.number, 1, 0, assignment.configuration, failure=failure)
+            tuning.retried(failed)
+            assert tuning.propose(1) == [], "the dispatcher tries it again"
+        (retried,) = session.events("retried")
+        assert (retried["kind"], retried["cause"]) == (kind, "the rank died")
+        assert session.run().cause == "evaluations"
+
+    def test_probes_use_what_is_known_to_work(self, folders: Iterator[Path]) -> None:
+        assert Session(next(folders), configured()).run().known_good() == BASELINE
+
+        def failing(configuration: Configuration) -> Metrics | Failure:
+            return broken(configuration) if configuration == BASELINE else measured(configuration)
+
+        session = Session(next(folders), configured(), measure=failing)
+        tuning = session.run()
+        assert tuning.incumbent is not None
+        assert tuning.known_good() == session.proposals()[tuning.incumbent][2]
