@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
+from typing import Any
 
 import psutil
 
@@ -42,7 +43,7 @@ class Mpirun:
         self.received: list[int] = []
         self._last = -_SAME
         self._forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
-        self._before: dict[int, signal._HANDLER] = {}
+        self._before: dict[int, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Mpirun:

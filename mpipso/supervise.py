@@ -116,6 +116,8 @@ class Supervisor:
             try:
                 return self._run()
             except RunFailed as error:
+                if self._mpirun.received:
+                    return self._interrupted()
                 lines = [str(error), *self._how_to_resume()]
                 self._keep(lines)
                 raise RunFailed("\n".join(lines)) from None
@@ -131,7 +133,7 @@ class Supervisor:
             end = self._attempt(replace(job, options=options))
             ended = time.monotonic()
             events = self._events()[before:]
-            self._began = self._began or bool(events)
+            self._began = self._began or any(event["event"] == "asked" for event in events)
             code = self._verdict(events, end)
             if code is not None:
                 return code

@@ -187,6 +187,9 @@ def test_devices_that_no_service_could_be_shown(
         (["report", "no-such-folder"], "no-such-folder"),
         (["launch", "--mpirun", "no-such-mpirun"], "no-such-mpirun: command not found"),
         (["launch", "--mpirun", "/bin/true"], "neither Open MPI nor MPICH"),
+        (["launch", "--restarts", "x"], "argument --restarts: 'x' is not a number from 0 on; see mpipso launch --help"),
+        (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number of seconds above 0"),
+        (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number of seconds above 0"),
     ],
 )
 def test_a_wrong_flag(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

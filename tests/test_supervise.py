@@ -140,6 +140,7 @@ class TestTheJournalTellsTheEnd:
             ("begin(); write('failed', cause='no group is left')", 4),
             ("begin(); write('interrupted', signal='SIGUSR1'); sys.exit(1)", 138),
             ("sys.exit(2)", 2),
+            ("write('started'); sys.exit(2)", 2),
         ],
     )
     def test_and_such_an_end_is_not_followed_by_a_restart(self, bench: Bench, attempt: str, code: int) -> None:

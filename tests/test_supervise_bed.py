@@ -155,3 +155,16 @@ def test_the_run_is_finished_and_nothing_is_measured_twice(
             end="",
         )
         print(f"{run.count('resumed')} restarts, {run.count('lost')} ranks lost")
+
+
+def test_a_host_that_is_down_at_the_launch_stays_out(bed: Bed, tmp_path: Path) -> None:
+    launcher = LAUNCHERS[0]
+    if (reason := launcher.available()) is not None:
+        pytest.skip(reason)
+    bed.power_off("node4")
+    run = Run(bed, launcher, tmp_path, 0)
+    with run.job:
+        done = run.job.wait()
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert "without node4, which does not answer; starting again with 6 of 7 ranks (restart 1 of 3)" in done.stderr
+    assert [run.count(event) for event in ("started", "resumed", "finished")] == [1, 0, 1]
