@@ -324,8 +324,8 @@ class Tuning:
             f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
         )
 
-    def _judged(self, evaluation: Evaluation) -> Judged:
-        score = self.trials.judge(evaluation)
+    def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:
+        score = self.trials.judge(evaluation, confirmed=confirmed)
         return Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
 
     def _show(self, judged: Judged) -> None:
@@ -346,6 +346,7 @@ class Tuning:
     def conclude(self) -> bool:
         """Choose the best by what the race says; returns whether there is one within the limits."""
         numbers = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
+        self._judge_again([number for trial in self.trials for number in self.trials.confirmations(trial)])
         best = self._leaders.leader(numbers, confirmed=True)
         if best is not None:
             self._promote(best, numbers, confirmed=True)
@@ -354,6 +355,14 @@ class Tuning:
             if best is not None and best is self.trials.baseline:
                 self._promote(best, self.trials.searched)
         return self._incumbent is not None
+
+    def _judge_again(self, confirmations: Sequence[int]) -> None:
+        """Judge the race by what the baseline measured in it, and not only before: a machine changes with the hours."""
+        if not self.objective.relative:
+            return
+        for number in confirmations:
+            if (result := self.trials.result(number)) is not None:
+                self._journal.write("judged", number=number, **verdict(self._judged(result, confirmed=True)))
 
     @property
     def incumbent(self) -> int | None:
