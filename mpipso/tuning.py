@@ -134,14 +134,19 @@ class Tuning:
             assignments.sort(key=lambda each: (each.configuration != self.baseline, -each.seconds))
         return assignments
 
-    def confirmations(self) -> list[Assignment]:
-        """The next round of measuring the leaders and the baseline again; none once that was done often enough."""
+    def confirmations(self, groups: int) -> list[Assignment]:
+        """The next round of measuring the leaders and the baseline again; none once that was done often enough.
+
+        Each is measured on as many of the ``groups`` as are wanted at the same time: groups that share a machine, a
+        switch or a store then share it with their like, as they will in service.
+        """
         done = {trial.number: len(self.trials.confirmations(trial)) for trial in self._leaders.racing()}
         fewest = min(done.values(), default=self._search.confirm)
         if fewest >= self._search.confirm:
             return []
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
-        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn])
+        times = max(1, min(groups, self._search.confirm - fewest))
+        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn for _ in range(times)])
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number)
         return assignments
