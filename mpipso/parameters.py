@@ -1,4 +1,4 @@
-"""What is tuned, as it stands in the configuration: parameters with their domains and targets, and known constraints."""
+"""What is tuned, as it stands in the configuration: parameters with domains and targets, and known constraints."""
 
 from __future__ import annotations
 
