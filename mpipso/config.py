@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import typing
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mpipso.evaluation import METRICS, Value
+from mpipso.evaluation import METRICS
+from mpipso.parameters import Constraint, Count, Name, Parameter, Section
 
 Command = tuple[str, ...]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, strict about types, no unknown keys, no infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -36,125 +28,6 @@ def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
     if known is not None and chosen not in known:
         raise ValueError(f"unknown{suggestion(chosen, known)}")
     return chosen
-
-
-class Parameter(Section):
-    """One thing to tune, and where its value goes.
-
-    A parameter is searched (``min`` and ``max``, ``choices``, or ``type = "bool"``), a ``ratio_of`` another (``min``
-    and ``max`` bound the ratio), or computed from others by an ``expression``. Its value reaches the service as a
-    command-line ``flag``, an environment variable ``env``, or the ``path`` inside the service's configuration file;
-    an engine that knows the name needs none of them.
-    """
-
-    name: Name
-    type: Literal["int", "float", "bool", "choice"]
-    min: float | None = None
-    max: float | None = None
-    step: Annotated[float, Field(gt=0)] | None = None
-    scale: Literal["linear", "log"] = "linear"
-    choices: tuple[Value, ...] = ()
-    default: Value | None = None
-    ratio_of: Name | None = None
-    expression: str | None = None
-    flag: str | None = None
-    env: str | None = None
-    path: str | None = None
-
-    @property
-    def searched(self) -> bool:
-        """Whether the parameter is a dimension of the search space."""
-        return self.expression is None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Parameter:
-        problems = list(self._domain_problems())
-        if sum(target is not None for target in (self.flag, self.env, self.path)) > 1:
-            problems.append("give one of flag, env and path, not several")
-        if self.default is not None and self.expression is None and not problems:
-            problems += self._default_problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _domain_problems(self) -> typing.Iterator[str]:
-        bounded = self.min is not None or self.max is not None
-        if self.expression is not None:
-            if bounded or self.choices or self.default is not None or self.ratio_of or self.step:
-                yield "an expression computes the value: leave out min, max, step, choices, default and ratio_of"
-        elif self.type in ("bool", "choice"):
-            if bounded or self.step or self.scale == "log" or self.ratio_of:
-                yield f"a {self.type} has no min, max, step, log scale or ratio_of"
-            if self.type == "bool" and self.choices:
-                yield "a bool has no choices"
-            if self.type == "choice" and len(self.choices) < 2:
-                yield "a choice needs at least two choices"
-            if len(set(map(repr, self.choices))) < len(self.choices):
-                yield "two choices are the same"
-        else:
-            yield from self._range_problems()
-
-    def _range_problems(self) -> typing.Iterator[str]:
-        if self.choices:
-            yield f'an {self.type} has min and max, not choices (or is type = "choice")'
-        if self.min is None or self.max is None:
-            yield "min and max are required"
-            return
-        if self.min > self.max:
-            yield f"min = {self.min:g} is greater than max = {self.max:g}"
-        if self.scale == "log" and self.min <= 0:
-            yield f"a log scale needs min > 0, not {self.min:g}"
-        if self.ratio_of is not None:
-            if self.min <= 0:
-                yield f"a ratio needs min > 0, not {self.min:g}"
-            if self.step is not None:
-                yield "a ratio has no step"
-        elif self.type == "int" and any(
-            bound is not None and bound != int(bound) for bound in (self.min, self.max, self.step)
-        ):
-            yield "an int needs whole numbers for min, max and step"
-        if self.step is not None and self.scale == "log":
-            yield 'a step goes with scale = "linear"'
-
-    def _default_problems(self) -> typing.Iterator[str]:
-        value = self.default
-        if self.type == "bool":
-            if not isinstance(value, bool):
-                yield f"default = {value!r} is not a bool"
-        elif self.type == "choice":
-            if repr(value) not in map(repr, self.choices):
-                yield f"default = {value!r} is not among the choices"
-        elif (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or (self.type == "int" and value != int(value))
-        ):
-            yield f"default = {value!r} is not of type {self.type}"
-        elif self.ratio_of is None and self.min is not None and self.max is not None:
-            if not self.min <= value <= self.max:
-                yield f"default = {value!r} is outside min = {self.min:g} and max = {self.max:g}"
-            elif self.step is not None and abs((value - self.min) / self.step % 1.0 - 0.5) < 0.5 - 1e-9:
-                yield f"default = {value!r} is not min plus a multiple of step = {self.step:g}"
-
-
-class Constraint(Section):
-    """What configurations must satisfy to be tried at all.
-
-    Either the ``product`` of some int or choice parameters ``equals`` a number, as in tp x dp x pp = number of devices,
-    or an ``expression`` over parameters is true, as in ``n_ubatch <= n_batch``.
-    """
-
-    product: tuple[Name, ...] = ()
-    equals: Count | None = None
-    expression: str | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Constraint:
-        if (self.expression is None) == (not self.product and self.equals is None):
-            raise ValueError("give either product and equals, or an expression")
-        if self.expression is None and (len(self.product) < 2 or self.equals is None):
-            raise ValueError("a product needs two names or more, and what it equals")
-        return self
 
 
 class ConfigFile(Section):

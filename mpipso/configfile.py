@@ -13,8 +13,9 @@ import tomli
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mpipso.config import Config, Section, suggestion
+from mpipso.config import Config, suggestion
 from mpipso.errors import UserError
+from mpipso.parameters import Section
 
 
 def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:

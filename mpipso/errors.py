@@ -79,5 +79,5 @@ class Cancelled(MpipsoError):
 
 def print_error(error: MpipsoError) -> None:
     """One line per problem, on standard error."""
-    for line in str(error).splitlines():
+    for line in filter(str.strip, str(error).splitlines()):
         print(f"mpipso: {line}", file=sys.stderr, flush=True)

@@ -122,7 +122,7 @@ class Root:
                 break
             self._turn()
         self._finish_running(drop=True)
-        while self._interrupts.received is None and (again := self._tuning.confirmations()):
+        while self._interrupts.received is None and (again := self._tuning.confirmations(len(self._muster.groups))):
             self._dispatcher.submit(again)
             self._finish_running(drop=False)
 

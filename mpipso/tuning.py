@@ -134,14 +134,19 @@ class Tuning:
             assignments.sort(key=lambda each: (each.configuration != self.baseline, -each.seconds))
         return assignments
 
-    def confirmations(self) -> list[Assignment]:
-        """The next round of measuring the leaders and the baseline again; none once that was done often enough."""
+    def confirmations(self, groups: int) -> list[Assignment]:
+        """The next round of measuring the leaders and the baseline again; none once that was done often enough.
+
+        Each is measured on as many of the ``groups`` as are wanted at the same time: groups that share a machine, a
+        switch or a store then share it with their like, as they will in service.
+        """
         done = {trial.number: len(self.trials.confirmations(trial)) for trial in self._leaders.racing()}
         fewest = min(done.values(), default=self._search.confirm)
         if fewest >= self._search.confirm:
             return []
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
-        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn])
+        times = max(1, min(groups, self._search.confirm - fewest))
+        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn for _ in range(times)])
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number)
         return assignments
@@ -324,8 +329,8 @@ class Tuning:
             f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
         )
 
-    def _judged(self, evaluation: Evaluation) -> Judged:
-        score = self.trials.judge(evaluation)
+    def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:
+        score = self.trials.judge(evaluation, confirmed=confirmed)
         return Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
 
     def _show(self, judged: Judged) -> None:
@@ -346,6 +351,7 @@ class Tuning:
     def conclude(self) -> bool:
         """Choose the best by what the race says; returns whether there is one within the limits."""
         numbers = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
+        self._judge_again([number for trial in self.trials for number in self.trials.confirmations(trial)])
         best = self._leaders.leader(numbers, confirmed=True)
         if best is not None:
             self._promote(best, numbers, confirmed=True)
@@ -354,6 +360,14 @@ class Tuning:
             if best is not None and best is self.trials.baseline:
                 self._promote(best, self.trials.searched)
         return self._incumbent is not None
+
+    def _judge_again(self, confirmations: Sequence[int]) -> None:
+        """Judge the race by what the baseline measured in it, and not only before: a machine changes with the hours."""
+        if not self.objective.relative:
+            return
+        for number in confirmations:
+            if (result := self.trials.result(number)) is not None:
+                self._journal.write("judged", number=number, **verdict(self._judged(result, confirmed=True)))
 
     @property
     def incumbent(self) -> int | None:

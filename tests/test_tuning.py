@@ -110,7 +110,7 @@ class Session:
         confirming = False
         while True:
             idle = self.groups - len(running) - len(queue)
-            queue += tuning.confirmations() if confirming and not running and not queue else ()
+            queue += tuning.confirmations(1) if confirming and not running and not queue else ()
             queue += () if confirming else tuning.propose(max(0, idle))
             if not queue and not running:
                 if confirming:

@@ -31,7 +31,7 @@ class Measured:
     @property
     def number(self) -> int:
         """That of its first measurement."""
-        return self.measurements[0].evaluation.number
+        return min(judged.evaluation.number for judged in self.measurements)
 
     @property
     def configuration(self) -> Configuration:

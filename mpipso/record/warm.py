@@ -12,10 +12,11 @@ from pathlib import Path
 
 import tomli
 
-from mpipso.config import Config, Parameter, suggestion
+from mpipso.config import Config, suggestion
 from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Configuration, Metrics, Value
+from mpipso.parameters import Parameter
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import group, mean, silent

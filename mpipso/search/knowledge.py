@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.config import Parameter
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.parameters import Parameter
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 

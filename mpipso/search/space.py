@@ -11,9 +11,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpipso.config import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Value
+from mpipso.parameters import Constraint, Parameter
 from mpipso.search.domains import (
     Choices,
     Continuum,

@@ -127,9 +127,15 @@ class Trials:
         results = self._among(trial, trial.numbers if confirmed else first)
         return _mean([result.metrics for result in results if result.failure is None])
 
-    def judge(self, evaluation: Evaluation) -> Score:
-        """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known."""
-        return self._objective.judge(evaluation, self.reference() or None)
+    def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
+        """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known.
+
+        The baseline itself meets what is relative to it, however its measurements vary.
+        """
+        reference = self.reference(confirmed=confirmed) or None
+        if reference is not None and self._space.key(evaluation.configuration) == self._baseline:
+            reference = evaluation.metrics
+        return self._objective.judge(evaluation, reference)
 
     def score(self, trial: Trial, among: Collection[int], *, confirmed: bool = False) -> Score | None:
         """The score of the mean of those of its measurements that are ``among`` these; None if there are none.
@@ -140,18 +146,16 @@ class Trials:
         results = self._among(trial, among)
         if not results:
             return None
-        reference = self.reference(confirmed=confirmed) or None
-        scores = [self._objective.judge(result, reference) for result in results]
+        scores = [self.judge(result, confirmed=confirmed) for result in results]
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
         if 2 * len(good) <= len(results):
             return next(score for score in scores if score.failed)
         together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=_mean([r.metrics for r in good]))
-        return self._objective.judge(together, reference)
+        return self.judge(together, confirmed=confirmed)
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
         """The fitness of each of its successful measurements among these, for an estimate of the noise."""
-        reference = self.reference() or None
-        scores = [self._objective.judge(result, reference) for result in self._among(trial, among)]
+        scores = [self.judge(result) for result in self._among(trial, among)]
         return [score.fitness for score in scores if score.fitness is not None]
 
     def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:

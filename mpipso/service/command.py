@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from mpipso.config import ConfigFile, Parameter
+from mpipso.config import ConfigFile
 from mpipso.evaluation import Configuration, Value
+from mpipso.parameters import Parameter
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

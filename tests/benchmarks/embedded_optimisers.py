@@ -31,6 +31,7 @@ from mpipso.record.outcome import read_outcome
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.strategy import Array, Strategy
+from mpipso.templates import EMBEDDED, template
 from tests.benchmarks.landscapes import Axis, Landscape
 from tests.benchmarks.optimiser_methods import METHODS, Method, missing
 
@@ -101,7 +102,9 @@ def run(method: str, seed: int, output: Path) -> tuple[float, float, float]:
     mpirun = os.environ.get("MPIPSO_MPIRUN", "mpirun")
     command = [mpirun, "-np", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", sys.executable, __file__]
     command += ["--rank", method, "--nodes-per-group", "1", "--seed", str(seed), "--output", str(output)]
-    command += ["--evaluations", str(EVALUATIONS), "--time-limit", "1000"]
+    config = output / "embedded.toml"
+    config.write_text(template(EMBEDDED).replace("leaders = 3", "leaders = 1"))
+    command += ["--config", str(config), "--evaluations", str(EVALUATIONS), "--time-limit", "1000"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **root}, timeout=600)
     outcome = read_outcome(output / "latest")

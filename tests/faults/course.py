@@ -23,12 +23,6 @@ LIMIT = 120.0
 """Seconds after which a run is killed."""
 SOON = 60.0
 """Seconds within which what a test waits for happens, on a loaded machine too."""
-TOLERANT = (
-    *("--with-ft", "ulfm", "--mca", "async_mpi_finalize", "1", "--mca", "mpi_preconnect_mpi", "1"),
-    # What a broken run leaves must not be waited for.
-    *("--mca", "odls_base_sigkill_timeout", "0"),
-)
-
 Event = Mapping[str, Any]
 
 
@@ -64,7 +58,8 @@ class Course:
             pytest.skip(reason)
         words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain"]
         words += [*(flags or ("--config", str(self.config))), "--nodes-per-group", str(nodes_per_group)]
-        with Job([*launcher.command(ranks, []), *TOLERANT, *words], limit=limit, cwd=CHECKOUT) as job:
+        mpirun = launcher.family.command(str(launcher.launcher), ranks, None, False, ["MPI4PY_LIBMPI"], tolerant=True)
+        with Job([*mpirun, *words], limit=limit, env=launcher.environment(), cwd=CHECKOUT) as job:
             yield job
 
     # Faults

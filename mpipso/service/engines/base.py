@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from mpipso.config import Config, Parameter
+from mpipso.config import Config
 from mpipso.evaluation import Configuration, Value
+from mpipso.parameters import Parameter
 from mpipso.service.command import config_text, fill, flags, placeholders, text
 from mpipso.service.registry import Registry
 
