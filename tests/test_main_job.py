@@ -62,8 +62,9 @@ def test_the_main_job_tunes_the_embedded_server_and_says_how_to_start_it(tmp_pat
     evaluated = [event for event in record if event["event"] == "evaluated"]
     assert [event["number"] for event in evaluated if event["label"] == "baseline" and "metrics" in event] == [0]
     assert {event["group"] for event in evaluated} == {0, 1}, "both groups took part"
-    for word in ("baseline #0", "output_throughput", "ttft_p99_ms", "best.sh", "results:"):
-        assert word in done.stdout
+    # Two proposals need not beat the baseline, which is then shown as the best.
+    for word in (r"(baseline|best) #0", "output_throughput", "ttft_p99_ms", r"best\.sh", "results:"):
+        assert re.search(word, done.stdout), done.stdout
 
     folder = (tmp_path / "latest").resolve()
     measured = [e for e in folder.glob("evaluations/*") if (e / "metrics.json").exists()]
