@@ -27,7 +27,7 @@ _CHI, _PHI = 0.7298, 2.05
 """Constriction of M. Clerc, J. Kennedy, as in :mod:`mpipso.search.swarm`."""
 
 
-def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+def log_expected_improvement(mean: Array, deviation: Array, best: float | Array) -> Array:
     """The logarithm of E[max(best - y, 0)], y normal with ``mean`` and ``deviation``; to be maximised."""
     z = (best - mean) / deviation
     # log(phi(z) + z Phi(z)). Below -1 the two terms cancel, so there Phi is taken as a multiple of phi.

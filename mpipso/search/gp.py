@@ -65,15 +65,24 @@ class GaussianProcess:
     features:
         Points, of shape (n, features).
     targets:
-        Of shape (n,).
+        Of shape (n,), or (n, samples).
     weights:
         Noise variance of each point in units of ``noise``, of shape (n,).
     amplitude, noise:
         Variance of the process; variance of the noise as a share of it.
+    mean:
+        Of the process; by default that of the targets.
     """
 
     def __init__(
-        self, features: Array, targets: Array, weights: Array, metric: Metric, amplitude: float, noise: float
+        self,
+        features: Array,
+        targets: Array,
+        weights: Array,
+        metric: Metric,
+        amplitude: float,
+        noise: float,
+        mean: float | None = None,
     ) -> None:
         self._metric, self._amplitude, self._noise = metric, amplitude, noise
         self._features, self._targets, self._weights = features, targets, weights
@@ -81,29 +90,30 @@ class GaussianProcess:
         kernel = _matern(squared_distances(self._scaled, self._scaled))
         kernel[np.diag_indices_from(kernel)] += noise * weights + _JITTER
         self._lower = np.linalg.cholesky(kernel)
-        self._mean = float(np.mean(targets))
+        self._mean = float(np.mean(targets)) if mean is None else mean
         self._alpha = cho_solve((self._lower, True), targets - self._mean, check_finite=False)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, without the noise, at points of shape (m, features); each of shape (m,)."""
+        """Mean and standard deviation, without the noise, at points of shape (m, features).
+
+        The deviation is of shape (m,); so is the mean, or (m, samples) when there are samples of the targets.
+        """
         cross = _matern(squared_distances(self._metric.apply(features), self._scaled))
         explained = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(1.0 - np.einsum("ij,ij->j", explained, explained), 1e-10)
         return self._mean + cross @ self._alpha, np.sqrt(self._amplitude * variance)
 
-    def believe(self, features: Array) -> GaussianProcess:
-        """This process after measuring its own mean at points of shape (m, features): the kriging believer.
-
-        D. Ginsbourger, R. Le Riche, L. Carraro, "Kriging is well-suited to parallelize optimization" (2010).
-        """
-        mean = self.predict(features)[0]
+    def imagine(self, point: Array, results: Array) -> GaussianProcess:
+        """This process had each of ``results``, of shape (samples,), been measured at a point of shape (features,)."""
+        targets = self._targets if self._targets.ndim == 2 else np.tile(self._targets[:, None], len(results))
         return GaussianProcess(
-            np.vstack([self._features, features]),
-            np.concatenate([self._targets, mean]),
-            np.concatenate([self._weights, np.ones(len(mean))]),
+            np.vstack([self._features, point]),
+            np.vstack([targets, results]),
+            np.append(self._weights, 0.0),
             self._metric,
             self._amplitude,
             self._noise,
+            self._mean,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from mpipso.search.acquisition import log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, fit
@@ -52,6 +52,10 @@ _VAGUE = 0.1
 """Variance between the process of feasibility and what becomes of a point."""
 _CAUTION = 2.0
 """The power of the probability of being feasible: beyond the edge the value is extrapolated, mostly too well."""
+_SAMPLES = 16
+"""Of what may become of a point that is in flight."""
+_SECOND = 0.05
+"""What a feasible point is worth, while none is known, if one that is in flight is feasible already."""
 
 
 class Models:
@@ -69,49 +73,82 @@ class Models:
         valued = np.array([score.fitness is not None for score in scores])
         feasible = np.array([score.feasible for score in scores])
         weights = np.array([1.0 / score.fidelity for score in scores])
+        self._random = random
         self._value: GaussianProcess | None = None
         self._feasible: GaussianProcess | None = None
-        self._best: float | None = None
+        self._best: Array | None = None
+        self._news = np.ones(1)
+        """What a feasible point would be worth while none is known, of shape (samples,)."""
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
             self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior())
             # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
             # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
             full = features[feasible & valued & (weights == 1.0)]
-            self._best = float(self._value.predict(full)[0].min()) if len(full) else None
+            self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
         if not feasible.all():
             labels = np.array([feasibility(score) for score in scores])
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
             self._feasible = fit(features, labels, weights, lattice.groups, Prior(), starts)
 
-    def believe(self, points: Array) -> None:
-        """Take the mean prediction at points that are in flight, of shape (m, dimensions), for their result."""
-        if not len(points):
-            return
-        features = self._lattice.features(points)
-        if self._value is not None:
-            self._value = self._value.believe(features)
-        if self._feasible is not None:
-            self._feasible = self._feasible.believe(features)
+    def imagine(self, points: Array) -> None:
+        """Take into account what may become of points in flight, of shape (m, dimensions), by samples of it.
+
+        J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning algorithms" (NIPS
+        2012), section 3.2. To gain anything, a point has to beat them too, where they turn out well.
+        """
+        for point in self._lattice.features(points):
+            feasible = np.ones(_SAMPLES, dtype=np.bool_)
+            if self._feasible is not None:
+                mean, deviation = self._feasible.predict(point[None])
+                feasible = self._strata() < _probability(mean.ravel(), deviation)
+                self._feasible = self._feasible.imagine(point, np.where(feasible, 1.0, -1.0))
+                self._news = self._news * np.where(feasible, _SECOND, 1.0)
+            if self._value is not None:
+                mean, deviation = self._value.predict(point[None])
+                values = mean.ravel() + deviation * ndtri(self._strata())
+                self._value = self._value.imagine(point, values)
+                if self._best is not None:
+                    self._best = np.where(feasible, np.minimum(self._best, values), self._best)
+
+    def _strata(self) -> Array:
+        """One number of each stratum of [0, 1], in random order, of shape (samples,)."""
+        return (self._random.permutation(_SAMPLES) + 0.5) / _SAMPLES
 
     def promise(self, points: Array, *, explore: bool = False) -> Array:
         """Logarithm of the expected improvement times a power of the probability of being feasible, of shape (m,).
 
-        An explorer supposes that the process is less sure of itself than it says. While nothing is feasible, there is
-        only the probability.
+        It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
+        While nothing is feasible, there is only the probability.
         """
-        worth = _CAUTION * self.log_feasible(points)
+        likely = np.log(self._likely(points))
         if self._value is None or self._best is None:
-            return worth
+            return _log_mean(likely + np.log(self._news))
         mean, deviation = self._value.predict(self._lattice.features(points))
         if explore:
             deviation = _DOUBT * deviation
-        return worth + log_expected_improvement(mean, deviation, self._best)
+        gain = log_expected_improvement(mean.reshape(len(points), -1), deviation[:, None], self._best)
+        return _log_mean(_CAUTION * likely + gain)
 
-    def log_feasible(self, points: Array) -> Array:
-        """Logarithm of the probability of being feasible, of shape (m,)."""
+    def likely(self, points: Array) -> Array:
+        """The probability of being feasible, of shape (m,)."""
+        return np.asarray(self._likely(points).mean(axis=1))
+
+    def _likely(self, points: Array) -> Array:
+        """Of shape (m, 1), or (m, samples)."""
         if self._feasible is None:
-            return np.zeros(len(points))
+            return np.ones((len(points), 1))
         mean, deviation = self._feasible.predict(self._lattice.features(points))
-        return np.asarray(log_ndtr(mean / np.sqrt(deviation**2 + _VAGUE)))
+        return _probability(mean.reshape(len(points), -1), deviation[:, None])
+
+
+def _probability(mean: Array, deviation: Array) -> Array:
+    # Not less than this, so that its logarithm still tells points apart that are all but impossible.
+    return np.asarray(np.maximum(ndtr(mean / np.sqrt(deviation**2 + _VAGUE)), 1e-300))
+
+
+def _log_mean(logarithms: Array) -> Array:
+    """Of the mean over the last axis."""
+    top = logarithms.max(axis=-1)
+    return np.asarray(top + np.log(np.exp(logarithms - top[..., None]).mean(axis=-1)))

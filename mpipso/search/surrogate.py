@@ -4,8 +4,7 @@ The swarm is the ten best distinct points that were measured. For each proposal 
 (:mod:`mpipso.search.acquisition`) and flies over what the models promise (:mod:`mpipso.search.models`). Swarms assisted
 by models: C. Sun et al., "Surrogate-assisted cooperative swarm optimization of high-dimensional expensive problems",
 IEEE Transactions on Evolutionary Computation 21 (2017) 644-660. Proposals of one batch, and those in flight, keep apart
-by taking their predicted result for measured: D. Ginsbourger, R. Le Riche, L. Carraro, "Kriging is well-suited to
-parallelize optimization" (2010).
+because a proposal is judged by what it adds to all that may become of them.
 """
 
 from __future__ import annotations
@@ -27,10 +26,8 @@ from mpipso.search.start import Start
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
-EXPLORERS = 4
-"""Every so many proposals, one explores."""
 STUCK = 12
-"""Evaluations without a gain after which every other proposal explores."""
+"""Evaluations without a gain, and at least two batches, after which every other proposal explores."""
 ELITE = 10
 FIRST = 8
 """Points before the first model."""
@@ -60,6 +57,7 @@ class SurrogateSwarm(Strategy):
         self._history = History(self._lattice)
         self._seed = seed
         self._first = max(FIRST, in_flight)
+        self._stuck = max(STUCK, 2 * in_flight)
         self._start = Start(self._lattice, seed)
         self._opening: list[Array] = [] if start is None else [self._lattice.centre(np.asarray(start, dtype=float))]
 
@@ -103,8 +101,7 @@ class SurrogateSwarm(Strategy):
         return self._start[number - len(self._opening)]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
-        every = 2 if self._history.fruitless() >= STUCK else EXPLORERS
-        explore = number % every == every - 1
+        explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
         inner = InnerSwarm(self._lattice, view.taken, view.elite)
         ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
         fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
@@ -123,11 +120,11 @@ class _View:
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
-        self.models.believe(history.in_flight())
+        self.models.imagine(history.in_flight())
 
     def add(self, point: Array) -> None:
         self.taken = np.vstack([self.taken, point])
-        self.models.believe(point[None])
+        self.models.imagine(point[None])
 
 
 def _latest(numbers: list[int]) -> list[int]:

@@ -47,13 +47,15 @@ def test_noisy_points_pull_less() -> None:
     assert means[0] > 0.2 > -0.2 > means[1]
 
 
-def test_a_believed_point_is_measured_without_surprise() -> None:
-    x = np.random.default_rng(2).random((20, 2))
+def test_an_imagined_result_is_as_good_as_a_measured_one() -> None:
+    random = np.random.default_rng(2)
+    x = random.random((20, 2))
     process = fit(x, x.sum(axis=1), np.ones(20), np.arange(2), Prior())
-    at = np.array([[0.95, 0.02]])
-    before, after = process.predict(at), process.believe(at).predict(at)
-    assert after[0] == pytest.approx(before[0], abs=1e-3)
-    assert after[1][0] < before[1][0]
+    at, results = np.array([0.95, 0.02]), np.array([0.5, 1.0, 2.0])
+    mean, deviation = process.imagine(at, results).predict(np.vstack([at, x[:3]]))
+    assert mean[0] == pytest.approx(results, abs=1e-3)
+    assert mean[1:].shape == (3, 3)
+    assert deviation[0] < process.predict(at[None])[1][0] / 5
 
 
 def test_distances_are_euclidean() -> None:
@@ -170,5 +172,31 @@ def test_what_fails_is_unlikely_to_be_feasible_and_what_works_is_likely() -> Non
     scores = [Score(failed=bool(f), fitness=None if f else -p[0] - p[1]) for p, f in zip(points, fails, strict=True)]
     models = Models(lattice, points, scores, np.random.default_rng(0))
     unseen = lattice.sample(np.random.default_rng(4), 200)
-    likely = models.log_feasible(unseen)
-    assert np.mean((likely > np.log(0.5)) == (unseen[:, 0] + unseen[:, 1] <= 1.2)) > 0.8
+    likely = models.likely(unseen)
+    assert np.mean((likely > 0.5) == (unseen[:, 0] + unseen[:, 1] <= 1.2)) > 0.8
+
+
+def test_what_is_in_flight_is_worth_less_around_it() -> None:
+    lattice = Lattice(integers(30, 30))
+    points = lattice.sample(np.random.default_rng(5), 12)
+    scores = [Score(failed=False, fitness=float(((p - 0.5) ** 2).sum())) for p in points]
+    everywhere = np.concatenate([lattice.neighbours(point) for point in points])
+
+    def chosen(*flying: np.ndarray) -> np.ndarray:
+        models = Models(lattice, points, scores, np.random.default_rng(0))
+        models.imagine(np.array(flying).reshape(-1, 2))
+        return np.asarray(everywhere[np.argmax(models.promise(everywhere))])
+
+    first = chosen()
+    assert np.abs(chosen(first) - first).sum() > 1 / 30 + 1e-9
+
+
+def test_while_nothing_is_feasible_points_in_flight_keep_apart() -> None:
+    lattice = Lattice(integers(30, 30))
+    points = lattice.sample(np.random.default_rng(5), 12)
+    models = Models(lattice, points, [Score(failed=True)] * 12, np.random.default_rng(0))
+    everywhere = lattice.sample(np.random.default_rng(6), 500)
+    first = everywhere[np.argmax(models.promise(everywhere))]
+    models.imagine(first[None])
+    second = everywhere[np.argmax(models.promise(everywhere))]
+    assert np.abs(second - first).max() > 0.15
