@@ -1,0 +1,54 @@
+"""What ends a run from outside: the end of a Slurm job's time, and the time that earlier sessions took."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bed.launchers import CHECKOUT
+from faults.course import LIMIT, Course
+
+from mpipso.books import RESERVE
+
+
+def run(course: Course, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain", "--nodes-per-group", "1", *flags]
+    return subprocess.run(
+        words,
+        env={**os.environ, **environment},
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return Course(tmp_path, search__evaluations=1000, search__confirm=0)
+
+
+def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: Course) -> None:
+    end = int(time.time() + RESERVE + 4)
+    done = run(course, "--config", str(course.config), SLURM_JOB_END_TIME=str(end))
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = course.events()[-1]
+    assert (last["event"], last["cause"]) == ("finished", "time")
+    assert all(event["t"] < end - RESERVE + 1 for event in course.events("assigned"))
+
+
+def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
+    first = run(course, "--config", str(course.config), "--time-limit", "4")
+    assert first.returncode == 0, first.stdout + first.stderr
+    folder = str((course.runs / "latest").resolve())
+    before = len(course.events("evaluated"))
+    run(course, "--resume", folder, "--time-limit", "4")
+    assert [event["event"] for event in course.events()].count("resumed") == 1
+    assert len(course.events("evaluated")) == before, "its time is over"
+    run(course, "--resume", folder, "--time-limit", "1000", "--evaluations", str(before + 2))
+    assert len(course.events("evaluated")) == before + 2
