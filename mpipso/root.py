@@ -88,7 +88,9 @@ class Root:
         self._leases = Leases(range(1, crew.world.size), parallel.lease, time.monotonic())
         health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
         self._health = health
-        self._dispatcher = Dispatcher(self._order, health, retries=crew.config.search.retries)
+        search = crew.config.search
+        rolling = search.schedule == "window"
+        self._dispatcher = Dispatcher(self._order, health, retries=search.retries, rolling=rolling)
         for group in self._muster.groups:
             self._dispatcher.join(group)
         self._dispatcher.known_good = tuning.known_good()

@@ -6,6 +6,7 @@ node and could not lose a rank. The dispatcher never waits and knows no clock: t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
@@ -91,12 +92,23 @@ class Dispatcher:
     retries:
         How often an evaluation that failed for reasons of infrastructure is repeated, on another group if there is one.
         A measurement that did not come about is repeated once.
+    rolling:
+        Whether more is submitted before all is done, as in a window: then the evaluation that all others wait for goes
+        first, and after it those that are expected to take longest. Otherwise the queue is served in its order.
     """
 
-    def __init__(self, post: Callable[[int, object], None], health: ServiceGroupHealthMonitor, *, retries: int) -> None:
+    def __init__(
+        self,
+        post: Callable[[int, object], None],
+        health: ServiceGroupHealthMonitor,
+        *,
+        retries: int,
+        rolling: bool = False,
+    ) -> None:
         self._post = post
         self._health = health
         self._retries = retries
+        self._rolling = rolling
         self._queue: deque[Assignment] = deque()
         self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
@@ -268,7 +280,15 @@ class Dispatcher:
         ]
         if not fits:
             return None
-        index = min(fits, key=lambda index: group in self._queue[index].elsewhere)
+        index = min(fits, key=lambda index: (group in self._queue[index].elsewhere, self._turn(index)))
         assignment = self._queue[index]
         del self._queue[index]
         return assignment
+
+    def _turn(self, index: int) -> float:
+        """When what stands at ``index`` of the queue is to begin: the least goes first."""
+        if not self._rolling:
+            return index
+        assignment = self._queue[index]
+        oldest = min([each.number for each in self._queue] + [running.number for running, _ in self._running.values()])
+        return -math.inf if assignment.number == oldest else -assignment.seconds

@@ -52,7 +52,7 @@ DRAWS = 200
 NOOPS = 400
 WAIT = 4.0
 """Seconds for which ranks wait while their CPU is measured."""
-TARGETS = {"generation 16, longest first": 0.90, "window 12": 0.90, "async": 0.94}
+TARGETS = {"generation 16, longest first": 0.90, "window 12, longest first": 0.90, "async": 0.94}
 
 #: name, schedule, error of the predicted durations (None: queue order)
 OURS: Sequence[tuple[str, Kind, int, float | None]] = (
@@ -61,6 +61,8 @@ OURS: Sequence[tuple[str, Kind, int, float | None]] = (
     ("generation 16, longest first, 30 % error", "generation", 16, 0.3),
     ("window 8", "window", 8, None),
     ("window 12", "window", 12, None),
+    ("window 12, longest first", "window", 12, 0.0),
+    ("window 12, longest first, 30 % error", "window", 12, 0.3),
     ("async", "async", 1, None),
 )
 
@@ -104,10 +106,10 @@ class Proposals:
             last = min(self._count, self._asked + together)
             new += range(self._asked, last)
             self._asked = last
-        if self._order is not None:
-            order = self._order
+        order = self._order
+        if order is not None and self._schedule.kind == "generation":
             new.sort(key=lambda number: -order[number])
-        return [Assignment(number, 1, {}) for number in new]
+        return [Assignment(number, 1, {}, "", 0.0 if order is None else order[number]) for number in new]
 
 
 def computed(lengths: Sequence[float], kind: Kind, size: int, error: float | None) -> float:
@@ -119,7 +121,11 @@ def computed(lengths: Sequence[float], kind: Kind, size: int, error: float | Non
     while count < len(lengths):
         queue += proposals.due(max(0, GROUPS - len(running) - len(queue)))
         while queue and len(running) < GROUPS:
-            number = queue.pop(0).number
+            at = 0
+            if kind == "window":
+                oldest = min(queue[0].number, *(number for _, number in running), *(each.number for each in queue))
+                at = min(range(len(queue)), key=lambda i: (queue[i].number != oldest, -queue[i].seconds))
+            number = queue.pop(at).number
             heapq.heappush(running, (now + lengths[number], number))
         now, number = heapq.heappop(running)
         proposals.done(number)
@@ -158,7 +164,7 @@ def ours(
 
     if world.rank == 0:
         health = ServiceGroupHealthMonitor(after=100, pause=1.0)
-        dispatcher = Dispatcher(channel.post, health, retries=0)
+        dispatcher = Dispatcher(channel.post, health, retries=0, rolling=kind == "window")
         for group in range(world.size):
             dispatcher.join(group)
         proposals = Proposals(kind, size, len(lengths), None if error is None else predicted(lengths, error))
@@ -341,6 +347,7 @@ def time_to_good(folder: str, table: str, kind: Kind, size: int, sigma: float, s
             lambda group, message: running.update({group: message}) if isinstance(message, Assignment) else None,
             ServiceGroupHealthMonitor(after=10**9, pause=1.0),
             retries=0,
+            rolling=kind == "window",
         )
         for group in range(GROUPS):
             dispatcher.join(group)

@@ -459,3 +459,23 @@ def test_a_lost_probe_is_nobodys_result() -> None:
     groups.step()
     assert groups.running[0].label == PROBE
     assert groups.lose(0) == []
+
+
+def test_in_a_window_what_all_wait_for_goes_first_and_then_what_takes_longest() -> None:
+    posted: list[int] = []
+    health = ServiceGroupHealthMonitor(after=3, pause=1.0)
+    dispatcher = Dispatcher(
+        lambda group, message: posted.append(getattr(message, "number", -1)), health, retries=0, rolling=True
+    )
+    dispatcher.join(0)
+    dispatcher.submit([Assignment(number, 1, {}, "", seconds) for number, seconds in enumerate((1.0, 2.0, 9.0, 3.0))])
+    for _ in range(4):
+        dispatcher.step(0.0)
+        (running,) = dispatcher.running
+        dispatcher.take(0, Evaluation(running.number, 1, 0, {}), 0.0)
+    assert posted == [0, 1, 2, 3], "one group alone: each is the oldest in its turn"
+
+    dispatcher.join(1)
+    dispatcher.submit([Assignment(number, 1, {}, "", seconds) for number, seconds in ((4, 1.0), (5, 2.0), (6, 9.0))])
+    dispatcher.step(0.0)
+    assert posted[4:] == [4, 6], "the oldest, and beside it the longest"
