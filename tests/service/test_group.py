@@ -361,7 +361,7 @@ def test_workers_start_first_and_every_process_knows_its_place(bench: Bench, mas
 
 
 @pytest.mark.parametrize("phase", ["starting", "measuring"])
-def test_a_worker_that_dies_ends_the_evaluation_within_a_second(bench: Bench, phase: str) -> None:
+def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> None:
     dying = ("sh", "-c", 'echo "fatal: link down"; echo $$; while [ ! -e "$0" ]; do sleep 0.01; done; exit 9')
     gate, died = bench.folder / "gate", []
     service = {**SPAN, "worker_command": (*dying, str(gate))}
