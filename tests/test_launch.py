@@ -209,8 +209,7 @@ class TestLaunch:
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
         with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
             wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
-            tune = f"{sys.executable} -m mpipso tune "
-            ranks = [process for process in job.tree() if " ".join(process.cmdline()).startswith(tune)]
+            ranks = job.running(sys.executable, "-m", "mpipso", "tune")
             (victim,) = [process for process in ranks if rank_in(process.environ()) == 1]
             victim.kill()
             done = job.wait()

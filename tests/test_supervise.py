@@ -313,7 +313,7 @@ class TestSignals:
     def test_the_job_dies_with_its_supervisor(self, bench: Bench) -> None:
         with bench.start(["begin(); hang()"]) as job:
             wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
-            (mpirun,) = [process for process in job.tree() if str(STAND_IN) in process.cmdline()]
+            (mpirun,) = job.running(str(STAND_IN))
             job.process.kill()
             wait_until(lambda: not mpirun.is_running() or mpirun.status() == psutil.STATUS_ZOMBIE, 10, "it is gone")
 

@@ -95,6 +95,20 @@ class Job:
                     return process.pid
         raise LookupError(f"{program} does not run in {self.argv}")
 
+    def running(self, *words: str) -> list[psutil.Process]:
+        """The processes of the tree with these words in their command line, one after the other.
+
+        A process that has been forked and not yet replaced by what it is to run looks like its parent: it is left out.
+        """
+        found = {}
+        for process in self.tree():
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                if any(tuple(line[first : first + len(words)]) == words for first in range(len(line))):
+                    found[process] = (process.ppid(), line)
+        lines = {process.pid: line for process, (_, line) in found.items()}
+        return [process for process, (parent, line) in found.items() if lines.get(parent) != line]
+
     def kill(self) -> None:
         """SIGKILL to the whole tree, until nothing of it is alive."""
         self._timer.cancel()

@@ -120,10 +120,10 @@ class Course:
 def ranks(job: Job) -> dict[int, psutil.Process]:
     """The ranks of a job that run, by number; what they start knows nothing of its rank."""
     found = {}
-    for process in job.tree():
+    for process in job.running(sys.executable, "-m", "mpipso"):
         with contextlib.suppress(psutil.Error):
             number = process.environ().get("PMIX_RANK", "")
-            if number.isdecimal() and process.cmdline()[1:3] == ["-m", "mpipso"]:
+            if number.isdecimal():
                 found[int(number)] = process
     return found
 
