@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mpipso.evaluation import METRICS
+from mpipso.evaluation import METRICS, Value
 from mpipso.parameters import Constraint, Count, Name, Parameter, Section
 
 Command = tuple[str, ...]
@@ -170,6 +170,9 @@ class Search(Section):
     are measured, so that the noise is known; at the end, the ``leaders`` best configurations race: they and the
     baseline are measured up to ``confirm`` times more. ``retries`` is how often an evaluation is repeated for reasons
     that lie outside its configuration, ``evaluation_timeout`` a limit in seconds on all of its phases together.
+
+    ``first`` holds configurations that are measured right after the baseline: parameters by name, those that are not
+    named at their defaults.
     """
 
     strategy: Literal["surrogate", "pso"] = "surrogate"
@@ -190,6 +193,7 @@ class Search(Section):
     repeats: Count = 2
     leaders: Count = 3
     confirm: Annotated[int, Field(ge=0)] = 2
+    first: tuple[dict[Name, Value], ...] = ()
 
     @model_validator(mode="after")
     def _window_of_a_window(self) -> Search:

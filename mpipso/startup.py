@@ -24,6 +24,7 @@ from mpipso.evaluation import Configuration
 from mpipso.record.resume import differences, read_run
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
+from mpipso.search.strategies import first_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
@@ -135,12 +136,14 @@ def well_defined(config: Config) -> tuple[Space, Configuration | None]:
     Raises
     ------
     UserError
-        They contradict themselves, or limits refer to a baseline that is not given.
+        They contradict themselves, limits refer to a baseline that is not given, or a configuration that is to be
+        measured first is none of the space.
     """
     space = Space(config.parameters, config.constraints)
     baseline = space.default()
     if baseline is None and Objective(config.objective).relative:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
+    first_points(config.search, space, baseline)
     return space, baseline
 
 

@@ -43,7 +43,7 @@ def knowledge(
     skipped: list[str] = []
     for given, metrics in results:
         try:
-            fitting.append((_fitted(space, given), metrics))
+            fitting.append((fitted(space, given), metrics))
         except ValueError as error:
             skipped.append(str(error))
     reference = _metrics_of(space, baseline, fitting)
@@ -75,7 +75,7 @@ def _metrics_of(
     return found[-1] if found else None
 
 
-def _fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
+def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
     """The configuration of the space that ``given`` is; ValueError when there is none."""
     values: dict[str, Value] = {}
     for parameter in space.parameters:

@@ -46,20 +46,20 @@ class SurrogateSwarm(Strategy):
     ----------
     seed:
         Any whole number from 0.
-    start:
-        What is proposed first, of shape (dimensions,).
+    opening:
+        What is proposed first, each of shape (dimensions,).
     in_flight:
         How many proposals are typically out at once; the first that many are proposed without a model.
     """
 
-    def __init__(self, space: Space, seed: int, *, start: ArrayLike | None = None, in_flight: int = 4) -> None:
+    def __init__(self, space: Space, seed: int, *, opening: Sequence[ArrayLike] = (), in_flight: int = 4) -> None:
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
         self._first = max(FIRST, in_flight)
         self._stuck = max(STUCK, 2 * in_flight)
         self._start = Start(self._lattice, seed)
-        self._opening: list[Array] = [] if start is None else [self._lattice.centre(np.asarray(start, dtype=float))]
+        self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
 
     def ask(self, count: int) -> Array:
         points: list[Array] = []

@@ -51,12 +51,12 @@ class Swarm(Strategy):
         Any whole number from 0.
     section:
         The coefficients.
-    start:
-        Where particle 0 begins, of shape (dimensions,); the others begin at quasi-random points.
+    opening:
+        What is proposed first, each of shape (dimensions,); the other particles begin at quasi-random points.
     """
 
     def __init__(
-        self, space: Space, particles: int, seed: int, section: SwarmSection, *, start: ArrayLike | None = None
+        self, space: Space, particles: int, seed: int, section: SwarmSection, *, opening: Sequence[ArrayLike] = ()
     ) -> None:
         self._particles, self._seed, self._section = particles, seed, section
         self._phi1 = _PHI[section.form] if section.phi1 is None else section.phi1
@@ -64,7 +64,7 @@ class Swarm(Strategy):
         lattice = Lattice(space)
         self._history = History(lattice)
         self._start = Start(lattice, seed)
-        self._baseline = None if start is None else np.array(start, dtype=float)
+        self._opening = [np.array(point, dtype=float) for point in opening]
         # Positions as they were flown, by proposal: they keep what the centre of a cell loses.
         self._x: list[Array] = []
         self._v = np.zeros((particles, space.dimensions))
@@ -106,9 +106,10 @@ class Swarm(Strategy):
     def _move(self, number: int, random: np.random.Generator) -> tuple[Array, Array]:
         """Position and velocity after the move that is proposal ``number``, each of shape (dimensions,)."""
         iteration, particle = divmod(number, self._particles)
+        if number < len(self._opening):
+            return self._opening[number], self._v[particle]
         if iteration == 0:
-            first = self._baseline if number == 0 and self._baseline is not None else self._start[number]
-            return first, self._v[particle]
+            return self._start[number], self._v[particle]
         seen = iteration * self._particles if self._section.moves == "synchronous" else number
         best = self._best(self._informants(particle, iteration), seen)
         if best is None:  # no informant has anything: ask the whole swarm

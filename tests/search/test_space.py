@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpipso.config import Constraint, Parameter
@@ -544,28 +544,37 @@ def test_every_reachable_configuration_survives_encode_and_decode(space: Space, 
 
 
 @settings(max_examples=100, deadline=None)
+@given(bounds=st.tuples(decimals, decimals), log=st.booleans(), share=st.floats(0, 1))
+def test_every_default_survives_encode_and_decode(bounds: tuple[float, float], log: bool, share: float) -> None:
+    low, high = sorted(abs(bound) or 1.0 for bound in bounds) if log else sorted(bounds)
+    default = min(max(low + share * (high - low), low), high)
+    plain_default = real("x", low, high, default=default, scale="log" if log else "linear")
+    assert Space([plain_default]).default() == {"x": default}
+
+
+@settings(max_examples=100, deadline=None)
 @given(
-    low=decimals,
-    high=decimals,
+    bounds=st.tuples(positive, positive),
     log=st.booleans(),
     share=st.floats(0, 1),
     other=st.integers(1, 999),
     whole=st.booleans(),
 )
-def test_every_default_survives_encode_and_decode(
-    low: float, high: float, log: bool, share: float, other: int, whole: bool
+def test_every_default_of_a_ratio_survives_encode_and_decode(
+    bounds: tuple[float, float], log: bool, share: float, other: int, whole: bool
 ) -> None:
-    low, high = sorted((low, high))
-    assume(low > 0 or not log)
-    default = min(max(low + share * (high - low), low), high)
-    scale: Any = "log" if log else "linear"
-    plain_default = real("x", low, high, default=default, scale=scale)
-    assert Space([plain_default]).default() == {"x": default}
-
-    assume(low > 0)
-    value: Value = max(1, round(other * default)) if whole else round(other * default, 4)
-    assume(low <= float(value) / other <= high)
+    low, high = sorted(bounds)
+    wanted = other * (low + share * (high - low))
+    value: Value = max(1, round(wanted)) if whole else round(wanted, 4) or wanted
+    # Rounding may have left the bounds.
+    low, high = min(low, value / other), max(high, value / other)
     ratio = Parameter(
-        name="y", type="int" if whole else "float", min=low, max=high, ratio_of="o", default=value, scale=scale
+        name="y",
+        type="int" if whole else "float",
+        min=low,
+        max=high,
+        ratio_of="o",
+        default=value,
+        scale="log" if log else "linear",
     )
     assert Space([ratio, integer("o", 1, 999, default=other)]).default() == {"y": value, "o": other}

@@ -85,6 +85,27 @@ def test_the_baseline_is_proposed_first(name: Name) -> None:
 
 
 @both
+def test_what_the_user_wants_measured_first_comes_after_the_baseline(name: Name) -> None:
+    space = mixed()
+    default = space.default()
+    assert default is not None
+    searching = strategy(name, space, first=({"kv": "q4"}, {"batch": 16, "ubatch": 16}))
+    first = [space.decode(point) for point in searching.ask(3)]
+    assert first == [default, {**default, "kv": "q4"}, {**default, "batch": 16, "ubatch": 16}]
+
+
+def test_each_mistake_in_what_is_to_be_measured_first_is_told() -> None:
+    with pytest.raises(UserError) as caught:
+        strategy("surrogate", mixed(), first=({"kv": "q5"}, {"bach": 8}, {"ubatch": 64}, {"kv": "fp8"}, {"batch": 64}))
+    assert [str(problem) for problem in caught.value.problems] == [
+        "search.first[0]: kv: 'q5' is not of type choice",
+        "search.first[1]: bach is not searched; did you mean 'batch'?",
+        "search.first[2]: constraint: expression 'ubatch <= batch' does not hold",
+        "search.first[4]: tokens: 16 is not one of the values that can be set",
+    ]
+
+
+@both
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 7), min_size=1, max_size=4))
 def test_proposals_are_distinct_valid_centres_of_cells(name: Name, seed: int, batches: list[int]) -> None:

@@ -21,8 +21,8 @@ def cube(dimensions: int) -> Space:
     return Space([Parameter(name=f"x{i}", type="float", min=0, max=1) for i in range(dimensions)])
 
 
-def swarm(dimensions: int, particles: int, seed: int = 1, start: Any = None, **section: Any) -> Swarm:
-    return Swarm(cube(dimensions), particles, seed, SwarmSection(**section), start=start)
+def swarm(dimensions: int, particles: int, seed: int = 1, opening: Any = (), **section: Any) -> Swarm:
+    return Swarm(cube(dimensions), particles, seed, SwarmSection(**section), opening=opening)
 
 
 def bowl(point: np.ndarray) -> Score:
@@ -57,7 +57,7 @@ def test_the_first_points_are_more_even_than_random_ones() -> None:
 
 def test_particle_0_begins_at_the_baseline() -> None:
     start = np.array([0.1, 0.9, 0.5])
-    with_start, without = swarm(3, 8, start=start).ask(8), swarm(3, 8).ask(8)
+    with_start, without = swarm(3, 8, opening=[start]).ask(8), swarm(3, 8).ask(8)
     assert with_start[0] == pytest.approx(start)
     assert np.array_equal(with_start[1:], without[1:])
 
