@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/benchmarks/embedded_optimisers.py [--seeds 5] [--methods ours,random,optuna-tpe]
 
-Everything but the proposals is mpipso's, the baseline first and the race of the leaders at the end included. A peer is
-told a configuration that breaks a limit as one that failed. Run it on an otherwise idle machine; MPIPSO_MPIRUN names
-the launcher.
+Everything but the proposals is mpipso's, the baseline first and the race of the leaders at the end included. The
+guesses of the embedded configuration are left out, and all go in iterations of four. A peer is told a configuration
+that breaks a limit as one that failed. Run it on an otherwise idle machine; MPIPSO_MPIRUN names the launcher.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+import tomli
+import tomli_w
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +46,7 @@ class Peer(Strategy):
     def __init__(
         self, space: Space, method: type[Method], seed: int, batch: int, baseline: Configuration | None
     ) -> None:
-        axes = [_axis(space, name) for name in space.names]
+        axes = [_axis(space, name, ordered) for name, ordered in zip(space.names, space.ordered, strict=True)]
         landscape = Landscape("embedded", axes, lambda values: math.nan, 0.0, 1.0)
         self._space = space
         self._method = method(landscape, seed, batch)
@@ -76,10 +78,10 @@ class Peer(Strategy):
         raise ValueError("a benchmark's run begins with nothing")
 
 
-def _axis(space: Space, name: str) -> Axis:
+def _axis(space: Space, name: str, ordered: bool) -> Axis:
     parameter = next(each for each in space.parameters if each.name == name)
     if parameter.type in ("bool", "choice"):
-        return Axis("cat", len(parameter.choices) or 2)
+        return Axis("ord" if ordered else "cat", len(parameter.choices) or 2)
     return Axis("float")
 
 
@@ -103,7 +105,10 @@ def run(method: str, seed: int, output: Path) -> tuple[float, float, float]:
     command = [mpirun, "-np", "2", "--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", sys.executable, __file__]
     command += ["--rank", method, "--nodes-per-group", "1", "--seed", str(seed), "--output", str(output)]
     config = output / "embedded.toml"
-    config.write_text(template(EMBEDDED).replace("leaders = 3", "leaders = 1"))
+    tree = tomli.loads(template(EMBEDDED))
+    tree["search"].update(schedule="generation", first=[], leaders=1)
+    del tree["search"]["window"]
+    config.write_text(tomli_w.dumps(tree))
     command += ["--config", str(config), "--evaluations", str(EVALUATIONS), "--time-limit", "1000"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **root}, timeout=600)
