@@ -33,8 +33,8 @@ _FITTED = 100
 class Prior:
     """Log-normal ones of the length scales, around ``scale`` x sqrt(dimensions), and of the noise variance.
 
-    ``direction`` is the standard deviation of the normal prior of the direction's coordinates. ``share``, of main
-    effects, is given: it is learned from more points than there are in the beginning, when it counts.
+    ``share``, of main effects, is logit-normal, unless it is 0. ``direction`` is the standard deviation of the normal
+    prior of the direction's coordinates.
     """
 
     scale: float = 0.4
@@ -42,6 +42,7 @@ class Prior:
     noise: float = 1e-3
     noise_spread: float = 1.5
     share: float = 0.0
+    share_spread: float = 1.0
     direction: float = 8.0
 
 
@@ -144,7 +145,8 @@ def fit(
 
 
 class _Posterior:
-    """Of the hyperparameters theta: the logarithms of the length scales and of the noise, then the direction."""
+    """Of the hyperparameters theta: logarithms of the length scales and of the noise, the logit of the share of main
+    effects, the direction."""
 
     def __init__(self, features: Array, targets: Array, weights: Array, groups: Groups, prior: Prior) -> None:
         self._features, self._weights, self._groups = features, weights, groups
@@ -155,23 +157,27 @@ class _Posterior:
         at = coordinates(features, groups)
         one, other = at[self._pairs[0]], at[self._pairs[1]]
         self._squares = np.stack([separations(one[:, d], other[:, d], d, groups) for d in range(self._dimensions)])
-        self._share = prior.share
+        self._mains = prior.share > 0.0
+        share = np.log(prior.share / (1.0 - prior.share)) if self._mains else 0.0
         scale = np.log(prior.scale * np.sqrt(self._dimensions))
         width = features.shape[1]
-        self._middle = np.concatenate([np.full(self._dimensions, scale), [np.log(prior.noise)], np.zeros(width)])
-        spreads = [np.full(self._dimensions, prior.scale_spread), [prior.noise_spread]]
+        self._middle = np.concatenate([np.full(self._dimensions, scale), [np.log(prior.noise), share], np.zeros(width)])
+        spreads = [np.full(self._dimensions, prior.scale_spread), [prior.noise_spread, prior.share_spread]]
         self._spread = np.concatenate([*spreads, np.full(width, prior.direction)])
 
     def kernel(self, theta: Array) -> Kernel:
         d = self._dimensions
-        return Kernel(np.exp(theta[:d]), theta[d + 1 :], self._share, self._groups)
+        return Kernel(np.exp(theta[:d]), theta[d + 2 :], self._share(theta), self._groups)
 
     def noise(self, theta: Array) -> float:
         return float(np.exp(theta[self._dimensions]))
 
+    def _share(self, theta: Array) -> float:
+        return float(1.0 / (1.0 + np.exp(-theta[self._dimensions + 1]))) if self._mains else 0.0
+
     def maximise(self, direction: Array) -> tuple[float, Array]:
         """The least loss from a direction on, and its theta."""
-        start = np.append(self._middle[: self._dimensions + 1], direction)
+        start = np.append(self._middle[: self._dimensions + 2], direction)
         bounds = list(zip(self._middle - 4.0 * self._spread, self._middle + 4.0 * self._spread, strict=True))
         options = {"maxiter": 40}
         found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
@@ -181,13 +187,14 @@ class _Posterior:
         """The negative logarithm of the posterior, up to a constant, and its gradient."""
         count, dimensions = len(self._centred), self._dimensions
         first, second = self._pairs
-        inverse, noise, share = np.exp(-2.0 * theta[:dimensions]), self.noise(theta), self._share
-        along = self._features @ theta[dimensions + 1 :]
+        inverse, noise, share = np.exp(-2.0 * theta[:dimensions]), self.noise(theta), self._share(theta)
+        along = self._features @ theta[dimensions + 2 :]
         apart = along[first] - along[second]
         pairs, slope = matern_and_slope(inverse @ self._squares + apart**2)
-        if share:
+        if self._mains:
             mains, slopes = matern_and_slope(inverse[:, None] * self._squares)
-            pairs = (1.0 - share) * pairs + share * mains.mean(axis=0)
+            gap = mains.mean(axis=0) - pairs
+            pairs = pairs + share * gap
         kernel = np.zeros((count, count))
         kernel[first, second] = pairs
         kernel[np.diag_indices(count)] = 1.0 + noise * self._weights + _JITTER
@@ -203,10 +210,12 @@ class _Posterior:
         by_own = 0.5 * (np.diag(precision) - total / residual * alpha**2)
         by_square = (1.0 - share) * by_pair * slope
         by_inverse = self._squares @ by_square
-        if share:
+        by_share = 0.0
+        if self._mains:
+            by_share = share * (1.0 - share) * float(by_pair @ gap)
             by_inverse += share / dimensions * np.einsum("dp,dp,p->d", self._squares, slopes, by_pair)
         by_noise = noise * float(by_own @ self._weights)
         pull = 2.0 * by_square * apart
         by_along = np.bincount(first, pull, count) - np.bincount(second, pull, count)
-        gradient = [-2.0 * inverse * by_inverse, [by_noise], self._features.T @ by_along]
+        gradient = [-2.0 * inverse * by_inverse, [by_noise, by_share], self._features.T @ by_along]
         return float(value), np.concatenate(gradient) + off / self._spread

@@ -44,7 +44,7 @@ def feasibility(score: Score) -> float:
     return -0.2 - 0.8 * min(score.violation, 1.0) if score.infeasible else 1.0
 
 
-_MAIN = 0.75
+_MAIN = 0.8
 """How much of the variance of the value is expected in main effects. Failures are not a sum, so there it is nothing."""
 _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
