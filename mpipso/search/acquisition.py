@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx, ndtr
 
-from mpipso.search.gp import squared_distances
+from mpipso.search.kernel import squared_distances
 from mpipso.search.lattice import Lattice
 
 Array = NDArray[np.float64]
@@ -49,7 +49,7 @@ class InnerSwarm:
         The best points so far, of shape (k, dimensions), best first; the flight begins at them and among them.
     """
 
-    def __init__(self, lattice: Lattice, taken: Array, elite: Array, *, scouts: int = 30, steps: int = 16) -> None:
+    def __init__(self, lattice: Lattice, taken: Array, elite: Array, *, scouts: int = 30, steps: int = 12) -> None:
         self._lattice, self._taken, self._elite = lattice, taken, elite
         self._scouts, self._steps = scouts, steps
 
@@ -74,7 +74,7 @@ class InnerSwarm:
             p[better], p_worth[better] = snapped[better], found[better]
             visited.append(snapped)
             worth.append(found)
-        for start in self._elite[:3]:
+        for start in self._elite[:2]:
             around = lattice.neighbours(start)
             visited.append(around)
             worth.append(self._judge(acquisition, around))

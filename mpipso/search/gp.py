@@ -1,13 +1,10 @@
-"""Gaussian process regression with a Matérn 5/2 kernel, for some hundred points.
+"""Gaussian process regression for some hundred points, with the covariance of :mod:`mpipso.search.kernel`.
 
 C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006): equations 2.25-2.26
-(prediction), 5.9 (gradient of the marginal likelihood), 4.17 (the kernel) and 4.22 (the distance: a length scale per
-dimension and, as in factor analysis, a direction across them, along which the sum of several parameters counts, as when
-they share a memory, or their product, on logarithmic axes, when it is a number of devices). The prior of the length
-scales grows with the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian
-optimization performs great in high dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma
-prior, as in A. O'Hagan, "Some Bayesian numerical analysis" (Bayesian Statistics 4, 1992), which makes the marginal
-likelihood that of a Student t.
+(prediction) and 5.9 (gradient of the marginal likelihood). The prior of the length scales grows with the square root of
+the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs great in high dimensions"
+(ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan, "Some Bayesian numerical
+analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a Student t.
 """
 
 from __future__ import annotations
@@ -20,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack, solve_triangular
 from scipy.optimize import minimize
 
+from mpipso.search.kernel import Covariance, Groups, Kernel, coordinates, matern_and_slope, separations
+
 Array = NDArray[np.float64]
 
-_ROOT5 = 5**0.5
 _JITTER = 1e-8
 _DEGREES = 4.0
 """Weight of the prior that the amplitude is 1, in observations."""
@@ -35,26 +33,17 @@ _FITTED = 100
 class Prior:
     """Log-normal ones of the length scales, around ``scale`` x sqrt(dimensions), and of the noise variance.
 
-    ``direction`` is the standard deviation of the normal prior of the direction's coordinates.
+    ``share``, of main effects, is logit-normal, unless it is 0. ``direction`` is the standard deviation of the normal
+    prior of the direction's coordinates.
     """
 
     scale: float = 0.4
     scale_spread: float = 1.0
     noise: float = 1e-3
     noise_spread: float = 1.5
+    share: float = 0.0
+    share_spread: float = 1.0
     direction: float = 8.0
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Distance^2 = sum of (difference / ``scales``)^2 + (difference . ``direction``)^2; both of shape (features,)."""
-
-    scales: Array
-    direction: Array
-
-    def apply(self, features: Array) -> Array:
-        """Points between which the distance is the Euclidean one, of shape (m, features + 1)."""
-        return np.hstack([features / self.scales, (features @ self.direction)[:, None]])
 
 
 class GaussianProcess:
@@ -79,17 +68,17 @@ class GaussianProcess:
         features: Array,
         targets: Array,
         weights: Array,
-        metric: Metric,
+        kernel: Kernel,
         amplitude: float,
         noise: float,
         mean: float | None = None,
     ) -> None:
-        self._metric, self._amplitude, self._noise = metric, amplitude, noise
+        self._kernel, self._amplitude, self._noise = kernel, amplitude, noise
         self._features, self._targets, self._weights = features, targets, weights
-        self._scaled = metric.apply(features)
-        kernel = _matern(squared_distances(self._scaled, self._scaled))
-        kernel[np.diag_indices_from(kernel)] += noise * weights + _JITTER
-        self._lower = np.linalg.cholesky(kernel)
+        self._covariance = Covariance(kernel, features)
+        own = self._covariance(features)
+        own[np.diag_indices_from(own)] += noise * weights + _JITTER
+        self._lower = np.linalg.cholesky(own)
         self._mean = float(np.mean(targets)) if mean is None else mean
         self._alpha = cho_solve((self._lower, True), targets - self._mean, check_finite=False)
 
@@ -98,19 +87,21 @@ class GaussianProcess:
 
         The deviation is of shape (m,); so is the mean, or (m, samples) when there are samples of the targets.
         """
-        cross = _matern(squared_distances(self._metric.apply(features), self._scaled))
+        cross = self._covariance(features)
         explained = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(1.0 - np.einsum("ij,ij->j", explained, explained), 1e-10)
         return self._mean + cross @ self._alpha, np.sqrt(self._amplitude * variance)
 
-    def imagine(self, point: Array, results: Array) -> GaussianProcess:
-        """This process had each of ``results``, of shape (samples,), been measured at a point of shape (features,)."""
-        targets = self._targets if self._targets.ndim == 2 else np.tile(self._targets[:, None], len(results))
+    def imagine(self, point: Array, result: Array | float) -> GaussianProcess:
+        """This process had ``result`` been measured at a point of shape (features,), or each of shape (samples,)."""
+        targets = self._targets
+        if np.ndim(result) > targets.ndim - 1:
+            targets = np.tile(targets[:, None], np.size(result))
         return GaussianProcess(
             np.vstack([self._features, point]),
-            np.vstack([targets, results]),
+            np.concatenate([targets, np.broadcast_to(result, targets[:1].shape)]),
             np.append(self._weights, 0.0),
-            self._metric,
+            self._kernel,
             self._amplitude,
             self._noise,
             self._mean,
@@ -121,7 +112,7 @@ def fit(
     features: Array,
     targets: Array,
     weights: Array,
-    groups: NDArray[np.intp],
+    groups: Groups,
     prior: Prior,
     directions: Sequence[Array] = (),
 ) -> GaussianProcess:
@@ -147,36 +138,46 @@ def fit(
         other, theta = posterior.maximise(direction)
         if other + penalty < loss:
             loss, found = other + penalty, theta
-    metric, noise = posterior.metric(found), posterior.noise(found)
-    unit = GaussianProcess(features, targets, weights, metric, 1.0, noise)
+    kernel, noise = posterior.kernel(found), posterior.noise(found)
+    unit = GaussianProcess(features, targets, weights, kernel, 1.0, noise)
     amplitude = (_DEGREES + float((targets - np.mean(targets)) @ unit._alpha)) / (count + _DEGREES)
-    return GaussianProcess(features, targets, weights, metric, amplitude, noise)
+    return GaussianProcess(features, targets, weights, kernel, amplitude, noise)
 
 
 class _Posterior:
-    """Of the hyperparameters theta: the logarithms of the length scales and of the noise, then the direction."""
+    """Of the hyperparameters theta: logarithms of the length scales and of the noise, the logit of the share of main
+    effects, the direction."""
 
-    def __init__(self, features: Array, targets: Array, weights: Array, groups: NDArray[np.intp], prior: Prior) -> None:
+    def __init__(self, features: Array, targets: Array, weights: Array, groups: Groups, prior: Prior) -> None:
         self._features, self._weights, self._groups = features, weights, groups
         self._centred = targets - np.mean(targets)
         self._dimensions = int(groups.max()) + 1
-        columns = [features[:, groups == d] for d in range(self._dimensions)]
-        self._squares = np.stack([squared_distances(x, x).ravel() for x in columns])
+        # Pairs of points, each once: below the diagonal.
+        self._pairs = np.tril_indices(len(targets), -1)
+        at = coordinates(features, groups)
+        one, other = at[self._pairs[0]], at[self._pairs[1]]
+        self._squares = np.stack([separations(one[:, d], other[:, d], d, groups) for d in range(self._dimensions)])
+        self._mains = prior.share > 0.0
+        share = np.log(prior.share / (1.0 - prior.share)) if self._mains else 0.0
         scale = np.log(prior.scale * np.sqrt(self._dimensions))
         width = features.shape[1]
-        self._middle = np.concatenate([np.full(self._dimensions, scale), [np.log(prior.noise)], np.zeros(width)])
-        spreads = [np.full(self._dimensions, prior.scale_spread), [prior.noise_spread]]
+        self._middle = np.concatenate([np.full(self._dimensions, scale), [np.log(prior.noise), share], np.zeros(width)])
+        spreads = [np.full(self._dimensions, prior.scale_spread), [prior.noise_spread, prior.share_spread]]
         self._spread = np.concatenate([*spreads, np.full(width, prior.direction)])
 
-    def metric(self, theta: Array) -> Metric:
-        return Metric(np.exp(theta[: self._dimensions])[self._groups], theta[self._dimensions + 1 :])
+    def kernel(self, theta: Array) -> Kernel:
+        d = self._dimensions
+        return Kernel(np.exp(theta[:d]), theta[d + 2 :], self._share(theta), self._groups)
 
     def noise(self, theta: Array) -> float:
         return float(np.exp(theta[self._dimensions]))
 
+    def _share(self, theta: Array) -> float:
+        return float(1.0 / (1.0 + np.exp(-theta[self._dimensions + 1]))) if self._mains else 0.0
+
     def maximise(self, direction: Array) -> tuple[float, Array]:
         """The least loss from a direction on, and its theta."""
-        start = np.append(self._middle[: self._dimensions + 1], direction)
+        start = np.append(self._middle[: self._dimensions + 2], direction)
         bounds = list(zip(self._middle - 4.0 * self._spread, self._middle + 4.0 * self._spread, strict=True))
         options = {"maxiter": 40}
         found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
@@ -185,35 +186,36 @@ class _Posterior:
     def loss(self, theta: Array) -> tuple[float, Array]:
         """The negative logarithm of the posterior, up to a constant, and its gradient."""
         count, dimensions = len(self._centred), self._dimensions
-        inverse, noise = np.exp(-2.0 * theta[:dimensions]), self.noise(theta)
-        along = self._features @ theta[dimensions + 1 :]
-        squares = (inverse @ self._squares).reshape(count, count) + (along[:, None] - along) ** 2
-        scaled = np.sqrt(5.0 * squares)
-        decay = np.exp(-scaled)
-        kernel = (1.0 + scaled + 5.0 / 3.0 * squares) * decay
-        kernel[np.diag_indices(count)] += noise * self._weights + _JITTER
+        first, second = self._pairs
+        inverse, noise, share = np.exp(-2.0 * theta[:dimensions]), self.noise(theta), self._share(theta)
+        along = self._features @ theta[dimensions + 2 :]
+        apart = along[first] - along[second]
+        pairs, slope = matern_and_slope(inverse @ self._squares + apart**2)
+        if self._mains:
+            mains, slopes = matern_and_slope(inverse[:, None] * self._squares)
+            gap = mains.mean(axis=0) - pairs
+            pairs = pairs + share * gap
+        kernel = np.zeros((count, count))
+        kernel[first, second] = pairs
+        kernel[np.diag_indices(count)] = 1.0 + noise * self._weights + _JITTER
         lower, _ = lapack.dpotrf(kernel, lower=True)
-        half, _ = lapack.dpotri(lower, lower=True)  # the lower triangle of the inverse
-        precision = np.tril(half) + np.tril(half, -1).T
-        alpha = precision @ self._centred
+        alpha = cho_solve((lower, True), self._centred, check_finite=False)
+        precision, _ = lapack.dpotri(lower, lower=True)  # the lower triangle of the inverse
         residual, total = _DEGREES + self._centred @ alpha, count + _DEGREES
         off = (theta - self._middle) / self._spread
         value = 0.5 * total * np.log(residual) + np.log(np.diag(lower)).sum() + 0.5 * off @ off
-        # By the chain rule: the loss by the kernel, the kernel by the squared distance, that by theta.
-        by_kernel = 0.5 * (precision - total / residual * np.outer(alpha, alpha))
-        by_square = by_kernel * (-5.0 / 6.0) * (1.0 + scaled) * decay
-        by_scale = -2.0 * inverse * (self._squares @ by_square.ravel())
-        by_noise = noise * (np.diag(by_kernel) @ self._weights)
-        by_direction = 4.0 * self._features.T @ (by_square.sum(axis=1) * along - by_square @ along)
-        return float(value), np.concatenate([by_scale, [by_noise], by_direction]) + off / self._spread
-
-
-def squared_distances(a: Array, b: Array) -> Array:
-    """Between points of shapes (m, d) and (n, d), of shape (m, n)."""
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
-    return np.asarray(np.maximum(squares, 0.0))
-
-
-def _matern(squares: Array) -> Array:
-    scaled = np.sqrt(5.0 * squares)
-    return np.asarray((1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled))
+        # By the chain rule: the loss by the kernel, the kernel by the squared distance, that by theta. A pair is in the
+        # kernel twice.
+        by_pair = precision[first, second] - total / residual * alpha[first] * alpha[second]
+        by_own = 0.5 * (np.diag(precision) - total / residual * alpha**2)
+        by_square = (1.0 - share) * by_pair * slope
+        by_inverse = self._squares @ by_square
+        by_share = 0.0
+        if self._mains:
+            by_share = share * (1.0 - share) * float(by_pair @ gap)
+            by_inverse += share / dimensions * np.einsum("dp,dp,p->d", self._squares, slopes, by_pair)
+        by_noise = noise * float(by_own @ self._weights)
+        pull = 2.0 * by_square * apart
+        by_along = np.bincount(first, pull, count) - np.bincount(second, pull, count)
+        gradient = [-2.0 * inverse * by_inverse, [by_noise, by_share], self._features.T @ by_along]
+        return float(value), np.concatenate(gradient) + off / self._spread

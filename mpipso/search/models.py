@@ -44,6 +44,8 @@ def feasibility(score: Score) -> float:
     return -0.2 - 0.8 * min(score.violation, 1.0) if score.infeasible else 1.0
 
 
+_MAIN = 0.8
+"""How much of the variance of the value is expected in main effects. Failures are not a sum, so there it is nothing."""
 _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
 _SHARP = 6.0
@@ -81,7 +83,7 @@ class Models:
         """What a feasible point would be worth while none is known, of shape (samples,)."""
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
-            self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior())
+            self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior(share=_MAIN))
             # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
             # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
             full = features[feasible & valued & (weights == 1.0)]
@@ -93,24 +95,27 @@ class Models:
             self._feasible = fit(features, labels, weights, lattice.groups, Prior(), starts)
 
     def imagine(self, points: Array) -> None:
-        """Take into account what may become of points in flight, of shape (m, dimensions), by samples of it.
+        """Take into account what may become of points in flight, of shape (m, dimensions).
 
-        J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning algorithms" (NIPS
-        2012), section 3.2. To gain anything, a point has to beat them too, where they turn out well.
+        Their values will be what the process of the value says: the believer of D. Ginsbourger, R. Le Riche, L.
+        Carraro, "Kriging is well-suited to parallelize optimization" (2010). Whether they will be feasible is sampled,
+        as in J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning algorithms"
+        (NIPS 2012), section 3.2. To gain anything, a point has to beat them too, where they are feasible.
         """
         for point in self._lattice.features(points):
-            feasible = np.ones(_SAMPLES, dtype=np.bool_)
+            feasible = np.ones(1, dtype=np.bool_)
             if self._feasible is not None:
                 mean, deviation = self._feasible.predict(point[None])
                 feasible = self._strata() < _probability(mean.ravel(), deviation)
                 self._feasible = self._feasible.imagine(point, np.where(feasible, 1.0, -1.0))
                 self._news = self._news * np.where(feasible, _SECOND, 1.0)
             if self._value is not None:
-                mean, deviation = self._value.predict(point[None])
-                values = mean.ravel() + deviation * ndtri(self._strata())
-                self._value = self._value.imagine(point, values)
+                value = float(self._value.predict(point[None])[0][0])
+                self._value = self._value.imagine(point, value)
                 if self._best is not None:
-                    self._best = np.where(feasible, np.minimum(self._best, values), self._best)
+                    self._best = np.where(feasible, np.minimum(self._best, value), self._best)
+                    if np.ptp(self._best) == 0.0:
+                        self._best = self._best[:1]
 
     def _strata(self) -> Array:
         """One number of each stratum of [0, 1], in random order, of shape (samples,)."""
@@ -128,7 +133,7 @@ class Models:
         mean, deviation = self._value.predict(self._lattice.features(points))
         if explore:
             deviation = _DOUBT * deviation
-        gain = log_expected_improvement(mean.reshape(len(points), -1), deviation[:, None], self._best)
+        gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
         return _log_mean(_CAUTION * likely + gain)
 
     def likely(self, points: Array) -> Array:

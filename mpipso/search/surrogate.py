@@ -29,8 +29,8 @@ Array = NDArray[np.float64]
 STUCK = 12
 """Evaluations without a gain, and at least two batches, after which every other proposal explores."""
 ELITE = 10
-FIRST = 8
-"""Points before the first model."""
+FIRST = 4
+"""Points before the first model: what it says of so few is vague, but better than nothing."""
 REPEATED = 3
 """The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
 MODELLED = 300

@@ -8,7 +8,8 @@ from scipy.stats import norm
 
 from mpipso.config import Constraint, Parameter
 from mpipso.search.acquisition import InnerSwarm, log_expected_improvement
-from mpipso.search.gp import Prior, fit, squared_distances
+from mpipso.search.gp import Prior, _Posterior, fit
+from mpipso.search.kernel import _ROWS, Covariance, Kernel, squared_distances
 from mpipso.search.lattice import LEVELS, Lattice
 from mpipso.search.models import Models, feasibility, targets
 from mpipso.search.objective import Score
@@ -56,6 +57,53 @@ def test_an_imagined_result_is_as_good_as_a_measured_one() -> None:
     assert mean[0] == pytest.approx(results, abs=1e-3)
     assert mean[1:].shape == (3, 3)
     assert deviation[0] < process.predict(at[None])[1][0] / 5
+
+
+def test_an_imagined_result_may_be_one_for_all_samples() -> None:
+    x = np.random.default_rng(2).random((20, 2))
+    process = fit(x, x.sum(axis=1), np.ones(20), np.arange(2), Prior())
+    at = np.array([0.95, 0.02])
+    sampled = process.imagine(at, np.array([0.5, 0.5]))
+    assert process.imagine(at, 0.5).predict(x)[0] == pytest.approx(sampled.predict(x)[0][:, 0])
+    assert sampled.imagine(at, 0.5).predict(x)[0].shape == (20, 2)
+
+
+def test_the_gradient_of_the_posterior_is_that_of_its_loss() -> None:
+    random = np.random.default_rng(0)
+    x, groups = random.random((15, 6)), np.array([0, 1, 2, 2, 2, 3])
+    x[:, 2:5] = np.eye(3)[random.integers(0, 3, 15)] / np.sqrt(2.0)
+    for share in (0.0, 0.75):
+        posterior = _Posterior(x, random.normal(size=15), random.random(15) + 0.5, groups, Prior(share=share))
+        theta = posterior._middle + 0.3 * random.normal(size=len(posterior._middle))
+        steps = 1e-5 * np.eye(len(theta))
+        numeric = [(posterior.loss(theta + step)[0] - posterior.loss(theta - step)[0]) / 2e-5 for step in steps]
+        assert posterior.loss(theta)[1] == pytest.approx(np.array(numeric), abs=1e-5)
+
+
+def test_main_effects_are_learned_from_few_points() -> None:
+    """Of eight switches whose effects add up, from 20 points."""
+    random = np.random.default_rng(3)
+    effects = random.normal(size=8)
+    x, unseen = (random.integers(0, 2, (count, 8)).astype(float) for count in (20, 200))
+    errors = [
+        np.abs(fit(x, x @ effects, np.ones(20), np.arange(8), Prior(share=share)).predict(unseen)[0] - unseen @ effects)
+        for share in (0.75, 0.0)
+    ]
+    assert errors[0].mean() < 0.7 * errors[1].mean()
+
+
+def test_rows_that_are_remembered_are_those_of_a_new_process() -> None:
+    random = np.random.default_rng(4)
+    x, groups = random.random((10, 4)), np.array([0, 1, 1, 2])
+    x[:, 1:3] = np.eye(2)[random.integers(0, 2, 10)] / np.sqrt(2.0)
+    kernel = Kernel(np.array([0.3, 0.5, 1.0]), np.array([0.5, 0.0, 0.0, 1.0]), 0.6, groups)
+    used = Covariance(kernel, x)
+    for _ in range(40):
+        at = random.random((10, 4))
+        at[:, 1:3] = x[:, 1:3]
+        assert used(at) == pytest.approx(Covariance(kernel, x)(at))
+    assert used(x).diagonal() == pytest.approx(np.ones(10))
+    assert max(map(len, used._values)) <= _ROWS + len(x)
 
 
 def test_distances_are_euclidean() -> None:
