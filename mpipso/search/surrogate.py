@@ -30,7 +30,7 @@ STUCK = 12
 """Evaluations without a gain, and at least two batches, after which every other proposal explores."""
 ELITE = 10
 FIRST = 4
-"""Points before the first model: what it says of so few is vague, but better than nothing."""
+"""Points before the first model, besides those that are given: it says little of so few, but better than nothing."""
 REPEATED = 3
 """The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
 MODELLED = 300
@@ -56,7 +56,7 @@ class SurrogateSwarm(Strategy):
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
-        self._first = max(FIRST, in_flight)
+        self._first = max(len(opening) + FIRST, in_flight)
         self._stuck = max(STUCK, 2 * in_flight)
         self._start = Start(self._lattice, seed)
         self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
