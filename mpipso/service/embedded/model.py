@@ -1,6 +1,6 @@
 """A small model with random weights: enough for a real server to do real work, without downloading one.
 
-It is a llama-architecture GGUF file (28 M weights, Q8_0, 30 MB) with a byte-level BPE tokenizer in which each of
+It is a llama-architecture GGUF file (27 M weights, Q8_0, 29 MB) with a byte-level BPE tokenizer in which each of
 :func:`words` is exactly one token. Only these words have non-zero rows in the output matrix, so a greedy answer holds
 nothing else: it never ends early, never splits a UTF-8 character, and has as many words as tokens.
 
@@ -32,11 +32,11 @@ SEED = 20_250_101
 CONTEXT = 8192
 # Few layers with little attention and much feed-forward: most of the work is then matrix products, in which a server
 # gains by decoding requests together, as it does with large models.
-LAYERS = 4
+LAYERS = 2
 WIDTH = 512
 HEADS = 2
 HEAD_WIDTH = 64
-FEED_FORWARD = 4096
+FEED_FORWARD = 8192
 
 CONSONANTS = "bdfghjklmnprstvz"
 VOWELS = "aeiou"
@@ -62,7 +62,7 @@ def model_path(cache: Path | None = None) -> Path:
         The ``embedded`` extra is not installed, or the cache cannot be written.
     """
     folder = default_cache() if cache is None else cache
-    path = folder / f"random-llama-28m-q8_0-v{VERSION}.gguf"
+    path = folder / f"random-llama-27m-q8_0-v{VERSION}.gguf"
     if _intact(path):
         return path
     try:
@@ -134,7 +134,7 @@ def _generate(path: Path) -> None:
 def _add_shape(writer: GGUFWriter) -> None:
     from gguf import LlamaFileType
 
-    writer.add_name("mpipso random llama 28M")
+    writer.add_name("mpipso random llama 27M")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
