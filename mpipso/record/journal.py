@@ -133,14 +133,14 @@ class Journal:
             raise UserError(f"{path}: exists already; resume that run or choose another folder") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
-        try:
-            return cls(path, file, redactor if redactor is not None else Redactor(os.environ))
-        except OSError as error:
-            file.close()
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except BaseException:
-            file.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            opened.callback(file.close)
+            try:
+                journal = cls(path, file, redactor if redactor is not None else Redactor(os.environ))
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+            opened.pop_all()
+            return journal
 
     def write(self, event: Event, /, **fields: Any) -> None:
         """Append one event; it is on the disk when this returns.

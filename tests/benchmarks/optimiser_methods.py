@@ -169,13 +169,14 @@ class Pyswarms(Method):
         self._swarm = create_swarm(max(batch, 16), self._dimensions, options=options, bounds=self._bounds)
         self._topology = Star()
         self._state = np.random.get_state()
-        self._next, self._costs = 0, []  # type: ignore[var-annotated]
+        self._next = 0
+        self._costs: list[float] = []
         self._worst = 0.0
 
     def ask(self, count: int) -> Points:
         taken = self._swarm.position[self._next : self._next + count]
         self._next += len(taken)
-        return np.clip(taken, 0.0, 1.0).tolist()  # type: ignore[no-any-return]
+        return _points(np.clip(taken, 0.0, 1.0))
 
     def tell(self, values: Sequence[float]) -> None:
         from pyswarms.backend import compute_pbest
@@ -203,7 +204,7 @@ class RandomSearch(Method):
         self._random, self._dimensions = np.random.default_rng(seed), landscape.space.dimensions
 
     def ask(self, count: int) -> Points:
-        return self._random.random((count, self._dimensions)).tolist()  # type: ignore[no-any-return]
+        return _points(self._random.random((count, self._dimensions)))
 
     def tell(self, values: Sequence[float]) -> None:
         pass
@@ -214,7 +215,12 @@ class Sobol(RandomSearch):
         self._sobol = qmc.Sobol(landscape.space.dimensions, seed=seed)
 
     def ask(self, count: int) -> Points:
-        return self._sobol.random(count).tolist()  # type: ignore[no-any-return]
+        return _points(self._sobol.random(count))
+
+
+def _points(array: np.ndarray) -> Points:
+    points: Points = array.tolist()
+    return points
 
 
 METHODS: dict[str, type[Method]] = {

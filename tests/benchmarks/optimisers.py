@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from scipy.stats import rankdata
@@ -36,7 +37,13 @@ from mpipso.search.swarm import Swarm
 from tests.benchmarks.landscapes import Landscape, bbob_mixint, tables
 from tests.benchmarks.optimiser_methods import METHODS, missing
 
-Run = dict[str, list[float] | float]
+
+class Run(TypedDict):
+    """The true values in the order of their measurement, what was measured, and milliseconds per ask."""
+
+    true: list[float]
+    measured: list[float]
+    ms: float
 
 
 def run(method: str, landscape: Landscape, seed: int, batch: int, budget: int, noise: float) -> Run:
@@ -86,13 +93,12 @@ class Runs:
 
 def regret_at(landscape: Landscape, found: Run, budget: int) -> float:
     """Of the configuration that measured best within the budget."""
-    true, measured = np.array(found["true"][:budget]), np.array(found["measured"][:budget])  # type: ignore[index]
+    true, measured = np.array(found["true"][:budget]), np.array(found["measured"][:budget])
     return landscape.regret(float(true[int(np.argmin(measured))]))
 
 
 def needed(landscape: Landscape, found: Run) -> float:
-    values: list[float] = found["true"]  # type: ignore[assignment]
-    return next((i + 1 for i, value in enumerate(values) if landscape.good(value)), math.inf)
+    return next((i + 1 for i, value in enumerate(found["true"]) if landscape.good(value)), math.inf)
 
 
 def compare(landscapes: Sequence[Landscape], options: argparse.Namespace) -> None:

@@ -136,7 +136,10 @@ def computed(lengths: Sequence[float], kind: Kind, size: int, error: float | Non
 def typical(sigma: float) -> tuple[int, list[float]]:
     """Of many draws of durations the one whose computed shares are nearest to the mean of all, and that mean."""
     shares = np.array(
-        [[computed(durations(sigma, 1.0, draw), *how) for _, *how in OURS] for draw in range(DRAWS)]  # type: ignore[arg-type]
+        [
+            [computed(durations(sigma, 1.0, draw), kind, size, error) for _, kind, size, error in OURS]
+            for draw in range(DRAWS)
+        ]
     )
     mean = shares.mean(axis=0)
     return int(np.abs(shares - mean).max(axis=1).argmin()), [float(share) for share in mean]

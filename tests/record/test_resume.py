@@ -83,6 +83,7 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
         ({"search__particles": 16}, "search.particles was 8 and is now 16"),
         ({"search__schedule": "async"}, "search.schedule was 'generation' and is now 'async'"),
         ({"search__repeats": 3}, "search.repeats was 2 and is now 3"),
+        ({"search__first": [{"n_parallel": 4}]}, "search.first[0].n_parallel was not set and is now 4"),
         ({"benchmark__requests": 64}, "benchmark.requests was 32 and is now 64"),
         ({"benchmark__concurrency": 8}, "benchmark.concurrency was not set and is now 8"),
         ({"objective__slo__0__max": 900.0}, "objective.slo[0].max was 1000.0 and is now 900.0"),

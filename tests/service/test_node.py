@@ -131,10 +131,14 @@ def test_failures_carry_the_node_s_name(make: Callable[..., LocalNode]) -> None:
 
 def test_a_log_begins_anew_with_every_start(make: Callable[..., LocalNode]) -> None:
     node = make()
-    for word in ("first", "second"):
+
+    def run(word: str) -> None:
         handle = node.start_service(["echo", word], {}, log="log", grace=0.1)
-        until(lambda handle=handle: node.poll_service(handle) is not None)  # type: ignore[misc]
+        until(lambda: node.poll_service(handle) is not None)
         node.stop_service(handle)
+
+    run("first")
+    run("second")
     assert node.read_chunk("log", 0, 100) == b"second\n"
 
 
