@@ -101,7 +101,8 @@ def _typed(parameter: Parameter, value: object) -> Value:
         for choice in parameter.choices:
             if str(choice) == str(value):
                 return choice
-    elif parameter.type == "bool":
+        raise ValueError(f"{parameter.name}: {value!r} is none of {', '.join(map(str, parameter.choices))}")
+    if parameter.type == "bool":
         truth = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
         if truth is not None:
             return truth

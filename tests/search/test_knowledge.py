@@ -53,7 +53,7 @@ def test_texts_of_a_table_are_read_as_the_parameters_say() -> None:
         ({"share": float("nan")}, "share: nan is not of type float"),
         ({"share": 0.95}, "share: 0.95 is out of bounds"),
         ({"cache": "maybe"}, "cache: 'maybe' is not of type bool"),
-        ({"kv": "int4"}, "kv: 'int4' is not of type choice"),
+        ({"kv": "int4"}, "kv: 'int4' is none of auto, fp8, 8"),
         ({"seqs": 90}, "constraint: expression 'seqs <= 80 or cache' does not hold"),
     ],
 )

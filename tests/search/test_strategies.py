@@ -98,7 +98,7 @@ def test_each_mistake_in_what_is_to_be_measured_first_is_told() -> None:
     with pytest.raises(UserError) as caught:
         strategy("surrogate", mixed(), first=({"kv": "q5"}, {"bach": 8}, {"ubatch": 64}, {"kv": "fp8"}, {"batch": 64}))
     assert [str(problem) for problem in caught.value.problems] == [
-        "search.first[0]: kv: 'q5' is not of type choice",
+        "search.first[0]: kv: 'q5' is none of auto, fp8, q4",
         "search.first[1]: bach is not searched; did you mean 'batch'?",
         "search.first[2]: constraint: expression 'ubatch <= batch' does not hold",
         "search.first[4]: tokens: 16 is not one of the values that can be set",
