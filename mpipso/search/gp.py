@@ -45,6 +45,12 @@ class Prior:
     share_spread: float = 1.0
     direction: float = 8.0
 
+    def kernel(self, groups: Groups) -> Kernel:
+        """Of the most probable hyperparameters; ``groups`` is the dimension of each feature."""
+        dimensions = int(groups.max()) + 1
+        scales = np.full(dimensions, self.scale * np.sqrt(dimensions))
+        return Kernel(scales, np.zeros(len(groups)), self.share, groups)
+
 
 class GaussianProcess:
     """The posterior at given hyperparameters; :func:`fit` finds them.

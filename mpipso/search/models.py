@@ -44,8 +44,8 @@ def feasibility(score: Score) -> float:
     return -0.2 - 0.8 * min(score.violation, 1.0) if score.infeasible else 1.0
 
 
-_MAIN = 0.8
-"""How much of the variance of the value is expected in main effects. Failures are not a sum, so there it is nothing."""
+VALUE = Prior(share=0.8)
+"""Of the process of the value: most of its variance is in main effects. Failures are not a sum, so there it is none."""
 _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
 _SHARP = 6.0
@@ -83,7 +83,7 @@ class Models:
         """What a feasible point would be worth while none is known, of shape (samples,)."""
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
-            self._value = fit(features[valued], found, weights[valued], lattice.groups, Prior(share=_MAIN))
+            self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
             # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
             # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
             full = features[feasible & valued & (weights == 1.0)]

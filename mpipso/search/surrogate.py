@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.blas import one_thread
+from mpipso.search.design import design
 from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
-from mpipso.search.models import Models
+from mpipso.search.models import VALUE, Models
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.start import Start
@@ -60,6 +61,7 @@ class SurrogateSwarm(Strategy):
         self._stuck = max(STUCK, 2 * in_flight)
         self._start = Start(self._lattice, seed)
         self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
+        self._design = np.empty((0, space.dimensions))
 
     def ask(self, count: int) -> Array:
         points: list[Array] = []
@@ -98,7 +100,12 @@ class SurrogateSwarm(Strategy):
     def _begin(self, number: int) -> Array:
         if number < len(self._opening):
             return self._opening[number]
-        return self._start[number - len(self._opening)]
+        if not len(self._design):
+            known = [point for point, _ in self._history.known.values()]
+            given = np.array([*self._opening, *known]).reshape(-1, self._lattice.dimensions)
+            self._design = design(self._lattice, self._start, given[:MODELLED], self._first - len(self._opening), VALUE)
+        index = number - len(self._opening)
+        return self._design[index] if index < len(self._design) else self._start[index]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
