@@ -22,7 +22,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -149,7 +149,7 @@ def print_ranks(methods: Sequence[str], budgets: Sequence[int], regrets: np.ndar
         print(f"  {method:22}" + "".join(f"{r:8.2f}" for r in row))
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[float, Callable[[np.ndarray], float]]] = {
     "sphere": (5.12, lambda x: (x**2).sum()),
     "rosenbrock": (30.0, lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()),
     "rastrigin": (5.12, lambda x: (x**2 - 10 * np.cos(2 * np.pi * x) + 10).sum()),
@@ -159,41 +159,51 @@ FUNCTIONS = {
     ),
 }
 """Half the width of the range, and the function."""
+_PARTICLES = 16
 
 
-def classic(seeds: Iterable[int], particles: int = 16) -> None:
+def classic(seeds: Iterable[int]) -> None:
     """Median best value after 100 d evaluations; the optimum is moved off the centre by up to a tenth of the range."""
-    import pyswarms
-
     print(f"{'function':12}{'d':>4}{'ours':>12}{'pyswarms':>12}")
     for dimension in (5, 10):
-        space = Space([Parameter(name=f"x{i}", type="float", min=0, max=1) for i in range(dimension)])
-        for name, (half, function) in FUNCTIONS.items():
+        for name in FUNCTIONS:
             ours, theirs = [], []
             for seed in seeds:
-                shift = np.random.default_rng(seed).uniform(-0.1, 0.1, dimension)
-
-                def at(u: np.ndarray, half=half, shift=shift, f=function) -> float:  # type: ignore[no-untyped-def]
-                    return float(f(half * (2 * u - 1 - shift)))
-
-                swarm, best = Swarm(space, particles, seed, SwarmSection()), math.inf
-                for number in range(100 * dimension):
-                    value = at(swarm.ask(1)[0])
-                    swarm.tell(number, Score(failed=False, fitness=value))
-                    best = min(best, value)
-                ours.append(best)
-                np.random.seed(seed)
-                peer = pyswarms.single.GlobalBestPSO(
-                    particles,
-                    dimension,
-                    options={"c1": 0.5, "c2": 0.3, "w": 0.9},
-                    bounds=(np.zeros(dimension), np.ones(dimension)),
-                )
-                found, _ = peer.optimize(
-                    lambda xs, at=at: np.array([at(x) for x in xs]), 100 * dimension // particles, verbose=False
-                )
-                theirs.append(found)
+                function = _moved(name, np.random.default_rng(seed).uniform(-0.1, 0.1, dimension))
+                ours.append(_plain_swarm(function, dimension, seed))
+                theirs.append(_pyswarms(function, dimension, seed))
             print(f"{name:12}{dimension:4}{np.median(ours):12.4g}{np.median(theirs):12.4g}", flush=True)
+
+
+def _moved(name: str, shift: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The function by the unit cube."""
+    half, function = FUNCTIONS[name]
+    return lambda u: float(function(half * (2 * u - 1 - shift)))
+
+
+def _plain_swarm(function: Callable[[np.ndarray], float], dimension: int, seed: int) -> float:
+    space = Space([Parameter(name=f"x{i}", type="float", min=0, max=1) for i in range(dimension)])
+    swarm, best = Swarm(space, _PARTICLES, seed, SwarmSection()), math.inf
+    for number in range(100 * dimension):
+        value = function(swarm.ask(1)[0])
+        swarm.tell(number, Score(failed=False, fitness=value))
+        best = min(best, value)
+    return best
+
+
+def _pyswarms(function: Callable[[np.ndarray], float], dimension: int, seed: int) -> float:
+    import pyswarms
+
+    np.random.seed(seed)
+    swarm = pyswarms.single.GlobalBestPSO(
+        _PARTICLES,
+        dimension,
+        options={"c1": 0.5, "c2": 0.3, "w": 0.9},
+        bounds=(np.zeros(dimension), np.ones(dimension)),
+    )
+    iterations = 100 * dimension // _PARTICLES
+    best, _ = swarm.optimize(lambda points: np.array([function(u) for u in points]), iterations, verbose=False)
+    return float(best)
 
 
 def cost(repeats: int = 5) -> None:
