@@ -9,6 +9,7 @@ analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood tha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ _JITTER = 1e-8
 _DEGREES = 4.0
 """Weight of the prior that the amplitude is 1, in observations."""
 
-_FITTED = 100
+_FITTED = 80
 """The most points that hyperparameters are fitted to, which bounds the time it takes; all are predicted from."""
 
 
@@ -65,8 +66,6 @@ class GaussianProcess:
         Noise variance of each point in units of ``noise``, of shape (n,).
     amplitude, noise:
         Variance of the process; variance of the noise as a share of it.
-    mean:
-        Of the process; by default that of the targets.
     """
 
     def __init__(
@@ -77,16 +76,14 @@ class GaussianProcess:
         kernel: Kernel,
         amplitude: float,
         noise: float,
-        mean: float | None = None,
     ) -> None:
-        self._kernel, self._amplitude, self._noise = kernel, amplitude, noise
-        self._features, self._targets, self._weights = features, targets, weights
+        self._amplitude, self._targets = amplitude, targets
         self._covariance = Covariance(kernel, features)
         own = self._covariance(features)
         own[np.diag_indices_from(own)] += noise * weights + _JITTER
         self._lower = np.linalg.cholesky(own)
-        self._mean = float(np.mean(targets)) if mean is None else mean
-        self._alpha = cho_solve((self._lower, True), targets - self._mean, check_finite=False)
+        self._mean = float(np.mean(targets))
+        self._solve()
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, without the noise, at points of shape (m, features).
@@ -103,15 +100,18 @@ class GaussianProcess:
         targets = self._targets
         if np.ndim(result) > targets.ndim - 1:
             targets = np.tile(targets[:, None], np.size(result))
-        return GaussianProcess(
-            np.vstack([self._features, point]),
-            np.concatenate([targets, np.broadcast_to(result, targets[:1].shape)]),
-            np.append(self._weights, 0.0),
-            self._kernel,
-            self._amplitude,
-            self._noise,
-            self._mean,
-        )
+        # The Cholesky triangle has one row more.
+        row = solve_triangular(self._lower, self._covariance(point[None])[0], lower=True, check_finite=False)
+        own = np.sqrt(max(1.0 + _JITTER - row @ row, _JITTER))
+        other = copy.copy(self)
+        other._targets = np.concatenate([targets, np.broadcast_to(result, targets[:1].shape)])
+        other._covariance = self._covariance.extended(point)
+        other._lower = np.block([[self._lower, np.zeros((len(row), 1))], [row, own]])
+        other._solve()
+        return other
+
+    def _solve(self) -> None:
+        self._alpha = cho_solve((self._lower, True), self._targets - self._mean, check_finite=False)
 
 
 def fit(
@@ -185,7 +185,7 @@ class _Posterior:
         """The least loss from a direction on, and its theta."""
         start = np.append(self._middle[: self._dimensions + 2], direction)
         bounds = list(zip(self._middle - 4.0 * self._spread, self._middle + 4.0 * self._spread, strict=True))
-        options = {"maxiter": 40}
+        options = {"maxiter": 40, "ftol": 1e-5}
         found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return float(found.fun), np.asarray(found.x)
 

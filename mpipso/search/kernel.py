@@ -10,6 +10,7 @@ they share a memory, or their product, on logarithmic axes, when it is a number 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,12 @@ class Covariance:
         self._kernel = kernel
         self._scaled = kernel.apply(features)
         self._at = coordinates(features, kernel.groups)
-        # Of main effects there are few distinct ones: a row for each value that a dimension takes, computed once.
-        self._values = [np.empty(0)] * self._at.shape[1]
-        self._rows = [np.empty((0, len(features)))] * self._at.shape[1]
+        # Of main effects there are few distinct ones: a row for each value that a dimension takes, computed once. The
+        # values of all dimensions are in one sorted list, each dimension in a range of its own.
+        widths = np.bincount(kernel.groups) + 1.0
+        self._ranges = np.cumsum(widths) - widths
+        self._keys = np.array([np.inf])
+        self._rows = np.empty((0, len(features)))
 
     def __call__(self, features: Array) -> Array:
         """Of points of shape (m, features), of shape (m, n)."""
@@ -57,21 +61,46 @@ class Covariance:
         found = matern(squared_distances(kernel.apply(features), self._scaled))
         if kernel.share > 0.0:
             found *= 1.0 - kernel.share
-            for d, at in enumerate(coordinates(features, kernel.groups).T):
-                found += self._main(d, at)
+            for rows in self._mains(coordinates(features, kernel.groups)).T:
+                found += self._rows[rows]
         return found
 
-    def _main(self, d: int, at: Array) -> Array:
-        """The share of dimension ``d``, of shape (m, n)."""
-        where = np.searchsorted(self._values[d], at)
-        known = np.append(self._values[d], np.inf)[where] == at
-        if not known.all():
-            kept = self._values[d] if len(self._values[d]) <= _ROWS else np.empty(0)
-            self._values[d] = np.union1d(kept, at)
-            squares = separations(self._values[d][:, None], self._at[:, d], d, self._kernel.groups)
-            self._rows[d] = matern(squares / self._kernel.scales[d] ** 2) * (self._kernel.share / len(self._rows))
-            where = np.searchsorted(self._values[d], at)
-        return self._rows[d][where]
+    def _mains(self, at: Array) -> Groups:
+        """Which row is the share of each coordinate, of shape (m, dimensions)."""
+        keys = at + self._ranges
+        where = np.searchsorted(self._keys, keys)
+        unknown = self._keys[where] != keys
+        if unknown.any():
+            if len(self._keys) > _ROWS * len(self._ranges):
+                self._keys, self._rows, unknown = self._keys[-1:], self._rows[:0], np.ones_like(unknown)
+            self._remember(np.unique(keys[unknown]))
+            where = np.searchsorted(self._keys, keys)
+        return np.asarray(where)
+
+    def extended(self, point: Array) -> Covariance:
+        """With one given point more, of shape (features,); what was remembered stays so."""
+        other = copy.copy(self)
+        at = coordinates(point[None], self._kernel.groups)
+        other._scaled = np.vstack([self._scaled, self._kernel.apply(point[None])])
+        other._at = np.vstack([self._at, at])
+        other._rows = np.hstack([self._rows, self._shares(self._keys[:-1], at)])
+        return other
+
+    def _remember(self, keys: Array) -> None:
+        """Compute the rows of keys, which are in ascending order."""
+        places = np.searchsorted(self._keys, keys)
+        self._rows = np.insert(self._rows, places, self._shares(keys, self._at), axis=0)
+        self._keys = np.insert(self._keys, places, keys)
+
+    def _shares(self, keys: Array, at: Array) -> Array:
+        """The shares of keys, in ascending order, with coordinates of shape (n, dimensions); of shape (keys, n)."""
+        bounds = np.searchsorted(keys, np.append(self._ranges, np.inf))
+        rows = [np.empty((0, len(at)))]
+        for d in map(int, np.flatnonzero(np.diff(bounds))):
+            values = keys[bounds[d] : bounds[d + 1], None] - self._ranges[d]
+            squares = separations(values, at[:, d], d, self._kernel.groups)
+            rows.append(matern(squares / self._kernel.scales[d] ** 2))
+        return np.vstack(rows) * (self._kernel.share / len(self._ranges))
 
 
 def coordinates(features: Array, groups: Groups) -> Array:
@@ -89,7 +118,8 @@ def separations(a: Array, b: Array, d: int, groups: Groups) -> Array:
 
 def matern(squares: Array) -> Array:
     """By the squared distance."""
-    return matern_and_slope(squares)[0]
+    scaled = np.sqrt(5.0 * squares)
+    return np.asarray((1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled))
 
 
 def matern_and_slope(squares: Array) -> tuple[Array, Array]:

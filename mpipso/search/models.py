@@ -45,15 +45,15 @@ def feasibility(score: Score) -> float:
 
 
 VALUE = Prior(share=0.8)
-"""Of the process of the value: most of its variance is in main effects. Failures are not a sum, so there it is none."""
+"""Of the process of the value: most of its variance is in main effects."""
+FEASIBLE = Prior(share=0.5, scale_spread=0.5)
+"""Of the process of feasibility: labels of two values say little of length scales, so less of them is left open."""
 _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
 _SHARP = 6.0
 """Length of the directions from which that of the edge of the feasible is searched for, for each dimension."""
-_VAGUE = 0.1
+_VAGUE = 0.25
 """Variance between the process of feasibility and what becomes of a point."""
-_CAUTION = 2.0
-"""The power of the probability of being feasible: beyond the edge the value is extrapolated, mostly too well."""
 _SAMPLES = 16
 """Of what may become of a point that is in flight."""
 _SECOND = 0.05
@@ -92,7 +92,7 @@ class Models:
             labels = np.array([feasibility(score) for score in scores])
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
-            self._feasible = fit(features, labels, weights, lattice.groups, Prior(), starts)
+            self._feasible = fit(features, labels, weights, lattice.groups, FEASIBLE, starts)
 
     def imagine(self, points: Array) -> None:
         """Take into account what may become of points in flight, of shape (m, dimensions).
@@ -122,30 +122,31 @@ class Models:
         return (self._random.permutation(_SAMPLES) + 0.5) / _SAMPLES
 
     def promise(self, points: Array, *, explore: bool = False) -> Array:
-        """Logarithm of the expected improvement times a power of the probability of being feasible, of shape (m,).
+        """Logarithm of the expected improvement times the probability of being feasible, of shape (m,).
 
         It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
         While nothing is feasible, there is only the probability.
         """
-        likely = np.log(self._likely(points))
+        features = self._lattice.features(points)
+        likely = np.log(self._likely(features))
         if self._value is None or self._best is None:
             return _log_mean(likely + np.log(self._news))
-        mean, deviation = self._value.predict(self._lattice.features(points))
+        mean, deviation = self._value.predict(features)
         if explore:
             deviation = _DOUBT * deviation
         gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
-        return _log_mean(_CAUTION * likely + gain)
+        return _log_mean(likely + gain)
 
     def likely(self, points: Array) -> Array:
         """The probability of being feasible, of shape (m,)."""
-        return np.asarray(self._likely(points).mean(axis=1))
+        return np.asarray(self._likely(self._lattice.features(points)).mean(axis=1))
 
-    def _likely(self, points: Array) -> Array:
+    def _likely(self, features: Array) -> Array:
         """Of shape (m, 1), or (m, samples)."""
         if self._feasible is None:
-            return np.ones((len(points), 1))
-        mean, deviation = self._feasible.predict(self._lattice.features(points))
-        return _probability(mean.reshape(len(points), -1), deviation[:, None])
+            return np.ones((len(features), 1))
+        mean, deviation = self._feasible.predict(features)
+        return _probability(mean.reshape(len(features), -1), deviation[:, None])
 
 
 def _probability(mean: Array, deviation: Array) -> Array:

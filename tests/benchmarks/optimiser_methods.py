@@ -1,6 +1,7 @@
 """The optimisers that are compared, each as ask and tell over points of the unit cube.
 
-Failures are told the way each library wants them; where it knows none, as the worst value seen so far.
+Failures are told the way each library wants them; where it knows none, as the worst value seen so far. Optuna's TPE
+comes in both ways: it leaves out what it is told has failed, and with the worst value it does better where much fails.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Pso(_Ours):
 
 class _Optuna(Method):
     needs = ("optuna",)
+    imputes = False
+    """Whether failures are told as the worst value so far; else as failed trials, which the samplers leave out."""
 
     def __init__(self, landscape: Landscape, seed: int, batch: int) -> None:
         import optuna
@@ -76,6 +79,7 @@ class _Optuna(Method):
         self._study = optuna.create_study(sampler=self._sampler(seed, batch))
         self._failed = optuna.trial.TrialState.FAIL
         self._trials: list[Any] = []
+        self._worst = -math.inf
 
     @abstractmethod
     def _sampler(self, seed: int, batch: int) -> Any: ...
@@ -85,9 +89,13 @@ class _Optuna(Method):
         return [[self._suggest(trial, i, axis) for i, axis in enumerate(self._axes)] for trial in self._trials]
 
     def tell(self, values: Sequence[float]) -> None:
+        finite = [value for value in values if math.isfinite(value)]
+        self._worst = max([self._worst, *finite])
         for trial, value in zip(self._trials, values, strict=True):
             if math.isfinite(value):
                 self._study.tell(trial, value)
+            elif self.imputes and math.isfinite(self._worst):
+                self._study.tell(trial, self._worst)
             else:
                 self._study.tell(trial, state=self._failed)
 
@@ -106,8 +114,15 @@ class OptunaTpe(_Optuna):
         return optuna.samplers.TPESampler(seed=seed, constant_liar=batch > 1)
 
 
+class OptunaTpeImputing(OptunaTpe):
+    imputes = True
+
+
 class OptunaGp(_Optuna):
+    """Where failures are left out it goes on proposing them, so they are told as the worst value."""
+
     needs = ("optuna", "torch")
+    imputes = True
 
     def _sampler(self, seed: int, batch: int) -> Any:
         import optuna
@@ -227,6 +242,7 @@ METHODS: dict[str, type[Method]] = {
     "surrogate": Surrogate,
     "pso": Pso,
     "optuna-tpe": OptunaTpe,
+    "optuna-tpe-imputing": OptunaTpeImputing,
     "optuna-gp": OptunaGp,
     "cma-margin": CmaMargin,
     "pyswarms": Pyswarms,

@@ -92,18 +92,32 @@ def test_main_effects_are_learned_from_few_points() -> None:
     assert errors[0].mean() < 0.7 * errors[1].mean()
 
 
-def test_rows_that_are_remembered_are_those_of_a_new_process() -> None:
+def test_the_covariance_is_that_of_its_formula_whatever_is_remembered() -> None:
     random = np.random.default_rng(4)
-    x, groups = random.random((10, 4)), np.array([0, 1, 1, 2])
-    x[:, 1:3] = np.eye(2)[random.integers(0, 2, 10)] / np.sqrt(2.0)
-    kernel = Kernel(np.array([0.3, 0.5, 1.0]), np.array([0.5, 0.0, 0.0, 1.0]), 0.6, groups)
-    used = Covariance(kernel, x)
-    for _ in range(40):
-        at = random.random((10, 4))
-        at[:, 1:3] = x[:, 1:3]
-        assert used(at) == pytest.approx(Covariance(kernel, x)(at))
-    assert used(x).diagonal() == pytest.approx(np.ones(10))
-    assert max(map(len, used._values)) <= _ROWS + len(x)
+    groups, share, scales = np.array([0, 1, 1, 1, 1, 2, 2, 3]), 0.6, np.array([0.3, 0.5, 1.0, 0.7])
+    direction = np.array([0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+
+    def points(count: int) -> np.ndarray:
+        four, two = np.eye(4)[random.integers(0, 4, count)], np.eye(2)[random.integers(0, 2, count)]
+        ends = random.random((2, count, 1))
+        return np.hstack([ends[0], four / np.sqrt(2.0), two / np.sqrt(2.0), ends[1]])
+
+    def formula(a: np.ndarray, b: np.ndarray) -> float:
+        each = np.bincount(groups, (a - b) ** 2) / scales**2
+        far = np.sqrt(5.0 * np.append(each, each.sum() + ((a - b) @ direction) ** 2))
+        values = (1.0 + far + far**2 / 3.0) * np.exp(-far)
+        return float(share * values[:-1].mean() + (1.0 - share) * values[-1])
+
+    given, one_more = points(10), points(1)[0]
+    used = Covariance(Kernel(scales, direction, share, groups), given)
+    for round_ in range(40):
+        at = points(10)
+        expected = [[formula(a, b) for b in [*given, one_more]] for a in at]
+        assert used(at) == pytest.approx(np.array(expected)[:, :10])
+        if round_ % 10 == 0:
+            assert used.extended(one_more)(at) == pytest.approx(np.array(expected))
+    assert used(given).diagonal() == pytest.approx(np.ones(10))
+    assert len(used._keys) <= 4 * _ROWS + 40
 
 
 def test_distances_are_euclidean() -> None:
