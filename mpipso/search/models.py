@@ -64,9 +64,10 @@ class Models:
     """Fitted to the measurements at ``points``, of shape (n, dimensions), with one score each.
 
     One process for the value, to which failures say nothing, and as soon as something was infeasible one for
-    feasibility. Its edge may lie across dimensions that only count together, so it has a direction as well; the search
-    for it begins where all ordered dimensions count alike, and at signs that ``random`` draws. Results of less than
-    full fidelity count as measurements with more noise.
+    feasibility: least-squares classification, C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine
+    Learning" (MIT Press, 2006), section 6.5. Its edge may lie across dimensions that only count together, so it has a
+    direction as well; the search for it begins where all ordered dimensions count alike, and at signs that ``random``
+    draws. Results of less than full fidelity count as measurements with more noise.
     """
 
     def __init__(self, lattice: Lattice, points: Array, scores: Sequence[Score], random: np.random.Generator) -> None:
@@ -124,8 +125,9 @@ class Models:
     def promise(self, points: Array, *, explore: bool = False) -> Array:
         """Logarithm of the expected improvement times the probability of being feasible, of shape (m,).
 
-        It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
-        While nothing is feasible, there is only the probability.
+        M. Schonlau, W. J. Welch, D. R. Jones, "Global versus local search in constrained optimization of computer
+        models" (1998); here the mean over the samples. An explorer supposes that the process is less sure of itself
+        than it says. While nothing is feasible, there is only the probability.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))
@@ -137,12 +139,8 @@ class Models:
         gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
         return _log_mean(likely + gain)
 
-    def likely(self, points: Array) -> Array:
-        """The probability of being feasible, of shape (m,)."""
-        return np.asarray(self._likely(self._lattice.features(points)).mean(axis=1))
-
     def _likely(self, features: Array) -> Array:
-        """Of shape (m, 1), or (m, samples)."""
+        """The probability of being feasible, of shape (m, 1) or (m, samples)."""
         if self._feasible is None:
             return np.ones((len(features), 1))
         mean, deviation = self._feasible.predict(features)
