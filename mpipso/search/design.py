@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from mpipso.search.gp import Prior
 from mpipso.search.kernel import Covariance
@@ -17,7 +18,7 @@ CANDIDATES = 256
 
 
 def design(lattice: Lattice, start: Start, given: Array, count: int, prior: Prior) -> Array:
-    """Points that together leave the least variance, on average over the space; at most ``CANDIDATES``.
+    """Points that together leave the least variance, on average over the space.
 
     The variance is that of a process with the most probable hyperparameters before anything is measured, so it takes
     no result to know it: the integrated mean squared error of J. Sacks, W. J. Welch, T. J. Mitchell, H. P. Wynn,
@@ -26,30 +27,54 @@ def design(lattice: Lattice, start: Start, given: Array, count: int, prior: Prio
 
     Parameters
     ----------
+    lattice:
+        Of the space that the points are in.
     start:
         The candidates, and after them where the variance is taken.
     given:
-        Points that are measured anyway, of shape (n, dimensions).
+        Points that are measured anyway, centres of cells, of shape (n, dimensions).
+    count:
+        How many points are wanted.
+    prior:
+        Of the process.
 
     Returns
     -------
-    Of shape (min(count, CANDIDATES), dimensions).
+    Of shape (m, dimensions): distinct ones that satisfy the known constraints. There are fewer than wanted where such
+    points are rare, and never more than ``CANDIDATES``.
     """
-    candidates = np.array([start[i] for i in range(CANDIDATES)])
-    elsewhere = np.array([start[CANDIDATES + i] for i in range(CANDIDATES)])
-    points = np.vstack([given, candidates])
-    features = lattice.features(points)
-    covariance = Covariance(prior.kernel(lattice.groups), features)
-    own, cross = covariance(features), covariance(lattice.features(elsewhere)).T
+    points = [lattice.centre(point) for point in start.valid(2 * CANDIDATES)]
+    taken = {point.tobytes() for point in given}
+    distinct = {key: point for point in points[:CANDIDATES] if (key := point.tobytes()) not in taken}
+    candidates = np.array(list(distinct.values())).reshape(-1, lattice.dimensions)
+    elsewhere = np.array(points[CANDIDATES:] or points).reshape(-1, lattice.dimensions)
+    own, cross = _remaining(lattice, prior, given, candidates, elsewhere)
     chosen: list[int] = []
-    for number in range(len(given) + min(count, CANDIDATES)):
+    for _ in range(min(count, len(candidates))):
         variance = np.diag(own) + prior.noise
         gain = (cross**2).sum(axis=1) / variance
         gain[chosen] = -np.inf
-        i = number if number < len(given) else int(np.argmax(gain))
+        i = int(np.argmax(gain))
         # What a measurement at i tells of the others: Rasmussen and Williams, equation A.6.
         told = own[i] / np.sqrt(variance[i])
         cross -= np.outer(told, cross[i] / np.sqrt(variance[i]))
         own -= np.outer(told, told)
         chosen.append(i)
-    return np.asarray(points[chosen[len(given) :]])
+    return candidates[chosen]
+
+
+def _remaining(
+    lattice: Lattice, prior: Prior, given: Array, candidates: Array, elsewhere: Array
+) -> tuple[Array, Array]:
+    """Covariances of the candidates with one another and with points elsewhere, once what is given is measured."""
+    kernel = prior.kernel(lattice.groups)
+    here, there, known = map(lattice.features, (candidates, elsewhere, given))
+    covariance = Covariance(kernel, here)
+    own, cross = covariance(here), covariance(there).T
+    if len(given):
+        covariance = Covariance(kernel, known)
+        triangle = np.linalg.cholesky(covariance(known) + prior.noise * np.eye(len(known)))
+        told = solve_triangular(triangle, covariance(here).T, lower=True)
+        own = own - told.T @ told
+        cross = cross - told.T @ solve_triangular(triangle, covariance(there).T, lower=True)
+    return own, cross

@@ -48,7 +48,7 @@ class Prior:
 
     def kernel(self, groups: Groups) -> Kernel:
         """Of the most probable hyperparameters; ``groups`` is the dimension of each feature."""
-        dimensions = int(groups.max()) + 1
+        dimensions = len(np.unique(groups))
         scales = np.full(dimensions, self.scale * np.sqrt(dimensions))
         return Kernel(scales, np.zeros(len(groups)), self.share, groups)
 
@@ -64,6 +64,8 @@ class GaussianProcess:
         Of shape (n,), or (n, samples).
     weights:
         Noise variance of each point in units of ``noise``, of shape (n,).
+    kernel:
+        The covariance, of variance 1.
     amplitude, noise:
         Variance of the process; variance of the noise as a share of it.
     """
@@ -96,12 +98,16 @@ class GaussianProcess:
         return self._mean + cross @ self._alpha, np.sqrt(self._amplitude * variance)
 
     def imagine(self, point: Array, result: Array | float) -> GaussianProcess:
-        """This process had ``result`` been measured at a point of shape (features,), or each of shape (samples,)."""
+        """This process had ``result`` been measured at a point of shape (features,), or each of shape (samples,).
+
+        It is without noise. The hyperparameters stay what they are, so the triangle only grows by a row; to factorise
+        anew for every point that is in flight would take most of the time of a proposal.
+        """
         targets = self._targets
         if np.ndim(result) > targets.ndim - 1:
             targets = np.tile(targets[:, None], np.size(result))
-        # The Cholesky triangle has one row more.
         row = solve_triangular(self._lower, self._covariance(point[None])[0], lower=True, check_finite=False)
+        # Rounding may leave less than the jitter of a point that is known already.
         own = np.sqrt(max(1.0 + _JITTER - row @ row, _JITTER))
         other = copy.copy(self)
         other._targets = np.concatenate([targets, np.broadcast_to(result, targets[:1].shape)])
@@ -157,7 +163,8 @@ class _Posterior:
     def __init__(self, features: Array, targets: Array, weights: Array, groups: Groups, prior: Prior) -> None:
         self._features, self._weights, self._groups = features, weights, groups
         self._centred = targets - np.mean(targets)
-        self._dimensions = int(groups.max()) + 1
+        middle = prior.kernel(groups)
+        self._dimensions = len(middle.scales)
         # Pairs of points, each once: below the diagonal.
         self._pairs = np.tril_indices(len(targets), -1)
         at = coordinates(features, groups)
@@ -165,9 +172,8 @@ class _Posterior:
         self._squares = np.stack([separations(one[:, d], other[:, d], d, groups) for d in range(self._dimensions)])
         self._mains = prior.share > 0.0
         share = np.log(prior.share / (1.0 - prior.share)) if self._mains else 0.0
-        scale = np.log(prior.scale * np.sqrt(self._dimensions))
         width = features.shape[1]
-        self._middle = np.concatenate([np.full(self._dimensions, scale), [np.log(prior.noise), share], np.zeros(width)])
+        self._middle = np.concatenate([np.log(middle.scales), [np.log(prior.noise), share], middle.direction])
         spreads = [np.full(self._dimensions, prior.scale_spread), [prior.noise_spread, prior.share_spread]]
         self._spread = np.concatenate([*spreads, np.full(width, prior.direction)])
 
@@ -185,6 +191,7 @@ class _Posterior:
         """The least loss from a direction on, and its theta."""
         start = np.append(self._middle[: self._dimensions + 2], direction)
         bounds = list(zip(self._middle - 4.0 * self._spread, self._middle + 4.0 * self._spread, strict=True))
+        # A thousandth of a nat more would change no prediction that matters.
         options = {"maxiter": 40, "ftol": 1e-5}
         found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return float(found.fun), np.asarray(found.x)

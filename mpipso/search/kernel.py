@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Groups = NDArray[np.intp]
 
 _ROWS = 256
-"""The most values of one dimension that are remembered, which bounds the memory."""
+"""Values that are remembered per dimension, on average, before all are forgotten, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,18 @@ class Kernel:
 
 
 class Covariance:
-    """Of any points with given ones, of shape (n, features)."""
+    """Of any points with given ones, of shape (n, features).
+
+    Features of ordered dimensions are in [0, 1], those of others tell one value of several.
+    """
 
     def __init__(self, kernel: Kernel, features: Array) -> None:
         self._kernel = kernel
         self._scaled = kernel.apply(features)
         self._at = coordinates(features, kernel.groups)
         # Of main effects there are few distinct ones: a row for each value that a dimension takes, computed once. The
-        # values of all dimensions are in one sorted list, each dimension in a range of its own.
+        # values of all dimensions are in one sorted list, each dimension in a range of its own. Infinity ends it, so
+        # that there is always one to compare with.
         widths = np.bincount(kernel.groups) + 1.0
         self._ranges = np.cumsum(widths) - widths
         self._keys = np.array([np.inf])
@@ -105,7 +109,7 @@ class Covariance:
 
 def coordinates(features: Array, groups: Groups) -> Array:
     """One number per dimension, of shape (m, dimensions): the feature itself, or which of several is set."""
-    columns = [np.flatnonzero(groups == d) for d in range(int(groups.max()) + 1)]
+    columns = [np.flatnonzero(groups == d) for d in range(groups[-1] + 1)]
     return np.stack([features[:, c[0]] if len(c) == 1 else features[:, c].argmax(axis=1) for c in columns], axis=1)
 
 
@@ -117,7 +121,7 @@ def separations(a: Array, b: Array, d: int, groups: Groups) -> Array:
 
 
 def matern(squares: Array) -> Array:
-    """By the squared distance."""
+    """By the squared distance; of predictions this takes most of the time, so the slope is not computed with it."""
     scaled = np.sqrt(5.0 * squares)
     return np.asarray((1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled))
 

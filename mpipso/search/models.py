@@ -56,8 +56,6 @@ _VAGUE = 0.25
 """Variance between the process of feasibility and what becomes of a point."""
 _SAMPLES = 16
 """Of what may become of a point that is in flight."""
-_SECOND = 0.05
-"""What a feasible point is worth, while none is known, if one that is in flight is feasible already."""
 
 
 class Models:
@@ -80,8 +78,6 @@ class Models:
         self._value: GaussianProcess | None = None
         self._feasible: GaussianProcess | None = None
         self._best: Array | None = None
-        self._news = np.ones(1)
-        """What a feasible point would be worth while none is known, of shape (samples,)."""
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
             self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
@@ -101,15 +97,19 @@ class Models:
         Their values will be what the process of the value says: the believer of D. Ginsbourger, R. Le Riche, L.
         Carraro, "Kriging is well-suited to parallelize optimization" (2010). Whether they will be feasible is sampled,
         as in J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning algorithms"
-        (NIPS 2012), section 3.2. To gain anything, a point has to beat them too, where they are feasible.
+        (NIPS 2012), section 3.2. To gain anything, a point has to beat them too, where they are feasible. While nothing
+        is feasible it is believed as well, which keeps them apart: around what is believed to fail less is hoped for.
         """
         for point in self._lattice.features(points):
             feasible = np.ones(1, dtype=np.bool_)
             if self._feasible is not None:
                 mean, deviation = self._feasible.predict(point[None])
-                feasible = self._strata() < _probability(mean.ravel(), deviation)
-                self._feasible = self._feasible.imagine(point, np.where(feasible, 1.0, -1.0))
-                self._news = self._news * np.where(feasible, _SECOND, 1.0)
+                # What the process is there, not the label: labels that contradict each other would bend it.
+                found = mean.ravel()
+                if self._best is not None:
+                    found = found + deviation * ndtri(self._strata())
+                    feasible = found + np.sqrt(_VAGUE) * ndtri(self._strata()) > 0.0
+                self._feasible = self._feasible.imagine(point, found)
             if self._value is not None:
                 value = float(self._value.predict(point[None])[0][0])
                 self._value = self._value.imagine(point, value)
@@ -125,14 +125,13 @@ class Models:
     def promise(self, points: Array, *, explore: bool = False) -> Array:
         """Logarithm of the expected improvement times the probability of being feasible, of shape (m,).
 
-        M. Schonlau, W. J. Welch, D. R. Jones, "Global versus local search in constrained optimization of computer
-        models" (1998); here the mean over the samples. An explorer supposes that the process is less sure of itself
-        than it says. While nothing is feasible, there is only the probability.
+        It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
+        While nothing is feasible, there is only the probability.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))
         if self._value is None or self._best is None:
-            return _log_mean(likely + np.log(self._news))
+            return _log_mean(likely)
         mean, deviation = self._value.predict(features)
         if explore:
             deviation = _DOUBT * deviation

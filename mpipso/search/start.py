@@ -29,11 +29,14 @@ class Start:
 
     def __getitem__(self, index: int) -> Array:
         """Point ``index``, of shape (dimensions,); where valid points are rare, one that is not valid."""
-        while index >= len(self._valid) and self._drawn < _MOST_DRAWN:
+        valid = self.valid(index + 1)
+        return valid[index % len(valid)] if len(valid) else np.full(self._lattice.dimensions, 0.5)
+
+    def valid(self, count: int) -> Array:
+        """The first points, of shape (count, dimensions), or fewer where valid ones are rare."""
+        while count > len(self._valid) and self._drawn < _MOST_DRAWN:
             self._draw(256)
-        if not self._valid:
-            return np.full(self._lattice.dimensions, 0.5)
-        return self._valid[index % len(self._valid)]
+        return np.array(self._valid[:count]).reshape(-1, self._lattice.dimensions)
 
     def _draw(self, count: int) -> None:
         points = self._lattice.settle(np.asarray(self._sobol.random(count)))

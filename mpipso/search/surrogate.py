@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.blas import one_thread
-from mpipso.search.design import design
+from mpipso.search.design import CANDIDATES, design
 from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
@@ -61,7 +61,7 @@ class SurrogateSwarm(Strategy):
         self._stuck = max(STUCK, 2 * in_flight)
         self._start = Start(self._lattice, seed)
         self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
-        self._design = np.empty((0, space.dimensions))
+        self._design: Array | None = None
 
     def ask(self, count: int) -> Array:
         points: list[Array] = []
@@ -95,17 +95,17 @@ class SurrogateSwarm(Strategy):
         known, found = self._history.measured()
         best = sorted((i for i, score in enumerate(found) if score.feasible), key=found.__getitem__)
         self._opening += [known[i] for i in best[:REPEATED]]
-        self._first = max(len(self._opening), self._first - len(found))
+        self._first = max(len(self._opening), self._first - len(found) if len(found) < FIRST else 0)
 
     def _begin(self, number: int) -> Array:
         if number < len(self._opening):
             return self._opening[number]
-        if not len(self._design):
+        if self._design is None:
             known = [point for point, _ in self._history.known.values()]
             given = np.array([*self._opening, *known]).reshape(-1, self._lattice.dimensions)
             self._design = design(self._lattice, self._start, given[:MODELLED], self._first - len(self._opening), VALUE)
         index = number - len(self._opening)
-        return self._design[index] if index < len(self._design) else self._start[index]
+        return self._design[index] if index < len(self._design) else self._start[CANDIDATES + index]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck

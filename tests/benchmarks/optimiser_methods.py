@@ -1,7 +1,7 @@
 """The optimisers that are compared, each as ask and tell over points of the unit cube.
 
-Failures are told the way each library wants them; where it knows none, as the worst value seen so far. Optuna's TPE
-comes in both ways: it leaves out what it is told has failed, and with the worst value it does better where much fails.
+Failures are told the way each library wants them; where it knows none, as the worst value seen so far. Optuna leaves
+out what it is told has failed. Its TPE comes in both ways, as now the one and now the other does better.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from mpipso.search.design import CANDIDATES, design
 from mpipso.search.gp import GaussianProcess
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE
+from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.start import Start
+from mpipso.search.surrogate import SurrogateSwarm
 
 MIXED = [
     Parameter(name="seqs", type="int", min=1, max=256, scale="log"),
@@ -51,7 +53,7 @@ def test_points_that_are_given_are_not_chosen_again() -> None:
     assert second.tolist() == design(lattice, start, np.empty((0, 6)), 2, VALUE)[1:].tolist() != first.tolist()
 
 
-def test_its_points_satisfy_the_known_constraints() -> None:
+def test_its_points_are_distinct_and_satisfy_the_known_constraints() -> None:
     space = Space(UNIFORM, [Constraint(expression="p0 * p1 <= 7"), Constraint(expression="p2 == p3")])
     lattice = Lattice(space)
     designed = design(lattice, Start(lattice, 0), np.empty((0, 6)), 12, VALUE)
@@ -59,6 +61,32 @@ def test_its_points_satisfy_the_known_constraints() -> None:
     assert len({space.key(space.decode(point)) for point in designed}) == 12
 
 
-def test_a_space_of_few_configurations_ends_it_without_an_error() -> None:
-    lattice = Lattice(Space([Parameter(name="chunked", type="bool")]))
-    assert len(design(lattice, Start(lattice, 0), np.empty((0, 1)), 2 * CANDIDATES, VALUE)) == CANDIDATES
+@pytest.mark.parametrize(
+    ("parameters", "constraint", "count"),
+    [
+        ([Parameter(name="chunked", type="bool")], "chunked or not chunked", 2),
+        ([Parameter(name="seqs", type="int", min=1, max=100)], "seqs > 1", 99),
+        (UNIFORM, "p0 + p1 + p2 + p3 == 0", 2),
+        (UNIFORM, "p0 > 7", 0),
+    ],
+    ids=["two configurations", "one dimension", "rarely valid", "never valid"],
+)
+def test_where_there_are_few_points_there_are_no_more_than_those(
+    parameters: list[Parameter], constraint: str, count: int
+) -> None:
+    space = Space(parameters, [Constraint(expression=constraint)])
+    lattice = Lattice(space)
+    designed = design(lattice, Start(lattice, 0), np.empty((0, space.dimensions)), 2 * CANDIDATES, VALUE)
+    assert len({point.tobytes() for point in designed}) == len(designed)
+    assert lattice.valid(designed).all()
+    assert len(designed) == count
+
+
+def test_a_search_begins_with_a_design_for_what_is_given_and_known() -> None:
+    space = Space(UNIFORM)
+    lattice = Lattice(space)
+    given, *known = lattice.sample(np.random.default_rng(2), 3)
+    strategy = SurrogateSwarm(space, 0, opening=[given])
+    strategy.learn(np.array(known), [Score(failed=True)] * 2)
+    expected = design(lattice, Start(lattice, 0), np.array([given, *known]), 2, VALUE)
+    assert strategy.ask(3).tolist() == [given.tolist(), *expected.tolist()]
