@@ -138,8 +138,12 @@ class Models:
         gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
         return _log_mean(likely + gain)
 
+    def likely(self, points: Array) -> Array:
+        """The probability of being feasible, of shape (m,)."""
+        return np.asarray(self._likely(self._lattice.features(points)).mean(axis=1))
+
     def _likely(self, features: Array) -> Array:
-        """The probability of being feasible, of shape (m, 1) or (m, samples)."""
+        """Of shape (m, 1) or (m, samples)."""
         if self._feasible is None:
             return np.ones((len(features), 1))
         mean, deviation = self._feasible.predict(features)

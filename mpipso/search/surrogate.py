@@ -28,7 +28,10 @@ from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
 STUCK = 12
-"""Evaluations without a gain, and at least two batches, after which every other proposal explores."""
+"""Evaluations without a gain, and at least two batches, after which every other proposal explores: it doubts the model
+of the value or, in turn, does not ask it."""
+_STRAYED = 64
+"""Positions that are drawn when it is not asked."""
 ELITE = 10
 FIRST = 4
 """Points before the first model, besides those that are given: it says little of so few, but better than nothing."""
@@ -109,11 +112,24 @@ class SurrogateSwarm(Strategy):
 
     def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
-        inner = InnerSwarm(self._lattice, view.taken, view.elite)
-        ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
+        if explore and number % 4 == 3:
+            ranked = self._stray(view, random)
+        else:
+            inner = InnerSwarm(self._lattice, view.taken, view.elite)
+            ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
         fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
         found = next(fresh, None)
         return self._start[number] if found is None else found
+
+    def _stray(self, view: _View, random: np.random.Generator) -> Array:
+        """Elite points with about two coordinates drawn anew, those that are likely to be feasible first.
+
+        Whatever the model of the value says: it may be wrong, and sure of itself.
+        """
+        points = view.elite[random.integers(0, len(view.elite), _STRAYED)]
+        drawn = random.random(points.shape) < 2.0 / self._lattice.dimensions
+        points = self._lattice.snap(np.where(drawn, random.random(points.shape), points))
+        return points[np.argsort(view.models.likely(points) < 0.5, kind="stable")]
 
 
 class _View:

@@ -254,7 +254,7 @@ def test_what_fails_is_unlikely_to_be_feasible_and_what_works_is_likely() -> Non
     scores = [Score(failed=bool(f), fitness=None if f else -p[0] - p[1]) for p, f in zip(points, fails, strict=True)]
     models = Models(lattice, points, scores, np.random.default_rng(0))
     unseen = lattice.sample(np.random.default_rng(4), 200)
-    likely = models._likely(lattice.features(unseen)).mean(axis=1)
+    likely = models.likely(unseen)
     assert np.mean((likely > 0.5) == (unseen[:, 0] + unseen[:, 1] <= 1.2)) > 0.8
 
 

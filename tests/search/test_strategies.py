@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
+from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.strategy import Strategy
+from mpipso.search.surrogate import SurrogateSwarm
 
 Name = Literal["surrogate", "pso"]
 NAMES: tuple[Name, ...] = ("surrogate", "pso")
@@ -340,3 +342,30 @@ def test_the_classic_coefficients_are_all_used() -> None:
     digests = [proposals(**section) for section in sections]
     repeated = [section for section, found in zip(sections, digests, strict=True) if digests.count(found) > 1]
     assert not repeated
+
+
+def test_a_search_that_is_stuck_asks_the_model_of_the_value_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be wrong: one proposal of four is near the best points, whatever that model says of it."""
+    space = Space([Parameter(name=f"p{i}", type="int", min=0, max=7) for i in range(10)])
+    strategy = SurrogateSwarm(space, 0)
+    flights = 0
+    fly = InnerSwarm.fly
+
+    def counted(self: InnerSwarm, *arguments: Any) -> np.ndarray:
+        nonlocal flights
+        flights += 1
+        return fly(self, *arguments)
+
+    monkeypatch.setattr(InnerSwarm, "fly", counted)
+    number, took, best = 0, [], np.empty((0, 10))
+    for _ in range(7):
+        flights = 0
+        points = strategy.ask(4)
+        took.append(flights)
+        for point in points:
+            # Nothing is better than what was measured first, and the ten best are the first ten.
+            strategy.tell(number, Score(failed=False, fitness=float(number)))
+            best = np.vstack([best, point])[:10]
+            number += 1
+    assert took == [0, 4, 4, 4, 3, 3, 3]
+    assert (points[3] != best).sum(axis=1).min() <= 5
