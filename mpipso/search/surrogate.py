@@ -39,6 +39,9 @@ REPEATED = 3
 """The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
 MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
+TOGETHER = 64
+"""Proposals of one ask for which an inner swarm flies, and points in flight that the models take into account: the time
+of an ask is bounded, as the root hears nobody meanwhile. More of them stray."""
 _RANKED = 20
 """Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
 
@@ -76,7 +79,7 @@ class SurrogateSwarm(Strategy):
                     wanted = self._begin(number)
                 else:
                     view = view or _View(self._lattice, self._history, random)
-                    wanted = self._propose(view, number, random)
+                    wanted = self._propose(view, number, random, stray=len(points) >= TOGETHER)
                 point = self._history.nearest_fresh(wanted, random)
                 if point is None:
                     break
@@ -110,9 +113,9 @@ class SurrogateSwarm(Strategy):
         index = number - len(self._opening)
         return self._design[index] if index < len(self._design) else self._start[CANDIDATES + index]
 
-    def _propose(self, view: _View, number: int, random: np.random.Generator) -> Array:
+    def _propose(self, view: _View, number: int, random: np.random.Generator, *, stray: bool) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
-        if explore and number % 4 == 3:
+        if stray or (explore and number % 4 == 3):
             ranked = self._stray(view, random)
         else:
             inner = InnerSwarm(self._lattice, view.taken, view.elite)
@@ -143,11 +146,17 @@ class _View:
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
-        self.models.imagine(history.in_flight())
+        self._imagined = 0
+        self._imagine(history.in_flight())
 
     def add(self, point: Array) -> None:
         self.taken = np.vstack([self.taken, point])
-        self.models.imagine(point[None])
+        self._imagine(point[None])
+
+    def _imagine(self, points: Array) -> None:
+        latest = points[max(0, len(points) - TOGETHER + self._imagined) :]
+        self.models.imagine(latest)
+        self._imagined += len(latest)
 
 
 def _latest(numbers: list[int]) -> list[int]:

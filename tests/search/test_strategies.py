@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
 from mpipso.search.acquisition import InnerSwarm
+from mpipso.search.models import Models
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.strategy import Strategy
-from mpipso.search.surrogate import SurrogateSwarm
+from mpipso.search.surrogate import TOGETHER, SurrogateSwarm
 
 Name = Literal["surrogate", "pso"]
 NAMES: tuple[Name, ...] = ("surrogate", "pso")
@@ -344,24 +345,30 @@ def test_the_classic_coefficients_are_all_used() -> None:
     assert not repeated
 
 
+class Flights:
+    """How many inner swarms have flown."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        fly = InnerSwarm.fly
+
+        def counted(swarm: InnerSwarm, *arguments: Any) -> np.ndarray:
+            self.count += 1
+            return fly(swarm, *arguments)
+
+        monkeypatch.setattr(InnerSwarm, "fly", counted)
+
+
 def test_a_search_that_is_stuck_asks_the_model_of_the_value_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be wrong: one proposal of four is near the best points, whatever that model says of it."""
     space = Space([Parameter(name=f"p{i}", type="int", min=0, max=7) for i in range(10)])
     strategy = SurrogateSwarm(space, 0)
-    flights = 0
-    fly = InnerSwarm.fly
-
-    def counted(self: InnerSwarm, *arguments: Any) -> np.ndarray:
-        nonlocal flights
-        flights += 1
-        return fly(self, *arguments)
-
-    monkeypatch.setattr(InnerSwarm, "fly", counted)
+    flights = Flights(monkeypatch)
     number, took, best = 0, [], np.empty((0, 10))
     for _ in range(7):
-        flights = 0
+        flights.count = 0
         points = strategy.ask(4)
-        took.append(flights)
+        took.append(flights.count)
         for point in points:
             # Nothing is better than what was measured first, and the ten best are the first ten.
             strategy.tell(number, Score(failed=False, fitness=float(number)))
@@ -369,3 +376,20 @@ def test_a_search_that_is_stuck_asks_the_model_of_the_value_less(monkeypatch: py
             number += 1
     assert took == [0, 4, 4, 4, 3, 3, 3]
     assert (points[3] != best).sum(axis=1).min() <= 5
+
+
+def test_an_ask_for_many_groups_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root hears nobody during an ask, so what takes time in it must not grow with the groups."""
+    space = Space([integer(f"p{i}", 0, 30) for i in range(4)])
+    strategy = SurrogateSwarm(space, 0, in_flight=8)
+    for number, point in enumerate(strategy.ask(8)):
+        strategy.tell(number, bowl(point))
+    flights, imagined = Flights(monkeypatch), list[int]()
+    monkeypatch.setattr(Models, "imagine", lambda _, points: imagined.append(len(points)))
+    points = strategy.ask(2 * TOGETHER)
+    assert len(np.unique(points, axis=0)) == 2 * TOGETHER
+    assert (flights.count, sum(imagined)) == (TOGETHER, TOGETHER)
+    imagined.clear()
+    strategy.tell(8, bowl(points[0]))
+    assert len(strategy.ask(1)) == 1
+    assert sum(imagined) == TOGETHER
