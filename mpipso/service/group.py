@@ -312,12 +312,12 @@ class ServiceGroup:
     def _taken(self, port: int) -> list[str]:
         """Who else holds the port of the master, in words; empty if nobody does."""
         master = self._nodes[self._master]
-        if master.listener_problem(self._running[-1].handle, port) is None:
-            return []
         try:
             master.free_port(port)
         except EvaluationFailed as error:
-            return [error.cause]
+            # Asked in this order, as the service itself may begin to listen between the two questions.
+            ours = master.listener_problem(self._running[-1].handle, port) is None
+            return [] if ours else [error.cause]
         return []
 
     def _stop(self, cancel: threading.Event) -> str:

@@ -378,14 +378,51 @@ def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> Non
     evaluation = bench.evaluate(service, LOAD | {"requests": 100_000, "concurrency": 1}, nodes=2)
     ended = time.monotonic()
     thread.join()
-    kind, cause = failed(evaluation)
-    assert kind == "configuration"
     when = "while starting" if phase == "starting" else "during the benchmark"
-    assert cause == f"node1: the worker exited with code 9 {when}: fatal: link down"
+    assert failed(evaluation) == ("configuration", f"node1: the worker exited with code 9 {when}: fatal: link down")
     assert evaluation.failure and "fatal: link down" in evaluation.failure.detail
     # Noticed within a second; stopping the rest takes its grace of 0.3 s and a few processes.
     assert ended - died[0] < 10.0
     assert set(evaluation.files) >= {"service-0-node0.log", "service-1-node1.log", "command.txt"}
+
+
+def test_a_service_that_begins_to_listen_as_its_worker_dies_holds_its_own_port(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins, by fault injection, between the two questions that tell whether somebody else has the port."""
+    dies, listens = bench.folder / "dies", bench.folder / "listens"
+    wait = 'while [ ! -e "$0" ]; do sleep 0.01; done; '
+    service = {
+        **SPAN,
+        "command": ("sh", "-c", wait + 'exec "$@"', str(listens), *SPAN["command"]),
+        "worker_command": ("sh", "-c", wait + "exit 9", str(dies)),
+        "health_command": ("false",),
+    }
+
+    def then_it_listens(question: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*told: Any) -> Any:
+            try:
+                return question(*told)
+            finally:
+                if dies.exists() and not listens.exists():
+                    listens.touch()
+                    until(lambda: ports.listeners(next(each for each in told if isinstance(each, int))))
+
+        return asked
+
+    monkeypatch.setattr(LocalNode, "free_port", then_it_listens(LocalNode.free_port))
+    monkeypatch.setattr(LocalNode, "listener_problem", then_it_listens(LocalNode.listener_problem))
+
+    def let_it_die() -> None:
+        until(lambda: "starting" in bench.phases and len(bench.pids()) >= 2)
+        dies.touch()
+
+    thread = threading.Thread(target=let_it_die)
+    thread.start()
+    evaluation = bench.evaluate(service, LOAD, nodes=2)
+    thread.join()
+    assert listens.exists()
+    assert failed(evaluation)[0] == "configuration"
 
 
 def test_one_script_on_the_master_may_start_everything(bench: Bench) -> None:
