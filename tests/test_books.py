@@ -30,7 +30,7 @@ def run(course: Course, *flags: str, **environment: str) -> subprocess.Completed
 
 @pytest.fixture
 def course(tmp_path: Path) -> Course:
-    return Course(tmp_path, search__evaluations=1000, search__confirm=0)
+    return Course(tmp_path, search__evaluations=1000, search__confirm=0, search__particles=2)
 
 
 def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: Course) -> None:
@@ -50,5 +50,6 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     run(course, "--resume", folder, "--time-limit", "4")
     assert [event["event"] for event in course.events()].count("resumed") == 1
     assert len(course.events("evaluated")) == before, "its time is over"
+    # At most an iteration, of two, had been asked for and not begun.
     run(course, "--resume", folder, "--time-limit", "1000", "--evaluations", str(before + 2))
     assert len(course.events("evaluated")) == before + 2
