@@ -41,7 +41,7 @@ MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
 """Proposals of one ask for which an inner swarm flies, and points in flight that the models take into account: the time
-of an ask is bounded, as the root hears nobody meanwhile. More of them stray."""
+of an ask is bounded, as the root hears nobody meanwhile. Further proposals of the ask stray."""
 _RANKED = 20
 """Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
 
@@ -78,7 +78,7 @@ class SurrogateSwarm(Strategy):
                 if number < self._first or self._history.size < 2:
                     wanted = self._begin(number)
                 else:
-                    view = view or _View(self._lattice, self._history, random)
+                    view = view or _View(self._lattice, self._history, random, count)
                     wanted = self._propose(view, number, random, stray=len(points) >= TOGETHER)
                 point = self._history.nearest_fresh(wanted, random)
                 if point is None:
@@ -136,9 +136,9 @@ class SurrogateSwarm(Strategy):
 
 
 class _View:
-    """What one ask knows: the models, the elite, and the points that are taken."""
+    """What an ask for ``count`` points knows: the models, the elite, and the points that are taken."""
 
-    def __init__(self, lattice: Lattice, history: History, random: np.random.Generator) -> None:
+    def __init__(self, lattice: Lattice, history: History, random: np.random.Generator, count: int) -> None:
         points, scores = history.measured()
         order = sorted(range(len(scores)), key=lambda i: (scores[i].fidelity < 1.0, scores[i]))
         self.elite = points[order[:ELITE]]
@@ -146,17 +146,16 @@ class _View:
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
-        self._imagined = 0
-        self._imagine(history.in_flight())
+        # The latest ones, and few enough that there is room for some of this ask.
+        flying = history.in_flight()[-(TOGETHER - min(count, TOGETHER // 2)) :]
+        self.models.imagine(flying)
+        self._room = TOGETHER - len(flying)
 
     def add(self, point: Array) -> None:
         self.taken = np.vstack([self.taken, point])
-        self._imagine(point[None])
-
-    def _imagine(self, points: Array) -> None:
-        latest = points[max(0, len(points) - TOGETHER + self._imagined) :]
-        self.models.imagine(latest)
-        self._imagined += len(latest)
+        if self._room > 0:
+            self.models.imagine(point[None])
+            self._room -= 1
 
 
 def _latest(numbers: list[int]) -> list[int]:

@@ -311,13 +311,10 @@ class ServiceGroup:
 
     def _taken(self, port: int) -> list[str]:
         """Who else holds the port of the master, in words; empty if nobody does."""
-        master = self._nodes[self._master]
         try:
-            master.free_port(port)
+            self._nodes[self._master].free_port(port, owner=self._running[-1].handle)
         except EvaluationFailed as error:
-            # Asked in this order, as the service itself may begin to listen between the two questions.
-            ours = master.listener_problem(self._running[-1].handle, port) is None
-            return [] if ours else [error.cause]
+            return [error.cause]
         return []
 
     def _stop(self, cancel: threading.Event) -> str:

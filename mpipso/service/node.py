@@ -91,8 +91,11 @@ class Node(abc.ABC):
         """
 
     @abc.abstractmethod
-    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
-        """``wanted`` if it is free, for 0 any free port not in ``taken``; raises with the holder's name otherwise."""
+    def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
+        """``wanted`` if it is free, for 0 any free port not in ``taken``; raises with the holder's name otherwise.
+
+        With ``owner``, the handle of a service, it may as well be held by that.
+        """
 
     @abc.abstractmethod
     def listener_problem(self, handle: str, port: int) -> str | None:
@@ -281,18 +284,23 @@ class LocalNode(Node):
             raise self._failure(f"{problem} after the stop")
         return list(gone.survivors)
 
-    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
+    def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
         if wanted == 0:
             return ports.free_port("", exclude=taken)
-        if ports.listeners(wanted):
+        before = self._pids(owner)
+        # What has ended since the first look is in that one, what was forked since is in the second.
+        if (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner):
             raise self._failure(f"port {wanted} is in use by {ports.port_holder(wanted)}")
         return wanted
+
+    def _pids(self, handle: str) -> set[int | None]:
+        return set(self._service(handle).keeper.pids()) if handle else set()
 
     def listener_problem(self, handle: str, port: int) -> str | None:
         listening = ports.listeners(port)
         if not listening:
             return f"nothing listens on port {port}"
-        if set(listening) <= set(self._service(handle).keeper.pids()):
+        if set(listening) <= self._pids(handle):
             return None
         return f"port {port} belongs to {ports.port_holder(port)}, not to the service that was started"
 

@@ -191,8 +191,8 @@ class RemoteNode(Node):
     def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
         return list(self._call("stop_service", handle, grace, _limit=600.0))
 
-    def free_port(self, wanted: int, taken: Sequence[int] = ()) -> int:
-        return int(self._call("free_port", wanted, list(taken)))
+    def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
+        return int(self._call("free_port", wanted, list(taken), owner))
 
     def listener_problem(self, handle: str, port: int) -> str | None:
         problem: str | None = self._call("listener_problem", handle, port)

@@ -7,7 +7,7 @@ table takes minutes. As an evaluation takes minutes in earnest, the nap between 
 15 ms of an evaluation of 0.3 s would be a loss that no run knows. The overhead of an evaluation and the CPU of a
 waiting rank are measured with the real nap.
 
-The second table is computed on a virtual clock, with the real dispatcher, tuning and strategy: the time, in mean
+Two more tables are computed on a virtual clock, with the real dispatcher, tuning and strategy: the time, in mean
 evaluations, until a configuration within 5 % of the best was measured, on tables of measured systems. It starts
 ``mpirun`` itself.
 """
@@ -308,8 +308,10 @@ def overheads() -> None:
 # On a virtual clock
 
 
-def time_to_good(folder: str, table: str, kind: Kind, size: int, sigma: float, seed: int, budget: int) -> float:
-    """Virtual time until a configuration within 5 % of the best is measured; inf if none is."""
+def time_to_good(
+    folder: str, table: str, kind: Kind, size: int, sigma: float, seed: int, budget: int
+) -> tuple[float, bool]:
+    """Virtual time until a configuration within 5 % of the best is measured, or until the end, and whether one is."""
     import landscapes  # beside this file
 
     from mpipso.config import ObjectiveSection, Search
@@ -362,12 +364,12 @@ def time_to_good(folder: str, table: str, kind: Kind, size: int, sigma: float, s
                     tuning.assigned(event.group, event.assignment)
                     heapq.heappush(ends, (now + float(lengths[event.assignment.number]), event.group))
             if not ends:
-                return math.inf
+                return now, False
             now, group = heapq.heappop(ends)
             assignment = running.pop(group)
             value = landscape.value([float(u) for u in space.encode(assignment.configuration)])
             if landscape.good(value):
-                return now
+                return now, True
             begun = now - float(lengths[assignment.number])
             told = Evaluation(
                 assignment.number,
@@ -409,9 +411,10 @@ def times_to_good(folder: Path, names: Sequence[str], seeds: int, sigma: float, 
         for label, _, _ in SCHEDULES:
             cells, every = [], list[float]()
             for name in names:
-                times = [future.result() for future in waiting[name, label]]
-                cells.append(f"{statistics.median(times):9.1f} ({sum(map(math.isfinite, times)):2}/{seeds:2})")
-                every += [min(time, 1.25 * budget / GROUPS) for time in times]  # it would have taken longer
+                found = [future.result() for future in waiting[name, label]]
+                median = statistics.median(time if good else math.inf for time, good in found)
+                cells.append(f"{median:9.1f} ({sum(good for _, good in found):2}/{seeds:2})")
+                every += [time if good else 1.25 * time for time, good in found]  # it would have taken longer
             mean = statistics.geometric_mean(every)
             print(f"{label:28}{mean:8.1f}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 

@@ -206,6 +206,7 @@ class TestService:
         assert node.read_chunk("service.log", 0, 100) == b"listening\n"
         with pytest.raises(EvaluationFailed, match=f"node7: port {port} is in use by "):
             node.free_port(port)
+        assert node.free_port(port, owner=handle) == port
         assert node.stop_service(handle) == []
         assert node.stop_service(handle) == [], "stopping again is allowed"
         assert node.free_port(port) == port
@@ -216,6 +217,8 @@ class TestService:
             port = stranger.getsockname()[1]
             problem = node.listener_problem(handle, port) or ""
             assert str(os.getpid()) in problem or "python" in problem
+            with pytest.raises(EvaluationFailed, match=f"port {port} is in use by "):
+                node.free_port(port, owner=handle)
         assert node.listener_problem(handle, port) == f"nothing listens on port {port}"
         node.stop_service(handle)
 

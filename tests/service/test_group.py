@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mpipso.config import Config
@@ -386,10 +387,11 @@ def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> Non
     assert set(evaluation.files) >= {"service-0-node0.log", "service-1-node1.log", "command.txt"}
 
 
-def test_a_service_that_begins_to_listen_as_its_worker_dies_holds_its_own_port(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", ["begins", "ends"])
+def test_a_service_whose_port_changes_hands_as_its_worker_dies_has_not_lost_it_to_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """It begins, by fault injection, between the two questions that tell whether somebody else has the port."""
+    """It begins or ends to listen, by fault injection, right after whatever is asked first about the port."""
     dies, listens = bench.folder / "dies", bench.folder / "listens"
     wait = 'while [ ! -e "$0" ]; do sleep 0.01; done; '
     service = {
@@ -398,30 +400,40 @@ def test_a_service_that_begins_to_listen_as_its_worker_dies_holds_its_own_port(
         "worker_command": ("sh", "-c", wait + "exit 9", str(dies)),
         "health_command": ("false",),
     }
+    asked = []
 
-    def then_it_listens(question: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(*told: Any) -> Any:
+    def then_it_changes(question: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*told: Any, **named: Any) -> Any:
             try:
-                return question(*told)
+                return question(*told, **named)
             finally:
-                if dies.exists() and not listens.exists():
-                    listens.touch()
-                    until(lambda: ports.listeners(next(each for each in told if isinstance(each, int))))
+                if dies.exists() and not asked:
+                    port = next(each for each in told if isinstance(each, int))
+                    asked.append(port)
+                    if change == "begins":
+                        listens.touch()
+                        until(lambda: ports.listeners(port))
+                    for pid in filter(None, ports.listeners(port) if change == "ends" else ()):
+                        os.kill(pid, signal.SIGKILL)
+                        until(lambda: not ports.listeners(port))
 
-        return asked
+        return answer
 
-    monkeypatch.setattr(LocalNode, "free_port", then_it_listens(LocalNode.free_port))
-    monkeypatch.setattr(LocalNode, "listener_problem", then_it_listens(LocalNode.listener_problem))
+    monkeypatch.setattr(LocalNode, "free_port", then_it_changes(LocalNode.free_port))
+    monkeypatch.setattr(LocalNode, "listener_problem", then_it_changes(LocalNode.listener_problem))
 
     def let_it_die() -> None:
         until(lambda: "starting" in bench.phases and len(bench.pids()) >= 2)
+        if change == "ends":
+            listens.touch()
+            until(lambda: any(each.pid in bench.pids() for each in psutil.net_connections("tcp") if each.laddr))
         dies.touch()
 
     thread = threading.Thread(target=let_it_die)
     thread.start()
     evaluation = bench.evaluate(service, LOAD, nodes=2)
     thread.join()
-    assert listens.exists()
+    assert asked
     assert failed(evaluation)[0] == "configuration"
 
 
