@@ -210,8 +210,7 @@ class Root:
             case Progress() | Evaluation():
                 return self._dispatcher.take(message.group, message, now)
             case Interrupted():
-                if self._interrupts.received is None:
-                    self._interrupts.received = message.signal
+                self._interrupts.ask(message.signal)
             case Free():
                 if self._muster.free(source):
                     self._crew.everyone.give_up(source, lost=False)

@@ -51,18 +51,26 @@ class Interrupts:
         for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
+    def ask(self, number: int) -> None:
+        """Ask the run to end, as a signal to this process does; that signal may have come to another rank."""
         if self.received is None:
+            # In this order: the same signal may come to this process between the two lines.
+            self._first = time.monotonic()
             self.received = number
-            self._first = now
-            parent = launcher()
-            if number == signal.SIGTERM and parent is not None and parent.name() not in _PATIENT:
-                signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
-                signal.setitimer(signal.ITIMER_REAL, _BEFORE_KILL)
-        elif now - self._first > _SECOND:
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and time.monotonic() - self._first > _SECOND:
             # The keepers notice that this process is gone and stop every service that it started.
             os._exit(128 + number)
+        self.ask(number)
+        parent = launcher()
+        if number == signal.SIGTERM and parent is not None and parent.name() not in _PATIENT and not _armed():
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+            signal.setitimer(signal.ITIMER_REAL, _BEFORE_KILL)
+
+
+def _armed() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
 
 
 def launcher() -> psutil.Process | None:

@@ -29,6 +29,18 @@ with Interrupts() as interrupts:
     time.sleep(float(sys.argv[1]))
 sys.exit(7)
 """
+TOLD = """
+import os, signal, time
+from mpipso.signals import Interrupts
+with Interrupts() as interrupts:
+    interrupts.ask(signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.01)
+    print("goes on", flush=True)
+    time.sleep(1.1)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -76,6 +88,12 @@ def test_a_second_signal_ends_the_process_at_once(ranks: list[subprocess.Popen[s
     time.sleep(1.1)  # signals within a second of the first are taken for the same
     rank.send_signal(signal.SIGTERM)
     assert rank.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_signal_of_which_another_rank_has_told_already_is_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD], stdout=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert done.stdout == "goes on\n"
+    assert done.returncode == 128 + signal.SIGINT
 
 
 def test_a_rank_dies_with_its_launcher(tmp_path: Path) -> None:
