@@ -90,7 +90,8 @@ class Tuning:
         """Which budget ended the search; empty while it goes on."""
         for event in past:
             self._replay(event)
-        results = self.trials.results
+        unjudged = {evaluation.number for evaluation in self._unjudged}
+        results = [result for result in self.trials.results if result.number not in unjudged]
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
@@ -164,7 +165,8 @@ class Tuning:
         if sees is None:
             # Until the baseline is known, nothing can be told: the first proposals do without, later ones wait.
             blind = not self._judgeable(self._visible())
-            if idle <= 0 or (blind and len(searched) >= self._search.particles):
+            most = max(self._search.particles, self._search.baseline_repeats)
+            if idle <= 0 or (blind and len(searched) >= most):
                 return 0
         elif any(self.trials.result(number) is None for number in searched[:sees]):
             return 0

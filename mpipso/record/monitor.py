@@ -121,7 +121,10 @@ class Monitor:
             self._print(Text(clean(line)))
 
     def resumed(self, done: int, failed: int, seconds: float) -> None:
-        """Earlier sessions have done some evaluations, which took so many seconds in all."""
+        """Earlier sessions have done some evaluations, which took so many seconds in all.
+
+        Those that are still to be judged are left out: they are told like all others when they are.
+        """
         self._progress.advance(self._task, done)
         self._counts["done"] += done
         self._counts["failed"] += failed
@@ -156,9 +159,9 @@ class Monitor:
         violations:
             The limits that it breaks, if any.
         """
-        row = self._rows[evaluation.group]
-        # A late result must not clear what the group has begun since.
-        if row.number == evaluation.number:
+        # The group may be one of an earlier session; and a late result must not clear what it has begun since.
+        row = self._rows.get(evaluation.group)
+        if row is not None and row.number == evaluation.number:
             row.number = None
         if self._baseline is None and evaluation.label == "baseline":
             self._baseline = evaluation.configuration

@@ -53,7 +53,10 @@ class Domain(ABC):
         """Every value, in order, unless continuous."""
 
     def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
-        """The centres of all its cells, or of ``most`` that are spread evenly where there are more; ascending."""
+        """The centres of all its cells, or of ``most`` that are spread evenly where there are more; ascending.
+
+        Without order it is always all of them.
+        """
         if self.count(values) <= most:
             return np.array([self.encode(value, values) for value in self.options(values)])
         spread = np.linspace(0.0, 1.0, most)
@@ -82,6 +85,10 @@ class Choices(Domain):
 
     def options(self, values: Values) -> Iterable[Value]:
         return self._choices
+
+    def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
+        # Nothing stands for what is left out where neighbours have nothing in common.
+        return super().levels(most if self.ordered else len(self._choices), values)
 
 
 class Steps(Domain):

@@ -12,6 +12,8 @@ from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.domains import Domain, Values, tidy
 
+_ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
+
 
 class Expression(Domain):
     """A value computed from others.
@@ -39,7 +41,7 @@ class Expression(Domain):
     def __init__(self, where: str, text: str, kind: str) -> None:
         """``where`` begins the messages: whose expression it is."""
         self._where = f"{where}: expression {text!r}"
-        self._text, self._kind = text, kind
+        self.text, self._kind = text, kind
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
@@ -48,11 +50,13 @@ class Expression(Domain):
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
         names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
         self.reads = tuple(dict.fromkeys(names))
+        self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
+        """Whether it surely has a value whatever it reads, unlike a division."""
 
     def decode(self, u: float, values: Values) -> Value:
         evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
         try:
-            return self._typed(evaluator.eval(self._text, previously_parsed=self._tree))
+            return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
         except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, AttributeError) as error:
             known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
             raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None

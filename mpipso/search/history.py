@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from mpipso.search.objective import Score
 Array = NDArray[np.float64]
 
 _RANDOM_TRIES = 64
-_MOST_LISTED = 200_000
-"""Configurations that are looked through for one that has not been proposed, in one search for it."""
+_MOST_LISTED = 100_000
+"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it."""
 
 
 class History:
@@ -29,7 +29,7 @@ class History:
         """Measurements from elsewhere, by key."""
         self._keys: list[str] = []
         self._proposed: set[str] = set()
-        self._listing = lattice.enumerate()
+        self._listing = iter(()) if lattice.space.continuous else lattice.space.configurations()
 
     def key(self, point: Array) -> str:
         space = self.lattice.space
@@ -93,21 +93,40 @@ class History:
     def nearest_fresh(self, point: Array, random: np.random.Generator) -> Array | None:
         """``point``, or one near it that has not been proposed, or any such; None when there is none.
 
-        First one coordinate is drawn anew, then more and more of them; then the space is gone through in order. Where
-        it is continuous, or larger than can be gone through, None only means that none was found.
+        First one coordinate is drawn anew, then more and more of them; then what decides on validity is set to
+        something valid, and points that are known to be valid are changed a little; then the space is gone through in
+        order. Where it is continuous, or larger than can be gone through, None only means that none was found.
         """
-        candidate = self.lattice.centre(point)
-        dimensions = self.lattice.dimensions
-        for attempt in range(_RANDOM_TRIES):
-            if self.fresh(candidate):
-                return candidate
-            redrawn = 1 + attempt * dimensions // _RANDOM_TRIES
-            axes = np.argsort(random.random(dimensions))[:redrawn]
-            moved = np.array(point)
-            moved[axes] = random.random(redrawn)
-            candidate = self.lattice.centre(moved)
+        for candidate in self._candidates(np.asarray(point, dtype=float), random):
+            centre = self.lattice.centre(candidate)
+            if self.fresh(centre):
+                return centre
+        space = self.lattice.space
         # What the listing has passed is proposed or invalid, so it never has to be looked at again.
-        for listed in itertools.islice(self._listing, _MOST_LISTED):
-            if self.fresh(listed):
-                return listed
+        for configuration in itertools.islice(self._listing, _MOST_LISTED):
+            if space.key(configuration) not in self._proposed and space.valid(configuration):
+                return space.encode(configuration)
         return None
+
+    def _candidates(self, point: Array, random: np.random.Generator) -> Iterator[Array]:
+        yield point
+        for attempt in range(1, _RANDOM_TRIES):
+            yield _redrawn(point, 1 + attempt * len(point) // _RANDOM_TRIES, random)
+        if not self.lattice.constrained:
+            return
+        decided, axes = self.lattice.decided, self.lattice.constrained
+        for _ in range(_RANDOM_TRIES if len(decided) else 0):
+            moved = np.where(random.random(len(point)) < 0.5, random.random(len(point)), point)
+            moved[axes] = decided[random.integers(len(decided)), axes]
+            yield moved
+        known = np.array([*self.points, *(point for point, _ in self.known.values())])
+        for attempt in range(_RANDOM_TRIES if len(known) else 0):
+            yield _redrawn(known[random.integers(len(known))], 1 + attempt % 3, random)
+
+
+def _redrawn(point: Array, count: int, random: np.random.Generator) -> Array:
+    """``point`` with so many of its coordinates drawn anew."""
+    axes = np.argsort(random.random(len(point)))[:count]
+    moved = np.array(point)
+    moved[axes] = random.random(len(axes))
+    return moved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 LEVELS = 33
 """The most values of one dimension that a search over models tells apart; measurements may lie between them."""
+_MOST_LISTED = 100_000
+"""Ways to set the dimensions that decide on validity that are looked through once, where valid ones are rare."""
 _REMEMBERED = 50_000
 """Cells whose decoding is remembered, to bound the memory."""
 
@@ -36,7 +38,8 @@ class Lattice:
         self._edges = [(levels[1:] + levels[:-1]) / 2 for levels in self.levels]
         self._dependent = {axis: list(behind) for axis, behind in space.dependent.items()}
         self._settled: dict[int, dict[bytes, float]] = {axis: {} for axis in self._dependent}
-        self._constrained = list(space.constrained)
+        self.constrained = list(space.constrained)
+        """The dimensions that decide on validity."""
         self._valid: dict[bytes, bool] = {}
         self.groups = np.repeat(
             np.arange(self.dimensions),
@@ -68,13 +71,18 @@ class Lattice:
     def valid(self, points: Array) -> Mask:
         """Which of the points satisfy the known constraints, of shape (m,)."""
         found = np.ones(len(points), dtype=np.bool_)
-        if self._constrained:
-            for i, row in enumerate(points[:, self._constrained]):
+        if self.constrained:
+            for i, row in enumerate(points[:, self.constrained]):
                 key = row.tobytes()
                 if key not in self._valid:
                     _remember(self._valid, key, self.space.valid(self.space.decode(points[i])))
                 found[i] = self._valid[key]
         return found
+
+    @cached_property
+    def decided(self) -> Array:
+        """Points whose deciding dimensions make them valid, of shape (n, dimensions), where they can be listed."""
+        return self.space.decided(_MOST_LISTED)
 
     def features(self, points: Array) -> Array:
         """Coordinates for models: a dimension without order becomes one column per value.
@@ -110,14 +118,6 @@ class Lattice:
             copies[:, axis] = levels
             changed.append(copies[np.abs(levels - point[axis]) > 1e-9])
         return self.settle(np.concatenate(changed))
-
-    def enumerate(self) -> Iterator[Array]:
-        """The centre of every valid cell, in a fixed order; nothing when a dimension is continuous."""
-        if self.space.continuous:
-            return
-        for configuration in self.space.configurations():
-            if self.space.valid(configuration):
-                yield self.space.encode(configuration)
 
 
 def _remember(memory: dict[bytes, T], key: bytes, value: T) -> None:

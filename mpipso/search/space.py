@@ -56,6 +56,8 @@ class Space:
             raise UserError("no parameter is left to search")
         # Tells of an expression that cannot be computed before anything is started.
         probes = [self.decode(np.full(self.dimensions, u)) for u in (0.0, 0.5, 1.0)]
+        if problems := _without_value(self._domains, probes):
+            raise UserError(problems)
         self._conditions = _conditions(constraints, probes)
         self._default = self._find_default()
 
@@ -71,7 +73,8 @@ class Space:
     def decode(self, point: ArrayLike) -> dict[str, Value]:
         """The configuration at ``point``, of shape (dimensions,); coordinates outside [0, 1] are clipped.
 
-        Returns every parameter, in the order of the file. Raises UserError where an expression has no value.
+        Returns every parameter, in the order of the file. Where an expression has no value (a division by zero), it is
+        nan, and the configuration is not valid.
         """
         u = np.asarray(point, dtype=float)
         if u.shape != (self.dimensions,) or np.isnan(u).any():
@@ -80,7 +83,7 @@ class Space:
         values: dict[str, Value] = {}
         for name in self._order:
             at = coordinates[self._axis[name]] if name in self._axis else 0.5
-            values[name] = self._domains[name].decode(at, values)
+            values[name] = self._value(name, at, values)
         return {name: values[name] for name in self._parameters}
 
     def encode(self, configuration: Configuration) -> NDArray[np.float64]:
@@ -96,10 +99,10 @@ class Space:
                 if name not in configuration:
                     raise ValueError(f"{name} is missing")
                 try:
-                    at = domain.encode(configuration[name], values)
+                    at = 0.5 if _undefined(domain, values) else domain.encode(configuration[name], values)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
-            values[name] = domain.decode(at, values)
+            values[name] = self._value(name, at, values)
             if domain.free:
                 point[self._axis[name]] = at
         return point
@@ -126,19 +129,46 @@ class Space:
         return self.broken(configuration) == ""
 
     def broken(self, configuration: Configuration) -> str:
-        """The first known constraint that the configuration does not satisfy; empty when there is none."""
-        texts = (condition.text for condition in self._conditions if not condition.holds(configuration))
-        return next(texts, "")
+        """The first known constraint that is not satisfied, or expression without a value; empty when there is none."""
+        for condition in self._conditions:
+            if not condition.holds(configuration):
+                return condition.text
+        for name, domain in self._domains.items():
+            if isinstance(domain, Expression) and _nan(configuration[name]):
+                return domain.text
+        return ""
 
     @property
     def constrained(self) -> tuple[int, ...]:
         """The dimensions that decide whether a configuration is valid, ascending."""
-        return self._axes_behind(name for condition in self._conditions for name in condition.reads)
+        return self._axes(self._deciding)
+
+    @property
+    def _deciding(self) -> set[str]:
+        """What a configuration has to hold to tell whether it is valid."""
+        partial = [name for name, d in self._domains.items() if isinstance(d, Expression) and not d.total]
+        return self._behind([*partial, *(name for condition in self._conditions for name in condition.reads)])
+
+    def decided(self, most: int) -> NDArray[np.float64]:
+        """Points whose deciding dimensions make them valid, the other dimensions at 0.5; shape (n, dimensions).
+
+        Of the first ``most`` ways to set these dimensions, in a fixed order; none where one of them is continuous.
+        """
+        names = [name for name in self._order if name in self._deciding]
+        points = []
+        if not any(self._domains[name].continuous for name in names):
+            for values in itertools.islice(self._listed(names), most):
+                if not self.broken({**dict.fromkeys(self._domains, 0), **values}):
+                    point = np.full(self.dimensions, 0.5)
+                    for name in set(names) & set(self.names):
+                        point[self._axis[name]] = self._domains[name].encode(values[name], values)
+                    points.append(point)
+        return np.array(points).reshape(len(points), self.dimensions)
 
     @property
     def dependent(self) -> dict[int, tuple[int, ...]]:
         """The dimensions whose cells depend on others: by each, what they depend on, itself included, ascending."""
-        return {self._axis[name]: self._axes_behind([name]) for name in self.names if self._domains[name].reads}
+        return {self._axis[name]: self._axes(self._behind([name])) for name in self.names if self._domains[name].reads}
 
     @property
     def ordered(self) -> tuple[bool, ...]:
@@ -157,10 +187,7 @@ class Space:
 
     def configurations(self) -> Iterator[dict[str, Value]]:
         """Every configuration, valid or not, in a fixed order. Raises TypeError when a dimension is continuous."""
-        partial: Iterator[dict[str, Value]] = iter(({},))
-        for name in self._order:
-            partial = _extended(partial, name, self._domains[name])
-        for values in partial:
+        for values in self._listed(self._order):
             yield {name: values[name] for name in self._parameters}
 
     def size(self) -> float:
@@ -171,17 +198,49 @@ class Space:
         # What others read is listed; the rest is only counted.
         partial: list[tuple[dict[str, Value], float]] = [({}, 1.0)]
         for name in self._order:
-            domain = self._domains[name]
             if name in read:
-                every = (({**values, name: v}, count) for values, count in partial for v in domain.options(values))
+                every = (({**values, name: v}, count) for values, count in partial for v in self._options(name, values))
                 partial = list(itertools.islice(every, _MOST_LISTED + 1))
                 if len(partial) > _MOST_LISTED:
                     return math.inf
             else:
-                partial = [(values, count * domain.count(values)) for values, count in partial]
+                partial = [(values, count * self._count(name, values)) for values, count in partial]
         return sum(count for _, count in partial)
 
-    def _axes_behind(self, names: Iterable[str]) -> tuple[int, ...]:
+    def _value(self, name: str, at: float, values: Values) -> Value:
+        """What is decoded at ``at``; nan where that is an expression without a value, or reads one."""
+        domain = self._domains[name]
+        if _undefined(domain, values):
+            return math.nan
+        try:
+            return domain.decode(at, values)
+        except UserError:
+            return math.nan
+
+    def _options(self, name: str, values: Values) -> Iterable[Value]:
+        domain = self._domains[name]
+        fixed = isinstance(domain, Expression) or _undefined(domain, values)
+        return (self._value(name, 0.5, values),) if fixed else domain.options(values)
+
+    def _count(self, name: str, values: Values) -> float:
+        domain = self._domains[name]
+        return 1 if isinstance(domain, Expression) or _undefined(domain, values) else domain.count(values)
+
+    def _listed(self, names: Iterable[str]) -> Iterator[dict[str, Value]]:
+        """Every combination of the values of ``names``, which are in the order of their dependence."""
+        partial: Iterator[dict[str, Value]] = iter(({},))
+        for name in names:
+            partial = self._extended(partial, name)
+        return partial
+
+    def _extended(self, partial: Iterable[dict[str, Value]], name: str) -> Iterator[dict[str, Value]]:
+        return ({**values, name: value} for values in partial for value in self._options(name, values))
+
+    def _axes(self, names: Iterable[str]) -> tuple[int, ...]:
+        return tuple(sorted(self._axis[name] for name in names if name in self._axis))
+
+    def _behind(self, names: Iterable[str]) -> set[str]:
+        """``names`` and all that their values depend on."""
         behind: set[str] = set()
         pending = list(names)
         while pending:
@@ -189,7 +248,7 @@ class Space:
             if name not in behind:
                 behind.add(name)
                 pending += self._domains[name].reads
-        return tuple(sorted(self._axis[name] for name in behind if name in self._axis))
+        return behind
 
     def _read_by_counts(self) -> set[str]:
         read: set[str] = set()
@@ -287,13 +346,30 @@ def _conditions(constraints: Sequence[Constraint], probes: Sequence[Values]) -> 
     return conditions
 
 
+def _nan(value: Value) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _undefined(domain: Domain, values: Values) -> bool:
+    """Whether the domain reads an expression that has no value."""
+    return any(_nan(values[name]) for name in domain.reads)
+
+
+def _without_value(domains: Mapping[str, Domain], probes: Sequence[Values]) -> list[str]:
+    """Why expressions have no value for any of ``probes``, one line each; what reads another such is not told."""
+    problems = []
+    for name, domain in domains.items():
+        if all(_nan(probe[name]) for probe in probes) and not any(_undefined(domain, probe) for probe in probes):
+            try:
+                domain.decode(0.5, probes[0])
+            except UserError as error:
+                problems.append(str(error))
+    return problems
+
+
 def _broken_by_default(condition: Condition, default: Values) -> str:
     values = ", ".join(f"{name} = {default[name]!r}" for name in condition.reads)
     return f"constraint: expression {condition.text!r} does not hold for the defaults ({values})"
-
-
-def _extended(partial: Iterable[dict[str, Value]], name: str, domain: Domain) -> Iterator[dict[str, Value]]:
-    return ({**values, name: value} for values in partial for value in domain.options(values))
 
 
 def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Factor]:

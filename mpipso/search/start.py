@@ -17,28 +17,40 @@ _MOST_DRAWN = 2**13
 class Start:
     """Scrambled Sobol points, snapped to cells; those that break known constraints are left out.
 
+    Where most do, what decides on validity is drawn from what is known to be valid.
+
     A. B. Owen, "Scrambling Sobol' and Niederreiter-Xing points", Journal of Complexity 14 (1998) 466-489.
     """
 
     def __init__(self, lattice: Lattice, seed: int) -> None:
         self._lattice = lattice
+        self._seed = seed
         number = int(generator(seed, 0, START).integers(2**31))
         self._sobol = qmc.Sobol(lattice.dimensions, scramble=True, seed=number)
         self._valid: list[Array] = []
         self._drawn = 0
 
     def __getitem__(self, index: int) -> Array:
-        """Point ``index``, of shape (dimensions,); where valid points are rare, one that is not valid."""
+        """Point ``index``, of shape (dimensions,); where none that is valid was found, one that is not."""
         valid = self.valid(index + 1)
         return valid[index % len(valid)] if len(valid) else np.full(self._lattice.dimensions, 0.5)
 
     def valid(self, count: int) -> Array:
-        """The first points, of shape (count, dimensions), or fewer where valid ones are rare."""
-        while count > len(self._valid) and self._drawn < _MOST_DRAWN:
+        """The first points, of shape (count, dimensions), or fewer where valid ones are rare and cannot be listed."""
+        while count > len(self._valid) and self._drawn < self._most:
             self._draw(256)
         return np.array(self._valid[:count]).reshape(-1, self._lattice.dimensions)
 
+    @property
+    def _most(self) -> int:
+        return _MOST_DRAWN if self._drawn < _MOST_DRAWN or not len(self._lattice.decided) else 2 * _MOST_DRAWN
+
     def _draw(self, count: int) -> None:
-        points = self._lattice.settle(np.asarray(self._sobol.random(count)))
+        points = np.asarray(self._sobol.random(count))
+        if self._drawn >= _MOST_DRAWN:
+            decided, axes = self._lattice.decided, self._lattice.constrained
+            which = generator(self._seed, self._drawn, START).integers(len(decided), size=count)
+            points[:, axes] = decided[which][:, axes]
+        points = self._lattice.settle(points)
         self._valid += list(points[self._lattice.valid(points)])
         self._drawn += count

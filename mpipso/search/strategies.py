@@ -36,7 +36,9 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
     opening = [] if baseline is None else [space.encode(baseline)]
     opening += first_points(config, space, baseline)
     if not opening and not satisfiable(space):
-        raise UserError("constraints: no configuration satisfies the constraints")
+        raise UserError(
+            "constraints: no configuration was found that satisfies all of them; if there is one, give it as defaults"
+        )
     if config.strategy == "pso":
         return Swarm(space, config.particles, config.seed, config.swarm, opening=opening)
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)

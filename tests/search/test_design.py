@@ -66,7 +66,7 @@ def test_its_points_are_distinct_and_satisfy_the_known_constraints() -> None:
     [
         ([Parameter(name="chunked", type="bool")], "chunked or not chunked", 2),
         ([Parameter(name="seqs", type="int", min=1, max=100)], "seqs > 1", 99),
-        (UNIFORM, "p0 + p1 + p2 + p3 == 0", 2),
+        (UNIFORM, "p0 + p1 + p2 + p3 == 0", 64),
         (UNIFORM, "p0 > 7", 0),
     ],
     ids=["two configurations", "one dimension", "rarely valid", "never valid"],

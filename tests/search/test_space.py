@@ -216,6 +216,22 @@ def test_a_wrong_expression_is_told_at_once(expression: str, kind: str, complain
     assert "parameter 'e'" in str(caught.value)
 
 
+def test_where_an_expression_has_no_value_the_configuration_is_not_valid() -> None:
+    space = Space([integer("a", 1, 5), computed("e", "int", "12 // (a - 3)"), integer("r", 1, 2, ratio_of="e")])
+    listed = list(space.configurations())
+    assert [each["a"] for each in listed if not space.valid(each)] == [3]
+    assert len(listed) == space.size()
+    gap = next(each for each in listed if each["a"] == 3)
+    assert space.broken(gap) == "12 // (a - 3)"
+    assert space.constrained == (0,)
+    assert not space.valid(space.decode(space.encode(gap)))
+
+
+def test_defaults_for_which_an_expression_has_no_value_are_refused() -> None:
+    with pytest.raises(UserError, match="by zero"):
+        Space([integer("a", 1, 5, default=3), computed("e", "int", "12 // (a - 3)")])
+
+
 def test_a_circle_is_told_with_its_names() -> None:
     with pytest.raises(UserError, match="in a circle") as caught:
         Space([integer("a", 1, 2, ratio_of="b"), integer("b", 1, 2, ratio_of="e"), computed("e", "int", "a")])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
 from mpipso.search.acquisition import InnerSwarm
+from mpipso.search.lattice import Lattice
 from mpipso.search.models import Models
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
@@ -175,8 +176,48 @@ def test_a_needle_of_validity_is_found(name: Name) -> None:
 @both
 def test_a_space_without_a_valid_configuration_is_refused(name: Name) -> None:
     space = Space([integer("a", 0, 9), integer("b", 0, 9)], [Constraint(expression="a + b > 20")])
-    with pytest.raises(UserError, match="no configuration satisfies the constraints"):
+    with pytest.raises(UserError, match="no configuration was found that satisfies"):
         strategy(name, space)
+
+
+@both
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a * b * c == 64",  # a continuous parameter, which has no part in it, goes on being searched
+        "x * x + y * y < 0.03",  # nothing can be listed where what decides is continuous
+    ],
+)
+def test_where_few_points_are_valid_the_search_goes_on(name: Name, text: str) -> None:
+    numbers = [integer("a", 1, 64), integer("b", 1, 64), integer("c", 1, 64)]
+    floats = [Parameter(name=each, type="float", min=0.0, max=1.0) for each in ("x", "y")]
+    space = Space([*numbers, *floats], [Constraint(expression=text)])
+    proposed = np.concatenate(run(strategy(name, space), [4] * 10))
+    configurations = [space.decode(point) for point in proposed]
+    assert len(configurations) == 40
+    assert all(space.valid(configuration) for configuration in configurations)
+    assert len({(each["a"], each["b"], each["c"]) for each in configurations}) > 3
+
+
+@both
+def test_valid_points_that_are_too_rare_to_be_listed_are_refused_soon_or_found_beside_the_defaults(name: Name) -> None:
+    rare = [Constraint(expression="a == b * c and d > 90 and a > 90")]
+    with pytest.raises(UserError, match="give it as defaults"):
+        strategy(name, Space([integer(each, 1, 100) for each in "abcdef"], rare))
+    defaults = dict(zip("abcdef", (96, 12, 8, 95, 1, 1), strict=True))
+    space = Space([integer(each, 1, 100).model_copy(update={"default": defaults[each]}) for each in "abcdef"], rare)
+    proposed = np.concatenate(run(strategy(name, space), [4] * 5))
+    assert len(proposed) == 20
+    assert all(space.valid(space.decode(point)) for point in proposed)
+
+
+def test_models_tell_all_choices_without_order_apart() -> None:
+    lattice = Lattice(
+        Space([Parameter(name="kernel", type="choice", choices=tuple(f"v{i * 7 % 50}" for i in range(50)))])
+    )
+    cells = (np.arange(50)[:, None] + 0.5) / 50
+    assert np.array_equal(lattice.snap(cells.copy()), cells)
+    assert len(np.unique(lattice.features(cells), axis=0)) == 50
 
 
 @both
