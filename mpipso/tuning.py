@@ -20,7 +20,7 @@ from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.monitor import Monitor
-from mpipso.record.recipe import Start, write_best
+from mpipso.record.recipe import Start, withdraw_best, write_best
 from mpipso.record.warm import Earlier
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.budgets import fruitless, spent
@@ -76,7 +76,7 @@ class Tuning:
         self.space, self.baseline = well_defined(config)
         self.objective = Objective(config.objective)
         self.trials = Trials(self.space, self.objective, self.baseline, self._search.baseline_repeats)
-        self._leaders = Leaders(self.trials, self.objective, self._search.leaders)
+        self._leaders = Leaders(self.trials, self.objective, self._search.leaders, self._search.confirm)
         self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
         self._strategy = strategy
         self._proposed = 0
@@ -95,8 +95,9 @@ class Tuning:
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         self._settle()
-        # The session before may have ended between a result and the line that makes it the best.
-        self._challenge(self._leaders.leader(self.trials.searched))
+        # The session before may have ended between a result, the line that makes it the best, and the files that tell.
+        if not self._challenge(self._leaders.leader(self.trials.searched)) and self._incumbent is not None:
+            self._write_best(self.trials.of(self._incumbent), self.trials.searched)
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""
@@ -139,8 +140,13 @@ class Tuning:
         """The next round of measuring the leaders and the baseline again; none once that was done often enough.
 
         Each is measured on as many of the ``groups`` as are wanted at the same time: groups that share a machine, a
-        switch or a store then share it with their like, as they will in service.
+        switch or a store then share it with their like, as they will in service. What an earlier session has asked for
+        and not measured comes first.
         """
+        waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]
+        if left := [number for number in waiting if number not in self._handed_out]:
+            self._handed_out.update(left)
+            return [self._assignment(number) for number in left]
         done = {trial.number: len(self.trials.confirmations(trial)) for trial in self._leaders.racing()}
         fewest = min(done.values(), default=self._search.confirm)
         if fewest >= self._search.confirm:
@@ -352,15 +358,22 @@ class Tuning:
 
     def conclude(self) -> bool:
         """Choose the best by what the race says; returns whether there is one within the limits."""
-        numbers = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
-        self._judge_again([number for trial in self.trials for number in self.trials.confirmations(trial)])
+        confirmations = [number for trial in self.trials for number in self.trials.confirmations(trial)]
+        self._judge_again(confirmations)
+        racing = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
+        numbers = racing or confirmations
         best = self._leaders.leader(numbers, confirmed=True)
         if best is not None:
             self._promote(best, numbers, confirmed=True)
-        else:
-            best = self._leaders.leader(self.trials.searched)
-            if best is not None and best is self.trials.baseline:
-                self._promote(best, self.trials.searched)
+            return True
+        refuted = {number for trial in self.trials if self._leaders.refuted(trial) for number in trial.numbers}
+        standing = [number for number in self.trials.searched if number not in refuted]
+        best = self._leaders.leader(standing)
+        if best is not None and (best is self.trials.baseline or self._incumbent in refuted):
+            self._promote(best, standing)
+        if self._incumbent in refuted:
+            self._incumbent = None
+            withdraw_best(self._folder.path)
         return self._incumbent is not None
 
     def _judge_again(self, confirmations: Sequence[int]) -> None:
@@ -392,23 +405,26 @@ class Tuning:
 
     def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
         """Make a trial the incumbent, unless it is; returns whether it was not."""
-        if best.number == self._incumbent:
-            return False
+        known = best.number == self._incumbent
+        if not known:
+            score = self.trials.score(best, set(among), confirmed=confirmed)
+            self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
+            self._incumbent = best.number
+        self._write_best(best, among, confirmed=confirmed)
+        return not known
+
+    def _write_best(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> None:
         score = self.trials.score(best, set(among), confirmed=confirmed)
-        fitness = None if score is None else score.fitness
-        self._journal.write("incumbent", number=best.number, fitness=fitness)
-        self._incumbent = best.number
         evaluation = self.trials.result(next(n for n in best.numbers if n in among and self.trials.result(n)))
         if evaluation is not None:
             write_best(
                 self._folder.path,
                 evaluation,
-                fitness=fitness,
+                fitness=None if score is None else score.fitness,
                 score=self._summary(evaluation),
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,
             )
-        return True
 
     # What was
 

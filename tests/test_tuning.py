@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +397,72 @@ class TestRepeats:
         best = session.proposals()[tuning.incumbent][2]
         assert confirmed == [BASELINE, best, BASELINE, best]
 
+    @pytest.mark.parametrize("highest", [36, 8])
+    def test_a_leader_that_fails_when_it_is_confirmed_is_not_the_best(self, highest: int, tmp_path: Path) -> None:
+        """Large batches had a lucky start in the search: others race then, and the baseline is left at last."""
+
+        @dataclass
+        class Lucky(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "confirm" and int(str(assignment.configuration["batch"])) > highest:
+                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+                return evaluation
+
+        session = Lucky(tmp_path, configured(search__confirm=2, search__leaders=2))
+        best = session.run().incumbent
+        raced = {str(each) for _, label, each in session.proposals() if label == "confirm"}
+        assert len(raced) > 3, "the baseline, both leaders, and more"
+        assert best is not None
+        assert int(str(session.proposals()[best][2]["batch"])) <= highest
+
+    def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
+        class Falling(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "confirm":
+                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+                found = 1.0 if assignment.configuration == BASELINE else 900.0
+                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+
+        session = Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        assert session.run().incumbent is None
+        assert not (tmp_path / "best.sh").exists()
+
+    def test_a_race_that_was_cut_is_run_to_its_end(self, folders: Iterator[Path]) -> None:
+        config = configured(search__confirm=2, search__leaders=2)
+        whole = Session(next(folders), config)
+        best = whole.run().incumbent
+        lines = [event["event"] for event in read(whole.folder / FILE)]
+        asked = [seq for seq, event in enumerate(lines) if event == "asked"][-1]
+        for line in range(asked + 1, len(lines)):
+            again = Session(next(folders), config)
+            cut(whole.folder, again.folder, line)
+            # As after the end of a time limit: nothing more is proposed, only the race is left.
+            with Journal.open(again.folder) as journal:
+                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+                tuning.stop("time")
+                while assignments := tuning.confirmations(1):
+                    for assignment in assignments:
+                        tuning.evaluated(again._evaluation(0, assignment))
+                tuning.conclude()
+            assert tuning.incumbent == best, f"cut after line {line}"
+            assert again.proposals() == whole.proposals()
+            assert not tuning.trials.waiting
+
+    def test_the_files_that_tell_the_best_are_there_after_a_cut(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured())
+        whole.run()
+        lines = read(whole.folder / FILE)
+        for line in (number for number, event in enumerate(lines, start=1) if event["event"] == "incumbent"):
+            again = Session(next(folders), configured())
+            cut(whole.folder, again.folder, line)
+            with Journal.open(again.folder) as journal:
+                again._tuning(journal, Monitor(24, {0: "node"}, io.StringIO(), mode="plain"), read(again.folder / FILE))
+            best = tomli.loads((again.folder / "best.toml").read_text())
+            assert best["run"]["evaluation"] == lines[line - 1]["number"]
+
 
 class TestRelativeLimits:
     def test_what_arrives_before_the_baseline_is_written_unjudged_and_judged_later(self, tmp_path: Path) -> None:
@@ -452,6 +518,21 @@ class TestRelativeLimits:
 
         session = Session(tmp_path, config, measure=flaky, groups=1)
         assert session.run().cause == "evaluations"
+
+    def test_what_waits_for_the_baseline_may_have_come_from_a_group_that_is_no_more(
+        self, folders: Iterator[Path]
+    ) -> None:
+        whole = Session(next(folders), configured(**RELATIVE), groups=6, order=max)
+        whole.run()
+        first = next(event["seq"] for event in whole.events("judged"))
+        again = Session(next(folders), configured(**RELATIVE), groups=1)
+        cut(whole.folder, again.folder, first - 1)
+        again.run()
+        assert [event["number"] for event in again.events("judged")] == [5, 4, 3, 2, 1, 0]
+
+    def test_an_asynchronous_search_asks_for_all_repeats_of_the_baseline(self, tmp_path: Path) -> None:
+        config = configured(**RELATIVE, **SCHEDULES["async"], search__baseline_repeats=8)
+        assert Session(tmp_path, config).run().cause == "evaluations"
 
     def test_an_asynchronous_search_waits_for_the_baseline_after_the_first_proposals(self, tmp_path: Path) -> None:
         config = configured(**RELATIVE, **SCHEDULES["async"], search__baseline_repeats=2)

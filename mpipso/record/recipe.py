@@ -76,6 +76,12 @@ def write_best(
     replace(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
 
 
+def withdraw_best(folder: Path) -> None:
+    """Remove both files: what they hold has turned out to be no good."""
+    for name in (TOML, SCRIPT):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_starts(folder: Path) -> tuple[Start, ...]:
     """The commands in ``best.toml``, without their secrets; none when there is no such file.
 

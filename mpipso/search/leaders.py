@@ -8,6 +8,9 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.racing import beats, pooled_deviation, race
 from mpipso.search.trials import Trial, Trials
 
+_ROUNDS = 3
+"""Races, each of other leaders, before a run in which confirmations refute all of them has no best."""
+
 
 class Leaders:
     """The ranking of the trials; it has no state of its own.
@@ -16,12 +19,15 @@ class Leaders:
     ----------
     most:
         How many configurations race at the end, besides the baseline.
+    confirm:
+        How often each of them is measured in the race.
     """
 
-    def __init__(self, trials: Trials, objective: Objective, most: int) -> None:
+    def __init__(self, trials: Trials, objective: Objective, most: int, confirm: int) -> None:
         self._trials = trials
         self._objective = objective
         self._most = most
+        self._confirm = confirm
 
     def leader(self, among: Collection[int], *, confirmed: bool = False) -> Trial | None:
         """The best feasible trial by these evaluations, the earliest of equals; None if there is none."""
@@ -45,16 +51,27 @@ class Leaders:
     def racing(self) -> list[Trial]:
         """The baseline and the leaders of the search that may still be the best; none if the baseline leads.
 
-        Only confirmations drop a leader: what the search measured has made it one, so it flatters it.
+        Only confirmations drop a leader: what the search measured has made it one, so it flatters it. When they have
+        refuted all of them, the next ones race, twice at most.
         """
         ranked = [trial for _, trial in self._ranked(set(self._trials.searched))]
         baseline = self._trials.baseline
         better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
-        leaders = better[: self._most]
+        rounds = [better[first : first + self._most] for first in range(0, len(better), self._most)][:_ROUNDS]
+        leaders = next((each for each in rounds if not all(map(self._given_up, each))), [])
         values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in leaders]
         if leaders and all(values):
             leaders = [trial for trial, standing in zip(leaders, race(values), strict=True) if standing.racing]
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
+
+    def refuted(self, trial: Trial) -> bool:
+        """Whether it was measured in the race, and is not feasible there."""
+        score = self._trials.score(trial, self._trials.confirmations(trial), confirmed=True)
+        return score is not None and not score.feasible
+
+    def _given_up(self, trial: Trial) -> bool:
+        results = [self._trials.result(number) for number in self._trials.confirmations(trial)]
+        return len(results) >= self._confirm and None not in results and self.refuted(trial)
 
     def _ranked(self, among: Collection[int], *, confirmed: bool = False) -> list[tuple[Score, Trial]]:
         if self._objective.relative and self._trials.reference() is None:
