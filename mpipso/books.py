@@ -29,7 +29,7 @@ from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
 from mpipso.record.warm import read_earlier
-from mpipso.root import Root
+from mpipso.root import Root, dismiss
 from mpipso.search import strategies
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.signals import Interrupts, describe
@@ -80,6 +80,7 @@ class Books:
         monitor = Monitor(total, groups, sys.stdout, mode=mode, width=width, height=height, terminal=terminal)
         failure: RunFailed | None = None
         root: Root | None = None
+        finished = False
         with self._journal as journal:
             try:
                 self._write_start(journal)
@@ -98,6 +99,7 @@ class Books:
                 root.run()
                 if interrupts.received is None:
                     self._write_finish(journal, tuning)
+                    finished = True
             except RunFailed as error:
                 failure = error
                 # The journal may be what has failed.
@@ -105,14 +107,17 @@ class Books:
                     journal.write("failed", cause=str(error))
             finally:
                 monitor.stop()
-            if interrupts.received is not None and failure is None:
+            interrupted = interrupts.received if failure is None and not finished else None
+            if interrupted is not None:
                 try:
-                    journal.write("interrupted", signal=describe(interrupts.received))
+                    journal.write("interrupted", signal=describe(interrupted))
                 except RunFailed as error:
                     failure = error
         self._tell(failure)
-        code = self._exit_code(failure, interrupts)
-        if root is not None and root.abandoned:
+        code = self._exit_code(failure, interrupted)
+        if root is None:
+            dismiss(crew)
+        elif root.abandoned:
             sys.stdout.flush()
             self._world.abort(code)
         return code
@@ -154,11 +159,11 @@ class Books:
             "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
         )
 
-    def _exit_code(self, failure: RunFailed | None, interrupts: Interrupts) -> int:
+    def _exit_code(self, failure: RunFailed | None, interrupted: int | None) -> int:
         if failure is not None:
             return failure.exit_code
-        if interrupts.received is not None:
-            return 128 + interrupts.received
+        if interrupted is not None:
+            return 128 + interrupted
         return FINISHED if read(self._journal.path)[-1].get("feasible") else NOTHING_FEASIBLE
 
     def _write_start(self, journal: Journal) -> None:

@@ -93,7 +93,7 @@ class Station:
         self._finishing = False
         self._told = False
         self._beat = 0.0
-        self._heard = time.monotonic()
+        self._heard = self._stepped = time.monotonic()
         self.left = False
         """Whether nothing of the run is left here."""
         self.departing = False
@@ -141,6 +141,11 @@ class Station:
 
     def step(self) -> None:
         """One turn; never waits."""
+        now = time.monotonic()
+        if now - self._stepped > self._crew.config.parallel.lease / 2:
+            # This process itself was stopped and could hear nobody.
+            self._heard = now
+        self._stepped = now
         role = self._role
         if role is not None:
             if self._crew.group is not None:
@@ -172,6 +177,7 @@ class Station:
 
     def flee(self) -> None:
         """Stop everything here without a word to anybody."""
+        self.cancel()
         with contextlib.suppress(EvaluationFailed):
             self._crew.node.close()
 
@@ -205,6 +211,9 @@ class Leader:
         self._crew = crew
         self._link = link
         placed = form.placed
+        # Hosts that are reached over ssh belong to the group that this rank led first, and were left with it.
+        own = form.group == crew.index
+        self._outside = crew.outside if own else None
         self._members = {
             seat: RemoteNode(node, crew.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
@@ -212,7 +221,7 @@ class Leader:
         }
         self._group = ServiceGroup(
             form.group,
-            [crew.node, *self._members.values(), *crew.reached.values()],
+            [crew.node, *self._members.values(), *(crew.reached.values() if own else ())],
             placed.master_node_index,
             crew.config,
             ENGINES.create(crew.config.service.engine),
@@ -292,8 +301,8 @@ class Leader:
                     self._group.close()
                 else:
                     self._crew.node.release()
-            if self._crew.outside is not None:
-                self._crew.outside.close()
+            if self._outside is not None:
+                self._outside.close()
         finally:
             for seat in self._members:
                 self._link.post(seat, Finish() if self._closing else Disband(self.form.group))

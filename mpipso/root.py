@@ -335,11 +335,7 @@ class Root:
                 self.abandoned = True
                 return
             self._step()
-        for rank in range(1, self._crew.world.size):
-            self._crew.everyone.post(rank, Depart())
-        while not self._crew.everyone.idle and time.monotonic() < limit:
-            self._crew.everyone.take()
-            self._crew.world.nap()
+        _depart(self._crew, limit)
         self.abandoned = bool(self._muster.lost - self._crew.everyone.failed)
 
     def _all_left(self) -> bool:
@@ -356,6 +352,30 @@ class Root:
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
+
+
+def dismiss(crew: Crew) -> None:
+    """Send every rank home before the run has begun, as :meth:`Root.run` does at its end."""
+    limit = time.monotonic() + GOODBYE
+    others = set(range(1, crew.world.size))
+    for rank in others:
+        crew.everyone.post(rank, Finish())
+    left: set[int] = set()
+    while not others <= left | crew.everyone.failed and time.monotonic() < limit:
+        left |= {source for source, message in crew.everyone.take() if isinstance(message, Left)}
+        crew.world.nap()
+    _depart(crew, limit)
+    if crew.outside is not None:
+        crew.outside.close()
+    crew.node.close()
+
+
+def _depart(crew: Crew, limit: float) -> None:
+    for rank in range(1, crew.world.size):
+        crew.everyone.post(rank, Depart())
+    while not crew.everyone.idle and time.monotonic() < limit:
+        crew.everyone.take()
+        crew.world.nap()
 
 
 def _dated(event: Event, offset: float) -> Event:

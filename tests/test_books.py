@@ -42,6 +42,27 @@ def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: 
     assert all(event["t"] < end - RESERVE + 1 for event in course.events("assigned"))
 
 
+ENDING = """
+import os, signal, sys
+from mpipso.record.journal import Journal
+write = Journal.write
+def interrupted(self, event, /, **fields):
+    if event == "finished":
+        os.kill(os.getpid(), signal.SIGINT)
+    write(self, event, **fields)
+Journal.write = interrupted  # the fault: Ctrl-C while the last line is being written
+from mpipso.cli import main
+sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1", "--evaluations", "2"]))
+"""
+
+
+def test_ctrl_c_when_all_is_done_changes_nothing(course: Course) -> None:
+    words = [sys.executable, "-c", ENDING, str(course.config)]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course.events()[-1]["event"] == "finished"
+
+
 def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     first = run(course, "--config", str(course.config), "--time-limit", "4")
     assert first.returncode == 0, first.stdout + first.stderr

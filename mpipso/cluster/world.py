@@ -129,8 +129,8 @@ class MpiChannel:
         self._sends = [(dest, request) for dest, request in self._sends if not self._sent(dest, request)]
         # Source by source: a probe for any source raises for good once one rank has died.
         for source in range(self.size):
-            while source != self.rank and (arrived := self._probed(source)) is not None:
-                taken.append((source, arrived.recv()))
+            while source != self.rank and (message := self._received(source)) is not None:
+                taken.append((source, message[0]))
         self._ask_failed()
         return taken
 
@@ -145,9 +145,11 @@ class MpiChannel:
     def give_up(self, rank: int, lost: bool = True) -> None:
         (self._given_up.add if lost else self._given_up.discard)(rank)
 
-    def _probed(self, source: int) -> Any:
+    def _received(self, source: int) -> tuple[Any] | None:
+        """The next message of a rank; None where none is here, or its sender has died before all of it was sent."""
         # What a rank has sent before its death can still be here, so the dead are probed as well.
-        return self._survive(source, partial(self._comm.improbe, source))
+        arrived = self._survive(source, partial(self._comm.improbe, source))
+        return None if arrived is None else self._survive(source, lambda: (arrived.recv(),))
 
     def _sent(self, dest: int, request: Any) -> bool:
         done = self._survive(dest, request.Test)

@@ -11,14 +11,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bed.job import wait_until
-from faults.course import SOON, Course, all_of, ranks
+from bed.job import Job, wait_until
+from bed.launchers import CHECKOUT, LAUNCHERS
+from faults.course import LIMIT, SOON, Course, all_of, ranks
 
 from mpipso.errors import LOST
 from mpipso.service.ports import free_port
@@ -90,6 +92,46 @@ def test_a_frozen_rank_is_lost_with_its_late_result_and_taken_back_when_it_thaws
     assert lost["ranks"] == [2]
     assert lost["cause"] == "no sign of life for 3 s"
     assert 2 in again["ranks"]
+
+
+BROKEN = """
+import os, signal, sys, time
+from mpipso.cluster.world import MpiWorld
+world = MpiWorld()
+channel = world.channel()
+if world.rank == 1:
+    channel.post(0, bytes(4_000_000))
+    channel.take()  # the announcement is out, and the data waits for the receiver
+    os.kill(os.getpid(), signal.SIGKILL)
+end = time.monotonic() + 30
+while not channel.failed and time.monotonic() < end:
+    channel.take()
+    world.nap()
+print("still there, without", set(channel.failed), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() -> None:
+    mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
+    if (reason := mpi.available()) is not None:
+        pytest.skip(reason)
+    mpirun = mpi.family.command(str(mpi.launcher), 2, None, False, ["MPI4PY_LIBMPI"], tolerant=True)
+    with Job([*mpirun, sys.executable, "-c", BROKEN], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
+        done = job.wait()
+    assert done.stdout == "still there, without {1}\n", done.stderr
+
+
+def test_a_run_that_cannot_be_resumed_sends_every_rank_home(tmp_path: Path) -> None:
+    limits = [{"metric": "output_throughput", "min": "baseline"}]
+    course = Course(tmp_path, **FEW, objective__slo=limits, parallel__lease=60.0)
+    course.inject("exit")
+    for flags in ((), ("--resume", str(course.runs / "latest"))):
+        with course.started(*flags, ranks=3, nodes_per_group=1) as job:
+            # Less than it takes for a rank to believe that it is alone.
+            wait_until(lambda: "the baseline configuration failed" in job.stderr, SOON, job.stderr)
+            wait_until(lambda: job.process.poll() is not None, 15, "all leave")
+            assert job.wait().returncode == 4, job.stderr
 
 
 def test_each_fault_of_an_evaluation_has_its_cause_in_the_journal_and_is_retried_or_not(tmp_path: Path) -> None:

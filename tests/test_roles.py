@@ -1,0 +1,80 @@
+"""What a rank is in the run: one process, with channels that need no MPI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faults.course import Course
+
+from mpipso.cluster.muster import Muster
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
+from mpipso.cluster.world import LocalChannel
+from mpipso.configfile import load
+from mpipso.messages import Form
+from mpipso.roles import Leader, Station
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES
+from mpipso.service.node import LocalNode
+from mpipso.service.remote import RemoteNode
+from mpipso.signals import Interrupts
+
+
+@pytest.fixture
+def crew(tmp_path: Path) -> Iterator[Any]:
+    """Rank 1 of three, each of which leads a group with a host that is reached over ssh; its links are not used."""
+    course = Course(tmp_path, parallel__lease=0.2)
+    config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
+    groups = [PlacedGroup(rank, (placed(rank, f"h{rank}"), placed(-rank - 1, f"s{rank}"))) for rank in range(3)]
+    node = LocalNode("h1")
+    yield SimpleNamespace(
+        config=config,
+        plan=Plan(tuple(groups)),
+        index=1,
+        group=None,
+        node=node,
+        work_dirs={0: "", 1: node.work_dir, 2: ""},
+        reached={1: RemoteNode(placed(-2, "s1"), "", lambda message: None)},
+        outside=None,
+        everyone=LocalChannel.connected(3)[1],
+        world=SimpleNamespace(rank=1, wake=lambda: None),
+    )
+    node.close()
+
+
+def placed(rank: int, host: str) -> PlacedNode:
+    return PlacedNode(rank, host, host, (0,), ())
+
+
+def others(leader: Leader) -> list[str]:
+    """Where its service runs, besides here."""
+    return list(leader._group._layout().addresses[1:])
+
+
+def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(crew: Any) -> None:
+    station = Station(SimpleNamespace(**{**vars(crew), "index": None}), Interrupts())
+    time.sleep(5 * crew.config.parallel.lease)
+    station.step()
+    assert not station.forsaken
+    end = time.monotonic() + 30
+    while not station.forsaken:  # but it does when it is there and hears nothing
+        assert time.monotonic() < end
+        station.step()
+        time.sleep(0.02)
+
+
+def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(crew: Any) -> None:
+    first = Leader(crew, Form(1, crew.plan.groups[1], 0), crew.everyone)
+    assert others(first) == ["s1"]
+    muster = Muster(crew.plan)
+    for rank in (1, 2):
+        muster.lose(rank, dead=False)
+    for rank in (1, 2):
+        muster.free(rank)
+    ((number, group),) = muster.form()
+    again = Leader(crew, Form(number, group, 0), crew.everyone)
+    assert others(again) == ["h2"]
