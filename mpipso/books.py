@@ -31,6 +31,7 @@ from mpipso.record.usage import usage
 from mpipso.record.warm import read_earlier
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
+from mpipso.search.knowledge import fitted
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Crew, Options, well_defined
@@ -61,7 +62,7 @@ class Books:
         space, _ = well_defined(config)
         if options.resume is not None and options.warm_start:
             raise UserError("--warm-start: a resumed run knows what it knew; give it to a new run")
-        self._earlier = [read_earlier(path, config, space.encode) for path in options.warm_start]
+        self._earlier = [read_earlier(path, config, lambda given: fitted(space, given)) for path in options.warm_start]
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
             self._journal = Journal.open(self._folder.path, self._folder.redactor)

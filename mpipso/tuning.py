@@ -36,6 +36,7 @@ from mpipso.startup import well_defined
 BASELINE = "baseline"
 REPEAT = "repeat"
 CONFIRM = "confirm"
+_REASONS_TOLD = 3
 
 
 class Tuning:
@@ -94,6 +95,8 @@ class Tuning:
         results = [result for result in self.trials.results if result.number not in unjudged]
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
+        confirmed = sum(self.trials.label(number) == CONFIRM for number in range(self.trials.next_number))
+        self._monitor.expect(self._search.evaluations + confirmed)
         self._settle()
         # The session before may have ended between a result, the line that makes it the best, and the files that tell.
         if not self._challenge(self._leaders.leader(self.trials.searched)) and self._incumbent is not None:
@@ -102,12 +105,15 @@ class Tuning:
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""
         self._journal.write("learned", **to_learned(earlier))
-        self._learn(earlier.results)
-        self._monitor.note(f"learned from {earlier.description}")
+        skipped = self._learn(earlier.results)
+        unused = [f"{count} not used: {reason}" for reason, count in skipped.most_common(_REASONS_TOLD)]
+        self._monitor.note(f"learned from {'; '.join([earlier.description, *unused])}")
 
-    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> None:
+    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Counter[str]:
+        """Tell the strategy; returns why some results were of no use."""
         known = knowledge(self.space, self.objective, results, self.baseline)
         self._strategy.learn(known.points, known.scores)
+        return Counter(known.skipped)
 
     # What is to be measured
 
@@ -124,7 +130,10 @@ class Tuning:
         RunFailed
             Every evaluation of several iterations failed.
         """
-        assignments = [self._assignment(number) for number in self.trials.waiting if number not in self._handed_out]
+        # A session with a smaller budget than the one before leaves the rest of its iteration to a later one.
+        allowed = set(self.trials.searched[: self._search.evaluations])
+        waiting = [number for number in self.trials.waiting if number in allowed]
+        assignments = [self._assignment(number) for number in waiting if number not in self._handed_out]
         while (count := self._due(idle - len(assignments))) > 0:
             asked = self._ask(count)
             assignments += asked
@@ -174,7 +183,7 @@ class Tuning:
             most = max(self._search.particles, self._search.baseline_repeats)
             if idle <= 0 or (blind and len(searched) >= most):
                 return 0
-        elif any(self.trials.result(number) is None for number in searched[:sees]):
+        elif any(self.trials.result(number) is None for number in searched[: min(sees, self._search.evaluations)]):
             return 0
         self.cause = self._spent(self._visible())
         if self.cause:
@@ -195,7 +204,7 @@ class Tuning:
     def _spent(self, visible: Sequence[int]) -> str:
         best = self._leaders.leader(visible) if self._judgeable(visible) else None
         score = None if best is None else self.trials.score(best, visible)
-        if best is None and (lines := fruitless(self._search, self.trials, visible)):
+        if best is None and (lines := fruitless(self._search, self.objective, self.trials, visible)):
             raise RunFailed("\n".join(lines))
         pair = None if best is None or score is None else (best, score)
         return spent(self._search, self.objective, self.trials, visible, pair)

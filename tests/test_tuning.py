@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,6 +82,7 @@ class Session:
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
+    shown: io.StringIO = field(default_factory=io.StringIO)
 
     def run(self, earlier: Sequence[Earlier] = ()) -> Tuning:
         """The session until its end, or until it is killed."""
@@ -89,7 +91,7 @@ class Session:
         with Journal.create(self.folder) if fresh else Journal.open(self.folder) as journal:
             journal.write("started" if fresh else "resumed", config="")
             monitor = Monitor(
-                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), io.StringIO(), mode="plain"
+                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), self.shown, mode="plain"
             )
             tuning = self._tuning(journal, monitor, past)
             for each in earlier:
@@ -291,6 +293,29 @@ class TestResume:
         cut(whole.folder, again.folder, line, torn=True)
         assert again.run().incumbent == whole.events("incumbent")[-1]["number"]
 
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_smaller_budget_leaves_what_is_beyond_it_to_a_larger_one(
+        self, schedule: str, folders: Iterator[Path]
+    ) -> None:
+        whole = Session(next(folders), configured(**SCHEDULES[schedule]))
+        whole.run()
+        again = Session(next(folders), configured(**SCHEDULES[schedule], search__evaluations=8))
+        lines = [event["event"] for event in read(whole.folder / FILE)]
+        cut(whole.folder, again.folder, lines.index("asked", lines.index("evaluated")) + 1)
+        again.run()
+        assert sorted(event["number"] for event in again.events("evaluated")) == list(range(8))
+        again.config = configured(**SCHEDULES[schedule])
+        again.run()
+        assert sorted(event["number"] for event in again.events("evaluated")) == list(range(18))
+
+    def test_the_counter_counts_the_confirmations_of_earlier_sessions(self, tmp_path: Path) -> None:
+        Session(tmp_path, configured(search__confirm=1, search__evaluations=12)).run()
+        again = Session(tmp_path, configured(search__confirm=1), groups=1)
+        again.run()
+        told = [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) group", again.shown.getvalue())]
+        assert all(done <= total for done, total in told)
+        assert told[-1][0] == told[-1][1]
+
     def test_more_evaluations_than_before_go_on_with_the_same_search(self, folders: Iterator[Path]) -> None:
         long, short = (Session(next(folders), configured(search__evaluations=count)) for count in (18, 12))
         long.run()
@@ -357,6 +382,13 @@ class TestBudgets:
         with pytest.raises(RunFailed, match=r"all of the last 12 evaluations failed:\n  12 x it broke"):
             session.run()
         assert len(session.events("evaluated")) < 20
+
+    def test_so_does_one_in_which_a_metric_is_always_missing(self, tmp_path: Path) -> None:
+        def lacking(configuration: Configuration) -> Metrics | Failure:
+            return {"completed": 10.0, "failed": 0.0}
+
+        with pytest.raises(RunFailed, match="x output_throughput was not measured"):
+            Session(tmp_path, configured(search__evaluations=60), measure=lacking).run()
 
     def test_what_the_root_says_ends_it_too(self, tmp_path: Path) -> None:
         _, tuning = self.end(tmp_path)
@@ -582,6 +614,14 @@ class TestWarmStart:
         session = Session(next(folders), configured(**RELATIVE, search__strategy=strategy))
         assert session.run([earlier]).cause == "evaluations"
         assert session.proposals()[0][1:] == ("baseline", BASELINE)
+
+    def test_what_cannot_be_used_is_told_with_its_reason(self, tmp_path: Path) -> None:
+        told = measured({"batch": 9, "wait": 0, "policy": "fair"})
+        assert not isinstance(told, Failure)
+        earlier = Earlier("a table", [({"batch": 9, "wait": 0, "policy": "fair"}, told)], "a table: 1 results")
+        session = Session(tmp_path, configured(**RELATIVE))
+        session.run([earlier])
+        assert "1 not used: limits are relative to the baseline, which is not among the" in session.shown.getvalue()
 
 
 class TestWhatGoesWrong:

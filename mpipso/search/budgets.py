@@ -40,11 +40,12 @@ def spent(
     return "stagnation" if search.stagnation is not None and len(visible) - 1 - first >= search.stagnation else ""
 
 
-def fruitless(search: Search, trials: Trials, visible: Sequence[int]) -> list[str]:
+def fruitless(search: Search, objective: Objective, trials: Trials, visible: Sequence[int]) -> list[str]:
     """Why to give up, in lines: every evaluation of the last ``fruitless`` iterations failed. Empty if not so."""
     most = search.fruitless * search.particles
     results = [trials.result(number) for number in visible[-most:]]
-    causes = Counter(result.failure.cause for result in results if result is not None and result.failure)
+    scores = [objective.judge(result, result.metrics) for result in results if result is not None]
+    causes = Counter(score.cause for score in scores if score.failed)
     if causes.total() < most:
         return []
     told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]

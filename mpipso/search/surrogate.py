@@ -100,7 +100,8 @@ class SurrogateSwarm(Strategy):
         self._history.learn(points, scores)
         known, found = self._history.measured()
         best = sorted((i for i, score in enumerate(found) if score.feasible), key=found.__getitem__)
-        self._opening += [known[i] for i in best[:REPEATED]]
+        given = {self._history.key(point) for point in self._opening}
+        self._opening += [known[i] for i in best[:REPEATED] if self._history.key(known[i]) not in given]
         self._first = max(len(self._opening), self._first - len(found) if len(found) < FIRST else 0)
 
     def _begin(self, number: int) -> Array:
