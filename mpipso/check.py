@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
+from mpipso.jobs import alone, local_ranks
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.startup import (
     Options,
@@ -31,13 +33,14 @@ from mpipso.startup import (
 )
 
 
-def check(options: Options, ranks: int, console: Console) -> int:
+def check(options: Options, ranks: int | None, console: Console) -> int:
     """Print the plan and the commands of the baseline; returns 0.
 
     Parameters
     ----------
     ranks:
-        Ranks on this machine, if neither options nor configuration nor Slurm name hosts.
+        Ranks on this machine, if neither options nor configuration nor Slurm name hosts; None for as many as
+        ``mpipso launch`` starts.
 
     Raises
     ------
@@ -48,7 +51,10 @@ def check(options: Options, ranks: int, console: Console) -> int:
     config, hosts = wanted_groups(options, config)
     hosts = launched_hosts(hosts, config)
     problems = missing_commands(config)
-    expected = _expected_ranks(config, hosts, ranks)
+    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or slurm_hosts()
+    if ranks is None and not named and alone(config.parallel):
+        config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"nodes_per_group": 1})})
+    expected = _expected_ranks(named, ranks or local_ranks())
     strangers = [host for host in dict.fromkeys(rank.host for rank in expected) if not _resolves(host)]
     if strangers:
         problems.append(f"names that cannot be resolved here: {', '.join(strangers)}")
@@ -74,10 +80,9 @@ def check(options: Options, ranks: int, console: Console) -> int:
     return 0
 
 
-def _expected_ranks(config: Config, hosts: list[str] | None, ranks: int) -> list[Rank]:
+def _expected_ranks(named: Sequence[str], ranks: int) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
     here = local_facts(0)
-    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or slurm_hosts()
     if not named:
         return [replace(here, rank=rank) for rank in range(ranks)]
     local = {here.host, here.host.split(".", 1)[0], here.address, *here.aliases, *LOCAL}

@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate configuration and placement; starts nothing")
     _add_run_flags(check)
-    check.add_argument("--ranks", type=_number, default=1, help="ranks on this machine, where no host is named (1)")
+    check.add_argument("--ranks", type=_number, help="ranks on this machine, where no host is named (as launch does)")
     check.set_defaults(run=_check)
 
     init = commands.add_parser("init", help="write a commented configuration file")

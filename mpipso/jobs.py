@@ -12,13 +12,23 @@ from pathlib import Path
 
 from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.cluster.placement import group_size
-from mpipso.config import Config, GroupEntry
+from mpipso.config import Config, GroupEntry, Parallel
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launcher
 from mpipso.startup import Options, launched_hosts, wanted_groups
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""
+
+
+def local_ranks() -> int:
+    """How many ranks there are where nobody says on which hosts, nor how many."""
+    return min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
+
+
+def alone(parallel: Parallel) -> bool:
+    """Whether each of those ranks is a group of its own, as nobody says otherwise."""
+    return parallel.nodes_per_group is None and not parallel.service_groups
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,8 @@ class Job:
         if ranks is None and hosts:
             ranks = len(hosts)
         elif ranks is None:
-            ranks = min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
-            if config.parallel.nodes_per_group is None and not groups:
+            ranks = local_ranks()
+            if alone(config.parallel):
                 options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
         size = group_size(config.parallel, ranks)
         return cls(path, launcher, options, ranks, tuple(hosts), options.hostfile, bool(named), groups, size)

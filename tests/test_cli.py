@@ -14,6 +14,7 @@ import tomli
 
 from mpipso import templates
 from mpipso.cli import main
+from mpipso.jobs import local_ranks
 
 CONFIG = """
 output = "{folder}/runs"
@@ -163,7 +164,7 @@ def test_devices_that_no_service_could_be_shown(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")  # none of the vendors' tools, whatever this machine has
     monkeypatch.setenv("COLUMNS", "200")
-    words = ["--config", config, "--npus-per-node", "4"]
+    words = ["--config", config, "--npus-per-node", "4", "--ranks", "1"]
     (line,) = told(capsys, *words)
     assert line.startswith("devices 0-3 of ")
     assert "set parallel.device_variable (CUDA_VISIBLE_DEVICES, ASCEND_RT_VISIBLE_DEVICES" in line
@@ -240,6 +241,9 @@ class TestCheck:
     def shown(self, capsys: pytest.CaptureFixture[str], *words: object) -> str:
         assert main(["check", *map(str, words)]) == 0
         return " ".join(capsys.readouterr().out.split())
+
+    def test_shows_what_launch_starts_on_this_machine(self, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert f"service groups at a time: {local_ranks()}" in self.shown(capsys, "--config", config)
 
     def test_shows_who_does_what_and_the_command(
         self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
