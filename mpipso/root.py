@@ -357,11 +357,19 @@ class Root:
 def dismiss(crew: Crew) -> None:
     """Send every rank home before the run has begun, as :meth:`Root.run` does at its end."""
     limit = time.monotonic() + GOODBYE
-    others = set(range(1, crew.world.size))
-    for rank in others:
+    muster = Muster(crew.plan)
+    for rank in {*map(muster.leader, muster.groups), *muster.spares} - {ROOT}:
         crew.everyone.post(rank, Finish())
+    # Leaders send their members home; where this rank was to lead, there is no leader yet.
+    group = crew.group if crew.index is not None and muster.leader(crew.index) == ROOT else None
+    if group is not None:
+        for seat in range(1, group.size):
+            group.post(seat, Finish())
     left: set[int] = set()
+    others = set(range(1, crew.world.size))
     while not others <= left | crew.everyone.failed and time.monotonic() < limit:
+        if group is not None:
+            group.take()
         left |= {source for source, message in crew.everyone.take() if isinstance(message, Left)}
         crew.world.nap()
     _depart(crew, limit)

@@ -154,7 +154,8 @@ class Space:
 
         Of the first ``most`` ways to set these dimensions, in a fixed order; none where one of them is continuous.
         """
-        names = [name for name in self._order if name in self._deciding]
+        deciding = self._deciding
+        names = [name for name in self._order if name in deciding]
         points = []
         if not any(self._domains[name].continuous for name in names):
             for values in itertools.islice(self._listed(names), most):

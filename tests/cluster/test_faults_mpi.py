@@ -127,7 +127,7 @@ def test_a_run_that_cannot_be_resumed_sends_every_rank_home(tmp_path: Path) -> N
     course = Course(tmp_path, **FEW, objective__slo=limits, parallel__lease=60.0)
     course.inject("exit")
     for flags in ((), ("--resume", str(course.runs / "latest"))):
-        with course.started(*flags, ranks=3, nodes_per_group=1) as job:
+        with course.started(*flags) as job:
             # Less than it takes for a rank to believe that it is alone.
             wait_until(lambda: "the baseline configuration failed" in job.stderr, SOON, job.stderr)
             wait_until(lambda: job.process.poll() is not None, 15, "all leave")
