@@ -11,6 +11,7 @@ is an error of the calls that name it, and nothing more: messages between the ot
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -86,7 +87,7 @@ class World(Protocol):
         """Wait until there may be something to do."""
 
     def leave(self, code: int) -> None:
-        """Take leave of MPI; collective. Ends the process with ``code`` if the others cannot be taken leave of."""
+        """Take leave of MPI; collective. SIGALRM ends the process if the others cannot be taken leave of."""
 
     def abort(self, code: int) -> None:
         """End this rank and, unless they survive it, every other with this exit code."""
@@ -245,11 +246,12 @@ class MpiWorld:
         self._wake.clear()
 
     def leave(self, code: int) -> None:
-        watchdog = threading.Timer(_LEAVE_LIMIT, os._exit, [code])
-        watchdog.daemon = True
-        watchdog.start()
+        # No thread and no handler of Python's gets a turn in Finalize, which keeps the interpreter's lock.
+        sooner, _ = signal.getitimer(signal.ITIMER_REAL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, min(sooner or _LEAVE_LIMIT, _LEAVE_LIMIT))
         self._mpi.Finalize()
-        watchdog.cancel()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if code and self.size > 1:
             # Open MPI prints a page about a rank with an exit code other than 0 while others still run.
             time.sleep(_LAST)

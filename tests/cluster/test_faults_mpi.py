@@ -122,6 +122,29 @@ def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() 
     assert done.stdout == "still there, without {1}\n", done.stderr
 
 
+ALONE = """
+import sys, time
+import mpipso.cluster.world as world
+world._LEAVE_LIMIT = 1.0
+here = world.MpiWorld()
+if here.rank == 1:
+    print("leaves", flush=True)
+    here.leave(0)
+time.sleep(300)
+"""
+
+
+def test_nobody_waits_for_ever_for_a_rank_that_does_not_leave() -> None:
+    mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
+    if (reason := mpi.available()) is not None:
+        pytest.skip(reason)
+    mpirun = mpi.family.command(str(mpi.launcher), 2, None, False, ["MPI4PY_LIBMPI"])
+    with Job([*mpirun, sys.executable, "-c", ALONE], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
+        wait_until(lambda: "leaves" in job.stdout, SOON, "a rank leaves")
+        wait_until(lambda: job.process.poll() is not None, SOON, "MPI has noticed that it is gone")
+        assert "Alarm clock" in job.wait().stderr
+
+
 def test_a_run_that_cannot_be_resumed_sends_every_rank_home(tmp_path: Path) -> None:
     limits = [{"metric": "output_throughput", "min": "baseline"}]
     course = Course(tmp_path, **FEW, objective__slo=limits, parallel__lease=60.0)
