@@ -99,8 +99,11 @@ class Tuning:
         self._monitor.expect(self._search.evaluations + confirmed)
         self._settle()
         # The session before may have ended between a result, the line that makes it the best, and the files that tell.
-        if not self._challenge(self._leaders.leader(self.trials.searched)) and self._incumbent is not None:
-            self._write_best(self.trials.of(self._incumbent), self.trials.searched)
+        if not self._challenge() and self._incumbent is not None:
+            best = self.trials.of(self._incumbent)
+            race = [number for number in self.trials.confirmations(best) if self.trials.result(number)]
+            confirmed = bool(race) and not self._leaders.refuted(best)
+            self._write_best(best, race if confirmed else self.trials.searched, confirmed=confirmed)
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""
@@ -352,8 +355,7 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        searched = self.trials.searched
-        best = self.trials.label(evaluation.number) != CONFIRM and self._challenge(self._leaders.leader(searched))
+        best = self.trials.label(evaluation.number) != CONFIRM and self._challenge()
         self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
 
     def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
@@ -375,12 +377,12 @@ class Tuning:
         if best is not None:
             self._promote(best, numbers, confirmed=True)
             return True
-        refuted = {number for trial in self.trials if self._leaders.refuted(trial) for number in trial.numbers}
-        standing = [number for number in self.trials.searched if number not in refuted]
+        standing = self._standing()
+        refuted = self._incumbent is not None and self._incumbent not in standing
         best = self._leaders.leader(standing)
-        if best is not None and (best is self.trials.baseline or self._incumbent in refuted):
+        if best is not None and (best is self.trials.baseline or refuted):
             self._promote(best, standing)
-        if self._incumbent in refuted:
+        elif refuted:
             self._incumbent = None
             withdraw_best(self._folder.path)
         return self._incumbent is not None
@@ -405,8 +407,14 @@ class Tuning:
             return baseline.configuration
         return None if self._incumbent is None else self.trials.of(self._incumbent).configuration
 
-    def _challenge(self, leader: Trial | None) -> bool:
+    def _standing(self) -> list[int]:
+        """The search's evaluations, without those of configurations that a race has refuted."""
+        refuted = {number for trial in self.trials if self._leaders.refuted(trial) for number in trial.numbers}
+        return [number for number in self.trials.searched if number not in refuted]
+
+    def _challenge(self) -> bool:
         """Make the search's leader the incumbent if it is better beyond the noise; returns whether it was made so."""
+        leader = self._leaders.leader(self._standing())
         incumbent = None if self._incumbent is None else self.trials.of(self._incumbent)
         if leader is None or not self._leaders.succeeds(leader, incumbent):
             return False
@@ -463,3 +471,5 @@ class Tuning:
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
                 self._incumbent = event["number"]
+            case "finished":
+                self._incumbent = event["incumbent"]

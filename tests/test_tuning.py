@@ -447,6 +447,9 @@ class TestRepeats:
         assert len(raced) > 3, "the baseline, both leaders, and more"
         assert best is not None
         assert int(str(session.proposals()[best][2]["batch"])) <= highest
+        told = tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"]
+        assert Lucky(tmp_path, session.config).run().incumbent == best, "a resumed run knows what was refuted"
+        assert tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"] == told
 
     def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
         class Falling(Session):
@@ -458,8 +461,9 @@ class TestRepeats:
                 return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
 
         session = Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
-        assert session.run().incumbent is None
-        assert not (tmp_path / "best.sh").exists()
+        for _ in range(2):  # once more, resumed
+            assert session.run().incumbent is None
+            assert not (tmp_path / "best.sh").exists()
 
     def test_a_race_that_was_cut_is_run_to_its_end(self, folders: Iterator[Path]) -> None:
         config = configured(search__confirm=2, search__leaders=2)

@@ -32,6 +32,9 @@ _ASK_FAILED = 0.25
 """Seconds between two questions for dead ranks: a probe alone does not tell of each."""
 _ULFM = ("OMPI_MCA_mpi_ft_enable", "1")
 
+_ROOT_LIMIT = 300.0
+"""Seconds for the root to come to the end of MPI as well: it closes its books when the others are on their way."""
+
 T = TypeVar("T")
 
 
@@ -247,9 +250,10 @@ class MpiWorld:
 
     def leave(self, code: int) -> None:
         # No thread and no handler of Python's gets a turn in Finalize, which keeps the interpreter's lock.
+        limit = _LEAVE_LIMIT if self.rank == 0 else _ROOT_LIMIT
         sooner, _ = signal.getitimer(signal.ITIMER_REAL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, min(sooner or _LEAVE_LIMIT, _LEAVE_LIMIT))
+        signal.setitimer(signal.ITIMER_REAL, min(sooner or limit, limit))
         self._mpi.Finalize()
         signal.setitimer(signal.ITIMER_REAL, 0)
         if code and self.size > 1:

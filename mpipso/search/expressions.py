@@ -51,7 +51,7 @@ class Expression(Domain):
         names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
         self.reads = tuple(dict.fromkeys(names))
         self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
-        """Whether it surely has a value whatever it reads, unlike a division."""
+        """Whether it surely has a value whatever numbers it reads, unlike a division."""
 
     def decode(self, u: float, values: Values) -> Value:
         evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})

@@ -14,8 +14,9 @@ from mpipso.search.objective import Score
 Array = NDArray[np.float64]
 
 _RANDOM_TRIES = 64
-_MOST_LISTED = 100_000
-"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it."""
+_MOST_LISTED = 300_000
+"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it, as the
+root hears nobody meanwhile; a third of them for the very first one, which may as well be given."""
 
 
 class History:
@@ -103,7 +104,7 @@ class History:
                 return centre
         space = self.lattice.space
         # What the listing has passed is proposed or invalid, so it never has to be looked at again.
-        for configuration in itertools.islice(self._listing, _MOST_LISTED):
+        for configuration in itertools.islice(self._listing, _MOST_LISTED if self.points else _MOST_LISTED // 3):
             if space.key(configuration) not in self._proposed and space.valid(configuration):
                 return space.encode(configuration)
         return None

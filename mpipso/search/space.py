@@ -122,7 +122,8 @@ class Space:
 
     def key(self, configuration: Configuration) -> str:
         """Canonical text: two configurations of this space are the same if and only if their keys are."""
-        return json.dumps({p.name: _typed(p, configuration[p.name]) for p in self._parameters.values() if p.searched})
+        searched = [(p, configuration[p.name]) for p in self._parameters.values() if p.searched]
+        return json.dumps({p.name: value if _nan(value) else _typed(p, value) for p, value in searched})
 
     def valid(self, configuration: Configuration) -> bool:
         """Whether the configuration, with every parameter in it, satisfies the known constraints."""
@@ -146,8 +147,15 @@ class Space:
     @property
     def _deciding(self) -> set[str]:
         """What a configuration has to hold to tell whether it is valid."""
-        partial = [name for name, d in self._domains.items() if isinstance(d, Expression) and not d.total]
+        partial = [name for name, domain in self._domains.items() if isinstance(domain, Expression)]
+        partial = [name for name in partial if not self._surely(name)]
         return self._behind([*partial, *(name for condition in self._conditions for name in condition.reads)])
+
+    def _surely(self, name: str) -> bool:
+        """Whether an expression has a value whatever it reads."""
+        domain = self._domains[name]
+        numbers = all(self._parameters[read].type in ("int", "float") for read in domain.reads)
+        return isinstance(domain, Expression) and domain.total and numbers
 
     def decided(self, most: int) -> NDArray[np.float64]:
         """Points whose deciding dimensions make them valid, the other dimensions at 0.5; shape (n, dimensions).

@@ -127,7 +127,7 @@ import sys, time
 import mpipso.cluster.world as world
 world._LEAVE_LIMIT = 1.0
 here = world.MpiWorld()
-if here.rank == 1:
+if here.rank == 0:
     print("leaves", flush=True)
     here.leave(0)
 time.sleep(300)

@@ -227,6 +227,19 @@ def test_where_an_expression_has_no_value_the_configuration_is_not_valid() -> No
     assert not space.valid(space.decode(space.encode(gap)))
 
 
+def test_an_expression_over_what_may_be_text_decides_on_validity() -> None:
+    space = Space([choice("b", "auto", 1, 2), integer("c", 5, 9), computed("a", "int", "b * (c - 9)")])
+    assert space.constrained == (0, 1)
+    texts = [each for each in space.configurations() if each["b"] == "auto"]
+    assert not any(map(space.valid, texts))
+    assert len({space.key(each) for each in space.configurations()}) == space.size()
+
+
+def test_a_ratio_of_an_expression_without_a_value_has_a_key_of_its_own() -> None:
+    space = Space([integer("b", 0, 4), computed("e", "int", "100 // b"), integer("r", 1, 2, ratio_of="e")])
+    assert len({space.key(each) for each in space.configurations()}) == space.size()
+
+
 def test_defaults_for_which_an_expression_has_no_value_are_refused() -> None:
     with pytest.raises(UserError, match="by zero"):
         Space([integer("a", 1, 5, default=3), computed("e", "int", "12 // (a - 3)")])
