@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 
 _RANDOM_TRIES = 64
 _MOST_LISTED = 300_000
-"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it, as the
-root hears nobody meanwhile; a third of them for the very first one, which may as well be given."""
+"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it: the
+root hears nobody meanwhile. A third of them for the very first one, which may as well be given."""
 
 
 class History:
