@@ -50,6 +50,11 @@ class Failure:
     kind: FailureKind
     detail: str = ""
 
+    @property
+    def silent(self) -> bool:
+        """Whether it says nothing about the configuration."""
+        return self.kind in ("infrastructure", "cancelled")
+
 
 @dataclass(frozen=True)
 class Evaluation:

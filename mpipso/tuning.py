@@ -95,8 +95,8 @@ class Tuning:
         results = [result for result in self.trials.results if result.number not in unjudged]
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
-        confirmed = sum(self.trials.label(number) == CONFIRM for number in range(self.trials.next_number))
-        self._monitor.expect(self._search.evaluations + confirmed)
+        confirmations = sum(self.trials.label(number) == CONFIRM for number in range(self.trials.next_number))
+        self._monitor.expect(self._search.evaluations + confirmations)
         self._settle()
         # The session before may have ended between a result, the line that makes it the best, and the files that tell.
         if not self._challenge() and self._incumbent is not None:

@@ -451,6 +451,19 @@ class TestRepeats:
         assert Lucky(tmp_path, session.config).run().incumbent == best, "a resumed run knows what was refuted"
         assert tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"] == told
 
+    def test_a_race_on_nodes_that_fail_says_nothing_about_the_best(self, tmp_path: Path) -> None:
+        class Lost(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                lost = Failure("no sign of life", "infrastructure")
+                return replace(evaluation, metrics={}, failure=lost) if assignment.label == "confirm" else evaluation
+
+        session = Lost(tmp_path, configured(search__confirm=1, search__leaders=1))
+        best = session.run().incumbent
+        fitness = {event["number"]: event["fitness"] for event in session.events("evaluated") if "fitness" in event}
+        assert best == min(fitness, key=lambda number: (fitness[number] is None, fitness[number] or 0.0, number))
+        assert (tmp_path / "best.sh").exists()
+
     def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
         class Falling(Session):
             def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:

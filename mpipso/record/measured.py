@@ -18,8 +18,6 @@ from mpipso.record.judged import Judged
 
 BASELINE = "baseline"
 CONFIRM = "confirm"
-#: Failures of these kinds say nothing about the configuration.
-_SILENT = ("infrastructure", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -116,4 +114,4 @@ def mean(several: Sequence[Metrics]) -> Metrics:
 def silent(judged: Judged) -> bool:
     """Whether a result says nothing about its configuration."""
     failure = judged.evaluation.failure
-    return failure is not None and failure.kind in _SILENT
+    return failure is not None and failure.silent

@@ -65,8 +65,10 @@ class Leaders:
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def refuted(self, trial: Trial) -> bool:
-        """Whether it was measured in the race, and is not feasible there."""
-        score = self._trials.score(trial, self._trials.confirmations(trial), confirmed=True)
+        """Whether it was measured in the race, and is not feasible there; a node that failed says nothing about it."""
+        results = map(self._trials.result, self._trials.confirmations(trial))
+        telling = [each.number for each in results if each and not (each.failure and each.failure.silent)]
+        score = self._trials.score(trial, telling, confirmed=True)
         return score is not None and not score.feasible
 
     def _given_up(self, trial: Trial) -> bool:
