@@ -14,7 +14,7 @@ from pathlib import Path
 import tomli
 import tomli_w
 
-from mpipso.errors import UserError
+from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import figures
 from mpipso.record.folders import replace
@@ -77,9 +77,18 @@ def write_best(
 
 
 def withdraw_best(folder: Path) -> None:
-    """Remove both files: what they hold has turned out to be no good."""
-    for name in (TOML, SCRIPT):
-        (folder / name).unlink(missing_ok=True)
+    """Remove both files, and the service's configuration beside them: what they hold has turned out to be no good.
+
+    Raises
+    ------
+    RunFailed
+        The disk fails.
+    """
+    for path in (folder / SCRIPT, folder / TOML, *folder.glob("best-config.*")):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunFailed(f"{path}: cannot be removed: {error.strerror}") from error
 
 
 def read_starts(folder: Path) -> tuple[Start, ...]:

@@ -151,9 +151,9 @@ def test_a_run_that_cannot_be_resumed_sends_every_rank_home(tmp_path: Path) -> N
     course.inject("exit")
     for flags in ((), ("--resume", str(course.runs / "latest"))):
         with course.started(*flags) as job:
-            # Less than it takes for a rank to believe that it is alone.
+            # Four leases, 240 s, is what it takes for a rank to believe that it is alone.
             wait_until(lambda: "the baseline configuration failed" in job.stderr, SOON, job.stderr)
-            wait_until(lambda: job.process.poll() is not None, 15, "all leave")
+            wait_until(lambda: job.process.poll() is not None, SOON, "all leave")
             assert job.wait().returncode == 4, job.stderr
 
 

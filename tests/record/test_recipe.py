@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tomli
 
-from mpipso.errors import UserError
+from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
-from mpipso.record.recipe import SCRIPT, TOML, Start, command_words, read_starts, write_best
+from mpipso.record.recipe import SCRIPT, TOML, Start, command_words, read_starts, withdraw_best, write_best
 
 #: Prints what it was started with.
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -120,6 +120,18 @@ def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
     script = write(tmp_path, Start("h", ("echo", "new")))
     assert run(script).stdout == "new\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == [SCRIPT, TOML]
+
+
+def test_what_is_no_good_is_withdrawn_with_all_that_belongs_to_it(tmp_path: Path) -> None:
+    write(tmp_path, Start("h", ("echo", "old")))
+    (tmp_path / "best-config.json").write_text("{}")
+    (tmp_path / "journal.jsonl").write_text("")
+    for _ in range(2):
+        withdraw_best(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+    (tmp_path / TOML).mkdir()  # what cannot be removed
+    with pytest.raises(RunFailed, match="cannot be removed"):
+        withdraw_best(tmp_path)
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_has_no_commands(tmp_path: Path) -> None:
