@@ -172,7 +172,8 @@ class TestLaunch:
             *("--config", str(config), "--run-name", name, "--nodes-per-group", "1", "--share-cores"),
         ]
         assert events(config.parent)[-1]["event"] == "finished"
-        assert (config.parent / "runs" / name / "launch.log").read_text().count("\n") == 1
+        log = (config.parent / "runs" / name / "launch.log").read_text()
+        assert len(log.splitlines()) == 1, f"{log}{done.stdout}{done.stderr}"
 
     def test_bad_input_is_told_before_anything_is_launched(self, config: Path) -> None:
         config.write_text(config.read_text().replace("requests = 6", "request = 6"))
