@@ -83,7 +83,18 @@ install_mpis() {
   done
 }
 
+# The command that a run which can go on tells its user to type.
+name_command() {
+  MPIPSO_COMMAND=$(printf %q "$0")
+  export MPIPSO_COMMAND
+}
+
 case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /{ s/^# \{0,1\}//p; }' "$0"
+    install embedded
+    exec "$venv/bin/python" -m mpipso launch --help
+    ;;
   test)
     shift
     install embedded,ssh,test
@@ -99,11 +110,13 @@ case ${1:-} in
     ;;
   check | init | report)
     install embedded
+    name_command
     exec "$venv/bin/python" -m mpipso "$@"
     ;;
   *)
     install embedded
     mpirun=$(find_mpirun)
+    name_command
     exec "$venv/bin/python" -m mpipso launch --mpirun "$mpirun" "$@"
     ;;
 esac

@@ -148,7 +148,7 @@ class Books:
         mode, width, _, _ = self._screen
         live = mode == "live"
         console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
-        console.print(summary(read_outcome(self._folder.path)))
+        console.print(summary(read_outcome(self._folder.path)), crop=False)
         if failure is not None:
             print_error(failure)
 

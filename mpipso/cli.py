@@ -243,5 +243,5 @@ def _init(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from mpipso.record.report import report
 
-    Console().print(report(arguments.folder))
+    Console().print(report(arguments.folder), crop=False)
     return 0

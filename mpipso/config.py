@@ -156,6 +156,20 @@ class SwarmSection(Section):
     max_velocity: Annotated[float, Field(ge=0)] = 0.5
     moves: Literal["synchronous", "asynchronous"] = "asynchronous"
 
+    @model_validator(mode="after")
+    def _what_has_an_effect(self) -> SwarmSection:
+        default = SwarmSection.model_construct()
+        for name, key, wanted in (
+            ("chi", "form", "constriction"),
+            ("inertia", "form", "inertia"),
+            ("neighbours", "topology", "ring"),
+            ("informants", "topology", "random"),
+        ):
+            value, chosen = getattr(self, name), getattr(self, key)
+            if value != getattr(default, name) and chosen != wanted:
+                raise ValueError(f'{name} = {value} goes with {key} = "{wanted}", not {chosen!r}')
+        return self
+
 
 class Search(Section):
     """How the search goes on, and when it ends.
@@ -199,6 +213,12 @@ class Search(Section):
     def _window_of_a_window(self) -> Search:
         if self.window is not None and self.schedule != "window":
             raise ValueError(f'window = {self.window} goes with schedule = "window", not {self.schedule!r}')
+        return self
+
+    @model_validator(mode="after")
+    def _swarm_of_the_classic_strategy(self) -> Search:
+        if self.strategy != "pso" and self.swarm != SwarmSection():
+            raise ValueError(f'coefficients of [search.swarm] go with strategy = "pso", not {self.strategy!r}')
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from mpipso.errors import UserError
 from mpipso.jobs import Job
 from mpipso.launchers import find
 from mpipso.record.folders import LAUNCH_LOG, RunFolder
+from mpipso.record.outcome import COMMAND
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
 
@@ -38,8 +40,8 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     config = read_config(options)
     path, launcher = find(mpirun)
     job = Job.first(path, launcher, options, config, ranks)
-    environment = {**os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
-    forward = [name for name in ("MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
+    environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
+    forward = [name for name in (COMMAND, "MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
     if folder is not None:
         return Supervisor(job, folder, limits, environment, forward).run()
     output = Path(config.output)
@@ -50,6 +52,12 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     if code == UserError.exit_code:
         _take_back(folder, there)
     return code
+
+
+def _command(mpirun: str | None) -> str:
+    """How this command is called again in this shell; ``run.sh`` says so itself."""
+    words = ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
+    return shlex.join([*words, "launch", *(["--mpirun", mpirun] if mpirun else [])])
 
 
 def _terminal() -> str:

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +28,13 @@ class Launcher(abc.ABC):
     versions: ClassVar[tuple[str, ...]]
     agents: ClassVar[tuple[str, ...]]
     """Environment variables that name another program than ssh for reaching hosts, the first that is set."""
+    session: ClassVar[str | None] = None
+    """A pattern of the folder that a killed launcher leaves among temporary files, with its ``{pid}`` and ``{uid}``."""
+
+    def remains(self, pid: int) -> list[Path]:
+        """The folders that a launcher with this process number has left on this host, if it was killed."""
+        pattern = self.session and self.session.format(pid=pid, uid=os.geteuid())
+        return list(Path(tempfile.gettempdir()).glob(pattern)) if pattern else []
 
     def environment(self) -> dict[str, str]:
         """What the launcher needs in its own environment."""
@@ -82,6 +90,7 @@ class OpenMPI5(Launcher):
     agents: ClassVar[tuple[str, ...]] = (
         *("PRTE_MCA_plm_ssh_agent", "PRTE_MCA_plm_rsh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
     )
+    session = "ompi.{pid}"
     transports = "self,sm,tcp"
     more: tuple[str, ...] = ()
     # ULFM. Without connecting all ranks at the start, some recoveries hang; without the other, MPI_Finalize does.
@@ -130,6 +139,7 @@ class OpenMPI4(OpenMPI5):
 
     versions = ("(Open MPI) 4", "(Open MPI) 3", "(OpenRTE) 4", "(OpenRTE) 3")
     agents = ("OMPI_MCA_plm_rsh_agent", "OMPI_MCA_orte_rsh_agent")
+    session = "ompi.*.{uid}/pid.{pid}"
     transports = "self,vader,tcp"
     # Quiet about the root's exit code, and at the end of a broken job no pause of seconds between TERM and KILL on each
     # node: ranks need none, since keepers stop the services.

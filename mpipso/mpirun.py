@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from mpipso.errors import RunFailed
+from mpipso.launchers import Launcher
 
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL for a launcher that is to end."""
@@ -28,7 +30,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Mpirun:
-    """One launcher after the other. As a context manager it handles signals, and ends the last one on exit.
+    """One launcher of a family after the other. As a context manager it handles signals, and ends the last one on exit.
 
     Launchers kill their ranks within a second of SIGINT or SIGTERM but forward SIGUSR1, on which the ranks stop their
     services and save. So the first signal goes through as SIGUSR1, a second one as SIGTERM, and a third one kills.
@@ -39,8 +41,9 @@ class Mpirun:
         The numbers of the signals so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: Launcher) -> None:
         self.received: list[int] = []
+        self._family = family
         self._last = -_SAME
         self._forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
         self._before: dict[int, Any] = {}
@@ -74,7 +77,11 @@ class Mpirun:
         return code
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL after a grace; then SIGKILL to what is left in its session, which has no keepers."""
+        """SIGTERM, and SIGKILL after a grace; then SIGKILL to what is left in its session, which has no keepers.
+
+        What a killed launcher has left among temporary files goes too: Open MPI 5 fails to start on the folder of an
+        earlier launcher that had the same process number.
+        """
         if self._process is None:
             return
         self._process.terminate()
@@ -83,6 +90,8 @@ class Mpirun:
         self._process.kill()
         self._process.wait()
         self._kill(session=self._process.pid)
+        for folder in self._family.remains(self._process.pid):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Wait until nothing that the launcher and its ranks have started on this host is alive.

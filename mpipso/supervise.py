@@ -28,6 +28,7 @@ from mpipso.jobs import Job
 from mpipso.mpirun import Mpirun
 from mpipso.record import journal
 from mpipso.record.folders import BEAT, LAUNCH_LOG
+from mpipso.record.outcome import COMMAND
 from mpipso.signals import describe
 from mpipso.startup import Options
 from mpipso.survivors import answering, strangers, succeeding
@@ -94,7 +95,7 @@ class Supervisor:
         self._left = limits.restarts
         self._environment = environment
         self._forward = forward
-        self._mpirun = Mpirun()
+        self._mpirun = Mpirun(job.launcher)
         self._log: TextIOWrapper | None = None
         self._unseen = False
         self._began = False
@@ -291,7 +292,7 @@ class Supervisor:
     def _how_to_resume(self) -> list[str]:
         options = replace(self._job.options, resume=self._folder, name=None, warm_start=())
         words = ["-np", str(self._job.ranks), *options.words()]
-        return [f"go on with: mpipso launch {shlex.join(words)}"] if self._events() else []
+        return [f"go on with: {self._environment[COMMAND]} {shlex.join(words)}"] if self._events() else []
 
     def _tell(self, line: str) -> None:
         print(f"mpipso: {line}", file=sys.stderr, flush=True)

@@ -201,6 +201,36 @@ class TestWhatIsRefused:
         assert lines[0].startswith("my.toml: search.strategy")
         assert lines[1].startswith("my.toml: search.swarm.chi")
 
+    @pytest.mark.parametrize(
+        ("search", "line"),
+        [
+            (
+                {"swarm": {"phi1": 1.0}},
+                "search: coefficients of [search.swarm] go with strategy = \"pso\", not 'surrogate'",
+            ),
+            (
+                {"strategy": "pso", "swarm": {"chi": 0.6}},
+                "search.swarm: chi = 0.6 goes with form = \"constriction\", not 'inertia'",
+            ),
+            (
+                {"strategy": "pso", "swarm": {"form": "constriction", "inertia": 0.6}},
+                "search.swarm: inertia = 0.6 goes with form = \"inertia\", not 'constriction'",
+            ),
+            (
+                {"strategy": "pso", "swarm": {"neighbours": 2}},
+                "search.swarm: neighbours = 2 goes with topology = \"ring\", not 'global'",
+            ),
+            (
+                {"strategy": "pso", "swarm": {"topology": "ring", "informants": 2}},
+                "search.swarm: informants = 2 goes with topology = \"random\", not 'ring'",
+            ),
+        ],
+    )
+    def test_coefficients_that_would_have_no_effect(self, search: dict[str, Any], line: str) -> None:
+        data = good()
+        data["search"] = search
+        assert problems(data) == (f"my.toml: {line}",)
+
     def test_the_user_s_own_metrics_are_known(self) -> None:
         data = good()
         data["benchmark"]["metrics"] = {"joules": "power.sum"}

@@ -195,9 +195,14 @@ class TestLaunch:
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
         with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
             wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
-            os.kill(job.pid(launcher.process), signal.SIGKILL)
+            pid = job.pid(launcher.process)
+            session = list(job.scratch.rglob(f"*.{pid}"))
+            os.kill(pid, signal.SIGKILL)
             done = job.wait()
+            left = [path for path in session if path.exists()]
         assert done.returncode == 0, done.stdout + done.stderr
+        assert left == []
+        assert session or type(launcher.family) is launchers.Hydra
         assert "(restart 1 of 3)" in done.stderr
         assert [counted(config.parent, event) for event in ("started", "resumed", "finished")] == [1, 1, 1]
         numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
@@ -228,10 +233,12 @@ class TestLaunch:
         with Job(argv, limit=LIMIT, env=one.environment()) as job:
             wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
             job.process.send_signal(signal.SIGINT)
-            assert job.wait().returncode == 130, job.stdout + job.stderr
+            stopped = job.wait()
+        assert stopped.returncode == 130, stopped.stdout + stopped.stderr
         assert events(config.parent)[-1]["event"] == "interrupted"
-        words = ["--mpirun", one.launcher, "-np", 1, "--resume", config.parent / "runs" / "latest"]
-        with Job([*argv[:4], *map(str, words), "--nodes-per-group", "1"], limit=LIMIT, env=one.environment()) as job:
+        (line,) = [line for line in stopped.stdout.splitlines() if line.startswith("go on: ")]
+        again = shlex.split(line.removeprefix("go on: "))
+        with Job([*again, "-np", "1", "--nodes-per-group", "1"], limit=LIMIT, env=one.environment()) as job:
             done = job.wait()
         assert done.returncode == 0, done.stdout + done.stderr
         numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]

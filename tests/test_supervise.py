@@ -235,10 +235,17 @@ class TestRestarts:
         assert len(bench.calls) == 3
         *_, error, resume = told(done)
         assert error == "mpirun ended with code 0 before the run had ended, after 2 restarts in vain"
-        assert resume.startswith("go on with: mpipso launch -np ")
-        assert f"--resume {bench.run}" in resume
-        done = bench.launch(["begin(); finish()"], *shlex.split(resume.partition(" launch ")[2]))
+        command, launch, flags = resume.removeprefix("go on with: ").partition(" launch ")
+        assert launch
+        assert command in ("mpipso", f"{sys.executable} -m mpipso"), "whatever is found in this shell"
+        assert f"--resume {bench.run}" in flags
+        done = bench.launch(["begin(); finish()"], *shlex.split(flags))
         assert done.returncode == 0, done.stderr
+
+    def test_how_to_go_on_is_told_as_the_user_calls_it(self, bench: Bench) -> None:
+        bench.environment["MPIPSO_COMMAND"] = "./run.sh"
+        done = bench.launch(["begin(); evaluate(0)"], "--restarts", 0)
+        assert told(done)[-1].startswith("go on with: ./run.sh -np ")
 
     def test_but_any_number_for_a_run_that_gets_on(self, bench: Bench) -> None:
         on = [f"begin(); evaluate({number})" for number in range(4)]

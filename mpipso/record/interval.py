@@ -9,30 +9,38 @@ from statistics import fmean
 LEVEL = 0.95
 
 
-def ratio_interval(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+def ratio_interval(
+    before: Sequence[float], after: Sequence[float], others: Sequence[Sequence[float]] = (), level: float = LEVEL
+) -> tuple[float, float] | None:
     """A confidence interval for the ratio of ``after`` to ``before``, such as (1.31, 1.42).
 
-    It is Student's interval for the difference of two means, taken of the logarithms. With n and m values whose
-    logarithms have the means a and b and the sums of squared deviations A and B::
+    ``after`` are the values of the best of several contenders, ``others`` those of each of the rest: being chosen
+    flatters it. The interval is one of several, one for each contender, that hold all at once with probability
+    ``level``, so it holds whichever was chosen. With n and m values before and after whose logarithms have the means a
+    and b, and the sum of squared deviations S, with f degrees of freedom, over all contenders and ``before``::
 
-        s^2 = (A + B) / (n + m - 2)
-        ratio = exp(b - a -/+ t(n + m - 2) s sqrt(1/n + 1/m))
+        s^2 = S / f
+        ratio = exp(b - a -/+ t(f) s sqrt(1/n + 1/m))
 
-    where t(k) is the quantile of Student's distribution with k degrees of freedom: "Student" (W. S. Gosset), "The
-    probable error of a mean", Biometrika 6 (1908) 1-25; for two samples R. A. Fisher, "Applications of 'Student's'
-    distribution", Metron 5 (1925) 90-104. It is exact when the logarithms are normal with one variance, that is when
-    the noise of both configurations is the same in per cent.
+    where t(f) is the quantile of Student's distribution at 1 - (1 - level) / contenders: "Student" (W. S. Gosset), "The
+    probable error of a mean", Biometrika 6 (1908) 1-25; O. J. Dunn, "Multiple comparisons among means", Journal of the
+    American Statistical Association 56 (1961) 52-64, by Bonferroni's inequality; with one variance for all as in C. W.
+    Dunnett, "A multiple comparison procedure for comparing several treatments with a control" (ibid. 50 (1955)
+    1096-1121). It assumes that logarithms are normal with one variance, that is that the noise of all configurations is
+    the same in per cent.
 
     Returns None when there is nothing to tell the noise from (a single measurement of each), or a value that is not
     positive, of which no per cent exist.
     """
-    freedom = len(before) + len(after) - 2
-    if not before or not after or freedom < 1 or min(*before, *after) <= 0:
+    samples = [values for values in (before, after, *others) if values]
+    freedom = sum(len(values) - 1 for values in samples)
+    if not before or not after or freedom < 1 or min(map(min, samples)) <= 0:
         return None
-    old, new = [math.log(value) for value in before], [math.log(value) for value in after]
-    middle = fmean(new) - fmean(old)
-    squares = sum((value - fmean(sample)) ** 2 for sample in (old, new) for value in sample)
-    half = student(level, freedom) * math.sqrt(squares / freedom * (1 / len(old) + 1 / len(new)))
+    logarithms = [[math.log(value) for value in values] for values in samples]
+    means = [fmean(sample) for sample in logarithms]
+    squares = sum((x - mean) ** 2 for sample, mean in zip(logarithms, means, strict=True) for x in sample)
+    error = math.sqrt(squares / freedom * (1 / len(before) + 1 / len(after)))
+    middle, half = means[1] - means[0], student(1 - (1 - level) / (len(samples) - 1), freedom) * error
     try:
         return math.exp(middle - half), math.exp(middle + half)
     except OverflowError:  # two values that differ by hundreds of orders of magnitude

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
 
 Event = Mapping[str, Any]
 
+COMMAND = "MPIPSO_COMMAND"
+"""Environment variable with the words, quoted for a shell, by which the user launches runs here."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
 _GONE = 30.0
 
@@ -162,7 +165,7 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None) -> Ou
 def resume_command(folder: Path, config: str) -> str:
     """What goes on with the run in ``folder``; a configuration with secrets must be given again: they are not kept."""
     again = " --config FILE" if HIDDEN in config else ""
-    return f"mpipso launch --resume {shlex.quote(str(folder))}{again}"
+    return f"{os.environ.get(COMMAND, 'mpipso launch')} --resume {shlex.quote(str(folder))}{again}"
 
 
 def _has_label(measured: Measured, label: str) -> bool:

@@ -25,7 +25,10 @@ _TOP = 10
 
 
 def summary(outcome: Outcome) -> Group:
-    """The end of a run: baseline and best side by side, what was changed, how the run went, where the results lie."""
+    """The end of a run: baseline and best side by side, what was changed, how the run went, where the results lie.
+
+    To be printed with ``crop=False``: lines that are copied may be longer than the console is wide.
+    """
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
@@ -107,7 +110,9 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
 def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[float, float] | None:
     """Of the gain in the objective, in percent; lower bound first."""
     better_high = outcome.higher(outcome.objective)
-    ratios = ratio_interval(baseline.values(outcome.objective), best.values(outcome.objective))
+    name = outcome.objective
+    raced = [each.values(name) for each in outcome.configurations if each.confirmed and each not in (baseline, best)]
+    ratios = ratio_interval(baseline.values(name), best.values(name), raced)
     if ratios is None or better_high is None:
         return None
     low, high = (100.0 * (ratio - 1.0) for ratio in ratios)
@@ -178,17 +183,22 @@ def _settings(baseline: Measured | None, best: Measured) -> Iterator[RenderableT
 
 
 def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
-    yield Text(f"results:  {outcome.folder}", overflow="fold")
+    yield _whole(f"results:  {outcome.folder}")
     if outcome.resume:
-        yield Text.assemble("go on:    ", (clean(outcome.resume), "bold"), overflow="fold")
+        yield _whole("go on:    ", (clean(outcome.resume), "bold"))
     if outcome.best is None or not outcome.starts:
         return
     script = outcome.folder / recipe.SCRIPT
-    yield Text.assemble("start it: ", (shlex.quote(str(script)), "bold green"), overflow="fold")
+    yield _whole("start it: ", (shlex.quote(str(script)), "bold green"))
     for start in outcome.starts:
         if len(outcome.starts) > 1:
             yield Text(f"on {clean(start.host)}:")
         yield _Command(recipe.command_words(start))
+
+
+def _whole(*parts: str | tuple[str, str]) -> Text:
+    """A line that is copied: left to the terminal to break, as what it breaks is still copied as one line."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
 class _Command:
@@ -205,7 +215,7 @@ class _Command:
             lines[-1] += f" {word}" if lines[-1] else word
         for position, line in enumerate(lines):
             indent = "    " if position else "  "
-            yield Text(f"{indent}{line}" + (" \\" if position < len(lines) - 1 else ""), "dim", overflow="fold")
+            yield _whole((f"{indent}{line}" + (" \\" if position < len(lines) - 1 else ""), "dim"))
 
 
 def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:

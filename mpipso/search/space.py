@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import graphlib
 import itertools
 import json
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,18 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Constraint, Parameter
-from mpipso.search.domains import (
-    Choices,
-    Continuum,
-    Domain,
-    Factor,
-    LogInts,
-    Product,
-    Ratio,
-    Steps,
-    Values,
-    number,
-)
+from mpipso.search.definition import domains, typed
+from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression
 
 _MOST_LISTED = 100_000
@@ -45,10 +34,9 @@ class Space:
 
     def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
-        factors = _factors(self._parameters, constraints)
-        expressions = _expressions(parameters)
-        self._order = _dependency_order(self._parameters, factors, expressions)
-        self._domains = self._build({**factors, **expressions})
+        # In the order of their dependence.
+        self._domains = domains(self._parameters, constraints)
+        self._order = tuple(self._domains)
         #: The dimensions, by parameter, in the order of the file.
         self.names = tuple(name for name in self._parameters if self._domains[name].free)
         self._axis = {name: axis for axis, name in enumerate(self.names)}
@@ -123,7 +111,7 @@ class Space:
     def key(self, configuration: Configuration) -> str:
         """Canonical text: two configurations of this space are the same if and only if their keys are."""
         searched = [(p, configuration[p.name]) for p in self._parameters.values() if p.searched]
-        return json.dumps({p.name: value if _nan(value) else _typed(p, value) for p, value in searched})
+        return json.dumps({p.name: value if _nan(value) else typed(p, value) for p, value in searched})
 
     def valid(self, configuration: Configuration) -> bool:
         """Whether the configuration, with every parameter in it, satisfies the known constraints."""
@@ -191,8 +179,8 @@ class Space:
 
     def levels(self, most: int) -> list[NDArray[np.float64] | None]:
         """Of each dimension the centres of its cells, at most ``most``; None where they depend on other dimensions."""
-        domains = [self._domains[name] for name in self.names]
-        return [None if domain.reads else domain.levels(most) for domain in domains]
+        free = [self._domains[name] for name in self.names]
+        return [None if domain.reads else domain.levels(most) for domain in free]
 
     def configurations(self) -> Iterator[dict[str, Value]]:
         """Every configuration, valid or not, in a fixed order. Raises TypeError when a dimension is continuous."""
@@ -266,26 +254,6 @@ class Space:
                 read.update(self._domains[name].reads)
         return read
 
-    def _build(self, given: dict[str, Domain]) -> dict[str, Domain]:
-        domains: dict[str, Domain] = {}
-        defaults: dict[str, Value] = {}
-        problems: list[str] = []
-        for name in self._order:
-            parameter = self._parameters[name]
-            try:
-                domain = given.get(name) or _domain(parameter, defaults)
-            except ValueError as error:
-                problems.append(f"parameter {name!r}: {error}")
-                continue
-            domains[name] = domain
-            if parameter.default is not None:
-                defaults[name] = _typed(parameter, parameter.default)
-            elif isinstance(domain, Expression) and all(read in defaults for read in domain.reads):
-                defaults[name] = domain.decode(0.5, defaults)
-        if problems:
-            raise UserError(problems)
-        return domains
-
     def _find_default(self) -> dict[str, Value] | None:
         defaults = {p.name: p.default for p in self._parameters.values() if p.default is not None}
         if any(p.searched and p.name not in defaults for p in self._parameters.values()):
@@ -298,44 +266,6 @@ class Space:
         if broken:
             raise UserError([_broken_by_default(condition, default) for condition in broken])
         return default
-
-
-def _typed(parameter: Parameter, value: Value) -> Value:
-    if parameter.type == "int":
-        return int(value)
-    return float(value) if parameter.type == "float" else value
-
-
-def _domain(parameter: Parameter, defaults: Values) -> Domain:
-    if parameter.type == "bool":
-        return Choices((False, True))
-    if parameter.type == "choice":
-        return Choices(parameter.choices)
-    low, high = parameter.min, parameter.max
-    if low is None or high is None:
-        raise ValueError("needs min and max")
-    whole, log = parameter.type == "int", parameter.scale == "log"
-    default = _optional(parameter.default)
-    if parameter.ratio_of is not None:
-        other = _optional(defaults.get(parameter.ratio_of))
-        return Ratio(parameter.ratio_of, low, high, log=log, whole=whole, default=default, of_default=other)
-    if whole and log:
-        return LogInts(int(low), int(high))
-    if whole or parameter.step is not None:
-        return Steps(low, high, parameter.step or 1, whole=whole)
-    return Continuum(low, high, log=log, anchor=default)
-
-
-def _optional(value: Value | None) -> float | None:
-    return None if value is None else number(value)
-
-
-def _expressions(parameters: Sequence[Parameter]) -> dict[str, Expression]:
-    return {
-        p.name: Expression(f"parameter {p.name!r}", p.expression, p.type)
-        for p in parameters
-        if p.expression is not None
-    }
 
 
 def _conditions(constraints: Sequence[Constraint], probes: Sequence[Values]) -> tuple[Condition, ...]:
@@ -379,96 +309,3 @@ def _without_value(domains: Mapping[str, Domain], probes: Sequence[Values]) -> l
 def _broken_by_default(condition: Condition, default: Values) -> str:
     values = ", ".join(f"{name} = {default[name]!r}" for name in condition.reads)
     return f"constraint: expression {condition.text!r} does not hold for the defaults ({values})"
-
-
-def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Factor]:
-    problems = []
-    factors: dict[str, Factor] = {}
-    for constraint in constraints:
-        if constraint.equals is None:
-            continue
-        where = f"constraint {' x '.join(constraint.product)} = {constraint.equals}"
-        wrong = [f"{where}: {reason}" for reason in _misfits(known, constraint, factors)]
-        problems += wrong
-        if wrong:
-            continue
-        try:
-            product = Product(
-                {name: _whole_values(known[name], constraint.equals) for name in constraint.product}, constraint.equals
-            )
-        except ValueError as error:
-            problems.append(f"{where}: {error}")
-            continue
-        factors.update((name, Factor(product, position)) for position, name in enumerate(constraint.product))
-        defaults = [known[name].default for name in constraint.product]
-        if (
-            None not in defaults
-            and (found := math.prod(int(d) for d in defaults if d is not None)) != constraint.equals
-        ):
-            problems.append(f"{where}: the defaults have the product {found}")
-    if problems:
-        raise UserError(problems)
-    return factors
-
-
-def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Container[str]) -> Iterator[str]:
-    for name in sorted(set(constraint.product)):
-        parameter = known.get(name)
-        if parameter is None:
-            yield f"{name!r} is not a parameter"
-        elif constraint.product.count(name) > 1:
-            yield f"{name!r} is named twice"
-        elif name in taken:
-            yield f"{name!r} is in another product already"
-        elif parameter.expression is not None or parameter.ratio_of is not None:
-            yield f"{name!r} is computed from others, so it cannot be chosen to fit"
-        elif parameter.type != "int" and not (
-            parameter.type == "choice" and all(type(choice) is int for choice in parameter.choices)
-        ):
-            yield f"{name!r} is neither an int nor a choice of ints"
-
-
-def _whole_values(parameter: Parameter, most: int) -> list[int]:
-    """The values of an int or a choice of ints that can divide ``most``."""
-    if parameter.type == "choice":
-        return [int(choice) for choice in parameter.choices]
-    low, high, step = int(parameter.min or 0), int(parameter.max or 0), int(parameter.step or 1)
-    return [v for v in range(low, min(high, most) + 1, step) if v > 0]
-
-
-def _dependency_order(
-    known: Mapping[str, Parameter], factors: Mapping[str, Factor], expressions: Mapping[str, Expression]
-) -> tuple[str, ...]:
-    problems = []
-    reads: dict[str, list[str]] = {}
-    for name, parameter in known.items():
-        reads[name] = []
-        if name in expressions:
-            reads[name] += expressions[name].reads
-            problems += [
-                f"parameter {name!r}: expression {parameter.expression!r} names the unknown {other!r}"
-                for other in expressions[name].reads
-                if other not in known
-            ]
-        elif name in factors:
-            reads[name] += factors[name].reads
-        elif parameter.ratio_of is not None:
-            reads[name].append(parameter.ratio_of)
-            problems += _ratio_problems(name, parameter.ratio_of, known)
-    if problems:
-        raise UserError(problems)
-    try:
-        return tuple(graphlib.TopologicalSorter(reads).static_order())
-    except graphlib.CycleError as error:
-        cycle: list[str] = error.args[1]
-        raise UserError(f"parameters depend on each other in a circle: {' -> '.join(reversed(cycle))}") from None
-
-
-def _ratio_problems(name: str, of: str, known: Mapping[str, Parameter]) -> Iterator[str]:
-    other = known.get(of)
-    if other is None:
-        yield f"parameter {name!r}: ratio_of names the unknown {of!r}"
-    elif other.type == "bool" or (
-        other.type == "choice" and not (other.choices and all(type(choice) in (int, float) for choice in other.choices))
-    ):
-        yield f"parameter {name!r}: ratio_of names {of!r}, whose values are not numbers"

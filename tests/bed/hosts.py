@@ -134,7 +134,8 @@ class Bed:
 
     def job(self, node: str, argv: Sequence[str], *, limit: float, env: Mapping[str, str] | None = None) -> Job:
         """Start a command on the node; after ``limit`` seconds it and whatever runs on any host is killed."""
-        return Job([*self.enter(node), *argv], limit=limit, env=env, on_expiry=self.clear)
+        own = {"TMPDIR": "/tmp", **(env or {})}
+        return Job([*self.enter(node), *argv], limit=limit, env=own, on_expiry=self.clear)
 
     def run_on(
         self, node: str, argv: Sequence[str], *, limit: float = 60, env: Mapping[str, str] | None = None

@@ -25,7 +25,9 @@ class Job:
     left the session or were adopted by another process are known by a mark in their environment. ``expired`` says
     whether the limit was reached; ``on_expiry`` is called then, to clear what the mark does not reach.
 
-    Output goes to files, not pipes, so that an orphan that keeps them open delays nobody.
+    Output goes to files, not pipes, so that an orphan that keeps them open delays nobody. Temporary files go to a
+    ``scratch`` folder that ends with the job: Open MPI 5 fails to start on what a killed launcher has left, once a
+    process number comes round again.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class Job:
         with contextlib.ExitStack() as files:
             self._out = files.enter_context(tempfile.TemporaryFile())
             self._err = files.enter_context(tempfile.TemporaryFile())
+            self.scratch = Path(
+                files.enter_context(tempfile.TemporaryDirectory(prefix="job-", ignore_cleanup_errors=True))
+            )
             self._files = files.pop_all()
         self.process = subprocess.Popen(
             self.argv,
-            env={**os.environ, **(env or {}), MARK: self._mark},
+            env={**os.environ, "TMPDIR": str(self.scratch), **(env or {}), MARK: self._mark},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=self._out,

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -118,8 +119,8 @@ def test_a_bed_is_gone_when_its_owner_is_killed() -> None:
         "print(bed.directory, *bed.pids('node0', system=True), *bed.pids('node1', system=True), flush=True)\n"
         "time.sleep(60)"
     )
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with Job([sys.executable, "-c", program], limit=60, env=path) as owner:
+    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": tempfile.gettempdir()}  # where the next bed looks
+    with Job([sys.executable, "-c", program], limit=60, env=env) as owner:
         wait_until(lambda: owner.stdout.endswith("\n"), 20, f"the bed is up: {owner.stderr}")
         directory, *pids = owner.stdout.split()
         os.kill(owner.process.pid, signal.SIGKILL)

@@ -233,8 +233,9 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
             journal.write("interrupted" if "signal" in ending else "failed", **ending)
     with (folder / "journal.jsonl").open("a") as torn:
         torn.write('{"seq":9,')
-    lines = drawn(report(folder, higher), width=200)
-    assert any(line.startswith(sentence) for line in lines)
+    assert any(line.startswith(sentence) for line in drawn(report(folder, higher), width=200))
+    lines = drawn(report(folder, higher), width=40)
+    assert f"results:  {folder}" in lines, "what is copied is not broken, however narrow the terminal"
     assert f"go on:    mpipso launch --resume '{folder}'" in lines
 
 

@@ -98,6 +98,6 @@ def plan(groups: Mapping[str, Sequence[str]]) -> Event:
 
 def drawn(renderable: RenderableType, width: int = 100) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(renderable)
+    console.print(renderable, crop=False)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -1,0 +1,187 @@
+"""From what the user has written of parameters and constraints to the domains of the values."""
+
+from __future__ import annotations
+
+import graphlib
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+from mpipso.errors import UserError
+from mpipso.evaluation import Value
+from mpipso.parameters import Constraint, Parameter
+from mpipso.search.domains import (
+    Choices,
+    Continuum,
+    Domain,
+    Factor,
+    LogInts,
+    Product,
+    Ratio,
+    Steps,
+    Values,
+    number,
+)
+from mpipso.search.expressions import Expression
+
+
+def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain]:
+    """The domain of every parameter, in an order in which each follows those that its values depend on.
+
+    Raises
+    ------
+    UserError
+        Parameters or constraints that contradict each other, one line per mistake.
+    """
+    factors = _factors(known, constraints)
+    expressions = _expressions(known.values())
+    given: dict[str, Domain] = {**factors, **expressions}
+    found: dict[str, Domain] = {}
+    defaults: dict[str, Value] = {}
+    problems: list[str] = []
+    for name in _dependency_order(known, factors, expressions):
+        parameter = known[name]
+        try:
+            domain = given.get(name) or _domain(parameter, defaults)
+        except ValueError as error:
+            problems.append(f"parameter {name!r}: {error}")
+            continue
+        found[name] = domain
+        if parameter.default is not None:
+            defaults[name] = typed(parameter, parameter.default)
+        elif isinstance(domain, Expression) and all(read in defaults for read in domain.reads):
+            defaults[name] = domain.decode(0.5, defaults)
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def typed(parameter: Parameter, value: Value) -> Value:
+    """The value as it is written for a parameter of this type."""
+    if parameter.type == "int":
+        return int(value)
+    return float(value) if parameter.type == "float" else value
+
+
+def _domain(parameter: Parameter, defaults: Values) -> Domain:
+    if parameter.type == "bool":
+        return Choices((False, True))
+    if parameter.type == "choice":
+        return Choices(parameter.choices)
+    low, high = parameter.min, parameter.max
+    if low is None or high is None:
+        raise ValueError("needs min and max")
+    whole, log = parameter.type == "int", parameter.scale == "log"
+    default = _optional(parameter.default)
+    if parameter.ratio_of is not None:
+        other = _optional(defaults.get(parameter.ratio_of))
+        return Ratio(parameter.ratio_of, low, high, log=log, whole=whole, default=default, of_default=other)
+    if whole and log:
+        return LogInts(int(low), int(high))
+    if whole or parameter.step is not None:
+        return Steps(low, high, parameter.step or 1, whole=whole)
+    return Continuum(low, high, log=log, anchor=default)
+
+
+def _optional(value: Value | None) -> float | None:
+    return None if value is None else number(value)
+
+
+def _expressions(parameters: Iterable[Parameter]) -> dict[str, Expression]:
+    return {
+        p.name: Expression(f"parameter {p.name!r}", p.expression, p.type)
+        for p in parameters
+        if p.expression is not None
+    }
+
+
+def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Factor]:
+    problems = []
+    factors: dict[str, Factor] = {}
+    for constraint in constraints:
+        if constraint.equals is None:
+            continue
+        where = f"constraint {' x '.join(constraint.product)} = {constraint.equals}"
+        wrong = [f"{where}: {reason}" for reason in _misfits(known, constraint, factors)]
+        problems += wrong
+        if wrong:
+            continue
+        try:
+            product = Product(
+                {name: _whole_values(known[name], constraint.equals) for name in constraint.product}, constraint.equals
+            )
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        factors.update((name, Factor(product, position)) for position, name in enumerate(constraint.product))
+        defaults = [known[name].default for name in constraint.product]
+        if (
+            None not in defaults
+            and (found := math.prod(int(d) for d in defaults if d is not None)) != constraint.equals
+        ):
+            problems.append(f"{where}: the defaults have the product {found}")
+    if problems:
+        raise UserError(problems)
+    return factors
+
+
+def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Container[str]) -> Iterator[str]:
+    for name in sorted(set(constraint.product)):
+        parameter = known.get(name)
+        if parameter is None:
+            yield f"{name!r} is not a parameter"
+        elif constraint.product.count(name) > 1:
+            yield f"{name!r} is named twice"
+        elif name in taken:
+            yield f"{name!r} is in another product already"
+        elif parameter.expression is not None or parameter.ratio_of is not None:
+            yield f"{name!r} is computed from others, so it cannot be chosen to fit"
+        elif parameter.type != "int" and not (
+            parameter.type == "choice" and all(type(choice) is int for choice in parameter.choices)
+        ):
+            yield f"{name!r} is neither an int nor a choice of ints"
+
+
+def _whole_values(parameter: Parameter, most: int) -> list[int]:
+    """The values of an int or a choice of ints that can divide ``most``."""
+    if parameter.type == "choice":
+        return [int(choice) for choice in parameter.choices]
+    low, high, step = int(parameter.min or 0), int(parameter.max or 0), int(parameter.step or 1)
+    return [v for v in range(low, min(high, most) + 1, step) if v > 0]
+
+
+def _dependency_order(
+    known: Mapping[str, Parameter], factors: Mapping[str, Factor], expressions: Mapping[str, Expression]
+) -> tuple[str, ...]:
+    problems = []
+    reads: dict[str, list[str]] = {}
+    for name, parameter in known.items():
+        reads[name] = []
+        if name in expressions:
+            reads[name] += expressions[name].reads
+            problems += [
+                f"parameter {name!r}: expression {parameter.expression!r} names the unknown {other!r}"
+                for other in expressions[name].reads
+                if other not in known
+            ]
+        elif name in factors:
+            reads[name] += factors[name].reads
+        elif parameter.ratio_of is not None:
+            reads[name].append(parameter.ratio_of)
+            problems += _ratio_problems(name, parameter.ratio_of, known)
+    if problems:
+        raise UserError(problems)
+    try:
+        return tuple(graphlib.TopologicalSorter(reads).static_order())
+    except graphlib.CycleError as error:
+        cycle: list[str] = error.args[1]
+        raise UserError(f"parameters depend on each other in a circle: {' -> '.join(reversed(cycle))}") from None
+
+
+def _ratio_problems(name: str, of: str, known: Mapping[str, Parameter]) -> Iterator[str]:
+    other = known.get(of)
+    if other is None:
+        yield f"parameter {name!r}: ratio_of names the unknown {of!r}"
+    elif other.type == "bool" or (
+        other.type == "choice" and not (other.choices and all(type(choice) in (int, float) for choice in other.choices))
+    ):
+        yield f"parameter {name!r}: ratio_of names {of!r}, whose values are not numbers"
