@@ -5,7 +5,8 @@ on hosts reached over ssh, as ``python -I -S keeper.py``. One JSON object per li
 
 On standard input, first the order: ``argv``, ``env`` (complete), ``cwd`` or null, ``log`` (path), ``errors`` (path for
 the standard error, else it goes to the log), ``cores`` (list, or null for all that the kernel allows), ``grace``
-(seconds from TERM to KILL), ``mark``, ``log_limit`` (bytes), ``stop_command`` (argv). Then ``{"stop": true}``, perhaps
+(seconds from TERM to KILL), ``mark``, ``log_limit`` (bytes), ``stop_command`` (argv), ``folder`` (of the rank's files,
+which goes too if the rank is dead in the end). Then ``{"stop": true}``, perhaps
 with another ``grace``. The end of the input means that the rank is dead, and stops as well; so do TERM, INT and HUP.
 
 On standard output: ``{"started": pid}`` or ``{"failed": why}``; ``{"known": ...}`` whenever the service's processes or
@@ -463,6 +464,10 @@ class Keeper:
             time.sleep(0.01)
         for log in self.logs:
             log.bound()
+        if self.order.get("folder") and os.getppid() != self.parent:
+            import shutil  # slow to import, and seldom needed
+
+            shutil.rmtree(self.order["folder"], ignore_errors=True)
         self.tell({"gone": {"killed": len(killed), "survivors": survivors, "shm": self.memory.remove()}})
         if self.output:
             select.select([], [1], [], 1.0)

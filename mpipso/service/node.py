@@ -193,7 +193,8 @@ class LocalNode(Node):
     Parameters
     ----------
     work_dir:
-        Where the node keeps files of the run; made when missing, removed by :meth:`close`.
+        Where the node keeps files of the run; made when missing, removed by :meth:`close`, or by a service's keeper if
+        this process dies while the service runs.
     """
 
     def __init__(
@@ -264,6 +265,7 @@ class LocalNode(Node):
                 cores=self.cores or None,
                 grace=grace,
                 stop_command=stop_command,
+                folder=self.work_dir,
             )
         self._services[keeper.mark] = _Service(keeper)
         return keeper.mark

@@ -120,6 +120,7 @@ class Keeper:
         cores: Sequence[int] | None,
         grace: float,
         stop_command: Sequence[str] = (),
+        folder: str | None = None,
     ) -> Keeper:
         """Start a service under a keeper.
 
@@ -135,6 +136,8 @@ class Keeper:
             Seconds from TERM to KILL.
         stop_command:
             Run before TERM is sent, for at most 5 s.
+        folder:
+            Of this process's files: the keeper removes it if this process dies while the service runs.
 
         Raises
         ------
@@ -142,7 +145,8 @@ class Keeper:
             The command cannot be started (``infrastructure``): not found, not executable, no such directory, log not
             writable. A command that starts and ends at once does not raise; ``poll`` tells.
         """
-        return cls(_order(argv, env, cwd, cores, grace, log=str(log), stop_command=list(stop_command)))
+        more = {"log": str(log), "stop_command": list(stop_command), "folder": folder}
+        return cls(_order(argv, env, cwd, cores, grace, **more))
 
     def poll(self) -> int | None:
         """None while the service's leader runs, else its exit code, or -signal."""

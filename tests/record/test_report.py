@@ -10,6 +10,7 @@ from record.written import Script, drawn
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.folders import BEAT
+from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
 from mpipso.record.recipe import Start, write_best
@@ -81,6 +82,17 @@ def test_repeated_measurements_replace_the_lucky_one_and_say_how_many() -> None:
     assert cells(lines, "output_throughput") == ["output_throughput", "400 tok/s", "520 tok/s", "+30.0 %"]
     assert cells(lines, "metric") == ["metric", "measured again", "mean of 3", "gain"]
     assert any(line.startswith("6 evaluations, 3 failed, 0 infeasible, 4 confirmations") for line in lines)
+
+
+def test_the_interval_of_the_best_knows_that_others_raced_with_it() -> None:
+    again = [judged(6 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((500.0, 540.0))]
+    again += [judged(8 + n, BASELINE, tokens, 400.0, "confirm") for n, tokens in enumerate((390.0, 410.0))]
+    other = {**BEST, "n_parallel": 2}
+    again += [judged(10 + n, other, tokens, 400.0, "confirm") for n, tokens in enumerate((420.0, 500.0))]
+    (line, *_) = drawn(summary(outcome(*RUN, *again, incumbent=2)))
+    interval = ratio_interval([390.0, 410.0], [500.0, 540.0], [[420.0, 500.0]])
+    assert interval is not None
+    assert line.endswith(f"interval {100 * interval[0] - 100:+.1f} % to {100 * interval[1] - 100:+.1f} %)")
 
 
 def test_repeats_of_the_search_count_as_evaluations_and_towards_the_mean() -> None:

@@ -206,7 +206,7 @@ from pathlib import Path
 from mpipso.service import ports, process
 port, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
 keeper = process.Keeper.start(command, env=process.scrubbed_environment(os.environ), cwd=None, log=Path(log),
-                              cores=None, grace=60)
+                              cores=None, grace=60, folder=os.environ["FOLDER"])
 if os.environ.get("FORK"):
     if os.fork() == 0:
         time.sleep(60)  # a child without exec, that holds every descriptor of its parent
@@ -222,8 +222,13 @@ time.sleep(1000)
     ("mode", "forked"),
     [*((mode, False) for mode in ("good", "stubborn", "daemon", "respawn", "retitled")), ("daemon", True)],
 )
-def test_nothing_is_left_when_the_rank_is_killed(start: Start, mode: str, forked: bool, trial: int) -> None:
-    environment = {**os.environ, "FORK": "1" if forked else ""}
+def test_nothing_is_left_when_the_rank_is_killed(
+    start: Start, tmp_path: Path, mode: str, forked: bool, trial: int
+) -> None:
+    folder = tmp_path / "files of the rank"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    environment = {**os.environ, "FORK": "1" if forked else "", "FOLDER": str(folder)}
     rank = subprocess.Popen(
         [sys.executable, "-c", RANK, str(start.port), str(start.log), *start.argv(mode)],
         stdout=subprocess.PIPE,
@@ -237,7 +242,7 @@ def test_nothing_is_left_when_the_rank_is_killed(start: Start, mode: str, forked
     assert start.left()
     rank.kill()
     rank.wait()
-    until(lambda: not start.left(), WITHIN)
+    until(lambda: not start.left() and not folder.exists(), WITHIN)
     rank.stdout.close()
     if forked:
         os.killpg(rank.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -200,6 +201,17 @@ def test_closing_ends_what_still_runs_and_removes_the_folder(
     node.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not Path(node.work_dir).exists()
+
+
+def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -> None:
+    rank = (
+        "import os, sys; from mpipso.service.node import LocalNode; node = LocalNode('node0', work_dir=sys.argv[1])\n"
+        "node.write_chunk('config.json', 0, b'{}')\n"
+        "node.start_service(['sleep', '1000'], {}, log='service.log', grace=1.0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", rank, str(tmp_path)], check=False)
+    until(lambda: not list(tmp_path.iterdir()))
 
 
 def test_a_work_folder_that_cannot_be_made_is_told() -> None:
