@@ -129,6 +129,11 @@ class ObjectiveSection(Section):
     def metric(self) -> str:
         return self.maximize or self.minimize or ""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that it takes to judge, each once."""
+        return tuple(dict.fromkeys((self.metric, *(limit.metric for limit in self.slo))))
+
     @model_validator(mode="after")
     def _one_direction(self) -> ObjectiveSection:
         if (self.maximize is None) == (self.minimize is None):

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
             "ruff check": [*python, "ruff", "check", "."],
             "ruff format": [*python, "ruff", "format", "--check", "."],
             "mypy": [*python, "mypy"],
-            "pytest": [*python, "pytest", "-m", "not mpi"],
+            "pytest": [*python, "pytest", "-m", "not mpi", "--durations=20"],
         }.items()
         if _run(command)
     ]

@@ -111,7 +111,7 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
 
 def _needed(config: Config) -> list[str]:
     """The metrics without which there is no score."""
-    return list(dict.fromkeys([config.objective.metric, *(limit.metric for limit in config.objective.slo)]))
+    return list(config.objective.metrics)
 
 
 def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mpipso.config import Config
+from mpipso.config import Config, ObjectiveSection
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
 from mpipso.service import ports, process
@@ -86,8 +86,8 @@ def test_a_result_is_found_wherever_it_is(output: str, where: str, tmp_path: Pat
     elif where == "result":
         (tmp_path / "benchmark.json").write_text(output)
     else:
-        (tmp_path / "out-5-1.json").write_text(output)
-        more = {"result_file": f"{tmp_path}/out-{{n}}-{{port}}.json"}
+        (tmp_path / "out-5-42.json").write_text(output)
+        more = {"result_file": f"{tmp_path}/out-{{n}}-{{seed}}.json"}
     assert measured(tmp_path, printed, **more) == {"output_throughput": 100.0, "ttft_p99_ms": 9.0, "completed": 3.0}
 
 
@@ -152,6 +152,15 @@ def test_some_zeros_are() -> None:
     assert measured(Path("/nowhere"), json.dumps(result), metrics={name: name for name in result}) == result
 
 
+def test_but_not_of_what_is_optimised(tmp_path: Path) -> None:
+    """What ``vllm bench serve`` reports when every request failed, where only this key is read."""
+    told = config(metrics={"tpot_mean_ms": "tpot"}).model_copy(
+        update={"objective": ObjectiveSection(minimize="tpot_mean_ms")}
+    )
+    with pytest.raises(EvaluationFailed, match="measured nothing: its tpot_mean_ms is 0"):
+        CLIENTS.create("command").metrics(told, target(tmp_path), done(json.dumps({"tpot": 0.0})))
+
+
 def test_the_command_is_filled_with_the_target(tmp_path: Path) -> None:
     words = ("bench", "{base_url}", "{host}", "{port}", "{model}", "{seed}", "{result}", "{n}")
     line = CLIENTS.create("command").command(config(command=words), target(tmp_path, 99, "m"))
@@ -167,6 +176,16 @@ def test_mistakes_are_told() -> None:
     missing = problems(command=(), metrics={})
     assert [line.split(":")[0] for line in missing] == ["benchmark.command", "benchmark.metrics"]
     assert problems(command=("x", "{prot}"))[0].startswith("benchmark.command: unknown placeholder {prot}; known are:")
+    (line,) = problems(result_file="out-{port}.json")
+    assert line.startswith("benchmark.result_file: out-{port}.json is the same for all evaluations")
+    assert problems(result_file="out-{seed}.json") == problems(result_file="{result}") == []
+    (line,) = problems(min_success_rate=0.9)
+    assert line.startswith("benchmark.min_success_rate: has no effect unless")
+    assert problems(min_success_rate=0.9, metrics={**METRIC_MAP, "failed": "failed"}) == []
+    assert [line.split(":")[0] for line in problems(requests=9, keep_alive=False)] == [
+        "benchmark.requests",
+        "benchmark.keep_alive",
+    ]
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]

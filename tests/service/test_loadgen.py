@@ -58,12 +58,12 @@ COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
-def read(*pieces: tuple[str | bytes, float], asked: int = 5) -> Outcome:
+def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2) -> Outcome:
     outcome = Outcome()
     stream = Stream(outcome, 0.0)
     for piece, now in pieces:
         stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
-    stream.end(asked)
+    stream.end(asked, wanted)
     return outcome
 
 
@@ -105,6 +105,17 @@ def test_a_text_that_looks_like_json_is_only_text(hostile: str) -> None:
     event = json.dumps({"choices": [{"text": "", "note": hostile}]}, separators=(",", ":"))
     outcome = read((f"data: {event}\n\n", 1.0), (LLAMACPP, 2.0))
     assert outcome == read((LLAMACPP, 2.0))
+
+
+@pytest.mark.parametrize(("reason", "counted"), [("length", False), ("stop", True)])
+def test_an_answer_that_the_service_cuts_short_is_no_fast_one(reason: str, counted: bool) -> None:
+    """llama.cpp does so when the context of a slot is full."""
+    answer = CHAT.replace('"finish_reason":"stop"', f'"finish_reason":"{reason}"')
+    assert answer.count(reason) == 1
+    assert read((answer, 1.0), wanted=2).error == ""
+    outcome = read((answer, 1.0), wanted=3)
+    assert (outcome.error == "") == counted
+    assert counted or outcome.error.startswith("the service cut the answer short")
 
 
 def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
@@ -221,7 +232,7 @@ def load(script: Script, *flags: str) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
             port = listener.sockets[0].getsockname()[1]
-            line = ["--base-url", f"http://127.0.0.1:{port}", "--output", "unused", *flags]
+            line = ["--base-url", f"http://127.0.0.1:{port}", "--output", "unused", "--output-tokens", "2", *flags]
             return await loadgen.measure(loadgen.parser().parse_args(line))
 
     return asyncio.run(asyncio.wait_for(run(), 30))

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,12 @@ def last_json(text: str) -> Any:
     return table
 
 
-def require_measured(metrics: Metrics, min_success_rate: float = 1.0) -> Metrics:
+def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Container[str] = ()) -> Metrics:
     """The metrics, if they are of a run in which requests were served, and enough of them.
 
     Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0: as a latency, the
-    best value there is.
+    best value there is. The time between tokens may be 0 for other reasons, but then it must not be what is ``wanted``,
+    the metrics of the objective.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0) -> Metrics
     if failed > 0 and rate < min_success_rate:
         asked = f" of {completed + failed:g}" if completed is not None else ""
         raise EvaluationFailed(f"{failed:g}{asked} requests failed")
-    zero = [name for name in METRICS if name.startswith(_POSITIVE) and metrics.get(name) == 0]
+    positive = [name for name in METRICS if name.startswith(_POSITIVE) or (name in wanted and name.endswith("_ms"))]
+    zero = [name for name in positive if metrics.get(name) == 0]
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
     return metrics

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpipso.config import Config
+from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, last_json, read_json, require_measured
@@ -26,10 +26,19 @@ class CommandClient(Client):
         if not benchmark.metrics:
             yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
         else:
-            needed = dict.fromkeys((config.objective.metric, *(limit.metric for limit in config.objective.slo)))
-            for name in needed:
+            for name in config.objective.metrics:
                 if name not in benchmark.metrics:
                     yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
+        for key, field in Benchmark.model_fields.items():
+            if key in _OF_OPENAI and getattr(benchmark, key) != field.default:
+                yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
+        if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics:
+            yield "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed"
+        if benchmark.result_file and not placeholders([benchmark.result_file]) & {"seed", "result"}:
+            yield (
+                f"benchmark.result_file: {benchmark.result_file} is the same for all evaluations, and groups would "
+                "take each other's results: put {seed} into its name, which is another each time"
+            )
         known = {"host", "port", "base_url", "model", "seed", "result"} | {p.name for p in config.parameters}
         for name in sorted(placeholders((*benchmark.command, benchmark.result_file)) - known):
             yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
@@ -47,12 +56,18 @@ class CommandClient(Client):
             detail = (done.stdout + done.stderr)[-2000:]
             raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
         measured = {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
-        return require_measured(measured, config.benchmark.min_success_rate)
+        return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
 
     def result_file(self, config: Config, target: Target) -> Path:
         """``benchmark.result_file``, else where the command may write although it need not."""
         named = config.benchmark.result_file
         return Path(fill([named], _values(target))[0]) if named else target.result
+
+
+_OF_OPENAI = (
+    *("requests", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
+    "save_requests",
+)
 
 
 def _values(target: Target) -> dict[str, Any]:

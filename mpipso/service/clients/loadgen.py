@@ -48,6 +48,7 @@ class Stream:
     def __init__(self, outcome: Outcome, sent: float) -> None:
         self.outcome = outcome
         self.finished = False
+        self.full = False
         self.usage: dict[str, Any] = {}
         self.chunks = 0
         self._sent = sent
@@ -99,10 +100,15 @@ class Stream:
                 self._text(now)
             if choice.get("finish_reason"):
                 self.finished = True
+                self.full = choice["finish_reason"] == "length"
         self.usage = event.get("usage") or self.usage
 
-    def end(self, input_tokens: int) -> None:
-        """The answer is over: fill in its length, or why it does not count."""
+    def end(self, input_tokens: int, output_tokens: int) -> None:
+        """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
+
+        A service that has no room for the whole answer ends it before its time: that is no speed. One that cannot be
+        told to go on after the end of a text (``ignore_eos``) gives another reason.
+        """
         outcome = self.outcome
         outcome.e2e = self._last - self._sent
         outcome.input_tokens = int(self.usage.get("prompt_tokens") or input_tokens)
@@ -113,6 +119,8 @@ class Stream:
             outcome.error = "the stream ended early"
         elif not self.chunks:
             outcome.error = "the answer has no tokens"
+        elif self.full and self.usage.get("completion_tokens") and outcome.output_tokens < output_tokens:
+            outcome.error = "the service cut the answer short: its context has no room for what was asked"
 
 
 class Load:
@@ -165,7 +173,7 @@ class Load:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
-                    stream.end(self._options.input_tokens)
+                    stream.end(self._options.input_tokens, self._options.output_tokens)
                 else:
                     outcome.error = _short(f"HTTP {response.status}: {await response.text(errors='replace')}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10

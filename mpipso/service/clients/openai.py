@@ -50,7 +50,7 @@ class OpenAIClient(Client):
         errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
         try:
             measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}
-            return require_measured(measured, config.benchmark.min_success_rate)
+            return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
         except EvaluationFailed as error:
             cause = f"{error.cause}: {errors[0]}" if errors else error.cause
             raise EvaluationFailed(cause, detail="\n".join(errors)) from None
