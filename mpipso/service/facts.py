@@ -85,19 +85,31 @@ def _address(host: str, own: Sequence[str]) -> str:
 
 
 def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
-    """Ids of the accelerators this job may use, and the variable that makes some of them visible to a process."""
+    """Ids of the accelerators this job may use, and the variable that makes some of them visible to a process.
+
+    A variable that is set restricts the job, also where its value names no ids that are known here: a service inherits
+    it then as it is. ("", "-1", "NoDevFiles": no device; parts of a device: "MIG-...".)
+    """
     for _, _, variable in _VENDORS:
-        listed = environ.get(variable, "")
-        if re.fullmatch(r"\d+(,\d+)*", listed):
-            return tuple(int(device) for device in listed.split(",")), variable
+        listed = [each.strip() for each in environ.get(variable, "").split(",")]
+        if all(each.isdecimal() for each in listed):
+            return tuple(map(int, listed)), variable
     for command, pattern, variable in _VENDORS:
         if shutil.which(command[0]) is None:
+            continue
+        wanted = [each.strip() for each in environ[variable].split(",")] if variable in environ else None
+        if wanted is not None and not all(each.startswith("GPU-") for each in wanted):
             continue
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
         except (OSError, subprocess.TimeoutExpired):
             continue
         devices = re.findall(pattern, answer, flags=re.MULTILINE)
+        if wanted is not None:  # a beginning of an identifier is enough
+            found = [re.findall(rf"^GPU (\d+):.*\(UUID: {re.escape(each)}", answer, re.MULTILINE) for each in wanted]
+            devices = [each[0] for each in found if len(each) == 1]
+            if len(devices) < len(wanted):
+                continue
         if devices:
             return tuple(sorted({int(device) for device in devices})), variable
     return (), ""

@@ -218,7 +218,6 @@ class ServiceGroup:
 
     def _start(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
         service = self._config.service
-        stop_command = self._engine.fill(service.stop_command, self._config, configuration, layout)
         for start in starts:
             node, rank = self._nodes[start.node], layout.node_ranks[start.node]
             log = f"service-{rank}-{node.name}.log"
@@ -227,7 +226,7 @@ class ServiceGroup:
                 start.env,
                 log=log,
                 grace=service.stop_grace,
-                stop_command=stop_command if rank == 0 else (),
+                stop_command=self._engine.fill(service.stop_command, self._config, configuration, layout, start.node),
             )
             role = "the service" if len(starts) == 1 else "the worker" if rank else "the master"
             self._running.append(Running(node, role, handle, log))

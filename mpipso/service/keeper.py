@@ -375,12 +375,12 @@ class Keeper:
     def stop(self, grace: float, patience: float = STOP_COMMAND) -> None:
         """Begin to stop; if that has begun, hurry: ``grace`` is then counted from now and the earlier end holds.
 
-        ``patience`` is what the stop command gets; with 0 it is not run.
+        ``patience`` is what the stop command gets.
         """
         now = time.monotonic()
         if not self.stopping:
             self.stopping, self.grace, self.term_at = True, grace, now
-            if patience and self.order.get("stop_command"):
+            if self.order.get("stop_command"):
                 try:
                     self.stopper = self.spawn(self.order["stop_command"])
                     self.term_at = now + patience
@@ -407,7 +407,7 @@ class Keeper:
             if pid == self.leader:
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
                 if not self.stopping:  # its workers have no master any more: the service is over
-                    self.stop(min(self.grace, HASTY), patience=0)
+                    self.stop(min(self.grace, HASTY))
             elif pid == self.stopper:
                 self.term_at = min(self.term_at, time.monotonic())
 

@@ -18,6 +18,8 @@ from mpipso.service.watch import interruptible
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 HEALTH_LIMIT = 10.0
 """Seconds for one answer of the health URL."""
+COMMAND_LIMIT = 60.0
+"""Seconds for one health command: one that hangs, as it asks a service that still loads, is called again."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class Readiness:
 
     def _check(self, left: float, over: threading.Event) -> None:
         if self.health_command:
-            done = self.master.execute(self.health_command, left, cancel=over)
+            limit = min(left, COMMAND_LIMIT)
+            done = self.master.execute(self.health_command, limit, cancel=over)
             if done.timed_out:
-                raise NotReady(f"health command {self.health_command[0]} took longer than {left:.0f} s")
+                raise NotReady(f"health command {self.health_command[0]} took longer than {limit:.0f} s")
             if done.exit_code:
                 raise NotReady(f"health command {self.health_command[0]} ended with exit code {done.exit_code}")
         else:

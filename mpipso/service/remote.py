@@ -22,6 +22,8 @@ from mpipso.service.process import Completed
 
 ANSWER_TIMEOUT = 60.0
 """Seconds after which a node that owes an answer counts as lost, on top of the time the request itself may take."""
+START_TIMEOUT = 120.0
+"""Seconds that a start may take: a node waits for the memory of its devices, and asks a slow tool for each of them."""
 
 _POLL = 0.1
 
@@ -140,12 +142,17 @@ class RemoteNode(Node):
         self.work_dir = work_dir
         self._send = send
         self._waiting: dict[int, Future[Any]] = {}
+        self._late: set[int] = set()
+        """Starts that nobody waits for any more."""
         self._lost: str | None = None
 
     def answered(self, answer: Answer) -> None:
         """An answer has arrived for this node."""
         future = self._waiting.pop(answer.number, None)
         if future is None:
+            if answer.number in self._late and answer.failure is None:
+                self._send(Request(next(self._numbers), "stop_service", (answer.value, 0.0), {}))
+            self._late.discard(answer.number)
             return
         if answer.failure is not None:
             future.set_exception(answer.failure)
@@ -181,7 +188,15 @@ class RemoteNode(Node):
         stop_command: Sequence[str] = (),
     ) -> str:
         return str(
-            self._call("start_service", list(command), dict(env), log=log, grace=grace, stop_command=list(stop_command))
+            self._call(
+                "start_service",
+                list(command),
+                dict(env),
+                log=log,
+                grace=grace,
+                stop_command=list(stop_command),
+                _limit=START_TIMEOUT,
+            )
         )
 
     def poll_service(self, handle: str) -> int | None:
@@ -234,7 +249,11 @@ class RemoteNode(Node):
                     self._send(Abandon(number))
                     raise Cancelled(f"{self.name}: {method} was given up") from None
                 if time.monotonic() >= deadline:
-                    self._waiting.pop(number, None)
+                    if method == "start_service":
+                        self._late.add(number)
+                    if self._waiting.pop(number, None) is None:  # it is being answered in this moment
+                        self._late.discard(number)
+                        continue
                     raise EvaluationFailed(
                         f"{self.name}: no answer to {method} within {_limit + ANSWER_TIMEOUT:g} s",
                         kind="infrastructure",

@@ -93,6 +93,9 @@ def test_health_is_asked_where_the_configuration_says() -> None:
         ({}, {}, "service.command: is required for engine = 'command'"),
         ({"command": ("m", "{prot}")}, {}, "service.command: unknown placeholder {prot}; known are: "),
         ({"command": ("m",), "stop_command": ("{x}",)}, {}, "service.stop_command: unknown placeholder {x}"),
+        ({"command": ("m",), "health_url": "http://{hots}"}, {}, "service.health_url: unknown placeholder {hots}"),
+        ({"command": ("m",), "env": {"A": "{x}"}}, {}, "service.env.A: unknown placeholder {x}"),
+        ({"command": ("m", "{model}")}, {"name": "model", "flag": None}, "parameter 'model': reaches nothing"),
         ({"command": ("m",)}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag, an env or a path"),
         ({"command": ("m",)}, {"flag": None, "path": "a"}, "has a path, but there is no [service.config_file]"),
         (
@@ -108,15 +111,34 @@ def test_mistakes_are_told(service: dict[str, Any], parameter: dict[str, Any], t
     assert told in problem
 
 
-@pytest.mark.parametrize("command", [("m", "{n}"), ("m", "{config}")])
-def test_a_parameter_may_reach_the_service_by_a_placeholder_or_in_its_file(command: tuple[str, ...]) -> None:
-    assert problems(config({"command": command}, {"name": "n", "type": "int", "min": 1, "max": 9})) == []
+@pytest.mark.parametrize(
+    "service",
+    [
+        {"command": ("m", "{n}")},
+        {"command": ("m", "{config}")},
+        {"command": ("m",), "update_command": ("apply", "{config}")},
+        {"command": ("m",), "update_command": ("apply", "{n}")},
+        {"command": ("m",), "env": {"N": "{n}"}},
+    ],
+)
+def test_a_parameter_may_reach_the_service_by_a_placeholder_or_in_its_file(service: dict[str, Any]) -> None:
+    assert problems(config(service, {"name": "n", "type": "int", "min": 1, "max": 9})) == []
+
+
+def test_two_parameters_do_not_set_the_same_variable() -> None:
+    one = {"name": "n", "type": "int", "min": 1, "max": 9, "env": "THREADS"}
+    assert problems(config({"command": ("m",)}, one, {**one, "name": "m"})) == [
+        "parameters: several have env = 'THREADS'; only one of them would have an effect"
+    ]
 
 
 def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
     base = {"name": "n", "type": "int", "min": 1, "max": 9}
     total = {"name": "total", "type": "int", "expression": "n * 2", "flag": "--total"}
     assert problems(config({"command": ("m",)}, base, total)) == []
+    other = {**total, "expression": "n2 * 2"}
+    (line,) = problems(config({"command": ("m", "{n2}")}, base, {**base, "name": "n2"}, other))
+    assert line.startswith("parameter 'n': reaches nothing")
 
 
 def test_the_engine_s_own_target_gives_way_to_the_user_s() -> None:
@@ -126,6 +148,29 @@ def test_the_engine_s_own_target_gives_way_to_the_user_s() -> None:
         {"name": "n_ubatch", "type": "int", "min": 1, "max": 9, "flag": "-ub"},
     )
     assert [each.flag for each in ENGINES.create("llamacpp").resolved(told)] == ["--batch-size", "-ub"]
+
+
+def test_workers_of_llama_cpp_are_no_servers() -> None:
+    told = config(
+        {"engine": "llamacpp", "model": "embedded", "worker_command": ("rpc-server", "-p", "50052")},
+        {"name": "n_batch", "type": "int", "min": 1, "max": 9},
+    )
+    worker, master = ENGINES.create("llamacpp").starts(told, {"n_batch": 5}, TWO)
+    assert worker.command == ("rpc-server", "-p", "50052")
+    assert master.command[-2:] == ("--batch-size", "5")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ({"name": "flash_attn", "type": "bool"}, 'should be a value for --flash-attn, as with type = "choice"'),
+        ({"name": "kv_unified", "type": "choice", "choices": ("true", "false")}, 'should be type = "bool", not'),
+    ],
+)
+def test_known_parameters_of_llama_cpp_are_what_its_flags_take(parameter: dict[str, Any], told: str) -> None:
+    (line,) = problems(config({"engine": "llamacpp", "model": "embedded"}, parameter))
+    assert told in line
+    assert problems(config({"engine": "llamacpp", "model": "embedded"}, {**parameter, "flag": "--own"})) == []
 
 
 def test_llama_server_is_started_under_the_name_it_is_recognised_by() -> None:

@@ -27,7 +27,7 @@ from mpipso.config import Config
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
-from mpipso.service import ports, process
+from mpipso.service import ports, process, readiness
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -306,6 +306,15 @@ def test_a_service_of_another_model_is_refused_at_once(bench: Bench, monkeypatch
     kind, cause = failed(bench.evaluate(tiny("--model", "other"), LOAD))
     assert (kind, cause) == ("configuration", "the service serves other, not wanted")
     assert bench.seconds < 15  # of the 20 s that the start may take
+
+
+def test_a_health_command_that_hangs_once_is_called_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "COMMAND_LIMIT", 0.5)
+    flag = tmp_path / "called"
+    health = ("sh", "-c", f"test -e {flag} || {{ touch {flag}; sleep 1000; }}")
+    assert bench.evaluate(tiny() | {"health_command": health}).failure is None
 
 
 def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:

@@ -303,6 +303,15 @@ def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
     assert keeper.poll() == 9  # TERM would have ended it with -15
 
 
+def test_the_stop_command_runs_after_an_end_of_its_own_too(tmp_path: Path) -> None:
+    """What the service has started out of reach of signals is left then as well."""
+    asked = tmp_path / "asked"
+    keeper = keep(tmp_path, ["false"], stop_command=["touch", str(asked)])
+    assert keeper.stop() == process.Gone()
+    assert keeper.poll() == 1
+    assert asked.exists()
+
+
 def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

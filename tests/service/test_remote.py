@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from service.node_interface import (
@@ -122,6 +123,25 @@ class TestMember:
         with pytest.raises(EvaluationFailed, match=r"^node7: write_chunk failed: TypeError") as caught:
             member.remote._call("write_chunk", "a file", 0, None)
         assert caught.value.kind == "infrastructure"
+
+    def test_a_start_that_is_answered_too_late_leaves_nothing(
+        self, member: Member, local: LocalNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "ANSWER_TIMEOUT", 0.2)
+        monkeypatch.setattr(remote, "START_TIMEOUT", 0.0)
+        settled = threading.Event()
+        start = local.start_service
+
+        def slowly(*args: Any, **kwargs: Any) -> str:
+            assert settled.wait(20)
+            return start(*args, **kwargs)
+
+        monkeypatch.setattr(local, "start_service", slowly)
+        with pytest.raises(EvaluationFailed, match="no answer to start_service"):
+            member.remote.start_service(["sleep", "1000"], {}, log="log", grace=1000.0)
+        settled.set()
+        wait_until(lambda: (Path(local.work_dir) / "log").exists(), "it is started")
+        wait_until(lambda: not local._services, "it is stopped")
 
     def test_only_the_methods_of_a_node_can_be_asked_for(self, local: LocalNode) -> None:
         answers: list[remote.Answer] = []

@@ -70,6 +70,8 @@ class Engine:
     health_path = ""
     exports = True
     """Whether processes are told their place (``MPIPSO_NODE_RANK`` and so on) by their environment as well."""
+    workers_are_alike = True
+    """Whether workers take the flags of parameters too."""
     close_connections = False
     """Whether clients must not keep connections alive, because the service drops them."""
 
@@ -93,13 +95,21 @@ class Engine:
             yield f"service.command: is required for engine = {service.engine!r}"
             return
         names = {parameter.name for parameter in config.parameters}
-        allowed = names | set(self._values(config, {}, _NOWHERE, 0))
-        for key in ("command", "worker_command", "update_command", "stop_command", "health_command"):
-            for name in sorted(placeholders(getattr(service, key)) - allowed):
+        own = set(self._values(config, {}, _NOWHERE, 0))
+        allowed = names | own
+        texts = {key: getattr(service, key) for key in _COMMANDS} | {"health_url": (service.health_url,)}
+        for key, words in (texts | {f"env.{name}": (value,) for name, value in service.env.items()}).items():
+            for name in sorted(placeholders(words) - allowed):
                 yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
-        used = placeholders((*command, *service.worker_command))
-        if "config" in used and service.config_file is None:
+        # In commands these names stand for where the service runs, not for a parameter that is called so.
+        used = placeholders((*command, *service.worker_command, *service.update_command, *service.env.values())) - own
+        if "config" in placeholders((*command, *service.worker_command, *service.update_command)) and (
+            service.config_file is None
+        ):
             used |= names  # a configuration file without a template holds every parameter
+        targets = [(key, getattr(p, key)) for p in self.resolved(config) for key in ("env", "path") if getattr(p, key)]
+        for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
+            yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
         for parameter in self.resolved(config):
             if parameter.path is not None and service.config_file is None:
                 yield f"parameter {parameter.name!r}: has a path, but there is no [service.config_file]"
@@ -138,7 +148,8 @@ class Engine:
             command = fill(start.command, values)
             env = dict(zip(service.env, fill(tuple(service.env.values()), values), strict=True)) | tuned
             own = {f"MPIPSO_{key.upper()}": text(values[key]) for key in _EXPORTED} if self.exports else {}
-            starts.append(replace(start, command=(*command, *given), env=own | env))
+            takes = start is master or self.workers_are_alike
+            starts.append(replace(start, command=(*command, *(given if takes else ())), env=own | env))
         return starts
 
     def file(self, config: Config, configuration: Configuration) -> bytes | None:
@@ -191,14 +202,14 @@ class Engine:
 
     def _feeds_another(self, config: Config, name: str) -> bool:
         return any(
-            parameter.ratio_of == name or name in (parameter.expression or "") for parameter in config.parameters
+            parameter.ratio_of == name or re.search(rf"\b{re.escape(name)}\b", parameter.expression or "")
+            for parameter in config.parameters
         ) or any(name in constraint.product for constraint in config.constraints)
 
 
 def service_commands(config: Config) -> dict[str, str]:
     """The commands that every node of a group must have, by their key in the configuration."""
-    keys = ("command", "worker_command", "update_command", "stop_command", "health_command")
-    commands = {f"service.{key}": getattr(config.service, key) for key in keys}
+    commands = {f"service.{key}": getattr(config.service, key) for key in _COMMANDS}
     return {key: words[0] for key, words in commands.items() if words and not placeholders(words[:1])}
 
 
@@ -211,6 +222,7 @@ def missing_commands(config: Config) -> list[str]:
     return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
 
 
+_COMMANDS = ("command", "worker_command", "update_command", "stop_command", "health_command")
 _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 _NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")

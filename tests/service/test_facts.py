@@ -1,0 +1,52 @@
+"""Which accelerators a job may use. There is none here: a fake ``nvidia-smi`` answers in the format of the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpipso.service import facts
+
+LISTED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-21b1ce5a-0f1d-4c6e-a2b1-b2f5e2f1a111)
+  MIG 1g.5gb      Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-21b1ce5a-ffff-4c6e-a2b1-b2f5e2f1a222)
+"""
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "listed").write_text(LISTED)
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\ncat {tmp_path}/listed\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("variable", "devices"),
+    [
+        (None, (0, 1, 2)),
+        ("2,0", (2, 0)),
+        ("2, 1", (2, 1)),
+        ("GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f", (0,)),
+        ("GPU-21b1ce5a-f,GPU-5c89", (0, 2)),
+        ("GPU-21b1ce5a", ()),
+        ("GPU-none", ()),
+        ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", ()),
+        ("", ()),
+        ("-1", ()),
+        ("NoDevFiles", ()),
+    ],
+)
+def test_a_job_gets_no_more_devices_than_its_variable_shows(
+    tool: None, monkeypatch: pytest.MonkeyPatch, variable: str | None, devices: tuple[int, ...]
+) -> None:
+    """What is no list of whole devices is left as it is for the service to inherit."""
+    if variable is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert facts.facts().devices == devices
