@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.jobs import alone, local_ranks
+from mpipso.record import recipe
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.startup import (
     Options,
@@ -141,8 +141,7 @@ def _commands(config: Config, configuration: Configuration, group: PlacedGroup, 
     )
     lines = []
     for start in engine.starts(config, configuration, layout):
-        settings = [
-            f"{name}={shlex.quote(value)}" for name, value in start.env.items() if not name.startswith("MPIPSO_")
-        ]
-        lines.append((group.nodes[start.node].host, " ".join([*settings, shlex.join(start.command)])))
+        host = group.nodes[start.node].host
+        env = {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")}
+        lines.append((host, " ".join(recipe.command_words(recipe.Start(host, start.command, env)))))
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -39,7 +40,10 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, as all mistakes are told."""
+    """Tells a mistake in one line, as all mistakes are told, and guesses no flag from its beginning."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -48,6 +52,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 bad input, 3 and 4 as in ``errors.py``, 128 + n for signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks must not cost the report
+        sys.stdout.reconfigure(errors="replace")
     try:
         arguments = _parse(words)
     except UserError as error:

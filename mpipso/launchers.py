@@ -186,7 +186,10 @@ def find(path: str | None) -> tuple[str, Launcher]:
     if found is None:
         raise UserError(f"{path or 'mpirun'}: command not found; install an MPI, or use ./run.sh, which does")
     # Under another name than mpirun, Open MPI 4 calls itself OpenRTE.
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    try:
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise UserError(f"{found}: cannot be run: {error.strerror}") from None
     for launcher in LAUNCHERS:
         if any(word in version for word in launcher.versions):
             return found, launcher

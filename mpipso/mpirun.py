@@ -52,7 +52,9 @@ class Mpirun:
     def __enter__(self) -> Mpirun:
         # Orphans of a launcher that was killed become children of this process, which can then tell what is left.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._before = {number: signal.signal(number, self._handle) for number in _ENDING}
+        # What nohup has made this process ignore stays ignored.
+        heard = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(

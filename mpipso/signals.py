@@ -41,7 +41,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for number in _ENDING:
-            signal.signal(number, self._handle)
+            # nohup means that a run outlives its terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -66,7 +66,8 @@ class Options:
         words = [word for flag, value in pairs if value is not None for word in (flag, str(value))]
         for key, value in self.overrides.items():
             flag = f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
+            joined = str(value).startswith("-")  # a negative number, which would be taken for a flag
+            words += [flag] if value is True else [f"{flag}={value}"] if joined else [flag, str(value)]
         return words + (["--progress", self.progress] if self.progress != "auto" else [])
 
 
@@ -163,7 +164,10 @@ def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
     known = [node for entry in config.parallel.service_groups for node in entry.nodes]
     found = {node.host: node for node in known if [other.host for other in known].count(node.host) == 1}
     nodes = tuple(found.get(node.host, node) for node in group.nodes)
-    master = next((entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes), 0)
+    named = (entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes)
+    master = next(named, config.parallel.master_node_index)
+    if master >= len(nodes):
+        raise UserError(f"parallel.master_node_index = {master}, but a group of --nodes has {len(nodes)} of them")
     return group.model_copy(update={"nodes": nodes, "master_node_index": master})
 
 

@@ -93,7 +93,9 @@ class Supervisor:
         self._journal = self._folder / journal.FILE
         self._limits = limits
         self._left = limits.restarts
-        self._environment = environment
+        words = ["-np", str(job.ranks), *replace(job.options, resume=None, name=None, warm_start=()).words()]
+        self._command = f"{environment[COMMAND]} {shlex.join(words)}"
+        self._environment = {**environment, COMMAND: self._command}
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)
         self._log: TextIOWrapper | None = None
@@ -124,7 +126,7 @@ class Supervisor:
                 raise RunFailed("\n".join(lines)) from None
             finally:
                 if sys.stdout.isatty():  # a root that was killed while it drew has left the cursor hidden
-                    print(end=_SHOW_CURSOR, flush=True)
+                    self._say(_SHOW_CURSOR, end="")
 
     def _run(self) -> int:
         job = self._job
@@ -149,7 +151,7 @@ class Supervisor:
     def _attempt(self, job: Job) -> End:
         """Launch the job and wait for its end."""
         command = job.command([*self._forward, "MPIPSO_RESTARTS"])
-        print("+", shlex.join(command), flush=True)
+        self._say(f"+ {shlex.join(command)}")
         self._keep([f"+ {shlex.join(command)}"])
         self._mpirun.start(command, {**self._environment, "MPIPSO_RESTARTS": str(self._left)})
         stuck = self._watch()
@@ -290,9 +292,16 @@ class Supervisor:
         return 128 + self._mpirun.received[0]
 
     def _how_to_resume(self) -> list[str]:
-        options = replace(self._job.options, resume=self._folder, name=None, warm_start=())
-        words = ["-np", str(self._job.ranks), *options.words()]
-        return [f"go on with: {self._environment[COMMAND]} {shlex.join(words)}"] if self._events() else []
+        return [f"go on with: {self._command} --resume {shlex.quote(str(self._folder))}"] if self._events() else []
+
+    def _say(self, text: str, end: str = "\n") -> None:
+        try:
+            print(text, end=end, flush=True)
+        except OSError:
+            # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, sys.stdout.fileno())
+            os.close(nothing)
 
     def _tell(self, line: str) -> None:
         print(f"mpipso: {line}", file=sys.stderr, flush=True)
@@ -309,7 +318,7 @@ class Supervisor:
 def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
     """The open log, locked so that no other supervisor takes the same run; None where it cannot be written."""
     try:
-        file = stack.enter_context(path.open("a", encoding="utf-8"))
+        file = stack.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace"))
     except OSError:
         return None
     try:

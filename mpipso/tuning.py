@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged, from_fields, verdict
+from mpipso.record.measured import mean
 from mpipso.record.monitor import Monitor
 from mpipso.record.recipe import Start, withdraw_best, write_best
 from mpipso.record.warm import Earlier
@@ -110,7 +112,8 @@ class Tuning:
         self._journal.write("learned", **to_learned(earlier))
         skipped = self._learn(earlier.results)
         unused = [f"{count} not used: {reason}" for reason, count in skipped.most_common(_REASONS_TOLD)]
-        self._monitor.note(f"learned from {'; '.join([earlier.description, *unused])}")
+        what = "learned" if skipped.total() < len(earlier.results) else "learned nothing"
+        self._monitor.note(f"{what} from {'; '.join([earlier.description, *unused])}")
 
     def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Counter[str]:
         """Tell the strategy; returns why some results were of no use."""
@@ -432,13 +435,19 @@ class Tuning:
 
     def _write_best(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> None:
         score = self.trials.score(best, set(among), confirmed=confirmed)
-        evaluation = self.trials.result(next(n for n in best.numbers if n in among and self.trials.result(n)))
-        if evaluation is not None:
+        found = [result for result in map(self.trials.result, best.numbers) if result and result.number in among]
+        metrics = mean([result.metrics for result in found if result.failure is None])
+        baseline = self.trials.baseline
+        # As the summary tells it: a race is held against what the baseline measured in it.
+        raced = [] if baseline is None or not confirmed else self.trials.confirmations(baseline)
+        again = [result.metrics for result in map(self.trials.result, raced) if result and result.failure is None]
+        reference = mean(again) or self.trials.reference()
+        if found:
             write_best(
                 self._folder.path,
-                evaluation,
+                replace(found[0], number=best.number, metrics=metrics),
                 fitness=None if score is None else score.fitness,
-                score=self._summary(evaluation),
+                score=score_text(self.objective.metric, metrics, reference, self.objective.higher_is_better),
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,
             )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from mpipso import survivors
 from mpipso.cluster.facts import local_facts
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.errors import UserError
 from mpipso.jobs import Job as MpiJob
 from mpipso.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
 from mpipso.startup import Options, wanted_groups
@@ -76,9 +78,9 @@ class Bench:
         )
         self.environment = {"PRTE_MCA_plm_ssh_agent": str(self.agent)}
 
-    def start(self, attempts: list[str], *words: object) -> Job:
+    def start(self, attempts: list[str], *words: object, before: Sequence[str] = ()) -> Job:
         (self.folder / "attempts.json").write_text(json.dumps(attempts))
-        argv = [sys.executable, "-c", LAUNCH, "--mpirun", str(self.mpirun), "--config", str(self.config)]
+        argv = [*before, sys.executable, "-c", LAUNCH, "--mpirun", str(self.mpirun), "--config", str(self.config)]
         return Job([*argv, *map(str, words)], limit=LIMIT, env=self.environment)
 
     def launch(self, attempts: list[str], *words: object) -> subprocess.CompletedProcess[str]:
@@ -242,6 +244,17 @@ class TestRestarts:
         done = bench.launch(["begin(); finish()"], *shlex.split(flags))
         assert done.returncode == 0, done.stderr
 
+    def test_ranks_are_told_how_to_go_on_in_the_same_place(self, bench: Bench) -> None:
+        tell = "(HERE / 'command').write_text(os.environ['MPIPSO_COMMAND'])"
+        words = ("--hostfile", bench.hosts("n0", "n1"), "--target=-1e-5", "--run-name", "night")
+        assert bench.launch([f"{tell}; begin(); finish()"], *words).returncode == 0
+        command = shlex.split((bench.folder / "command").read_text())
+        assert command[command.index("-np") :] == [
+            *("-np", "2", "--config", str(bench.config), "--hostfile", str(bench.folder / "hosts.txt")),
+            "--target=-1e-05",
+        ]
+        assert [word for word in bench.calls[0] if word.startswith("--target")] == ["--target=-1e-05"]
+
     def test_how_to_go_on_is_told_as_the_user_calls_it(self, bench: Bench) -> None:
         bench.environment["MPIPSO_COMMAND"] = "./run.sh"
         done = bench.launch(["begin(); evaluate(0)"], "--restarts", 0)
@@ -323,6 +336,26 @@ class TestSignals:
             (mpirun,) = job.running(str(STAND_IN))
             job.process.kill()
             wait_until(lambda: not mpirun.is_running() or mpirun.status() == psutil.STATUS_ZOMBIE, 10, "it is gone")
+
+    def test_what_nohup_ignores_stays_ignored(self, bench: Bench) -> None:
+        with bench.start(["begin(); wait_for('go'); finish()"], before=("nohup",)) as job:
+            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            job.process.send_signal(signal.SIGHUP)
+            time.sleep(0.2)  # of which nothing comes; there is nothing to wait for
+            (bench.folder / "go").touch()
+            done = job.wait()
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "finished"]
+
+    def test_a_reader_that_goes_away_does_not_end_the_run(self, bench: Bench) -> None:
+        """As with ``| head``: the launcher dies of it, and the next one writes to nobody."""
+        lines = "[print('x' * 1000, flush=True) for _ in range(1000)]"
+        pipe = ("sh", "-c", 'set -o pipefail; "$@" | head -1', "sh")
+        with bench.start([f"begin(); {lines}", "begin(); print('y'); finish()"], before=("bash", *pipe[1:])) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stderr
+        assert "BrokenPipeError" not in done.stderr.rpartition("restart 1 of 3")[2]
+        assert bench.events == ["started", "resumed", "finished"]
 
 
 class TestHosts:
@@ -471,6 +504,13 @@ class TestGroups:
             [("a", (0, 1)), ("b", (2, 3))],
         ]
         assert [group.master_node_index for group in groups] == [0, 1]
+
+    def test_of_the_command_line_have_their_master_where_the_file_says(self) -> None:
+        second = config("[parallel]\nmaster_node_index = 1")
+        chosen, _ = wanted_groups(Options(nodes="a,b:c,d"), second)
+        assert [group.master_node_index for group in chosen.parallel.service_groups] == [1, 1]
+        with pytest.raises(UserError, match="master_node_index = 1, but a group of --nodes has 1 of them"):
+            wanted_groups(Options(nodes="a,b:c"), second)
 
     def test_several_ranks_on_a_host_stay_several(self, tmp_path: Path) -> None:
         hostfile = tmp_path / "hosts.txt"

@@ -447,7 +447,9 @@ class TestRepeats:
         assert len(raced) > 3, "the baseline, both leaders, and more"
         assert best is not None
         assert int(str(session.proposals()[best][2]["batch"])) <= highest
-        told = tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"]
+        written = tomli.loads((tmp_path / "best.toml").read_text())["run"]
+        told = written["fitness"]
+        assert written["evaluation"] == best
         assert Lucky(tmp_path, session.config).run().incumbent == best, "a resumed run knows what was refuted"
         assert tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"] == told
 

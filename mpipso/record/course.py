@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 #: More groups than this are told in fewer rows: those that lost most time, and the others together.
 _ROWS = 12
 _LINES = 8
+_PORT = re.compile(r":\d+")
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _ENDS = {
     "evaluations": "the budget of evaluations is spent",
@@ -36,7 +38,8 @@ def course(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.usage.groups:
         yield ""
         yield group_table(outcome.usage)
-        yield from _speed(outcome)
+        if not all(judged.failed for judged in outcome.evaluations):
+            yield from _speed(outcome)
 
 
 def group_table(usage: Usage) -> Table:
@@ -123,7 +126,13 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
 
 def _faults(outcome: Outcome) -> Iterator[Text]:
     failures = (judged.evaluation.failure for judged in outcome.evaluations if judged.failed)
-    causes = Counter(clean(failure.cause) for failure in failures if failure is not None)
+    causes: Counter[str] = Counter()
+    told: dict[str, str] = {}
+    for failure in failures:
+        if failure is not None:
+            # Ports differ from one evaluation to the next.
+            cause = told.setdefault(_PORT.sub(":", failure.cause), clean(failure.cause))
+            causes[cause] += 1
     yield from _at_most(_counted(causes, "failed"), "red")
     retries: Counter[str] = Counter()
     for cause, count in outcome.retries.items():

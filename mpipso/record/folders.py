@@ -28,6 +28,7 @@ LATEST = "latest"
 BEAT = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
 LAUNCH_LOG = "launch.log"
+EVALUATIONS = "evaluations"
 """What ``mpipso launch`` did for the run; in a folder without a journal it says that a run is about to begin there."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 #: Most file systems allow 255 bytes; room is left for a suffix.
@@ -84,7 +85,7 @@ class RunFolder:
 
     def evaluation(self, number: int, attempt: int) -> Path:
         """The folder of one evaluation; :meth:`save` makes it."""
-        return self.path / "evaluations" / f"{number:04d}-{attempt}"
+        return self.path / EVALUATIONS / f"{number:04d}-{attempt}"
 
     def save(self, evaluation: Evaluation) -> Path:
         """Write an evaluation's configuration, its metrics or failure, and its files; returns the folder.

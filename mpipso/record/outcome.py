@@ -28,7 +28,8 @@ from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
 Event = Mapping[str, Any]
 
 COMMAND = "MPIPSO_COMMAND"
-"""Environment variable with the words, quoted for a shell, by which the user launches runs here."""
+"""Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
+that was launched, with all its flags: a run that goes on elsewhere, or in other groups, measures something else."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
 _GONE = 30.0
 
@@ -164,8 +165,9 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None) -> Ou
 
 def resume_command(folder: Path, config: str) -> str:
     """What goes on with the run in ``folder``; a configuration with secrets must be given again: they are not kept."""
-    again = " --config FILE" if HIDDEN in config else ""
-    return f"{os.environ.get(COMMAND, 'mpipso launch')} --resume {shlex.quote(str(folder))}{again}"
+    command = os.environ.get(COMMAND, "mpipso launch")
+    again = " --config FILE" if HIDDEN in config and "--config" not in shlex.split(command) else ""
+    return f"{command} --resume {shlex.quote(str(folder))}{again}"
 
 
 def _has_label(measured: Measured, label: str) -> bool:

@@ -18,7 +18,7 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import figures
 from mpipso.record.folders import replace
-from mpipso.record.redact import Redactor, is_secret
+from mpipso.record.redact import Redactor, is_secret, secret_flag
 
 TOML = "best.toml"
 SCRIPT = "best.sh"
@@ -128,7 +128,8 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Star
     labels = _labels([start.host for start in starts])
     if len(starts) > 1:
         lines.append(f"# Run it on each node, in this order: {figures.clean(', '.join(names[0] for names in labels))}")
-    lines += ["set -eu", ""]
+    # Relative words of the command are found from where the run was started.
+    lines += ["set -eu", f"cd {shlex.quote(str(Path.cwd()))}", ""]
     if len(starts) == 1:
         lines += _section(starts[0], "", redactor)
     elif starts:
@@ -166,8 +167,10 @@ def _words(argv: Sequence[str], redactor: Redactor) -> list[str]:
     before = ""
     for argument in argv:
         flag, equals, content = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        if (secret := secret_flag(argument)) and secret[1] is not None:
+            flag, equals, content = secret[0], "=", secret[1]
         if equals:
-            words.append(f"{shlex.quote(flag)}={_quoted(flag, content, redactor)}")
+            words.append(f"{shlex.quote(flag)}={_quoted(flag.rpartition('=')[2], content, redactor)}")
         else:
             words.append(shlex.quote(argument) if flag else _quoted(before, argument, redactor))
         before = "" if equals else flag

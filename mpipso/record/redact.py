@@ -16,6 +16,9 @@ HIDDEN = "***"
 _NAME = re.compile(
     r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|API[_-]?KEY", re.IGNORECASE
 )
+_VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>.*)", re.DOTALL)
+#: In a header of HTTP.
+_BEARER = re.compile(r"\bBearer\s+([^\s\"']{6,})")
 #: What nobody uses as a secret; hiding it everywhere would damage the record.
 _HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto", re.IGNORECASE)
 #: A shorter secret is hidden inside other text only where it stands in quotes.
@@ -28,7 +31,12 @@ def is_secret(name: str, content: object) -> bool:
 
 
 def secret_flag(argument: str) -> tuple[str, str | None] | None:
-    """``("--api-key", "value")`` for ``--api-key=value``, value None when it is the next argument; None if harmless."""
+    """``("--api-key", "value")`` for ``--api-key=value``, value None when it is the next argument; None if harmless.
+
+    A variable that is handed to another program is one too: ``API_KEY=value``, also as ``--env=API_KEY=value``.
+    """
+    if (variable := _VARIABLE.fullmatch(argument)) and is_secret(variable["name"], variable["content"]):
+        return variable["flag"] + variable["name"], variable["content"]
     if not argument.startswith("-"):
         return None
     flag, equals, content = argument.partition("=")
@@ -118,3 +126,5 @@ def _secrets(data: object) -> Iterator[str]:
             if flag is not None and flag[1] is not None:
                 yield flag[1]
             yield from _secrets(item)
+    elif isinstance(data, str):
+        yield from _BEARER.findall(data)

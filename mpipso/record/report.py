@@ -15,6 +15,7 @@ from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
 from mpipso.record.course import course
 from mpipso.record.figures import Higher, clean
+from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome, read_outcome
@@ -111,7 +112,9 @@ def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[flo
     """Of the gain in the objective, in percent; lower bound first."""
     better_high = outcome.higher(outcome.objective)
     name = outcome.objective
-    raced = [each.values(name) for each in outcome.configurations if each.confirmed and each not in (baseline, best)]
+    # Without a race, the best was chosen among all.
+    others = [each for each in outcome.configurations if each not in (baseline, best) and not each.failed]
+    raced = [each.values(name) for each in others if each.confirmed or not best.confirmed]
     ratios = ratio_interval(baseline.values(name), best.values(name), raced)
     if ratios is None or better_high is None:
         return None
@@ -184,6 +187,8 @@ def _settings(baseline: Measured | None, best: Measured) -> Iterator[RenderableT
 
 def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
     yield _whole(f"results:  {outcome.folder}")
+    if any(judged.failed for judged in outcome.evaluations):
+        yield _whole(f"logs:     {outcome.folder / EVALUATIONS}")
     if outcome.resume:
         yield _whole("go on:    ", (clean(outcome.resume), "bold"))
     if outcome.best is None or not outcome.starts:

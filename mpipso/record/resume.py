@@ -12,7 +12,7 @@ import tomli
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.record import journal
-from mpipso.record.redact import HIDDEN
+from mpipso.record.redact import HIDDEN, Redactor
 from mpipso.record.usage import BEGINNINGS
 
 #: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
@@ -96,11 +96,14 @@ def differences(old: Config, new: Config) -> list[str]:
     Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
     """
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    redactor = Redactor()
+    redactor.learn([old.model_dump(), new.model_dump()])
     lines = []
     for key in dict.fromkeys([*before, *after]):
         if _is_free(key) or _same(before.get(key), after.get(key)):
             continue
-        lines.append(f"{key} was {_shown(before.get(key))} and is now {_shown(after.get(key))}")
+        was, now = (_shown(redactor.data({key: values.get(key)})[key]) for values in (before, after))
+        lines.append(f"{key} was {was} and is now {now}")
     return lines
 
 

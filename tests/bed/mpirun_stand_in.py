@@ -66,6 +66,12 @@ def beat(seconds: float) -> None:
         time.sleep(0.2)
 
 
+def wait_for(name: str) -> None:
+    """Wait until the test has made a file of that name in FOLDER."""
+    while not (HERE / name).exists():
+        time.sleep(0.01)
+
+
 def hang(*, deaf: bool = False) -> NoReturn:
     """Do nothing for ever, to SIGTERM either if ``deaf``."""
     if deaf:

@@ -179,6 +179,14 @@ class TestShares:
         assert number == 2
         assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
 
+    def test_also_one_that_has_cores_but_no_devices(self) -> None:
+        """Without devices of its own its service would use those of the other groups."""
+        spare = PlacedNode(2, "a", "10.0.0.1", (4,), ())
+        ranks = muster([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [spare])
+        ranks.lose(1, dead=True)
+        ((_, group),) = ranks.form()
+        assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
+
     def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
         ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
         for _ in range(3):

@@ -102,6 +102,15 @@ def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
     ]
 
 
+def test_causes_that_differ_in_a_port_are_one_and_a_run_that_failed_gets_no_advice(tmp_path: Path) -> None:
+    script = Script()
+    for number, port in enumerate((4031, 40112)):
+        script.evaluated(10 + number, number, number, tokens=None, cause=f"not ready: http://10.0.0.1:{port}/health")
+    lines = told(script.finished(100), tmp_path)
+    assert "  2 failed: not ready: http://10.0.0.1:4031/health" in lines
+    assert not any("times as fast" in line or "idled" in line for line in lines)
+
+
 def test_many_faults_are_not_told_one_by_one(tmp_path: Path) -> None:
     script = Script()
     for number in range(30):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
 def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
     argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
     script = write(tmp_path, Start("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
-    header, _, body = script.read_text().partition("set -eu\n\n")
+    header, _, body = script.read_text().partition(f"set -eu\ncd {shlex.quote(str(Path.cwd()))}\n\n")
     assert header.startswith("#!/bin/sh\n# Starts the service") and "#   n_parallel = 8\n#   kv = true\n" in header
     assert body == (
         "export OMP_WAIT_POLICY=passive\n"
@@ -67,6 +68,15 @@ def test_the_script_starts_the_service_with_exactly_these_arguments_and_variable
     given, variables = shown(run(script))
     assert tuple(given) == arguments
     assert environment.items() <= variables.items()
+
+
+def test_the_script_runs_where_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my start.sh").write_text("#!/bin/sh\necho started\n")
+    (tmp_path / "my start.sh").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    script = write(tmp_path, Start("node1", ("./my start.sh",)))
+    monkeypatch.chdir("/")
+    assert run(script).stdout == "started\n"
 
 
 def test_nothing_in_the_header_can_become_a_command(tmp_path: Path) -> None:
@@ -87,14 +97,21 @@ def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) ->
         "--auth-token=tok-secret",
         "--header",
         "Key hf-secret",
+        "WANDB_API_KEY=w-secret",
+        "--env=NGC_API_KEY=n-secret",
     )
     start = Start("node1", argv, {"HF_TOKEN": "hf-secret", "LEVEL": "1"})
     script = write(tmp_path, start)
     assert "-secret" not in script.read_text() + (tmp_path / TOML).read_text() + " ".join(command_words(start))
     refused = run(script, HF_TOKEN="")
     assert refused.returncode != 0 and "set HF_TOKEN first" in refused.stderr
-    given, variables = shown(run(script, HF_TOKEN="mine", API_KEY="k 1", AUTH_TOKEN="k2", HEADER="k3"))
-    assert given == ["--api-key", "k 1", "--auth-token=k2", "--header", "k3"]
+    given, variables = shown(
+        run(script, HF_TOKEN="mine", API_KEY="k 1", AUTH_TOKEN="k2", HEADER="k3", WANDB_API_KEY="k4", NGC_API_KEY="k5")
+    )
+    assert given == [
+        *("--api-key", "k 1", "--auth-token=k2", "--header", "k3"),
+        *("WANDB_API_KEY=k4", "--env=NGC_API_KEY=k5"),
+    ]
     assert variables["HF_TOKEN"] == "mine" and variables["LEVEL"] == "1"
 
 

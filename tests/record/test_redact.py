@@ -42,6 +42,17 @@ def test_the_argument_after_a_secret_flag_is_hidden() -> None:
     ]  # fmt: skip
 
 
+def test_a_variable_that_is_handed_on_is_hidden_as_in_any_other_place() -> None:
+    redactor = Redactor()
+    argv = ["env", "HF_TOKEN=hf_in_argv", "docker", "-e", "API_KEY=sk-123", "--env=B_TOKEN=tok123", "MAX_TOKENS=many"]
+    redactor.learn({"command": argv, "header": ["-H", "Authorization: Bearer eyJhbGciOi.x-y"]})
+    assert redactor.arguments(argv) == [
+        "env", "HF_TOKEN=***", "docker", "-e", "API_KEY=***", "--env=B_TOKEN=***", "MAX_TOKENS=many",
+    ]  # fmt: skip
+    text = redactor.text("hf_in_argv sk-123 tok123 many, Authorization: Bearer eyJhbGciOi.x-y")
+    assert text == "*** *** *** many, Authorization: Bearer ***"
+
+
 def test_a_secret_inside_another_does_not_reveal_the_rest() -> None:
     redactor = Redactor({"A_TOKEN": "abcdef", "B_TOKEN": "abcdefghij"})
     assert redactor.text("abcdefghij abcdef") == "*** ***"

@@ -72,6 +72,7 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
         "  2 failed: out of memory at start",
         "  1 failed: no answer",
         "results:  runs/night",
+        "logs:     runs/night/evaluations",
     ]
 
 

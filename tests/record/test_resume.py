@@ -93,7 +93,7 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
         ({"service__env__OMP_NUM_THREADS": "8"}, "service.env.OMP_NUM_THREADS was '4' and is now '8'"),
         (
             {"service__command": ["other"]},
-            "service.command was ['serve', '--api-key', 'sk-1', '--port', '{port}'] and is",
+            "service.command was ['serve', '--api-key', '***', '--port', '{port}'] and is",
         ),
     ],
 )
