@@ -55,6 +55,8 @@ class Job:
         Nodes of each group otherwise.
     again:
         Whether this is a restart inside a Slurm job.
+    loud:
+        Whether the launcher says all that it can.
     """
 
     path: str
@@ -67,6 +69,7 @@ class Job:
     groups: tuple[tuple[str, ...], ...]
     size: int
     again: bool = False
+    loud: bool = False
 
     @classmethod
     def first(cls, path: str, launcher: Launcher, options: Options, config: Config, ranks: int | None) -> Job:
@@ -96,9 +99,8 @@ class Job:
         """The whole line; ``forward`` names environment variables that the ranks need."""
         per_node = len(set(self.hosts)) >= self.ranks
         named = self.hosts if self.named else ()
-        words = self.launcher.command(
-            self.path, self.ranks, self.hostfile, per_node, forward, named, tolerant=True, again=self.again
-        )
+        how = {"tolerant": True, "again": self.again, "loud": self.loud}
+        words = self.launcher.command(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
         return [*words, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
     def on(self, answering: Collection[str], hostfile: Path) -> Job:

@@ -65,6 +65,7 @@ class Launcher(abc.ABC):
         *,
         tolerant: bool = False,
         again: bool = False,
+        loud: bool = False,
     ) -> list[str]:
         """The words before the program's.
 
@@ -80,6 +81,8 @@ class Launcher(abc.ABC):
             Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
         again:
             An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
+        loud:
+            The launcher says all that it can, because an earlier one ended before the run began.
         """
 
 
@@ -115,6 +118,7 @@ class OpenMPI5(Launcher):
         *,
         tolerant: bool = False,
         again: bool = False,
+        loud: bool = False,
     ) -> list[str]:
         where = ["--hostfile", str(hostfile)] if hostfile is not None else []
         where += ["--host", ",".join(f"{host}:1" for host in hosts)] if hosts else []
@@ -122,7 +126,7 @@ class OpenMPI5(Launcher):
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
             *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
-            *self.more,
+            *(word for word in self.more if not loud or word != "--quiet"),
             *((*self.survive, *self._runtime(*_KEEPALIVE)) if tolerant else ()),
             *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
@@ -165,6 +169,7 @@ class Hydra(Launcher):
         *,
         tolerant: bool = False,
         again: bool = False,
+        loud: bool = False,
     ) -> list[str]:
         where = ["-f", str(hostfile)] if hostfile is not None else []
         where += ["-hosts", ",".join(hosts)] if hosts else []

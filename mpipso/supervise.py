@@ -252,6 +252,7 @@ class Supervisor:
             job = self._job.on(answer, next(path for path in paths if not path.exists()))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
+        job = replace(job, loud=not self._began)
         self._left -= 1
         left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"

@@ -322,3 +322,31 @@ def test_help_and_version_say_what_there_is(capsys: pytest.CaptureFixture[str]) 
         assert caught.value.code == 0
         text = capsys.readouterr().out
         assert all(word in text for word in expected)
+
+
+def test_check_hides_secrets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[benchmark]", 'env = { HF_TOKEN = "hf_supersecret", LEVEL = "1" }\n[benchmark]\n')
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "HF_TOKEN='***' LEVEL=1" in out and "supersecret" not in out
+
+
+def test_check_notes_a_path_that_the_template_lacks(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = config.with_name("service.json")
+    template.write_text('{"schedule": {"maxBatchSize": 8}, "models": [{"memory": -1}]}')
+    change(config, "[benchmark]", f"[service.config_file]\ntemplate = '{template}'\n[benchmark]\n")
+    more = '\n[[parameters]]\nname = "{}"\ntype = "int"\nmin = 1\nmax = 9\npath = "{}"\n'
+    paths = ("schedule.maxBatchSizes", "schedule.maxBatchSize", "models.0.memory")
+    config.write_text(
+        config.read_text() + "".join(more.format(f"p{number}", path) for number, path in enumerate(paths))
+    )
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        f"note: {template} has no schedule.maxBatchSizes, which is added; did you mean 'schedule.maxBatchSize'?"
+    ]
+
+
+def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:
+    (line,) = refused(config, "--config", config, "--np", "3")
+    assert line.startswith("unrecognized arguments: --np 3")

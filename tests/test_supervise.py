@@ -193,6 +193,13 @@ class TestRestarts:
         assert [value(words, "--run-name") for words in bench.calls] == ["night", "night"]
         assert bench.events == ["started", "evaluated", "finished"]
 
+    def test_a_launcher_that_ended_before_its_run_is_asked_why(self, bench: Bench) -> None:
+        """Open MPI 4 is quiet about the exit code of the root, and with that about all it has to say."""
+        script(bench.mpirun, bench.mpirun.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nexport VERSION=4.1.4\n"))
+        done = bench.launch(["sys.exit(1)", "begin()", WELL])
+        assert done.returncode == 0, done.stderr
+        assert ["--quiet" in words for words in bench.calls] == [True, False, True]
+
     def test_so_does_one_whose_journal_has_no_line_yet(self, bench: Bench) -> None:
         done = bench.launch(["(folder() / 'journal.jsonl').touch(); die(9)", WELL])
         assert done.returncode == 0, done.stderr

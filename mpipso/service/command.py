@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,21 @@ def config_text(file: ConfigFile, parameters: Iterable[Parameter], configuration
     if file.format == "yaml":
         return yaml.safe_dump(tree, sort_keys=False).encode()
     return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, list[str]]:
+    """The paths that the template does not hold, so that they will be added, each with those it does hold."""
+    held = set(_paths(read_template(file)))
+    wanted = [parameter.path for parameter in parameters if parameter.path is not None]
+    return {path: sorted(held) for path in wanted if path not in held} if file.template else {}
+
+
+def _paths(tree: Any, above: str = "") -> Iterator[str]:
+    """Every path of a tree, dotted."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, below in pairs:
+        yield f"{above}{key}"
+        yield from _paths(below, f"{above}{key}.")
 
 
 def read_template(file: ConfigFile) -> Any:

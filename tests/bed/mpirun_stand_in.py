@@ -107,7 +107,7 @@ def orphan(argv: list[str], *, session: bool) -> None:
 
 def main() -> None:
     if WORDS == ["--version"]:
-        print("mpirun (Open MPI) 5.0.0")
+        print(f"mpirun (Open MPI) {os.environ.get('VERSION', '5.0.0')}")
         return
     calls = HERE / "calls.jsonl"
     number = len(calls.read_text().splitlines()) if calls.exists() else 0
