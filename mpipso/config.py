@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection
 from typing import Annotated, Literal
 
@@ -249,6 +250,14 @@ class GroupEntry(Section):
     group_id: Annotated[int, Field(ge=0)]
     nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
     master_node_index: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> GroupEntry:
+        named = Counter((node.host, device) for node in self.nodes for device in node.npu_ids or ())
+        if twice := [pair for pair, times in named.items() if times > 1]:
+            host, device = twice[0]
+            raise ValueError(f"device {device} of {host} is given to {named[twice[0]]} nodes of one group")
+        return self
 
     @model_validator(mode="after")
     def _master_exists(self) -> GroupEntry:

@@ -166,8 +166,6 @@ def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
     nodes = tuple(found.get(node.host, node) for node in group.nodes)
     named = (entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes)
     master = next(named, config.parallel.master_node_index)
-    if master >= len(nodes):
-        raise UserError(f"parallel.master_node_index = {master}, but a group of --nodes has {len(nodes)} of them")
     return group.model_copy(update={"nodes": nodes, "master_node_index": master})
 
 

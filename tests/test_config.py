@@ -266,6 +266,10 @@ class TestWhatIsRefused:
         ("group", "line"),
         [
             ({"nodes": [{"host": "a", "npu_ids": [0, 0]}]}, "nodes[0].npu_ids: [0, 0] names a device twice"),
+            (
+                {"nodes": [{"host": "a", "npu_ids": [0, 1]}, {"host": "a", "npu_ids": [1]}]},
+                "service_groups[0]: device 1 of a is given to 2 nodes of one group",
+            ),
             ({"nodes": [{"host": "a", "npu_ids": [-1]}]}, "nodes[0].npu_ids[0] = -1: should be greater than"),
             ({"nodes": [{"host": ""}]}, "nodes[0].host = '': should have at least 1 character"),
             ({"nodes": []}, "nodes = []: should have at least 1 item"),

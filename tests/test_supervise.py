@@ -21,7 +21,6 @@ from mpipso import survivors
 from mpipso.cluster.facts import local_facts
 from mpipso.config import Config
 from mpipso.configfile import parse
-from mpipso.errors import UserError
 from mpipso.jobs import Job as MpiJob
 from mpipso.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
 from mpipso.startup import Options, wanted_groups
@@ -516,8 +515,6 @@ class TestGroups:
         second = config("[parallel]\nmaster_node_index = 1")
         chosen, _ = wanted_groups(Options(nodes="a,b:c,d"), second)
         assert [group.master_node_index for group in chosen.parallel.service_groups] == [1, 1]
-        with pytest.raises(UserError, match="master_node_index = 1, but a group of --nodes has 1 of them"):
-            wanted_groups(Options(nodes="a,b:c"), second)
 
     def test_several_ranks_on_a_host_stay_several(self, tmp_path: Path) -> None:
         hostfile = tmp_path / "hosts.txt"

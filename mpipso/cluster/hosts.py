@@ -36,7 +36,8 @@ class Named(Protocol):
 def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
     """Hosts and their slots, in order: lines of ``host``, ``host slots=N`` (Open MPI) or ``host:N`` (MPICH).
 
-    Empty lines and everything after ``#`` are ignored; further ``key=value`` words of Open MPI are accepted.
+    Open MPI's other names for slots, ``count`` and ``cpu``, are known too. Empty lines and everything after ``#`` are
+    ignored; further ``key=value`` words of Open MPI are accepted.
 
     Raises
     ------
@@ -49,8 +50,8 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
         entry = line.split("#", 1)[0].strip()
         if not entry:
             continue
-        match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_]+\s*=\s*\S+)*)", entry)
-        slots = re.search(r"\bslots\s*=\s*(\S+)", entry)
+        match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_-]+\s*=\s*\S+)*)", entry)
+        slots = re.search(r"\s(?:slots|count|cpus?)\s*=\s*(\S+)", entry)
         count = slots.group(1) if slots else match.group(2) if match and match.group(2) else "1"
         if match is None or not count.isdecimal() or int(count) < 1:
             problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")

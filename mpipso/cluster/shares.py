@@ -125,6 +125,11 @@ def _place(
             devices = _part(devices, seen[member.host], together[member.host])
         seen[member.host] += 1
         named = entry.nodes[position] if entry is not None else NodeEntry(host=member.host)
+        if strange := sorted(set(named.npu_ids or ()) - set(member.devices)) if member.devices else []:
+            raise UserError(
+                f"npu_ids of {member.host} name {listed(list(map(str, strange)))}, "
+                f"but the devices found there are {listed(list(map(str, member.devices)))}"
+            )
         nodes.append(
             PlacedNode(
                 member.rank,

@@ -44,6 +44,7 @@ def problem(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | No
 class TestHostfile:
     def test_every_dialect_and_comments(self) -> None:
         text = "# all\nnode0\nnode1 slots=2  # two\n\nnode2:3\nnode3 slots = 4 max_slots=8\n10.0.0.7\na-b.example.org"
+        text += "\nnode4 count=3\nnode5 cpu=2\nnode6 max-slots=8 slots=5"
         assert parse_hostfile(text, "hosts.txt") == [
             ("node0", 1),
             ("node1", 2),
@@ -51,6 +52,9 @@ class TestHostfile:
             ("node3", 4),
             ("10.0.0.7", 1),
             ("a-b.example.org", 1),
+            ("node4", 3),
+            ("node5", 2),
+            ("node6", 5),
         ]
 
     @pytest.mark.parametrize("line", ["node0 node1", "node0 slots=two", "node0 slots=0", "node0:x", "node0,node1"])
@@ -316,6 +320,12 @@ class TestDevices:
         parallel = Parallel(service_groups=(group(0, "a", npu_ids=[(2, 3)]), group(1, "a", npu_ids=[(0,)])))
         result = plan(ranks_on("a", "a", devices=(0, 1, 2, 3)), parallel)
         assert [group.nodes[0].devices for group in result.groups] == [(2, 3), (0,)]
+
+    def test_npu_ids_that_are_not_there(self) -> None:
+        parallel = Parallel(service_groups=(group(0, "a", npu_ids=[(1, 2, 7)]),))
+        assert problem(ranks_on("a", devices=(0, 1)), parallel) == (
+            "npu_ids of a name 2, 7, but the devices found there are 0, 1"
+        )
 
     def test_groups_that_share_a_device(self) -> None:
         parallel = Parallel(service_groups=(group(4, "a", npu_ids=[(0, 1)]), group(9, "a", npu_ids=[(1, 2)])))
