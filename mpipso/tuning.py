@@ -22,6 +22,7 @@ from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.measured import mean
 from mpipso.record.monitor import Monitor
+from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import Start, withdraw_best, write_best
 from mpipso.record.warm import Earlier
 from mpipso.record.warm import to_fields as to_learned
@@ -346,10 +347,11 @@ class Tuning:
         if reference or not score.failed:
             return
         raise RunFailed(
-            f"the baseline configuration failed: {score.cause}\n"
+            f"{NO_BASELINE}: {score.cause}\n"
             f"{evaluation.failure.detail if evaluation.failure else ''}\n"
             f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
-            f"or defaults that work; logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
+            f"or defaults that work, and start a new run; "
+            f"logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
         )
 
     def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:

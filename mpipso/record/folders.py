@@ -175,7 +175,10 @@ def _check_name(name: str | None) -> None:
 
 
 def _reserved(path: Path) -> bool:
-    return (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
+    try:
+        return (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
+    except OSError:  # whoever makes a folder there is told why it cannot be
+        return False
 
 
 def _make(output: Path, name: str | None) -> Path:

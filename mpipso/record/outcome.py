@@ -30,6 +30,8 @@ Event = Mapping[str, Any]
 COMMAND = "MPIPSO_COMMAND"
 """Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
 that was launched, with all its flags: a run that goes on elsewhere, or in other groups, measures something else."""
+NO_BASELINE = "the baseline configuration failed"
+"""How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
 _GONE = 30.0
 
@@ -156,7 +158,7 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None) -> Ou
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if going_on else resume_command(folder, text),
+        resume="" if going_on or last.get("cause", "").startswith(NO_BASELINE) else resume_command(folder, text),
         usage=used,
         retries=retries,
         schedule=_schedule(config.get("search", {})),

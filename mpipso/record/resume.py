@@ -58,9 +58,13 @@ def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dic
         configuration lacks its secrets, which are not kept, and is not given.
     """
     path = folder / journal.FILE
-    if not folder.is_dir():
+    try:
+        there, begun = folder.is_dir(), path.is_file()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not there:
         raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'there is no such folder'}")
-    if not path.is_file():
+    if not begun:
         raise UserError(f"{folder}: is not the folder of a run (it has no {journal.FILE})")
     events = journal.read(path)
     if not events or events[0]["event"] != "started":

@@ -13,6 +13,7 @@ from mpipso.record.folders import BEAT
 from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
+from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import Start, write_best
 from mpipso.record.redact import Redactor
 from mpipso.record.report import Outcome, read_outcome, report, summary
@@ -250,6 +251,14 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
     lines = drawn(report(folder, higher), width=40)
     assert f"results:  {folder}" in lines, "what is copied is not broken, however narrow the terminal"
     assert f"go on:    mpipso launch --resume '{folder}'" in lines
+
+
+def test_nor_does_one_go_on_whose_baseline_has_failed(tmp_path: Path) -> None:
+    with journal_of(tmp_path, *RUN) as journal:
+        journal.write("failed", cause=f"{NO_BASELINE}: no answer")
+    lines = drawn(report(tmp_path, higher))
+    assert "The run failed: the baseline configuration failed: no answer." in lines
+    assert not any(line.startswith("go on:") for line in lines)
 
 
 def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
