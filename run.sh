@@ -85,7 +85,7 @@ install_mpis() {
 
 # The command that a run which can go on tells its user to type.
 name_command() {
-  MPIPSO_COMMAND=$(printf %q "$0")
+  MPIPSO_COMMAND=$(case $0 in */*) printf %q "$0" ;; *) printf %q "./$0" ;; esac)
   export MPIPSO_COMMAND
 }
 

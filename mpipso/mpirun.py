@@ -52,8 +52,9 @@ class Mpirun:
     def __enter__(self) -> Mpirun:
         # Orphans of a launcher that was killed become children of this process, which can then tell what is left.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        # What nohup has made this process ignore stays ignored.
-        heard = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        # nohup means that a run outlives its terminal. (Of SIGINT a shell makes every command in the background deaf.)
+        deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in _ENDING if number != signal.SIGHUP or not deaf]
         self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 

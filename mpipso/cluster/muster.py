@@ -50,8 +50,9 @@ class Muster:
         self.lost: set[int] = set()
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
         self._share |= {spare.rank: spare.node for spare in plan.spares}
-        self._equipped = {node.host for node in self._share.values() if node.devices}
-        """Hosts of which groups have been given devices: without any, a service would use those of all."""
+        equipped = {node.host for group in plan.groups for node in group.nodes if node.devices}
+        self._bare = {s.rank for s in plan.spares if s.host in equipped and not s.node.devices}
+        """Spare ranks without devices where groups have some: a service that is given none would use those of all."""
         self._spare: set[int] = {spare.rank for spare in plan.spares}
         self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
@@ -147,11 +148,12 @@ class Muster:
 
     def _able(self, share: PlacedNode) -> bool:
         """Whether a node has something to work with: a rank that was spare for lack of cores or devices has not."""
-        return bool(share.cores) and (bool(share.devices) or share.host not in self._equipped)
+        return bool(share.cores) and share.rank not in self._bare
 
     def _inherit(self, share: PlacedNode) -> None:
         for heir in sorted(self._spare):
             own = self._share[heir]
             if own.host == share.host and not self._able(own):
                 self._share[heir] = replace(share, rank=heir)
+                self._bare.discard(heir)
                 return

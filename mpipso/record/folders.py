@@ -27,8 +27,8 @@ from mpipso.record.redact import Redactor
 LATEST = "latest"
 BEAT = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
-LAUNCH_LOG = "launch.log"
 EVALUATIONS = "evaluations"
+LAUNCH_LOG = "launch.log"
 """What ``mpipso launch`` did for the run; in a folder without a journal it says that a run is about to begin there."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 #: Most file systems allow 255 bytes; room is left for a suffix.

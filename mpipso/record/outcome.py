@@ -29,7 +29,7 @@ Event = Mapping[str, Any]
 
 COMMAND = "MPIPSO_COMMAND"
 """Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
-that was launched, with all its flags: a run that goes on elsewhere, or in other groups, measures something else."""
+that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
 NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.

@@ -128,8 +128,7 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Star
     labels = _labels([start.host for start in starts])
     if len(starts) > 1:
         lines.append(f"# Run it on each node, in this order: {figures.clean(', '.join(names[0] for names in labels))}")
-    # Relative words of the command are found from where the run was started.
-    lines += ["set -eu", f"cd {shlex.quote(str(Path.cwd()))}", ""]
+    lines += ["set -eu", *_enter(), ""]
     if len(starts) == 1:
         lines += _section(starts[0], "", redactor)
     elif starts:
@@ -139,6 +138,16 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Star
         known = shlex.quote("usage: best.sh NODE, with NODE one of: " + " ".join(names[0] for names in labels))
         lines += ["*)", f"    echo {known} >&2", "    exit 2", "    ;;", "esac"]
     return "\n".join(lines) + "\n"
+
+
+def _enter() -> list[str]:
+    """Relative words of the command are found from where the run was started."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it is gone
+        return []
+    missing = shlex.quote(f"{here} is not here: relative paths of the command may lead nowhere")
+    return [f"cd {shlex.quote(str(here))} 2>/dev/null || echo {missing} >&2"]
 
 
 def _section(start: Start, indent: str, redactor: Redactor) -> list[str]:

@@ -16,9 +16,10 @@ HIDDEN = "***"
 _NAME = re.compile(
     r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|API[_-]?KEY", re.IGNORECASE
 )
-_VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>.*)", re.DOTALL)
-#: In a header of HTTP.
-_BEARER = re.compile(r"\bBearer\s+([^\s\"']{6,})")
+#: Without spaces: a script that sets a variable is no secret.
+_VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
+#: In a header of HTTP; not a variable of the shell, nor a placeholder.
+_BEARER = re.compile(r"\bAuthorization[\"']?\s*[:=]\s*[\"']?Bearer\s+([^\s\"'${}]{6,})", re.IGNORECASE)
 #: What nobody uses as a secret; hiding it everywhere would damage the record.
 _HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto", re.IGNORECASE)
 #: A shorter secret is hidden inside other text only where it stands in quotes.
@@ -35,14 +36,13 @@ def secret_flag(argument: str) -> tuple[str, str | None] | None:
 
     A variable that is handed to another program is one too: ``API_KEY=value``, also as ``--env=API_KEY=value``.
     """
-    if (variable := _VARIABLE.fullmatch(argument)) and is_secret(variable["name"], variable["content"]):
-        return variable["flag"] + variable["name"], variable["content"]
-    if not argument.startswith("-"):
-        return None
     flag, equals, content = argument.partition("=")
-    if _NAME.search(flag) is None or (equals and not is_secret(flag, content)):
-        return None
-    return flag, content if equals else None
+    if argument.startswith("-") and _NAME.search(flag) and (not equals or is_secret(flag, content)):
+        return flag, content if equals else None
+    variable = _VARIABLE.fullmatch(argument)
+    if variable and is_secret(variable["name"], variable["content"]) and not variable["content"].isdecimal():
+        return variable["flag"] + variable["name"], variable["content"]
+    return None
 
 
 class Redactor:

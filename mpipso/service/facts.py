@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -91,9 +92,10 @@ def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
     it then as it is. ("", "-1", "NoDevFiles": no device; parts of a device: "MIG-...".)
     """
     for _, _, variable in _VENDORS:
-        listed = [each.strip() for each in environ.get(variable, "").split(",")]
-        if all(each.isdecimal() for each in listed):
-            return tuple(map(int, listed)), variable
+        listed = (each.strip() for each in environ.get(variable, "").split(","))
+        # As the vendors' libraries read it: what is no number ends the list.
+        if numbers := tuple(map(int, itertools.takewhile(str.isdecimal, listed))):
+            return numbers, variable
     for command, pattern, variable in _VENDORS:
         if shutil.which(command[0]) is None:
             continue

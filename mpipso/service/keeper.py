@@ -362,7 +362,7 @@ class Keeper:
             data = b""
         *lines, self.input = (self.input + data).split(b"\n")
         for command in map(json.loads, lines):
-            if command.get("stop"):
+            if command.get("stop") and ("grace" in command or not self.stopping):
                 self.stop(float(command.get("grace", self.grace)))
         if not data:
             self.abandoned()

@@ -187,6 +187,13 @@ class TestShares:
         ((_, group),) = ranks.form()
         assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
 
+    def test_a_group_that_never_had_devices_needs_none_again(self) -> None:
+        bare = PlacedNode(1, "a", "10.0.0.1", (4,), ())
+        ranks = muster([[node(0, "a", (0, 1))], [bare]])
+        ranks.lose(1, dead=False)
+        ranks.free(1)
+        assert formed(ranks) == {2: [1]}
+
     def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
         ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
         for _ in range(3):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -52,7 +51,7 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
 def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
     argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
     script = write(tmp_path, Start("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
-    header, _, body = script.read_text().partition(f"set -eu\ncd {shlex.quote(str(Path.cwd()))}\n\n")
+    header, _, body = script.read_text().partition(" >&2\n\n")
     assert header.startswith("#!/bin/sh\n# Starts the service") and "#   n_parallel = 8\n#   kv = true\n" in header
     assert body == (
         "export OMP_WAIT_POLICY=passive\n"
@@ -77,6 +76,22 @@ def test_the_script_runs_where_the_run_was_started(tmp_path: Path, monkeypatch: 
     script = write(tmp_path, Start("node1", ("./my start.sh",)))
     monkeypatch.chdir("/")
     assert run(script).stdout == "started\n"
+
+
+@pytest.mark.parametrize("gone", ["before", "after"])
+def test_the_script_works_where_that_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    folder = tmp_path / "start"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    if gone == "before":
+        folder.rmdir()
+    script = write(tmp_path, Start("node1", ("/bin/echo", "started")))
+    monkeypatch.chdir("/")
+    if gone == "after":
+        folder.rmdir()
+    done = run(script)
+    assert done.stdout == "started\n"
+    assert ("relative paths of the command" in done.stderr) == (gone == "after")
 
 
 def test_nothing_in_the_header_can_become_a_command(tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ def test_a_variable_that_is_handed_on_is_hidden_as_in_any_other_place() -> None:
     assert redactor.arguments(argv) == [
         "env", "HF_TOKEN=***", "docker", "-e", "API_KEY=***", "--env=B_TOKEN=***", "MAX_TOKENS=many",
     ]  # fmt: skip
+    script = ["bash", "-c", "token=$(cat /run/token) exec serve --port 8000 --api-key $token", "a_token_num=131072"]
+    redactor.learn([*script, 'curl -H "Authorization: Bearer $HF_TOKEN"', "Bearer authentication"])
+    assert redactor.arguments(script) == script
+    assert redactor.text("$HF_TOKEN authentication 131072") == "$HF_TOKEN authentication 131072"
+    assert redactor.arguments(["--password=A_TOKEN=abcdef1"]) == ["--password=***"]
     text = redactor.text("hf_in_argv sk-123 tok123 many, Authorization: Bearer eyJhbGciOi.x-y")
     assert text == "*** *** *** many, Authorization: Bearer ***"
 

@@ -31,6 +31,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (None, (0, 1, 2)),
         ("2,0", (2, 0)),
         ("2, 1", (2, 1)),
+        ("1,-1,0", (1,)),
+        ("0,1,", (0, 1)),
         ("GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f", (0,)),
         ("GPU-21b1ce5a-f,GPU-5c89", (0, 2)),
         ("GPU-21b1ce5a", ()),

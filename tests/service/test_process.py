@@ -306,7 +306,8 @@ def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
 def test_the_stop_command_runs_after_an_end_of_its_own_too(tmp_path: Path) -> None:
     """What the service has started out of reach of signals is left then as well."""
     asked = tmp_path / "asked"
-    keeper = keep(tmp_path, ["false"], stop_command=["touch", str(asked)])
+    keeper = keep(tmp_path, ["false"], stop_command=["sh", "-c", f"sleep 3; touch {asked}"])
+    assert keeper.wait(20) == 1
     assert keeper.stop() == process.Gone()
     assert keeper.poll() == 1
     assert asked.exists()

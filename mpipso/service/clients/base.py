@@ -13,7 +13,7 @@ from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import METRICS, Metrics, Value
+from mpipso.evaluation import LATENCIES, METRICS, Metrics, Value
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
 
@@ -131,11 +131,20 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     if failed > 0 and rate < min_success_rate:
         asked = f" of {completed + failed:g}" if completed is not None else ""
         raise EvaluationFailed(f"{failed:g}{asked} requests failed")
-    positive = [name for name in METRICS if name.startswith(_POSITIVE) or (name in wanted and name.endswith("_ms"))]
-    zero = [name for name in positive if metrics.get(name) == 0]
+    zero = [
+        name
+        for name in METRICS
+        if metrics.get(name) == 0 and (name.startswith(_POSITIVE) or (name in wanted and _nothing(name, metrics)))
+    ]
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
     return metrics
+
+
+def _nothing(name: str, metrics: Metrics) -> bool:
+    """Whether a latency is 0 in all that was measured of it; a median may be, where tokens come several at once."""
+    latency = name.partition("_")[0]
+    return latency in LATENCIES and not any(v for other, v in metrics.items() if other.startswith(f"{latency}_"))
 
 
 _POSITIVE = ("duration", "request_throughput", "output_throughput", "total_throughput", "ttft", "e2e")

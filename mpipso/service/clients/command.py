@@ -36,7 +36,7 @@ class CommandClient(Client):
             yield "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed"
         if benchmark.result_file and not placeholders([benchmark.result_file]) & {"seed", "result"}:
             yield (
-                f"benchmark.result_file: {benchmark.result_file} is the same for all evaluations, and groups would "
+                f"benchmark.result_file: {benchmark.result_file} can be the same for two groups, which would "
                 "take each other's results: put {seed} into its name, which is another each time"
             )
         known = {"host", "port", "base_url", "model", "seed", "result"} | {p.name for p in config.parameters}
