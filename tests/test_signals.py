@@ -21,6 +21,8 @@ RANK = """
 import signal, sys, time
 from mpipso.signals import Interrupts, die_with_launcher
 die_with_launcher()
+# However this test run itself was started.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 with Interrupts() as interrupts:
     print("ready", flush=True)
     while interrupts.received is None:
@@ -52,8 +54,8 @@ def ranks() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def start(ranks: list[subprocess.Popen[str]], seconds: float) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", RANK, str(seconds)], stdout=subprocess.PIPE, text=True)
+def start(ranks: list[subprocess.Popen[str]], seconds: float, *words: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", RANK, str(seconds), *words], stdout=subprocess.PIPE, text=True)
     ranks.append(process)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -71,6 +73,13 @@ def test_the_first_signal_lets_the_run_end_in_order(ranks: list[subprocess.Popen
     rank.send_signal(number)
     assert line(rank) == f"received {number}\n"
     assert rank.wait(10) == 7
+
+
+def test_what_nohup_ignores_stays_ignored(ranks: list[subprocess.Popen[str]]) -> None:
+    rank = start(ranks, 0.0, "nohup")
+    rank.send_signal(signal.SIGHUP)
+    rank.send_signal(signal.SIGTERM)
+    assert line(rank) == f"received {int(signal.SIGTERM)}\n"
 
 
 def test_the_same_signal_sent_twice_by_a_launcher_counts_once(ranks: list[subprocess.Popen[str]]) -> None:
