@@ -90,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
 
     tune = commands.add_parser("tune", help="run the tuner (the default); start it with mpirun or srun")
     _add_run_flags(tune)
+    tune.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="leave this host out of the hostfile and of the groups that are named; what is left of those that have it "
+        "forms new ones; may be given several times",
+    )
     tune.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
     tune.set_defaults(run=_tune)
 
@@ -210,6 +218,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         resume=arguments.resume,
         name=arguments.run_name,
         warm_start=tuple(arguments.warm_start),
+        without=tuple(getattr(arguments, "without", ())),
     )
 
 

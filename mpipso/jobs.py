@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mpipso.cluster.hosts import LOCAL, slurm_hosts
-from mpipso.cluster.placement import group_size
+from mpipso.cluster.hosts import LOCAL, Hosts, Name, slurm_hosts
+from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config, GroupEntry, Parallel
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launcher
@@ -50,7 +50,7 @@ class Job:
     named:
         Whether they are named on the command line.
     groups:
-        The hosts of each service group if the user named them; these may be more than ``hosts``, reached over ssh.
+        The service groups if the user named them; their hosts may be more than ``hosts``, reached over ssh.
     size:
         Nodes of each group otherwise.
     again:
@@ -66,7 +66,7 @@ class Job:
     hosts: tuple[str, ...]
     hostfile: Path | None
     named: bool
-    groups: tuple[tuple[str, ...], ...]
+    groups: tuple[GroupEntry, ...]
     size: int
     again: bool = False
     loud: bool = False
@@ -82,8 +82,8 @@ class Job:
         """
         config, slots = wanted_groups(options, config)
         hosts = launched_hosts(slots, config) or []
-        groups = tuple(tuple(node.host for node in group.nodes) for group in config.parallel.service_groups)
-        named = [] if hosts or config.parallel.ssh else _distant(config.parallel.service_groups)
+        groups = config.parallel.service_groups
+        named = [] if hosts or config.parallel.ssh else _distant(groups)
         # Inside a Slurm job the launcher knows the hosts by itself.
         hosts = hosts or named or slurm_hosts()
         if ranks is None and hosts:
@@ -118,25 +118,22 @@ class Job:
         lost = {host for host in self.hosts if host not in answering}
         if not lost:
             return replace(self, again=again)
-        groups = _regrouped(self.groups, lost)
-        inside = {host for group in groups for host in group}
-        hosts = [host for host in self.hosts if host not in lost and (host in inside or not self.groups)]
+        groups = regrouped(self.groups, lost)
+        inside = Hosts(Name(node.host) for group in groups for node in group.nodes)
+        hosts = [host for host in self.hosts if host not in lost and (inside.find(host) or not self.groups)]
         ranks = min(self.ranks, len(hosts))
         if self.ranks > len(self.hosts):  # as many times more than there are slots
             ranks = self.ranks * len(hosts) // len(self.hosts)
-        size = min(map(len, self.groups)) if self.groups else self.size
+        size = min(len(group.nodes) for group in self.groups) if self.groups else self.size
         if not hosts or (ranks < size and not self.groups):
             up, all_ = len(set(self.hosts) - lost), len(set(self.hosts))
             raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
         self._write(hostfile, hosts)
-        if self.groups:
-            options = replace(self.options, hostfile=None, nodes=":".join(",".join(group) for group in groups))
-        else:
-            options = replace(
-                self.options,
-                hostfile=hostfile if self.options.hostfile is not None else None,
-                overrides={**self.options.overrides, "parallel.nodes_per_group": self.size},
-            )
+        options = self.options
+        if self.groups or options.hostfile is not None:
+            options = replace(options, without=tuple(host for host in dict.fromkeys(self.hosts) if host in lost))
+        if not self.groups:
+            options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": self.size})
         return replace(
             self, options=options, ranks=ranks, hosts=tuple(hosts), hostfile=hostfile, named=False, again=again
         )
@@ -159,13 +156,3 @@ def _distant(groups: Sequence[GroupEntry]) -> list[str]:
     hosts = [node.host for group in groups for node in group.nodes]
     here = set(hosts) <= set(LOCAL) or set(hosts) == {socket.gethostname()}
     return [] if here else hosts
-
-
-def _regrouped(groups: Sequence[tuple[str, ...]], lost: Collection[str]) -> list[tuple[str, ...]]:
-    whole = [group for group in groups if not set(group) & set(lost)]
-    sizes = {len(group) for group in groups}
-    if len(sizes) == 1:
-        size = sizes.pop()
-        rest = [host for group in groups if group not in whole for host in group if host not in lost]
-        whole += [tuple(rest[start : start + size]) for start in range(0, len(rest) - size + 1, size)]
-    return whole

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.hosts import parse_nodes, read_hostfile
-from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
+from mpipso.cluster.placement import outside, plan, regrouped
 from mpipso.cluster.plan import PlacedNode, Plan, Rank, ranges
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config, GroupEntry
@@ -46,7 +46,8 @@ class Options:
     """What the command line says. ``overrides`` are configuration values by dotted key.
 
     ``resume`` is the folder of a run to go on with, ``name`` that of the folder of a new one in the output folder,
-    ``warm_start`` holds folders of earlier runs, or CSV files, to learn from.
+    ``warm_start`` holds folders of earlier runs, or CSV files, to learn from. ``without`` are hosts that are not to be
+    used, whoever names them.
     """
 
     config: Path | None = None
@@ -57,12 +58,14 @@ class Options:
     resume: Path | None = None
     name: str | None = None
     warm_start: tuple[Path, ...] = ()
+    without: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """The flags that say the same again."""
         pairs = [("--config", self.config), ("--hostfile", self.hostfile), ("--nodes", self.nodes)]
         pairs += [("--resume", self.resume), ("--run-name", self.name)]
         pairs += [("--warm-start", path) for path in self.warm_start]
+        pairs += [("--without", host) for host in self.without]
         words = [word for flag, value in pairs if value is not None for word in (flag, str(value))]
         for key, value in self.overrides.items():
             flag = f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"
@@ -149,13 +152,30 @@ def well_defined(config: Config) -> tuple[Space, Configuration | None]:
 
 
 def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] | None]:
-    """The configuration with the groups of ``--nodes``, and the hosts of ``--hostfile`` once per slot."""
+    """The configuration with the groups of ``--nodes``, and the hosts of ``--hostfile`` once per slot.
+
+    Both are without the hosts that are not to be used.
+
+    Raises
+    ------
+    UserError
+        The hostfile or the list of nodes is wrong, or without those hosts nothing is left of them.
+    """
     hosts = None
     if options.hostfile is not None:
-        hosts = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
+        out = Hosts(map(Name, options.without))
+        slots = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
+        hosts = [host for host in slots if out.find(host) is None]
+    groups = config.parallel.service_groups
     if options.nodes is not None:
         groups = tuple(_as_configured(group, config) for group in parse_nodes(options.nodes))
-        config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": groups})})
+    left = regrouped(groups, options.without)
+    if options.without and not left and not hosts:
+        flags = " ".join(f"--without {host}" for host in options.without)
+        named = groups or hosts is not None
+        why = "no group can be formed of what is left" if named else "goes with a hostfile or with named groups"
+        raise UserError(f"{flags}: {why}")
+    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": left})})
     return config, hosts
 
 

@@ -21,6 +21,7 @@ from mpipso import survivors
 from mpipso.cluster.facts import local_facts
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.errors import UserError
 from mpipso.jobs import Job as MpiJob
 from mpipso.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
 from mpipso.startup import Options, wanted_groups
@@ -377,9 +378,10 @@ class TestHosts:
         survivors = str(bench.run / "hosts-2.txt")
         assert [(w[1], [x for x in w if x.endswith(".txt")]) for w in (first, second, third)] == [
             ("4", [str(hostfile)] * 2),
-            ("3", [survivors] * 2),
+            ("3", [survivors, str(hostfile)]),
             ("4", [str(hostfile)] * 2),
         ]
+        assert [w[i + 1] for w in (first, second, third) for i, x in enumerate(w) if x == "--without"] == ["n2"]
         assert Path(survivors).read_text() == "n0 slots=1\nn1 slots=1\nn3 slots=1\n"
         assert told(done) == [
             "mpirun ended with code 0 before the run had ended; without n2, which does not answer; "
@@ -404,7 +406,11 @@ class TestHosts:
         done = bench.launch(["begin()", "begin(); finish()"], "--nodes", "n0,n1:n2,n3:n4,n5:n6,n7")
         assert done.returncode == 0, done.stderr
         words = bench.calls[1]
-        assert value(words, "--nodes") == "n2,n3:n6,n7:n0,n5"
+        assert value(words, "--nodes") == "n0,n1:n2,n3:n4,n5:n6,n7"
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--without"] == ["n1", "n4"]
+        chosen, _ = wanted_groups(Options(nodes=value(words, "--nodes"), without=("n1", "n4")), config())
+        names = [[node.host for node in group.nodes] for group in chosen.parallel.service_groups]
+        assert names == [["n2", "n3"], ["n6", "n7"], ["n0", "n5"]]
         assert value(words, "--host") is None
         assert Path(value(words, "--hostfile") or "").read_text().split() == ["n0", "n2", "n3", "n5", "n6", "n7"]
         assert value(words, "-np") == "6"
@@ -515,6 +521,46 @@ class TestGroups:
         second = config("[parallel]\nmaster_node_index = 1")
         chosen, _ = wanted_groups(Options(nodes="a,b:c,d"), second)
         assert [group.master_node_index for group in chosen.parallel.service_groups] == [1, 1]
+
+    SHARED = """
+    [[parallel.service_groups]]
+    group_id = 4
+    master_node_index = 1
+    nodes = [{ host = "a.rack", npu_ids = [0, 1] }, { host = "b", npu_ids = [2, 3] }]
+    [[parallel.service_groups]]
+    group_id = 7
+    nodes = [{ host = "a.rack", npu_ids = [4, 5] }, { host = "c" }]
+    """
+
+    def test_that_have_lost_no_host_keep_all_that_the_file_says(self, tmp_path: Path) -> None:
+        """Two groups share a host, which the hostfile calls by its short name, and the host of one of them is lost."""
+        hostfile = tmp_path / "hosts.txt"
+        hostfile.write_text("a slots=2\nb\nc\n")
+        shared = config('[parallel]\nmode = "single_node"' + self.SHARED)
+        job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), shared, None)
+        left = job.on({"a", "b"}, tmp_path / "left.txt")
+        assert (left.ranks, left.hosts) == (3, ("a", "a", "b"))
+        assert left.options.words() == ["--hostfile", str(hostfile), "--without", "c"]
+        chosen, hosts = wanted_groups(left.options, shared)
+        (group,) = chosen.parallel.service_groups
+        assert hosts == ["a", "a", "b"]
+        assert (group.group_id, group.master_node_index) == (4, 1)
+        assert [(node.host, node.npu_ids) for node in group.nodes] == [("a.rack", (0, 1)), ("b", (2, 3))]
+
+    def test_that_have_lost_a_host_form_new_ones_of_what_is_left(self) -> None:
+        chosen, _ = wanted_groups(Options(without=("b", "d")), config(self.FILE))
+        (group,) = chosen.parallel.service_groups
+        assert (group.group_id, group.master_node_index) == (4, 1), "like the group that it replaces"
+        assert [(node.host, node.npu_ids) for node in group.nodes] == [("a", (0, 1)), ("c", (4, 5))]
+
+    @pytest.mark.parametrize(
+        ("groups", "why"),
+        [(FILE, "no group can be formed of what is left"), ("", "goes with a hostfile or with named groups")],
+    )
+    def test_that_are_all_lost_are_not_replaced_by_others(self, groups: str, why: str) -> None:
+        with pytest.raises(UserError) as caught:
+            wanted_groups(Options(without=("a", "c", "d")), config(groups))
+        assert caught.value.problems == (f"--without a --without c --without d: {why}",)
 
     def test_several_ranks_on_a_host_stay_several(self, tmp_path: Path) -> None:
         hostfile = tmp_path / "hosts.txt"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,15 @@ class Named(Protocol):
 
     @property
     def aliases(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Name:
+    """A host of which nothing is known but one of its names."""
+
+    host: str
+    address: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 
-from mpipso.cluster.hosts import Hosts
+from mpipso.cluster.hosts import Hosts, Name
 from mpipso.cluster.plan import Plan, Rank, counted, listed
 from mpipso.cluster.shares import Left, Taken, share_hosts
 from mpipso.config import GroupEntry, NodeEntry, Parallel
@@ -65,6 +65,24 @@ def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | No
         names = list(dict.fromkeys(hosts or ()))
     absent = [name for name in names if known.absent(name)]
     return [Rank(-number, name) for number, name in enumerate(absent, start=1)]
+
+
+def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[GroupEntry, ...]:
+    """The groups without those that have one of the ``lost`` hosts, by whatever of its names they call it.
+
+    If all groups are of one size, what is left of those forms new ones, which are numbered and have their master as
+    those that they replace. What is said of a node stays with it.
+    """
+    gone = Hosts(map(Name, lost))
+    broken = [entry for entry in entries if any(gone.find(node.host) is not None for node in entry.nodes)]
+    whole = tuple(entry for entry in entries if entry not in broken)
+    sizes = {len(entry.nodes) for entry in entries}
+    if len(sizes) != 1:
+        return whole
+    size = sizes.pop()
+    rest = [node for entry in broken for node in entry.nodes if gone.find(node.host) is None]
+    new = (tuple(rest[start : start + size]) for start in range(0, len(rest) - size + 1, size))
+    return whole + tuple(entry.model_copy(update={"nodes": nodes}) for entry, nodes in zip(broken, new, strict=False))
 
 
 def group_size(parallel: Parallel, ranks: int) -> int:
