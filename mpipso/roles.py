@@ -309,10 +309,10 @@ class Leader:
             self._closed = True
             self._crew.world.wake()
 
-    def _progress(self, phase: str) -> None:
+    def _progress(self, phase: str, detail: str) -> None:
         if self._assignment is not None:
             number, attempt = self._assignment.number, self._assignment.attempt
-            self._crew.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase))
+            self._crew.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase, detail))
 
     def _sender(self, seat: int) -> Callable[[object], None]:
         return lambda message: self._link.post(seat, message)

@@ -165,7 +165,7 @@ class Root:
     def _take(self, event: Event) -> None:
         match event:
             case Progress():
-                self._monitor.phase(event.group, event.phase)
+                self._monitor.phase(event.group, event.phase, event.detail)
             case Assigned():
                 self._tuning.assigned(event.group, event.assignment)
             case Retried():

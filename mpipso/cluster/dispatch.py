@@ -19,12 +19,13 @@ PROBE = "probe"
 
 @dataclass(frozen=True)
 class Progress:
-    """A leader tells what its evaluation is doing now: ``starting``, ``measuring``, ..."""
+    """A leader tells what its evaluation is doing now, ``starting``, ``measuring``, ..., and what that waits for."""
 
     group: int
     number: int
     attempt: int
     phase: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)

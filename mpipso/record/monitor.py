@@ -20,6 +20,7 @@ from rich.text import Text
 from mpipso.evaluation import Configuration, Evaluation
 from mpipso.record import figures
 from mpipso.record.figures import clean
+from mpipso.record.measured import BASELINE
 from mpipso.record.screen import Mode, terminal_size
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
 _HEARTBEAT = 30.0
 #: Lines of the live display besides the table's rows.
 _FRAME = 6
-_PHASES = {"starting": "yellow", "warming up": "cyan", "measuring": "green", "stopping": "magenta"}
+_PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "stopping": "magenta"}
 
 
 @dataclass
@@ -43,6 +44,7 @@ class _Row:
     label: str = ""
     configuration: Configuration = field(default_factory=dict)
     phase: str = ""
+    detail: str = ""
     since: float = 0.0
     lost: str = ""
 
@@ -139,12 +141,13 @@ class Monitor:
         """A group begins an evaluation."""
         row = self._rows[group]
         row.number, row.label, row.configuration = number, label, configuration
-        row.phase, row.since, row.lost = "", self._clock(), ""
+        row.phase, row.detail, row.since, row.lost = "", "", self._clock(), ""
         self._changed = True
 
-    def phase(self, group: int, text: str) -> None:
-        """What a group is doing in its evaluation: ``starting``, ``warming up``, ``measuring``."""
-        self._rows[group].phase = clean(text)
+    def phase(self, group: int, text: str, detail: str = "") -> None:
+        """What a group is doing in its evaluation, ``starting``, ``measuring``, ..., and what that waits for."""
+        row = self._rows[group]
+        row.phase, row.detail = clean(text), clean(detail)
         self._changed = True
 
     def evaluated(self, evaluation: Evaluation, summary: str, best: bool, violations: Sequence[str] = ()) -> None:
@@ -163,12 +166,11 @@ class Monitor:
         row = self._rows.get(evaluation.group)
         if row is not None and row.number == evaluation.number:
             row.number = None
-        if self._baseline is None and evaluation.label == "baseline":
+        if self._baseline is None and evaluation.label == BASELINE:
             self._baseline = evaluation.configuration
         self._progress.advance(self._task)
         self._spent += evaluation.seconds
         self._counts["done"] += 1
-        changes = self._changes(evaluation.configuration)
         if evaluation.failure is not None:
             self._counts["failed"] += 1
             outcome = Text(f"failed: {clean(evaluation.failure.cause)}", "red")
@@ -187,7 +189,7 @@ class Monitor:
                 f"{self._done:>{len(total)}}/{total} group {evaluation.group} ",
                 ("*" if best else " ", "bold green"),
                 outcome,
-                (f"  {evaluation.label or changes}", "dim"),
+                (f"  {self._named(evaluation.label, evaluation.configuration)}", "dim"),
             )
         )
 
@@ -237,7 +239,11 @@ class Monitor:
         return self._counts["done"]
 
     def _changes(self, configuration: Configuration) -> str:
-        return clean(figures.settings(figures.changes(configuration, self._baseline))) or "same as the baseline"
+        return clean(figures.settings(figures.changes(configuration, self._baseline))) or BASELINE
+
+    def _named(self, label: str, configuration: Configuration) -> str:
+        changes = self._changes(configuration)
+        return changes if label in ("", changes) else f"{label} {changes}"
 
     def _print(self, line: Text) -> None:
         now = self._clock()
@@ -281,6 +287,7 @@ class Monitor:
         if len(busy) <= 4:
             doing = ", ".join(
                 f"group {group} #{row.number} {row.phase or 'assigned'} {figures.duration(now - row.since)}"
+                + (f" ({row.detail})" if row.detail else "")
                 for group, row in busy
             )
         else:
@@ -332,7 +339,9 @@ def _cells(row: _Row, changes: str, now: float) -> tuple[RenderableType, ...]:
         return "", Text(row.lost, "red"), Text("lost", "bold red"), ""
     if row.number is None:
         return "", "", Text("idle", "dim"), ""
-    what = Text.assemble((f"{row.label} ", "bold"), changes) if row.label else Text(changes)
+    what = Text.assemble((f"{row.label} ", "bold"), changes) if row.label not in ("", changes) else Text(changes)
+    if row.detail:
+        what.append(f"  {row.detail}", "dim")
     phase = Text(row.phase, _PHASES.get(row.phase, ""))
     return str(row.number), what, phase, figures.duration(now - row.since)
 

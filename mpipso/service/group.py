@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mpipso.config import Config
@@ -53,7 +54,7 @@ class ServiceGroup:
     master:
         Index of the node that runs the service's master process.
     progress:
-        Is told what the evaluation does now, in one word.
+        Is told what the evaluation does now, in one word, and what that waits for.
     port:
         Where the service listens; 0 for any free port.
     """
@@ -66,7 +67,7 @@ class ServiceGroup:
         config: Config,
         engine: Engine,
         client: Client,
-        progress: Callable[[str], None],
+        progress: Callable[[str, str], None],
         *,
         port: int = 0,
     ) -> None:
@@ -144,7 +145,7 @@ class ServiceGroup:
 
     def _enter(self, phase: str) -> None:
         self._phases.enter(phase)
-        self._progress(phase)
+        self._progress(phase, "")
 
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
         configuration = assignment.configuration
@@ -159,7 +160,7 @@ class ServiceGroup:
         readiness = self._readiness(target, configuration, layout)
         with watching(lambda: self._check_alive("while starting", layout.port), cancel) as over:
             try:
-                readiness.wait(self._config.service.start_timeout, over)
+                readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
             except EvaluationFailed as error:
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=error.detail or self._tails()) from None
         self._enter("measuring")

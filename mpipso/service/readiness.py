@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -41,8 +41,8 @@ class Readiness:
     health_url: str
     health_command: Sequence[str]
 
-    def wait(self, limit: float, over: threading.Event) -> None:
-        """Return when the service can be measured.
+    def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
+        """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class Readiness:
             ``over`` was set.
         """
         deadline = time.monotonic() + limit
-        pause = FIRST_PAUSE
+        pause, told = FIRST_PAUSE, ""
         while True:
             try:
                 self._check(max(1.0, deadline - time.monotonic()), over)
@@ -60,6 +60,9 @@ class Readiness:
             except NotReady as problem:
                 if time.monotonic() >= deadline:
                     raise EvaluationFailed(f"not ready within {limit:g} s: {problem}") from None
+                if str(problem) != told:
+                    told = str(problem)
+                    tell(told)
             interruptible(asyncio.sleep(pause), over)
             pause = min(2 * pause, LONGEST_PAUSE)
 

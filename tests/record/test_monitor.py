@@ -97,7 +97,7 @@ def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.
         "[  42s]  2/32 group 1 *412.3 tok/s (+12.4 %)  n_parallel=8 n_batch=512\n"
         "[ 102s]  3/32 group 0  failed: out of memory at start  n_parallel=64\n"
         "[ 102s]  4/32 group 1  99.1 tok/s (-73.0 %)   flash=false\n"
-        "[ 102s]  5/32 group 1  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  same as the baseline\n"
+        "[ 102s]  5/32 group 1  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  baseline\n"
         "[ 102s] group 1  #5 will be tried again: port 8000 is taken\n"
         "[ 2h48] group 1  lost: no sign of life for 30 s\n"
     )
@@ -111,20 +111,31 @@ def test_foreign_text_cannot_draw_on_the_terminal(plain: Monitor, output: io.Str
     )
 
 
+def test_what_is_measured_again_is_named(plain: Monitor, output: io.StringIO) -> None:
+    for label, configuration in (("repeat", BASELINE), ("confirm", {**BASELINE, "n_parallel": 8}), ("", BASELINE)):
+        plain.evaluated(Evaluation(0, 1, 0, configuration, label, metrics={"x": 1.0}), "x", best=False)
+    ends = [line.rsplit("  ", 1)[1] for line in output.getvalue().splitlines()]
+    assert ends == ["repeat baseline", "confirm n_parallel=8", "baseline"]
+
+
 def test_silence_is_broken_after_half_a_minute(plain: Monitor, clock: Clock, output: io.StringIO) -> None:
     plain.assigned(0, 1, "", BASELINE)
-    plain.phase(0, "measuring")
+    plain.phase(0, "starting", "nothing listens\non port 8000")
     clock.now += 29.9
     plain.tick()
     assert output.getvalue() == ""
     clock.now += 0.1
     plain.tick()
     plain.tick()
-    assert output.getvalue() == "[  30s] 0/32 group 0 #1 measuring 30s; ETA -\n"
+    assert output.getvalue() == "[  30s] 0/32 group 0 #1 starting 30s (nothing listens on port 8000); ETA -\n"
+    plain.phase(0, "measuring")
     plain.note("x")
     clock.now += 29.9
     plain.tick()
     assert output.getvalue().count("\n") == 2
+    clock.now += 0.1
+    plain.tick()
+    assert output.getvalue().splitlines()[2] == "[  60s] 0/32 group 0 #1 measuring 1m00s; ETA -"
 
 
 def test_the_sign_of_life_of_many_groups_is_short(clock: Clock, output: io.StringIO) -> None:
@@ -179,7 +190,7 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
     live.assigned(0, 1, "", {**BASELINE, "n_parallel": 8})
     live.phase(0, "measuring")
     live.assigned(1, 2, "confirm", {**BASELINE, "n_batch": 512})
-    live.phase(1, "starting")
+    live.phase(1, "starting", "HTTP 503")
     clock.now += 75
     live.evaluated(measured(1, 0, 75.0, n_parallel=8), "412.3 tok/s (+12.4 %)", best=True)
     live.evaluated(failed(9, 0, "out of memory"), "", best=False)
@@ -198,7 +209,7 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
     assert header.split() == ["group", "nodes", "#", "evaluates", "phase", "time"]
     assert [row.split() for row in rows] == [
         ["0", "node1", "node2", "idle"],
-        ["1", "node3", "node4", "2", "confirm", "n_batch=512", "starting", "1m16s"],
+        ["1", "node3", "node4", "2", "confirm", "n_batch=512", "HTTP", "503", "starting", "1m16s"],
     ]
     assert best == "best   #1  412.3 tok/s (+12.4 %)  n_parallel=8"
 

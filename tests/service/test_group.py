@@ -73,6 +73,7 @@ class Bench:
         self.tag = f"{os.getpid()}-{folder.name}"
         self.nodes: list[LocalNode] = []
         self.phases: list[str] = []
+        self.waits: list[str] = []
         self.cancel = threading.Event()
         self.seconds = 0.0
         self.shm = sorted(Path("/dev/shm").iterdir())
@@ -80,7 +81,14 @@ class Bench:
     def group(self, config: Config, *, nodes: int = 1, master: int = 0, port: int = 0) -> ServiceGroup:
         self.nodes = [LocalNode(f"node{index}", work_dir=str(self.folder)) for index in range(nodes)]
         engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-        return ServiceGroup(7, self.nodes, master, config, engine, client, self.phases.append, port=port)
+        return ServiceGroup(7, self.nodes, master, config, engine, client, self.tell, port=port)
+
+    def tell(self, phase: str, wait: str) -> None:
+        if wait:
+            assert phase == self.phases[-1]
+            self.waits.append(wait)
+        else:
+            self.phases.append(phase)
 
     def evaluate(
         self, service: dict[str, Any], benchmark: dict[str, Any] = ECHO, *, number: int = 3, **group: Any
@@ -325,6 +333,8 @@ def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     assert evaluation.failure is None
     never = bench.evaluate(tiny() | {"health_command": ("false",), "start_timeout": 0.5})
     assert failed(never)[1] == "not ready within 0.5 s: health command false ended with exit code 1"
+    assert bench.waits[-1] == "health command false ended with exit code 1"
+    assert bench.waits.count(bench.waits[-1]) == 1, "it is told when it changes, not at every look"
 
 
 def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:
