@@ -18,7 +18,7 @@ import mpipso
 from mpipso.cluster.plan import Plan, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
-from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, UserError, print_error
+from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.evaluation import Configuration
 from mpipso.record.folders import BEAT, RunFolder, replace
 from mpipso.record.journal import Journal, read
@@ -60,8 +60,6 @@ class Books:
         self._screen = pick_mode(mode, sys.stdout)
         self._resumes = options.resume is not None
         space, _ = well_defined(config)
-        if options.resume is not None and options.warm_start:
-            raise UserError("--warm-start: a resumed run knows what it knew; give it to a new run")
         self._earlier = [read_earlier(path, config, lambda given: fitted(space, given)) for path in options.warm_start]
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
@@ -148,7 +146,7 @@ class Books:
         mode, width, _, _ = self._screen
         live = mode == "live"
         console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
-        console.print(summary(read_outcome(self._folder.path)), crop=False)
+        console.print(summary(read_outcome(self._folder.path, failure=str(failure or ""))), crop=False)
         if failure is not None:
             print_error(failure)
 

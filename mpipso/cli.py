@@ -37,6 +37,12 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--seed", "search.seed", int, "seed of the swarm: the same seed proposes the same"),
     ("--output", "output", str, "folder in which the run makes its own folder"),
 )
+#: Pairs of flags the second of which would have no effect, and why.
+_CONTRADICTIONS = (
+    ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
+    ("resume", "run_name", "a resumed run stays in its folder"),
+    ("nodes", "parallel.nodes_per_group", "the nodes that are named say how many make a group"),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +82,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
         words.insert(0, "tune")
     if words[0] not in _COMMANDS and not words[0].startswith("-"):
         raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], _COMMANDS)}")
-    return _parser().parse_args(words)
+    arguments = _parser().parse_args(words)
+    for flag, other, why in _CONTRADICTIONS:
+        if getattr(arguments, flag, None) and getattr(arguments, other, None):
+            raise UserError(f"--{_spelled(flag)} goes without --{_spelled(other)}: {why}")
+    return arguments
+
+
+def _spelled(flag: str) -> str:
+    return flag.rsplit(".", 1)[-1].replace("_", "-")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,7 +193,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--nodes", help="groups by host: 'node0,node1:node2,node3'")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
-    parser.add_argument("--run-name", help="name of the run's folder (the local time)")
+    parser.add_argument("--run-name", help="name of the run's folder (the local time); one that is taken gets -2")
     parser.add_argument(
         "--warm-start",
         type=Path,

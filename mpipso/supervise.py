@@ -63,6 +63,16 @@ class Limits:
     stuck_after: float = 120.0
     start: float = 180.0
 
+    def words(self) -> list[str]:
+        """The flags that say the same again; none for what is so anyway."""
+        usual = Limits()
+        pairs = [
+            ("--restarts", self.restarts, usual.restarts),
+            ("--stuck-after", self.stuck_after, usual.stuck_after),
+            ("--start-limit", self.start, usual.start),
+        ]
+        return [word for flag, value, other in pairs if value != other for word in (flag, f"{value:g}")]
+
 
 class End(NamedTuple):
     """How a job ended: the launcher's exit code, the end in words, and whether it was ended because it was stuck."""
@@ -93,7 +103,8 @@ class Supervisor:
         self._journal = self._folder / journal.FILE
         self._limits = limits
         self._left = limits.restarts
-        words = ["-np", str(job.ranks), *replace(job.options, resume=None, name=None, warm_start=()).words()]
+        again = replace(job.options, resume=None, name=None, warm_start=())
+        words = ["-np", str(job.ranks), *limits.words(), *again.words()]
         self._command = f"{environment[COMMAND]} {shlex.join(words)}"
         self._environment = {**environment, COMMAND: self._command}
         self._forward = forward

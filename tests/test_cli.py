@@ -181,6 +181,18 @@ def test_devices_that_no_service_could_be_shown(
         (["tun"], "'tun': unknown command; did you mean 'tune'?"),
         (["check", "--ranks", "0"], "argument --ranks: '0' is not a number from 1 on; see mpipso check --help"),
         (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),
+        (
+            ["launch", "--nodes", "a,b", "--nodes-per-group", "1"],
+            "--nodes goes without --nodes-per-group: the nodes that are named say how many make a group",
+        ),
+        (
+            ["--resume", "runs/latest", "--warm-start", "peers.csv"],
+            "--resume goes without --warm-start: a resumed run knows what it knew; give it to a new run",
+        ),
+        (
+            ["launch", "--resume", "a", "--run-name", "b"],
+            "--resume goes without --run-name: a resumed run stays in its",
+        ),
         (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
         (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
         (["check", "--mode", "both"], "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),

@@ -253,11 +253,12 @@ class TestRestarts:
 
     def test_ranks_are_told_how_to_go_on_in_the_same_place(self, bench: Bench) -> None:
         tell = "(HERE / 'command').write_text(os.environ['MPIPSO_COMMAND'])"
-        words = ("--hostfile", bench.hosts("n0", "n1"), "--target=-1e-5", "--run-name", "night")
+        words = ("--hostfile", bench.hosts("n0", "n1"), "--target=-1e-5", "--run-name", "night", "--stuck-after", "900")
         assert bench.launch([f"{tell}; begin(); finish()"], *words).returncode == 0
         command = shlex.split((bench.folder / "command").read_text())
         assert command[command.index("-np") :] == [
-            *("-np", "2", "--config", str(bench.config), "--hostfile", str(bench.folder / "hosts.txt")),
+            *("-np", "2", "--stuck-after", "900"),
+            *("--config", str(bench.config), "--hostfile", str(bench.folder / "hosts.txt")),
             "--target=-1e-05",
         ]
         assert [word for word in bench.calls[0] if word.startswith("--target")] == ["--target=-1e-05"]

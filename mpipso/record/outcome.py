@@ -117,10 +117,11 @@ class Outcome:
         return saving(self.usage.durations, self.usage.width, self.schedule)
 
 
-def read_outcome(folder: Path, higher: Higher | None = None) -> Outcome:
+def read_outcome(folder: Path, higher: Higher | None = None, *, failure: str = "") -> Outcome:
     """The outcome of the run in ``folder``, as far as its journal goes.
 
-    Without ``higher`` the objective of the run's own configuration says which metrics are good when high.
+    Without ``higher`` the objective of the run's own configuration says which metrics are good when high. ``failure``
+    is why the run cannot go on, which a journal on a full disk does not say.
 
     Raises
     ------
@@ -132,18 +133,20 @@ def read_outcome(folder: Path, higher: Higher | None = None) -> Outcome:
     if not events or events[0]["event"] != "started":
         raise UserError(f"{path}: does not begin with the start of a run")
     try:
-        return _outcome(folder, events, higher)
+        return _outcome(folder, events, higher, failure)
     except (KeyError, TypeError, AttributeError, tomli.TOMLDecodeError) as error:
         raise UserError(f"{path}: an event lacks what this version expects: {error}") from None
 
 
-def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None) -> Outcome:
+def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failure: str) -> Outcome:
     objective = events[0]["objective"]
     text = [event["config"] for event in events if event["event"] in BEGINNINGS][-1]
     config = tomli.loads(text)
     used = usage(events)
     retries = Counter(event["cause"] for event in events if event["event"] == "retried")
     last = next(event for event in reversed(events) if event["event"] in (*BEGINNINGS, *ENDINGS))
+    if failure and last["event"] in BEGINNINGS:
+        last = {"event": "failed", "cause": failure}
     ended = _ended(folder, last)
     going_on = ended in ("", _GOING_ON)
     return Outcome(
@@ -184,7 +187,8 @@ def _ended(folder: Path, last: Event) -> str:
     if last["event"] == "finished":
         return ""
     if last["event"] == "interrupted":
-        return f"interrupted by {last['signal']}"
+        # USR1 is by what a launcher passes a request to stop on, whatever signal its user has sent.
+        return "interrupted" if last["signal"] == "SIGUSR1" else f"interrupted by {last['signal']}"
     if last["event"] == "failed":
         return "failed"
     return _GOING_ON if _alive(folder) else "not finished"

@@ -234,6 +234,7 @@ def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("ending", "sentence"),
     [
+        ({"signal": "SIGUSR1"}, "The run is interrupted; this is what it has found so far."),
         ({"signal": "SIGTERM"}, "The run is interrupted by SIGTERM; this is what it has found so far."),
         ({"cause": "no group\nis left"}, "The run failed: no group is left."),
         ({}, "The run is not finished; this is what it has found so far."),
@@ -269,6 +270,15 @@ def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
     assert not any(line.startswith("go on:") for line in lines)
     os.utime(tmp_path / BEAT, (1.0, 1.0))
     assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path, higher)))
+
+
+def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_path: Path) -> None:
+    journal_of(tmp_path, *RUN[:2], Judged(RUN[2].evaluation, judged=False)).close()
+    (tmp_path / BEAT).touch()
+    lines = drawn(summary(read_outcome(tmp_path, failure="No space left on device")), width=200)
+    assert any(line.startswith("The run failed: No space left on device") for line in lines)
+    assert f"go on:    mpipso launch --resume {tmp_path}" in lines
+    assert any(line.startswith("3 evaluations, 0 failed, 0 infeasible, 1 not judged in") for line in lines)
 
 
 def test_a_configuration_whose_secrets_are_gone_must_be_given_again(tmp_path: Path) -> None:
