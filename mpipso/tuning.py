@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,14 @@ import numpy as np
 from mpipso.config import Config
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.incumbent import Incumbent
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged, from_fields, verdict
-from mpipso.record.measured import mean
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
-from mpipso.record.recipe import Start, withdraw_best, write_best
+from mpipso.record.recipe import Start
 from mpipso.record.warm import Earlier
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.budgets import fruitless, spent
@@ -33,7 +32,7 @@ from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
 from mpipso.search.schedule import Schedule
 from mpipso.search.strategy import Strategy
-from mpipso.search.trials import Trial, Trials
+from mpipso.search.trials import Trials
 from mpipso.startup import well_defined
 
 BASELINE = "baseline"
@@ -76,11 +75,11 @@ class Tuning:
         self._folder = folder
         self._journal = journal
         self._monitor = monitor
-        self._publish = publish
         self.space, self.baseline = well_defined(config)
         self.objective = Objective(config.objective)
         self.trials = Trials(self.space, self.objective, self.baseline, self._search.baseline_repeats)
         self._leaders = Leaders(self.trials, self.objective, self._search.leaders, self._search.confirm)
+        self._incumbent = Incumbent(self.trials, self._leaders, self.objective, folder, journal, publish)
         self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
         self._strategy = strategy
         self._proposed = 0
@@ -89,7 +88,6 @@ class Tuning:
         self._attempts: Counter[int] = Counter()
         self._handed_out: set[int] = set()
         self._unjudged: list[Evaluation] = []
-        self._incumbent: int | None = None
         self.cause = ""
         """Which budget ended the search; empty while it goes on."""
         for event in past:
@@ -101,12 +99,7 @@ class Tuning:
         confirmations = sum(self.trials.label(number) == CONFIRM for number in range(self.trials.next_number))
         self._monitor.expect(self._search.evaluations + confirmations)
         self._settle()
-        # The session before may have ended between a result, the line that makes it the best, and the files that tell.
-        if not self._challenge() and self._incumbent is not None:
-            best = self.trials.of(self._incumbent)
-            race = [number for number in self.trials.confirmations(best) if self.trials.result(number)]
-            confirmed = bool(race) and not self._leaders.refuted(best)
-            self._write_best(best, race if confirmed else self.trials.searched, confirmed=confirmed)
+        self._incumbent.resume()
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""
@@ -360,7 +353,7 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        best = self.trials.label(evaluation.number) != CONFIRM and self._challenge()
+        best = self.trials.label(evaluation.number) != CONFIRM and self._incumbent.challenge()
         self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
 
     def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
@@ -372,25 +365,16 @@ class Tuning:
 
     # Who is the best
 
+    @property
+    def incumbent(self) -> int | None:
+        """The number of the best configuration's first evaluation."""
+        return self._incumbent.number
+
     def conclude(self) -> bool:
         """Choose the best by what the race says; returns whether there is one within the limits."""
         confirmations = [number for trial in self.trials for number in self.trials.confirmations(trial)]
         self._judge_again(confirmations)
-        racing = [number for trial in self._leaders.racing() for number in self.trials.confirmations(trial)]
-        numbers = racing or confirmations
-        best = self._leaders.leader(numbers, confirmed=True)
-        if best is not None:
-            self._promote(best, numbers, confirmed=True)
-            return True
-        standing = self._standing()
-        refuted = self._incumbent is not None and self._incumbent not in standing
-        best = self._leaders.leader(standing)
-        if best is not None and (best is self.trials.baseline or refuted):
-            self._promote(best, standing)
-        elif refuted:
-            self._incumbent = None
-            withdraw_best(self._folder.path)
-        return self._incumbent is not None
+        return self._incumbent.conclude(confirmations)
 
     def _judge_again(self, confirmations: Sequence[int]) -> None:
         """Judge the race by what the baseline measured in it, and not only before: a machine changes with the hours."""
@@ -400,59 +384,12 @@ class Tuning:
             if (result := self.trials.result(number)) is not None:
                 self._journal.write("judged", number=number, **verdict(self._judged(result, confirmed=True)))
 
-    @property
-    def incumbent(self) -> int | None:
-        """The number of the best configuration's first evaluation."""
-        return self._incumbent
-
     def known_good(self) -> Configuration | None:
         """A configuration that works, for probing a group: the baseline, or the best so far."""
         baseline = self.trials.baseline
         if baseline is not None and self.trials.reference():
             return baseline.configuration
-        return None if self._incumbent is None else self.trials.of(self._incumbent).configuration
-
-    def _standing(self) -> list[int]:
-        """The search's evaluations, without those of configurations that a race has refuted."""
-        refuted = {number for trial in self.trials if self._leaders.refuted(trial) for number in trial.numbers}
-        return [number for number in self.trials.searched if number not in refuted]
-
-    def _challenge(self) -> bool:
-        """Make the search's leader the incumbent if it is better beyond the noise; returns whether it was made so."""
-        leader = self._leaders.leader(self._standing())
-        incumbent = None if self._incumbent is None else self.trials.of(self._incumbent)
-        if leader is None or not self._leaders.succeeds(leader, incumbent):
-            return False
-        return self._promote(leader, self.trials.searched)
-
-    def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
-        """Make a trial the incumbent, unless it is; returns whether it was not."""
-        known = best.number == self._incumbent
-        if not known:
-            score = self.trials.score(best, set(among), confirmed=confirmed)
-            self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
-            self._incumbent = best.number
-        self._write_best(best, among, confirmed=confirmed)
-        return not known
-
-    def _write_best(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> None:
-        score = self.trials.score(best, set(among), confirmed=confirmed)
-        found = [result for result in map(self.trials.result, best.numbers) if result and result.number in among]
-        metrics = mean([result.metrics for result in found if result.failure is None])
-        baseline = self.trials.baseline
-        # As the summary tells it: a race is held against what the baseline measured in it.
-        raced = [] if baseline is None or not confirmed else self.trials.confirmations(baseline)
-        again = [result.metrics for result in map(self.trials.result, raced) if result and result.failure is None]
-        reference = mean(again) or self.trials.reference()
-        if found:
-            write_best(
-                self._folder.path,
-                replace(found[0], number=best.number, metrics=metrics),
-                fitness=None if score is None else score.fitness,
-                score=score_text(self.objective.metric, metrics, reference, self.objective.higher_is_better),
-                starts=self._publish(best.configuration),
-                redactor=self._folder.redactor,
-            )
+        return None if (best := self._incumbent.trial) is None else best.configuration
 
     # What was
 
@@ -481,6 +418,6 @@ class Tuning:
             case "judged":
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
-                self._incumbent = event["number"]
+                self._incumbent.number = event["number"]
             case "finished":
-                self._incumbent = event["incumbent"]
+                self._incumbent.number = event["incumbent"]

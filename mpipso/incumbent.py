@@ -1,0 +1,119 @@
+"""Which configuration is the best so far, what the final race makes of it, and the files that tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from mpipso.evaluation import Configuration
+from mpipso.record.figures import score as score_text
+from mpipso.record.folders import RunFolder
+from mpipso.record.journal import Journal
+from mpipso.record.measured import mean
+from mpipso.record.recipe import Start, withdraw_best, write_best
+from mpipso.search.leaders import Leaders
+from mpipso.search.objective import Objective
+from mpipso.search.trials import Trial, Trials
+
+
+class Incumbent:
+    """The best configuration so far; every change is a line of the journal, and then of ``best.*``.
+
+    Parameters
+    ----------
+    publish:
+        Prepares a configuration for use by hand and returns the commands for ``best.sh``.
+
+    Attributes
+    ----------
+    number:
+        Its first evaluation, None as long as there is none.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        leaders: Leaders,
+        objective: Objective,
+        folder: RunFolder,
+        journal: Journal,
+        publish: Callable[[Configuration], Sequence[Start]],
+    ) -> None:
+        self._trials = trials
+        self._leaders = leaders
+        self._objective = objective
+        self._folder = folder
+        self._journal = journal
+        self._publish = publish
+        self.number: int | None = None
+
+    @property
+    def trial(self) -> Trial | None:
+        return None if self.number is None else self._trials.of(self.number)
+
+    def challenge(self) -> bool:
+        """Make the search's leader the incumbent if it is better beyond the noise; returns whether it was made so."""
+        leader = self._leaders.leader(self._standing())
+        if leader is None or not self._leaders.succeeds(leader, self.trial):
+            return False
+        return self._promote(leader, self._trials.searched)
+
+    def conclude(self, confirmations: Collection[int]) -> bool:
+        """Choose the best by what the final race measured; returns whether there is one within the limits."""
+        racing = [number for trial in self._leaders.racing() for number in self._trials.confirmations(trial)]
+        numbers = racing or confirmations
+        best = self._leaders.leader(numbers, confirmed=True)
+        if best is not None:
+            self._promote(best, numbers, confirmed=True)
+            return True
+        standing = self._standing()
+        refuted = self.number is not None and self.number not in standing
+        best = self._leaders.leader(standing)
+        if best is not None and (best is self._trials.baseline or refuted):
+            self._promote(best, standing)
+        elif refuted:
+            self.number = None
+            withdraw_best(self._folder.path)
+        return self.number is not None
+
+    def resume(self) -> None:
+        """Catch up with a session that ended between a result, the line that makes it the best, and the files."""
+        if self.challenge() or (best := self.trial) is None:
+            return
+        race = [number for number in self._trials.confirmations(best) if self._trials.result(number)]
+        confirmed = bool(race) and not self._leaders.refuted(best)
+        self._write(best, race if confirmed else self._trials.searched, confirmed=confirmed)
+
+    def _standing(self) -> list[int]:
+        """The search's evaluations, without those of configurations that a race has refuted."""
+        refuted = {number for trial in self._trials if self._leaders.refuted(trial) for number in trial.numbers}
+        return [number for number in self._trials.searched if number not in refuted]
+
+    def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
+        """Make a trial the incumbent, unless it is; returns whether it was not."""
+        known = best.number == self.number
+        if not known:
+            score = self._trials.score(best, set(among), confirmed=confirmed)
+            self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
+            self.number = best.number
+        self._write(best, among, confirmed=confirmed)
+        return not known
+
+    def _write(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> None:
+        score = self._trials.score(best, set(among), confirmed=confirmed)
+        found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
+        metrics = mean([result.metrics for result in found if result.failure is None])
+        baseline = self._trials.baseline
+        # As the summary tells it: a race is held against what the baseline measured in it.
+        raced = [] if baseline is None or not confirmed else self._trials.confirmations(baseline)
+        again = [result.metrics for result in map(self._trials.result, raced) if result and result.failure is None]
+        reference = mean(again) or self._trials.reference()
+        if found:
+            write_best(
+                self._folder.path,
+                replace(found[0], number=best.number, metrics=metrics),
+                fitness=None if score is None else score.fitness,
+                score=score_text(self._objective.metric, metrics, reference, self._objective.higher_is_better),
+                starts=self._publish(best.configuration),
+                redactor=self._folder.redactor,
+            )
