@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ class History:
         self.lattice = lattice
         self.points: list[Array] = []
         self.scores: dict[int, Score] = {}
-        self.known: dict[str, tuple[Array, Score]] = {}
-        """Measurements from elsewhere, by key."""
+        self._known: dict[str, tuple[Array, Score, int]] = {}
+        """Measurements from elsewhere, by key: point, score, and from which place."""
+        self._places = 0
         self._keys: list[str] = []
         self._proposed: set[str] = set()
         self._listing = iter(()) if lattice.space.continuous else lattice.space.configurations()
@@ -54,17 +56,18 @@ class History:
         self.scores[number] = score
 
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        """Measurements from elsewhere, of shape (n, dimensions); of the same configuration the last counts."""
+        """Measurements from one other place, of shape (n, dimensions); of the same configuration the last counts."""
         if self.points:
             raise ValueError("measurements from elsewhere are learned before the first ask")
         for point, score in zip(points, scores, strict=True):
             centre = self.lattice.centre(point)
-            self.known[self.key(centre)] = (centre, score)
+            self._known[self.key(centre)] = (centre, score, self._places)
+        self._places += 1
 
     @property
     def size(self) -> int:
         """How many measurements there are."""
-        return len(self.scores) + len(self.known)
+        return len(self.scores) + len(self._known)
 
     def fruitless(self) -> int:
         """How many proposals have been told after the best one."""
@@ -80,11 +83,29 @@ class History:
         What was measured here replaces what was learned from elsewhere about the same configuration.
         """
         numbers = sorted(self.scores)
-        told = {self._keys[number] for number in numbers}
-        known = [pair for key, pair in self.known.items() if key not in told]
+        known = self.foreign()
         points = [self.points[number] for number in numbers] + [point for point, _ in known]
         scores = [self.scores[number] for number in numbers] + [score for _, score in known]
         return np.array(points).reshape(len(points), self.lattice.dimensions), scores
+
+    def foreign(self) -> list[tuple[Array, Score]]:
+        """What is known from elsewhere of configurations that were not measured here, as it would be here.
+
+        Other machines may be slower or faster by a factor. It is the median over the configurations that were measured
+        both here and there, and 1 until there is one.
+        """
+        own = {self._keys[number]: score.fitness for number, score in self.scores.items()}
+        both: dict[int, list[float]] = {}
+        for key in own.keys() & self._known.keys():
+            here, (_, there, place) = own[key], self._known[key]
+            if here is not None and there.fitness is not None and here * there.fitness > 0.0:
+                both.setdefault(place, []).append(here / there.fitness)
+        factors = {place: float(np.median(ratios)) for place, ratios in both.items()}
+        return [
+            (point, score if score.fitness is None else replace(score, fitness=factors.get(place, 1.0) * score.fitness))
+            for key, (point, score, place) in self._known.items()
+            if key not in own
+        ]
 
     def in_flight(self) -> Array:
         """The points that have been asked for and not told, of shape (n, dimensions)."""
@@ -120,7 +141,7 @@ class History:
             moved = np.where(random.random(len(point)) < 0.5, random.random(len(point)), point)
             moved[axes] = decided[random.integers(len(decided)), axes]
             yield moved
-        known = np.array([*self.points, *(point for point, _ in self.known.values())])
+        known = np.array([*self.points, *(point for point, *_ in self._known.values())])
         for attempt in range(_RANDOM_TRIES if len(known) else 0):
             yield _redrawn(known[random.integers(len(known))], 1 + attempt % 3, random)
 

@@ -47,4 +47,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        """Measurements from elsewhere (an earlier run, another's table), before the first ``ask``; not proposals."""
+        """Measurements from elsewhere (an earlier run, another's table), before the first ``ask``; not proposals.
+
+        Each call is another place, which may be slower or faster than this one by a factor.
+        """

@@ -36,7 +36,7 @@ ELITE = 10
 FIRST = 4
 """Points before the first model, besides those that are given: it says little of so few, but better than nothing."""
 REPEATED = 3
-"""The best that were learned from elsewhere are measured again, first of all: here they may be worth something else."""
+"""The best of each place elsewhere are measured again, first of all: here they may be worth something else."""
 MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
@@ -98,17 +98,19 @@ class SurrogateSwarm(Strategy):
 
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
         self._history.learn(points, scores)
-        known, found = self._history.measured()
-        best = sorted((i for i, score in enumerate(found) if score.feasible), key=found.__getitem__)
+        best = sorted((i for i, score in enumerate(scores) if score.feasible), key=scores.__getitem__)
         given = {self._history.key(point) for point in self._opening}
-        self._opening += [known[i] for i in best[:REPEATED] if self._history.key(known[i]) not in given]
-        self._first = max(len(self._opening), self._first - len(found) if len(found) < FIRST else 0)
+        for centre in (self._lattice.centre(points[i]) for i in best[:REPEATED]):
+            if self._history.key(centre) not in given:
+                self._opening.append(centre)
+        known = self._history.size
+        self._first = max(len(self._opening), self._first - known if known < FIRST else 0)
 
     def _begin(self, number: int) -> Array:
         if number < len(self._opening):
             return self._opening[number]
         if self._design is None:
-            known = [point for point, _ in self._history.known.values()]
+            known = [point for point, _ in self._history.foreign()]
             given = np.array([*self._opening, *known]).reshape(-1, self._lattice.dimensions)
             self._design = design(self._lattice, self._start, given[:MODELLED], self._first - len(self._opening), VALUE)
         index = number - len(self._opening)

@@ -138,7 +138,7 @@ class Swarm(Strategy):
         ]
         found = [(self._x[number], score) for score, number in [min(told)]] if told else []
         if len(particles) > 1:
-            found += [(point, score) for point, score in self._history.known.values() if not score.failed]
+            found += [(point, score) for point, score in self._history.foreign() if not score.failed]
         return min(found, key=lambda pair: pair[1]) if found else None
 
     def _informants(self, particle: int, iteration: int) -> Sequence[int]:

@@ -303,6 +303,24 @@ def test_what_is_learned_from_elsewhere_guides_the_search(name: Name) -> None:
     assert means[1] < means[0]
 
 
+@pytest.mark.parametrize("factors", [(0.125, 1.0), (8.0, 0.125), (16.0, 16.0)])
+def test_machines_that_are_slower_or_faster_by_a_factor_tell_the_same(factors: tuple[float, float]) -> None:
+    space = Space([integer(f"i{i}", 0, 30) for i in range(4)])
+
+    def cost(point: np.ndarray, factor: float = 1.0) -> Score:
+        return Score(failed=False, fitness=factor * (1.0 + (bowl(point).fitness or 0.0)))
+
+    def proposals(factors: tuple[float, float]) -> np.ndarray:
+        searching = strategy("surrogate", space)
+        for seed, factor in enumerate(factors):
+            points = np.random.default_rng(seed).random((20, 4))
+            points = np.array([space.encode(space.decode(point)) for point in points])
+            searching.learn(points, [cost(point, factor) for point in points])
+        return np.concatenate(run(searching, [2, 4, 4, 4, 4], cost))
+
+    np.testing.assert_array_equal(proposals(factors), proposals((1.0, 1.0)))
+
+
 @both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
