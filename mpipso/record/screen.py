@@ -74,7 +74,7 @@ def terminal_size(device: str) -> tuple[int, int] | None:
 def _terminal(stream: TextIO, environment: Mapping[str, str]) -> tuple[str, tuple[int, int] | None]:
     """The device (where known) and the size of the terminal, None when there is no terminal."""
     if (declared := environment.get(VARIABLE)) is not None:
-        match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", declared)
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", declared)
         if match is None:
             raise UserError(f"{VARIABLE} = {declared!r}: should be <columns>, <columns>x<lines>, or 0 for no terminal")
         columns, lines = int(match[1]), int(match[2] or _DEFAULT[1])

@@ -51,7 +51,7 @@ def test_a_dumb_terminal_gets_lines(terminal: TextIO, requested: Literal["auto",
 
 def test_the_variable_wins(terminal: TextIO) -> None:
     assert pick_mode("auto", io.StringIO(), {"MPIPSO_TERMINAL": "132", "PMI_RANK": "0"}) == Screen("live", 132, 24)
-    assert pick_mode("auto", io.StringIO(), {"MPIPSO_TERMINAL": "132x50"}) == Screen("live", 132, 50)
+    assert pick_mode("auto", io.StringIO(), {"MPIPSO_TERMINAL": "10000x50"}) == Screen("live", 10000, 50)
     assert pick_mode("auto", terminal, {"MPIPSO_TERMINAL": "0"}).mode == "plain"
     with pytest.raises(UserError, match="MPIPSO_TERMINAL = 'wide': should be"):
         pick_mode("auto", terminal, {"MPIPSO_TERMINAL": "wide"})
