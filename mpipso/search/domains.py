@@ -6,7 +6,9 @@ other's inverse on every value that can be reached: ``decode(encode(v)) == v``.
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -20,6 +22,11 @@ Values = Mapping[str, Value]
 
 _NOTHING: Values = {}
 
+_FINE = 1024
+"""Cells into which a continuum is divided for the smallest step in it."""
+_MOST_STEPS = 12
+_MOST_CELLS_PICKED = 1024
+"""The most cells from which the roundest number is picked."""
 _MOST_CELLS = 2**45
 """Beyond these, a float can no longer tell the cells of the unit interval apart."""
 
@@ -61,6 +68,34 @@ class Domain(ABC):
             return np.array([self.encode(value, values) for value in self.options(values)])
         spread = np.linspace(0.0, 1.0, most)
         return np.unique([self.encode(self.decode(float(u), values), values) for u in spread])
+
+    @property
+    def axis(self) -> Domain | None:
+        """What its unit interval stands for by itself, whatever else its values depend on; None if nothing."""
+        return self
+
+    def drawn(self, most: int, offset: float, near: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The centres of some cells of an :attr:`axis`, others for every ``offset`` in [0, 1); ascending.
+
+        They are one of each of ``most`` parts of the interval, with ``offset`` of a part at its beginning; those at
+        ``near``, of shape (n,); and those that are 1, 4, 16, ... cells from the first of them, within a part's width.
+        """
+        edges = np.unique(np.clip((np.arange(most + 2) - offset) / most, 0.0, 1.0))
+        found = [self._pick(float(low), float(high)) for low, high in itertools.pairwise(edges)]
+        for cells in (sign * 4**power for sign in (-1, 1) for power in range(_MOST_STEPS)):
+            at = self._moved(float(near[0]), cells)
+            if abs(at - near[0]) < 1.0 / most:
+                found.append(at)
+        return np.unique([self.encode(self.decode(u, _NOTHING), _NOTHING) for u in (*found, *map(float, near))])
+
+    def _pick(self, low: float, high: float) -> float:
+        """A place between two."""
+        return (low + high) / 2
+
+    def _moved(self, u: float, cells: int) -> float:
+        """A place so many cells from ``u``, or the end of the interval."""
+        count = self.count(_NOTHING)
+        return min(max(u + cells / (count if math.isfinite(count) else _FINE), 0.0), 1.0)
 
 
 class Choices(Domain):
@@ -117,6 +152,12 @@ class Steps(Domain):
     def options(self, values: Values) -> Iterable[Value]:
         return map(self._at, range(self._count))
 
+    def _pick(self, low: float, high: float) -> float:
+        first, last = _cell(low, self._count), _cell(high, self._count)
+        if not self._whole or not 1 < last - first < _MOST_CELLS_PICKED:
+            return super()._pick(low, high)
+        return (max(range(first, last + 1), key=lambda index: _roundness(int(self._at(index)))) + 0.5) / self._count
+
     def _at(self, index: int) -> Value:
         value = self._low + index * self._step
         return int(value) if self._whole else float(value)
@@ -146,6 +187,15 @@ class LogInts(Domain):
 
     def options(self, values: Values) -> Iterable[Value]:
         return range(self._low, self._high + 1)
+
+    def _pick(self, low: float, high: float) -> float:
+        first, last = int(self.decode(low, _NOTHING)), int(self.decode(high, _NOTHING))
+        if last - first > _MOST_CELLS_PICKED:
+            return super()._pick(low, high)
+        return self.encode(max(range(first, last + 1), key=_roundness), _NOTHING)
+
+    def _moved(self, u: float, cells: int) -> float:
+        return self.encode(min(max(int(self.decode(u, _NOTHING)) + cells, self._low), self._high), _NOTHING)
 
 
 class Continuum(Domain):
@@ -237,6 +287,10 @@ class Ratio(Domain):
         # Ten digits, so that a ratio tells apart the whole numbers up to ten thousand million.
         self._ratio = Continuum(low, high, log=log, digits=10, anchor=anchor)
 
+    @property
+    def axis(self) -> Domain:
+        return self._ratio
+
     def decode(self, u: float, values: Values) -> Value:
         return self._times(self._ratio.decode(u), values)
 
@@ -301,6 +355,10 @@ class Factor(Domain):
         self.reads = product.members[:position]
         self.free = position < len(product.members) - 1
 
+    @property
+    def axis(self) -> None:
+        return None
+
     def decode(self, u: float, values: Values) -> Value:
         options = self.options(values)
         return options[_cell(u, len(options))]
@@ -340,6 +398,11 @@ def _ascending(choices: Sequence[Value]) -> bool:
 
 def _cell(u: float, cells: int) -> int:
     return min(int(u * cells), cells - 1)
+
+
+def _roundness(value: int) -> int:
+    """The greatest power of two that divides ``value``: sizes that hardware, and people, prefer."""
+    return value & -value if value else sys.maxsize
 
 
 def _magnitude(value: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import TypeVar
 
@@ -15,7 +16,9 @@ Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 LEVELS = 33
-"""The most values of one dimension that a search over models tells apart; measurements may lie between them."""
+"""The values of one dimension, if it has more, of which a search over models sees as many at a time."""
+_COARSE = 20
+"""As many of them are spread over the dimension."""
 _MOST_LISTED = 100_000
 """Ways to set the dimensions that decide on validity that are looked through once, where valid ones are rare."""
 _REMEMBERED = 50_000
@@ -35,7 +38,8 @@ class Lattice:
         self.ordered: Mask = np.array(space.ordered)
         rough = (np.arange(LEVELS) + 0.5) / LEVELS
         self.levels: list[Array] = [rough if levels is None else levels for levels in space.levels(LEVELS)]
-        self._edges = [(levels[1:] + levels[:-1]) / 2 for levels in self.levels]
+        self._edges = list(map(_between, self.levels))
+        self._fine = space.axes(LEVELS)
         self._dependent = {axis: list(behind) for axis, behind in space.dependent.items()}
         self._settled: dict[int, dict[bytes, float]] = {axis: {} for axis in self._dependent}
         self.constrained = list(space.constrained)
@@ -45,6 +49,21 @@ class Lattice:
             np.arange(self.dimensions),
             [1 if o else len(levels) for o, levels in zip(self.ordered, self.levels, strict=True)],
         )
+
+    def drawn(self, random: np.random.Generator, best: Array) -> Lattice:
+        """One that sees other values of the dimensions that have more than can be seen at a time.
+
+        They are spread over the dimension at random, and closer and closer around the first of the ``best`` points,
+        of shape (n, dimensions), all of which it sees.
+        """
+        if not self._fine or not len(best):
+            return self
+        other = copy.copy(self)
+        other.levels, other._edges = list(self.levels), list(self._edges)
+        for axis, domain in self._fine.items():
+            other.levels[axis] = domain.drawn(_COARSE, random.random(), best[:, axis])
+            other._edges[axis] = _between(other.levels[axis])
+        return other
 
     def snap(self, points: Array) -> Array:
         """The nearest of the levels in every dimension, then the centres of the cells that depend on others."""
@@ -118,6 +137,10 @@ class Lattice:
             copies[:, axis] = levels
             changed.append(copies[np.abs(levels - point[axis]) > 1e-9])
         return self.settle(np.concatenate(changed))
+
+
+def _between(levels: Array) -> Array:
+    return (levels[1:] + levels[:-1]) / 2
 
 
 def _remember(memory: dict[bytes, T], key: bytes, value: T) -> None:

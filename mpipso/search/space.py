@@ -182,6 +182,11 @@ class Space:
         free = [self._domains[name] for name in self.names]
         return [None if domain.reads else domain.levels(most) for domain in free]
 
+    def axes(self, most: int) -> dict[int, Domain]:
+        """What the dimensions stand for that have more than ``most`` values in order, by dimension."""
+        found = {self._axis[name]: self._domains[name].axis for name in self.names if self._domains[name].ordered}
+        return {axis: domain for axis, domain in found.items() if domain is not None and domain.count({}) > most}
+
     def configurations(self) -> Iterator[dict[str, Value]]:
         """Every configuration, valid or not, in a fixed order. Raises TypeError when a dimension is continuous."""
         for values in self._listed(self._order):

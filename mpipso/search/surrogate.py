@@ -118,24 +118,15 @@ class SurrogateSwarm(Strategy):
 
     def _propose(self, view: _View, number: int, random: np.random.Generator, *, stray: bool) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
+        lattice = self._lattice.drawn(random, view.elite)
         if stray or (explore and number % 4 == 3):
-            ranked = self._stray(view, random)
+            ranked = _strayed(lattice, view, random)
         else:
-            inner = InnerSwarm(self._lattice, view.taken, view.elite)
+            inner = InnerSwarm(lattice, view.taken, view.elite)
             ranked = inner.fly(lambda points: view.models.promise(points, explore=explore), random)
         fresh = (point for point in ranked[:_RANKED] if self._history.fresh(point))
         found = next(fresh, None)
         return self._start[number] if found is None else found
-
-    def _stray(self, view: _View, random: np.random.Generator) -> Array:
-        """Elite points with about two coordinates drawn anew, those that are likely to be feasible first.
-
-        Whatever the model of the value says: it may be wrong, and sure of itself.
-        """
-        points = view.elite[random.integers(0, len(view.elite), _STRAYED)]
-        drawn = random.random(points.shape) < 2.0 / self._lattice.dimensions
-        points = self._lattice.snap(np.where(drawn, random.random(points.shape), points))
-        return points[np.argsort(view.models.likely(points) < 0.5, kind="stable")]
 
 
 class _View:
@@ -159,6 +150,17 @@ class _View:
         if self._room > 0:
             self.models.imagine(point[None])
             self._room -= 1
+
+
+def _strayed(lattice: Lattice, view: _View, random: np.random.Generator) -> Array:
+    """Elite points with about two coordinates drawn anew, those that are likely to be feasible first.
+
+    Whatever the model of the value says: it may be wrong, and sure of itself.
+    """
+    points = view.elite[random.integers(0, len(view.elite), _STRAYED)]
+    drawn = random.random(points.shape) < 2.0 / lattice.dimensions
+    points = lattice.snap(np.where(drawn, random.random(points.shape), points))
+    return points[np.argsort(view.models.likely(points) < 0.5, kind="stable")]
 
 
 def _latest(numbers: list[int]) -> list[int]:

@@ -413,6 +413,64 @@ def test_levels_are_centres_of_cells_and_no_more_than_asked_for() -> None:
     assert space.dependent == {2: (0, 2)}
 
 
+FINE = (
+    integer("linear", 1, 1024),
+    integer("log", 1, 8192, scale="log"),
+    integer("step", 8, 512, step=8),
+    real("float", 0.5, 0.95),
+    real("narrow", 0.0, 1.0, step=0.001),
+    Parameter(name="choice", type="choice", choices=tuple(range(0, 500, 5))),
+    integer("huge", 1, 2**40),
+)
+
+
+@pytest.mark.parametrize("parameter", FINE, ids=lambda parameter: parameter.name)
+def test_drawn_levels_are_other_cells_each_time_and_come_close_to_the_best(parameter: Parameter) -> None:
+    space = Space([parameter, integer("few", 1, 5)])
+    axes = space.axes(33)
+    assert set(axes) == {0}
+    best = [space.encode(space.decode(np.array([u, 0.5])))[0] for u in (0.37, 0.0, 1.0)]
+    drawn = [axes[0].drawn(20, offset, np.array(best)) for offset in (0.0, 0.3, 0.999)]
+    assert not np.array_equal(drawn[0], drawn[1])
+    for levels in drawn:
+        assert len(levels) <= 21 + 3 + 24 and np.all(np.diff(levels) > 0)
+        assert [space.encode(space.decode(np.array([u, 0.5])))[0] for u in levels] == list(levels)
+        assert set(best) <= set(levels)
+        assert np.diff(levels).max() <= 2 / 20 + 1e-9, "no part of the axis is left out"
+        values = [space.decode(np.array([u, 0.5]))[parameter.name] for u in levels]
+        at = values.index(space.decode(np.array([best[0], 0.5]))[parameter.name])
+        steps = [abs(float(values[at + side]) - float(values[at])) for side in (-1, 1)]
+        if parameter.type == "float" and parameter.step is None:
+            assert max(steps) <= 0.45 / 1000
+        else:
+            step = parameter.step or 1 if parameter.type != "choice" else 5
+            assert steps == pytest.approx([step, step]), "the next values on both sides"
+
+
+def test_drawn_levels_are_round_where_they_can_be() -> None:
+    space = Space([integer("seqs", 1, 1024, scale="log"), integer("tokens", 256, 16384, step=256)])
+    for axis, wanted in ((0, {2**n for n in range(11)}), (1, {1024, 2048, 4096, 8192})):
+        levels = space.axes(33)[axis].drawn(20, 0.5, np.array([0.9]))
+        points = np.full((len(levels), 2), 0.5)
+        points[:, axis] = levels
+        values = {space.decode(point)[space.names[axis]] for point in points}
+        assert len(wanted & values) >= len(wanted) - 1
+
+
+def test_a_ratio_is_drawn_by_what_it_multiplies_with_and_a_product_not_at_all() -> None:
+    degrees = tuple(2**n for n in range(40))
+    space = Space(
+        [
+            integer("seqs", 1, 8),
+            integer("tokens", 1, 64, ratio_of="seqs"),
+            Parameter(name="tp", type="choice", choices=degrees),
+            Parameter(name="pp", type="choice", choices=degrees),
+        ],
+        [Constraint(product=("tp", "pp"), equals=2**39)],
+    )
+    assert {space.names[axis] for axis in space.axes(33)} == {"tokens"}
+
+
 # --- the baseline -------------------------------------------------------------------------------------------------
 
 

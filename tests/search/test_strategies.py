@@ -289,6 +289,19 @@ def test_it_finds_better_points_than_random_search(name: Name, seed: int) -> Non
     assert best < min(bowl(point).fitness or 0.0 for point in random)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_dimensions_of_many_values_are_searched_to_the_last_one(seed: int) -> None:
+    space = Space([integer("a", 1, 64), integer("b", 1, 640)])
+
+    def off(point: np.ndarray) -> Score:
+        found = space.decode(point)
+        return Score(failed=False, fitness=abs(float(found["a"]) - 40) / 64 + abs(float(found["b"]) - 247) / 640)
+
+    found = np.concatenate(run(strategy("surrogate", space, seed), [4] * 15, off))
+    best = min(found, key=lambda point: off(point).fitness or 0.0)
+    assert space.decode(best) == {"a": 40, "b": 247}
+
+
 @both
 def test_what_is_learned_from_elsewhere_guides_the_search(name: Name) -> None:
     space = Space([integer(f"i{i}", 0, 30) for i in range(5)])
