@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,12 +39,16 @@ def _standardised(values: Array) -> Array:
 
 
 def feasibility(score: Score) -> float:
-    """1 for feasible, -1 for failed, between -0.2 and -1 by how far limits are missed."""
+    """1 for feasible, -1 for failed, between -0.2 and -1 by how far limits are missed, on a logarithmic scale."""
     if score.failed:
         return -1.0
-    return -0.2 - 0.8 * min(score.violation, 1.0) if score.infeasible else 1.0
+    missed = min(math.log1p(score.violation) / math.log1p(_FARTHEST), 1.0)
+    return -0.2 - 0.8 * missed if score.infeasible else 1.0
 
 
+_FARTHEST = 50.0
+"""How far limits are missed, as a multiple of them, that tells no more than a failure does. Latencies of a service that
+is overloaded are many times their limits, and what is less overloaded has to be told."""
 VALUE = Prior(share=0.8)
 """Of the process of the value: most of its variance is in main effects."""
 FEASIBLE = Prior(share=0.5, scale_spread=0.5)
