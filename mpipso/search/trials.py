@@ -140,10 +140,12 @@ class Trials:
     def score(self, trial: Trial, among: Collection[int], *, confirmed: bool = False) -> Score | None:
         """The score of the mean of those of its measurements that are ``among`` these; None if there are none.
 
-        Failed measurements count only if they are the majority: a configuration that fails now and then is no good.
-        ValueError as for :meth:`judge`.
+        Failed measurements count only if they are the majority: a configuration that fails now and then is no good. A
+        node that was lost in the meantime says nothing, but where nothing else came of it, attempt after attempt, the
+        configuration may be why. ValueError as for :meth:`judge`.
         """
         results = self._among(trial, among)
+        results = [result for result in results if not (result.failure and result.failure.silent)] or results
         if not results:
             return None
         scores = [self.judge(result, confirmed=confirmed) for result in results]

@@ -85,6 +85,19 @@ def test_the_score_of_a_trial_is_that_of_the_mean_of_the_measurements_asked_abou
     assert record.trials.values(trial, range(3)) == [-100.0, -200.0, -600.0]
 
 
+def test_a_lost_node_does_not_undo_what_was_measured() -> None:
+    record = Record()
+    measured, lost, alone = record.measure(9, 5.0), record.ask(9, "repeat"), record.ask(10)
+    for number in (lost, alone):
+        configuration = record.trials.of(number).configuration
+        failure = Failure("the rank died", "infrastructure")
+        record.trials.take(Evaluation(number, 3, 0, configuration, failure=failure))
+    score = record.trials.score(record.trials.of(measured), {measured, lost})
+    assert score is not None and score.fitness == -5.0
+    gone = record.trials.score(record.trials.of(alone), {alone})
+    assert gone is not None and gone.failed, "nothing has ever come of it"
+
+
 @pytest.mark.parametrize(("results", "failed"), [([1.0, 1.0, None], False), ([1.0, None], True), ([None], True)])
 def test_a_trial_has_failed_unless_most_of_its_measurements_succeeded(
     results: list[float | None], failed: bool
