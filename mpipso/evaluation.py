@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from mpipso.errors import FailureKind
 
@@ -54,6 +55,12 @@ class Failure:
     def silent(self) -> bool:
         """Whether it says nothing about the configuration."""
         return self.kind in ("infrastructure", "cancelled")
+
+
+def mean(several: Sequence[Metrics]) -> dict[str, float]:
+    """The mean of each metric that all of them have; empty for none."""
+    common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
+    return {name: fmean(metrics[name] for metrics in several) for name in common}
 
 
 @dataclass(frozen=True)

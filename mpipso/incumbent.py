@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from mpipso.evaluation import Configuration
+from mpipso.evaluation import Configuration, mean
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.measured import mean
 from mpipso.record.recipe import Start, withdraw_best, write_best
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective

@@ -8,11 +8,11 @@ did not take part in the choice. So where a configuration was confirmed, its con
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from mpipso.evaluation import Configuration, Metrics
+from mpipso.evaluation import Configuration, Metrics, mean
 from mpipso.record import figures
 from mpipso.record.judged import Judged
 
@@ -103,12 +103,6 @@ def group(results: Iterable[Judged]) -> list[Measured]:
     for judged in results:
         found.setdefault(figures.key(judged.evaluation.configuration), []).append(judged)
     return [Measured(tuple(measurements)) for measurements in found.values()]
-
-
-def mean(several: Sequence[Metrics]) -> Metrics:
-    """The mean of each metric that all of them have; empty for none."""
-    common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
-    return {name: fmean(metrics[name] for metrics in several) for name in common}
 
 
 def silent(judged: Judged) -> bool:

@@ -15,11 +15,11 @@ import tomli
 from mpipso.config import Config, suggestion
 from mpipso.configfile import parse
 from mpipso.errors import UserError
-from mpipso.evaluation import METRICS, Configuration, Metrics, Value
+from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean
 from mpipso.parameters import Parameter
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
-from mpipso.record.measured import group, mean, silent
+from mpipso.record.measured import group, silent
 from mpipso.record.redact import HIDDEN
 from mpipso.record.resume import differences, read_run
 

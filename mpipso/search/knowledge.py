@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean
 from mpipso.parameters import Parameter
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
@@ -37,7 +37,8 @@ def knowledge(
 
     A configuration is skipped when it lacks a parameter, has a value that cannot be set, or breaks a known constraint;
     what else it holds is ignored. Results with metrics are skipped when limits are relative to the baseline and no
-    result is one of ``baseline``.
+    result is one of ``baseline``. Several results of one configuration count by their mean; it has failed unless most
+    of them succeeded.
     """
     fitting: list[tuple[Configuration, Metrics | None]] = []
     skipped: list[str] = []
@@ -46,10 +47,11 @@ def knowledge(
             fitting.append((fitted(space, given), metrics))
         except ValueError as error:
             skipped.append(str(error))
-    reference = _metrics_of(space, baseline, fitting)
+    together = _together(space, fitting)
+    _, reference = together.get(space.key(baseline), ({}, None)) if baseline is not None else ({}, None)
     scores: list[Score] = []
     points: list[NDArray[np.float64]] = []
-    for configuration, metrics in fitting:
+    for configuration, metrics in together.values():
         if metrics is not None and objective.relative and reference is None:
             skipped.append("limits are relative to the baseline, which is not among the results")
             continue
@@ -64,15 +66,18 @@ def knowledge(
     return Knowledge(np.array(points).reshape(len(points), space.dimensions), tuple(scores), tuple(skipped))
 
 
-def _metrics_of(
-    space: Space, baseline: Configuration | None, results: Iterable[tuple[Configuration, Metrics | None]]
-) -> Metrics | None:
-    """The last metrics of the baseline among the results."""
-    if baseline is None:
-        return None
-    key = space.key(baseline)
-    found = [metrics for configuration, metrics in results if metrics is not None and space.key(configuration) == key]
-    return found[-1] if found else None
+def _together(
+    space: Space, results: Iterable[tuple[Configuration, Metrics | None]]
+) -> dict[str, tuple[Configuration, Metrics | None]]:
+    """Each configuration by its key, with the mean of its metrics; None if it has failed."""
+    found: dict[str, tuple[Configuration, list[Metrics | None]]] = {}
+    for configuration, metrics in results:
+        found.setdefault(space.key(configuration), (configuration, []))[1].append(metrics)
+    together: dict[str, tuple[Configuration, Metrics | None]] = {}
+    for key, (configuration, several) in found.items():
+        good = [metrics for metrics in several if metrics is not None]
+        together[key] = configuration, None if 2 * len(good) <= len(several) else mean(good)
+    return together
 
 
 def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:

@@ -6,11 +6,10 @@ that was interrupted says the same again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from statistics import fmean
 
-from mpipso.evaluation import Configuration, Evaluation, Metrics
+from mpipso.evaluation import Configuration, Evaluation, Metrics, mean
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
@@ -125,7 +124,7 @@ class Trials:
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
             return None
         results = self._among(trial, trial.numbers if confirmed else first)
-        return _mean([result.metrics for result in results if result.failure is None])
+        return mean([result.metrics for result in results if result.failure is None])
 
     def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
         """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known.
@@ -152,7 +151,7 @@ class Trials:
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
         if 2 * len(good) <= len(results):
             return next(score for score in scores if score.failed)
-        together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=_mean([r.metrics for r in good]))
+        together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=mean([r.metrics for r in good]))
         return self.judge(together, confirmed=confirmed)
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
@@ -162,10 +161,3 @@ class Trials:
 
     def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
         return [self._results[n] for n in trial.numbers if n in numbers and n in self._results]
-
-
-def _mean(metrics: Sequence[Metrics]) -> dict[str, float]:
-    """The mean of each metric that all of them have."""
-    if not metrics:
-        return {}
-    return {name: fmean(each[name] for each in metrics) for name in metrics[0] if all(name in each for each in metrics)}

@@ -92,3 +92,16 @@ def test_metrics_without_what_the_objective_needs_are_a_failure() -> None:
 def test_points_are_centres_of_cells() -> None:
     found = knowledge(SPACE, PLAIN, [(GOOD, None)])
     assert np.array_equal(found.points[0], SPACE.encode(SPACE.decode(found.points[0])))
+
+
+def test_several_results_of_one_configuration_count_together() -> None:
+    """As in the search: by their mean, and failed unless most of them succeeded; the baseline's make the reference."""
+    baseline = SPACE.default()
+    assert baseline is not None
+    other, unsure = {**GOOD, "kv": "auto"}, {**GOOD, "seqs": 30}
+    rows = [(GOOD, 100.0), (other, 50.0), (GOOD, 102.0), (unsure, 1.0), (GOOD, None), (unsure, None), (GOOD, 101.0)]
+    results = [(c, None if value is None else {"output_throughput": value, "ttft_p99_ms": 30.0}) for c, value in rows]
+    results += [(baseline, {"output_throughput": 1.0, "ttft_p99_ms": latency}) for latency in (10.0, 30.0)]
+    found = knowledge(SPACE, RELATIVE, results, baseline)
+    assert [score.fitness for score in found.scores] == [-101.0, -50.0, None, -1.0]
+    assert [score.feasible for score in found.scores] == [True, True, False, True], "30 ms are within twice 20 ms"
