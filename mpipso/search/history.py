@@ -14,6 +14,8 @@ from mpipso.search.objective import Score
 
 Array = NDArray[np.float64]
 
+_REPEATED = 3
+"""The best of each place elsewhere are measured again, first of all."""
 _RANDOM_TRIES = 64
 _MOST_LISTED = 300_000
 """Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it: the
@@ -55,14 +57,20 @@ class History:
             raise ValueError(f"proposal {number} was not asked for")
         self.scores[number] = score
 
-    def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        """Measurements from one other place, of shape (n, dimensions); of the same configuration the last counts."""
+    def learn(self, points: Array, scores: Sequence[Score], opening: Sequence[Array]) -> list[Array]:
+        """Measurements from one other place, of shape (n, dimensions); of the same configuration the last counts.
+
+        Returns the best of them that are not in the ``opening``: here they may be worth something else.
+        """
         if self.points:
             raise ValueError("measurements from elsewhere are learned before the first ask")
-        for point, score in zip(points, scores, strict=True):
-            centre = self.lattice.centre(point)
+        centres = [self.lattice.centre(point) for point in points]
+        for centre, score in zip(centres, scores, strict=True):
             self._known[self.key(centre)] = (centre, score, self._places)
         self._places += 1
+        given = {self.key(point) for point in opening}
+        best = sorted((i for i, score in enumerate(scores) if score.feasible), key=scores.__getitem__)[:_REPEATED]
+        return [centres[i] for i in best if self.key(centres[i]) not in given]
 
     @property
     def size(self) -> int:
@@ -78,9 +86,9 @@ class History:
         return sum(number > best for number in full)
 
     def measured(self) -> tuple[Array, list[Score]]:
-        """All that is known: points, of shape (n, dimensions), with their scores. What was measured here comes first.
+        """All that is known: points, of shape (n, dimensions), with their scores; first what was measured here.
 
-        What was measured here replaces what was learned from elsewhere about the same configuration.
+        That replaces what was learned from elsewhere about the same configuration.
         """
         numbers = sorted(self.scores)
         known = self.foreign()
@@ -106,6 +114,10 @@ class History:
             for key, (point, score, place) in self._known.items()
             if key not in own
         ]
+
+    def proposed(self) -> Array:
+        """The points that have been asked for, of shape (n, dimensions)."""
+        return np.array(self.points).reshape(len(self.points), self.lattice.dimensions)
 
     def in_flight(self) -> Array:
         """The points that have been asked for and not told, of shape (n, dimensions)."""

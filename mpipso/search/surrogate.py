@@ -35,8 +35,6 @@ _STRAYED = 64
 ELITE = 10
 FIRST = 4
 """Points before the first model, besides those that are given: it says little of so few, but better than nothing."""
-REPEATED = 3
-"""The best of each place elsewhere are measured again, first of all: here they may be worth something else."""
 MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
@@ -97,12 +95,7 @@ class SurrogateSwarm(Strategy):
             self._history.add(self._lattice.centre(point))
 
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        self._history.learn(points, scores)
-        best = sorted((i for i, score in enumerate(scores) if score.feasible), key=scores.__getitem__)
-        given = {self._history.key(point) for point in self._opening}
-        for centre in (self._lattice.centre(points[i]) for i in best[:REPEATED]):
-            if self._history.key(centre) not in given:
-                self._opening.append(centre)
+        self._opening += self._history.learn(points, scores, self._opening)
         known = self._history.size
         self._first = max(len(self._opening), self._first - known if known < FIRST else 0)
 
@@ -136,7 +129,8 @@ class _View:
         points, scores = history.measured()
         order = sorted(range(len(scores)), key=lambda i: (scores[i].fidelity < 1.0, scores[i]))
         self.elite = points[order[:ELITE]]
-        self.taken = np.vstack([points, history.in_flight()])
+        # What is only known from elsewhere may be worth measuring here.
+        self.taken = history.proposed()
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)

@@ -86,7 +86,7 @@ class Swarm(Strategy):
             self._advance(np.asarray(point, dtype=float))
 
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        self._history.learn(points, scores)
+        self._opening += self._history.learn(points, scores, self._opening)
 
     def _advance(self, given: Array | None = None) -> Array | None:
         """The next proposal; of an earlier run, the one that is ``given``. None when there is none."""
@@ -138,7 +138,8 @@ class Swarm(Strategy):
         ]
         found = [(self._x[number], score) for score, number in [min(told)]] if told else []
         if len(particles) > 1:
-            found += [(point, score) for point, score in self._history.foreign() if not score.failed]
+            known = self._history.foreign()
+            found += [(point, score) for point, score in known if not score.failed and score.fidelity == 1.0]
         return min(found, key=lambda pair: pair[1]) if found else None
 
     def _informants(self, particle: int, iteration: int) -> Sequence[int]:

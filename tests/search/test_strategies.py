@@ -335,6 +335,31 @@ def test_machines_that_are_slower_or_faster_by_a_factor_tell_the_same(factors: t
 
 
 @both
+def test_the_best_of_a_table_are_measured_again_first(name: Name) -> None:
+    space = Space([integer("a", 0, 7), integer("b", 0, 7)])
+    points = np.array([space.encode({"a": a, "b": b}) for a in range(8) for b in range(8)])
+    order = sorted(range(len(points)), key=lambda i: bowl(points[i]).fitness or 0.0)
+    searching = strategy(name, space)
+    searching.learn(points, [bowl(point) for point in points])
+    assert searching.ask(3).tolist() == points[order[:3]].tolist()
+
+
+def test_what_is_known_from_a_table_can_be_measured_here() -> None:
+    """The best one here is the tenth of a table that has all."""
+    space = Space([integer("a", 0, 7), integer("b", 0, 7)])
+    points = np.array([space.encode({"a": a, "b": b}) for a in range(8) for b in range(8)])
+    order = sorted(range(len(points)), key=lambda i: bowl(points[i]).fitness or 0.0)
+    best = points[order[9]]
+    searching = strategy("surrogate", space)
+    searching.learn(points, [bowl(point) for point in points])
+
+    def here(point: np.ndarray) -> Score:
+        return Score(failed=False, fitness=float(((point - best) ** 2).sum()))
+
+    assert best.tolist() in np.concatenate(run(searching, [4] * 4, here)).tolist()
+
+
+@both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
     searching.ask(1)
