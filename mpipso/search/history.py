@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 _REPEATED = 3
 """The best of each place elsewhere are measured again, first of all."""
+_MOST_KNOWN = 1000
+"""Of each place elsewhere, so that the time of an ask and the memory are bounded."""
 _RANDOM_TRIES = 64
 _MOST_LISTED = 300_000
 """Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it: the
@@ -60,17 +62,21 @@ class History:
     def learn(self, points: Array, scores: Sequence[Score], opening: Sequence[Array]) -> list[Array]:
         """Measurements from one other place, of shape (n, dimensions); of the same configuration the last counts.
 
-        Returns the best of them that are not in the ``opening``: here they may be worth something else.
+        Of more than there is use for, the best are kept and some of the others. Returns the best of all that are not in
+        the ``opening``: here they may be worth something else.
         """
         if self.points:
             raise ValueError("measurements from elsewhere are learned before the first ask")
         centres = [self.lattice.centre(point) for point in points]
-        for centre, score in zip(centres, scores, strict=True):
-            self._known[self.key(centre)] = (centre, score, self._places)
+        order = sorted(range(len(scores)), key=scores.__getitem__)
+        rest = order[_MOST_KNOWN // 2 :]
+        spread = np.linspace(0, len(rest) - 1, min(len(rest), _MOST_KNOWN // 2)).astype(int)
+        for i in sorted([*order[: _MOST_KNOWN // 2], *(rest[at] for at in spread)]):
+            self._known[self.key(centres[i])] = (centres[i], scores[i], self._places)
         self._places += 1
         given = {self.key(point) for point in opening}
-        best = sorted((i for i, score in enumerate(scores) if score.feasible), key=scores.__getitem__)[:_REPEATED]
-        return [centres[i] for i in best if self.key(centres[i]) not in given]
+        best = [centres[i] for i in order[:_REPEATED] if scores[i].feasible]
+        return [centre for centre in best if self.key(centre) not in given]
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
 from mpipso.search.acquisition import InnerSwarm
+from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import Models
 from mpipso.search.objective import Score
@@ -342,6 +343,20 @@ def test_the_best_of_a_table_are_measured_again_first(name: Name) -> None:
     searching = strategy(name, space)
     searching.learn(points, [bowl(point) for point in points])
     assert searching.ask(3).tolist() == points[order[:3]].tolist()
+
+
+def test_of_a_large_table_the_best_and_some_of_the_others_are_kept() -> None:
+    space = Space([integer("a", 1, 100_000)])
+    points = np.array([space.encode({"a": a}) for a in range(1, 3001)])
+    history = History(Lattice(space))
+    scores = [bowl(point) for point in points]
+    repeated = history.learn(points, scores, [])
+    kept, _ = history.measured()
+    order = sorted(range(len(points)), key=scores.__getitem__)
+    assert len(kept) == 1000
+    assert {tuple(point) for point in points[order[:500]]} <= {tuple(point) for point in kept}
+    assert points[order[-1]].tolist() in kept.tolist(), "the worst tell where not to look"
+    assert [point.tolist() for point in repeated] == points[order[:3]].tolist()
 
 
 def test_what_is_known_from_a_table_can_be_measured_here() -> None:
