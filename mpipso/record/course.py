@@ -27,7 +27,7 @@ _ENDS = {
     "time": "the time limit was reached",
     "stagnation": "the best has not improved for long enough",
     "target": "the target was reached",
-    "exhausted": "every configuration has been tried",
+    "exhausted": "every configuration that could be found has been tried",
 }
 
 

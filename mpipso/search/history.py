@@ -19,6 +19,8 @@ _REPEATED = 3
 _MOST_KNOWN = 1000
 """Of each place elsewhere, so that the time of an ask and the memory are bounded."""
 _RANDOM_TRIES = 64
+_HALVINGS = 12
+"""Sizes of the changes of points that are known to be valid, down to a ten thousandth of each range."""
 _MOST_LISTED = 300_000
 """Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it: the
 root hears nobody meanwhile. A third of them for the very first one, which may as well be given."""
@@ -134,8 +136,9 @@ class History:
         """``point``, or one near it that has not been proposed, or any such; None when there is none.
 
         First one coordinate is drawn anew, then more and more of them; then what decides on validity is set to
-        something valid, and points that are known to be valid are changed a little; then the space is gone through in
-        order. Where it is continuous, or larger than can be gone through, None only means that none was found.
+        something valid, and points that are known to be valid are changed, less and less, or crossed; then the space is
+        gone through in order. Where it is continuous, or larger than can be gone through, None only means that none was
+        found.
         """
         for candidate in self._candidates(np.asarray(point, dtype=float), random):
             centre = self.lattice.centre(candidate)
@@ -162,6 +165,12 @@ class History:
         known = np.array([*self.points, *(point for point, *_ in self._known.values())])
         for attempt in range(_RANDOM_TRIES if len(known) else 0):
             yield _redrawn(known[random.integers(len(known))], 1 + attempt % 3, random)
+        # Where what is valid is a thin layer, a random change leaves it, and a small one or one along it may not.
+        for attempt in range(_RANDOM_TRIES if len(known) > 1 else 0):
+            one, other = known[random.integers(len(known), size=2)]
+            yield np.clip(one + random.uniform(-0.5, 1.5) * (other - one), 0.0, 1.0)
+            step = 0.3 * 0.5 ** (attempt % _HALVINGS)
+            yield np.clip(one + step * random.standard_normal(len(one)), 0.0, 1.0)
 
 
 def _redrawn(point: Array, count: int, random: np.random.Generator) -> Array:

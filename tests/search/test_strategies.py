@@ -304,6 +304,18 @@ def test_dimensions_of_many_values_are_searched_to_the_last_one(seed: int) -> No
 
 
 @both
+@pytest.mark.parametrize("condition", ["abs(x + y - 1.0) < 0.001", "0.939 <= x + y <= 0.941"])
+def test_a_thin_layer_of_valid_points_is_not_left(name: Name, condition: str) -> None:
+    shares = [Parameter(name=n, type="float", min=0, max=1, default=d) for n, d in (("x", 0.44), ("y", 0.5))]
+    if "1.0" in condition:
+        shares[1] = Parameter(name="y", type="float", min=0, max=1, default=0.56)
+    space = Space(shares, [Constraint(expression=condition)])
+    found = np.concatenate(run(strategy(name, space), [4] * 10, bowl))
+    assert len(found) == len({tuple(point) for point in found}) == 40
+    assert all(space.valid(space.decode(point)) for point in found)
+
+
+@both
 def test_what_is_learned_from_elsewhere_guides_the_search(name: Name) -> None:
     space = Space([integer(f"i{i}", 0, 30) for i in range(5)])
     points = np.array([space.encode(space.decode(p)) for p in np.random.default_rng(1).random((60, 5))])
