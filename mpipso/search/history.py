@@ -157,7 +157,7 @@ class History:
             yield _redrawn(point, 1 + attempt * len(point) // _RANDOM_TRIES, random)
         if not self.lattice.constrained:
             return
-        decided, axes = self.lattice.decided, self.lattice.constrained
+        decided, axes = self.lattice.space.decided, self.lattice.constrained
         for _ in range(_RANDOM_TRIES if len(decided) else 0):
             moved = np.where(random.random(len(point)) < 0.5, random.random(len(point)), point)
             moved[axes] = decided[random.integers(len(decided)), axes]

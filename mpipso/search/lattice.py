@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -19,8 +18,6 @@ LEVELS = 33
 """The values of one dimension, if it has more, of which a search over models sees as many at a time."""
 _COARSE = 20
 """As many of them are spread over the dimension."""
-_MOST_LISTED = 100_000
-"""Ways to set the dimensions that decide on validity that are looked through once, where valid ones are rare."""
 _REMEMBERED = 50_000
 """Cells whose decoding is remembered, to bound the memory."""
 
@@ -97,11 +94,6 @@ class Lattice:
                     _remember(self._valid, key, self.space.valid(self.space.decode(points[i])))
                 found[i] = self._valid[key]
         return found
-
-    @cached_property
-    def decided(self) -> Array:
-        """Points whose deciding dimensions make them valid, of shape (n, dimensions), where they can be listed."""
-        return self.space.decided(_MOST_LISTED)
 
     def features(self, points: Array) -> Array:
         """Coordinates for models: a dimension without order becomes one column per value.

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,8 @@ from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression
 
 _MOST_LISTED = 100_000
+_MANY = 64
+"""Values of a dimension of which some are tried at a time."""
 
 
 class Space:
@@ -145,22 +148,68 @@ class Space:
         numbers = all(self._parameters[read].type in ("int", "float") for read in domain.reads)
         return isinstance(domain, Expression) and domain.total and numbers
 
-    def decided(self, most: int) -> NDArray[np.float64]:
+    @cached_property
+    def decided(self) -> NDArray[np.float64]:
         """Points whose deciding dimensions make them valid, the other dimensions at 0.5; shape (n, dimensions).
 
-        Of the first ``most`` ways to set these dimensions, in a fixed order; none where one of them is continuous.
+        All of them if these dimensions can be set in at most 100 000 ways; else those among the first so many, and what
+        is found from them and from the default, which is no part of the space in particular. None where a dimension is
+        continuous.
         """
         deciding = self._deciding
         names = [name for name in self._order if name in deciding]
-        points = []
-        if not any(self._domains[name].continuous for name in names):
-            for values in itertools.islice(self._listed(names), most):
-                if not self.broken({**dict.fromkeys(self._domains, 0), **values}):
-                    point = np.full(self.dimensions, 0.5)
-                    for name in set(names) & set(self.names):
-                        point[self._axis[name]] = self._domains[name].encode(values[name], values)
-                    points.append(point)
-        return np.array(points).reshape(len(points), self.dimensions)
+        if any(self._domains[name].continuous for name in names):
+            return np.empty((0, self.dimensions))
+        ways = self._listed(names)
+        found = [values for values in itertools.islice(ways, _MOST_LISTED) if self._allowed(values)]
+        if next(ways, None) is not None:
+            found = self._walked(names, found)
+        points = np.full((len(found), self.dimensions), 0.5)
+        for point, values in zip(points, found, strict=True):
+            for name in set(names) & set(self.names):
+                point[self._axis[name]] = self._domains[name].encode(values[name], values)
+        return points
+
+    def _allowed(self, values: Values) -> bool:
+        """Whether what decides on validity makes a configuration valid."""
+        return not self.broken({**dict.fromkeys(self._domains, 0), **values})
+
+    def _walked(self, names: Sequence[str], found: Sequence[dict[str, Value]]) -> list[dict[str, Value]]:
+        """``found`` and what can be reached from it and from the default by changing two at a time, many times over.
+
+        A condition on a product, a sum or a number of switches is kept by no change of a single one.
+        """
+        random, tries = np.random.default_rng(0), _MOST_LISTED
+        start = [] if self._default is None else [{name: self._default[name] for name in names}]
+        pool = {tuple(values.values()): values for values in (*start, *found)}
+        free = [name for name in names if self._domains[name].free and not self._domains[name].reads]
+        while pool and free and tries > 0:
+            # The latest are taken more often, which leads away from where it began.
+            base = list(pool.values())[int(len(pool) * np.sqrt(random.random()))]
+            changed = random.choice(free, size=min(2, len(free)), replace=False)
+            for pair in itertools.product(*(self._some(name, random) for name in changed)):
+                tries -= 1
+                values = self._following(names, {**base, **dict(zip(changed, pair, strict=True))})
+                if values is not None and self._allowed(values):
+                    pool.setdefault(tuple(values.values()), values)
+        return list(pool.values())
+
+    def _some(self, name: str, random: np.random.Generator) -> list[Value]:
+        """Its values, or some of them where there are many."""
+        domain = self._domains[name]
+        if domain.count({}) <= _MANY:
+            return list(domain.options({}))
+        return [domain.decode(u, {}) for u in random.random(_MANY).tolist()]
+
+    def _following(self, names: Sequence[str], values: dict[str, Value]) -> dict[str, Value] | None:
+        """``values`` with what expressions make of them; None if one is not among those that the others leave it."""
+        for name in names:
+            domain = self._domains[name]
+            if isinstance(domain, Expression):
+                values[name] = self._value(name, 0.5, values)
+            elif domain.reads and (_undefined(domain, values) or values[name] not in self._options(name, values)):
+                return None
+        return values
 
     @property
     def dependent(self) -> dict[int, tuple[int, ...]]:

@@ -43,12 +43,12 @@ class Start:
 
     @property
     def _most(self) -> int:
-        return _MOST_DRAWN if self._drawn < _MOST_DRAWN or not len(self._lattice.decided) else 2 * _MOST_DRAWN
+        return _MOST_DRAWN if self._drawn < _MOST_DRAWN or not len(self._lattice.space.decided) else 2 * _MOST_DRAWN
 
     def _draw(self, count: int) -> None:
         points = np.asarray(self._sobol.random(count))
         if self._drawn >= _MOST_DRAWN:
-            decided, axes = self._lattice.decided, self._lattice.constrained
+            decided, axes = self._lattice.space.decided, self._lattice.constrained
             which = generator(self._seed, self._drawn, START).integers(len(decided), size=count)
             points[:, axes] = decided[which][:, axes]
         points = self._lattice.settle(points)

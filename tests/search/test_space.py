@@ -471,6 +471,41 @@ def test_a_ratio_is_drawn_by_what_it_multiplies_with_and_a_product_not_at_all() 
     assert {space.names[axis] for axis in space.axes(33)} == {"tokens"}
 
 
+@pytest.mark.parametrize("default", [None, (4, 4, 4)])
+def test_ways_to_be_valid_are_found_all_over_a_space_that_is_too_large_to_be_listed(
+    default: tuple[int, int, int] | None,
+) -> None:
+    """Of 262 144 ways 28 are valid, those with the first degree above 24 beyond what is listed."""
+    names = ("tp", "dp", "pp")
+    own = dict(zip(names, default, strict=True)) if default else dict.fromkeys(names)
+    space = Space(
+        [
+            *(integer(name, 1, 64, default=own[name]) for name in names),
+            real("share", 0.0, 1.0, default=default and 0.5),
+        ],
+        [Constraint(expression="tp * dp * pp == 64")],
+    )
+    found = [space.decode(point) for point in space.decided]
+    assert all(space.valid(configuration) for configuration in found)
+    degrees = [tuple(configuration[name] for name in names) for configuration in found]
+    assert len(degrees) == len(set(degrees)) >= 25
+    assert {first for first, *_ in degrees} == {1, 2, 4, 8, 16, 32, 64}
+
+
+def test_ways_to_be_valid_follow_what_is_computed() -> None:
+    space = Space(
+        [
+            *(integer(name, 1, 80, default=16) for name in ("a", "b", "c")),
+            Parameter(name="half", type="int", expression="a // 2"),
+            integer("tokens", 1, 4, ratio_of="a", default=32),
+        ],
+        [Constraint(expression="half * b == 8 * c and tokens <= 100")],
+    )
+    found = [space.decode(point) for point in space.decided]
+    assert found and all(space.valid(configuration) for configuration in found)
+    assert len({configuration["a"] for configuration in found}) > 5
+
+
 # --- the baseline -------------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ def test_a_narrow_ring_keeps_the_swarm_spread_for_longer() -> None:
 
 
 def test_a_measurement_from_elsewhere_draws_the_particles() -> None:
-    searching, place = swarm(3, 6), np.full(3, 0.9)
-    searching.learn(place[None], [Score(failed=False, fitness=-100.0)])
+    searching, places = swarm(3, 6), np.tile(np.linspace(0.88, 0.92, 5)[:, None], 3)
+    searching.learn(places, [Score(failed=False, fitness=-100.0)] * 5)
     proposed = run(searching, 12, 6)
     assert np.abs(proposed[-6:] - 0.9).mean() < np.abs(proposed[0] - 0.9).mean() / 2
