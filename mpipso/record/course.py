@@ -19,6 +19,8 @@ from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 #: More groups than this are told in fewer rows: those that lost most time, and the others together.
 _ROWS = 12
 _LINES = 8
+#: Evaluations that are named after a cause.
+_NUMBERS = 5
 _PORT = re.compile(r":\d+")
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _ENDS = {
@@ -125,15 +127,16 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
 
 
 def _faults(outcome: Outcome) -> Iterator[Text]:
-    failures = (judged.evaluation.failure for judged in outcome.evaluations if judged.failed)
-    causes: Counter[str] = Counter()
+    failed = (judged.evaluation for judged in outcome.evaluations if judged.failed)
+    causes: dict[str, list[int]] = {}
     told: dict[str, str] = {}
-    for failure in failures:
-        if failure is not None:
+    for evaluation in failed:
+        if (failure := evaluation.failure) is not None:
             # Ports differ from one evaluation to the next.
             cause = told.setdefault(_PORT.sub(":", failure.cause), clean(failure.cause))
-            causes[cause] += 1
-    yield from _at_most(_counted(causes, "failed"), "red")
+            causes.setdefault(cause, []).append(evaluation.number)
+    named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
+    yield from _at_most(_counted(named, "failed"), "red")
     retries: Counter[str] = Counter()
     for cause, count in outcome.retries.items():
         retries[clean(cause)] += count
@@ -151,6 +154,12 @@ def _at_most(lines: Sequence[str], style: str) -> Iterator[Text]:
 
 def _counted(causes: Mapping[str, int], what: str) -> list[str]:
     return [f"{count} {what}: {cause}" for cause, count in sorted(causes.items(), key=lambda pair: -pair[1])]
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """The first of them, as the folders of their evaluations are named."""
+    first = [f"#{number}" for number in sorted(numbers)[:_NUMBERS]]
+    return ", ".join([*first, "..."] if len(numbers) > _NUMBERS else first)
 
 
 def _lost(loss: Loss) -> str:

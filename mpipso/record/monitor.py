@@ -184,9 +184,10 @@ class Monitor:
         if best:
             self._incumbent = (evaluation.number, clean(summary), evaluation.configuration)
         total = str(self._total)
+        widest = len(f"#{self._total - 1}")  # numbers count from 0
         self._print(
             Text.assemble(
-                f"{self._done:>{len(total)}}/{total} group {evaluation.group} ",
+                f"{self._done:>{len(total)}}/{total} group {evaluation.group} {f'#{evaluation.number}':>{widest}} ",
                 ("*" if best else " ", "bold green"),
                 outcome,
                 (f"  {self._named(evaluation.label, evaluation.configuration)}", "dim"),

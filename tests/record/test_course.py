@@ -91,8 +91,8 @@ def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
     assert told(script, tmp_path)[:10] == [
         "3 evaluations, 3 failed, 0 infeasible, 3 retried in 1m40s",
         "it ended because every configuration that could be found has been tried",
-        "  2 failed: out of memory",
-        "  1 failed: x",
+        "  2 failed: out of memory (#0, #1)",
+        "  1 failed: x (#2)",
         "  2 retried: port 8080 is held",
         "  1 retried: disk full",
         "  lost ranks 0, 1 on b with groups 0, 1: its lease ran out",
@@ -107,8 +107,18 @@ def test_causes_that_differ_in_a_port_are_one_and_a_run_that_failed_gets_no_advi
     for number, port in enumerate((4031, 40112)):
         script.evaluated(10 + number, number, number, tokens=None, cause=f"not ready: http://10.0.0.1:{port}/health")
     lines = told(script.finished(100), tmp_path)
-    assert "  2 failed: not ready: http://10.0.0.1:4031/health" in lines
+    assert "  2 failed: not ready: http://10.0.0.1:4031/health (#0, #1)" in lines
     assert not any("times as fast" in line or "idled" in line for line in lines)
+
+
+def test_of_many_evaluations_with_one_cause_the_first_are_named(tmp_path: Path) -> None:
+    script = Script()
+    for number in (12, 3, 4, 10, 7):
+        script.evaluated(10 + number, number, 0, tokens=None)
+    assert "  5 failed: out of memory (#3, #4, #7, #10, #12)" in told(script, tmp_path)
+    assert "  6 failed: out of memory (#2, #3, #4, #7, #10, ...)" in told(
+        script.evaluated(40, 2, 0, tokens=None), tmp_path
+    )
 
 
 def test_many_faults_are_not_told_one_by_one(tmp_path: Path) -> None:

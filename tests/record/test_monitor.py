@@ -93,11 +93,11 @@ def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.
     plain.stop()
     assert output.getvalue() == (
         "[   0s] 2 groups of 2 nodes\n"
-        "[  42s]  1/32 group 0 *366.8 tok/s  baseline\n"
-        "[  42s]  2/32 group 1 *412.3 tok/s (+12.4 %)  n_parallel=8 n_batch=512\n"
-        "[ 102s]  3/32 group 0  failed: out of memory at start  n_parallel=64\n"
-        "[ 102s]  4/32 group 1  99.1 tok/s (-73.0 %)   flash=false\n"
-        "[ 102s]  5/32 group 1  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  baseline\n"
+        "[  42s]  1/32 group 0  #0 *366.8 tok/s  baseline\n"
+        "[  42s]  2/32 group 1  #1 *412.3 tok/s (+12.4 %)  n_parallel=8 n_batch=512\n"
+        "[ 102s]  3/32 group 0  #2  failed: out of memory at start  n_parallel=64\n"
+        "[ 102s]  4/32 group 1  #3  99.1 tok/s (-73.0 %)   flash=false\n"
+        "[ 102s]  5/32 group 1  #4  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  baseline\n"
         "[ 102s] group 1  #5 will be tried again: port 8000 is taken\n"
         "[ 2h48] group 1  lost: no sign of life for 30 s\n"
     )
@@ -107,8 +107,23 @@ def test_foreign_text_cannot_draw_on_the_terminal(plain: Monitor, output: io.Str
     plain.note("a\x1b[2Jb\nc [bold]d[/bold]")
     plain.evaluated(failed(1, 0, "line 1\r\nline 2"), "", best=False)
     assert output.getvalue() == (
-        "[   0s] a [2Jb c [bold]d[/bold]\n[   0s]  1/32 group 0  failed: line 1 line 2  n_parallel=64\n"
+        "[   0s] a [2Jb c [bold]d[/bold]\n[   0s]  1/32 group 0  #1  failed: line 1 line 2  n_parallel=64\n"
     )
+
+
+def test_numbers_of_different_width_leave_the_columns_aligned(clock: Clock, output: io.StringIO) -> None:
+    monitor = Monitor(120, {0: "a"}, output, mode="plain", clock=clock)
+    monitor.started(baseline=BASELINE)
+    for number in (7, 42, 119):
+        monitor.evaluated(measured(number, 0), "x", best=False)
+    monitor.expect(8)
+    monitor.evaluated(measured(119, 0), "x", best=False)
+    assert [line.partition("group 0 ")[2] for line in output.getvalue().splitlines()] == [
+        "  #7  x  baseline",
+        " #42  x  baseline",
+        "#119  x  baseline",
+        "#119  x  baseline",
+    ]
 
 
 def test_what_is_measured_again_is_named(plain: Monitor, output: io.StringIO) -> None:
@@ -200,8 +215,8 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
     lines = screen(output)
     assert lines[:3] == [
         "[   0s] mpipso",
-        "[  75s] 1/8 group 0 *412.3 tok/s (+12.4 %)  n_parallel=8",
-        "[  75s] 2/8 group 0  failed: out of memory  n_parallel=64",
+        "[  75s] 1/8 group 0 #1 *412.3 tok/s (+12.4 %)  n_parallel=8",
+        "[  75s] 2/8 group 0 #9  failed: out of memory  n_parallel=64",
     ]
     rule, progress, header, _, *rows, best = [line for line in lines[3:] if line]
     assert set(rule) == {"─"} and len(rule) == 100

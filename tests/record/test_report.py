@@ -70,8 +70,8 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
     assert "unchanged: n_batch=2048 flash=true" in lines
     counts = lines.index("6 evaluations, 3 failed, 0 infeasible, 1 retried in 12m34s")
     assert lines[counts + 1 :] == [
-        "  2 failed: out of memory at start",
-        "  1 failed: no answer",
+        "  2 failed: out of memory at start (#3, #4)",
+        "  1 failed: no answer (#5)",
         "results:  runs/night",
         "logs:     runs/night/evaluations",
     ]
@@ -151,7 +151,7 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
 
 def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
     lines = drawn(summary(outcome(*RUN[3:], incumbent=None)))
-    assert lines[0] == "Every evaluation failed (3 of 3)." and "  2 failed: out of memory at start" in lines
+    assert lines[0] == "Every evaluation failed (3 of 3)." and "  2 failed: out of memory at start (#3, #4)" in lines
     assert drawn(summary(outcome(incumbent=None)))[0] == "Nothing has been evaluated."
 
 
