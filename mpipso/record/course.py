@@ -115,7 +115,7 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
     confirmations = len(outcome.evaluations) - len(searched)
     failed = sum(judged.failed for judged in searched)
     infeasible = sum(not judged.feasible and not judged.failed and judged.judged for judged in searched)
-    unjudged = sum(not judged.judged for judged in searched)
+    unjudged = sum(not judged.failed and not judged.judged for judged in searched)
     counted = [f"{len(searched)} evaluations", f"{failed} failed", f"{infeasible} infeasible"]
     counted += [f"{unjudged} not judged{'' if outcome.failure else ' yet'}"] if unjudged else []
     counted += [f"{confirmations} confirmations"] if confirmations else []

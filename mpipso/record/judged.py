@@ -14,7 +14,8 @@ class Judged:
     """An evaluation and its place among others.
 
     ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit. ``judged`` is
-    False as long as limits refer to a baseline that is not known yet; then the other fields say nothing.
+    False as long as limits refer to a baseline that is not known yet; then the other fields say nothing, but that an
+    evaluation with a failure has ``failed``, whatever the limits.
     """
 
     evaluation: Evaluation
@@ -83,7 +84,7 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         evaluation,
         fitness=event.get("fitness"),
         feasible=event.get("feasible", True),
-        failed=event.get("failed", failure is not None),
+        failed=failure is not None or event.get("failed", False),
         violations=tuple(event.get("violations", ())),
         judged=event.get("judged", True),
     )

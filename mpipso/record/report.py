@@ -64,7 +64,9 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     """What came of it, in a sentence or two."""
     baseline, best = outcome.baseline, outcome.best
     if outcome.failure:
-        yield Text(f"The run failed: {clean(outcome.failure)}.", "bold red")
+        # The rest of it may be the log of a service.
+        first, *_ = outcome.failure.strip().splitlines()
+        yield Text(f"The run failed: {clean(first).rstrip(':.')}.", "bold red")
         yield Text("This is what it has found so far.", "yellow")
     elif outcome.ended:
         yield Text(f"The run is {outcome.ended}; this is what it has found so far.", "yellow")
@@ -74,7 +76,8 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif all(judged.failed for judged in outcome.evaluations):
         yield Text(f"Every evaluation failed ({total} of {total}).", "bold red")
     elif best is None:
-        yield Text("No evaluation met the limits of the objective.", "bold yellow")
+        if any(judged.judged for judged in outcome.evaluations):
+            yield Text("No evaluation met the limits of the objective.", "bold yellow")
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
     elif baseline.failed:

@@ -236,7 +236,8 @@ def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> No
     [
         ({"signal": "SIGUSR1"}, "The run is interrupted; this is what it has found so far."),
         ({"signal": "SIGTERM"}, "The run is interrupted by SIGTERM; this is what it has found so far."),
-        ({"cause": "no group\nis left"}, "The run failed: no group is left."),
+        ({"cause": "no\tgroup is left"}, "The run failed: no group is left."),
+        ({"cause": "all groups are in quarantine:\ngroup 0: x"}, "The run failed: all groups are in quarantine."),
         ({}, "The run is not finished; this is what it has found so far."),
     ],
 )
@@ -260,6 +261,20 @@ def test_nor_does_one_go_on_whose_baseline_has_failed(tmp_path: Path) -> None:
     lines = drawn(report(tmp_path, higher))
     assert "The run failed: the baseline configuration failed: no answer." in lines
     assert not any(line.startswith("go on:") for line in lines)
+
+
+def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(tmp_path: Path) -> None:
+    failed = Judged(broken(0, "no answer", "baseline").evaluation, judged=False)
+    with journal_of(tmp_path, failed, Judged(RUN[1].evaluation, judged=False), incumbent=None) as journal:
+        journal.write("failed", cause=f"{NO_BASELINE}: no answer\nlast line of the log\ngive limits as numbers")
+    lines = drawn(report(tmp_path, higher))
+    assert lines[:4] == [
+        "The run failed: the baseline configuration failed: no answer.",
+        "This is what it has found so far.",
+        "",
+        "2 evaluations, 1 failed, 0 infeasible, 1 not judged in 0s",
+    ]
+    assert "  1 failed: no answer (#0)" in lines
 
 
 def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
