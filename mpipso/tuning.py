@@ -77,7 +77,9 @@ class Tuning:
         self._monitor = monitor
         self.space, self.baseline = well_defined(config)
         self.objective = Objective(config.objective)
-        self.trials = Trials(self.space, self.objective, self.baseline, self._search.baseline_repeats)
+        # More measurements of the baseline than evaluations will never be there.
+        self._baseline_repeats = min(self._search.baseline_repeats, self._search.evaluations)
+        self.trials = Trials(self.space, self.objective, self.baseline, self._baseline_repeats)
         self._leaders = Leaders(self.trials, self.objective, self._search.leaders, self._search.confirm)
         self._incumbent = Incumbent(self.trials, self._leaders, self.objective, folder, journal, publish)
         self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
@@ -92,6 +94,10 @@ class Tuning:
         """Which budget ended the search; empty while it goes on."""
         for event in past:
             self._replay(event)
+        if self.objective.relative and self.trials.reference() is None:
+            # A session with a smaller budget may have judged by fewer measurements of the baseline.
+            self._unjudged = self.trials.results
+            self._incumbent.number = None
         unjudged = {evaluation.number for evaluation in self._unjudged}
         results = [result for result in self.trials.results if result.number not in unjudged]
         failed = sum(result.failure is not None for result in results)
@@ -180,7 +186,7 @@ class Tuning:
         if sees is None:
             # Until the baseline is known, nothing can be told: the first proposals do without, later ones wait.
             blind = not self._judgeable(self._visible())
-            most = max(self._search.particles, self._search.baseline_repeats)
+            most = max(self._search.particles, self._baseline_repeats)
             if idle <= 0 or (blind and len(searched) >= most):
                 return 0
         elif any(self.trials.result(number) is None for number in searched[: min(sees, self._search.evaluations)]):
@@ -199,7 +205,7 @@ class Tuning:
 
     def _judgeable(self, visible: Collection[int]) -> bool:
         """Whether these results say all that it takes to judge them."""
-        return not self.objective.relative or set(range(self._search.baseline_repeats)) <= set(visible)
+        return not self.objective.relative or set(range(self._baseline_repeats)) <= set(visible)
 
     def _spent(self, visible: Sequence[int]) -> str:
         best = self._leaders.leader(visible) if self._judgeable(visible) else None
@@ -230,9 +236,7 @@ class Tuning:
         positions = range(first, first + count)
         repeats: dict[int, Configuration] = {}
         if self.baseline is not None:
-            repeats = {
-                position: self.baseline for position in positions if 0 < position < self._search.baseline_repeats
-            }
+            repeats = {position: self.baseline for position in positions if 0 < position < self._baseline_repeats}
         turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
         leader = self._leaders.leader(self._told) if turns and self._search.repeats > 1 else None
         if leader is not None and len(leader.numbers) < self._search.repeats:

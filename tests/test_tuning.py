@@ -570,6 +570,21 @@ class TestRelativeLimits:
         session = Session(tmp_path, config, measure=flaky, groups=1)
         assert session.run().cause == "evaluations"
 
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_fewer_evaluations_than_repeats_of_the_baseline_are_judged_all_the_same(
+        self, schedule: str, folders: Iterator[Path]
+    ) -> None:
+        changes = {**RELATIVE, **SCHEDULES[schedule], "search__baseline_repeats": 3}
+        session = Session(next(folders), configured(**changes, search__evaluations=2), groups=1)
+        assert session.run().incumbent == 0
+        assert [event["number"] for event in session.events("judged")] == [0, 1]
+        session.config = configured(**changes)
+        tuning = session.run()
+        assert [event["number"] for event in session.events("judged")] == [0, 1, 0, 1, 2], "by all three, once there"
+        whole = Session(next(folders), configured(**changes), groups=1)
+        assert tuning.incumbent == whole.run().incumbent
+        assert session.proposals() == whole.proposals()
+
     def test_what_waits_for_the_baseline_may_have_come_from_a_group_that_is_no_more(
         self, folders: Iterator[Path]
     ) -> None:
