@@ -103,7 +103,7 @@ class Tuning:
         failed = sum(result.failure is not None for result in results)
         self._monitor.resumed(len(results), failed, sum(result.seconds for result in results))
         confirmations = sum(self.trials.label(number) == CONFIRM for number in range(self.trials.next_number))
-        self._monitor.expect(self._search.evaluations + confirmations)
+        self._monitor.expect(max(self._search.evaluations + confirmations, self.trials.next_number) - self._left_out())
         self._settle()
         self._incumbent.resume()
 
@@ -170,12 +170,16 @@ class Tuning:
         times = max(1, min(groups, self._search.confirm - fewest))
         assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn for _ in range(times)])
         self._handed_out.update(assignment.number for assignment in assignments)
-        self._monitor.expect(self.trials.next_number)
+        self._monitor.expect(self.trials.next_number - self._left_out())
         return assignments
 
     def stop(self, cause: str) -> None:
         """Propose nothing more: a budget that the root watches is spent."""
         self.cause = self.cause or cause
+
+    def _left_out(self) -> int:
+        """How many evaluations that an earlier session has asked for are beyond the budget of this one."""
+        return sum(self.trials.result(number) is None for number in self.trials.searched[self._search.evaluations :])
 
     def _due(self, idle: int) -> int:
         """How many evaluations may be asked for now, by the schedule and the budgets."""

@@ -316,6 +316,19 @@ class TestResume:
         assert all(done <= total for done, total in told)
         assert told[-1][0] == told[-1][1]
 
+    @pytest.mark.parametrize("budget", [4, 8, 11])
+    def test_the_counter_does_not_exceed_its_total_though_more_is_done_than_the_budget(
+        self, budget: int, folders: Iterator[Path]
+    ) -> None:
+        whole = Session(next(folders), configured())
+        whole.run()
+        again = Session(next(folders), configured(search__confirm=1, search__evaluations=budget), groups=1)
+        cut(whole.folder, again.folder, whole.events("evaluated")[9]["seq"] + 1)
+        again.run()
+        told = [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) group", again.shown.getvalue())]
+        assert told and all(done <= total for done, total in told)
+        assert told[-1][0] == told[-1][1]
+
     def test_more_evaluations_than_before_go_on_with_the_same_search(self, folders: Iterator[Path]) -> None:
         long, short = (Session(next(folders), configured(search__evaluations=count)) for count in (18, 12))
         long.run()
