@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,7 +16,7 @@ import tomli_w
 from rich.console import Console
 
 import mpipso
-from mpipso.cluster.plan import Plan, ranges
+from mpipso.cluster.plan import PlacedGroup, Plan, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
@@ -128,7 +129,8 @@ class Books:
         if config.search.schedule == "async":
             in_flight = len(self._plan.groups)
         strategy = strategies.create(config.search, space, baseline, in_flight=in_flight)
-        tuning = Tuning(config, strategy, self._folder, journal, monitor, self._publish, self._past)
+        publish = partial(by_hand, config, self._plan.groups[0], self._folder.path)
+        tuning = Tuning(config, strategy, self._folder, journal, monitor, publish, self._past)
         for earlier in self._earlier:
             tuning.learn(earlier)
         return tuning
@@ -221,25 +223,39 @@ class Books:
             supervisor = "nobody restarts a broken job: mpipso launch would"
         return f"protection: {lease}; {dead}; {supervisor}"
 
-    def _publish(self, configuration: Configuration) -> list[Start]:
-        """The commands that start the service by hand, as group 0 would; its configuration file is written for them."""
-        config, group = self._config, self._plan.groups[0]
-        engine = ENGINES.create(config.service.engine)
-        file = config.service.config_file
-        name = f"best-config.{file.format if file is not None else 'json'}"
-        content = engine.file(config, configuration) or json.dumps(dict(configuration), indent=2).encode()
-        replace(self._folder.path / name, content.decode())
-        layout = Layout(
-            addresses=tuple(node.address for node in group.nodes),
-            master=group.master_node_index,
-            port=config.service.port or DEFAULT_PORT,
-            master_port=(config.service.port or DEFAULT_PORT) + 1000,
-            work_dirs=tuple(str(self._folder.path.resolve()) for _ in group.nodes),
-            config_name=name,
-            devices=tuple(node.devices for node in group.nodes),
-            cores=tuple(node.cores for node in group.nodes),
-        )
-        return [
-            Start(group.nodes[start.node].host, start.command, {**group.nodes[start.node].visibility, **start.env})
-            for start in engine.starts(config, configuration, layout)
-        ]
+
+def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> list[Start]:
+    """The commands that start the service by hand on a group's nodes; its configuration file is written for them.
+
+    Raises
+    ------
+    RunFailed
+        The disk is full or fails.
+    """
+    engine = ENGINES.create(config.service.engine)
+    file = config.service.config_file
+    name = f"best-config.{file.format if file is not None else 'json'}"
+    content = engine.file(config, configuration) or json.dumps(dict(configuration), indent=2).encode()
+    replace(folder / name, content.decode())
+    place = str(folder.resolve())
+    layout = Layout(
+        addresses=tuple(node.address for node in group.nodes),
+        master=group.master_node_index,
+        port=config.service.port or DEFAULT_PORT,
+        master_port=(config.service.port or DEFAULT_PORT) + 1000,
+        work_dirs=tuple(place for _ in group.nodes),
+        config_name=name,
+        devices=tuple(node.devices for node in group.nodes),
+        cores=tuple(node.cores for node in group.nodes),
+    )
+    path = str(Path(place) / name)
+    starts = []
+    for start in engine.starts(config, configuration, layout):
+        node = group.nodes[start.node]
+        # The other hosts need not see the folder of the run.
+        elsewhere = len({node.host for node in group.nodes}) > 1
+        needed = elsewhere and (file is not None or any(path in word for word in start.command))
+        rank = layout.node_ranks[start.node]
+        env = {**node.visibility, **start.env}
+        starts.append(Start(node.host, start.command, env, rank, path if needed else ""))
+    return starts

@@ -1,4 +1,7 @@
-"""What ends a run from outside: the end of a Slurm job's time, and the time that earlier sessions took."""
+"""What ends a run from outside: the end of a Slurm job's time, and the time that earlier sessions took.
+
+And how the best configuration is started by hand.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ import pytest
 from bed.launchers import CHECKOUT
 from faults.course import LIMIT, Course
 
-from mpipso.books import RESERVE
+from mpipso.books import RESERVE, by_hand
+from mpipso.cluster.plan import PlacedGroup, PlacedNode
+from mpipso.config import Config
+from mpipso.configfile import parse
 
 
 def run(course: Course, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -74,3 +80,56 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     # At most an iteration, of two, had been asked for and not begun.
     run(course, "--resume", folder, "--time-limit", "1000", "--evaluations", str(before + 2))
     assert len(course.events("evaluated")) == before + 2
+
+
+def spanning(more: str = "", command: str = "{port}") -> Config:
+    """A service of a master and workers, without the rest of a run."""
+    text = f"""
+[service]
+engine = "command"
+command = ["serve", "{command}"]
+worker_command = ["work"]
+{more}
+[benchmark]
+client = "command"
+command = ["measure"]
+[objective]
+maximize = "output_throughput"
+[[parameters]]
+name = "batch"
+type = "int"
+min = 1
+max = 9
+default = 2
+env = "BATCH"
+"""
+    return parse(text, "spanning.toml")
+
+
+def group_on(*hosts: str) -> PlacedGroup:
+    return PlacedGroup(0, tuple(PlacedNode(rank, host, host, (0,), ()) for rank, host in enumerate(hosts)))
+
+
+def test_the_commands_by_hand_tell_the_ranks_of_their_nodes(tmp_path: Path) -> None:
+    starts = by_hand(spanning(), group_on("a", "a", "a"), tmp_path, {"batch": 3})
+    assert [(start.host, start.rank) for start in starts] == [("a", 1), ("a", 2), ("a", 0)]
+    assert all(start.env["MPIPSO_NODE_RANK"] == str(start.rank) for start in starts)
+    assert (tmp_path / "best-config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "hosts", "needing"),
+    [
+        (spanning(), ("a", "b"), []),
+        (spanning(command="--config={config}"), ("a", "b"), ["a"]),
+        (spanning(command="--config={config}"), ("a", "a"), []),
+        (spanning("[service.config_file]"), ("a", "b"), ["b", "a"]),
+    ],
+)
+def test_hosts_that_do_not_see_the_folder_need_the_configuration_file(
+    config: Config, hosts: tuple[str, ...], needing: list[str], tmp_path: Path
+) -> None:
+    starts = by_hand(config, group_on(*hosts), tmp_path, {"batch": 3})
+    path = str(tmp_path.resolve() / "best-config.json")
+    assert [start.host for start in starts if start.file == path] == needing
+    assert {start.file for start in starts} <= {"", path}

@@ -29,11 +29,17 @@ _NUMBER = re.compile(r"-[\d.].*")
 
 @dataclass(frozen=True)
 class Start:
-    """The command that starts one node's part of the service, and the variables set for it."""
+    """The command that starts one node's part of the service, and the variables set for it.
+
+    ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
+    be copied to the node before; empty if none has to.
+    """
 
     host: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    rank: int | None = None
+    file: str = ""
 
 
 def write_best(
@@ -125,7 +131,7 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Star
         f"# evaluation {evaluation.number}, {figures.clean(redactor.text(score))}, {date}",
         *(f"#   {name} = {figures.clean(figures.value(setting))}" for name, setting in configuration.items()),
     ]
-    labels = _labels([start.host for start in starts])
+    labels = _labels(starts)
     if len(starts) > 1:
         lines.append(f"# Run it on each node, in this order: {figures.clean(', '.join(names[0] for names in labels))}")
     lines += ["set -eu", *_enter(), ""]
@@ -152,6 +158,9 @@ def _enter() -> list[str]:
 
 def _section(start: Start, indent: str, redactor: Redactor) -> list[str]:
     lines = []
+    if start.file:
+        missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
+        lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")
     unusual = []
     for name, content in start.env.items():
         if not _VARIABLE.fullmatch(name):
@@ -199,15 +208,16 @@ def _demand(name: str) -> str:
     return f'"${{{variable}:?set {variable} first}}"'
 
 
-def _labels(hosts: Sequence[str]) -> list[list[str]]:
-    """What names each node: its host and its short name, or ``host/0``, ``host/1`` where nodes share a host."""
-    total = Counter(hosts)
+def _labels(starts: Sequence[Start]) -> list[list[str]]:
+    """What names each node: its host and its short name; where nodes share a host, ``host/0``, ``host/1`` by rank."""
+    total = Counter(start.host for start in starts)
     short = Counter(_short(host) for host in total)
     seen: Counter[str] = Counter()
     labels = []
-    for host in hosts:
+    for start in starts:
+        host = start.host
         if total[host] > 1:
-            labels.append([f"{host}/{seen[host]}"])
+            labels.append([f"{host}/{seen[host] if start.rank is None else start.rank}"])
             seen[host] += 1
         else:
             brief = _short(host)

@@ -147,6 +147,24 @@ def test_nodes_that_share_a_host_are_told_apart(tmp_path: Path) -> None:
     assert [shown(run(script, f"box/{node}"))[0] for node in range(2)] == [["0"], ["1"]]
 
 
+def test_nodes_that_share_a_host_are_named_by_their_ranks(tmp_path: Path) -> None:
+    ranks = (2, 1, 0)  # workers start before the master
+    script = write(tmp_path, *(Start("box", (sys.executable, "-c", SHOW, str(rank)), rank=rank) for rank in ranks))
+    assert "in this order: box/2, box/1, box/0\n" in script.read_text()
+    assert [shown(run(script, f"box/{rank}"))[0] for rank in ranks] == [["2"], ["1"], ["0"]]
+
+
+def test_a_file_that_a_node_lacks_must_be_copied_along(tmp_path: Path) -> None:
+    file = tmp_path / "it's best-config.json"
+    script = write(tmp_path, Start("node1", ("echo", "1"), file=str(file)), Start("node2", ("echo", "2")))
+    refused = run(script, "node1")
+    assert refused.returncode == 1 and refused.stdout == ""
+    assert refused.stderr == f"{file} is not here: copy it along with this script, to the same path\n"
+    assert run(script, "node2").stdout == "2\n"
+    file.touch()
+    assert run(script, "node1").stdout == "1\n"
+
+
 def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
     write(tmp_path, Start("h", ("echo", "old")))
     script = write(tmp_path, Start("h", ("echo", "new")))
