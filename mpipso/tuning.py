@@ -357,7 +357,9 @@ class Tuning:
 
     def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:
         score = self.trials.judge(evaluation, confirmed=confirmed)
-        return Judged(evaluation, score.fitness, score.feasible, score.failed, score.violations)
+        return Judged(
+            evaluation, score.fitness, score.feasible, score.failed, score.violations, violation=score.violation
+        )
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation

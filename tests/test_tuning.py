@@ -541,6 +541,9 @@ class TestRelativeLimits:
         for event, result in zip(judged, first, strict=True):
             assert event["feasible"] == (result["metrics"]["ttft_p99_ms"] <= limit)
         assert all(event["judged"] for event in session.events("evaluated")[6:])
+        told = [*judged, *session.events("evaluated")[6:]]
+        assert any(event["violations"] for event in told)
+        assert all(bool(event["violations"]) == (event["violation"] > 0) for event in told)
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_a_run_that_is_cut_before_the_baseline_is_known_goes_on(

@@ -13,9 +13,10 @@ from mpipso.evaluation import Evaluation, Failure
 class Judged:
     """An evaluation and its place among others.
 
-    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit. ``judged`` is
-    False as long as limits refer to a baseline that is not known yet; then the other fields say nothing, but that an
-    evaluation with a failure has ``failed``, whatever the limits.
+    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit, ``violation``
+    the sum of how far they are broken, each relative to its limit. ``judged`` is False as long as limits refer to a
+    baseline that is not known yet; then the other fields say nothing, but that an evaluation with a failure has
+    ``failed``, whatever the limits.
     """
 
     evaluation: Evaluation
@@ -24,6 +25,7 @@ class Judged:
     failed: bool = False
     violations: tuple[str, ...] = ()
     judged: bool = True
+    violation: float = 0.0
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
@@ -62,6 +64,7 @@ def verdict(judged: Judged) -> dict[str, Any]:
         "feasible": judged.feasible,
         "failed": judged.failed,
         "violations": list(judged.violations),
+        "violation": judged.violation,
     }
 
 
@@ -87,6 +90,7 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         failed=failure is not None or event.get("failed", False),
         violations=tuple(event.get("violations", ())),
         judged=event.get("judged", True),
+        violation=event.get("violation", 0.0),
     )
 
 
@@ -104,5 +108,6 @@ def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
                 failed=event["failed"],
                 violations=tuple(event["violations"]),
                 judged=True,
+                violation=event.get("violation", 0.0),
             )
     return list(found.values())

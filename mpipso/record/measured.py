@@ -76,6 +76,11 @@ class Measured:
         return "; ".join(self.broken[-1].violations) + often
 
     @property
+    def violation(self) -> float:
+        """How far the good measurements break the limits, in the mean: the sum over the limits, relative to each."""
+        return fmean(judged.violation for judged in self.good) if self.good else 0.0
+
+    @property
     def metrics(self) -> Metrics:
         """The mean over the good measurements of each metric that all of them have."""
         return mean([judged.evaluation.metrics for judged in self.good])

@@ -78,6 +78,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif best is None:
         if any(judged.judged for judged in outcome.evaluations):
             yield Text("No evaluation met the limits of the objective.", "bold yellow")
+            yield from _closest(outcome, baseline)
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
     elif baseline.failed:
@@ -88,6 +89,18 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         yield from _comparison(outcome, baseline, best)
     if best is not None and best.broken:
         yield Text(f"The best breaks a limit: {clean(best.violations)}.", "yellow")
+
+
+def _closest(outcome: Outcome, baseline: Measured | None) -> Iterator[Text]:
+    """Of those that break limits, the one that breaks them least, for whoever has to choose other limits."""
+    infeasible = [each for each in outcome.configurations if each.broken and not each.failed]
+    if not infeasible:
+        return
+    # Journals of earlier versions do not say how far a limit is broken.
+    closest = min(infeasible, key=lambda each: (each.violation, len(each.broken[-1].violations)))
+    reference = None if baseline is None else baseline.configuration
+    what = clean(figures.settings(figures.changes(closest.configuration, reference))) or "the baseline"
+    yield Text(f"Closest came #{closest.number}, {what}: {clean(closest.violations)}.", "yellow")
 
 
 def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterator[Text]:

@@ -197,6 +197,7 @@ def test_a_journal_is_neither_overwritten_nor_conjured_up(journal: Journal, tmp_
             fitness=-412.3,
             feasible=False,
             violations=("ttft_p99_ms 1530 > 1020",),
+            violation=0.5,
         ),
         Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), failed=True, feasible=False),
     ],
@@ -212,7 +213,7 @@ def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journ
     journal.evaluated(waiting)
     journal.evaluated(baseline)
     assert results(read(journal.path)) == [waiting, baseline]
-    decided = Judged(waiting.evaluation, fitness=-1.0, feasible=False, violations=("late",))
+    decided = Judged(waiting.evaluation, fitness=-1.0, feasible=False, violations=("late",), violation=0.1)
     journal.write("judged", number=1, **verdict(decided))
     assert results(read(journal.path)) == [decided, baseline]
 

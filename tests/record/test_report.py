@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,31 @@ def test_limits_that_nothing_met_are_named() -> None:
     )
     lines = drawn(summary(outcome(RUN[0], late, incumbent=2)))
     assert "The best breaks a limit: ttft_p99_ms 350 > 300." in lines
+
+
+def test_where_none_met_the_limits_the_one_that_came_closest_is_named() -> None:
+    def late(one: Judged, violation: float, *violations: str) -> Judged:
+        return replace(one, feasible=False, violations=violations, violation=violation)
+
+    found = (
+        late(RUN[0], 4.9, "ttft_p99_ms 1470 > 250"),
+        late(RUN[2], 0.5, "ttft_p99_ms 350 > 300", "watts 400 > 300"),
+        late(judged(7, BEST, 610.0, 390.0, "repeat"), 0.7, "ttft_p99_ms 390 > 300", "watts 420 > 300"),
+        late(RUN[1], 0.55, "output_throughput 350 < 780"),
+        RUN[3],
+    )
+    again = " (in 2 of 2 measurements)"
+    # The two measurements are at 0.6 in the mean.
+    assert drawn(summary(outcome(*found, incumbent=None)), width=200)[:2] == [
+        "No evaluation met the limits of the objective.",
+        "Closest came #1, n_batch=512: output_throughput 350 < 780.",
+    ]
+    assert drawn(summary(outcome(*found[:3], incumbent=None)), width=200)[1] == (
+        f"Closest came #2, n_parallel=16: ttft_p99_ms 390 > 300; watts 420 > 300{again}."
+    )
+    assert drawn(summary(outcome(found[0], incumbent=None)))[1] == (
+        "Closest came #0, the baseline: ttft_p99_ms 1470 > 250."
+    )
 
 
 def test_the_command_can_be_copied_whole_and_holds_no_secret() -> None:
