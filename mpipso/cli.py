@@ -6,6 +6,7 @@ import argparse
 import io
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -257,6 +258,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
+    from mpipso.launch import called
+    from mpipso.record.outcome import COMMAND
+
     path: Path = arguments.path
     try:
         with path.open("w" if arguments.force else "x", encoding="utf-8") as file:
@@ -265,7 +269,8 @@ def _init(arguments: argparse.Namespace) -> int:
         raise UserError(f"{path}: exists already; use --force to overwrite it, or name another file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"{path} written; next: mpipso check --config {path}")
+    command = os.environ.get(COMMAND) or shlex.join(called())
+    print(f"{path} written; next: {command} check --config {shlex.quote(str(path))}")
     return 0
 
 

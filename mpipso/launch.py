@@ -56,8 +56,12 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
 
 def _command(mpirun: str | None) -> str:
     """How this command is called again in this shell; ``run.sh`` says so itself."""
-    words = ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
-    return shlex.join([*words, "launch", *(["--mpirun", mpirun] if mpirun else [])])
+    return shlex.join([*called(), "launch", *(["--mpirun", mpirun] if mpirun else [])])
+
+
+def called() -> list[str]:
+    """The words that call mpipso in this shell."""
+    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
 
 
 def _terminal() -> str:

@@ -234,6 +234,31 @@ class TestInit:
         assert tomli.loads(path.read_text())["service"]["engine"] == engine
         assert path.read_text().startswith("# ")
 
+    @pytest.mark.parametrize(
+        ("command", "installed", "following"),
+        [
+            ("./run.sh", True, "./run.sh"),
+            ("", True, "mpipso"),
+            ("", False, shlex.join([sys.executable, "-m", "mpipso"])),
+        ],
+    )
+    def test_the_next_command_is_called_as_this_one_was(
+        self,
+        command: str,
+        installed: bool,
+        following: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("MPIPSO_COMMAND", command)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        if installed:
+            (tmp_path / "mpipso").touch(0o755)
+        path = tmp_path / "my file.toml"
+        assert main(["init", str(path)]) == 0
+        assert capsys.readouterr().out == f"{path} written; next: {following} check --config '{path}'\n"
+
     def test_never_overwrites_unless_told_to(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "my.toml"
         path.write_text("mine")
