@@ -28,6 +28,8 @@ from mpipso.service.watch import LOOK, watching
 
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
+_MARK = 64
+"""Bytes of these that are kept for the line that tells what is missing."""
 LINE = 160
 """How much of a log's telling line goes into the cause."""
 CANCEL_GRACE = 5.0
@@ -349,7 +351,8 @@ class ServiceGroup:
     def _log(self, running: Running) -> bytes:
         """The end of a log, or why there is none: a log that cannot be read explains nothing, and fails nothing."""
         try:
-            return running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES)
+            size = running.node.file_size(running.log)
+            return _whole_lines(running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES), size)
         except EvaluationFailed as error:
             return f"{error.cause}\n".encode()
 
@@ -362,6 +365,18 @@ class ServiceGroup:
         if len(several) == 1:
             return self._tail(several[0])
         return "\n".join(f"--- {each.role} on {each.node.name}\n{self._tail(each)}" for each in several)
+
+
+def _whole_lines(end: bytes, size: int) -> bytes:
+    """The end of a log of so many bytes, from the start of a line on if it has one, and what is missing in the first.
+
+    The keeper of a service writes the same where it cuts a log.
+    """
+    if size <= len(end):
+        return end
+    end = end[_MARK:]
+    kept = end.partition(b"\n")[2] or end
+    return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept
 
 
 def _lines(text: str) -> str:

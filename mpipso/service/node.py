@@ -114,6 +114,10 @@ class Node(abc.ABC):
         """A part of a file; a negative offset counts from its end; empty past the end."""
 
     @abc.abstractmethod
+    def file_size(self, path: str) -> int:
+        """How many bytes a file has."""
+
+    @abc.abstractmethod
     def file_digest(self, path: str) -> tuple[str, int]:
         """SHA-256 and permission bits of a file."""
 
@@ -336,6 +340,12 @@ class LocalNode(Node):
                 else:
                     file.seek(offset)
                 return file.read(size)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    def file_size(self, path: str) -> int:
+        try:
+            return self._path(path).stat().st_size
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 

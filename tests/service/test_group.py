@@ -554,7 +554,17 @@ def test_of_a_long_log_the_end_is_kept(bench: Bench) -> None:
     flood = ("sh", "-c", 'yes 0123456789 | head -c 400000; echo the end; exec "$@"', "sh", *TINY)
     evaluation = bench.evaluate(tiny() | {"command": flood})
     log = evaluation.files["service-0-node0.log"]
-    assert len(log) == 256 * 1024 and log.endswith(b"the end\nready\n")
+    assert 256 * 1024 - 100 < len(log) <= 256 * 1024 and log.endswith(b"the end\nready\n")
+    mark, _, kept = log.partition(b"\n")
+    assert mark.decode() == f"[... {400_014 - len(kept)} bytes left out ...]"
+    assert kept.startswith(b"0123456789\n"), "a whole line"
+
+
+def test_of_a_log_that_is_a_single_line_the_end_is_kept_too(bench: Bench) -> None:
+    flood = ("sh", "-c", 'head -c 400000 /dev/zero | tr "\\0" x; exec "$@"', "sh", *TINY)
+    log = bench.evaluate(tiny() | {"command": flood}).files["service-0-node0.log"]
+    assert 256 * 1024 - 100 < len(log) <= 256 * 1024
+    assert re.fullmatch(rb"\[\.\.\. \d+ bytes left out \.\.\.\]\nx+ready\n", log)
 
 
 def test_a_group_measures_one_configuration_after_the_other(bench: Bench) -> None:

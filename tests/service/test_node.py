@@ -122,6 +122,7 @@ def test_failures_carry_the_node_s_name(make: Callable[..., LocalNode]) -> None:
         lambda: node.execute(["/no/such"], 5),
         lambda: node.start_service(["/no/such"], {}, log="log", grace=0.1),
         lambda: node.read_chunk("missing", 0, 1),
+        lambda: node.file_size("missing"),
         lambda: node.start_service(["true"], {}, log="/proc/no/log", grace=0.1),
     ]
     for call in calls:
