@@ -69,7 +69,8 @@ class Evaluation:
 
     ``started`` and ``ended`` are Unix times in seconds, ``phases`` the seconds spent in each phase in between
     (``configuring``, ``starting``, ``measuring``, ``stopping``). ``files`` holds the texts of the evaluation's folder
-    (command line, environment, logs), by name, on their way from the leader to the root.
+    (command line, environment, logs), by name, on their way from the leader to the root. ``killed`` is set when the
+    service, sound until then, did not end within its grace after TERM.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Evaluation:
     ended: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    killed: bool = False
 
     @property
     def seconds(self) -> float:

@@ -72,6 +72,7 @@ class Tuning:
         past: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self._search = config.search
+        self._grace = config.service.stop_grace
         self._folder = folder
         self._journal = journal
         self._monitor = monitor
@@ -90,6 +91,7 @@ class Tuning:
         self._attempts: Counter[int] = Counter()
         self._handed_out: set[int] = set()
         self._unjudged: list[Evaluation] = []
+        self._told_of_kill = False
         self.cause = ""
         """Which budget ended the search; empty while it goes on."""
         for event in past:
@@ -313,6 +315,12 @@ class Tuning:
             It is the baseline's, the baseline failed, and a limit is relative to it.
         """
         self._folder.save(evaluation)
+        if evaluation.killed and not self._told_of_kill:
+            self._told_of_kill = True
+            self._monitor.note(
+                f"group {evaluation.group} #{evaluation.number} had to kill its service, which did not end within "
+                f"{self._grace:g} s of TERM (service.stop_grace); each stop may take as long, this is told once"
+            )
         if self.objective.relative and self.trials.reference() is None:
             self._journal.evaluated(Judged(evaluation, judged=False))
             self._take(evaluation)

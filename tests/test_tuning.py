@@ -79,6 +79,8 @@ class Session:
     groups: int = 2
     measure: Measure = measured
     order: Order = min
+    killed: bool = False
+    """Whether services have to be killed."""
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
@@ -143,6 +145,7 @@ class Session:
             assignment.label,
             started=begun,
             ended=begun + 1.0 + float(assignment.configuration["batch"]) / 10,
+            killed=self.killed,
             **told,
         )
 
@@ -336,6 +339,16 @@ class TestResume:
         more = Session(short.folder, configured(search__evaluations=18))
         more.run()
         assert more.proposals() == long.proposals()
+
+
+class TestKilled:
+    @pytest.mark.parametrize("killed", [True, False])
+    def test_that_services_have_to_be_killed_is_told_once(self, killed: bool, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(service__stop_grace=7.0), groups=1, killed=killed)
+        session.run()
+        lines = [line for line in session.shown.getvalue().splitlines() if "had to kill" in line]
+        assert len(lines) == killed
+        assert all("group 0 #0 had" in line and "within 7 s of TERM (service.stop_grace)" in line for line in lines)
 
 
 class TestBudgets:

@@ -87,6 +87,7 @@ class ServiceGroup:
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
         self._phases = Phases()
+        self._killed = False
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
@@ -96,6 +97,7 @@ class ServiceGroup:
         problem = ""
         self._files = {}
         self._phases = Phases()
+        self._killed = False
         over = TimeLimit(cancel, self._config.search.evaluation_timeout)
         try:
             metrics = self._measure(assignment, over)
@@ -126,6 +128,8 @@ class ServiceGroup:
             time.time(),
             self._phases.ended(),
             self._files,
+            # One that has failed may be in a state in which it ends no more.
+            self._killed and failure is None,
         )
 
     def close(self) -> None:
@@ -328,10 +332,11 @@ class ServiceGroup:
 
         def stop(each: Running, grace: float | None) -> None:
             try:
-                survivors = each.node.stop_service(each.handle, grace)
+                survivors, killed = each.node.stop_service(each.handle, grace)
             except EvaluationFailed as error:
                 problems.append(error.cause)
             else:
+                self._killed = self._killed or (killed > 0 and not cancel.is_set())
                 if survivors:
                     problems.append(f"{each.node.name}: processes {survivors} cannot be killed")
 

@@ -83,11 +83,13 @@ class Node(abc.ABC):
         """None while the service's first process runs, else its exit code (minus the signal)."""
 
     @abc.abstractmethod
-    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
-        """Stop the service and everything below it; returns the pids that could not be killed. Idempotent.
+    def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
+        """Stop the service and everything below it. Idempotent.
 
-        Returns, or raises, when the memory of the node's devices is free again. With ``grace``, in seconds, it hurries:
-        at most that long between TERM and KILL, also for a call that is under way, and the devices are not waited for.
+        Returns the pids that could not be killed, and how many processes had to be, because TERM did not end them.
+        It is over, or raises, when the memory of the node's devices is free again. With ``grace``, in seconds, it
+        hurries: at most that long between TERM and KILL, also for a call that is under way, and the devices are not
+        waited for.
         """
 
     @abc.abstractmethod
@@ -277,10 +279,10 @@ class LocalNode(Node):
     def poll_service(self, handle: str) -> int | None:
         return self._service(handle).keeper.poll()
 
-    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
+    def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
         service = self._services.get(handle)
         if service is None:
-            return []
+            return [], 0
         if grace is not None:
             service.hurry.set()
         gone = service.keeper.stop(grace)
@@ -288,7 +290,7 @@ class LocalNode(Node):
         self._services.pop(handle, None)
         if problem:
             raise self._failure(f"{problem} after the stop")
-        return list(gone.survivors)
+        return list(gone.survivors), gone.killed
 
     def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
         if wanted == 0:

@@ -203,8 +203,9 @@ class RemoteNode(Node):
         code: int | None = self._call("poll_service", handle)
         return code
 
-    def stop_service(self, handle: str, grace: float | None = None) -> list[int]:
-        return list(self._call("stop_service", handle, grace, _limit=600.0))
+    def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
+        survivors, killed = self._call("stop_service", handle, grace, _limit=600.0)
+        return list(survivors), int(killed)
 
     def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
         return int(self._call("free_port", wanted, list(taken), owner))

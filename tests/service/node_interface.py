@@ -208,9 +208,15 @@ class TestService:
         with pytest.raises(EvaluationFailed, match=f"node7: port {port} is in use by "):
             node.free_port(port)
         assert node.free_port(port, owner=handle) == port
-        assert node.stop_service(handle) == []
-        assert node.stop_service(handle) == [], "stopping again is allowed"
+        assert node.stop_service(handle)[0] == []
+        assert node.stop_service(handle) == ([], 0), "stopping again is allowed"
         assert node.free_port(port) == port
+
+    def test_a_service_that_ignores_term_is_killed_and_says_so(self, node: Node) -> None:
+        stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+        handle = node.start_service(python(stubborn), {}, log="service.log", grace=0.1)
+        wait_until(lambda: node.read_chunk("service.log", 0, 100), "it ignores TERM")
+        assert node.stop_service(handle) == ([], 1)
 
     def test_a_listener_that_is_not_the_service(self, node: Node) -> None:
         handle = node.start_service(python("import time; time.sleep(60)"), {}, log="service.log", grace=1.0)

@@ -94,11 +94,11 @@ def test_memory_that_is_not_given_back_fails_the_stop_with_the_device(
     with pytest.raises(EvaluationFailed, match=r"^node0: device 3 still holds 12\.0 GiB after the stop$") as error:
         local.stop_service(handle)
     assert error.value.kind == "infrastructure"
-    assert local.stop_service(handle) == []  # it has been stopped
+    assert local.stop_service(handle) == ([], 0)  # it has been stopped
     with pytest.raises(EvaluationFailed, match=r"^node0: device 3 still holds 12\.0 GiB before the start$"):
         start(local)
     gpus(FREE)
-    assert local.stop_service(start(local)) == []
+    assert local.stop_service(start(local))[0] == []
 
 
 def test_memory_that_comes_back_slowly_is_waited_for(local: LocalNode, gpus: Callable[[dict[int, int]], None]) -> None:
@@ -120,7 +120,7 @@ def test_who_is_in_a_hurry_does_not_wait_for_devices(local: LocalNode, gpus: Cal
     handle = start(local)
     gpus(FREE | {2: 30_000})
     began = time.monotonic()
-    assert local.stop_service(handle, 0.1) == []
+    assert local.stop_service(handle, 0.1)[0] == []
     assert time.monotonic() - began < node.HELD_AFTER / 2
 
 

@@ -182,6 +182,7 @@ def test_a_service_that_will_not_go_is_measured_and_gone(
     assert evaluation.metrics["completed"] == 3 and evaluation.metrics["output_throughput"] > 0
     assert bench.phases == ["configuring", "starting", "measuring", "stopping"]
     assert set(evaluation.phases) == set(bench.phases) and sum(evaluation.phases.values()) <= evaluation.seconds + 0.1
+    assert evaluation.killed or mode not in ("stubborn", "daemon", "respawn")
     assert b"ready" in evaluation.files["service-0-node0.log"] or mode == "flood"
     assert len(evaluation.files["service-0-node0.log"]) <= group_module.LOG_BYTES
 
@@ -538,6 +539,15 @@ def test_the_files_of_an_evaluation_tell_everything(bench: Bench) -> None:
     assert json.loads(evaluation.files["benchmark.json"]) == {"a": [{"b": 2.5}]}
     assert evaluation.files["benchmark-command.txt"].startswith(b"sh -c ")
     assert evaluation.files["service-0-node0.log"] == b"ready\n"
+
+
+def test_a_service_that_ends_when_told_to_was_not_killed(bench: Bench) -> None:
+    assert not bench.evaluate(tiny(stop_grace=20.0)).killed
+
+
+def test_nor_is_it_held_against_a_service_that_has_failed(bench: Bench) -> None:
+    evaluation = bench.evaluate(hostile("stubborn"), ECHO | {"command": ("false",)})
+    assert evaluation.failure is not None and not evaluation.killed
 
 
 def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench) -> None:

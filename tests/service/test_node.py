@@ -185,10 +185,10 @@ def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None
     first.start()
     time.sleep(0.2)
     assert first.is_alive()
-    assert node.stop_service(handle, 0.1) == []
+    assert node.stop_service(handle, 0.1)[0] == []
     first.join(20)
     assert not first.is_alive()
-    assert node.stop_service(handle) == []
+    assert node.stop_service(handle) == ([], 0)
 
 
 def test_closing_ends_what_still_runs_and_removes_the_folder(
