@@ -15,12 +15,12 @@ from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
-from mpipso.config import Config, suggestion
+from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.jobs import alone, local_ranks
+from mpipso.notes import notes
 from mpipso.record import recipe
-from mpipso.service.command import new_paths
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.startup import (
     Options,
@@ -68,10 +68,8 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     if problems:
         raise UserError(problems)
     console.print(_table(placement))
-    if (file := config.service.config_file) is not None:
-        for path, held in new_paths(file, config.parameters).items():
-            meant = suggestion(path, held).partition("; known")[0]
-            console.print(Text(f"note: {file.template} has no {path}, which is added{meant}", "yellow"), soft_wrap=True)
+    for line in notes(config):
+        console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     space, baseline = well_defined(config)
     console.print(
         f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "

@@ -25,7 +25,7 @@ class Parameter(Section):
     A parameter is searched (``min`` and ``max``, ``choices``, or ``type = "bool"``), a ``ratio_of`` another (``min``
     and ``max`` bound the ratio), or computed from others by an ``expression``. Its value reaches the service as a
     command-line ``flag``, an environment variable ``env``, or the ``path`` inside the service's configuration file;
-    an engine that knows the name needs none of them.
+    an engine that knows the name needs none of them. The flag of a bool is ``--yes/--no``, ``--yes`` or ``/--no``.
     """
 
     name: Name

@@ -384,6 +384,36 @@ def test_check_notes_a_path_that_the_template_lacks(config: Path, capsys: pytest
     ]
 
 
+def notes(config: Path, capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    """The notes of a check that finds nothing wrong."""
+    assert main(["check", "--config", *map(str, (config, *(words or ("--ranks", "1"))))]) == 0
+    return [line.removeprefix("note: ") for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+
+BOOL = '[[parameters]]\nname = "cache"\ntype = "bool"\ndefault = {default}\nflag = "{flag}"\n'
+
+
+@pytest.mark.parametrize(
+    ("flag", "default", "noted"),
+    [
+        ("--enable-cache", "true", True),
+        ("--enable-cache", "false", False),
+        ("--enable-cache/--no-enable-cache", "true", False),
+        ("/--no-cache", "true", False),
+    ],
+)
+def test_check_notes_a_bool_that_may_not_be_switched_off(
+    flag: str, default: str, noted: bool, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, "max = 64", "max = 64\ndefault = 8")
+    config.write_text(config.read_text() + BOOL.format(flag=flag, default=default))
+    line = (
+        "parameter 'cache': false leaves --enable-cache out, and a service whose own default is true stays at that; "
+        'say how it is switched off, as in flag = "--enable-cache/--no-enable-cache"'
+    )
+    assert notes(config, capsys) == ([line] if noted else [])
+
+
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:
     (line,) = refused(config, "--config", config, "--np", "3")
     assert line.startswith("unrecognized arguments: --np 3")

@@ -1,0 +1,34 @@
+"""What ``mpipso check`` points out although nothing is wrong: what may have another effect than it seems to have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mpipso.config import Config, suggestion
+from mpipso.service.command import new_paths
+from mpipso.service.engines.base import ENGINES
+
+
+def notes(config: Config) -> Iterator[str]:
+    """One line each."""
+    yield from _added_paths(config)
+    yield from _flags_left_out(config)
+
+
+def _added_paths(config: Config) -> Iterator[str]:
+    """Paths that the template of the configuration file lacks."""
+    if (file := config.service.config_file) is not None:
+        for path, held in new_paths(file, config.parameters).items():
+            meant = suggestion(path, held).partition("; known")[0]
+            yield f"{file.template} has no {path}, which is added{meant}"
+
+
+def _flags_left_out(config: Config) -> Iterator[str]:
+    """Bools that are true by default and whose flag can only say so: without it many services do the same."""
+    for parameter in ENGINES.create(config.service.engine).resolved(config):
+        flag = parameter.flag or ""
+        if parameter.type == "bool" and parameter.default is True and flag and "/" not in flag:
+            yield (
+                f"parameter {parameter.name!r}: false leaves {flag} out, and a service whose own default is true stays "
+                f'at that; say how it is switched off, as in flag = "{flag}/--no-{flag.lstrip("-")}"'
+            )
