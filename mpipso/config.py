@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Collection
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from mpipso.parameters import Constraint, Count, Name, Parameter, Section
 
 Command = tuple[str, ...]
 Seconds = Annotated[float, Field(gt=0)]
+
+REQUESTS = 32
+"""How many requests mpipso's own client sends unless the configuration says it."""
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -66,11 +69,12 @@ class Service(Section):
 class Benchmark(Section):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
-    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement.
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. ``requests`` is
+    how many mpipso's own client sends; of another program, that says how many it completed, how many it is to send.
     """
 
     client: str
-    requests: Count = 32
+    requests: Count | None = None
     input_tokens: Count = 64
     output_tokens: Count = 48
     concurrency: Count | None = None
@@ -89,6 +93,11 @@ class Benchmark(Section):
     @classmethod
     def _known(cls, client: str, info: ValidationInfo) -> str:
         return _adapter("clients", client, info)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _requests_of_the_own_client(cls, data: Any) -> Any:
+        return {"requests": REQUESTS, **data} if isinstance(data, Mapping) and data.get("client") == "openai" else data
 
     @model_validator(mode="after")
     def _one_loop(self) -> Benchmark:

@@ -13,6 +13,7 @@ def notes(config: Config) -> Iterator[str]:
     """One line each."""
     yield from _added_paths(config)
     yield from _flags_left_out(config)
+    yield from _failures_not_told(config)
 
 
 def _added_paths(config: Config) -> Iterator[str]:
@@ -32,3 +33,13 @@ def _flags_left_out(config: Config) -> Iterator[str]:
                 f"parameter {parameter.name!r}: false leaves {flag} out, and a service whose own default is true stays "
                 f'at that; say how it is switched off, as in flag = "{flag}/--no-{flag.lstrip("-")}"'
             )
+
+
+def _failures_not_told(config: Config) -> Iterator[str]:
+    """A result that says how many requests were completed, and nothing from which it follows how many were not."""
+    metrics = config.benchmark.metrics
+    if "completed" in metrics and "failed" not in metrics and config.benchmark.requests is None:
+        yield (
+            "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "
+            "failed, or set benchmark.requests to how many benchmark.command sends"
+        )

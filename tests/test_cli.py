@@ -414,6 +414,18 @@ def test_check_notes_a_bool_that_may_not_be_switched_off(
     assert notes(config, capsys) == ([line] if noted else [])
 
 
+@pytest.mark.parametrize("more", ["", "failed", "requests"])
+def test_check_notes_failures_that_nobody_counts(more: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = ', failed = "failed"' if more == "failed" else ""
+    lines = ['client = "command"', 'command = ["echo", "{base_url}"]', "requests = 4" if more == "requests" else ""]
+    lines.append(f'metrics = {{ output_throughput = "a", completed = "b"{failed} }}')
+    change(config, 'client = "openai"\nrequests = 4', "\n".join(lines))
+    told = notes(config, capsys)
+    assert [line.partition(",")[0] for line in told] == (
+        [] if more else ["benchmark.metrics: maps completed but not failed"]
+    )
+
+
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:
     (line,) = refused(config, "--config", config, "--np", "3")
     assert line.startswith("unrecognized arguments: --np 3")

@@ -52,6 +52,8 @@ class TestWhatIsAccepted:
         assert config.search.particles == 16
         assert config.parallel.nodes_per_group is None
         assert config.output == "mpipso-runs"
+        assert config.benchmark.requests == 32
+        assert read({**good(), "benchmark": {"client": "command"}}).benchmark.requests is None
 
     def test_whole_numbers_stand_for_floats_but_not_the_other_way(self) -> None:
         data = good()

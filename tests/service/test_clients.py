@@ -147,6 +147,26 @@ def test_zeros_are_not_measurements(result: dict[str, float], told: str, tmp_pat
         measured(tmp_path, json.dumps(result), metrics={name: name for name in result})
 
 
+def test_requests_that_were_not_completed_have_failed_where_the_result_does_not_tell(tmp_path: Path) -> None:
+    """The result of SGLang's benchmark has no key for them."""
+    output = json.dumps({"completed": 9, "output_throughput": 90.0})
+    counted = {"metrics": {"completed": "completed", "output_throughput": "output_throughput"}, "requests": 24}
+    with pytest.raises(EvaluationFailed, match=r"^15 of 24 requests failed$"):
+        measured(tmp_path, output, **counted)
+    assert measured(tmp_path, output, **counted, min_success_rate=0.3)["failed"] == 15
+    with pytest.raises(EvaluationFailed, match=r"completed 9 requests, more than benchmark\.requests = 8 says"):
+        measured(tmp_path, output, **{**counted, "requests": 8})
+
+
+def test_what_is_counted_may_be_limited(tmp_path: Path) -> None:
+    limit = {"metric": "failed", "max": 0}
+    objective = ObjectiveSection.model_validate({"maximize": "output_throughput", "slo": (limit,)})
+    client = CLIENTS.create("command")
+    (line,) = client.problems(config().model_copy(update={"objective": objective}))
+    assert line.startswith("benchmark.metrics: failed is needed by the objective")
+    assert list(client.problems(config(requests=9).model_copy(update={"objective": objective}))) == []
+
+
 def test_some_zeros_are() -> None:
     result = {"completed": 4, "failed": 0, "tpot_mean_ms": 0.0, "itl_p50_ms": 0.0, "own": 0}
     assert measured(Path("/nowhere"), json.dumps(result), metrics={name: name for name in result}) == result
@@ -184,10 +204,14 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(min_success_rate=0.9)
     assert line.startswith("benchmark.min_success_rate: has no effect unless")
     assert problems(min_success_rate=0.9, metrics={**METRIC_MAP, "failed": "failed"}) == []
-    assert [line.split(":")[0] for line in problems(requests=9, keep_alive=False)] == [
-        "benchmark.requests",
-        "benchmark.keep_alive",
-    ]
+    (line,) = problems(min_success_rate=0.9, metrics={"output_throughput": "x"})
+    assert line.startswith("benchmark.min_success_rate: has no effect unless")
+    assert problems(min_success_rate=0.9, requests=9) == problems(requests=32) == []
+    (line,) = problems(requests=32, metrics={**METRIC_MAP, "failed": "failed"})
+    assert line.startswith("benchmark.requests = 32: ") and line.endswith("benchmark.metrics names the key of failed")
+    (line,) = problems(requests=32, metrics={"output_throughput": "x"})
+    assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
+    assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]

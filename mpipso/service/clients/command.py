@@ -27,13 +27,22 @@ class CommandClient(Client):
             yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
         else:
             for name in config.objective.metrics:
-                if name not in benchmark.metrics:
+                if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
                     yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
         for key, field in Benchmark.model_fields.items():
             if key in _OF_OPENAI and getattr(benchmark, key) != field.default:
                 yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
-        if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics:
-            yield "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed"
+        if benchmark.requests is not None and not _counts_failed(benchmark):
+            told = "names the key of failed" if "failed" in benchmark.metrics else "does not name the key of completed"
+            yield (
+                f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
+                f"failed of those that benchmark.command sends, and has no effect: benchmark.metrics {told}"
+            )
+        if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics and not _counts_failed(benchmark):
+            yield (
+                "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed, or that "
+                "of completed and benchmark.requests says how many are sent"
+            )
         if benchmark.result_file and not placeholders([benchmark.result_file]) & {"seed", "result"}:
             yield (
                 f"benchmark.result_file: {benchmark.result_file} can be the same for two groups, which would "
@@ -56,6 +65,8 @@ class CommandClient(Client):
             detail = (done.stdout + done.stderr)[-2000:]
             raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
         measured = {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
+        if config.benchmark.requests is not None:
+            measured["failed"] = _failed(config.benchmark.requests, measured["completed"])
         return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
 
     def result_file(self, config: Config, target: Target) -> Path:
@@ -65,9 +76,22 @@ class CommandClient(Client):
 
 
 _OF_OPENAI = (
-    *("requests", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
+    *("input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
     "save_requests",
 )
+
+
+def _counts_failed(benchmark: Benchmark) -> bool:
+    """Whether the requests that failed are those that were sent and not completed, as its result does not tell them."""
+    return benchmark.requests is not None and "completed" in benchmark.metrics and "failed" not in benchmark.metrics
+
+
+def _failed(sent: int, completed: float) -> float:
+    if completed > sent:
+        raise EvaluationFailed(
+            f"the benchmark completed {completed:g} requests, more than benchmark.requests = {sent} says it sends"
+        )
+    return sent - completed
 
 
 def _values(target: Target) -> dict[str, Any]:
