@@ -26,7 +26,7 @@ from mpipso.startup import (
     Options,
     device_problems,
     launched_hosts,
-    port_problems,
+    placement_problems,
     read_config,
     service_port,
     wanted_groups,
@@ -62,13 +62,14 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     try:
         placement = plan(expected, config.parallel, hosts=hosts)
         # What other hosts would detect cannot be seen from here.
-        problems += device_problems(config, _only(placement, socket.gethostname())) + port_problems(config, placement)
+        problems += device_problems(config, _only(placement, socket.gethostname()))
+        problems += placement_problems(config, placement)
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(problems)
     console.print(_table(placement))
-    for line in notes(config):
+    for line in notes(config, placement):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     space, baseline = well_defined(config)
     console.print(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mpipso.cluster.plan import Plan
 from mpipso.config import Config, suggestion
-from mpipso.service.command import new_paths
+from mpipso.service.command import new_paths, placeholders
 from mpipso.service.engines.base import ENGINES
+from mpipso.startup import moving_port
 
 
-def notes(config: Config) -> Iterator[str]:
+def notes(config: Config, placement: Plan) -> Iterator[str]:
     """One line each."""
     yield from _added_paths(config)
     yield from _flags_left_out(config)
     yield from _failures_not_told(config)
+    yield from _port_not_told(config, placement)
 
 
 def _added_paths(config: Config) -> Iterator[str]:
@@ -43,3 +46,14 @@ def _failures_not_told(config: Config) -> Iterator[str]:
             "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "
             "failed, or set benchmark.requests to how many benchmark.command sends"
         )
+
+
+def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
+    """A service that has to find out by itself on which port it is to listen."""
+    service = config.service
+    words = (*service.command, *service.update_command, *service.env.values())
+    unknown = bool(service.command) and service.config_file is None and "port" not in placeholders(words)
+    if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, placement)):
+        exported = ENGINES.create(service.engine).exports
+        how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
+        yield f"service.command: does not use {{port}}, and {why}, which the service cannot know{how}"

@@ -28,7 +28,7 @@ from mpipso.search.strategies import first_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
-from mpipso.service.facts import DEVICE_VARIABLES, Facts
+from mpipso.service.facts import DEVICE_VARIABLES, NO_DEVICES, Facts
 from mpipso.service.node import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.templates import EMBEDDED, template
@@ -304,8 +304,43 @@ def port_problems(config: Config, placement: Plan) -> list[str]:
     return [f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"]
 
 
+def moving_port(config: Config, placement: Plan) -> str:
+    """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
+    if config.service.port == 0:
+        return "service.port = 0 stands for any free port"
+    masters = [group.nodes[group.master_node_index].host for group in placement.groups]
+    host, most = Counter(masters).most_common(1)[0]
+    return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
+
+
+def address_problems(config: Config, placement: Plan) -> list[str]:
+    """Whether the user's own benchmark is told which service it is to load; one line if not."""
+    command = config.benchmark.command
+    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):
+        return []
+    return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
+
+
+def visibility_problems(config: Config, placement: Plan) -> list[str]:
+    """Variables of the service that would show every group the same devices; one line for each."""
+    nodes = [node for group in placement.groups for node in group.nodes if node.devices]
+    variables = {*DEVICE_VARIABLES, *(node.device_variable for node in nodes)}
+    return [
+        f"service.env.{name} = {value!r}: would take the place of the devices that each group is given; leave it out, "
+        "or use {devices} in it"
+        for name, value in config.service.env.items()
+        if nodes and name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
+    ]
+
+
+def placement_problems(config: Config, placement: Plan) -> list[str]:
+    """What is wrong with running this configuration on these groups, but for their devices."""
+    checks = (visibility_problems, port_problems, address_problems)
+    return [problem for check in checks for problem in check(config, placement)]
+
+
 def _usable(placement: Plan, config: Config) -> Plan:
-    if problems := device_problems(config, placement) + port_problems(config, placement):
+    if problems := device_problems(config, placement) + placement_problems(config, placement):
         raise UserError(problems)
     return placement
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -171,6 +172,94 @@ def test_devices_that_no_service_could_be_shown(
     change(config, "[benchmark]", "[parallel]\ndevice_variable = 'ASCEND_RT_VISIBLE_DEVICES'\n[benchmark]")
     assert main(["check", *map(str, words)]) == 0
     assert "0-3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("0,1", True), ("{devices}", False), ("", False), ("-1", False)],
+)
+def test_a_variable_that_would_show_every_group_the_same_devices(
+    value: str, problem: bool, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parallel = 'devices_per_node = 4\ndevice_variable = "MY_DEVICES"'
+    for name in ("CUDA_VISIBLE_DEVICES", "MY_DEVICES"):
+        text = config.read_text()
+        change(config, "[benchmark]", f'env = {{ {name} = "{value}" }}\n[parallel]\n{parallel}\n[benchmark]')
+        if problem:
+            assert told(capsys, "--config", config, "--ranks", "1") == [
+                f"service.env.{name} = '0,1': would take the place of the devices that each group is given; "
+                "leave it out, or use {devices} in it"
+            ]
+        else:
+            assert notes(config, capsys) == []
+        config.write_text(text)
+
+
+def test_a_variable_of_devices_where_there_are_none_is_left_alone(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, "[benchmark]", 'env = { CUDA_VISIBLE_DEVICES = "0" }\n[benchmark]')
+    assert notes(config, capsys, "--ranks", "1", "--devices-per-node", "0") == []
+
+
+BENCH = 'client = "command"\ncommand = ["echo", "{words}"]\nmetrics = {{ output_throughput = "x" }}'
+TWO_GROUPS = ("--ranks", "2", "--nodes-per-group", "1", "--share-cores")
+
+
+@pytest.mark.parametrize(
+    ("port", "words", "why"),
+    [
+        (0, ("--ranks", "1"), "service.port = 0 stands for any free port"),
+        (8000, TWO_GROUPS, "2 groups share {host}, each with a port of its own"),
+        (8000, ("--ranks", "1"), ""),
+        (8000, ("--nodes", "127.0.0.2:127.0.0.3"), ""),
+    ],
+)
+def test_a_benchmark_that_would_load_another_service(
+    port: int, words: tuple[str, ...], why: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, 'client = "openai"\nrequests = 4', BENCH.format(words="http://127.0.0.1:8000"))
+    change(config, "[benchmark]", f"port = {port}\n[benchmark]")
+    if why:
+        assert told(capsys, "--config", config, *words) == [
+            f"benchmark.command: cannot know which service to load, as {why.format(host=socket.gethostname())}: "
+            "use {base_url} or {port} in it"
+        ]
+        for named in ("{base_url}", "{host}:{port}"):
+            change(config, "http://127.0.0.1:8000", named)
+            assert notes(config, capsys, *words) == []
+            change(config, named, "http://127.0.0.1:8000")
+    else:
+        assert notes(config, capsys, *words) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "words", "noted"),
+    [
+        ("", ("--ranks", "1"), "service.port = 0 stands for any free port"),
+        ("port = 8000", TWO_GROUPS, "2 groups share {host}, each with a port of its own"),
+        ("port = 8000", ("--ranks", "1"), ""),
+        ('env = { LISTEN = "{port}" }', ("--ranks", "1"), ""),
+        ('update_command = ["echo", "{port}"]', ("--ranks", "1"), ""),
+        ("config_file = {}", ("--ranks", "1"), ""),
+    ],
+)
+def test_check_notes_a_service_that_is_not_told_its_port(
+    service: str, words: tuple[str, ...], noted: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, ', "{port}"]', "]")
+    change(config, "[benchmark]", f"{service}\n[benchmark]")
+    line = (
+        f"service.command: does not use {{port}}, and {noted.format(host=socket.gethostname())}, which the service "
+        "cannot know, unless it reads MPIPSO_PORT in its environment"
+    )
+    assert notes(config, capsys, *words) == ([line] if noted else [])
+
+
+def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, f'"{config.parent}/serve", "{{port}}"', """"sh", "-c", "serve $MPIPSO_PORT {batch}\"""")
+    change(config, 'flag = "--batch"', "")
+    assert notes(config, capsys) == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ _VENDORS = (
 
 DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
 """Environment variables that show a process some of the node's devices, by vendor."""
+NO_DEVICES = ("", "-1", "NoDevFiles")
+"""What such a variable says where a process is to see none."""
 
 
 @dataclass(frozen=True)
