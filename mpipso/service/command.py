@@ -52,6 +52,52 @@ def flags(parameter: Parameter, value: Value) -> list[str]:
     return [flag + text(value)] if flag.endswith("=") else [flag, text(value)]
 
 
+def shell_script(words: Sequence[str]) -> tuple[str, str, Sequence[str]] | None:
+    """The shell that a command calls with ``-c``, the script for it, and the words behind that; None for others.
+
+    The shell need not be the first word: ``env``, ``nice`` and containers begin with their own.
+    """
+    for place, word in enumerate(words):
+        if Path(word).name not in _SHELLS:
+            continue
+        takes_script, rest = False, list(words[place + 1 :])
+        while rest and rest[0][:1] in ("-", "+") and rest[0] not in ("-", "--"):
+            option = rest.pop(0)
+            takes_script |= option.startswith("-") and not option.startswith("--") and "c" in option
+            if option in _OPTIONS_WITH_VALUE and rest:
+                rest.pop(0)
+        if rest and rest[0] == "--":
+            rest.pop(0)
+        if takes_script and rest:
+            return word, rest[0], rest[1:]
+    return None
+
+
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash")
+_OPTIONS_WITH_VALUE = ("-o", "+o", "-O", "+O", "--rcfile", "--init-file")
+
+
+def flags_problem(words: Sequence[str], flagged: Sequence[str]) -> str:
+    """Why flags of these parameters, appended to a command, would not reach its program; empty if they do.
+
+    What stands behind the script of ``sh -c`` are its arguments: the first one is ``$0``, and ``"$@"`` the others.
+    """
+    found = shell_script(words)
+    unreached = [name for name in flagged if found is None or name not in placeholders([found[1]])]
+    if found is None or not unreached:
+        return ""
+    shell, script, behind = found
+    if not re.search(r"\$\{?[@*]", script):
+        why = f"become arguments of {shell}, and its script does not use them"
+        instead = 'end it with "$@" and add a word behind it'
+    elif not behind and not re.search(r"\$\{?0", script):
+        why = f'follow the script of {shell}, where the first word is $0 and not among its "$@"'
+        instead = f"add a word behind the script, such as {Path(shell).name!r}"
+    else:
+        return ""
+    return f"the flags of {', '.join(unreached)} {why}; write {{{unreached[0]}}} in the script instead, or {instead}"
+
+
 def config_text(file: ConfigFile, parameters: Iterable[Parameter], configuration: Configuration) -> bytes:
     """The service's configuration file: the template with the parameters' values at their paths.
 

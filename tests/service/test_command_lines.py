@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.config import ConfigFile, Parameter
-from mpipso.service.command import config_text, fill, flags, placeholders, text
+from mpipso.service.command import config_text, fill, flags, flags_problem, placeholders, text
 
 
 def parameter(name: str = "p", **more: Any) -> Parameter:
@@ -62,6 +62,55 @@ def test_a_float_loses_nothing(value: float) -> None:
 )
 def test_flags(flag: str, kind: str, value: Any, words: list[str]) -> None:
     assert flags(parameter(flag=flag, type=kind), value) == words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bash", "-c", "exec serve"),
+        ("/bin/sh", "-ec", "exec serve $1"),
+        ("bash", "-l", "-c", "serve", "name"),
+        ("bash", "-c", "-l", "serve"),
+        ("zsh", "-lc", "serve"),
+        ("dash", "+e", "-c", "--", "serve"),
+        ("bash", "-o", "pipefail", "-c", "serve", "x", "y"),
+        ("bash", "--norc", "--rcfile", "f", "-c", "serve"),
+        ("env", "A=1", "nice", "bash", "-c", "serve {m}"),
+    ],
+)
+def test_flags_behind_a_script_that_does_not_use_them_are_told(words: tuple[str, ...]) -> None:
+    problem = flags_problem(words, ["n", "m"])
+    told = "n" if "{m}" in " ".join(words) else "n, m"
+    assert problem.startswith(f"the flags of {told} become arguments of ")
+    assert 'write {n} in the script instead, or end it with "$@" and add a word behind it' in problem
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve",),
+        ("bash", "start.sh"),
+        ("bash", "-e", "start.sh", "-c"),
+        ("bash", "--norc", "start.sh"),
+        ("bash", "-c"),
+        ("serve", "--shell", "bash"),
+        ("bash", "-c", 'exec serve "$@"', "bash"),
+        ("bash", "-c", "exec serve $*", "bash"),
+        ("bash", "-c", 'exec serve "${@}"', "bash"),
+        ("bash", "-c", 'exec "$0" "$@"'),
+        ("bash", "-c", "exec serve --n {n} --m={m}"),
+    ],
+)
+def test_flags_that_reach_their_program(words: tuple[str, ...]) -> None:
+    assert flags_problem(words, ["n", "m"]) == ""
+
+
+def test_the_first_flag_behind_a_script_is_no_argument_of_it() -> None:
+    told = flags_problem(("sh", "-c", 'exec serve "$@"'), ["n"])
+    assert told.startswith(
+        'the flags of n follow the script of sh, where the first word is $0 and not among its "$@"; '
+    )
+    assert told.endswith("or add a word behind the script, such as 'sh'")
 
 
 TEMPLATE = {"Backend": {"Models": [{"name": "a", "npuMemSize": -1}, {"name": "b"}], "keep": [1, 2.5, "x"]}, "off": None}

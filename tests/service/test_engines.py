@@ -132,6 +132,17 @@ def test_two_parameters_do_not_set_the_same_variable() -> None:
     ]
 
 
+def test_flags_that_a_shell_would_swallow_are_refused() -> None:
+    shell = ("bash", "-c", "exec serve")
+    (line,) = problems(config({"command": shell}))
+    assert line.startswith("service.command: the flags of n become arguments of bash")
+    (line,) = problems(config({"command": ("serve",), "worker_command": shell}))
+    assert line.startswith("service.worker_command: the flags of n become arguments of bash")
+    assert problems(config({"command": shell}, {"name": "n", "type": "int", "min": 1, "max": 9, "env": "N"})) == []
+    alone = {"engine": "llamacpp", "model": "embedded", "worker_command": ("sh", "-c", "exec rpc-server")}
+    assert problems(config(alone)) == []
+
+
 def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
     base = {"name": "n", "type": "int", "min": 1, "max": 9}
     total = {"name": "total", "type": "int", "expression": "n * 2", "flag": "--total"}

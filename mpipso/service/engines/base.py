@@ -12,7 +12,7 @@ from typing import ClassVar
 from mpipso.config import Config
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
-from mpipso.service.command import config_text, fill, flags, placeholders, text
+from mpipso.service.command import config_text, fill, flags, flags_problem, placeholders, text
 from mpipso.service.registry import Registry
 
 
@@ -107,6 +107,11 @@ class Engine:
             service.config_file is None
         ):
             used |= names  # a configuration file without a template holds every parameter
+        flagged = [parameter.name for parameter in self.resolved(config) if parameter.flag]
+        for key, words in (("command", command), ("worker_command", service.worker_command)):
+            takes = key == "command" or self.workers_are_alike
+            if flagged and takes and (problem := flags_problem(words, flagged)):
+                yield f"service.{key}: {problem}"
         targets = [(key, getattr(p, key)) for p in self.resolved(config) for key in ("env", "path") if getattr(p, key)]
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
             yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
