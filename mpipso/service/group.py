@@ -19,7 +19,7 @@ from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
-from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.service.engines.base import Engine, Layout, Start, remoteness
 from mpipso.service.node import TAIL_LINES, LocalNode, Node
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
@@ -32,6 +32,8 @@ _MARK = 64
 """Bytes of these that are kept for the line that tells what is missing."""
 LINE = 160
 """How much of a log's telling line goes into the cause."""
+REASON_LINES = 200
+"""Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
 CANCEL_GRACE = 5.0
 """Seconds between TERM and KILL, at most, for a service whose evaluation is cancelled."""
 
@@ -306,11 +308,15 @@ class ServiceGroup:
         for running, code in dead:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
             hint = " (its command has to stay in the foreground)" if code == 0 and port else ""
-            reason = self._engine.reason(self._tail(running))[:LINE]
-            causes.append(f"{running.node.name}: {running.role} {how} {when}{hint}: {reason}")
+            reason = self._engine.reason(_lines(self._text(running), REASON_LINES))
+            # One that is killed has said nothing, and is still no less of a reason than the error of another.
+            rank = remoteness(reason) if code >= 0 else min(1, remoteness(reason))
+            shown = reason if len(reason) <= LINE else f"{reason[: LINE - 3]}..."
+            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {shown}"))
+        told = [cause for _, cause in sorted(causes, key=lambda each: each[0])]
         taken = self._taken(port) if port else []
         raise EvaluationFailed(
-            "; ".join(taken + causes),
+            "; ".join(taken + told),
             kind="infrastructure" if taken else "configuration",
             detail=self._tails([running for running, _ in dead]),
         )
@@ -361,8 +367,11 @@ class ServiceGroup:
         except EvaluationFailed as error:
             return f"{error.cause}\n".encode()
 
+    def _text(self, running: Running) -> str:
+        return self._log(running).decode(errors="replace")
+
     def _tail(self, running: Running) -> str:
-        return _lines(self._log(running).decode(errors="replace"))
+        return _lines(self._text(running))
 
     def _tails(self, running: Sequence[Running] = ()) -> str:
         """The last lines of several logs, of all by default."""
@@ -384,8 +393,8 @@ def _whole_lines(end: bytes, size: int) -> bytes:
     return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept
 
 
-def _lines(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
+def _lines(text: str, most: int = TAIL_LINES) -> str:
+    return "\n".join(text.strip().splitlines()[-most:])
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -215,6 +215,42 @@ def test_the_reason_is_the_line_that_tells_most() -> None:
     assert ENGINES.create("llamacpp").reason(log) == "llama: V cache needs flash_attn"
 
 
+VLLM = """\
+(EngineCore pid=7) INFO 11-28 05:12:01 [core.py:93] Free memory 70 GiB; see the docs to avoid running out of memory
+(EngineCore pid=7) ERROR 11-28 05:12:09 [core.py:899] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GB
+(EngineCore pid=7) Traceback (most recent call last):
+(APIServer pid=1) Traceback (most recent call last):
+(APIServer pid=1)     raise RuntimeError(
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+shutting down
+"""
+
+
+def test_the_reason_is_the_root_cause_where_an_error_points_to_it() -> None:
+    reason = ENGINES.create("command").reason
+    assert reason(VLLM).endswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GB")
+    assert reason(VLLM.replace("torch.OutOfMemoryError: CUDA out of memory", "ValueError: bad")).endswith(
+        "ValueError: bad. Tried to allocate 2 GB"
+    )
+    assert reason("\n".join(VLLM.splitlines()[2:])).endswith("See root cause above. Failed core proc(s): {}")
+    assert reason("ValueError: a\nDuring handling of the above exception, another exception occurred:\n") == (
+        "ValueError: a"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.",
+        "RuntimeError: NPU out of memory. Tried to allocate 1.50 GiB",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+    ],
+)
+def test_missing_memory_is_the_reason_whatever_follows(line: str) -> None:
+    assert ENGINES.create("command").reason(f"{line}\nConnectionError: the worker has gone\n") == line
+
+
 def test_commands_that_this_node_lacks_are_named() -> None:
     told = config({"command": ("/no/such",), "update_command": ("sh",), "stop_command": ("no-such-command",)})
     assert missing_commands(told) == [

@@ -24,13 +24,14 @@ import psutil
 import pytest
 
 from mpipso.config import Config
+from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process, readiness
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
-from mpipso.service.group import ServiceGroup
+from mpipso.service.group import Running, ServiceGroup
 from mpipso.service.node import LocalNode
 
 HERE = Path(__file__).parent
@@ -405,6 +406,53 @@ def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> Non
     # Noticed within a second; stopping the rest takes its grace of 0.3 s and a few processes.
     assert ended - died[0] < 10.0
     assert set(evaluation.files) >= {"service-0-node0.log", "service-1-node1.log", "command.txt"}
+
+
+class Dead(LocalNode):
+    """A node on which every service has ended with an exit code, after what its log says."""
+
+    def __init__(self, name: str, folder: Path, code: int, log: str) -> None:
+        super().__init__(name, work_dir=str(folder))
+        self.code, self.log = code, log
+
+    def poll_service(self, handle: str) -> int | None:
+        return self.code
+
+    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
+        return self.log.encode()
+
+
+LOST = "RuntimeError: Engine core initialization failed. See root cause above."
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "first"),
+    [
+        (1, "torch.OutOfMemoryError: CUDA out of memory" + "\n  at a line of code" * 100, "node1"),
+        (1, "ValueError: too long: " + 200 * "x", "node1"),
+        (-9, "loading", "node1"),
+        (1, "shutting down", "node0"),
+    ],
+)
+def test_of_several_processes_the_one_with_a_reason_is_named_first(
+    code: int, log: str, first: str, tmp_path: Path
+) -> None:
+    master, worker = Dead("node0", tmp_path, 1, LOST), Dead("node1", tmp_path, code, log)
+    config = configuration({"command": ("serve",)}, ECHO)
+    engine, client = ENGINES.create("command"), CLIENTS.create("command")
+    group = ServiceGroup(0, (master, worker), 0, config, engine, client, lambda *_: None)
+    both = [Running(master, "the master", "a", "log"), Running(worker, "the worker", "b", "log")]
+    for running in (both, both[::-1]):
+        group._running = running
+        with pytest.raises(EvaluationFailed) as error:
+            group._check_alive("while starting")
+        causes = error.value.cause.split("; ")
+        assert [cause.partition(":")[0] for cause in causes] == [first, "node0" if first == "node1" else "node1"]
+        assert f"node0: the master exited with code 1 while starting: {LOST}" in causes
+    if "too long" in log:
+        assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == group_module.LINE
+    for node in (master, worker):
+        node.close()
 
 
 @pytest.mark.parametrize("change", ["begins", "ends"])

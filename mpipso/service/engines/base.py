@@ -181,10 +181,13 @@ class Engine:
         return f"http://{layout.host}:{layout.port}{self.health_path}" if self.health_path else ""
 
     def reason(self, log: str) -> str:
-        """The line of a log's end that says best why the service ended: the last error it names, else its last line."""
+        """The line of a log's end that says best why the service ended.
+
+        The last one about memory that was not there, else the last error, one that only points to another only if there
+        is no other, else the last line.
+        """
         lines = [line.strip() for line in log.splitlines() if line.strip()]
-        telling = [line for line in lines if _ERROR.search(line)]
-        return (telling or lines or ["its log is empty"])[-1]
+        return min(reversed(lines), key=remoteness, default="its log is empty")
 
     def _values(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> dict[str, Value]:
         return {
@@ -227,8 +230,24 @@ def missing_commands(config: Config) -> list[str]:
     return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
 
 
+def remoteness(line: str) -> int:
+    """How far a line of a log is from the cause of an end.
+
+    0: memory was missing; 1: another error; 2: an error that points to another, or a line of code; 3: anything else.
+    """
+    if _MEMORY.search(line) and not _HARMLESS.search(line):
+        return 0
+    return 3 if not _ERROR.search(line) else 2 if _ELSEWHERE.search(line) else 1
+
+
 _COMMANDS = ("command", "worker_command", "update_command", "stop_command", "health_command")
 _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
+# What an engine says when memory is short is followed by the errors of those that wait for it.
+_MEMORY = re.compile(
+    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate) memory|memoryerror|bad_alloc"
+)
+_HARMLESS = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
+_ELSEWHERE = re.compile(r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w")
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 _NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
 
