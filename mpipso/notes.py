@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpipso.cluster.plan import Plan
+from mpipso.cluster.plan import Plan, listed
 from mpipso.config import Config, suggestion
 from mpipso.service.command import new_paths, placeholders
 from mpipso.service.engines.base import ENGINES
@@ -17,6 +17,7 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     yield from _flags_left_out(config)
     yield from _failures_not_told(config)
     yield from _port_not_told(config, placement)
+    yield from _idle_nodes(config, placement)
 
 
 def _added_paths(config: Config) -> Iterator[str]:
@@ -57,3 +58,20 @@ def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
         exported = ENGINES.create(service.engine).exports
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
         yield f"service.command: does not use {{port}}, and {why}, which the service cannot know{how}"
+
+
+def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:
+    """Nodes on which nothing is started although the master's command counts on them."""
+    service = config.service
+    told = sorted(placeholders((*service.command, *service.env.values())) & {"nnodes", "node_rank"})
+    idle = [
+        node.host
+        for group in placement.groups
+        for seat, node in enumerate(group.nodes)
+        if seat != group.master_node_index
+    ]
+    if told and idle and not service.worker_command:
+        yield (
+            f"service.command: uses {{{told[0]}}}, but without a service.worker_command nothing is started on "
+            f"{listed(list(dict.fromkeys(idle)))}"
+        )

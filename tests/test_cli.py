@@ -515,6 +515,19 @@ def test_check_notes_failures_that_nobody_counts(more: str, config: Path, capsys
     )
 
 
+def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--nodes", "127.0.0.2,127.0.0.3:127.0.0.4,127.0.0.5")
+    assert notes(config, capsys, *words) == []
+    change(config, '"{port}"]', '"{port}", "{nnodes}"]')
+    assert notes(config, capsys, *words) == [
+        "service.command: uses {nnodes}, but without a service.worker_command nothing is started on "
+        "127.0.0.3, 127.0.0.5"
+    ]
+    assert notes(config, capsys, "--nodes", "127.0.0.2:127.0.0.3") == []
+    change(config, "[benchmark]", 'worker_command = ["sleep", "{node_rank}"]\n[benchmark]')
+    assert notes(config, capsys, *words) == []
+
+
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:
     (line,) = refused(config, "--config", config, "--np", "3")
     assert line.startswith("unrecognized arguments: --np 3")
