@@ -29,13 +29,11 @@ from mpipso.record.recipe import Start
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
-from mpipso.record.warm import read_earlier
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
-from mpipso.search.knowledge import fitted
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.signals import Interrupts, describe
-from mpipso.startup import Crew, Options, well_defined
+from mpipso.startup import Crew, Options, earlier_results, well_defined
 from mpipso.tuning import Tuning
 
 DEFAULT_PORT = 8080
@@ -61,7 +59,7 @@ class Books:
         self._screen = pick_mode(mode, sys.stdout)
         self._resumes = options.resume is not None
         space, _ = well_defined(config)
-        self._earlier = [read_earlier(path, config, lambda given: fitted(space, given)) for path in options.warm_start]
+        self._earlier = earlier_results(options, config, space)
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
             self._journal = Journal.open(self._folder.path, self._folder.redactor)

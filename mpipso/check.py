@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,14 +18,20 @@ from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration
+from mpipso.evaluation import Assignment, Configuration
 from mpipso.jobs import alone, local_ranks
 from mpipso.notes import notes
 from mpipso.record import recipe
+from mpipso.record.warm import told
+from mpipso.search.knowledge import knowledge
+from mpipso.search.objective import Objective
+from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+from mpipso.service.group import target_of
 from mpipso.startup import (
     Options,
     device_problems,
+    earlier_results,
     launched_hosts,
     placement_problems,
     read_config,
@@ -66,12 +73,20 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         problems += placement_problems(config, placement)
     except UserError as error:
         problems += error.problems
+    space, baseline = well_defined(config)
+    earlier = []
+    try:
+        earlier = earlier_results(options, config, space)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(problems)
     console.print(_table(placement))
     for line in notes(config, placement):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
-    space, baseline = well_defined(config)
+    for source in earlier:
+        known = knowledge(space, Objective(config.objective), source.results, baseline)
+        console.print(Text(told(source, Counter(known.skipped))), soft_wrap=True)
     console.print(
         f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
         f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
@@ -79,8 +94,10 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     for index, group in enumerate(placement.groups[:1]):
         console.print(f"\nGroup {index} would start, with the {'baseline' if baseline else 'first'} configuration:")
         configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
-        for host, line in _commands(config, configuration, group, service_port(config, placement, index)):
-            console.print(Text(f"  {host}: {line}"), soft_wrap=True)
+        layout = _layout(config, group, service_port(config, placement, index))
+        _print_commands(_starts(config, configuration, group, layout), console)
+        console.print("and measure it with:")
+        _print_commands([_measurement(config, configuration, group, layout)], console)
     return 0
 
 
@@ -131,21 +148,38 @@ def _share(node: PlacedNode) -> tuple[str, str]:
     return ranges(node.cores), ranges(node.devices)
 
 
-def _commands(config: Config, configuration: Configuration, group: PlacedGroup, port: int) -> list[tuple[str, str]]:
-    engine = ENGINES.create(config.service.engine)
-    layout = Layout(
+def _layout(config: Config, group: PlacedGroup, port: int) -> Layout:
+    return Layout(
         addresses=tuple(node.address or node.host for node in group.nodes),
         master=group.master_node_index,
         port=port,
         master_port=0,
         work_dirs=tuple(config.service.work_dir or "/tmp/mpipso" for _ in group.nodes),
-        config_name="config.json",
+        config_name=config.service.config_name,
         devices=tuple(node.devices for node in group.nodes),
         cores=tuple(node.cores for node in group.nodes),
     )
-    lines = []
-    for start in engine.starts(config, configuration, layout):
-        host = group.nodes[start.node].host
-        env = {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")}
-        lines.append((host, " ".join(recipe.command_words(recipe.Start(host, start.command, env)))))
-    return lines
+
+
+def _starts(config: Config, configuration: Configuration, group: PlacedGroup, layout: Layout) -> list[recipe.Start]:
+    """What starts the service, but for what mpipso itself tells its processes."""
+    return [
+        recipe.Start(
+            group.nodes[start.node].host,
+            start.command,
+            {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")},
+        )
+        for start in ENGINES.create(config.service.engine).starts(config, configuration, layout)
+    ]
+
+
+def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, layout: Layout) -> recipe.Start:
+    """The benchmark of the first evaluation, which its group's leader runs."""
+    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    target = target_of(config, engine, layout, Assignment(0, 1, configuration), layout.work_dirs[0])
+    return recipe.Start(group.nodes[0].host, tuple(client.command(config, target)))
+
+
+def _print_commands(starts: Sequence[recipe.Start], console: Console) -> None:
+    for start in starts:
+        console.print(Text(f"  {start.host}: {' '.join(recipe.command_words(start))}"), soft_wrap=True)

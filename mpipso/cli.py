@@ -149,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate configuration and placement; starts nothing")
     _add_run_flags(check)
-    check.add_argument("--ranks", type=_number, help="ranks on this machine, where no host is named (as launch does)")
+    check.add_argument(
+        "--ranks", "-np", type=_number, help="ranks on this machine, where no host is named (as launch does)"
+    )
     check.set_defaults(run=_check)
 
     init = commands.add_parser("init", help="write a commented configuration file")

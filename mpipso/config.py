@@ -60,6 +60,12 @@ class Service(Section):
     stop_grace: Annotated[float, Field(ge=0)] = 10.0
     work_dir: str = ""
 
+    @property
+    def config_name(self) -> str:
+        """The name of the service's configuration file in a node's work folder."""
+        file = self.config_file
+        return "config.json" if file is None else file.name or f"config.{file.format}"
+
     @field_validator("engine")
     @classmethod
     def _known(cls, engine: str, info: ValidationInfo) -> str:

@@ -47,11 +47,18 @@ class Parameter(Section):
         """Whether the parameter is a dimension of the search space."""
         return self.expression is None
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that may stand on the command line: of a bool the one for true and the one for false."""
+        words = (self.flag or "").split("/", 1) if self.type == "bool" else [self.flag or ""]
+        return tuple(filter(None, words))
+
     @model_validator(mode="after")
     def _consistent(self) -> Parameter:
         problems = list(self._domain_problems())
         if sum(target is not None for target in (self.flag, self.env, self.path)) > 1:
             problems.append("give one of flag, env and path, not several")
+        problems += self._flag_problems()
         if self.default is not None and self.expression is None and not problems:
             problems += self._default_problems()
         if problems:
@@ -96,6 +103,15 @@ class Parameter(Section):
             yield "an int needs whole numbers for min, max and step"
         if self.step is not None and self.scale == "log":
             yield 'a step goes with scale = "linear"'
+
+    def _flag_problems(self) -> typing.Iterator[str]:
+        if self.flag is None:
+            return
+        if not self.flags or not all(word.startswith("-") for word in self.flags):
+            yield (
+                f'flag = {self.flag!r} should begin with "-"; what is given without a flag stands in service.command '
+                f"as {{{self.name}}}"
+            )
 
     def _default_problems(self) -> typing.Iterator[str]:
         value = self.default

@@ -22,6 +22,8 @@ from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.evaluation import Configuration
 from mpipso.record.resume import differences, read_run
+from mpipso.record.warm import Earlier, read_earlier
+from mpipso.search.knowledge import fitted
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.search.strategies import first_points
@@ -149,6 +151,26 @@ def well_defined(config: Config) -> tuple[Space, Configuration | None]:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
     first_points(config.search, space, baseline)
     return space, baseline
+
+
+def earlier_results(options: Options, config: Config, space: Space) -> list[Earlier]:
+    """What the run is to learn from before its first proposal.
+
+    Raises
+    ------
+    UserError
+        With what is wrong with each source.
+    """
+    found: list[Earlier] = []
+    problems: list[str] = []
+    for path in options.warm_start:
+        try:
+            found.append(read_earlier(path, config, lambda given: fitted(space, given)))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return found
 
 
 def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] | None]:

@@ -23,7 +23,7 @@ from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import Start
-from mpipso.record.warm import Earlier
+from mpipso.record.warm import Earlier, told
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.budgets import fruitless, spent
 from mpipso.search.durations import Durations
@@ -38,7 +38,6 @@ from mpipso.startup import well_defined
 BASELINE = "baseline"
 REPEAT = "repeat"
 CONFIRM = "confirm"
-_REASONS_TOLD = 3
 
 
 class Tuning:
@@ -113,9 +112,7 @@ class Tuning:
         """Take over what an earlier run measured, before the first proposal."""
         self._journal.write("learned", **to_learned(earlier))
         skipped = self._learn(earlier.results)
-        unused = [f"{count} not used: {reason}" for reason, count in skipped.most_common(_REASONS_TOLD)]
-        what = "learned" if skipped.total() < len(earlier.results) else "learned nothing"
-        self._monitor.note(f"{what} from {'; '.join([earlier.description, *unused])}")
+        self._monitor.note(told(earlier, skipped))
 
     def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Counter[str]:
         """Tell the strategy; returns why some results were of no use."""

@@ -268,7 +268,7 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         (["--seed", "x"], "argument --seed: invalid int value: 'x'; see mpipso tune --help"),
         (["--sed", "1"], "unrecognized arguments: --sed 1"),
         (["tun"], "'tun': unknown command; did you mean 'tune'?"),
-        (["check", "--ranks", "0"], "argument --ranks: '0' is not a number from 1 on; see mpipso check --help"),
+        (["check", "--ranks", "0"], "argument --ranks/-np: '0' is not a number from 1 on; see mpipso check --help"),
         (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),
         (
             ["launch", "--nodes", "a,b", "--nodes-per-group", "1"],
@@ -526,6 +526,45 @@ def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pyt
     assert notes(config, capsys, "--nodes", "127.0.0.2:127.0.0.3") == []
     change(config, "[benchmark]", 'worker_command = ["sleep", "{node_rank}"]\n[benchmark]')
     assert notes(config, capsys, *words) == []
+
+
+def test_check_counts_ranks_as_launch_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--ranks", "-np"):
+        assert main(["check", "--config", str(config), flag, "2", "--nodes-per-group", "1", "--share-cores"]) == 0
+        assert "service groups at a time: 2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, '"{port}"]', '"{port}", "{config}"]\nport = 8000\nconfig_file = { name = "served.yaml" }')
+    change(config, "max = 64", "max = 64\ndefault = 8")
+    words = ["echo", "{base_url}", "{seed}", "--token", "hf_supersecret", "{result}", "{batch}"]
+    metrics = '{ output_throughput = "x" }'
+    bench = f'client = "command"\nseed = 6\ncommand = {words}\nmetrics = {metrics}'
+    change(config, 'client = "openai"\nrequests = 4', bench)
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    host = socket.gethostname()
+    assert out[-3:] == [
+        f"  {host}: {config.parent}/serve 8000 /tmp/mpipso/served.yaml --batch 8",
+        "and measure it with:",
+        f"  {host}: echo http://127.0.0.1:8000 7 --token '***' /tmp/mpipso/benchmark.json 8",
+    ]
+
+
+def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = config.with_name("peers.csv")
+    table.write_text("batch,output_throughput\n8,100\n99,200\n")
+    words = ["--config", config, "--ranks", "1", "--warm-start", table]
+    assert main(["check", *map(str, words)]) == 0
+    assert f"learned from {table}: 1 results; 1 left out: outside the search space" in capsys.readouterr().out
+    table.write_text("btach,output_throughput\n8,100\n")
+    gone = config.with_name("gone.csv")
+    assert told(capsys, *words, "--warm-start", gone) == [
+        f"{table}:1: has no column for the parameter 'batch'; did you mean 'btach'?",
+        f"{gone}: cannot be read: No such file or directory",
+    ]
 
 
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:

@@ -134,6 +134,12 @@ class TestWhatIsRefused:
             ({"min": 1.5}, "an int needs whole numbers for min, max and step"),
             ({"choices": [1, 2]}, 'an int has min and max, not choices (or is type = "choice")'),
             ({"flag": "--batch", "env": "BATCH"}, "give one of flag, env and path, not several"),
+            (
+                {"flag": "batch"},
+                "flag = 'batch' should begin with \"-\"; what is given without a flag stands in service",
+            ),
+            ({"flag": ""}, "flag = '' should begin with"),
+            ({"flag": "/--batch"}, "flag = '/--batch' should begin with"),
             ({"type": "bool"}, "a bool has no min, max, step, log scale or ratio_of"),
             ({"expression": "2 * x"}, "an expression computes the value"),
         ],
@@ -155,6 +161,16 @@ class TestWhatIsRefused:
         data = good()
         data["parameters"] = [{"name": "kind", "type": "choice", "choices": choices, "default": default}]
         assert problems(data) == (f"my.toml: parameters[0]: {line}",)
+
+    @pytest.mark.parametrize("flag", ["--a", "-a", "/--no-a", "--a/--no-a", "--a/"])
+    def test_the_flags_of_a_bool(self, flag: str) -> None:
+        data = good()
+        data["parameters"] = [{"name": "a", "type": "bool", "flag": flag}]
+        assert read(data).parameters[0].flag == flag
+        for wrong in ("a", "/", "--a/no-a", "a/--no-a"):
+            data["parameters"][0]["flag"] = wrong
+            (line,) = problems(data)
+            assert line.startswith(f"my.toml: parameters[0]: flag = {wrong!r} should begin with")
 
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (

@@ -90,6 +90,13 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     return Earlier(str(path), kept, "; ".join([f"{path}: {counted}", *reasons, *notes]))
 
 
+def told(earlier: Earlier, skipped: Counter[str]) -> str:
+    """What a search takes from a source, in a line; ``skipped`` counts the results of no use to it by the reason."""
+    unused = [f"{count} not used: {reason}" for reason, count in skipped.most_common(_TOLD)]
+    what = "learned" if skipped.total() < len(earlier.results) else "learned nothing"
+    return f"{what} from {'; '.join([earlier.description, *unused])}"
+
+
 def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str]) -> bool:
     """Whether the search has no use for a result; if so, counts the reason."""
     configuration, metrics = result

@@ -164,7 +164,7 @@ class ServiceGroup:
         self._update_config(starts, configuration, layout, cancel)
         self._enter("starting")
         self._start(starts, configuration, layout)
-        target = self._target(assignment, layout)
+        target = target_of(self._config, self._engine, layout, assignment, self._local.work_dir)
         readiness = self._readiness(target, configuration, layout)
         with watching(lambda: self._check_alive("while starting", layout.port), cancel) as over:
             try:
@@ -176,7 +176,6 @@ class ServiceGroup:
             return self._run_benchmark(target, over)
 
     def _layout(self) -> Layout:
-        file = self._config.service.config_file
         master = self._nodes[self._master]
         port = master.free_port(self._port)
         return Layout(
@@ -185,7 +184,7 @@ class ServiceGroup:
             port=port,
             master_port=master.free_port(0, [port]),
             work_dirs=tuple(node.work_dir for node in self._nodes),
-            config_name=(file.name or f"config.{file.format}") if file is not None else "config.json",
+            config_name=self._config.service.config_name,
             devices=tuple(node.devices for node in self._nodes),
             cores=tuple(node.cores for node in self._nodes),
         )
@@ -239,18 +238,6 @@ class ServiceGroup:
             )
             role = "the service" if len(starts) == 1 else "the worker" if rank else "the master"
             self._running.append(Running(node, role, handle, log))
-
-    def _target(self, assignment: Assignment, layout: Layout) -> Target:
-        return Target(
-            base_url=f"http://{layout.host}:{layout.port}",
-            host=layout.host,
-            port=layout.port,
-            model=self._engine.model_name(self._config),
-            seed=self._config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
-            close_connections=self._engine.close_connections,
-            result=Path(self._local.work_dir) / "benchmark.json",
-            values=assignment.configuration,
-        )
 
     def _readiness(self, target: Target, configuration: Configuration, layout: Layout) -> Readiness:
         service = self._config.service
@@ -391,6 +378,20 @@ def _whole_lines(end: bytes, size: int) -> bytes:
     end = end[_MARK:]
     kept = end.partition(b"\n")[2] or end
     return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept
+
+
+def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> Target:
+    """What the benchmark of an assignment measures, with its result in the leader's ``work_dir``."""
+    return Target(
+        base_url=f"http://{layout.host}:{layout.port}",
+        host=layout.host,
+        port=layout.port,
+        model=engine.model_name(config),
+        seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
+        close_connections=engine.close_connections,
+        result=Path(work_dir) / "benchmark.json",
+        values=assignment.configuration,
+    )
 
 
 def _lines(text: str, most: int = TAIL_LINES) -> str:

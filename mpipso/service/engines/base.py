@@ -113,6 +113,7 @@ class Engine:
             if flagged and takes and (problem := flags_problem(words, flagged)):
                 yield f"service.{key}: {problem}"
         targets = [(key, getattr(p, key)) for p in self.resolved(config) for key in ("env", "path") if getattr(p, key)]
+        targets += [("flag", flag.removesuffix("=")) for p in self.resolved(config) for flag in p.flags]
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
             yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
         for parameter in self.resolved(config):
