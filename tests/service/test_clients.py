@@ -94,7 +94,9 @@ def test_a_result_is_found_wherever_it_is(output: str, where: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("missing", "has no 'missing'"),
+        ("missing", "has no 'missing'$"),
+        ("throughput", "has no 'throughput'; did you mean 'output_throughput'\\?$"),
+        ("p99.ttft.0.msec", r"has no 'p99\.ttft\.0\.msec'; did you mean 'p99\.ttft\.0\.ms'\?$"),
         ("p99.ttft.2.ms", "has no 'p99.ttft.2.ms'"),
         ("p99.ttft.x", "has no 'p99.ttft.x'"),
         ("completed.x", "has no 'completed.x'"),
@@ -117,6 +119,26 @@ def test_a_metric_that_is_no_number_fails_but_elsewhere_it_does_not_matter(value
     assert measured(tmp_path, output, **only) == {"output_throughput": 2.5}
     with pytest.raises(EvaluationFailed, match="not a finite number"):
         measured(tmp_path, output, metrics={"output_throughput": "x"})
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "fast", "missing"])
+def test_a_metric_that_is_not_needed_may_be_missing(value: object, tmp_path: Path) -> None:
+    result = {"output_throughput": 2.5, "completed": 3, "failed": 0, "other": value, "more": 1}
+    if value == "missing":
+        del result["other"]
+    metrics = {"output_throughput": "output_throughput", "completed": "completed", "failed": "failed"}
+    optional = {**metrics, "ttft_p99_ms": "other", "own": "more"}
+    found = measured(tmp_path, json.dumps(result), metrics=optional)
+    assert found == {"output_throughput": 2.5, "completed": 3, "failed": 0, "own": 1}
+    for name in metrics:
+        with pytest.raises(EvaluationFailed, match="'other'"):
+            measured(tmp_path, json.dumps(result), metrics={**optional, name: "other"})
+    limited = ObjectiveSection.model_validate(
+        {"maximize": "output_throughput", "slo": ({"metric": "ttft_p99_ms", "max": 5.0},)}
+    )
+    told = config(metrics=optional).model_copy(update={"objective": limited})
+    with pytest.raises(EvaluationFailed, match="'other'"):
+        CLIENTS.create("command").metrics(told, target(tmp_path), done(json.dumps(result)))
 
 
 @pytest.mark.parametrize("output", ["", "no JSON", "[", '"text"', "3"])

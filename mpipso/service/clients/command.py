@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpipso.config import Benchmark, Config
+from mpipso.config import Benchmark, Config, suggestion
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, last_json, read_json, require_measured
@@ -64,7 +65,14 @@ class CommandClient(Client):
         if result is None:
             detail = (done.stdout + done.stderr)[-2000:]
             raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
-        measured = {name: _number(result, path) for name, path in config.benchmark.metrics.items()}
+        needed = {*config.objective.metrics, "completed", "failed"}
+        measured = {}
+        for name, path in config.benchmark.metrics.items():
+            try:
+                measured[name] = _number(result, path)
+            except EvaluationFailed:
+                if name in needed:
+                    raise
         if config.benchmark.requests is not None:
             measured["failed"] = _failed(config.benchmark.requests, measured["completed"])
         return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
@@ -79,6 +87,9 @@ _OF_OPENAI = (
     *("input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
     "save_requests",
 )
+
+MAX_KEYS = 1000
+"""Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
 
 
 def _counts_failed(benchmark: Benchmark) -> bool:
@@ -107,13 +118,29 @@ def _values(target: Target) -> dict[str, Any]:
 
 
 def _number(result: Any, path: str) -> float:
-    """The finite number at a dotted path; a number in the path is an index into a list."""
+    """The finite number at a dotted path; a number in the path is an index into a list.
+
+    Raises
+    ------
+    EvaluationFailed
+        There is none; with the key that was meant, where one is like it.
+    """
     value = result
     for part in path.split("."):
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, TypeError, ValueError):
-            raise EvaluationFailed(f"the benchmark's result has no {path!r}") from None
+            meant = suggestion(path, list(itertools.islice(_keys(result), MAX_KEYS))).partition("; known")[0]
+            raise EvaluationFailed(f"the benchmark's result has no {path!r}{meant}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise EvaluationFailed(f"the benchmark's {path!r} is {value!r}, not a finite number")
     return float(value)
+
+
+def _keys(tree: Any, above: str = "") -> Iterator[str]:
+    """The dotted paths of all numbers that have a name."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, below in pairs:
+        if isinstance(below, (int, float)) and isinstance(tree, dict):
+            yield f"{above}{key}"
+        yield from _keys(below, f"{above}{key}.")
