@@ -130,9 +130,12 @@ def read_config(options: Options) -> Config:
         raise UserError([f"{options.resume}: another search cannot go on with this run: {line}" for line in other])
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    try:
+        well_defined(config)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(problems)
-    well_defined(config)
     return config
 
 

@@ -89,6 +89,16 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
     ]
 
 
+def test_what_the_engine_misses_and_what_the_search_contradicts_are_told_at_once(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, '"{port}"]', '"{prot}"]')
+    change(config, "[objective]", "[search]\nfirst = [{ btach = 2 }]\n[objective]")
+    lines = told(capsys, "--config", config)
+    assert lines[0].startswith(f"{config}: service.command: unknown placeholder {{prot}}")
+    assert lines[1].startswith("search.first[0]: btach is not searched; did you mean 'batch'?")
+
+
 def test_a_configuration_file_that_is_missing(config: Path) -> None:
     path = config.with_name("no.toml")
     assert refused(config, "--config", path) == [f"{path}: cannot be read: No such file or directory"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from mpipso.config import Config, ObjectiveSection
+from mpipso.configfile import parse
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
 from mpipso.service import ports, process
@@ -211,6 +213,14 @@ def test_the_command_is_filled_with_the_target(tmp_path: Path) -> None:
     assert line == ["bench", "http://127.0.0.1:99", "127.0.0.1", "99", "m", "42", f"{tmp_path}/benchmark.json", "5"]
 
 
+def test_the_model_is_the_service_s_where_its_engine_knows_no_name_for_it(tmp_path: Path) -> None:
+    told = config(command=("bench", "{model}"))
+    named = told.model_copy(update={"service": told.service.model_copy(update={"model": "/models/m"})})
+    client = CLIENTS.create("command")
+    assert client.command(named, target(tmp_path)) == ["bench", "/models/m"]
+    assert client.command(named, target(tmp_path, model="alias")) == ["bench", "alias"]
+
+
 def test_mistakes_are_told() -> None:
     def problems(**benchmark: Any) -> list[str]:
         told = config(**benchmark)
@@ -237,6 +247,32 @@ def test_mistakes_are_told() -> None:
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]
+
+
+def test_the_benchmark_that_the_readme_shows_is_a_valid_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if 'client = "command"\n' in text]
+    rest = """
+        [service]
+        engine = "command"
+        command = ["vllm", "serve", "{model}", "--port", "{port}"]
+        model = "/models/m"
+        [objective]
+        maximize = "output_throughput"
+        [[parameters]]
+        name = "max_num_seqs"
+        type = "int"
+        min = 1
+        max = 256
+        flag = "--max-num-seqs"
+    """
+    told = parse(block + rest, "README.md", engines=("command",), clients=CLIENTS.names())
+    client = CLIENTS.create("command")
+    assert list(client.problems(told)) == []
+    assert set(told.benchmark.metrics) <= set(METRICS)
+    words = client.command(told, target(tmp_path))
+    assert words[words.index("--result-filename") + 1] == f"{tmp_path}/benchmark.json"
+    assert words[words.index("--model") + 1] == "/models/m"
 
 
 # --- openai ---

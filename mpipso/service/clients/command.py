@@ -57,7 +57,7 @@ class CommandClient(Client):
         """Only the program itself knows what a request is."""
 
     def command(self, config: Config, target: Target) -> list[str]:
-        return fill(config.benchmark.command, _values(target))
+        return fill(config.benchmark.command, _values(config, target))
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         file = self.result_file(config, target)
@@ -80,7 +80,7 @@ class CommandClient(Client):
     def result_file(self, config: Config, target: Target) -> Path:
         """``benchmark.result_file``, else where the command may write although it need not."""
         named = config.benchmark.result_file
-        return Path(fill([named], _values(target))[0]) if named else target.result
+        return Path(fill([named], _values(config, target))[0]) if named else target.result
 
 
 _OF_OPENAI = (
@@ -105,13 +105,13 @@ def _failed(sent: int, completed: float) -> float:
     return sent - completed
 
 
-def _values(target: Target) -> dict[str, Any]:
+def _values(config: Config, target: Target) -> dict[str, Any]:
     return {
         **target.values,
         "host": target.host,
         "port": target.port,
         "base_url": target.base_url,
-        "model": target.model,
+        "model": target.model or config.service.model,
         "seed": target.seed,
         "result": str(target.result),
     }
