@@ -20,6 +20,7 @@ from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration
 from mpipso.jobs import alone, local_ranks
+from mpipso.misfits import device_problems, placement_problems
 from mpipso.notes import notes
 from mpipso.record import recipe
 from mpipso.record.warm import told
@@ -30,10 +31,8 @@ from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import target_of
 from mpipso.startup import (
     Options,
-    device_problems,
     earlier_results,
     launched_hosts,
-    placement_problems,
     read_config,
     service_port,
     wanted_groups,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from mpipso.cluster.plan import Plan, listed
 from mpipso.config import Config, suggestion
+from mpipso.misfits import moving_port
 from mpipso.service.command import new_paths, placeholders
 from mpipso.service.engines.base import ENGINES
-from mpipso.startup import moving_port
 
 
 def notes(config: Config, placement: Plan) -> Iterator[str]:

@@ -6,7 +6,6 @@ so that rank 0 alone can tell it and all leave together.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
 from mpipso.cluster.placement import outside, plan, regrouped
-from mpipso.cluster.plan import PlacedNode, Plan, Rank, ranges
+from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config, GroupEntry
 from mpipso.configfile import load, parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.evaluation import Configuration
+from mpipso.misfits import device_problems, placement_problems
 from mpipso.record.resume import differences, read_run
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import fitted
@@ -28,9 +28,8 @@ from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.search.strategies import first_points
 from mpipso.service.clients.base import CLIENTS
-from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
-from mpipso.service.facts import DEVICE_VARIABLES, NO_DEVICES, Facts
+from mpipso.service.facts import Facts
 from mpipso.service.node import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.templates import EMBEDDED, template
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from mpipso.cluster.ssh import Outside
 
 T = TypeVar("T")
-
-LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -301,67 +298,6 @@ def service_port(config: Config, placement: Plan, index: int) -> int:
         return 0
     masters = [group.nodes[group.master_node_index].host for group in placement.groups[: index + 1]]
     return config.service.port + masters[:-1].count(masters[-1])
-
-
-def device_problems(config: Config, placement: Plan) -> list[str]:
-    """Nodes whose devices no service could be shown, because it is not known by which variable; one line."""
-    service = config.service
-    told = placeholders((*service.command, *service.worker_command, *service.env.values()))
-    nodes = [node for group in placement.groups for node in group.nodes]
-    blind = [node for node in nodes if node.devices and not node.device_variable]
-    if not blind or "devices" in told:
-        return []
-    hosts = list(dict.fromkeys(node.host for node in blind))
-    where = ", ".join(hosts[:3]) + (", ..." if hosts[3:] else "")
-    return [
-        f"devices {ranges(blind[0].devices)} of {where}: the variable that shows them to a service was not detected; "
-        f"set parallel.device_variable ({', '.join(DEVICE_VARIABLES)}), "
-        f"or use {{devices}} in service.command"
-    ]
-
-
-def port_problems(config: Config, placement: Plan) -> list[str]:
-    """Whether the ports that groups on one host count up to exist; one line if not."""
-    masters = Counter(group.nodes[group.master_node_index].host for group in placement.groups)
-    last = config.service.port + max(masters.values()) - 1
-    if config.service.port == 0 or last <= LAST_PORT:
-        return []
-    return [f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"]
-
-
-def moving_port(config: Config, placement: Plan) -> str:
-    """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
-    if config.service.port == 0:
-        return "service.port = 0 stands for any free port"
-    masters = [group.nodes[group.master_node_index].host for group in placement.groups]
-    host, most = Counter(masters).most_common(1)[0]
-    return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
-
-
-def address_problems(config: Config, placement: Plan) -> list[str]:
-    """Whether the user's own benchmark is told which service it is to load; one line if not."""
-    command = config.benchmark.command
-    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):
-        return []
-    return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
-
-
-def visibility_problems(config: Config, placement: Plan) -> list[str]:
-    """Variables of the service that would show every group the same devices; one line for each."""
-    nodes = [node for group in placement.groups for node in group.nodes if node.devices]
-    variables = {*DEVICE_VARIABLES, *(node.device_variable for node in nodes)}
-    return [
-        f"service.env.{name} = {value!r}: would take the place of the devices that each group is given; leave it out, "
-        "or use {devices} in it"
-        for name, value in config.service.env.items()
-        if nodes and name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
-    ]
-
-
-def placement_problems(config: Config, placement: Plan) -> list[str]:
-    """What is wrong with running this configuration on these groups, but for their devices."""
-    checks = (visibility_problems, port_problems, address_problems)
-    return [problem for check in checks for problem in check(config, placement)]
 
 
 def _usable(placement: Plan, config: Config) -> Plan:

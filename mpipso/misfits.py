@@ -1,0 +1,73 @@
+"""What keeps a configuration from running on the groups that were formed: devices, ports, addresses."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mpipso.cluster.plan import Plan, ranges
+from mpipso.config import Config
+from mpipso.service.command import placeholders
+from mpipso.service.facts import DEVICE_VARIABLES, NO_DEVICES
+
+LAST_PORT = 65535
+
+
+def device_problems(config: Config, placement: Plan) -> list[str]:
+    """Nodes whose devices no service could be shown, because it is not known by which variable; one line."""
+    service = config.service
+    told = placeholders((*service.command, *service.worker_command, *service.env.values()))
+    nodes = [node for group in placement.groups for node in group.nodes]
+    blind = [node for node in nodes if node.devices and not node.device_variable]
+    if not blind or "devices" in told:
+        return []
+    hosts = list(dict.fromkeys(node.host for node in blind))
+    where = ", ".join(hosts[:3]) + (", ..." if hosts[3:] else "")
+    return [
+        f"devices {ranges(blind[0].devices)} of {where}: the variable that shows them to a service was not detected; "
+        f"set parallel.device_variable ({', '.join(DEVICE_VARIABLES)}), "
+        f"or use {{devices}} in service.command"
+    ]
+
+
+def port_problems(config: Config, placement: Plan) -> list[str]:
+    """Whether the ports that groups on one host count up to exist; one line if not."""
+    masters = Counter(group.nodes[group.master_node_index].host for group in placement.groups)
+    last = config.service.port + max(masters.values()) - 1
+    if config.service.port == 0 or last <= LAST_PORT:
+        return []
+    return [f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"]
+
+
+def moving_port(config: Config, placement: Plan) -> str:
+    """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
+    if config.service.port == 0:
+        return "service.port = 0 stands for any free port"
+    masters = [group.nodes[group.master_node_index].host for group in placement.groups]
+    host, most = Counter(masters).most_common(1)[0]
+    return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
+
+
+def address_problems(config: Config, placement: Plan) -> list[str]:
+    """Whether the user's own benchmark is told which service it is to load; one line if not."""
+    command = config.benchmark.command
+    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):
+        return []
+    return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
+
+
+def visibility_problems(config: Config, placement: Plan) -> list[str]:
+    """Variables of the service that would show every group the same devices; one line for each."""
+    nodes = [node for group in placement.groups for node in group.nodes if node.devices]
+    variables = {*DEVICE_VARIABLES, *(node.device_variable for node in nodes)}
+    return [
+        f"service.env.{name} = {value!r}: would take the place of the devices that each group is given; leave it out, "
+        "or use {devices} in it"
+        for name, value in config.service.env.items()
+        if nodes and name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
+    ]
+
+
+def placement_problems(config: Config, placement: Plan) -> list[str]:
+    """What is wrong with running this configuration on these groups, but for their devices."""
+    checks = (visibility_problems, port_problems, address_problems)
+    return [problem for check in checks for problem in check(config, placement)]
