@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from mpipso.search.objective import Objective, Score
-from mpipso.search.racing import beats, pooled_deviation, race
+from mpipso.search.racing import beats, pooled_noise, race
 from mpipso.search.trials import Trial, Trials
 
 _ROUNDS = 3
@@ -45,8 +45,8 @@ class Leaders:
         score = self._trials.score(incumbent, searched)
         if score is None or not score.feasible:
             return True
-        sigma, _ = pooled_deviation([self._trials.values(trial, searched) for trial in self._trials])
-        return beats(self._trials.values(challenger, searched), self._trials.values(incumbent, searched), sigma)
+        noise = pooled_noise([self._trials.values(trial, searched) for trial in self._trials])
+        return beats(self._trials.values(challenger, searched), self._trials.values(incumbent, searched), noise)
 
     def racing(self) -> list[Trial]:
         """The baseline and the leaders of the search that may still be the best; none if the baseline leads.

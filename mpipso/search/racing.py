@@ -30,22 +30,40 @@ class Standing:
     racing: bool
 
 
-def pooled_deviation(values: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """The relative standard deviation of one measurement, and its degrees of freedom.
+@dataclass(frozen=True)
+class Noise:
+    """The standard deviation of one measurement, and its degrees of freedom; both 0 when nothing was measured twice.
 
-    ``values`` holds the measurements of each candidate. Both are 0 when nothing was measured twice; a candidate whose
-    mean is 0 has no relative deviation and is left out.
+    It is ``relative`` to the mean, or absolute.
     """
+
+    deviation: float
+    freedom: int = 0
+    relative: bool = True
+
+    def error(self, values: Sequence[float]) -> float:
+        """The standard error of their mean."""
+        scale = abs(math.fsum(values) / len(values)) if self.relative else 1.0
+        return self.deviation * scale / math.sqrt(len(values))
+
+
+def pooled_noise(values: Sequence[Sequence[float]]) -> Noise:
+    """The noise of the measurements of several candidates.
+
+    It is absolute where they have both signs, or zeros: near zero there is no noise in proportion.
+    """
+    every = [value for repeated in values for value in repeated]
+    relative = not every or min(every) > 0.0 or max(every) < 0.0
     squares, freedom = 0.0, 0
     for repeated in values:
-        mean = math.fsum(repeated) / len(repeated) if repeated else 0.0
-        if len(repeated) > 1 and mean:
-            squares += math.fsum((value / mean - 1.0) ** 2 for value in repeated)
+        if len(repeated) > 1:
+            mean = math.fsum(repeated) / len(repeated)
+            squares += math.fsum(((value - mean) / (mean if relative else 1.0)) ** 2 for value in repeated)
             freedom += len(repeated) - 1
-    return (math.sqrt(squares / freedom), freedom) if freedom else (0.0, 0)
+    return Noise(math.sqrt(squares / freedom) if freedom else 0.0, freedom, relative)
 
 
-def beats(challenger: Sequence[float], incumbent: Sequence[float], sigma: float, *, confidence: float = 0.9) -> bool:
+def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise, *, confidence: float = 0.9) -> bool:
     """Whether the challenger's mean is below the incumbent's by more than the noise explains.
 
     The difference of the means is held against its standard error, in a one-sided normal test.
@@ -54,13 +72,13 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], sigma: float,
     ----------
     challenger, incumbent:
         Fitness values, at least one each.
-    sigma:
-        Relative standard deviation of one measurement; with 0 the lower mean wins.
+    noise:
+        Of one measurement; where it is 0 the lower mean wins.
     confidence:
         How sure the answer yes is.
     """
     ours, theirs = math.fsum(challenger) / len(challenger), math.fsum(incumbent) / len(incumbent)
-    error = sigma * math.hypot(ours / math.sqrt(len(challenger)), theirs / math.sqrt(len(incumbent)))
+    error = math.hypot(noise.error(challenger), noise.error(incumbent))
     return ours < theirs - float(ndtri(confidence)) * error
 
 
@@ -74,12 +92,12 @@ def race(values: Sequence[Sequence[float]], *, confidence: float = 0.95) -> list
     confidence:
         Of the intervals, and of the one-sided t test by which a candidate drops out of the race.
     """
-    sigma, freedom = pooled_deviation(values)
+    noise = pooled_noise(values)
     means = [math.fsum(repeated) / len(repeated) for repeated in values]
-    if not freedom:
+    if not noise.freedom:
         return [Standing(mean, -math.inf, math.inf, True) for mean in means]
-    errors = [sigma * abs(mean) / math.sqrt(len(v)) for mean, v in zip(means, values, strict=True)]
-    two_sided, one_sided = (float(stdtrit(freedom, share)) for share in ((1.0 + confidence) / 2.0, confidence))
+    errors = list(map(noise.error, values))
+    two_sided, one_sided = (float(stdtrit(noise.freedom, share)) for share in ((1.0 + confidence) / 2.0, confidence))
     leader = min(range(len(means)), key=means.__getitem__)
     return [
         Standing(

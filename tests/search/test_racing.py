@@ -5,43 +5,53 @@ import math
 import numpy as np
 import pytest
 
-from mpipso.search.racing import beats, pooled_deviation, race
+from mpipso.search.racing import Noise, beats, pooled_noise, race
 
 
 def test_the_deviation_is_relative_and_pooled_over_candidates() -> None:
-    sigma, freedom = pooled_deviation([[90.0, 110.0], [9.0, 11.0], [5.0]])
-    assert freedom == 2
-    assert sigma == pytest.approx(math.sqrt(2 * 0.1**2))
+    noise = pooled_noise([[90.0, 110.0], [9.0, 11.0], [5.0]])
+    assert noise == Noise(pytest.approx(math.sqrt(2 * 0.1**2)), 2, relative=True)
+    assert noise.error([100.0, 100.0]) == pytest.approx(10.0)
 
 
 def test_a_maximised_metric_has_negative_fitness_and_the_same_deviation() -> None:
-    assert pooled_deviation([[-90.0, -110.0]]) == pooled_deviation([[90.0, 110.0]])
+    assert pooled_noise([[-90.0, -110.0]]) == pooled_noise([[90.0, 110.0]])
 
 
-@pytest.mark.parametrize("values", [[], [[]], [[1.0], [2.0]], [[0.0, 0.0]]])
+def test_the_deviation_of_values_around_zero_is_absolute() -> None:
+    """A candidate near zero would make that in proportion as large as one likes, and nothing would beat anything."""
+    noise = pooled_noise([[0.01, -0.012], [5.0, 5.4], [-40.0]])
+    assert noise == Noise(pytest.approx(math.sqrt((0.022**2 / 2 + 0.4**2 / 2) / 2)), 2, relative=False)
+    assert beats([-40.0], [-5.25], noise)
+    standings = race([[0.01, -0.012], [5.0, 5.4], [-40.0, -40.1]])
+    assert [standing.racing for standing in standings] == [False, False, True]
+    assert standings[2].high - standings[2].low < 2.0
+
+
+@pytest.mark.parametrize("values", [[], [[]], [[1.0], [2.0]]])
 def test_without_repetition_the_noise_is_unknown(values: list[list[float]]) -> None:
-    assert pooled_deviation(values) == (0.0, 0)
+    assert pooled_noise(values) == Noise(0.0, 0)
 
 
 def test_the_deviation_is_estimated_without_bias() -> None:
     random = np.random.default_rng(0)
     measured = 50.0 * (1 + 0.05 * random.standard_normal((4000, 3)))
-    assert pooled_deviation(measured.tolist())[0] == pytest.approx(0.05, rel=0.03)
+    assert pooled_noise(measured.tolist()).deviation == pytest.approx(0.05, rel=0.03)
 
 
 def test_a_challenger_has_to_win_by_more_than_the_noise() -> None:
-    assert beats([-101.0], [-100.0], 0.0)
-    assert not beats([-100.0], [-100.0], 0.0)
-    assert not beats([-101.0], [-100.0], 0.05)
-    assert beats([-120.0], [-100.0], 0.05)
-    assert beats([-105.0] * 20, [-100.0] * 20, 0.05)
-    assert not beats([-90.0], [-100.0], 0.05)
+    assert beats([-101.0], [-100.0], Noise(0.0))
+    assert not beats([-100.0], [-100.0], Noise(0.0))
+    assert not beats([-101.0], [-100.0], Noise(0.05))
+    assert beats([-120.0], [-100.0], Noise(0.05))
+    assert beats([-105.0] * 20, [-100.0] * 20, Noise(0.05))
+    assert not beats([-90.0], [-100.0], Noise(0.05))
 
 
 def test_of_equals_few_challengers_win() -> None:
     random = np.random.default_rng(1)
     pairs = 100 * (1 + 0.05 * random.standard_normal((4000, 2, 2)))
-    wins = np.mean([beats(one.tolist(), other.tolist(), 0.05) for one, other in pairs])
+    wins = np.mean([beats(one.tolist(), other.tolist(), Noise(0.05)) for one, other in pairs])
     assert wins == pytest.approx(0.1, abs=0.02)
 
 
