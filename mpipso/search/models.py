@@ -57,6 +57,10 @@ _DOUBT = 3.0
 """How many times the deviation of the process an explorer supposes."""
 _SHARP = 6.0
 """Length of the directions from which that of the edge of the feasible is searched for, for each dimension."""
+_UNLIKELY = 1 / 3
+"""To be feasible."""
+_LAST = 1000.0
+"""More than what is promised differs by, in logarithms, wherever a swarm would fly."""
 _VAGUE = 0.25
 """Variance between the process of feasibility and what becomes of a point."""
 _SAMPLES = 16
@@ -131,7 +135,8 @@ class Models:
         """Logarithm of the expected improvement times the probability of being feasible, of shape (m,).
 
         It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
-        While nothing is feasible, there is only the probability.
+        While nothing is feasible, there is only the probability. Beyond the edge of what is feasible the process of the
+        value, which failures tell nothing, promises ever more, so what is unlikely comes after all that is not.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))
@@ -141,7 +146,8 @@ class Models:
         if explore:
             deviation = _DOUBT * deviation
         gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
-        return _log_mean(likely + gain)
+        unlikely = _log_mean(likely) < np.log(_UNLIKELY)
+        return np.asarray(_log_mean(likely + gain) - np.where(unlikely, _LAST, 0.0))
 
     def likely(self, points: Array) -> Array:
         """The probability of being feasible, of shape (m,)."""

@@ -260,6 +260,23 @@ def test_what_fails_is_unlikely_to_be_feasible_and_what_works_is_likely() -> Non
     assert np.mean((likely > 0.5) == (unseen[:, 0] + unseen[:, 1] <= 1.2)) > 0.8
 
 
+def test_what_is_unlikely_to_be_feasible_comes_last_however_much_it_promises() -> None:
+    """The fitness falls by a hundred times up to the edge of what works, and would go on falling."""
+    lattice = Lattice(integers(20, 20))
+    points = lattice.sample(np.random.default_rng(3), 40)
+    fails = points[:, 0] > 0.6
+    scores = [
+        Score(failed=bool(f), fitness=None if f else float(np.exp(-8.0 * p[0])))
+        for p, f in zip(points, fails, strict=True)
+    ]
+    models = Models(lattice, points, scores, np.random.default_rng(0))
+    unseen = lattice.sample(np.random.default_rng(4), 200)
+    for explore in (False, True):
+        promise, likely = models.promise(unseen, explore=explore), models.likely(unseen)
+        assert (likely < 1 / 3).any() and (likely > 1 / 3).any()
+        assert promise[likely < 1 / 3].max() < promise[likely > 1 / 3].min()
+
+
 def test_what_is_in_flight_is_worth_less_around_it() -> None:
     lattice = Lattice(integers(30, 30))
     points = lattice.sample(np.random.default_rng(5), 12)
