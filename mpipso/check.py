@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -85,7 +84,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     for source in earlier:
         known = knowledge(space, Objective(config.objective), source.results, baseline)
-        console.print(Text(told(source, Counter(known.skipped))), soft_wrap=True)
+        console.print(Text(told(source, known.skipped, learned=bool(known.scores))), soft_wrap=True)
     console.print(
         f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
         f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"

@@ -85,7 +85,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
         raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], _COMMANDS)}")
     arguments = _parser().parse_args(words)
     for flag, other, why in _CONTRADICTIONS:
-        if getattr(arguments, flag, None) and getattr(arguments, other, None):
+        # A script that launches anew or resumes passes all flags on.
+        excused = flag == "resume" and arguments.run is _launch
+        if not excused and getattr(arguments, flag, None) and getattr(arguments, other, None):
             raise UserError(f"--{_spelled(flag)} goes without --{_spelled(other)}: {why}")
     return arguments
 

@@ -119,7 +119,7 @@ class Job:
         if not lost:
             return replace(self, again=again)
         groups = regrouped(self.groups, lost)
-        inside = Hosts(Name(node.host) for group in groups for node in group.nodes)
+        inside = Hosts((Name(node.host) for group in groups for node in group.nodes), local=False)
         hosts = [host for host in self.hosts if host not in lost and (inside.find(host) or not self.groups)]
         ranks = min(self.ranks, len(hosts))
         if self.ranks > len(self.hosts):  # as many times more than there are slots

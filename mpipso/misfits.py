@@ -49,21 +49,25 @@ def moving_port(config: Config, placement: Plan) -> str:
 
 def address_problems(config: Config, placement: Plan) -> list[str]:
     """Whether the user's own benchmark is told which service it is to load; one line if not."""
-    command = config.benchmark.command
+    service, command = config.service, config.benchmark.command
+    told = (*service.command, *service.worker_command, *service.update_command, *service.env.values())
+    if "port" not in placeholders((*told, service.health_url)):  # where it listens is its own matter
+        return []
     if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):
         return []
     return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
 
 
 def visibility_problems(config: Config, placement: Plan) -> list[str]:
-    """Variables of the service that would show every group the same devices; one line for each."""
+    """Variables of the service that would show groups on one host the same devices; one line for each."""
     nodes = [node for group in placement.groups for node in group.nodes if node.devices]
-    variables = {*DEVICE_VARIABLES, *(node.device_variable for node in nodes)}
+    hosts = Counter(node.host for node in nodes)
+    variables = {node.device_variable for node in nodes if hosts[node.host] > 1}
     return [
         f"service.env.{name} = {value!r}: would take the place of the devices that each group is given; leave it out, "
         "or use {devices} in it"
         for name, value in config.service.env.items()
-        if nodes and name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
+        if name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
     ]
 
 

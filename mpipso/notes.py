@@ -15,6 +15,7 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     """One line each."""
     yield from _added_paths(config)
     yield from _flags_left_out(config)
+    yield from _shared_flags(config)
     yield from _failures_not_told(config)
     yield from _port_not_told(config, placement)
     yield from _idle_nodes(config, placement)
@@ -37,6 +38,13 @@ def _flags_left_out(config: Config) -> Iterator[str]:
                 f"parameter {parameter.name!r}: false leaves {flag} out, and a service whose own default is true stays "
                 f'at that; say how it is switched off, as in flag = "{flag}/--no-{flag.lstrip("-")}"'
             )
+
+
+def _shared_flags(config: Config) -> Iterator[str]:
+    """Flags that several parameters have; a service may take them several times."""
+    every = [flag.removesuffix("=") for p in ENGINES.create(config.service.engine).resolved(config) for flag in p.flags]
+    for flag in dict.fromkeys(flag for flag in every if every.count(flag) > 1):
+        yield f"parameters: several have flag = {flag!r}; a service that takes it once heeds only one of them"
 
 
 def _failures_not_told(config: Config) -> Iterator[str]:

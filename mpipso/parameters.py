@@ -107,10 +107,10 @@ class Parameter(Section):
     def _flag_problems(self) -> typing.Iterator[str]:
         if self.flag is None:
             return
-        if not self.flags or not all(word.startswith("-") for word in self.flags):
+        if not self.flags or not all(word.startswith("-") or word.endswith("=") for word in self.flags):
             yield (
-                f'flag = {self.flag!r} should begin with "-"; what is given without a flag stands in service.command '
-                f"as {{{self.name}}}"
+                f'flag = {self.flag!r} should begin with "-" or end with "="; what is given without a flag stands in '
+                f"service.command as {{{self.name}}}"
             )
 
     def _default_problems(self) -> typing.Iterator[str]:

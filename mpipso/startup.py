@@ -185,14 +185,14 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
     """
     hosts = None
     if options.hostfile is not None:
-        out = Hosts(map(Name, options.without))
-        slots = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
-        hosts = [host for host in slots if out.find(host) is None]
+        out = Hosts(map(Name, options.without), local=False)
+        every = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
+        hosts = [host for host in every if out.find(host) is None]
     groups = config.parallel.service_groups
     if options.nodes is not None:
         groups = tuple(_as_configured(group, config) for group in parse_nodes(options.nodes))
     left = regrouped(groups, options.without)
-    if options.without and not left and not hosts:
+    if options.without and not left and (groups or not hosts):
         flags = " ".join(f"--without {host}" for host in options.without)
         named = groups or hosts is not None
         why = "no group can be formed of what is left" if named else "goes with a hostfile or with named groups"

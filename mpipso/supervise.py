@@ -71,7 +71,7 @@ class Limits:
             ("--stuck-after", self.stuck_after, usual.stuck_after),
             ("--start-limit", self.start, usual.start),
         ]
-        return [word for flag, value, other in pairs if value != other for word in (flag, f"{value:g}")]
+        return [word for flag, value, other in pairs if value != other for word in (flag, f"{value:.12g}")]
 
 
 class End(NamedTuple):

@@ -27,7 +27,7 @@ from mpipso.record.warm import Earlier, told
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.budgets import fruitless, spent
 from mpipso.search.durations import Durations
-from mpipso.search.knowledge import knowledge
+from mpipso.search.knowledge import Knowledge, knowledge
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
 from mpipso.search.schedule import Schedule
@@ -111,14 +111,14 @@ class Tuning:
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured, before the first proposal."""
         self._journal.write("learned", **to_learned(earlier))
-        skipped = self._learn(earlier.results)
-        self._monitor.note(told(earlier, skipped))
+        known = self._learn(earlier.results)
+        self._monitor.note(told(earlier, known.skipped, learned=bool(known.scores)))
 
-    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Counter[str]:
-        """Tell the strategy; returns why some results were of no use."""
+    def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Knowledge:
+        """Tell the strategy; returns what it was told, and why some results were of no use."""
         known = knowledge(self.space, self.objective, results, self.baseline)
         self._strategy.learn(known.points, known.scores)
-        return Counter(known.skipped)
+        return known
 
     # What is to be measured
 

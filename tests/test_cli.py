@@ -192,17 +192,18 @@ def test_a_variable_that_would_show_every_group_the_same_devices(
     value: str, problem: bool, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parallel = 'devices_per_node = 4\ndevice_variable = "MY_DEVICES"'
-    for name in ("CUDA_VISIBLE_DEVICES", "MY_DEVICES"):
-        text = config.read_text()
-        change(config, "[benchmark]", f'env = {{ {name} = "{value}" }}\n[parallel]\n{parallel}\n[benchmark]')
-        if problem:
-            assert told(capsys, "--config", config, "--ranks", "1") == [
-                f"service.env.{name} = '0,1': would take the place of the devices that each group is given; "
-                "leave it out, or use {devices} in it"
-            ]
-        else:
-            assert notes(config, capsys) == []
-        config.write_text(text)
+    change(config, '"{port}"]', f'"{{port}}"]\nenv = {{ MY_DEVICES = "{value}" }}')
+    change(config, "[benchmark]", f"[parallel]\n{parallel}\n[benchmark]")
+    if problem:
+        assert told(capsys, "--config", config, *TWO_GROUPS) == [
+            "service.env.MY_DEVICES = '0,1': would take the place of the devices that each group is given; "
+            "leave it out, or use {devices} in it"
+        ]
+    else:
+        assert notes(config, capsys, *TWO_GROUPS) == []
+    assert notes(config, capsys, "--ranks", "1") == [], "a group that has the host for itself may be shown less"
+    change(config, "env = { MY_DEVICES", "env = { CUDA_VISIBLE_DEVICES")
+    assert notes(config, capsys, *TWO_GROUPS) == [], "which is not the variable of this host"
 
 
 def test_a_variable_of_devices_where_there_are_none_is_left_alone(
@@ -241,6 +242,8 @@ def test_a_benchmark_that_would_load_another_service(
             change(config, named, "http://127.0.0.1:8000")
     else:
         assert notes(config, capsys, *words) == []
+    change(config, ', "{port}"]', "]")
+    assert not [line for line in notes(config, capsys, *words) if line.startswith("benchmark")], "its port is its own"
 
 
 @pytest.mark.parametrize(
@@ -289,8 +292,12 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
             "--resume goes without --warm-start: a resumed run knows what it knew; give it to a new run",
         ),
         (
-            ["launch", "--resume", "a", "--run-name", "b"],
+            ["check", "--resume", "a", "--run-name", "b"],
             "--resume goes without --run-name: a resumed run stays in its",
+        ),
+        (
+            ["launch", "--resume", "a", "--run-name", "b", "--warm-start", "c"],
+            "a: is not the folder of a run (it has no journal.jsonl)",
         ),
         (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
         (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
@@ -487,6 +494,23 @@ def notes(config: Path, capsys: pytest.CaptureFixture[str], *words: object) -> l
     """The notes of a check that finds nothing wrong."""
     assert main(["check", "--config", *map(str, (config, *(words or ("--ranks", "1"))))]) == 0
     return [line.removeprefix("note: ") for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("--n", "--n", "--n"),
+        ("--n=", "--n", "--n"),
+        ("--n", "--m", ""),
+    ],
+)
+def test_check_notes_parameters_that_share_a_flag(
+    one: str, other: str, same: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = f'[[parameters]]\nname = "other"\ntype = "int"\nmin = 1\nmax = 9\nflag = "{other}"\n'
+    config.write_text(config.read_text().replace('"--batch"', f'"{one}"') + second)
+    line = f"parameters: several have flag = {same!r}; a service that takes it once heeds only one of them"
+    assert notes(config, capsys) == ([line] if same else [])
 
 
 BOOL = '[[parameters]]\nname = "cache"\ntype = "bool"\ndefault = {default}\nflag = "{flag}"\n'

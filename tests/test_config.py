@@ -136,7 +136,7 @@ class TestWhatIsRefused:
             ({"flag": "--batch", "env": "BATCH"}, "give one of flag, env and path, not several"),
             (
                 {"flag": "batch"},
-                "flag = 'batch' should begin with \"-\"; what is given without a flag stands in service",
+                'flag = \'batch\' should begin with "-" or end with "="; what is given without a flag stands',
             ),
             ({"flag": ""}, "flag = '' should begin with"),
             ({"flag": "/--batch"}, "flag = '/--batch' should begin with"),

@@ -146,7 +146,8 @@ def _expand(part: str) -> list[str]:
 class Hosts:
     """Finds a host of the job by its full name, its short name or an address, as launchers shorten names freely."""
 
-    def __init__(self, ranks: Iterable[Named]) -> None:
+    def __init__(self, ranks: Iterable[Named], *, local: bool = True) -> None:
+        """With ``local``, the names of the loopback stand for the only host, if there is a single one."""
         self.names: dict[str, None] = {}
         self._exact: dict[str, set[str]] = defaultdict(set)
         self._by_short: dict[str, set[str]] = defaultdict(set)
@@ -157,7 +158,7 @@ class Hosts:
             self._by_short[_short(rank.host)].add(rank.host)
             for alias in (rank.address, *rank.aliases):
                 self._exact[alias].add(rank.host)
-        if len(self.names) == 1:
+        if local and len(self.names) == 1:
             for name in LOCAL:
                 self._exact[name].update(self.names)
 

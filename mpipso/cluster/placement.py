@@ -73,7 +73,7 @@ def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[Group
     If all groups are of one size, what is left of those forms new ones, which are numbered and have their master as
     those that they replace. What is said of a node stays with it.
     """
-    gone = Hosts(map(Name, lost))
+    gone = Hosts(map(Name, lost), local=False)
     broken = [entry for entry in entries if any(gone.find(node.host) is not None for node in entry.nodes)]
     whole = tuple(entry for entry in entries if entry not in broken)
     sizes = {len(entry.nodes) for entry in entries}

@@ -13,10 +13,10 @@ from mpipso.evaluation import Evaluation, Failure
 class Judged:
     """An evaluation and its place among others.
 
-    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit, ``violation``
-    the sum of how far they are broken, each relative to its limit. ``judged`` is False as long as limits refer to a
-    baseline that is not known yet; then the other fields say nothing, but that an evaluation with a failure has
-    ``failed``, whatever the limits.
+    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit,
+    ``violation`` the sum of how far they are broken, each relative to its limit, None where nobody wrote that down.
+    ``judged`` is False as long as limits refer to a baseline that is not known yet; then the other fields say
+    nothing, but that an evaluation with a failure has ``failed``, whatever the limits.
     """
 
     evaluation: Evaluation
@@ -25,7 +25,7 @@ class Judged:
     failed: bool = False
     violations: tuple[str, ...] = ()
     judged: bool = True
-    violation: float = 0.0
+    violation: float | None = None
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
@@ -90,7 +90,7 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         failed=failure is not None or event.get("failed", False),
         violations=tuple(event.get("violations", ())),
         judged=event.get("judged", True),
-        violation=event.get("violation", 0.0),
+        violation=event.get("violation"),
     )
 
 
@@ -108,6 +108,6 @@ def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
                 failed=event["failed"],
                 violations=tuple(event["violations"]),
                 judged=True,
-                violation=event.get("violation", 0.0),
+                violation=event.get("violation"),
             )
     return list(found.values())

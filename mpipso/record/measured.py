@@ -76,9 +76,13 @@ class Measured:
         return "; ".join(self.broken[-1].violations) + often
 
     @property
-    def violation(self) -> float:
-        """How far the good measurements break the limits, in the mean: the sum over the limits, relative to each."""
-        return fmean(judged.violation for judged in self.good) if self.good else 0.0
+    def violation(self) -> float | None:
+        """How far the good measurements break the limits, in the mean: the sum over the limits, relative to each.
+
+        None where that is not known of all of them.
+        """
+        known = [judged.violation for judged in self.good if judged.violation is not None]
+        return fmean(known) if known and len(known) == len(self.good) else None
 
     @property
     def metrics(self) -> Metrics:

@@ -96,8 +96,12 @@ def _closest(outcome: Outcome, baseline: Measured | None) -> Iterator[Text]:
     infeasible = [each for each in outcome.configurations if each.broken and not each.failed]
     if not infeasible:
         return
-    # Journals of earlier versions do not say how far a limit is broken.
-    closest = min(infeasible, key=lambda each: (each.violation, len(each.broken[-1].violations)))
+    # Journals of earlier versions do not say how far a limit is broken, only which ones are.
+    known = {each.number: each.violation for each in infeasible if each.violation is not None}
+    if len(known) == len(infeasible):
+        closest = min(infeasible, key=lambda each: known[each.number])
+    else:
+        closest = min(infeasible, key=lambda each: len(each.broken[-1].violations))
     reference = None if baseline is None else baseline.configuration
     what = clean(figures.settings(figures.changes(closest.configuration, reference))) or "the baseline"
     yield Text(f"Closest came #{closest.number}, {what}: {clean(closest.violations)}.", "yellow")

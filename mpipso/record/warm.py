@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +90,10 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     return Earlier(str(path), kept, "; ".join([f"{path}: {counted}", *reasons, *notes]))
 
 
-def told(earlier: Earlier, skipped: Counter[str]) -> str:
-    """What a search takes from a source, in a line; ``skipped`` counts the results of no use to it by the reason."""
-    unused = [f"{count} not used: {reason}" for reason, count in skipped.most_common(_TOLD)]
-    what = "learned" if skipped.total() < len(earlier.results) else "learned nothing"
+def told(earlier: Earlier, skipped: Iterable[str], *, learned: bool) -> str:
+    """What a search takes from a source, in a line; ``skipped`` holds why each result was of no use that was not."""
+    unused = [f"{count} not used: {reason}" for reason, count in Counter(skipped).most_common(_TOLD)]
+    what = "learned" if learned else "learned nothing"
     return f"{what} from {'; '.join([earlier.description, *unused])}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -156,7 +155,7 @@ class Steps(Domain):
         first, last = _cell(low, self._count), _cell(high, self._count)
         if not self._whole or not 1 < last - first < _MOST_CELLS_PICKED:
             return super()._pick(low, high)
-        return (max(range(first, last + 1), key=lambda index: _roundness(int(self._at(index)))) + 0.5) / self._count
+        return (first + _roundest(int(self._at(first)), int(self._step), last - first + 1) + 0.5) / self._count
 
     def _at(self, index: int) -> Value:
         value = self._low + index * self._step
@@ -192,7 +191,7 @@ class LogInts(Domain):
         first, last = int(self.decode(low, _NOTHING)), int(self.decode(high, _NOTHING))
         if last - first > _MOST_CELLS_PICKED:
             return super()._pick(low, high)
-        return self.encode(max(range(first, last + 1), key=_roundness), _NOTHING)
+        return self.encode(first + _roundest(first, 1, last - first + 1), _NOTHING)
 
     def _moved(self, u: float, cells: int) -> float:
         return self.encode(min(max(int(self.decode(u, _NOTHING)) + cells, self._low), self._high), _NOTHING)
@@ -400,9 +399,10 @@ def _cell(u: float, cells: int) -> int:
     return min(int(u * cells), cells - 1)
 
 
-def _roundness(value: int) -> int:
-    """The greatest power of two that divides ``value``: sizes that hardware, and people, prefer."""
-    return value & -value if value else sys.maxsize
+def _roundest(first: int, step: int, count: int) -> int:
+    """Which of ``first``, ``first`` + ``step``, ... the greatest power of two divides: a size that hardware likes."""
+    values = first + step * np.arange(count)
+    return int(np.argmax(np.where(values == 0, np.iinfo(np.int64).max, values & -values)))
 
 
 def _magnitude(value: float) -> int:

@@ -123,6 +123,11 @@ class History:
             if key not in own
         ]
 
+    @property
+    def known(self) -> list[Array]:
+        """Where elsewhere was measured, whatever has been measured here since."""
+        return [point for point, *_ in self._known.values()]
+
     def proposed(self) -> Array:
         """The points that have been asked for, of shape (n, dimensions)."""
         return np.array(self.points).reshape(len(self.points), self.lattice.dimensions)
@@ -162,7 +167,7 @@ class History:
             moved = np.where(random.random(len(point)) < 0.5, random.random(len(point)), point)
             moved[axes] = decided[random.integers(len(decided)), axes]
             yield moved
-        known = np.array([*self.points, *(point for point, *_ in self._known.values())])
+        known = np.array([*self.points, *self.known])
         for attempt in range(_RANDOM_TRIES if len(known) else 0):
             yield _redrawn(known[random.integers(len(known))], 1 + attempt % 3, random)
         # Where what is valid is a thin layer, a random change leaves it, and a small one or one along it may not.

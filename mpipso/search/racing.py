@@ -50,9 +50,9 @@ class Noise:
 def pooled_noise(values: Sequence[Sequence[float]]) -> Noise:
     """The noise of the measurements of several candidates.
 
-    It is absolute where they have both signs, or zeros: near zero there is no noise in proportion.
+    It is absolute where those that were repeated have both signs, or zeros: near zero there is none in proportion.
     """
-    every = [value for repeated in values for value in repeated]
+    every = [value for repeated in values if len(repeated) > 1 for value in repeated]
     relative = not every or min(every) > 0.0 or max(every) < 0.0
     squares, freedom = 0.0, 0
     for repeated in values:

@@ -181,18 +181,20 @@ class Space:
         """
         random, tries = np.random.default_rng(0), _MOST_LISTED
         start = [] if self._default is None else [{name: self._default[name] for name in names}]
-        pool = {tuple(values.values()): values for values in (*start, *found)}
+        pool = list({tuple(values.values()): values for values in (*start, *found)}.values())
+        known = {tuple(values.values()) for values in pool}
         free = [name for name in names if self._domains[name].free and not self._domains[name].reads]
         while pool and free and tries > 0:
             # The latest are taken more often, which leads away from where it began.
-            base = list(pool.values())[int(len(pool) * np.sqrt(random.random()))]
+            base = pool[int(len(pool) * np.sqrt(random.random()))]
             changed = random.choice(free, size=min(2, len(free)), replace=False)
             for pair in itertools.product(*(self._some(name, random) for name in changed)):
                 tries -= 1
-                values = self._following(names, {**base, **dict(zip(changed, pair, strict=True))})
-                if values is not None and self._allowed(values):
-                    pool.setdefault(tuple(values.values()), values)
-        return list(pool.values())
+                values = self._following(names, {**base, **dict(zip(changed, pair, strict=True))}, random)
+                if values is not None and (key := tuple(values.values())) not in known and self._allowed(values):
+                    known.add(key)
+                    pool.append(values)
+        return pool
 
     def _some(self, name: str, random: np.random.Generator) -> list[Value]:
         """Its values, or some of them where there are many."""
@@ -201,14 +203,23 @@ class Space:
             return list(domain.options({}))
         return [domain.decode(u, {}) for u in random.random(_MANY).tolist()]
 
-    def _following(self, names: Sequence[str], values: dict[str, Value]) -> dict[str, Value] | None:
-        """``values`` with what expressions make of them; None if one is not among those that the others leave it."""
+    def _following(
+        self, names: Sequence[str], values: dict[str, Value], random: np.random.Generator
+    ) -> dict[str, Value] | None:
+        """``values`` with what follows from them: what expressions make of them, and another value where the others
+        leave that one no room. None if they leave none.
+        """
         for name in names:
             domain = self._domains[name]
             if isinstance(domain, Expression):
                 values[name] = self._value(name, 0.5, values)
-            elif domain.reads and (_undefined(domain, values) or values[name] not in self._options(name, values)):
+            elif domain.reads and _undefined(domain, values):
                 return None
+            elif domain.reads and values[name] not in (options := self._options(name, values)):
+                left = list(options)
+                if not left:
+                    return None
+                values[name] = left[random.integers(len(left))]
         return values
 
     @property

@@ -103,15 +103,15 @@ class SurrogateSwarm(Strategy):
         if number < len(self._opening):
             return self._opening[number]
         if self._design is None:
-            known = [point for point, _ in self._history.foreign()]
-            given = np.array([*self._opening, *known]).reshape(-1, self._lattice.dimensions)
+            # All that is known, also once it is measured here: a session that resumes has to come to the same design.
+            given = np.array([*self._opening, *self._history.known]).reshape(-1, self._lattice.dimensions)
             self._design = design(self._lattice, self._start, given[:MODELLED], self._first - len(self._opening), VALUE)
         index = number - len(self._opening)
         return self._design[index] if index < len(self._design) else self._start[CANDIDATES + index]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator, *, stray: bool) -> Array:
         explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
-        lattice = self._lattice.drawn(random, view.elite)
+        lattice = self._lattice if stray else self._lattice.drawn(random, view.elite)
         if stray or (explore and number % 4 == 3):
             ranked = _strayed(lattice, view, random)
         else:

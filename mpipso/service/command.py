@@ -55,16 +55,18 @@ def flags(parameter: Parameter, value: Value) -> list[str]:
 def shell_script(words: Sequence[str]) -> tuple[str, str, Sequence[str]] | None:
     """The shell that a command calls with ``-c``, the script for it, and the words behind that; None for others.
 
-    The shell need not be the first word: ``env``, ``nice`` and containers begin with their own.
+    The shell need not be the first word: ``env``, ``nice`` and containers begin with their own. What other programs do
+    with words that look like a shell is their own matter.
     """
     for place, word in enumerate(words):
-        if Path(word).name not in _SHELLS:
+        if Path(word).name not in _SHELLS or (place and Path(words[0]).name not in _WRAPPERS):
             continue
         takes_script, rest = False, list(words[place + 1 :])
         while rest and rest[0][:1] in ("-", "+") and rest[0] not in ("-", "--"):
             option = rest.pop(0)
             takes_script |= option.startswith("-") and not option.startswith("--") and "c" in option
-            if option in _OPTIONS_WITH_VALUE and rest:
+            short = not option.startswith("--") and option[-1] in "oO"
+            if (short or option in _OPTIONS_WITH_VALUE) and rest:
                 rest.pop(0)
         if rest and rest[0] == "--":
             rest.pop(0)
@@ -74,7 +76,11 @@ def shell_script(words: Sequence[str]) -> tuple[str, str, Sequence[str]] | None:
 
 
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash")
-_OPTIONS_WITH_VALUE = ("-o", "+o", "-O", "+O", "--rcfile", "--init-file")
+_OPTIONS_WITH_VALUE = ("--rcfile", "--init-file")
+_WRAPPERS = (
+    *("env", "nice", "ionice", "numactl", "taskset", "stdbuf", "setsid", "nohup", "timeout", "time", "sudo", "exec"),
+    *("docker", "podman", "apptainer", "singularity", "srun", "ssh"),
+)
 
 
 def flags_problem(words: Sequence[str], flagged: Sequence[str]) -> str:
@@ -87,7 +93,7 @@ def flags_problem(words: Sequence[str], flagged: Sequence[str]) -> str:
     if found is None or not unreached:
         return ""
     shell, script, behind = found
-    if not re.search(r"\$\{?[@*]", script):
+    if not re.search(r"\$\{?[@*#1-9]", script):
         why = f"become arguments of {shell}, and its script does not use them"
         instead = 'end it with "$@" and add a word behind it'
     elif not behind and not re.search(r"\$\{?0", script):

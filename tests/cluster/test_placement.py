@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
-from mpipso.cluster.placement import plan
+from mpipso.cluster.placement import plan, regrouped
 from mpipso.cluster.plan import Plan, Rank, ranges
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
@@ -39,6 +39,11 @@ def problem(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | No
     assert len(caught.value.problems) == 1
     assert "\n" not in caught.value.problems[0]
     return caught.value.problems[0]
+
+
+def test_what_is_lost_is_not_this_host_because_there_is_nothing_else() -> None:
+    left = regrouped([group(0, "localhost"), group(1, "node1")], ["node1"])
+    assert [[node.host for node in entry.nodes] for entry in left] == [["localhost"]]
 
 
 class TestHostfile:

@@ -23,6 +23,7 @@ def test_the_deviation_of_values_around_zero_is_absolute() -> None:
     noise = pooled_noise([[0.01, -0.012], [5.0, 5.4], [-40.0]])
     assert noise == Noise(pytest.approx(math.sqrt((0.022**2 / 2 + 0.4**2 / 2) / 2)), 2, relative=False)
     assert beats([-40.0], [-5.25], noise)
+    assert pooled_noise([[100.0, 150.0], [10.0, 10.5], [0.0], [-9.0]]).relative, "those that were measured twice count"
     standings = race([[0.01, -0.012], [5.0, 5.4], [-40.0, -40.1]])
     assert [standing.racing for standing in standings] == [False, False, True]
     assert standings[2].high - standings[2].low < 2.0

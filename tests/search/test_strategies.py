@@ -387,6 +387,25 @@ def test_what_is_known_from_a_table_can_be_measured_here() -> None:
 
 
 @both
+def test_a_run_that_knows_a_little_from_elsewhere_goes_on_as_it_would_have(name: Name) -> None:
+    """The last point of the design is asked for when what was learned has been measured here."""
+    space = Space([integer(f"i{i}", 0, 30, default=15) for i in range(4)])
+    known = np.array([space.encode(space.decode(np.full(4, 0.9)))])
+
+    def begun() -> Strategy:
+        searching = strategy(name, space, 1, in_flight=2)
+        searching.learn(known, [bowl(point) for point in known])
+        return searching
+
+    one, other = begun(), begun()
+    first = np.concatenate(run(one, [3], bowl))
+    other.replay(first)
+    for number, point in enumerate(first):
+        other.tell(number, bowl(point))
+    assert digest(run(one, [1] * 6, bowl, 3)) == digest(run(other, [1] * 6, bowl, 3))
+
+
+@both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
     searching.ask(1)

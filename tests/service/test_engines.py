@@ -143,25 +143,6 @@ def test_flags_that_a_shell_would_swallow_are_refused() -> None:
     assert problems(config(alone)) == []
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ({"type": "int", "min": 1, "max": 9, "flag": "--n"}, {"type": "int", "min": 1, "max": 9, "flag": "--n"}, "--n"),
-        (
-            {"type": "int", "min": 1, "max": 9, "flag": "--n="},
-            {"type": "int", "min": 1, "max": 9, "flag": "--n"},
-            "--n",
-        ),
-        ({"type": "bool", "flag": "--n/--no-n"}, {"type": "bool", "flag": "/--no-n"}, "--no-n"),
-        ({"type": "bool", "flag": "--n/--no-n"}, {"type": "bool", "flag": "--m/--no-m"}, ""),
-    ],
-)
-def test_two_parameters_do_not_have_the_same_flag(one: dict[str, Any], other: dict[str, Any], same: str) -> None:
-    line = f"parameters: several have flag = {same!r}; only one of them would have an effect"
-    told = problems(config({"command": ("m",)}, {"name": "a", **one}, {"name": "b", **other}))
-    assert told == ([line] if same else [])
-
-
 def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
     base = {"name": "n", "type": "int", "min": 1, "max": 9}
     total = {"name": "total", "type": "int", "expression": "n * 2", "flag": "--total"}
@@ -252,6 +233,10 @@ def test_the_reason_is_the_root_cause_where_an_error_points_to_it() -> None:
         "ValueError: bad. Tried to allocate 2 GB"
     )
     assert reason("\n".join(VLLM.splitlines()[2:])).endswith("See root cause above. Failed core proc(s): {}")
+    hint = "RuntimeError: bad flag\nHint: to avoid out of memory set FOO=1"
+    assert reason(hint) == "RuntimeError: bad flag"
+    handler = "fatal: bad model\nW0101 00:00:00 torch.cc:1] out of memory handler installed"
+    assert reason(handler) == "fatal: bad model"
     assert reason("ValueError: a\nDuring handling of the above exception, another exception occurred:\n") == (
         "ValueError: a"
     )

@@ -413,13 +413,11 @@ class Dead(LocalNode):
 
     def __init__(self, name: str, folder: Path, code: int, log: str) -> None:
         super().__init__(name, work_dir=str(folder))
-        self.code, self.log = code, log
+        self.code = code
+        (Path(self.work_dir) / "log").write_text(log)
 
     def poll_service(self, handle: str) -> int | None:
         return self.code
-
-    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
-        return self.log.encode()
 
 
 LOST = "RuntimeError: Engine core initialization failed. See root cause above."

@@ -113,7 +113,6 @@ class Engine:
             if flagged and takes and (problem := flags_problem(words, flagged)):
                 yield f"service.{key}: {problem}"
         targets = [(key, getattr(p, key)) for p in self.resolved(config) for key in ("env", "path") if getattr(p, key)]
-        targets += [("flag", flag.removesuffix("=")) for p in self.resolved(config) for flag in p.flags]
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
             yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
         for parameter in self.resolved(config):
@@ -236,8 +235,12 @@ def remoteness(line: str) -> int:
 
     0: memory was missing; 1: another error; 2: an error that points to another, or a line of code; 3: anything else.
     """
-    if _MEMORY.search(line) and not _HARMLESS.search(line):
-        return 0
+    named = _NAMED.search(line)
+    if _MEMORY.search(line):
+        if not _HARMLESS.search(line) and (named or not _ADVICE.search(line)):
+            return 0
+        if not named:  # it speaks of memory, and of no error
+            return 3
     return 3 if not _ERROR.search(line) else 2 if _ELSEWHERE.search(line) else 1
 
 
@@ -247,7 +250,9 @@ _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
 _MEMORY = re.compile(
     r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate) memory|memoryerror|bad_alloc"
 )
-_HARMLESS = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
+_HARMLESS = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b|^[IW]\d{4} ")
+_NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
+_ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w")
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 _NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
