@@ -40,7 +40,7 @@ def course(tmp_path: Path) -> Course:
 
 
 def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: Course) -> None:
-    end = int(time.time() + RESERVE + 4)
+    end = int(time.time() + RESERVE + 12)  # a loaded machine takes seconds to start
     done = run(course, "--config", str(course.config), SLURM_JOB_END_TIME=str(end))
     assert done.returncode == 0, done.stdout + done.stderr
     last = course.events()[-1]
