@@ -153,8 +153,8 @@ class Space:
         """Points whose deciding dimensions make them valid, the other dimensions at 0.5; shape (n, dimensions).
 
         All of them if these dimensions can be set in at most 100 000 ways; else those among the first so many, and what
-        is found from them and from the default, which is no part of the space in particular. None where a dimension is
-        continuous.
+        is reached from them and from the default, so that no corner of the space is preferred. None where a dimension
+        is continuous.
         """
         deciding = self._deciding
         names = [name for name in self._order if name in deciding]
