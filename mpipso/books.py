@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sys
 import time
@@ -16,28 +15,24 @@ import tomli_w
 from rich.console import Console
 
 import mpipso
-from mpipso.cluster.plan import PlacedGroup, Plan, ranges
+from mpipso.byhand import by_hand
+from mpipso.cluster.plan import Plan, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
-from mpipso.evaluation import Configuration
-from mpipso.record.folders import BEAT, RunFolder, replace
+from mpipso.record.folders import BEAT, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
-from mpipso.record.recipe import Start
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
-from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Crew, Options, earlier_results, well_defined
 from mpipso.tuning import Tuning
 
-DEFAULT_PORT = 8080
-"""The port in ``best.sh`` when the configuration leaves it open."""
 RESERVE = 60.0
 """Seconds before the end of a Slurm job's time after which no evaluation is started."""
 
@@ -220,40 +215,3 @@ class Books:
         else:
             supervisor = "nobody restarts a broken job: mpipso launch would"
         return f"protection: {lease}; {dead}; {supervisor}"
-
-
-def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> list[Start]:
-    """The commands that start the service by hand on a group's nodes; its configuration file is written for them.
-
-    Raises
-    ------
-    RunFailed
-        The disk is full or fails.
-    """
-    engine = ENGINES.create(config.service.engine)
-    file = config.service.config_file
-    name = f"best-config.{file.format if file is not None else 'json'}"
-    content = engine.file(config, configuration) or json.dumps(dict(configuration), indent=2).encode()
-    replace(folder / name, content.decode())
-    place = str(folder.resolve())
-    layout = Layout(
-        addresses=tuple(node.address for node in group.nodes),
-        master=group.master_node_index,
-        port=config.service.port or DEFAULT_PORT,
-        master_port=(config.service.port or DEFAULT_PORT) + 1000,
-        work_dirs=tuple(place for _ in group.nodes),
-        config_name=name,
-        devices=tuple(node.devices for node in group.nodes),
-        cores=tuple(node.cores for node in group.nodes),
-    )
-    path = str(Path(place) / name)
-    starts = []
-    for start in engine.starts(config, configuration, layout):
-        node = group.nodes[start.node]
-        # The other hosts need not see the folder of the run.
-        elsewhere = len({node.host for node in group.nodes}) > 1
-        needed = elsewhere and (file is not None or any(path in word for word in start.command))
-        rank = layout.node_ranks[start.node]
-        env = {**node.visibility, **start.env}
-        starts.append(Start(node.host, start.command, env, rank, path if needed else ""))
-    return starts

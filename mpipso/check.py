@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mpipso.byhand import DEFAULT_PORT, layout
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.cluster.placement import plan
@@ -90,12 +91,16 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
     )
     for index, group in enumerate(placement.groups[:1]):
-        console.print(f"\nGroup {index} would start, with the {'baseline' if baseline else 'first'} configuration:")
+        port = service_port(config, placement, index)
+        free = "" if port else f" ({DEFAULT_PORT} stands for a port that is free)"
+        of = "baseline" if baseline else "first"
+        console.print(f"\nGroup {index} would start, with the {of} configuration{free}:", soft_wrap=True)
         configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
-        layout = _layout(config, group, service_port(config, placement, index))
-        _print_commands(_starts(config, configuration, group, layout), console)
+        work_dir = config.service.work_dir or "/tmp/mpipso"
+        placed = layout(config, group, port, work_dir, config.service.config_name)
+        _print_commands(_starts(config, configuration, group, placed), console)
         console.print("and measure it with:")
-        _print_commands([_measurement(config, configuration, group, layout)], console)
+        _print_commands([_measurement(config, configuration, group, placed)], console)
     return 0
 
 
@@ -146,20 +151,7 @@ def _share(node: PlacedNode) -> tuple[str, str]:
     return ranges(node.cores), ranges(node.devices)
 
 
-def _layout(config: Config, group: PlacedGroup, port: int) -> Layout:
-    return Layout(
-        addresses=tuple(node.address or node.host for node in group.nodes),
-        master=group.master_node_index,
-        port=port,
-        master_port=0,
-        work_dirs=tuple(config.service.work_dir or "/tmp/mpipso" for _ in group.nodes),
-        config_name=config.service.config_name,
-        devices=tuple(node.devices for node in group.nodes),
-        cores=tuple(node.cores for node in group.nodes),
-    )
-
-
-def _starts(config: Config, configuration: Configuration, group: PlacedGroup, layout: Layout) -> list[recipe.Start]:
+def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.Start]:
     """What starts the service, but for what mpipso itself tells its processes."""
     return [
         recipe.Start(
@@ -167,14 +159,14 @@ def _starts(config: Config, configuration: Configuration, group: PlacedGroup, la
             start.command,
             {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")},
         )
-        for start in ENGINES.create(config.service.engine).starts(config, configuration, layout)
+        for start in ENGINES.create(config.service.engine).starts(config, configuration, placed)
     ]
 
 
-def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, layout: Layout) -> recipe.Start:
+def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> recipe.Start:
     """The benchmark of the first evaluation, which its group's leader runs."""
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    target = target_of(config, engine, layout, Assignment(0, 1, configuration), layout.work_dirs[0])
+    target = target_of(config, engine, placed, Assignment(0, 1, configuration), placed.work_dirs[0])
     return recipe.Start(group.nodes[0].host, tuple(client.command(config, target)))
 
 

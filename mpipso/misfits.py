@@ -7,6 +7,7 @@ from collections import Counter
 from mpipso.cluster.plan import Plan, ranges
 from mpipso.config import Config
 from mpipso.service.command import placeholders
+from mpipso.service.engines.base import ENGINES
 from mpipso.service.facts import DEVICE_VARIABLES, NO_DEVICES
 
 LAST_PORT = 65535
@@ -63,7 +64,13 @@ def visibility_problems(config: Config, placement: Plan) -> list[str]:
     nodes = [node for group in placement.groups for node in group.nodes if node.devices]
     hosts = Counter(node.host for node in nodes)
     variables = {node.device_variable for node in nodes if hosts[node.host] > 1}
-    return [
+    tuned = [
+        f"parameter {parameter.name!r}: env = {parameter.env!r} would take the place of the devices that each group is "
+        "given; let it be used in service.command"
+        for parameter in ENGINES.create(config.service.engine).resolved(config)
+        if parameter.env in variables
+    ]
+    return tuned + [
         f"service.env.{name} = {value!r}: would take the place of the devices that each group is given; leave it out, "
         "or use {devices} in it"
         for name, value in config.service.env.items()

@@ -15,7 +15,8 @@ import pytest
 from bed.launchers import CHECKOUT
 from faults.course import LIMIT, Course
 
-from mpipso.books import RESERVE, by_hand
+from mpipso.books import RESERVE
+from mpipso.byhand import by_hand
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
 from mpipso.configfile import parse
@@ -124,6 +125,7 @@ def test_the_commands_by_hand_tell_the_ranks_of_their_nodes(tmp_path: Path) -> N
         (spanning(command="--config={config}"), ("a", "b"), ["a"]),
         (spanning(command="--config={config}"), ("a", "a"), []),
         (spanning("[service.config_file]"), ("a", "b"), ["b", "a"]),
+        (spanning("[service.env]\nSETTINGS = '{config}'"), ("a", "b"), ["b", "a"]),
     ],
 )
 def test_hosts_that_do_not_see_the_folder_need_the_configuration_file(

@@ -206,6 +206,18 @@ def test_a_variable_that_would_show_every_group_the_same_devices(
     assert notes(config, capsys, *TWO_GROUPS) == [], "which is not the variable of this host"
 
 
+def test_a_parameter_that_would_show_every_group_the_same_devices(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, 'flag = "--batch"', 'env = "MY_DEVICES"')
+    change(config, "[benchmark]", '[parallel]\ndevices_per_node = 4\ndevice_variable = "MY_DEVICES"\n[benchmark]')
+    assert told(capsys, "--config", config, *TWO_GROUPS) == [
+        "parameter 'batch': env = 'MY_DEVICES' would take the place of the devices that each group is given; "
+        "let it be used in service.command"
+    ]
+    assert notes(config, capsys, "--ranks", "1") == []
+
+
 def test_a_variable_of_devices_where_there_are_none_is_left_alone(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -395,7 +407,7 @@ class TestCheck:
         text = self.shown(capsys, "--config", config, "--ranks", "3", "--share-cores")
         assert "root, leader, master" in text
         assert "spare: left over: groups take 2 nodes each" in text
-        assert f"{config.parent}/serve 0 --batch " in text
+        assert f"{config.parent}/serve 8080 --batch " in text
         assert not (config.parent / "started").exists()
         assert not (config.parent / "runs").exists()
 
@@ -585,6 +597,18 @@ def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
         "and measure it with:",
         f"  {host}: echo http://127.0.0.1:8000 7 --token '***' /tmp/mpipso/benchmark.json 8",
     ]
+
+
+def test_check_says_which_port_stands_for_a_free_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, '"{port}"]', '"{port}", "{master_port}"]')
+    told = "Group 0 would start, with the first configuration"
+    for port, line in ((0, f"{told} (8080 stands for a port that is free):"), (8100, f"{told}:")):
+        change(config, "[benchmark]", f"port = {port}\n[benchmark]")
+        assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+        out = capsys.readouterr().out.splitlines()
+        place = out.index(line)
+        assert f"/serve {port or 8080} {(port or 8080) + 1000} " in out[place + 1]
+        change(config, f"port = {port}\n", "")
 
 
 def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
