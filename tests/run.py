@@ -1,14 +1,17 @@
 """The whole test suite, as ``./run.sh test`` runs it: linters, tests in one process, tests in MPI worlds.
 
-Arguments are handed to the first pytest; with any, the linters and the MPI worlds are left out.
+The tests over emulated hosts mostly wait for leases to end, so they run beside the others, and what they print comes
+after them. Arguments are handed to one pytest for all; with any, the linters and the MPI worlds are left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -27,13 +30,37 @@ def main(arguments: Sequence[str]) -> int:
             "ruff check": [*python, "ruff", "check", "."],
             "ruff format": [*python, "ruff", "format", "--check", "."],
             "mypy": [*python, "mypy"],
-            "pytest": [*python, "pytest", "-m", "not mpi", "--durations=20"],
         }.items()
         if _run(command)
     ]
+    pytest = [*python, "pytest", "--durations=20"]
+    with _beside([*pytest, "-m", "bed", "-p", "no:cacheprovider"]) as bed:
+        if _run([*pytest, "-m", "not mpi and not bed"]):
+            failed.append("pytest")
+        if bed():
+            failed.append("pytest -m bed")
     failed += _mpi_worlds()
     print(f"\n{'failed: ' + ', '.join(failed) if failed else 'everything passed'}", flush=True)
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _beside(command: Sequence[str]) -> Iterator[Callable[[], int]]:
+    """Run a command in the background; what is yielded waits for it, prints what it printed, and returns its code."""
+    with tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(command, cwd=CHECKOUT, stdout=printed, stderr=subprocess.STDOUT)
+
+        def end() -> int:
+            code = process.wait()
+            printed.seek(0)
+            print(f"\n+ {' '.join(command)}\n{printed.read().decode(errors='replace')}", flush=True)
+            return code
+
+        try:
+            yield end
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _mpi_worlds() -> list[str]:
