@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -20,7 +19,7 @@ from mpipso.cluster.plan import Plan, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
-from mpipso.record.folders import BEAT, RunFolder
+from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
@@ -31,10 +30,8 @@ from mpipso.root import Root, dismiss
 from mpipso.search import strategies
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Crew, Options, earlier_results, well_defined
+from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
-
-RESERVE = 60.0
-"""Seconds before the end of a Slurm job's time after which no evaluation is started."""
 
 
 class Books:
@@ -63,6 +60,7 @@ class Books:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
             self._past = []
+        self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, crew: Crew, interrupts: Interrupts) -> int:
         """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
@@ -78,16 +76,16 @@ class Books:
             try:
                 self._write_start(journal)
                 tuning = self._tuning(journal, monitor)
-                limit = self._seconds_left()
-                monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limit)
+                limits = TimeLimits(config.search.time_limit, usage(self._past).wall, os.environ)
+                monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
                 root = Root(
                     crew,
                     tuning,
                     journal,
                     monitor,
                     interrupts,
-                    deadline=None if limit is None else time.monotonic() + limit,
-                    beat=self._folder.path / BEAT,
+                    limits,
+                    beat=self._folder.path / BEAT_FILE,
                 )
                 root.run()
                 if interrupts.received is None:
@@ -127,15 +125,6 @@ class Books:
         for earlier in self._earlier:
             tuning.learn(earlier)
         return tuning
-
-    def _seconds_left(self) -> float | None:
-        """Seconds in which evaluations may still be started: of the run's time limit, and of Slurm's."""
-        limits = []
-        if self._config.search.time_limit is not None:
-            limits.append(self._config.search.time_limit - usage(self._past).wall)
-        if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdecimal():
-            limits.append(int(end) - time.time() - RESERVE)
-        return max(0.0, min(limits)) if limits else None
 
     def _tell(self, failure: RunFailed | None) -> None:
         mode, width, _, _ = self._screen

@@ -12,6 +12,8 @@ Value = bool | int | float | str
 Configuration = Mapping[str, Value]
 Metrics = Mapping[str, float]
 
+BASELINE, REPEAT, CONFIRM, PROBE = "baseline", "repeat", "confirm", "probe"
+"""Labels: why a configuration is measured when not as a plain particle."""
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p99")
 
@@ -36,7 +38,7 @@ class Assignment:
     attempt: int
     configuration: Configuration
     label: str = ""
-    """Why it is measured when not as a plain particle: ``baseline``, ``repeat``, ``confirm`` or ``probe``."""
+    """Why it is measured: :data:`BASELINE`, :data:`REPEAT`, :data:`CONFIRM`, :data:`PROBE`, empty for a particle."""
     seconds: float = 0.0
     """How long it is expected to take; 0 when nothing is known yet."""
     elsewhere: tuple[int, ...] = ()

@@ -59,9 +59,11 @@ class Incumbent:
 
     def conclude(self, confirmations: Collection[int]) -> bool:
         """Choose the best by what the final race measured; returns whether there is one within the limits."""
-        racing = [number for trial in self._leaders.racing() for number in self._trials.confirmations(trial)]
-        numbers = racing or confirmations
-        best = self._leaders.leader(numbers, confirmed=True)
+        done = {number for number in confirmations if self._trials.result(number) is not None}
+        raced = [done.intersection(self._trials.confirmations(trial)) for trial in self._leaders.racing()]
+        numbers = set().union(*raced) or done
+        # A race that time has cut short says nothing of those that it did not come to.
+        best = self._leaders.leader(numbers, confirmed=True) if all(raced) else None
         if best is not None:
             self._promote(best, numbers, confirmed=True)
             return True
@@ -112,7 +114,7 @@ class Incumbent:
                 self._folder.path,
                 replace(found[0], number=best.number, metrics=metrics),
                 fitness=None if score is None else score.fitness,
-                score=score_text(self._objective.metric, metrics, reference, self._objective.higher_is_better),
+                score=score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized),
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,
             )

@@ -35,6 +35,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
 from mpipso.startup import Crew, service_port
+from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 
 PATIENCE = 13.0
@@ -50,8 +51,8 @@ class Root:
 
     Parameters
     ----------
-    deadline:
-        Monotonic time after which no evaluation is started; None if there is none.
+    limits:
+        Until when evaluations may be started.
     beat:
         A file that is touched as a sign of life for a supervisor.
 
@@ -68,8 +69,8 @@ class Root:
         journal: Journal,
         monitor: Monitor,
         interrupts: Interrupts,
+        limits: TimeLimits,
         *,
-        deadline: float | None,
         beat: Path,
     ) -> None:
         self._crew = crew
@@ -77,7 +78,7 @@ class Root:
         self._journal = journal
         self._monitor = monitor
         self._interrupts = interrupts
-        self._deadline = deadline
+        self._limits = limits
         self._beat_file = beat
         self._beat = 0.0
         self._patience: float | None = None
@@ -124,15 +125,20 @@ class Root:
                 break
             self._turn()
         self._finish_running(drop=True)
-        while self._interrupts.received is None and (again := self._tuning.confirmations(len(self._muster.groups))):
+        while self._interrupts.received is None and not self._late():
+            again = self._tuning.confirmations(len(self._muster.groups))
+            if not again:
+                break
             self._dispatcher.submit(again)
             self._finish_running(drop=False)
 
     def _finish_running(self, *, drop: bool) -> None:
-        """Go on until nothing runs; with ``drop`` nothing more is begun."""
-        if drop:
-            self._dispatcher.drop_queue()
-        while self._dispatcher.busy:
+        """Go on until nothing runs; with ``drop``, or when it is late, nothing more is begun."""
+        while True:
+            if drop or self._late():
+                self._dispatcher.drop_queue()
+            if not self._dispatcher.busy:
+                return
             if self._interrupts.received is not None:
                 self._dispatcher.cancel()
                 if self._out_of_patience():
@@ -140,10 +146,13 @@ class Root:
             self._turn()
 
     def _ended(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._late(self._tuning.race_seconds(len(self._muster.groups))):
             self._tuning.stop("time")
             return True
         return self._interrupts.received is not None
+
+    def _late(self, race: float = 0.0) -> bool:
+        return self._limits.over(self._tuning.evaluation_seconds, race)
 
     def _turn(self) -> None:
         """One step and what follows from it for the search.

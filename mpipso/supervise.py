@@ -27,8 +27,9 @@ from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
 from mpipso.jobs import Job
 from mpipso.mpirun import Mpirun
 from mpipso.record import journal
-from mpipso.record.folders import BEAT, LAUNCH_LOG
+from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
 from mpipso.record.outcome import COMMAND
+from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe
 from mpipso.startup import Options
 from mpipso.survivors import answering, strangers, succeeding
@@ -40,7 +41,6 @@ SETTLING = 3.0
 _POLL = 0.1
 _LOOK = 1.0
 """Seconds between two looks at the journal and the beat, which may lie on another machine."""
-_ENDINGS = ("finished", "interrupted", "failed")
 _SHOW_CURSOR = "\033[?25h"
 
 
@@ -199,7 +199,7 @@ class Supervisor:
                 return f"nothing was heard of the run for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True
-                if (events := self._events()) and events[-1]["event"] in _ENDINGS:
+                if (events := self._events()) and events[-1]["event"] in ENDINGS:
                     return ""
         return ""
 
@@ -209,7 +209,7 @@ class Supervisor:
         Clocks of several machines need not agree, so that only changes count. Opening a file makes NFS ask the server.
         """
         numbers = []
-        for path in (self._journal, self._folder / BEAT):
+        for path in (self._journal, self._folder / BEAT_FILE):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 numbers += [status.st_size, status.st_mtime_ns, status.st_ino]
@@ -231,7 +231,7 @@ class Supervisor:
 
     def _verdict(self, events: Sequence[Mapping[str, Any]], end: End) -> int | None:
         """The exit code if the run has come to its end; ``events`` are those of the job that has just ended."""
-        ending = next((event for event in reversed(events) if event["event"] in _ENDINGS), None)
+        ending = next((event for event in reversed(events) if event["event"] in ENDINGS), None)
         if ending is None and not events and end.code in (FINISHED, NOTHING_FEASIBLE):
             earlier = self._events()
             ending = earlier[-1] if earlier and earlier[-1]["event"] == "finished" else None

@@ -6,6 +6,7 @@ journal, and reading the journal again makes the same changes: so a run is resum
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.evaluation import BASELINE, CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.incumbent import Incumbent
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
@@ -34,10 +35,6 @@ from mpipso.search.schedule import Schedule
 from mpipso.search.strategy import Strategy
 from mpipso.search.trials import Trials
 from mpipso.startup import well_defined
-
-BASELINE = "baseline"
-REPEAT = "repeat"
-CONFIRM = "confirm"
 
 
 class Tuning:
@@ -171,6 +168,18 @@ class Tuning:
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number - self._left_out())
         return assignments
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """What nine in ten evaluations took at most; 0 before any has ended."""
+        return self._durations.long
+
+    def race_seconds(self, groups: int) -> float:
+        """How long the final race may take on so many groups, with what still runs before it."""
+        if self._search.confirm == 0 or groups == 0:
+            return 0.0
+        rounds = math.ceil((1 + self._search.leaders) * self._search.confirm / groups)
+        return (1 + rounds) * self.evaluation_seconds
 
     def stop(self, cause: str) -> None:
         """Propose nothing more: a budget that the root watches is spent."""
@@ -375,7 +384,7 @@ class Tuning:
         if failed:
             return f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         return score_text(
-            self.objective.metric, evaluation.metrics, self.trials.reference(), self.objective.higher_is_better
+            self.objective.metric, evaluation.metrics, self.trials.reference(), higher=self.objective.maximized
         )
 
     # Who is the best

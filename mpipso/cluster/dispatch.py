@@ -12,9 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.health import ServiceGroupHealthMonitor
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure
-
-PROBE = "probe"
+from mpipso.evaluation import PROBE, Assignment, Configuration, Evaluation, Failure
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,13 @@ def percent(change: float) -> str:
     return f"{change:+.1f} %"
 
 
-def score(metric: str, metrics: Metrics, baseline: Metrics | None, higher: Higher) -> str:
-    """One metric and its gain over the baseline, as in ``412.3 tok/s (+12.4 %)``."""
+def score(metric: str, metrics: Metrics, baseline: Metrics | None, *, higher: bool) -> str:
+    """One metric and its gain over the baseline, as in ``412.3 tok/s (+12.4 %)``; ``higher`` is better, or less."""
     value = metrics.get(metric)
     if value is None:
         return f"no {metric}"
     reference = (baseline or {}).get(metric)
-    change = None if reference is None else gain(metric, reference, value, higher)
+    change = None if reference is None else gain(metric, reference, value, lambda _: higher)
     return measure(metric, value) if change is None else f"{measure(metric, value)} ({percent(change)})"
 
 

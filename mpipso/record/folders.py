@@ -25,7 +25,7 @@ from mpipso.record import journal
 from mpipso.record.redact import Redactor
 
 LATEST = "latest"
-BEAT = "beat"
+BEAT_FILE = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
 EVALUATIONS = "evaluations"
 LAUNCH_LOG = "launch.log"

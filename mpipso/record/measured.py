@@ -12,12 +12,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from mpipso.evaluation import Configuration, Metrics, mean
+from mpipso.evaluation import CONFIRM, Configuration, Metrics, mean
 from mpipso.record import figures
 from mpipso.record.judged import Judged
-
-BASELINE = "baseline"
-CONFIRM = "confirm"
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import Configuration, Evaluation
+from mpipso.evaluation import BASELINE, Configuration, Evaluation
 from mpipso.record import figures
 from mpipso.record.figures import clean
-from mpipso.record.measured import BASELINE
 from mpipso.record.screen import Mode, terminal_size
 
 if TYPE_CHECKING:

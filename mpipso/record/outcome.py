@@ -16,11 +16,12 @@ import tomli
 
 from mpipso.config import Search
 from mpipso.errors import UserError
+from mpipso.evaluation import BASELINE, CONFIRM
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
-from mpipso.record.folders import BEAT
+from mpipso.record.folders import BEAT_FILE
 from mpipso.record.judged import Judged, results
-from mpipso.record.measured import BASELINE, CONFIRM, Measured, group
+from mpipso.record.measured import Measured, group
 from mpipso.record.redact import HIDDEN
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
 from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
@@ -196,7 +197,7 @@ def _ended(folder: Path, last: Event) -> str:
 
 def _alive(folder: Path) -> bool:
     try:
-        return time.time() - (folder / BEAT).stat().st_mtime < _GONE
+        return time.time() - (folder / BEAT_FILE).stat().st_mtime < _GONE
     except OSError:
         return False
 

@@ -18,7 +18,7 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import figures
 from mpipso.record.folders import replace
-from mpipso.record.redact import Redactor, is_secret, secret_flag
+from mpipso.record.redact import Redactor, secret_flag
 
 TOML = "best.toml"
 SCRIPT = "best.sh"
@@ -196,7 +196,7 @@ def _words(argv: Sequence[str], redactor: Redactor) -> list[str]:
 
 
 def _hides(name: str, content: str, redactor: Redactor) -> bool:
-    return is_secret(name, content) or redactor.text(content) != content
+    return redactor.is_secret(name, content) or redactor.text(content) != content
 
 
 def _quoted(name: str, content: str, redactor: Redactor) -> str:

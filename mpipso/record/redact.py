@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 HIDDEN = "***"
@@ -56,13 +56,23 @@ class Redactor:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._values: list[str] = []
+        self._spared: set[object] = set()
         self.learn(environment or {})
+
+    def spare(self, texts: Iterable[str]) -> None:
+        """Never hide these, whatever their names: a run whose record lacks the values it tries cannot be resumed."""
+        self._spared.update(texts)
+        self._values = [value for value in self._values if value not in self._spared]
+
+    def is_secret(self, name: str, content: object) -> bool:
+        """As the function of that name, but for what is spared."""
+        return is_secret(name, content) and content not in self._spared
 
     def learn(self, data: object) -> None:
         """Remember every text in nested tables and lists that its key or the flag before it declares a secret."""
         found = {form for secret in _secrets(data) for form in (secret, json.dumps(secret)[1:-1])}
         # A secret may contain another one: the longest is replaced first.
-        self._values = sorted({*self._values, *found}, key=len, reverse=True)
+        self._values = sorted({*self._values, *found} - self._spared, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         for secret in self._values:
@@ -85,7 +95,8 @@ class Redactor:
             return self.text(data)
         if isinstance(data, Mapping):
             return {
-                key: HIDDEN if is_secret(str(key), content) else self.data(content) for key, content in data.items()
+                key: HIDDEN if self.is_secret(str(key), content) else self.data(content)
+                for key, content in data.items()
             }
         if isinstance(data, (list, tuple)):
             return self._arguments(data)
@@ -100,9 +111,10 @@ class Redactor:
         follows = False
         for item in items:
             flag = secret_flag(item) if isinstance(item, str) else None
-            if follows and isinstance(item, str) and flag is None and _HARMLESS.fullmatch(item) is None:
+            shown = not isinstance(item, str) or item in self._spared or _HARMLESS.fullmatch(item) is not None
+            if follows and flag is None and not shown:
                 hidden.append(HIDDEN)
-            elif flag is not None and flag[1] is not None:
+            elif flag is not None and flag[1] is not None and flag[1] not in self._spared:
                 hidden.append(f"{flag[0]}={HIDDEN}")
             else:
                 hidden.append(self.data(item))

@@ -249,8 +249,9 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
     reference = None if baseline is None else baseline.configuration
     table = _table("rank", "#", outcome.objective, "gain")
     table.add_column("configuration" if reference is None else "changes to the baseline", overflow="fold")
+    higher = bool(outcome.higher(outcome.objective))
     for rank, measured in enumerate(best, start=1):
-        score = figures.score(outcome.objective, measured.metrics, metrics, outcome.higher)
+        score = figures.score(outcome.objective, measured.metrics, metrics, higher=higher)
         figure, _, change = score.partition(" (")
         settings = figures.settings(figures.changes(measured.configuration, reference))
         remark = f"  mean of {len(measured.good)}" if len(measured.good) > 1 else ""

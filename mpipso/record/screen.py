@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TextIO
 import psutil
 
 from mpipso.errors import UserError
+from mpipso.signals import FRONT_ENDS
 
 Mode = Literal["live", "plain"]
 
@@ -18,7 +19,6 @@ Mode = Literal["live", "plain"]
 #: terminal.
 VARIABLE = "MPIPSO_TERMINAL"
 
-_LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun")
 _MPI = ("OMPI_", "PMI_", "PMIX_")
 #: Hydra's proxy or a wrapper script may stand between a launcher and its rank.
 _NEAREST = 3
@@ -94,7 +94,7 @@ def _launcher_output() -> str:
     """What the launcher that started this process writes to, ``""`` if it is on another host or cannot be seen."""
     try:
         for process in psutil.Process().parents()[:_NEAREST]:
-            if process.name() in _LAUNCHERS:
+            if process.name() in FRONT_ENDS:
                 return str(Path(f"/proc/{process.pid}/fd/1").readlink())
     except (OSError, psutil.Error):
         pass

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from mpipso.evaluation import CONFIRM
 from mpipso.record.judged import from_fields
 from mpipso.record.measured import silent
 
 Event = Mapping[str, Any]
-State = Literal["finished", "interrupted", "failed", "open"]
 
 #: Events that begin a session of a run.
 BEGINNINGS = ("started", "resumed")
@@ -134,7 +134,7 @@ def usage(events: Sequence[Event]) -> Usage:
     for number, (session, last) in enumerate(_sessions(events), start=1):
         _Session(number, session, total, last).account()
         for event in session:
-            if event["event"] == "evaluated" and event["label"] != "confirm" and not silent(from_fields(event)):
+            if event["event"] == "evaluated" and event["label"] != CONFIRM and not silent(from_fields(event)):
                 search[event["number"]] = event["ended"] - event["started"]
     total.durations = [search[number] for number in sorted(search)]
     return total

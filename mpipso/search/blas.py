@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
-try:
-    from threadpoolctl import ThreadpoolController
-except ImportError:  # an environment from before it was required: there OPENBLAS_NUM_THREADS and the like decide
-    ThreadpoolController = None
+from threadpoolctl import ThreadpoolController
 
 
 def one_thread() -> AbstractContextManager[object]:
     """While it is entered, BLAS computes in the calling thread; the result is then the same on any number of cores."""
-    if ThreadpoolController is None:
-        return nullcontext()
     limited: AbstractContextManager[object] = ThreadpoolController().limit(limits=1)
     return limited

@@ -17,11 +17,14 @@ class Durations:
     def __init__(self) -> None:
         self._points: list[np.ndarray] = []
         self._seconds: list[float] = []
+        self.long = 0.0
+        """The seconds that nine in ten took at most; 0 before anything is known."""
 
     def tell(self, point: np.ndarray, seconds: float) -> None:
         """An evaluation at ``point``, shape (dimensions,), took ``seconds``."""
         self._points.append(np.asarray(point, dtype=float))
         self._seconds.append(seconds)
+        self.long = float(np.quantile(self._seconds, 0.9, method="higher"))
 
     def predict(self, point: np.ndarray) -> float:
         """The mean of the nearest points' seconds, weighted by inverse distance; 0 before anything is known."""

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from mpipso.config import Limit, ObjectiveSection
-from mpipso.evaluation import LATENCIES, STATISTICS, Evaluation, Metrics
-
-_LOWER_IS_BETTER = {"duration", "failed", *(f"{latency}_{s}_ms" for latency in LATENCIES for s in STATISTICS)}
+from mpipso.evaluation import Evaluation, Metrics
 
 
 @dataclass(frozen=True, order=True)
@@ -101,22 +99,6 @@ class Objective:
             fitness=-value if self.maximized else value,
             violations=tuple(violations),
         )
-
-    def higher_is_better(self, metric: str) -> bool | None:
-        """Whether more of ``metric`` is better; None when nobody said so."""
-        if metric == self.metric:
-            return self.maximized
-        if metric == "completed" or metric.endswith(("throughput", "goodput")):
-            return True
-        return False if metric in _LOWER_IS_BETTER else None
-
-
-def gain(value: float, baseline: float, higher_is_better: bool) -> float | None:
-    """By how many per cent ``value`` is better than ``baseline`` (negative: worse); None where no per cent exists."""
-    if not (math.isfinite(value) and math.isfinite(baseline)) or baseline == 0:
-        return None
-    change = (value - baseline) / abs(baseline) * 100
-    return change if higher_is_better else -change
 
 
 def _bound(limit: Limit, baseline: Metrics) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from mpipso.evaluation import Configuration, Evaluation, Metrics, mean
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
@@ -87,7 +87,7 @@ class Trials:
         trial.numbers.append(number)
         self._of[number] = trial
         self._labels[number] = label
-        if label != "confirm":
+        if label != CONFIRM:
             self.searched.append(number)
 
     def take(self, evaluation: Evaluation) -> None:
@@ -106,7 +106,7 @@ class Trials:
 
     def confirmations(self, trial: Trial) -> list[int]:
         """The numbers of its confirmations, asked for or done."""
-        return [number for number in trial.numbers if self._labels[number] == "confirm"]
+        return [number for number in trial.numbers if self._labels[number] == CONFIRM]
 
     def groups(self, trial: Trial) -> tuple[int, ...]:
         """The groups that have measured it."""
@@ -120,7 +120,7 @@ class Trials:
         trial = self.baseline
         if trial is None:
             return None
-        first = [number for number in trial.numbers if self._labels[number] != "confirm"][: self._baseline_repeats]
+        first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
             return None
         results = self._among(trial, trial.numbers if confirmed else first)

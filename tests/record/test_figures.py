@@ -43,9 +43,9 @@ def test_there_is_no_gain_without_direction_or_scale() -> None:
 
 def test_a_score_is_a_metric_with_its_unit_and_gain() -> None:
     best, baseline = {"output_throughput": 412.3}, {"output_throughput": 366.8}
-    assert figures.score("output_throughput", best, baseline, higher) == "412.3 tok/s (+12.4 %)"
-    assert figures.score("output_throughput", best, None, higher) == "412.3 tok/s"
-    assert figures.score("output_throughput", {}, baseline, higher) == "no output_throughput"
+    assert figures.score("output_throughput", best, baseline, higher=True) == "412.3 tok/s (+12.4 %)"
+    assert figures.score("output_throughput", best, None, higher=True) == "412.3 tok/s"
+    assert figures.score("output_throughput", {}, baseline, higher=True) == "no output_throughput"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from record.written import Script, drawn
 
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.record.folders import BEAT
+from mpipso.record.folders import BEAT_FILE
 from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
@@ -305,17 +305,17 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
 
 def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
     journal_of(tmp_path, *RUN).close()
-    (tmp_path / BEAT).touch()
+    (tmp_path / BEAT_FILE).touch()
     lines = drawn(report(tmp_path, higher))
     assert "The run is still going on; this is what it has found so far." in lines
     assert not any(line.startswith("go on:") for line in lines)
-    os.utime(tmp_path / BEAT, (1.0, 1.0))
+    os.utime(tmp_path / BEAT_FILE, (1.0, 1.0))
     assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path, higher)))
 
 
 def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_path: Path) -> None:
     journal_of(tmp_path, *RUN[:2], Judged(RUN[2].evaluation, judged=False)).close()
-    (tmp_path / BEAT).touch()
+    (tmp_path / BEAT_FILE).touch()
     lines = drawn(summary(read_outcome(tmp_path, failure="No space left on device")), width=200)
     assert any(line.startswith("The run failed: No space left on device") for line in lines)
     assert f"go on:    mpipso launch --resume {tmp_path}" in lines

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpipso.config import Limit, ObjectiveSection
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.search.objective import Objective, Score, gain
+from mpipso.search.objective import Objective, Score
 
 SLO = ObjectiveSection(
     maximize="output_throughput", slo=(Limit(metric="ttft_p99_ms", max=1000.0), Limit(metric="completed", min=32.0))
@@ -130,32 +130,3 @@ def test_a_baseline_that_lacks_a_metric_has_failed_by_its_own_measure() -> None:
     section = ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="tpot_p99_ms", max="baseline"),))
     baseline = measured(output_throughput=1.0)
     assert Objective(section).judge(baseline, baseline.metrics).failed
-
-
-@pytest.mark.parametrize(
-    ("metric", "higher"),
-    [
-        ("output_throughput", True),
-        ("request_goodput", True),
-        ("completed", True),
-        ("ttft_p99_ms", False),
-        ("duration", False),
-        ("failed", False),
-        ("joules", False),
-        ("temperature", None),
-    ],
-)
-def test_which_way_a_metric_is_better(metric: str, higher: bool | None) -> None:
-    assert Objective(ObjectiveSection(minimize="joules")).higher_is_better(metric) is higher
-
-
-def test_gain_is_positive_when_the_value_is_better() -> None:
-    assert gain(150.0, 100.0, True) == 50.0
-    assert gain(150.0, 100.0, False) == -50.0
-    assert gain(80.0, 100.0, False) == pytest.approx(20.0)
-    assert gain(-1.0, -2.0, True) == 50.0
-
-
-@pytest.mark.parametrize(("value", "baseline"), [(1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)])
-def test_there_is_no_gain_without_a_baseline_to_divide_by(value: float, baseline: float) -> None:
-    assert gain(value, baseline, True) is None
