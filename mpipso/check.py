@@ -124,7 +124,7 @@ def _resolves(host: str) -> bool:
         return True
     try:
         socket.getaddrinfo(host, None)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what cannot be a name
         return False
     return True
 

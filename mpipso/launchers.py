@@ -21,6 +21,10 @@ from mpipso.errors import UserError
 _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oob_tcp_keepalive_probes", "3")
 """Open MPI's daemons miss a silent peer after 5 + 3 * 2 seconds; its own defaults take minutes."""
 
+_PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
+_FIRST_PORT = "49152"
+"""Of the ports on which Open MPI's ranks listen; its own choice is 1024 and the next, which services may want."""
+
 
 class Launcher(abc.ABC):
     """A family of launchers, recognised by a word in what ``--version`` prints."""
@@ -130,6 +134,7 @@ class OpenMPI5(Launcher):
             *((*self.survive, *self._runtime(*_KEEPALIVE)) if tolerant else ()),
             *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
+            *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
             *(word for name in forward for word in ("-x", name)),
         ]
 

@@ -39,7 +39,7 @@ class Parameter(Section):
     ratio_of: Name | None = None
     expression: str | None = None
     flag: str | None = None
-    env: str | None = None
+    env: Name | None = None
     path: str | None = None
 
     @property

@@ -184,7 +184,7 @@ class Root:
                 self._dispatcher.known_good = self._tuning.known_good()
             case Quarantined():
                 self._journal.write("quarantined", group=event.group, cause=event.cause, pause=event.pause)
-                self._monitor.lost(event.group, f"in quarantine: {event.cause}; probed in {event.pause:g} s")
+                self._monitor.quarantined(event.group, event.cause, event.pause)
             case Probed():
                 failure = event.evaluation.failure
                 self._journal.write(
@@ -197,7 +197,7 @@ class Root:
                 )
             case Readmitted():
                 self._journal.write("readmitted", group=event.group)
-                self._monitor.note(f"group {event.group}  takes part again")
+                self._monitor.readmitted(event.group)
 
     def _step(self) -> list[Event]:
         """One turn of rank 0: hear everyone, see who is lost, give out what is queued, then a nap."""

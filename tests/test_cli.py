@@ -89,6 +89,42 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("max = 64", "max = 1e30", "parameter 'batch': has too many values: give a larger step, narrower bounds, or"),
+        ('type = "int"', 'type = "float"\nstep = 1e-30', "parameter 'batch': has too many values: give a larger step"),
+        (
+            'type = "int"\nmin = 1\nmax = 64',
+            'type = "float"\nmin = -1e308\nmax = 1e308',
+            "parameter 'batch': has bounds that are too far apart for a float",
+        ),
+        (
+            "min = 1\nmax = 64",
+            "expression = 'str(64)[2]'",
+            "parameter 'batch': expression 'str(64)[2]': string index out of range",
+        ),
+        ('flag = "--batch"', 'env = "A=B"', "{config}: parameters[0].env = 'A=B': "),
+        (
+            "[objective]",
+            "[search]\nfirst = [{ batch = '4' }]\n[objective]",
+            "search.first[0]: batch: '4' is not of type",
+        ),
+    ],
+)
+def test_values_that_no_parameter_can_have(
+    old: str, new: str, line: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, old, new)
+    (found,) = told(capsys, "--config", config)
+    assert found.startswith(line.format(config=config)), found
+
+
+def test_names_that_no_host_can_have(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = told(capsys, "--config", config, "--nodes", f"node..1,{'n' * 70}")
+    assert found == f"names that cannot be resolved here: node..1, {'n' * 70}"
+
+
 def test_what_the_engine_misses_and_what_the_search_contradicts_are_told_at_once(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +203,10 @@ def test_a_hostfile_that_is_missing_or_wrong(config: Path, capsys: pytest.Captur
     path.write_text("node0 slots=many\n")
     assert told(capsys, "--config", config, "--hostfile", path) == [
         f"{path}:1: 'node0 slots=many' is not 'host', 'host slots=N' or 'host:N'"
+    ]
+    path.write_text(f"node0\nnode1:{10**20}\n")
+    assert told(capsys, "--config", config, "--hostfile", path) == [
+        f"{path}:2: 'node1:{10**20}' has more than 100000 slots"
     ]
 
 

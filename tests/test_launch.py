@@ -152,6 +152,23 @@ class TestBadInput:
         ]
 
 
+LISTENING = """
+import psutil
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+print(*[c.laddr.port for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"], flush=True)
+MPI.COMM_WORLD.Barrier()
+"""
+
+
+def test_ranks_leave_the_ports_below_the_dynamic_ones_to_services(launcher: Launcher) -> None:
+    mpirun = launcher.family.command(str(launcher.launcher), 2, None, False, ["MPI4PY_LIBMPI"])
+    with Job([*mpirun, sys.executable, "-c", LISTENING], limit=LIMIT, env=launcher.environment()) as job:
+        done = job.wait()
+    assert done.returncode == 0, done.stderr
+    assert all(int(port) > 32767 for port in done.stdout.split()), done.stdout
+
+
 class TestLaunch:
     def launched(self, config: Path, *words: object) -> subprocess.CompletedProcess[str]:
         with Job([sys.executable, "-m", "mpipso", "launch", *map(str, words)], limit=LIMIT) as job:

@@ -115,13 +115,8 @@ class Dispatcher:
         self._cancelled: set[int] = set()
         self._ending = False
         self._probes = 0
-        self._groups: set[int] = set()
         self.known_good: Configuration | None = None
         """What a group in quarantine is probed with; without one it gets particles again after its pause."""
-
-    @property
-    def groups(self) -> frozenset[int]:
-        return frozenset(self._groups)
 
     @property
     def busy(self) -> bool:
@@ -144,12 +139,10 @@ class Dispatcher:
 
     def join(self, group: int) -> None:
         """A group is ready to work; its number was never used before."""
-        self._groups.add(group)
         self._health.join(group)
 
     def leave(self, group: int, cause: str, now: float) -> list[Event]:
         """A group is no more: what it runs goes back to the queue."""
-        self._groups.discard(group)
         self._health.leave(group)
         assignment, since = self._running.pop(group, (None, now))
         if assignment is None or assignment.label == PROBE:
@@ -215,13 +208,6 @@ class Dispatcher:
         for group in self._running.keys() - self._cancelled:
             self._cancelled.add(group)
             self._post(group, Cancel())
-
-    def cancel_probes(self) -> None:
-        """Have the groups in quarantine give up their probes."""
-        for group, (assignment, _) in self._running.items():
-            if assignment.label == PROBE and group not in self._cancelled:
-                self._cancelled.add(group)
-                self._post(group, Cancel())
 
     def _assign(self, group: int, assignment: Assignment, now: float) -> None:
         self._running[group] = (assignment, now)

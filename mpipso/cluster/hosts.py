@@ -65,6 +65,8 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
         count = slots.group(1) if slots else match.group(2) if match and match.group(2) else "1"
         if match is None or not count.isdecimal() or int(count) < 1:
             problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")
+        elif len(count) > 9 or int(count) > _MOST:
+            problems.append(f"{source}:{number}: {line.strip()!r} has more than {_MOST} slots")
         else:
             hosts.append((match.group(1), int(count)))
     if not hosts and not problems:

@@ -36,7 +36,10 @@ _PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "s
 
 @dataclass
 class _Row:
-    """A service group and what it is doing; ``number`` is None while it does nothing."""
+    """A service group and what it is doing; ``number`` is None while it does nothing.
+
+    ``out`` says how it takes no part, ``lost`` or ``quarantine``, and ``cause`` why; empty while it does.
+    """
 
     nodes: str
     number: int | None = None
@@ -45,7 +48,8 @@ class _Row:
     phase: str = ""
     detail: str = ""
     since: float = 0.0
-    lost: str = ""
+    out: str = ""
+    cause: str = ""
 
 
 class Monitor:
@@ -140,7 +144,7 @@ class Monitor:
         """A group begins an evaluation."""
         row = self._rows[group]
         row.number, row.label, row.configuration = number, label, configuration
-        row.phase, row.detail, row.since, row.lost = "", "", self._clock(), ""
+        row.phase, row.detail, row.since, row.out = "", "", self._clock(), ""
         self._changed = True
 
     def phase(self, group: int, text: str, detail: str = "") -> None:
@@ -203,9 +207,22 @@ class Monitor:
 
     def lost(self, group: int, cause: str) -> None:
         """A group takes no more evaluations, until its next :meth:`assigned`."""
+        self._take_out(group, "lost", cause)
+        self._print(Text(f"group {group}  lost: {clean(cause)}", "bold red"))
+
+    def quarantined(self, group: int, cause: str, pause: float) -> None:
+        """A group takes no part for ``pause`` seconds, after which it has to show that it works."""
+        self._take_out(group, "quarantine", cause)
+        self._print(Text(f"group {group}  in quarantine for {figures.duration(pause)}: {clean(cause)}", "bold red"))
+
+    def readmitted(self, group: int) -> None:
+        """A group in quarantine takes part again."""
+        self._rows[group].out = ""
+        self._print(Text(f"group {group}  takes part again", "yellow"))
+
+    def _take_out(self, group: int, how: str, cause: str) -> None:
         row = self._rows[group]
-        row.number, row.lost = None, clean(cause)
-        self._print(Text(f"group {group}  lost: {row.lost}", "bold red"))
+        row.number, row.out, row.cause = None, how, clean(cause)
 
     def formed(self, group: int, nodes: str) -> None:
         """A new group, in the place of one that was lost."""
@@ -272,7 +289,7 @@ class Monitor:
             return None
         mean = self._spent / self._done
         running = [now - row.since for row in self._rows.values() if row.number is not None]
-        working = sum(not row.lost for row in self._rows.values())
+        working = sum(not row.out for row in self._rows.values())
         queued = max(0, self._total - self._done - len(running))
         work = queued * mean + sum(max(0.0, mean - spent) for spent in running)
         remaining = work / max(1, min(working, queued + len(running)))
@@ -319,8 +336,10 @@ class Monitor:
             table.add_row(str(group), row.nodes, *_cells(row, self._changes(row.configuration), now))
         if hidden := list(self._rows.values())[shown:]:
             busy = sum(row.number is not None for row in hidden)
-            lost = sum(bool(row.lost) for row in hidden)
-            table.add_row("", Text(f"+ {len(hidden)} groups", "dim"), "", Text(f"{busy} busy, {lost} lost", "dim"))
+            out = sum(bool(row.out) for row in hidden)
+            table.add_row(
+                "", Text(f"+ {len(hidden)} groups", "dim"), "", Text(f"{busy} busy, {out} lost or in quarantine", "dim")
+            )
         return table
 
     def _best(self) -> Text:
@@ -335,8 +354,8 @@ class Monitor:
 
 
 def _cells(row: _Row, changes: str, now: float) -> tuple[RenderableType, ...]:
-    if row.lost:
-        return "", Text(row.lost, "red"), Text("lost", "bold red"), ""
+    if row.out:
+        return "", Text(row.cause, "red"), Text(row.out, "bold red"), ""
     if row.number is None:
         return "", "", Text("idle", "dim"), ""
     what = Text.assemble((f"{row.label} ", "bold"), changes) if row.label not in ("", changes) else Text(changes)

@@ -129,12 +129,12 @@ class Steps(Domain):
     """``low, low + step, ...`` up to ``high``, in cells of equal width: an int, or a float with a step."""
 
     def __init__(self, low: float, high: float, step: float, *, whole: bool) -> None:
+        if high - low > _MOST_CELLS * step:
+            raise ValueError("has too many values: give a larger step, narrower bounds, or make it a float")
         # Decimal arithmetic on what the user wrote: 0.1 + 2 x 0.1 is 0.3, not 0.30000000000000004.
         self._low, self._step = Decimal(repr(low)), Decimal(repr(step))
         self._count = int((Decimal(repr(high)) - self._low) // self._step) + 1
         self._whole = whole
-        if self._count > _MOST_CELLS:
-            raise ValueError("has too many values: give a larger step, narrower bounds, or make it a float")
 
     def decode(self, u: float, values: Values) -> Value:
         return self._at(_cell(u, self._count))
@@ -209,6 +209,8 @@ class Continuum(Domain):
     def __init__(
         self, low: float, high: float, *, log: bool = False, digits: int = 6, anchor: float | None = None
     ) -> None:
+        if not math.isfinite(high - low):
+            raise ValueError("has bounds that are too far apart for a float")
         self._low, self._high, self._log = low, high, log
         self._left, self._right = self._axis(low), self._axis(high)
         width = (self._right - self._left) or 1.0

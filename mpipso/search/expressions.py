@@ -15,6 +15,9 @@ from mpipso.search.domains import Domain, Values, tidy
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
 
 
+_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+
+
 class Expression(Domain):
     """A value computed from others.
 
@@ -57,7 +60,7 @@ class Expression(Domain):
         evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
         try:
             return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
-        except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+        except (simpleeval.InvalidExpression, *_NO_VALUE) as error:
             known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
             raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
 

@@ -15,7 +15,7 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
 Result = tuple[Mapping[str, object], Metrics | None]
-"""A configuration, whose values may be texts as in a CSV file, and its metrics; None when it failed."""
+"""A configuration and its metrics; None when it failed."""
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,24 @@ def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
 
 
 def _typed(parameter: Parameter, value: object) -> Value:
-    """``value``, which may be text, as a value of the parameter; ValueError when it is none."""
+    """``value`` as a value of the parameter; ValueError when it is none."""
+    number = _number(value)
     if parameter.type == "choice":
         for choice in parameter.choices:
-            if type(choice) is type(value) and choice == value:
-                return choice
-        for choice in parameter.choices:
-            if str(choice) == str(value):
+            if choice == value and (type(choice) is type(value) or None not in (number, _number(choice))):
                 return choice
         raise ValueError(f"{parameter.name}: {value!r} is none of {', '.join(map(str, parameter.choices))}")
-    if parameter.type == "bool":
-        truth = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
-        if truth is not None:
-            return truth
-    elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number) and (parameter.type == "float" or number == int(number)):
-            return int(number) if parameter.type == "int" else number
+    if parameter.type == "bool" and isinstance(value, bool):
+        return value
+    if number is not None and (parameter.type == "float" or (parameter.type == "int" and number == int(number))):
+        return int(number) if parameter.type == "int" else number
     raise ValueError(f"{parameter.name}: {value!r} is not of type {parameter.type}")
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _same(given: Value, found: Value) -> bool:

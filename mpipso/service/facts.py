@@ -81,7 +81,7 @@ def _address(host: str, own: Sequence[str]) -> str:
     """An address by which other nodes can reach this one; loopback if there is no other."""
     try:
         resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
-    except OSError:
+    except (OSError, UnicodeError):
         resolved = set()
     # What the host's name stands for is what the cluster's administrator means to be used.
     return next((address for address in own if address in resolved), own[0] if own else "127.0.0.1")

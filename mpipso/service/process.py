@@ -214,7 +214,7 @@ class Keeper:
             with self._changed:
                 self._code = -signal.SIGKILL if self._code is None else self._code
                 self._changed.notify_all()
-            killed, survivors = _sweep(self.mark, self._known["processes"])
+            killed, survivors = sweep(self.mark, self._known["processes"])
             shm = proc.SharedMemory((name, inode) for name, inode in self._known["shm"])
             gone = Gone(len(killed), tuple(survivors), tuple(shm.remove()))
             with self._changed:
@@ -300,16 +300,12 @@ def run(
     return Completed(ended, stdout, stderr, code is None, truncated)
 
 
-def sweep(mark: str) -> list[int]:
-    """Kill every process of this user that carries ``mark``, and all below it; the pids killed.
+def sweep(mark: str, known: Iterable[Sequence[int]] = ()) -> tuple[set[int], list[int]]:
+    """Kill every process of this user that carries ``mark``, and all below it; the pids killed, and those that survive.
 
-    For what a keeper left that was itself killed: its service's leader has died with it.
+    For what a keeper left that was itself killed: its service's leader has died with it. So does what is ``known``
+    (pid, session, start), as not every worker keeps its environment.
     """
-    return sorted(_sweep(mark, ())[0])
-
-
-def _sweep(mark: str, known: Iterable[Sequence[int]]) -> tuple[set[int], list[int]]:
-    """``sweep``, and also what is ``known`` (pid, session, start): not every worker keeps its environment."""
     known = [tuple(each) for each in known]
     sessions = {session for _, session, _ in known}
 

@@ -286,7 +286,7 @@ def test_a_new_group_takes_part_at_once() -> None:
     groups.dispatcher.join(1)
     groups.step()
     assert groups.numbers() == {1: 0}
-    assert groups.dispatcher.groups == {1}
+    assert groups.health.check_all() == {1: True}
 
 
 def test_cancel_reaches_every_running_group_once_and_ends_the_queue() -> None:
@@ -424,20 +424,6 @@ def test_a_group_gets_particles_after_its_pause_as_long_as_nothing_is_known_to_w
     groups.now = PAUSE
     assert groups.step() == [Readmitted(0)]
     assert kinds(groups.step()) == [Assigned]
-
-
-def test_cancelled_probes_say_nothing() -> None:
-    groups = Groups(2, after=1)
-    groups.dispatcher.known_good = {"batch": 8}
-    groups.submit([0, 1])
-    groups.step()
-    groups.report(0, "infrastructure")
-    groups.now = PAUSE
-    groups.step()
-    groups.dispatcher.cancel_probes()
-    assert groups.cancelled == [0]
-    assert groups.report(0, "cancelled") == []
-    assert groups.health.check_all() == {0: False, 1: True}
 
 
 def test_what_is_cancelled_does_not_count_against_a_group() -> None:

@@ -277,10 +277,6 @@ class Protocol(RuleBasedStateMachine):
         self.drop_queue()
         self.dispatcher.cancel()
 
-    @rule()
-    def cancel_probes(self) -> None:
-        self.dispatcher.cancel_probes()
-
     # What always holds
 
     @invariant()
@@ -288,7 +284,7 @@ class Protocol(RuleBasedStateMachine):
         if hasattr(self, "dispatcher"):
             ours = sorted((work.number, work.attempt) for work in self.working.values())
             assert sorted((work.number, work.attempt) for work in self.dispatcher.running) == ours
-            assert self.dispatcher.groups == set(self.muster.groups)
+            assert set(self.health.check_all()) == set(self.muster.groups)
             assert self.dispatcher.busy == bool(self.unsettled), "what is not settled is queued or runs"
 
     def teardown(self) -> None:

@@ -89,6 +89,8 @@ def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.
     plain.evaluated(measured(4, 1), "1 tok/s", best=False, violations=["ttft_p99_ms 1530 > 1020"])
     plain.retried(1, 5, "port 8000 is taken")
     clock.now += 10_000
+    plain.quarantined(1, "3 failures in a row", 90.0)
+    plain.readmitted(1)
     plain.lost(1, "no sign of life for 30 s")
     plain.stop()
     assert output.getvalue() == (
@@ -99,6 +101,8 @@ def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.
         "[ 102s]  4/32 group 1  #3  99.1 tok/s (-73.0 %)   flash=false\n"
         "[ 102s]  5/32 group 1  #4  1 tok/s  infeasible: ttft_p99_ms 1530 > 1020  baseline\n"
         "[ 102s] group 1  #5 will be tried again: port 8000 is taken\n"
+        "[ 2h48] group 1  in quarantine for 1m30s: 3 failures in a row\n"
+        "[ 2h48] group 1  takes part again\n"
         "[ 2h48] group 1  lost: no sign of life for 30 s\n"
     )
 
@@ -182,8 +186,13 @@ def test_the_time_to_come_counts_groups_work_under_way_and_the_limit(clock: Cloc
     monitor.lost(1, "gone")
     # 7 in the queue and one with 40 s to go, on one group.
     assert eta() == "12m20s"
+    monitor.readmitted(1)
+    # 7 in the queue and one with 10 s to go, on two groups.
+    assert eta() == "5m55s"
+    monitor.quarantined(1, "3 failures in a row", 30.0)
+    assert eta() == "11m40s"
     monitor.expect(1000)
-    assert eta() == "15m10s"
+    assert eta() == "14m10s"
 
 
 def test_without_a_baseline_whole_configurations_are_shown_until_it_is_measured(
@@ -273,6 +282,12 @@ def test_a_lost_group_is_shown_until_it_works_again(live: Monitor, clock: Clock,
     live.assigned(1, 4, "", BASELINE)
     live._draw()
     assert not any(line.split()[-1:] == ["lost"] for line in screen(output))
+    live.quarantined(1, "3 failures in a row", 30.0)
+    live._draw()
+    assert any(line.split()[-1:] == ["quarantine"] and "3 failures" in line for line in screen(output))
+    live.readmitted(1)
+    live._draw()
+    assert any(line.split()[-1:] == ["idle"] for line in screen(output))
 
 
 def test_a_late_result_does_not_clear_what_the_group_does_now(live: Monitor, output: io.StringIO) -> None:

@@ -37,10 +37,9 @@ def test_results_become_points_and_scores() -> None:
     assert found.skipped == ()
 
 
-def test_texts_of_a_table_are_read_as_the_parameters_say() -> None:
-    texts = {"seqs": "20", "share": "0.75", "cache": "False", "kv": "8", "note": "x", "twice": "999"}
-    found = knowledge(SPACE, PLAIN, [(texts, {"output_throughput": 7.0})])
-    assert SPACE.decode(found.points[0]) == {"seqs": 20, "share": 0.75, "cache": False, "kv": 8, "twice": 40}
+def test_numbers_count_by_their_value() -> None:
+    found = knowledge(SPACE, PLAIN, [({**GOOD, "seqs": 20.0, "kv": 8.0, "twice": 999}, {"output_throughput": 7.0})])
+    assert SPACE.decode(found.points[0]) == {**SPACE.decode(SPACE.encode(GOOD)), "seqs": 20, "kv": 8, "twice": 40}
 
 
 @pytest.mark.parametrize(
@@ -48,11 +47,14 @@ def test_texts_of_a_table_are_read_as_the_parameters_say() -> None:
     [
         ({"seqs": 25}, "seqs: 25 is not one of the values that can be set"),
         ({"seqs": 110}, "seqs: 110 is out of bounds"),
-        ({"seqs": "many"}, "seqs: 'many' is not of type int"),
+        ({"seqs": "20"}, "seqs: '20' is not of type int"),
         ({"seqs": 20.5}, "seqs: 20.5 is not of type int"),
         ({"share": float("nan")}, "share: nan is not of type float"),
         ({"share": 0.95}, "share: 0.95 is out of bounds"),
-        ({"cache": "maybe"}, "cache: 'maybe' is not of type bool"),
+        ({"cache": "true"}, "cache: 'true' is not of type bool"),
+        ({"cache": 1}, "cache: 1 is not of type bool"),
+        ({"kv": "8"}, "kv: '8' is none of auto, fp8, 8"),
+        ({"kv": True}, "kv: True is none of auto, fp8, 8"),
         ({"kv": "int4"}, "kv: 'int4' is none of auto, fp8, 8"),
         ({"seqs": 90}, "constraint: expression 'seqs <= 80 or cache' does not hold"),
     ],

@@ -267,7 +267,7 @@ def test_a_marked_process_is_found_by_its_mark_alone(start: Start, trial: int) -
     first = subprocess.Popen(argv, env={**os.environ, proc.MARK: start.mark}, start_new_session=True)
     until(lambda: len(proc.marked(start.mark, proc.processes())) == 4)
     start.note(list(proc.marked(start.mark, proc.processes())))
-    assert len(process.sweep(start.mark)) == 4
+    assert len(process.sweep(start.mark)[0]) == 4
     first.wait()
     assert start.left() == []
-    assert process.sweep(start.mark) == []
+    assert process.sweep(start.mark) == (set(), [])
