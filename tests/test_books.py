@@ -15,11 +15,11 @@ import pytest
 from bed.launchers import CHECKOUT
 from faults.course import LIMIT, Course
 
-from mpipso.books import RESERVE
 from mpipso.byhand import by_hand
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.timelimits import RESERVE
 
 
 def run(course: Course, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,29 @@ def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: 
     assert done.returncode == 0, done.stdout + done.stderr
     last = course.events()[-1]
     assert (last["event"], last["cause"]) == ("finished", "time")
-    assert all(event["t"] < end - RESERVE + 1 for event in course.events("assigned"))
+    assigned = [event["t"] for event in course.events("assigned")]
+    assert assigned, "a loaded machine took too long to start"
+    assert max(assigned) < end - RESERVE + 1
+
+
+def test_the_final_race_keeps_to_the_time_limit(tmp_path: Path) -> None:
+    course = Course(tmp_path, search__evaluations=1000, search__confirm=5, search__particles=2, search__time_limit=8.0)
+    done = run(course, "--config", str(course.config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = course.events()[-1]
+    assert (last["event"], last["cause"]) == ("finished", "time")
+    begun = course.events("started")[0]["t"]
+    assert all(event["t"] < begun + 8.0 + 1 for event in course.events("assigned"))
+
+
+def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(course: Course) -> None:
+    secrets = {"HF_TOKEN": "greedy", "AUTH_TOKEN": "fair"}
+    first = run(course, "--config", str(course.config), "--evaluations", "3", **secrets)
+    assert first.returncode == 0, first.stdout + first.stderr
+    again = run(course, "--resume", str(course.runs / "latest"), "--evaluations", "5", **secrets)
+    assert again.returncode == 0, again.stdout + again.stderr
+    asked = [new["configuration"]["policy"] for event in course.events("asked") for new in event["new"]]
+    assert len(asked) == 5 and set(asked) <= {"greedy", "fair"}
 
 
 ENDING = """

@@ -528,6 +528,21 @@ class TestRepeats:
             assert again.proposals() == whole.proposals()
             assert not tuning.trials.waiting
 
+    def test_a_race_that_did_not_come_to_all_leaves_what_the_search_says(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))
+        whole.run()
+        events = read(whole.folder / FILE)
+        asked = [seq for seq, event in enumerate(events) if event["event"] == "asked"][-1]
+        found = [event["number"] for event in events[:asked] if event["event"] == "incumbent"][-1]
+        for line in range(asked + 1, len(events) - 1):
+            again = Session(next(folders), whole.config)
+            cut(whole.folder, again.folder, line)
+            with Journal.open(again.folder) as journal:
+                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+                assert tuning.conclude()
+            assert tuning.incumbent == found != 0, f"cut after line {line}"
+
     def test_the_files_that_tell_the_best_are_there_after_a_cut(self, folders: Iterator[Path]) -> None:
         whole = Session(next(folders), configured())
         whole.run()

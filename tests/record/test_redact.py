@@ -71,3 +71,14 @@ def test_a_short_secret_is_hidden_in_quotes_only() -> None:
 def test_a_secret_is_hidden_in_its_escaped_form_too() -> None:
     redactor = Redactor({"A_TOKEN": 'quo"te\\d'})
     assert redactor.text('A_TOKEN = "quo\\"te\\\\d"') == 'A_TOKEN = "***"'
+
+
+def test_what_is_spared_is_never_hidden() -> None:
+    redactor = Redactor({"A_TOKEN": "passive", "B_TOKEN": "oldest"})
+    redactor.spare(["passive", "oldest"])
+    redactor.learn({"c_token": "oldest"})
+    told = {"policy": "passive", "token_eviction": "oldest", "text": '"oldest" passive'}
+    assert redactor.data(told) == told
+    words = ["--token-eviction", "oldest", "--token-order=passive", "TOKEN_ORDER=passive"]
+    assert redactor.arguments(words) == words
+    assert redactor.data({"d_token": "youngest"}) == {"d_token": "***"}

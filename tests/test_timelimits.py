@@ -1,0 +1,59 @@
+"""Until when a session may start evaluations, and what it leaves to the final race."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits
+
+
+@dataclass
+class Clock:
+    now: float = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_limit_it_is_never_late() -> None:
+    limits = TimeLimits(None, 1e9, {"SLURM_JOB_END_TIME": "unknown"})
+    assert limits.seconds is None
+    assert not limits.over(1e9, 1e9)
+
+
+def test_a_limit_is_on_what_is_started_and_earlier_sessions_count() -> None:
+    clock = Clock()
+    limits = TimeLimits(100.0, 40.0, {}, clock)
+    assert limits.seconds == 60.0
+    clock.now += 59.0
+    assert not limits.over(1000.0)
+    clock.now += 1.0
+    assert limits.over(0.0)
+    assert limits.seconds == 0.0
+
+
+def test_before_the_end_of_a_slurm_job_only_what_will_end_is_started() -> None:
+    clock = Clock()
+    limits = TimeLimits(None, 0.0, {"SLURM_JOB_END_TIME": str(int(time.time() + RESERVE + 1000))}, clock)
+    assert limits.seconds == pytest.approx(1000.0, abs=5.0)
+    clock.now += 890.0
+    assert not limits.over(100.0)
+    assert limits.over(120.0)
+
+
+def test_the_search_leaves_time_to_the_race_but_not_too_much() -> None:
+    clock = Clock()
+    limits = TimeLimits(100.0, 0.0, {}, clock)
+    clock.now += 100.0 * (1.0 - RACE_SHARE) - 1.0
+    assert not limits.over(5.0, race=1e6)
+    clock.now += 2.0
+    assert limits.over(5.0, race=1e6)
+    assert not limits.over(5.0, race=10.0)
+    assert not limits.over(5.0), "the race may begin"
+
+
+def test_a_session_that_begins_late_does_nothing() -> None:
+    assert TimeLimits(100.0, 100.0, {}, Clock()).over(0.0, race=10.0)
