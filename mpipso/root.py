@@ -98,6 +98,7 @@ class Root:
         self._changed = True
         self._left: set[int] = set()
         self._closing = False
+        self._stuck = False
         self.abandoned = False
 
     def run(self) -> None:
@@ -248,6 +249,9 @@ class Root:
             leader = self._muster.leader(group)
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
+            elif not self._stuck:
+                self._stuck = True
+                self._monitor.note("the root's own evaluation does not end: no more signs of life for the launcher")
         # A spare that inherits what a dead rank had may be all that a new group needs.
         self._form()
         return events
@@ -327,9 +331,11 @@ class Root:
         for rank in range(1, self._crew.world.size):
             if rank not in self._muster.lost:
                 self._crew.everyone.post(rank, Alive())
-        # A supervisor that cannot see it will restart the job, which is right if the disk is gone.
-        with contextlib.suppress(OSError):
-            self._beat_file.touch()
+        # A supervisor that cannot see it will restart the job, which is right if the disk is gone, and if a thread of
+        # this process hangs.
+        if not self._stuck:
+            with contextlib.suppress(OSError):
+                self._beat_file.touch()
 
     def _send_home(self) -> None:
         """Have every rank stop what it has, and leave MPI together."""

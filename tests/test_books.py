@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT
-from faults.course import LIMIT, Course
+from faults.course import LIMIT, SOON, Course
 
 from mpipso.byhand import by_hand
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.record.folders import BEAT_FILE
+from mpipso.roles import BEAT
 from mpipso.timelimits import RESERVE
 
 
@@ -90,6 +93,27 @@ def test_ctrl_c_when_all_is_done_changes_nothing(course: Course) -> None:
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert course.events()[-1]["event"] == "finished"
+
+
+HANGING = """
+import sys, time
+from mpipso import root
+from mpipso.service.group import ServiceGroup
+root.SLACK = -1e6  # whatever runs is overdue
+ServiceGroup.evaluate = lambda *_: time.sleep(1000)  # the fault: a thread that hangs
+from mpipso.cli import main
+sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1"]))
+"""
+
+
+def test_a_root_whose_own_evaluation_does_not_end_gives_no_sign_of_life(course: Course) -> None:
+    with Job([sys.executable, "-c", HANGING, str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
+        beat = course.runs / "latest" / BEAT_FILE
+        wait_until(lambda: "own evaluation does not end" in job.stdout, SOON, "it is told")
+        last = beat.stat().st_mtime
+        wait_until(lambda: time.time() - last > 3 * BEAT, SOON, "time for more signs of life goes by")
+        assert beat.stat().st_mtime == last
+        assert job.process.poll() is None
 
 
 def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:

@@ -409,6 +409,25 @@ class TestBudgets:
             session.run()
         assert len(session.events("evaluated")) < 20
 
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_benchmark_that_never_works_ends_the_run_soon(self, schedule: str, tmp_path: Path) -> None:
+        def unread(configuration: Configuration) -> Metrics | Failure:
+            return Failure("the benchmark's result has no 'tokens'", "measurement")
+
+        session = Session(tmp_path, configured(**SCHEDULES[schedule], search__evaluations=100), measure=unread)
+        with pytest.raises(
+            RunFailed, match=r"each of the first \d+ evaluations failed alike:\n  the benchmark's result"
+        ):
+            session.run()
+        assert 6 <= len(session.events("evaluated")) <= 12
+
+    def test_benchmarks_that_fail_for_different_reasons_do_not(self, tmp_path: Path) -> None:
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"{configuration['batch']} of 64 requests failed", "measurement")
+
+        session = Session(tmp_path, configured(search__evaluations=20), measure=refused)
+        assert session.run().cause == "evaluations"
+
     def test_so_does_one_in_which_a_metric_is_always_missing(self, tmp_path: Path) -> None:
         def lacking(configuration: Configuration) -> Metrics | Failure:
             return {"completed": 10.0, "failed": 0.0}

@@ -10,6 +10,8 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.trials import Trial, Trials
 
 _CAUSES_TOLD = 5
+_ALIKE = 6
+"""Evaluations from which on a common cause of failure is taken to be the benchmark's."""
 
 
 def spent(
@@ -41,7 +43,16 @@ def spent(
 
 
 def fruitless(search: Search, objective: Objective, trials: Trials, visible: Sequence[int]) -> list[str]:
-    """Why to give up, in lines: every evaluation of the last ``fruitless`` iterations failed. Empty if not so."""
+    """Why to give up, in lines; empty if there is no reason.
+
+    Every evaluation of the last ``fruitless`` iterations failed; or all that there are failed alike in their benchmark,
+    which then no configuration makes work.
+    """
+    failures = [result.failure for number in visible if (result := trials.result(number)) is not None]
+    if len(failures) >= _ALIKE and len({each and (each.kind, each.cause) for each in failures}) == 1:
+        first = failures[0]
+        if first is not None and first.kind == "measurement":
+            return [f"each of the first {len(failures)} evaluations failed alike:", f"  {first.cause}"]
     most = search.fruitless * search.particles
     results = [trials.result(number) for number in visible[-most:]]
     scores = [objective.judge(result, result.metrics) for result in results if result is not None]
