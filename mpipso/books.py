@@ -28,6 +28,7 @@ from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
+from mpipso.service.template import tree_of
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Crew, Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
@@ -60,6 +61,8 @@ class Books:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
             self._past = []
+        if config.service.config_file is not None:
+            self._folder.redactor.learn(tree_of(config.service.config_file))
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, crew: Crew, interrupts: Interrupts) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_
 
 
 def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> list[Start]:
-    """The commands that start the service by hand on a group's nodes; its configuration file is written for them.
+    """The commands that start the service by hand on a group's nodes; its configuration files are written for them.
 
     Raises
     ------
@@ -40,19 +41,33 @@ def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Con
         The disk is full or fails.
     """
     engine = ENGINES.create(config.service.engine)
-    file = config.service.config_file
-    name = f"best-config.{file.format if file is not None else 'json'}"
-    content = engine.file(config, configuration) or json.dumps(dict(configuration), indent=2).encode()
-    replace(folder / name, content.decode())
-    placed = layout(config, group, config.service.port, str(folder.resolve()), name)
-    path = str(folder.resolve() / name)
+    service = config.service
+    kind = service.config_file.format if service.config_file is not None else "json"
+    placed = layout(config, group, service.port, str(folder.resolve()), f"best-config.{kind}")
+    plain = json.dumps(dict(configuration), indent=2).encode()
+    texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts = []
-    for start in engine.starts(config, configuration, placed):
-        node = group.nodes[start.node]
-        told = (*start.command, *(value for key, value in start.env.items() if key in config.service.env))
+    for position, node in enumerate(start.node for start in engine.starts(config, configuration, placed)):
+        # Nodes that are told their own addresses have files of their own.
+        alike = texts[node] == texts[placed.master]
+        name = f"best-config.{kind}" if alike else f"best-config-{placed.node_ranks[node]}.{kind}"
+        replace(folder / name, texts[node].decode(), 0o640)
+        own = dataclasses.replace(placed, config_name=name)
+        start = engine.starts(config, configuration, own)[position]
+        update = engine.fill(service.update_command, config, configuration, own, node)
+        told = (*start.command, *update, *(value for key, value in start.env.items() if key in service.env))
         # The other hosts need not see the folder of the run.
-        elsewhere = len({node.host for node in group.nodes}) > 1
-        needed = elsewhere and (file is not None or any(path in word for word in told))
-        env = {**node.visibility, **start.env}
-        starts.append(Start(node.host, start.command, env, placed.node_ranks[start.node], path if needed else ""))
+        elsewhere = len({each.host for each in group.nodes}) > 1
+        path = str(folder.resolve() / name)
+        needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
+        starts.append(
+            Start(
+                group.nodes[node].host,
+                start.command,
+                {**group.nodes[node].visibility, **start.env},
+                placed.node_ranks[node],
+                path if needed else "",
+                tuple(update),
+            )
+        )
     return starts

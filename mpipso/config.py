@@ -35,11 +35,23 @@ def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
 
 
 class ConfigFile(Section):
-    """The service's own configuration file: a copy of ``template`` in which parameters with a ``path`` are set."""
+    """The service's own configuration file: a copy of ``template`` in which parameters with a ``path`` are set.
+
+    ``content`` is the template's text, for a template that is no file. ``name`` is a path below the work folder.
+    """
 
     template: str = ""
+    content: str = ""
     format: Literal["json", "yaml"] = "json"
     name: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _below(cls, name: str) -> str:
+        # Elsewhere, groups that share a host would write each other's file.
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError("should lead to a place below the work folder of a group")
+        return name
 
 
 class Service(Section):

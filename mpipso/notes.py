@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from mpipso.cluster.plan import Plan, listed
 from mpipso.config import Config, suggestion
 from mpipso.misfits import moving_port
-from mpipso.service.command import new_paths, placeholders
+from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
+from mpipso.service.template import new_paths
 
 
 def notes(config: Config, placement: Plan) -> Iterator[str]:
@@ -60,12 +61,14 @@ def _failures_not_told(config: Config) -> Iterator[str]:
 def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
     """A service that has to find out by itself on which port it is to listen."""
     service = config.service
-    words = (*service.command, *service.update_command, *service.env.values())
-    unknown = bool(service.command) and service.config_file is None and "port" not in placeholders(words)
+    file = service.config_file
+    words = (*service.command, *service.update_command, *service.env.values(), file.content if file is not None else "")
+    unknown = bool(service.command) and "port" not in placeholders(words)
     if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, placement)):
         exported = ENGINES.create(service.engine).exports
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
-        yield f"service.command: does not use {{port}}, and {why}, which the service cannot know{how}"
+        also = ", nor does its configuration file" if file is not None else ""
+        yield f"service.command: does not use {{port}}{also}, and {why}, which the service cannot know{how}"
 
 
 def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:

@@ -32,6 +32,7 @@ from mpipso.service.engines.base import ENGINES, missing_commands, service_comma
 from mpipso.service.facts import Facts
 from mpipso.service.node import LocalNode
 from mpipso.service.remote import RemoteNode
+from mpipso.service.template import loaded
 from mpipso.templates import EMBEDDED, template
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def read_config(options: Options) -> Config:
         config = load(options.config, overrides=options.overrides, **known)
     else:
         config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **known)
+    config = _with_template(config, source, given=options.config is not None)
     if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
         raise UserError([f"{options.resume}: another search cannot go on with this run: {line}" for line in other])
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
@@ -134,6 +136,20 @@ def read_config(options: Options) -> Config:
     if problems:
         raise UserError(problems)
     return config
+
+
+def _with_template(config: Config, source: str, *, given: bool) -> Config:
+    """With the text of the template of the service's configuration file, unless that of an earlier session is known."""
+    file = config.service.config_file
+    if file is None:
+        return config
+    if given and file.template and file.content:
+        raise UserError(f"{source}: service.config_file: give template, a file, or content, its text, not both")
+    try:
+        file = loaded(file)
+    except ValueError as error:
+        raise UserError(f"{source}: service.config_file: {error}") from None
+    return config.model_copy(update={"service": config.service.model_copy(update={"config_file": file})})
 
 
 def well_defined(config: Config) -> tuple[Space, Configuration | None]:

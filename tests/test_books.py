@@ -5,6 +5,7 @@ And how the best configuration is started by hand.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -162,6 +163,40 @@ def test_the_commands_by_hand_tell_the_ranks_of_their_nodes(tmp_path: Path) -> N
     assert [(start.host, start.rank) for start in starts] == [("a", 1), ("a", 2), ("a", 0)]
     assert all(start.env["MPIPSO_NODE_RANK"] == str(start.rank) for start in starts)
     assert (tmp_path / "best-config.json").exists()
+
+
+def test_what_is_done_by_hand_on_a_node_is_for_that_node(tmp_path: Path) -> None:
+    file = """update_command = ["apply", "{config}", "{node_rank}"]
+[service.config_file]
+content = '{"port": "{port}", "ip": "{node_addr}"}'"""
+    starts = by_hand(spanning(file, command="--config={config}"), group_on("a", "b"), tmp_path, {"batch": 3})
+    worker, master = (str(tmp_path.resolve() / f"best-config{rank}.json") for rank in ("-1", ""))
+    assert [start.update for start in starts] == [("apply", worker, "1"), ("apply", master, "0")]
+    assert [start.file for start in starts] == [worker, master]
+    assert starts[1].argv == ("serve", f"--config={master}")
+    assert json.loads(Path(worker).read_text()) == {"port": 8080, "ip": "b"}
+    assert json.loads(Path(master).read_text()) == {"port": 8080, "ip": "a"}
+    assert Path(master).stat().st_mode & 0o777 == 0o640, "it may hold secrets, and some services insist"
+
+
+def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
+    template = course.folder / "template.json"
+    template.write_text('{"batch": 1,\n "api_key": "sk-123456",\n "queue": 5}')
+    text = course.config.read_text()
+    assert "[service.config_file]" in text
+    course.config.write_text(text.replace("[service.config_file]", f"[service.config_file]\ntemplate = '{template}'"))
+    first = run(course, "--config", str(course.config), "--evaluations", "2")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "sk-123456" not in (course.runs / "latest" / "journal.jsonl").read_text()
+    assert json.loads((course.runs / "latest" / "best-config.json").read_text())["queue"] == 5
+    template.write_text('{"batch": 1,\n "api_key": "sk-654321",\n "queue": 6}')
+    words = ("--config", str(course.config), "--resume", str(course.runs / "latest"), "--evaluations", "3")
+    again = run(course, *words)
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert "service.config_file: line 3 of the template was '\"queue\": 5}' and is now '\"queue\": 6}'" in again.stderr
+    template.write_text('{"batch": 1,\n "api_key": "sk-654321",\n "queue": 5}')
+    again = run(course, *words)
+    assert again.returncode == 0, "secrets may change: " + again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def test_a_benchmark_that_would_load_another_service(
         ("port = 8000", ("--ranks", "1"), ""),
         ('env = { LISTEN = "{port}" }', ("--ranks", "1"), ""),
         ('update_command = ["echo", "{port}"]', ("--ranks", "1"), ""),
-        ("config_file = {}", ("--ranks", "1"), ""),
+        ('config_file = { content = \'{"port": "{port}"}\' }', ("--ranks", "1"), ""),
     ],
 )
 def test_check_notes_a_service_that_is_not_told_its_port(
@@ -319,6 +319,36 @@ def test_check_notes_a_service_that_is_not_told_its_port(
         "cannot know, unless it reads MPIPSO_PORT in its environment"
     )
     assert notes(config, capsys, *words) == ([line] if noted else [])
+
+
+def test_check_notes_a_configuration_file_that_does_not_tell_the_port(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, ', "{port}"]', ', "{config}"]')
+    change(config, 'flag = "--batch"', 'path = "batch"')
+    change(config, "[benchmark]", """config_file = { content = '{"port": 80, "batch": 1}' }\n[benchmark]""")
+    (line,) = notes(config, capsys, "--ranks", "1")
+    assert line.startswith(
+        "service.command: does not use {port}, nor does its configuration file, and service.port = 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "told_of"),
+    [
+        ("template = '/no/such.json'", "template /no/such.json cannot be read: No such file or directory"),
+        ("template = 'a.json'\ncontent = '{}'", "give template, a file, or content, its text, not both"),
+        ("content = '{'", "its content is not valid json: "),
+        ("name = '/tmp/x.json'", "should lead to a place below the work folder of a group"),
+        ("name = 'a/../../x.json'", "should lead to a place below the work folder of a group"),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_made(
+    file: str, told_of: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, "[benchmark]", f"[service.config_file]\n{file}\n[benchmark]")
+    (line,) = told(capsys, "--config", config)
+    assert line.startswith(f"{config}: service.config_file") and told_of in line
 
 
 def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ class Start:
     """The command that starts one node's part of the service, and the variables set for it.
 
     ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
-    be copied to the node before; empty if none has to.
+    be copied to the node before; empty if none has to. ``update`` is a command that is run on the node before.
     """
 
     host: str
@@ -40,6 +40,7 @@ class Start:
     env: Mapping[str, str] = field(default_factory=dict)
     rank: int | None = None
     file: str = ""
+    update: tuple[str, ...] = ()
 
 
 def write_best(
@@ -67,7 +68,7 @@ def write_best(
     """
     redactor = redactor or Redactor()
     for start in starts:
-        redactor.learn({"env": start.env, "argv": start.argv})
+        redactor.learn({"env": start.env, "argv": start.argv, "update": start.update})
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(evaluation.ended))
     run: dict[str, object] = {"evaluation": evaluation.number, "score": score, "date": date}
     if fitness is not None:
@@ -170,6 +171,8 @@ def _section(start: Start, indent: str, redactor: Redactor) -> list[str]:
             lines += [f": {_demand(name)}", f"export {name}"]
         else:
             lines.append(f"export {name}={shlex.quote(content)}")
+    if start.update:
+        lines.append(" ".join(_words(start.update, redactor)))
     flags: list[list[str]] = [["exec", *(["env", *unusual] if unusual else [])]]
     for argument, word in zip(start.argv, _words(start.argv, redactor), strict=True):
         if argument.startswith("-") and not _NUMBER.fullmatch(argument):

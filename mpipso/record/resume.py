@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ FREE = (
 )
 #: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
+_TEMPLATE = "service.config_file.content"
 _LONGEST = 60
 
 
@@ -106,9 +108,19 @@ def differences(old: Config, new: Config) -> list[str]:
     for key in dict.fromkeys([*before, *after]):
         if _is_free(key) or _same(before.get(key), after.get(key)):
             continue
+        if key == _TEMPLATE:
+            texts = [redactor.text(values.get(key, "")) for values in (before, after)]
+            lines.append(f"service.config_file: {_first_difference(*texts)}")
+            continue
         was, now = (_shown(redactor.data({key: values.get(key)})[key]) for values in (before, after))
         lines.append(f"{key} was {was} and is now {now}")
     return lines
+
+
+def _first_difference(old: str, new: str) -> str:
+    pairs = enumerate(itertools.zip_longest(old.splitlines(), new.splitlines(), fillvalue=""), start=1)
+    line, was, now = next((n, a.strip(), b.strip()) for n, (a, b) in pairs if not _same(a, b))
+    return f"line {line} of the template was {_shown(was)} and is now {_shown(now)}"
 
 
 def _flat(tree: Any, key: str = "") -> dict[str, Any]:

@@ -1,25 +1,21 @@
-"""Command lines with placeholders, and the ways by which a parameter's value reaches the service."""
+"""Command lines with placeholders, and the flags by which a parameter's value reaches the service."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from mpipso.config import ConfigFile
-from mpipso.evaluation import Configuration, Value
+from mpipso.evaluation import Value
 from mpipso.parameters import Parameter
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""Braces around anything but a name, as in JSON, are plain text."""
 
 
 def placeholders(words: Iterable[str]) -> set[str]:
-    """The names that stand in braces; braces around anything but a name, as in JSON, are plain text."""
-    return {name for word in words for name in _PLACEHOLDER.findall(word)}
+    """The names that stand in braces."""
+    return {name for word in words for name in PLACEHOLDER.findall(word)}
 
 
 def fill(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
@@ -30,7 +26,7 @@ def fill(words: Sequence[str], values: Mapping[str, Value]) -> list[str]:
     KeyError
         A name that ``values`` lacks; configurations are checked for that before a run.
     """
-    return [_PLACEHOLDER.sub(lambda match: text(values[match.group(1)]), word) for word in words]
+    return [PLACEHOLDER.sub(lambda match: text(values[match.group(1)]), word) for word in words]
 
 
 def text(value: Value) -> str:
@@ -102,74 +98,3 @@ def flags_problem(words: Sequence[str], flagged: Sequence[str]) -> str:
     else:
         return ""
     return f"the flags of {', '.join(unreached)} {why}; write {{{unreached[0]}}} in the script instead, or {instead}"
-
-
-def config_text(file: ConfigFile, parameters: Iterable[Parameter], configuration: Configuration) -> bytes:
-    """The service's configuration file: the template with the parameters' values at their paths.
-
-    A path is dotted; a number in it is an index into a list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
-
-    Raises
-    ------
-    ValueError
-        The template cannot be read, or a path leads through something that is neither table nor list.
-    """
-    tree = read_template(file)
-    for parameter in parameters:
-        if parameter.path is not None:
-            _put(tree, parameter.path, configuration[parameter.name])
-    if file.format == "yaml":
-        return yaml.safe_dump(tree, sort_keys=False).encode()
-    return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, list[str]]:
-    """The paths that the template does not hold, so that they will be added, each with those it does hold."""
-    held = set(_paths(read_template(file)))
-    wanted = [parameter.path for parameter in parameters if parameter.path is not None]
-    return {path: sorted(held) for path in wanted if path not in held} if file.template else {}
-
-
-def _paths(tree: Any, above: str = "") -> Iterator[str]:
-    """Every path of a tree, dotted."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, below in pairs:
-        yield f"{above}{key}"
-        yield from _paths(below, f"{above}{key}.")
-
-
-def read_template(file: ConfigFile) -> Any:
-    """The template's content, a new tree at each call; an empty table without a template."""
-    if not file.template:
-        return {}
-    try:
-        content = Path(file.template).read_text()
-        tree = yaml.safe_load(content) if file.format == "yaml" else json.loads(content)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise ValueError(f"template {file.template} is not valid {file.format}: {error}") from None
-    return {} if tree is None else tree
-
-
-def _put(tree: Any, path: str, value: Value) -> None:
-    *parents, last = path.split(".")
-    node = tree
-    for part in parents:
-        if isinstance(node, dict):
-            if node.get(part) is None:  # what YAML makes of a key with nothing behind it
-                node[part] = {}
-            node = node[part]
-        else:
-            node = _item(node, part, path)
-    if isinstance(node, dict):
-        node[last] = value
-    else:
-        _item(node, last, path)
-        node[int(last)] = value
-
-
-def _item(node: Any, part: str, path: str) -> Any:
-    if not isinstance(node, list) or not part.isdigit() or int(part) >= len(node):
-        raise ValueError(f"path {path!r}: nothing to descend into at {part!r}")
-    return node[int(part)]

@@ -192,7 +192,7 @@ class ServiceGroup:
     def _starts(self, configuration: Configuration, layout: Layout) -> list[Start]:
         """The processes of one start; a value that fits nowhere is the configuration's fault."""
         try:
-            content = self._engine.file(self._config, configuration)
+            content = self._engine.file(self._config, configuration, layout, layout.master)
             if content is not None:
                 self._files["service-config"] = content
             return self._engine.starts(self._config, configuration, layout)
@@ -218,7 +218,7 @@ class ServiceGroup:
             self._nodes[index].update_config(
                 configuration,
                 path=layout.config_name,
-                content=self._files.get("service-config"),
+                content=self._engine.file(self._config, configuration, layout, index),
                 command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
                 timeout=service.start_timeout,
                 cancel=cancel,

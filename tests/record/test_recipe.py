@@ -69,6 +69,13 @@ def test_the_script_starts_the_service_with_exactly_these_arguments_and_variable
     assert environment.items() <= variables.items()
 
 
+def test_what_is_run_on_a_node_before_is_run_with_its_variables(tmp_path: Path) -> None:
+    update = ("sh", "-c", f'echo "$A $1" > {tmp_path}/applied', "sh", NASTY)
+    script = write(tmp_path, Start("node1", (sys.executable, "-c", SHOW), {"A": "1"}, update=update))
+    shown(run(script))
+    assert (tmp_path / "applied").read_text() == f"1 {NASTY}\n"
+
+
 def test_the_script_runs_where_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my start.sh").write_text("#!/bin/sh\necho started\n")
     (tmp_path / "my start.sh").chmod(0o755)

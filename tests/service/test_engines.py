@@ -99,9 +99,9 @@ def test_health_is_asked_where_the_configuration_says() -> None:
         ({"command": ("m",)}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag, an env or a path"),
         ({"command": ("m",)}, {"flag": None, "path": "a"}, "has a path, but there is no [service.config_file]"),
         (
-            {"command": ("m",), "config_file": {"template": "/no/such.json"}},
-            {"flag": None, "path": "a"},
-            "service.config_file: template /no/such.json cannot be read: No such file or directory",
+            {"command": ("m",), "config_file": {"content": '{"a": 1}'}},
+            {"flag": None, "path": "a.b"},
+            "service.config_file: path 'a.b': nothing to descend into at 'b'",
         ),
     ],
 )

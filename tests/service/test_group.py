@@ -523,11 +523,10 @@ def test_one_script_on_the_master_may_start_everything(bench: Bench) -> None:
 
 
 def test_files_arrive_on_every_node_that_starts_something_and_are_applied_there(bench: Bench) -> None:
-    template = bench.folder / "template.json"
-    template.write_text(json.dumps({"model": "tiny", "node_rank": 0}))
+    content = json.dumps({"model": "tiny", "node_rank": "{node_rank}"})
     service: dict[str, Any] = {
         **SPAN,
-        "config_file": {"template": str(template), "name": "conf/settings.json"},
+        "config_file": {"content": content, "name": "conf/settings.json"},
         "update_command": ("cp", "{config}", "{work_dir}/applied-{node_rank}"),
         "worker_command": ("sh", "-c", "cat {config} {work_dir}/applied-1; sleep 1000"),
         "command": (*TINY, "--config", "{work_dir}/applied-0"),
@@ -536,6 +535,7 @@ def test_files_arrive_on_every_node_that_starts_something_and_are_applied_there(
     assert evaluation.failure is None, evaluation.failure
     assert json.loads(evaluation.files["service-config"]) == {"model": "tiny", "node_rank": 0}
     assert evaluation.files["service-1-node1.log"].count(b'"model": "tiny"') == 2
+    assert evaluation.files["service-1-node1.log"].count(b'"node_rank": 1') == 2
 
 
 def test_an_update_command_that_fails_ends_the_evaluation_with_its_output(bench: Bench) -> None:

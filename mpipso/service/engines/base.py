@@ -12,8 +12,9 @@ from typing import ClassVar
 from mpipso.config import Config
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
-from mpipso.service.command import config_text, fill, flags, flags_problem, placeholders, text
+from mpipso.service.command import fill, flags, flags_problem, placeholders, text
 from mpipso.service.registry import Registry
+from mpipso.service.template import config_text
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Engine:
             for name in sorted(placeholders(words) - allowed):
                 yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
         # In commands these names stand for where the service runs, not for a parameter that is called so.
-        used = placeholders((*command, *service.worker_command, *service.update_command, *service.env.values())) - own
+        told = (*command, *service.worker_command, *service.update_command, *service.env.values())
+        used = placeholders((*told, service.config_file.content if service.config_file is not None else "")) - own
         if "config" in placeholders((*command, *service.worker_command, *service.update_command)) and (
             service.config_file is None
         ):
@@ -131,7 +133,7 @@ class Engine:
                 )
         if service.config_file is not None:
             try:
-                config_text(service.config_file, config.parameters, dict.fromkeys(names, 0))
+                config_text(service.config_file, config.parameters, dict.fromkeys(names, 0), {})
             except ValueError as error:
                 yield f"service.config_file: {error}"
 
@@ -157,11 +159,12 @@ class Engine:
             starts.append(replace(start, command=(*command, *(given if takes else ())), env=own | env))
         return starts
 
-    def file(self, config: Config, configuration: Configuration) -> bytes | None:
-        """The text of the service's own configuration file; None for the plain parameters as JSON."""
+    def file(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> bytes | None:
+        """The text of the service's own configuration file on a node; None for the plain parameters as JSON."""
         if config.service.config_file is None:
             return None
-        return config_text(config.service.config_file, self.resolved(config), configuration)
+        values = self._values(config, configuration, layout, node)
+        return config_text(config.service.config_file, self.resolved(config), configuration, values)
 
     def fill(
         self,

@@ -1,0 +1,121 @@
+"""The service's own configuration file: a template in which placeholders and the parameters' paths are set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpipso.config import ConfigFile
+from mpipso.evaluation import Configuration, Value
+from mpipso.parameters import Parameter
+from mpipso.service.command import PLACEHOLDER, text
+
+
+def loaded(file: ConfigFile) -> ConfigFile:
+    """With the text of its template, which is read once: every rank and every later session then works with the same.
+
+    Raises
+    ------
+    ValueError
+        The template cannot be read.
+    """
+    if not file.template or file.content:
+        return file
+    try:
+        return file.model_copy(update={"content": Path(file.template).read_text(encoding="utf-8")})
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
+
+
+def tree_of(file: ConfigFile) -> Any:
+    """The content, a new tree at each call; an empty table without one.
+
+    Raises
+    ------
+    ValueError
+        It is not of its format.
+    """
+    if not file.content:
+        return {}
+    try:
+        tree = yaml.safe_load(file.content) if file.format == "yaml" else json.loads(file.content)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file.template or 'its content'} is not valid {file.format}: {error}") from None
+    return {} if tree is None else tree
+
+
+def config_text(
+    file: ConfigFile, parameters: Iterable[Parameter], configuration: Configuration, values: Mapping[str, Value]
+) -> bytes:
+    """The content with its placeholders filled from ``values``, and then the parameters' values at their paths.
+
+    A text that is a placeholder and nothing else, as in ``{"port": "{port}"}``, becomes the value itself, a number if
+    it is one; names that are not among ``values`` are left alone. A path is dotted; a number in it is an index into a
+    list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
+
+    Raises
+    ------
+    ValueError
+        The content is not of its format, or a path leads through something that is neither table nor list.
+    """
+    tree = _filled(tree_of(file), values)
+    for parameter in parameters:
+        if parameter.path is not None:
+            _put(tree, parameter.path, configuration[parameter.name])
+    if file.format == "yaml":
+        return yaml.safe_dump(tree, sort_keys=False).encode()
+    return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, list[str]]:
+    """The paths that the template does not hold, so that they will be added, each with those it does hold."""
+    held = set(_paths(tree_of(file)))
+    wanted = [parameter.path for parameter in parameters if parameter.path is not None]
+    return {path: sorted(held) for path in wanted if path not in held} if file.content else {}
+
+
+def _filled(tree: Any, values: Mapping[str, Value]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _filled(below, values) for key, below in tree.items()}
+    if isinstance(tree, list):
+        return [_filled(below, values) for below in tree]
+    if not isinstance(tree, str):
+        return tree
+    if (whole := PLACEHOLDER.fullmatch(tree)) is not None:
+        return values.get(whole[1], tree)
+    return PLACEHOLDER.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], tree)
+
+
+def _paths(tree: Any, above: str = "") -> Iterator[str]:
+    """Every path of a tree, dotted."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, below in pairs:
+        yield f"{above}{key}"
+        yield from _paths(below, f"{above}{key}.")
+
+
+def _put(tree: Any, path: str, value: Value) -> None:
+    *parents, last = path.split(".")
+    node = tree
+    for part in parents:
+        if isinstance(node, dict):
+            if node.get(part) is None:  # what YAML makes of a key with nothing behind it
+                node[part] = {}
+            node = node[part]
+        else:
+            node = _item(node, part, path)
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _item(node, last, path)
+        node[int(last)] = value
+
+
+def _item(node: Any, part: str, path: str) -> Any:
+    if not isinstance(node, list) or not part.isdigit() or int(part) >= len(node):
+        raise ValueError(f"path {path!r}: nothing to descend into at {part!r}")
+    return node[int(part)]

@@ -1,0 +1,108 @@
+"""The service's own configuration file: what becomes of a template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mpipso.config import ConfigFile
+from mpipso.parameters import Parameter
+from mpipso.service.template import config_text, loaded
+
+TEMPLATE = {"Backend": {"Models": [{"name": "a", "npuMemSize": -1}, {"name": "b"}], "keep": [1, 2.5, "x"]}, "off": None}
+PATHS = {"Backend.Models.0.npuMemSize": 7, "Backend.Models.1.new.deep": 8, "Backend.keep.2": 9, "top": 10}
+
+
+def parameter(name: str = "p", **more: Any) -> Parameter:
+    return Parameter.model_validate({"name": name, "type": "int", "min": 0, "max": 99, **more})
+
+
+def file(content: object, kind: str = "json") -> ConfigFile:
+    text = content if isinstance(content, str) else yaml.safe_dump(content) if kind == "yaml" else json.dumps(content)
+    return ConfigFile.model_validate({"content": text, "format": kind})
+
+
+def read(text: bytes, kind: str = "json") -> Any:
+    return yaml.safe_load(text) if kind == "yaml" else json.loads(text)
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_a_template_is_kept_but_for_the_values_at_their_paths(kind: str) -> None:
+    parameters = [parameter(f"p{n}", path=target) for n, target in enumerate(PATHS)] + [parameter("flagged", flag="-f")]
+    values = {f"p{n}": value for n, value in enumerate(PATHS.values())} | {"flagged": 1}
+    tree = read(config_text(file(TEMPLATE, kind), parameters, values, {}), kind)
+    assert tree == {
+        "Backend": {"Models": [{"name": "a", "npuMemSize": 7}, {"name": "b", "new": {"deep": 8}}], "keep": [1, 2.5, 9]},
+        "off": None,
+        "top": 10,
+    }
+    assert list(tree) == ["Backend", "off", "top"]
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_placeholders_are_filled_and_alone_they_keep_their_type(kind: str) -> None:
+    template = {"port": "{port}", "urls": ["http://{host}:{port}/", "{unknown}"], "chat": "{{ a }} {'port': 1}", "n": 1}
+    values = {"port": 8000, "host": "10.0.0.1"}
+    tree = read(config_text(file(template, kind), [], {}, values), kind)
+    assert tree == {**template, "port": 8000, "urls": ["http://10.0.0.1:8000/", "{unknown}"]}
+
+
+def test_what_a_parameter_is_set_to_is_not_filled_again() -> None:
+    chosen = Parameter.model_validate({"name": "p", "type": "choice", "choices": ("{port}", "x"), "path": "a"})
+    assert read(config_text(file({"a": 1}), [chosen], {"p": "{port}"}, {"port": 1})) == {"a": "{port}"}
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_without_a_template_the_file_holds_the_paths_alone(kind: str) -> None:
+    written = config_text(ConfigFile.model_validate({"format": kind}), [parameter(path="a.b")], {"p": 4}, {})
+    assert read(written, kind) == {"a": {"b": 4}}
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_values_keep_their_type_in_a_file(kind: str) -> None:
+    values = {"i": 1, "f": 0.5, "b": True, "s": "7"}
+    parameters = [parameter(name, path=name) for name in values]
+    found = read(config_text(ConfigFile.model_validate({"format": kind}), parameters, values, {}), kind)
+    assert found == values and [type(found[name]) for name in values] == [int, float, bool, str]
+
+
+@pytest.mark.parametrize("path", ["list.5", "list.-1", "list.x", "list.0.deeper", "text.a", "list.0.a.b"])
+def test_a_path_that_leads_nowhere_is_told(path: str) -> None:
+    with pytest.raises(ValueError, match=f"path '{path}'"):
+        config_text(file({"list": [1], "text": "x"}), [parameter(path=path)], {"p": 1}, {})
+
+
+@pytest.mark.parametrize("content", ["", "a:\n", "# nothing\n"])
+def test_an_empty_place_in_a_template_is_an_empty_table(content: str) -> None:
+    assert read(config_text(file(content, "yaml"), [parameter(path="a.b")], {"p": 1}, {}), "yaml") == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "told"),
+    [
+        (None, "json", "cannot be read: No such file or directory"),
+        (b"\xff\xfe", "json", "cannot be read: not text"),
+        (b"{bad", "json", "is not valid json"),
+        (b"a: [", "yaml", "is not valid yaml"),
+        (b'"text"', "json", "path 'a'"),
+    ],
+)
+def test_a_template_that_is_none_is_told(content: bytes | None, kind: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "template"
+    if content is not None:
+        path.write_bytes(content)
+    template = ConfigFile.model_validate({"template": str(path), "format": kind})
+    with pytest.raises(ValueError, match=told):
+        config_text(loaded(template), [parameter(path="a")], {"p": 1}, {})
+
+
+def test_a_template_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "template"
+    path.write_text('{"a": 1}')
+    once = loaded(ConfigFile(template=str(path)))
+    path.write_text('{"a": 2}')
+    assert read(config_text(loaded(once), [], {}, {})) == {"a": 1}
