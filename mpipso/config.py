@@ -89,6 +89,7 @@ class Benchmark(Section):
 
     A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. ``requests`` is
     how many mpipso's own client sends; of another program, that says how many it completed, how many it is to send.
+    ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
     """
 
     client: str
@@ -104,13 +105,18 @@ class Benchmark(Section):
     timeout: Seconds = 600.0
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
-    result_file: str = ""
+    result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     metrics: dict[Name, str] = Field(default_factory=dict)
 
     @field_validator("client")
     @classmethod
     def _known(cls, client: str, info: ValidationInfo) -> str:
         return _adapter("clients", client, info)
+
+    @field_validator("result_file", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return ((names,) if names else ()) if isinstance(names, str) else names
 
     @model_validator(mode="before")
     @classmethod

@@ -665,7 +665,7 @@ def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
     assert out[-3:] == [
         f"  {host}: {config.parent}/serve 8000 /tmp/mpipso/served.yaml --batch 8",
         "and measure it with:",
-        f"  {host}: echo http://127.0.0.1:8000 7 --token '***' /tmp/mpipso/benchmark.json 8",
+        f"  {host}: echo http://127.0.0.1:8000 7 --token '***' /tmp/mpipso/benchmark-0-1/result.json 8",
     ]
 
 

@@ -19,6 +19,7 @@ from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
+from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start, remoteness
 from mpipso.service.node import TAIL_LINES, LocalNode, Node
 from mpipso.service.process import Completed
@@ -251,12 +252,15 @@ class ServiceGroup:
         )
 
     def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:
-        limit = self._config.benchmark.timeout
         command = self._client.command(self._config, target)
         self._files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
-        target.result.unlink(missing_ok=True)
-        file = self._client.result_file(self._config, target)
-        before = _stamp(file)
+        # The next one must not find what this one writes, whatever that is and however it is named.
+        with self._local.new_folder(str(target.result.parent)):
+            return self._measured(command, target, over)
+
+    def _measured(self, command: Sequence[str], target: Target, over: threading.Event) -> Metrics:
+        limit = self._config.benchmark.timeout
+        results = Results(self._client.result_files(self._config, target))
         output = ""
         try:
             done = self._local.execute(command, limit, cancel=over)
@@ -266,13 +270,10 @@ class ServiceGroup:
             raise
         finally:
             self._files["benchmark.log"] = output.encode()[-LOG_BYTES:]
-            fresh = _stamp(file) != before
-            if fresh and file.exists():
-                self._files["benchmark.json"] = file.read_bytes()[-32 * LOG_BYTES :]
+            self._files |= results.kept(32 * LOG_BYTES)
         self._check_benchmark(done, limit)
         try:
-            if before is not None and not fresh:
-                raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
+            results.require_fresh()
             return self._client.metrics(self._config, target, done)
         except EvaluationFailed as error:
             raise EvaluationFailed(error.cause, kind="measurement", detail=error.detail) from None
@@ -381,7 +382,7 @@ def _whole_lines(end: bytes, size: int) -> bytes:
 
 
 def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> Target:
-    """What the benchmark of an assignment measures, with its result in the leader's ``work_dir``."""
+    """What the benchmark of an assignment measures, with its result in a folder of its own below ``work_dir``."""
     return Target(
         base_url=f"http://{layout.host}:{layout.port}",
         host=layout.host,
@@ -389,19 +390,10 @@ def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assign
         model=engine.model_name(config),
         seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
-        result=Path(work_dir) / "benchmark.json",
+        result=Path(work_dir) / f"benchmark-{assignment.number}-{assignment.attempt}" / "result.json",
         values=assignment.configuration,
     )
 
 
 def _lines(text: str, most: int = TAIL_LINES) -> str:
     return "\n".join(text.strip().splitlines()[-most:])
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """What changes when a file is written; None without a file."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size

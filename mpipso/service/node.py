@@ -357,6 +357,25 @@ class LocalNode(Node):
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
+    @contextlib.contextmanager
+    def new_folder(self, path: str) -> Iterator[None]:
+        """There is a new, empty folder, and afterwards there is none.
+
+        Raises
+        ------
+        EvaluationFailed
+            It cannot be made, or is there already.
+        """
+        folder = self._path(path)
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise self._failure(f"{path} cannot be made: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         try:
             self.release()

@@ -123,7 +123,7 @@ def test_a_metric_that_is_no_number_fails_but_elsewhere_it_does_not_matter(value
         measured(tmp_path, output, metrics={"output_throughput": "x"})
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "fast", "missing"])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "N/A", " nan", "", "missing"])
 def test_a_metric_that_is_not_needed_may_be_missing(value: object, tmp_path: Path) -> None:
     result = {"output_throughput": 2.5, "completed": 3, "failed": 0, "other": value, "more": 1}
     if value == "missing":
@@ -143,12 +143,148 @@ def test_a_metric_that_is_not_needed_may_be_missing(value: object, tmp_path: Pat
         CLIENTS.create("command").metrics(told, target(tmp_path), done(json.dumps(result)))
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("fast", "'other' is 'fast', not a finite number"),
+        (True, "'other' is True, not a finite number"),
+        ({"total": "9 ms"}, r"'other' is \{'total': '9 ms'\}, not a finite number"),
+        ("9 min", "'other' is '9 min', and ttft_p99_ms takes us, ms or s"),
+    ],
+)
+def test_what_is_there_and_no_number_fails_also_where_it_is_not_needed(value: Any, told: str, tmp_path: Path) -> None:
+    """It is a mistake in the mapping, which would else go unnoticed."""
+    result = {"output_throughput": 2.5, "other": value}
+    with pytest.raises(EvaluationFailed, match=told):
+        measured(
+            tmp_path,
+            json.dumps(result),
+            metrics={"output_throughput": "output_throughput", "ttft_p99_ms": "other"},
+        )
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "number"),
+    [
+        ("ttft_p99_ms", "13013.5 ms", 13013.5),
+        ("ttft_p99_ms", "2.5s", 2500.0),
+        ("ttft_p99_ms", " 1.5e3 us ", 1.5),
+        ("ttft_p99_ms", "250 µs", 0.25),
+        ("ttft_p99_ms", "7.25", 7.25),
+        ("own_ms", "2 s", 2000.0),
+        ("duration", "13013.5 ms", 13.0135),
+        ("duration", "3 s", 3.0),
+        ("duration", 3, 3.0),
+        ("total_throughput", "2518.03 token/s", 2518.03),
+        ("request_throughput", "19.5 req/s", 19.5),
+        ("own", "+19.5 requests/s", 19.5),
+        ("own", "98.2%", 98.2),
+        ("failed", "0", 0.0),
+    ],
+)
+def test_a_number_may_have_a_unit(metric: str, value: Any, number: float, tmp_path: Path) -> None:
+    found = measured(tmp_path, json.dumps({"x": 1, "y": value}), metrics={"output_throughput": "x", metric: "y"})
+    assert found[metric] == pytest.approx(number)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "right"),
+    [
+        ("ttft_p99_ms", "3 token/s", "us, ms or s"),
+        ("ttft_p99_ms", "3 m", "us, ms or s"),
+        ("duration", "3 min", "us, ms or s"),
+        ("output_throughput", "3 ktoken/s", "a unit such as token/s or req/s"),
+        ("output_throughput", "3 ms", "a unit such as token/s or req/s"),
+        ("output_throughput", "98 %", "a unit such as token/s or req/s"),
+        ("completed", "98 %", "no unit"),
+        ("own", "3 ms", r"token/s, req/s, % or, named \.\.\._ms, a time"),
+    ],
+)
+def test_a_unit_that_a_metric_cannot_have_fails_the_evaluation(
+    metric: str, value: str, right: str, tmp_path: Path
+) -> None:
+    with pytest.raises(EvaluationFailed, match=f"^the benchmark's 'y' is '{value}', and {metric} takes {right}$"):
+        measured(tmp_path, json.dumps({"x": 1, "y": value}), metrics={"output_throughput": "x", metric: "y"})
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [("TTFT.P99.9", 9.0), ("TTFT.P99", 8.0), ("a.b.c.0.d.e", 7.0), ("a.x", 6.0), ("a.b.y", 5.0)],
+)
+def test_keys_may_contain_dots(path: str, number: float, tmp_path: Path) -> None:
+    result = {
+        "TTFT": {"P99": 8, "P99.9": 9},
+        "a": {"x": 6, "b": {"c": 0}, "b.y": 5},
+        "a.b": {"c": [{"d.e": 7}], "y": 5},
+    }
+    assert measured(tmp_path, json.dumps(result), metrics={"output_throughput": path}) == {"output_throughput": number}
+    with pytest.raises(EvaluationFailed, match=r"has no 'TTFT\.P9\.9'; did you mean 'TTFT\.P99\.9'\?$"):
+        measured(tmp_path, json.dumps(result), metrics={"output_throughput": "TTFT.P9.9"})
+
+
+def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    mapped = {
+        "result_file": "{result_dir}/*.csv",
+        "metrics": {"output_throughput": "Rate.P99", "ttft_p99_ms": "TTFT.P99"},
+    }
+    file.write_text('What,Stage,Average,P99\r\n\r\nTTFT, total ,"1,5 ms",9.5 ms\r\n"Rate",total,,2.5 token/s\r\n')
+    assert measured(tmp_path, "", **mapped) == {"output_throughput": 2.5, "ttft_p99_ms": 9.5}
+    with pytest.raises(EvaluationFailed, match=r"has no 'Rate\.P9'; did you mean 'Rate\.P99'\?$"):
+        measured(tmp_path, "", **mapped | {"metrics": {"output_throughput": "Rate.P9"}})
+    for content, told in (
+        ("", "holds no rows"),
+        ("What,P99\n", "holds no rows"),
+        ("What,P99\nRate,1\nRate,2\n", "has two rows of the name 'Rate'"),
+        ('What,P99\nRate,"' + 200_000 * "x", "is no CSV: field larger than field limit"),
+    ):
+        file.write_text(content)
+        with pytest.raises(EvaluationFailed, match=rf"result file out\.csv {told}"):
+            measured(tmp_path, "", **mapped)
+
+
+def test_a_name_may_stand_for_a_file_whose_name_is_not_known(tmp_path: Path) -> None:
+    """Stars of the name are wild; other characters of a pattern, and those of the values filled in, are not."""
+    folder = tmp_path / "a*[1]"
+    deep = folder / "20261128_054015" / "performances"
+    deep.mkdir(parents=True)
+    metrics = {"output_throughput": "x"}
+    with pytest.raises(
+        EvaluationFailed, match=r"^the benchmark client wrote no result file \{result_dir\}/\*\*/\*\.json$"
+    ):
+        measured(folder, "", result_file="{result_dir}/**/*.json", metrics=metrics)
+    (deep / "[5].json").write_text('{"x": 7}')
+    for name in ("{result_dir}/**/*.json", "{result_dir}/*/performances/[{n}].json", "{result_dir}/**/[*].json"):
+        assert measured(folder, "", result_file=name, metrics=metrics) == {"output_throughput": 7.0}
+    for name in "bcd":
+        (folder / f"{name}.json").touch()
+    with pytest.raises(EvaluationFailed) as error:
+        measured(folder, "", result_file="{result_dir}/**/*.json", metrics=metrics)
+    assert error.value.cause == (
+        "4 files match the result file {result_dir}/**/*.json, not one: "
+        "20261128_054015/performances/[5].json, b.json, c.json, ..."
+    )
+
+
+def test_the_tables_of_several_files_become_one(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('{"x": 1, "TTFT": {"Mean": 3, "P99": 4}}')
+    (tmp_path / "two.csv").write_text("What,P99,P99.9\nTTFT,5 ms,6 ms\n")
+    names = ("{result_dir}/one.json", "{result_dir}/*.csv")
+    metrics = {"output_throughput": "x", "ttft_mean_ms": "TTFT.Mean", "ttft_p99_ms": "TTFT.P99", "own_ms": "TTFT.P99.9"}
+    found = {"output_throughput": 1.0, "ttft_mean_ms": 3.0, "own_ms": 6.0}
+    assert measured(tmp_path, "", result_file=names, metrics=metrics) == found | {"ttft_p99_ms": 5.0}
+    assert measured(tmp_path, "", result_file=names[::-1], metrics=metrics) == found | {"ttft_p99_ms": 4.0}
+    (tmp_path / "one.json").write_text("[1]")
+    with pytest.raises(EvaluationFailed, match=r"^the result file one\.json holds a list; of several files each must"):
+        measured(tmp_path, "", result_file=names, metrics=metrics)
+
+
 @pytest.mark.parametrize("output", ["", "no JSON", "[", '"text"', "3"])
 def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluationFailed, match="printed no JSON") as error:
         measured(tmp_path, output)
     assert error.value.detail == output
-    with pytest.raises(EvaluationFailed, match=r"wrote no result file gone\.json"):
+    with pytest.raises(EvaluationFailed, match=r"wrote no result file /.*/gone\.json$"):
         measured(tmp_path, json.dumps(OUTPUT), result_file=f"{tmp_path}/gone.json")
     (tmp_path / "bad.json").write_text(output)
     with pytest.raises(EvaluationFailed, match=r"result file bad\.json holds no JSON"):
@@ -208,9 +344,20 @@ def test_but_not_of_what_is_optimised(tmp_path: Path) -> None:
 
 
 def test_the_command_is_filled_with_the_target(tmp_path: Path) -> None:
-    words = ("bench", "{base_url}", "{host}", "{port}", "{model}", "{seed}", "{result}", "{n}")
+    words = ("bench", "{base_url}", "{host}", "{port}", "{model}", "{seed}", "{result}", "{result_dir}", "{n}")
     line = CLIENTS.create("command").command(config(command=words), target(tmp_path, 99, "m"))
-    assert line == ["bench", "http://127.0.0.1:99", "127.0.0.1", "99", "m", "42", f"{tmp_path}/benchmark.json", "5"]
+    told = [
+        "bench",
+        "http://127.0.0.1:99",
+        "127.0.0.1",
+        "99",
+        "m",
+        "42",
+        f"{tmp_path}/benchmark.json",
+        f"{tmp_path}",
+        "5",
+    ]
+    assert line == told
 
 
 def test_the_model_is_the_service_s_where_its_engine_knows_no_name_for_it(tmp_path: Path) -> None:
@@ -232,7 +379,12 @@ def test_mistakes_are_told() -> None:
     assert problems(command=("x", "{prot}"))[0].startswith("benchmark.command: unknown placeholder {prot}; known are:")
     (line,) = problems(result_file="out-{port}.json")
     assert line.startswith("benchmark.result_file: out-{port}.json can be the same for two groups")
-    assert problems(result_file="out-{seed}.json") == problems(result_file="{result}") == []
+    for own in ("out-{seed}.json", "{result}", "{result_dir}/*.json", ("{result}", "{result_dir}/**/*.csv")):
+        assert problems(result_file=own) == []
+    assert config(result_file="x").benchmark == config(result_file=("x",)).benchmark
+    assert config(result_file="").benchmark.result_file == ()
+    (line,) = problems(result_file=("{result}", "out.json"))
+    assert line.startswith("benchmark.result_file: out.json can be the same for two groups")
     (line,) = problems(min_success_rate=0.9)
     assert line.startswith("benchmark.min_success_rate: has no effect unless")
     assert problems(min_success_rate=0.9, metrics={**METRIC_MAP, "failed": "failed"}) == []
@@ -249,9 +401,19 @@ def test_mistakes_are_told() -> None:
     ]
 
 
-def test_the_benchmark_that_the_readme_shows_is_a_valid_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "written", "model"),
+    [("vllm", ("--result-filename", "benchmark.json"), "--model"), ("ais_bench", ("--work-dir", ""), "--model-name")],
+)
+def test_a_benchmark_that_the_readme_shows_is_a_valid_one(
+    program: str, written: tuple[str, str], model: str, tmp_path: Path
+) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if 'client = "command"\n' in text]
+    (block,) = [
+        text
+        for text in re.findall(r"(?s)```toml\n(.*?)```", readme)
+        if f'command = ["{program}"' in text and "[benchmark]" in text
+    ]
     rest = """
         [service]
         engine = "command"
@@ -271,8 +433,8 @@ def test_the_benchmark_that_the_readme_shows_is_a_valid_one(tmp_path: Path) -> N
     assert list(client.problems(told)) == []
     assert set(told.benchmark.metrics) <= set(METRICS)
     words = client.command(told, target(tmp_path))
-    assert words[words.index("--result-filename") + 1] == f"{tmp_path}/benchmark.json"
-    assert words[words.index("--model") + 1] == "/models/m"
+    assert Path(words[words.index(written[0]) + 1]) == tmp_path / written[1]
+    assert words[words.index(model) + 1] == "/models/m"
 
 
 # --- openai ---

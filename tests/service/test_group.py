@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+import tomli
 
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
@@ -568,6 +569,70 @@ def test_a_result_of_an_earlier_run_is_not_read(bench: Bench) -> None:
     evaluation = bench.evaluate(tiny(), ECHO | {"command": ("true",), "result_file": str(stale)})
     assert failed(evaluation)[1] == "the benchmark client left its result file result.json as it was before"
     assert "benchmark.json" not in evaluation.files
+    fresh = ECHO | {"command": ("touch", str(bench.folder / "new.json")), "result_file": f"{bench.folder}/*.json"}
+    assert re.match(
+        "2 files match the result file .*: .*/new.json, .*/result.json$", failed(bench.evaluate(tiny(), fresh))[1]
+    )
+
+
+DATED = """
+folder="$0/$(date +%s%N)"; mkdir "$folder"; echo "{\\"x\\": $1}" > "$folder/out.json"; ls "$0" | wc -l
+"""
+"""Writes into a folder of its own choice below the one that it is given, and prints how many are there."""
+
+
+def test_each_attempt_has_an_empty_folder_for_its_results(bench: Bench) -> None:
+    command = ("sh", "-c", DATED, "{result_dir}", "{tokens}")
+    dated = ECHO | {"command": command, "result_file": "{result_dir}/*/out.json"}
+    group = bench.group(configuration(tiny(), dated))
+    for number, attempt in ((1, 1), (1, 2), (2, 1)):
+        evaluation = group.evaluate(Assignment(number, attempt, {"tokens": number + attempt}), bench.cancel)
+        assert evaluation.failure is None, evaluation.failure
+        assert evaluation.metrics == {"output_throughput": number + attempt}
+        assert evaluation.files["benchmark.log"] == b"1\n"
+        assert evaluation.files["benchmark.json"] == b'{"x": %d}\n' % (number + attempt)
+        folder = Path(bench.nodes[0].work_dir) / f"benchmark-{number}-{attempt}"
+        assert str(folder) in evaluation.files["benchmark-command.txt"].decode() and not folder.exists()
+    group.close()
+
+
+def test_a_folder_that_cannot_be_made_is_the_node_s_fault(bench: Bench) -> None:
+    group = bench.group(configuration(tiny(), ECHO))
+    (Path(bench.nodes[0].work_dir) / "benchmark-5-1").touch()
+    kind, cause = failed(group.evaluate(Assignment(5, 1, {"tokens": 4}), bench.cancel))
+    group.close()
+    assert kind == "infrastructure"
+    assert cause == f"node0: {bench.nodes[0].work_dir}/benchmark-5-1 cannot be made: File exists"
+
+
+def test_the_benchmark_with_several_files_that_the_readme_shows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = bench.folder / "bin" / "ais_bench"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "ais_bench.py"} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    readme = (HERE.parents[1] / "README.md").read_text()
+    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if "ais_bench" in text]
+    benchmark = {key: tuple(v) if isinstance(v, list) else v for key, v in tomli.loads(block)["benchmark"].items()}
+    evaluation = bench.evaluate(tiny(model="qwen"), benchmark)
+    assert evaluation.failure is None, evaluation.failure
+    assert evaluation.metrics == pytest.approx(
+        {
+            "completed": 256,
+            "failed": 0,
+            "duration": 13.0135,
+            "request_throughput": 19.6719,
+            "output_throughput": 2518.03,
+            "total_throughput": 22662.2,
+            "ttft_mean_ms": 412.25,
+            "ttft_p99_ms": 824.5,
+            "tpot_mean_ms": 21.5,
+            "tpot_p99_ms": 43.0,
+            "e2e_p99_ms": 6201.0,
+        }
+    )
+    assert b"Benchmark Duration" in evaluation.files["benchmark.json"]
+    assert evaluation.files["benchmark-2.csv"].startswith(b"Performance Parameters,Stage,Average")
 
 
 def test_the_files_of_an_evaluation_tell_everything(bench: Bench) -> None:
@@ -654,14 +719,11 @@ def test_cancelling_ends_every_step_within_its_short_grace(
             service, phase = hostile("stubborn") | patient, "measuring"
             benchmark = ECHO | {"command": ("sh", "-c", "echo half way; sleep 3600"), "timeout": 3600.0}
         case _:
-            service, phase = hostile("stubborn") | patient, "measuring"
+            service, phase = hostile("stubborn") | patient, "stopping"
     cancelled: list[float] = []
 
     def cancel() -> None:
         until(lambda: phase in bench.phases)
-        if step == "stop":
-            log = Path(bench.nodes[0].work_dir) / "benchmark.json"
-            until(log.exists)
         time.sleep(0.4)  # into the step; whatever part of it is under way, cancelling must end it
         cancelled.append(time.monotonic())
         bench.cancel.set()

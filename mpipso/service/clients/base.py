@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import json
-import re
+import glob
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
@@ -29,6 +26,7 @@ class Target:
     seed: int
     close_connections: bool
     result: Path
+    """Where the client may write its result: in a folder of its own, which is empty when it begins."""
     values: Mapping[str, Value]
     """Placeholders for the words of the user's own command."""
 
@@ -60,9 +58,9 @@ class Client(abc.ABC):
     def command(self, config: Config, target: Target) -> list[str]:
         """The command line that measures; it may write ``target.result``."""
 
-    def result_file(self, config: Config, target: Target) -> Path:
-        """Where the command writes its result."""
-        return target.result
+    def result_files(self, config: Config, target: Target) -> list[str]:
+        """Where the command writes its result: glob patterns, each for one file."""
+        return [glob.escape(str(target.result))]
 
     @abc.abstractmethod
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
@@ -73,43 +71,6 @@ class Client(abc.ABC):
         EvaluationFailed
             There is no result, or it holds no measurement.
         """
-
-
-def read_json(path: Path) -> Any:
-    """The content of a client's result file.
-
-    Raises
-    ------
-    EvaluationFailed
-        The file is missing or holds no JSON.
-    """
-    try:
-        content = path.read_text()
-    except OSError:
-        raise EvaluationFailed(f"the benchmark client wrote no result file {path.name}") from None
-    except UnicodeDecodeError:
-        raise EvaluationFailed(f"the benchmark client's result file {path.name} is not text") from None
-    result = last_json(content)
-    if result is None:
-        raise EvaluationFailed(f"the benchmark client's result file {path.name} holds no JSON", detail=content[-2000:])
-    return result
-
-
-def last_json(text: str) -> Any:
-    """The table or list that a text is, else the last table that begins on a line of it; None without.
-
-    So logs may stand before a result, and of JSON lines the last counts. ``NaN`` and ``Infinity`` are read, as many
-    programs write them.
-    """
-    with contextlib.suppress(ValueError):
-        value = json.loads(text)
-        return value if isinstance(value, (dict, list)) else None
-    table, end = None, 0
-    for opening in re.finditer(r"(?m)^[ \t]*\{", text):
-        if opening.start() >= end:
-            with contextlib.suppress(ValueError):
-                table, end = json.JSONDecoder().raw_decode(text, opening.end() - 1)
-    return table
 
 
 def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Container[str] = ()) -> Metrics:

@@ -1,24 +1,23 @@
-"""Any benchmark program that prints or writes JSON; the configuration maps its keys to metrics."""
+"""Any benchmark program that prints JSON, or writes JSON or CSV; the configuration maps its keys to metrics."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from mpipso.config import Benchmark, Config, suggestion
+from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
-from mpipso.service.clients.base import CLIENTS, Client, Target, last_json, read_json, require_measured
+from mpipso.service.clients.base import CLIENTS, Client, Target, require_measured
+from mpipso.service.clients.quantity import Absent, number
+from mpipso.service.clients.result import last_json, only, pattern, read
 from mpipso.service.command import fill, placeholders
 from mpipso.service.process import Completed
 
 
 @CLIENTS.register("command")
 class CommandClient(Client):
-    """Runs ``benchmark.command``; reads ``benchmark.result_file`` if given, else the last JSON that it printed."""
+    """Runs ``benchmark.command``; reads ``benchmark.result_file`` if given, else ``{result}``, else what it printed."""
 
     def problems(self, config: Config) -> Iterator[str]:
         benchmark = config.benchmark
@@ -44,13 +43,16 @@ class CommandClient(Client):
                 "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed, or that "
                 "of completed and benchmark.requests says how many are sent"
             )
-        if benchmark.result_file and not placeholders([benchmark.result_file]) & {"seed", "result"}:
-            yield (
-                f"benchmark.result_file: {benchmark.result_file} can be the same for two groups, which would "
-                "take each other's results: put {seed} into its name, which is another each time"
-            )
-        known = {"host", "port", "base_url", "model", "seed", "result"} | {p.name for p in config.parameters}
-        for name in sorted(placeholders((*benchmark.command, benchmark.result_file)) - known):
+        for file in benchmark.result_file:
+            if not placeholders([file]) & {"seed", "result", "result_dir"}:
+                yield (
+                    f"benchmark.result_file: {file} can be the same for two groups, which would take each other's "
+                    "results: let it be in {result_dir}, a folder of each evaluation's own, or put {seed} into its "
+                    "name, which is another each time"
+                )
+        known = {"host", "port", "base_url", "model", "seed", "result", "result_dir"}
+        known |= {p.name for p in config.parameters}
+        for name in sorted(placeholders((*benchmark.command, *benchmark.result_file)) - known):
             yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
 
     async def probe(self, target: Target, timeout: float) -> None:
@@ -60,8 +62,11 @@ class CommandClient(Client):
         return fill(config.benchmark.command, _values(config, target))
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
-        file = self.result_file(config, target)
-        result = read_json(file) if config.benchmark.result_file or file.exists() else last_json(done.stdout)
+        values = _values(config, target)
+        files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
+        if not files and target.result.exists():
+            files = [target.result]
+        result = read(files) if files else last_json(done.stdout)
         if result is None:
             detail = (done.stdout + done.stderr)[-2000:]
             raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
@@ -69,27 +74,24 @@ class CommandClient(Client):
         measured = {}
         for name, path in config.benchmark.metrics.items():
             try:
-                measured[name] = _number(result, path)
-            except EvaluationFailed:
+                measured[name] = number(result, path, name)
+            except Absent:
                 if name in needed:
                     raise
         if config.benchmark.requests is not None:
             measured["failed"] = _failed(config.benchmark.requests, measured["completed"])
         return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
 
-    def result_file(self, config: Config, target: Target) -> Path:
+    def result_files(self, config: Config, target: Target) -> list[str]:
         """``benchmark.result_file``, else where the command may write although it need not."""
-        named = config.benchmark.result_file
-        return Path(fill([named], _values(config, target))[0]) if named else target.result
+        values = _values(config, target)
+        return [pattern(name, values) for name in config.benchmark.result_file or ("{result}",)]
 
 
 _OF_OPENAI = (
     *("input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
     "save_requests",
 )
-
-MAX_KEYS = 1000
-"""Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
 
 
 def _counts_failed(benchmark: Benchmark) -> bool:
@@ -114,33 +116,5 @@ def _values(config: Config, target: Target) -> dict[str, Any]:
         "model": target.model or config.service.model,
         "seed": target.seed,
         "result": str(target.result),
+        "result_dir": str(target.result.parent),
     }
-
-
-def _number(result: Any, path: str) -> float:
-    """The finite number at a dotted path; a number in the path is an index into a list.
-
-    Raises
-    ------
-    EvaluationFailed
-        There is none; with the key that was meant, where one is like it.
-    """
-    value = result
-    for part in path.split("."):
-        try:
-            value = value[int(part)] if isinstance(value, list) else value[part]
-        except (KeyError, IndexError, TypeError, ValueError):
-            meant = suggestion(path, list(itertools.islice(_keys(result), MAX_KEYS))).partition("; known")[0]
-            raise EvaluationFailed(f"the benchmark's result has no {path!r}{meant}") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise EvaluationFailed(f"the benchmark's {path!r} is {value!r}, not a finite number")
-    return float(value)
-
-
-def _keys(tree: Any, above: str = "") -> Iterator[str]:
-    """The dotted paths of all numbers that have a name."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, below in pairs:
-        if isinstance(below, (int, float)) and isinstance(tree, dict):
-            yield f"{above}{key}"
-        yield from _keys(below, f"{above}{key}.")

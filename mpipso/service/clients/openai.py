@@ -12,8 +12,9 @@ import aiohttp
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
-from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, read_json, require_measured
+from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import served_models
+from mpipso.service.clients.result import read
 from mpipso.service.process import Completed
 
 
@@ -46,7 +47,7 @@ class OpenAIClient(Client):
         return words + (["--save-requests"] if benchmark.save_requests else [])
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
-        result = read_json(target.result)
+        result = read([target.result])
         errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
         try:
             measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}

@@ -1,0 +1,100 @@
+"""A metric in a benchmark's result: where it stands there, and in which unit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mpipso.config import suggestion
+from mpipso.errors import EvaluationFailed
+from mpipso.evaluation import METRICS
+
+MAX_KEYS = 1000
+"""Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
+_QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
+"""A number as text, and what stands behind it."""
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_RATE = re.compile(r"(req|request|tok|token)s?/s")
+_NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
+"""What programs write in the place of a number that they do not have."""
+
+
+class Absent(EvaluationFailed):
+    """The result does not hold the metric."""
+
+
+def number(result: Any, path: str, metric: str) -> float:
+    """The number at a dotted path, in the unit that ``metric`` has.
+
+    A number in the path is an index into a list. A number with a unit, a text such as AISBench's ``"13.5 ms"``, is
+    converted; one without is in the metric's unit already.
+
+    Raises
+    ------
+    Absent
+        There is none; with the key that was meant, where one is like it.
+    EvaluationFailed
+        What is there is no number, or has a unit that the metric cannot have.
+    """
+    value = _at(result, path)
+    if isinstance(value, str) and (quantity := _QUANTITY.fullmatch(value.strip())):
+        value = float(quantity[1]) * _factor(quantity[2], metric, f"the benchmark's {path!r} is {value!r}")
+    nothing = value.strip().lower() in _NOTHING if isinstance(value, str) else value is None
+    if nothing or (isinstance(value, float) and not math.isfinite(value)):
+        raise Absent(f"the benchmark's {path!r} is {value!r}, not a finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise EvaluationFailed(f"the benchmark's {path!r} is {reprlib.repr(value)}, not a finite number")
+    return float(value)
+
+
+def _factor(unit: str, metric: str, told: str) -> float:
+    """By what a number in ``unit`` is multiplied to be one of ``metric``, whose name tells its own unit."""
+    own = "s" if metric == "duration" else "ms" if metric.endswith("_ms") else ""
+    if not unit:
+        return 1.0
+    if own:
+        right = "us, ms or s"
+        factor = _SECONDS[unit] / _SECONDS[own] if unit in _SECONDS else None
+    elif metric in METRICS and not metric.endswith("_throughput"):
+        right, factor = "no unit", None
+    else:
+        right = "a unit such as token/s or req/s" if metric in METRICS else "token/s, req/s, % or, named ..._ms, a time"
+        factor = 1.0 if _RATE.fullmatch(unit) or (unit == "%" and metric not in METRICS) else None
+    if factor is None:
+        raise EvaluationFailed(f"{told}, and {metric} takes {right}")
+    return factor
+
+
+def _at(result: Any, path: str) -> Any:
+    """What stands at a path. Keys may contain dots: of several that fit, the longest counts."""
+    value, parts = result, path.split(".")
+    while parts:
+        taken = _longest(value, parts)
+        try:
+            value = value[int(parts[0])] if isinstance(value, list) else value[".".join(parts[:taken])]
+        except (LookupError, TypeError, ValueError):
+            meant = suggestion(path, list(itertools.islice(_keys(result), MAX_KEYS))).partition("; known")[0]
+            raise Absent(f"the benchmark's result has no {path!r}{meant}") from None
+        parts = parts[taken:]
+    return value
+
+
+def _longest(tree: Any, parts: Sequence[str]) -> int:
+    """How many of the first parts are a key of the tree; 1 if none are."""
+    if not isinstance(tree, dict):
+        return 1
+    return next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in tree), 1)
+
+
+def _keys(tree: Any, above: str = "") -> Iterator[str]:
+    """The dotted paths of all numbers that have a name, with a unit or without."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, below in pairs:
+        counts = isinstance(below, (int, float)) or (isinstance(below, str) and _QUANTITY.fullmatch(below))
+        if counts and isinstance(tree, dict):
+            yield f"{above}{key}"
+        yield from _keys(below, f"{above}{key}.")

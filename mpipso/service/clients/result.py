@@ -1,0 +1,165 @@
+"""What a benchmark leaves behind: which files, fresh or not, in which format, as one table."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import glob
+import io
+import json
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpipso.errors import EvaluationFailed
+from mpipso.evaluation import Value
+from mpipso.service.command import fill, text
+
+_NAMED = 3
+"""How many of the files that match where one should are told."""
+
+
+def pattern(name: str, values: Mapping[str, Value]) -> str:
+    """The glob pattern of a result file: ``*`` and ``**`` of its name are wild, the values that fill it are not."""
+    wild = "*".join(map(glob.escape, name.split("*")))
+    return fill([wild], {key: glob.escape(text(value)) for key, value in values.items()})[0]
+
+
+def found(wanted: str) -> dict[Path, tuple[int, int]]:
+    """The files that match a pattern, in order, each with what changes when it is written."""
+    files = {}
+    for file in map(Path, sorted(glob.glob(wanted, recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute one
+        with contextlib.suppress(OSError):
+            about = file.stat()
+            if stat.S_ISREG(about.st_mode):
+                files[file] = (about.st_mtime_ns, about.st_size)
+    return files
+
+
+def only(name: str, wanted: str, folder: Path) -> Path:
+    """The one file that matches ``wanted``, the pattern of ``name``; matches in ``folder`` are told from there on.
+
+    Raises
+    ------
+    EvaluationFailed
+        None does, or several do.
+    """
+    files = list(found(wanted))
+    if not files:
+        raise EvaluationFailed(f"the benchmark client wrote no result file {name}")
+    if len(files) > 1:
+        told = [str(file.relative_to(folder) if file.is_relative_to(folder) else file) for file in files[:_NAMED]]
+        more = ", ..." if len(files) > _NAMED else ""
+        raise EvaluationFailed(f"{len(files)} files match the result file {name}, not one: {', '.join(told)}{more}")
+    return files[0]
+
+
+class Results:
+    """The files that a benchmark is to write, one for each pattern, as they are before it; then what it made of them.
+
+    Most are in the evaluation's own folder, which is empty before; those elsewhere may be of an earlier benchmark.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._before = {wanted: found(wanted) for wanted in patterns}
+
+    def kept(self, most: int) -> dict[str, bytes]:
+        """The last ``most`` bytes of each that was written, by the name that it has in the evaluation's folder."""
+        kept = {}
+        for number, (wanted, before) in enumerate(self._before.items(), 1):
+            now = found(wanted)
+            if len(now) == 1 and now != before:
+                (file,) = now
+                name = f"benchmark{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
+                with contextlib.suppress(OSError):
+                    kept[name] = file.read_bytes()[-most:]
+        return kept
+
+    def require_fresh(self) -> None:
+        """Refuse a file of an earlier benchmark.
+
+        Raises
+        ------
+        EvaluationFailed
+            What matches a pattern is as it was before.
+        """
+        for wanted, before in self._before.items():
+            if before and found(wanted) == before:
+                file = next(iter(before))
+                raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
+
+
+def read(files: Sequence[Path]) -> Any:
+    """The content of result files. Tables of several become one; what two of them tell, the later one tells.
+
+    Raises
+    ------
+    EvaluationFailed
+        One is missing, holds no result, or no table that the others could be added to.
+    """
+    trees = [_read(file) for file in files]
+    for file, tree in zip(files, trees, strict=True):
+        if len(trees) > 1 and not isinstance(tree, dict):
+            raise EvaluationFailed(f"the result file {file.name} holds a list; of several files each must hold a table")
+    return functools.reduce(_merged, trees)
+
+
+def _merged(one: Any, other: Any) -> Any:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other
+    return one | {key: _merged(one[key], below) if key in one else below for key, below in other.items()}
+
+
+def _read(file: Path) -> Any:
+    try:
+        content = file.read_text()
+    except OSError:
+        raise EvaluationFailed(f"the benchmark client wrote no result file {file.name}") from None
+    except UnicodeDecodeError:
+        raise EvaluationFailed(f"the benchmark client's result file {file.name} is not text") from None
+    if _is_csv(file):
+        return _rows(content, file.name)
+    result = last_json(content)
+    if result is None:
+        raise EvaluationFailed(f"the benchmark client's result file {file.name} holds no JSON", detail=content[-2000:])
+    return result
+
+
+def _is_csv(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
+
+
+def _rows(content: str, name: str) -> dict[str, dict[str, str]]:
+    """A table of tables: the first cell of a line names the row, the header names the columns."""
+    try:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(content)) if any(line)]
+    except csv.Error as error:
+        raise EvaluationFailed(f"the benchmark client's result file {name} is no CSV: {error}") from None
+    table: dict[str, dict[str, str]] = {}
+    for line in lines[1:]:
+        if line[0] in table:
+            raise EvaluationFailed(f"the benchmark client's result file {name} has two rows of the name {line[0]!r}")
+        table[line[0]] = dict(zip(lines[0][1:], line[1:], strict=False))
+    if not table:
+        raise EvaluationFailed(f"the benchmark client's result file {name} holds no rows")
+    return table
+
+
+def last_json(text: str) -> Any:
+    """The table or list that a text is, else the last table that begins on a line of it; None without.
+
+    So logs may stand before a result, and of JSON lines the last counts. ``NaN`` and ``Infinity`` are read, as many
+    programs write them.
+    """
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        return value if isinstance(value, (dict, list)) else None
+    table, end = None, 0
+    for opening in re.finditer(r"(?m)^[ \t]*\{", text):
+        if opening.start() >= end:
+            with contextlib.suppress(ValueError):
+                table, end = json.JSONDecoder().raw_decode(text, opening.end() - 1)
+    return table
