@@ -3,7 +3,7 @@
 #
 #   ./run.sh [--hostfile hosts.txt] [-np N] [any mpipso flag]   tune; without a configuration the embedded service
 #   ./run.sh test [pytest arguments]                            run the whole test suite
-#   ./run.sh check|init|report ...                              the other commands of mpipso
+#   ./run.sh check|init|report|tune ...                         the other commands of mpipso
 #   ./run.sh install                                            only set up
 #
 # PYTHON names the interpreter (3.10 or later), MPIPSO_VENV the virtual environment (default: .venv beside this file).
@@ -108,7 +108,7 @@ case ${1:-} in
     install embedded
     find_mpirun
     ;;
-  check | init | report)
+  check | init | report | tune | --version)
     install embedded
     name_command
     exec "$venv/bin/python" -m mpipso "$@"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import mpipso
 from mpipso.byhand import by_hand
-from mpipso.cluster.plan import Plan, ranges
+from mpipso.cluster.plan import Plan, counted, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
@@ -181,9 +181,9 @@ class Books:
             schedule = search.schedule + (
                 f" {search.window or search.particles}" if search.schedule == "window" else ""
             )
+        size = f"{counted(self._world.size, 'rank')}, {counted(len(plan.groups), 'service group')}"
         lines = [
-            f"mpipso {mpipso.__version__}: {self._world.size} ranks, {len(plan.groups)} service groups, "
-            f"{self._world.library}",
+            f"mpipso {mpipso.__version__}: {size}, {self._world.library}",
             f"up to {search.evaluations} evaluations, {schedule}, {search.strategy}, seed {search.seed}; "
             f"results in {self._folder.path}" + (" (resumed)" if self._resumes else ""),
             self._protection(),

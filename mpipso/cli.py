@@ -21,7 +21,6 @@ from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, UserError, print_error
 from mpipso.startup import Options
 
-_COMMANDS = ("tune", "launch", "check", "init", "report")
 #: Flags that replace a value of the configuration file: its dotted key, type and help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
@@ -81,9 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: list[str]) -> argparse.Namespace:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "tune")
-    if words[0] not in _COMMANDS and not words[0].startswith("-"):
-        raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], _COMMANDS)}")
-    arguments = _parser().parse_args(words)
+    if words[0] not in _SUBCOMMANDS and not words[0].startswith("-"):
+        raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], tuple(_SUBCOMMANDS))}")
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see mpipso {words[0]} --help")
     for flag, other, why in _CONTRADICTIONS:
         # A script that launches anew or resumes passes all flags on.
         excused = flag == "resume" and arguments.run is _launch
@@ -105,9 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mpipso {mpipso.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
-    tune = commands.add_parser("tune", help="run the tuner (the default); start it with mpirun or srun")
-    _add_run_flags(tune)
-    tune.add_argument(
+    for name, (add, run, what) in _SUBCOMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        add(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_tune(command: argparse.ArgumentParser) -> None:
+    _add_run_flags(command)
+    command.add_argument(
         "--without",
         action="append",
         default=[],
@@ -115,15 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         help="leave this host out of the hostfile and of the groups that are named; what is left of those that have it "
         "forms new ones; may be given several times",
     )
-    tune.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
-    tune.set_defaults(run=_tune)
+    _add_progress(command)
 
-    launch = commands.add_parser("launch", help="compose the mpirun line for tune, print it and run it")
-    launch.add_argument(
+
+def _add_launch(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "-np", "-n", dest="ranks", type=_number, help="ranks (one per host of the hostfile, or per core)"
     )
-    launch.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
-    launch.add_argument(
+    command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
+    command.add_argument(
         "--restarts",
         type=_count,
         default=3,
@@ -131,41 +139,43 @@ def _parser() -> argparse.ArgumentParser:
         help="restart a job that was lost, on the hosts that answer, at most N times without a completed evaluation "
         "in between (3); 0: never",
     )
-    launch.add_argument(
+    command.add_argument(
         "--stuck-after",
         type=_seconds,
         default=120.0,
         metavar="SECONDS",
         help="a job of which nothing was heard for so long is ended and restarted (120)",
     )
-    launch.add_argument(
+    command.add_argument(
         "--start-limit",
         type=_seconds,
         default=180.0,
         metavar="SECONDS",
         help="so is one whose run has not begun so long after its launch (180)",
     )
-    _add_run_flags(launch)
-    launch.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
-    launch.set_defaults(run=_launch)
+    _add_run_flags(command)
+    _add_progress(command)
 
-    check = commands.add_parser("check", help="validate configuration and placement; starts nothing")
-    _add_run_flags(check)
-    check.add_argument(
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_run_flags(command)
+    command.add_argument(
         "--ranks", "-np", type=_number, help="ranks on this machine, where no host is named (as launch does)"
     )
-    check.set_defaults(run=_check)
 
-    init = commands.add_parser("init", help="write a commented configuration file")
-    init.add_argument("path", nargs="?", type=Path, default=Path("mpipso.toml"), help="file to write (mpipso.toml)")
-    init.add_argument("--engine", choices=templates.names(), default=templates.EMBEDDED, help="the service to tune")
-    init.add_argument("--force", action="store_true", help="overwrite an existing file")
-    init.set_defaults(run=_init)
 
-    report = commands.add_parser("report", help="tell about a run from its folder, finished or not")
-    report.add_argument("folder", type=Path, help="folder of the run, such as mpipso-runs/latest")
-    report.set_defaults(run=_report)
-    return parser
+def _add_init(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", nargs="?", type=Path, default=Path("mpipso.toml"), help="file to write (mpipso.toml)")
+    command.add_argument("--engine", choices=templates.names(), default=templates.EMBEDDED, help="the service to tune")
+    command.add_argument("--force", action="store_true", help="overwrite an existing file")
+
+
+def _add_report(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="folder of the run, such as mpipso-runs/latest")
+
+
+def _add_progress(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
 
 
 def _number(word: str) -> int:
@@ -283,3 +293,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
     Console().print(report(arguments.folder), crop=False)
     return 0
+
+
+_SUBCOMMANDS = {
+    "tune": (_add_tune, _tune, "run the tuner (the default); start it with mpirun or srun"),
+    "launch": (_add_launch, _launch, "compose the mpirun line for tune, print it and run it"),
+    "check": (_add_check, _check, "validate configuration and placement; starts nothing"),
+    "init": (_add_init, _init, "write a commented configuration file"),
+    "report": (_add_report, _report, "tell about a run from its folder, finished or not"),
+}
+"""What adds the flags of each, what runs it, and what its help says."""

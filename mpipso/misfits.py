@@ -36,7 +36,8 @@ def port_problems(config: Config, placement: Plan) -> list[str]:
     last = config.service.port + max(masters.values()) - 1
     if config.service.port == 0 or last <= LAST_PORT:
         return []
-    return [f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"]
+    counted = f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"
+    return [f"{counted}; the last port is {LAST_PORT}"]
 
 
 def moving_port(config: Config, placement: Plan) -> str:

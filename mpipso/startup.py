@@ -372,7 +372,7 @@ def _outside(config: Config) -> Outside:
     try:
         from mpipso.cluster.ssh import Outside
     except ModuleNotFoundError as error:
-        raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install 'mpipso[ssh]'") from None
+        raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install asyncssh") from None
     return Outside(config.ssh)
 
 

@@ -192,7 +192,9 @@ def told(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
 def test_a_port_that_is_too_high_for_all_groups(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(config, "[benchmark]", "port = 65535\n[benchmark]\n")
     words = ["--config", config, "--ranks", "2", "--nodes-per-group", "1", "--share-cores"]
-    assert told(capsys, *words) == ["service.port = 65535: groups that share a host count up from it, to 65536"]
+    assert told(capsys, *words) == [
+        "service.port = 65535: groups that share a host count up from it, to 65536; the last port is 65535"
+    ]
 
 
 def test_a_hostfile_that_is_missing_or_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +363,7 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
     ("words", "line"),
     [
         (["--seed", "x"], "argument --seed: invalid int value: 'x'; see mpipso tune --help"),
-        (["--sed", "1"], "unrecognized arguments: --sed 1"),
+        (["--sed", "1"], "unrecognized arguments: --sed 1; see mpipso tune --help"),
         (["tun"], "'tun': unknown command; did you mean 'tune'?"),
         (["check", "--ranks", "0"], "argument --ranks/-np: '0' is not a number from 1 on; see mpipso check --help"),
         (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),

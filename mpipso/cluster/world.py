@@ -183,7 +183,7 @@ class MpiWorld:
     def __init__(self) -> None:
         import mpi4py
 
-        # Only the main thread calls MPI, and uncaught exceptions are turned into an abort by roles.run.
+        # Only the main thread calls MPI, and uncaught exceptions are turned into an abort by run.tune.
         mpi4py.rc.thread_level = "funneled"
         try:
             from mpi4py import MPI
