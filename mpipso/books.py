@@ -19,6 +19,7 @@ from mpipso.cluster.plan import Plan, counted, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
+from mpipso.notes import notes
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
@@ -81,6 +82,8 @@ class Books:
                 tuning = self._tuning(journal, monitor)
                 limits = TimeLimits(config.search.time_limit, usage(self._past).wall, os.environ)
                 monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
+                for line in notes(config, plan):
+                    monitor.note(f"note: {line}")
                 root = Root(
                     crew,
                     tuning,

@@ -1,4 +1,4 @@
-"""What ``mpipso check`` points out although nothing is wrong: what may have another effect than it seems to have."""
+"""What is pointed out although nothing is wrong, since it may have another effect than it seems to have."""
 
 from __future__ import annotations
 

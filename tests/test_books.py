@@ -189,6 +189,7 @@ def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     assert "sk-123456" not in (course.runs / "latest" / "journal.jsonl").read_text()
     assert json.loads((course.runs / "latest" / "best-config.json").read_text())["queue"] == 5
+    assert f"note: {template} has no wait, which is added" in first.stdout
     template.write_text('{"batch": 1,\n "api_key": "sk-654321",\n "queue": 6}')
     words = ("--config", str(course.config), "--resume", str(course.runs / "latest"), "--evaluations", "3")
     again = run(course, *words)
