@@ -20,7 +20,8 @@ _VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
 #: How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable.
 _VENDORS = (
     (("nvidia-smi", "-L"), r"^GPU (\d+):", "CUDA_VISIBLE_DEVICES"),
-    (("npu-smi", "info", "-m"), r"^\s*\d+\s+\d+\s+(\d+)\s+Ascend", "ASCEND_RT_VISIBLE_DEVICES"),
+    # Newer drivers tell the physical id of a chip behind its logical one.
+    (("npu-smi", "info", "-m"), r"^\s*\d+\s+\d+\s+(\d+)\s+(?:\S+\s+)?Ascend", "ASCEND_RT_VISIBLE_DEVICES"),
     (("rocm-smi", "--showid"), r"^GPU\[(\d+)\].*Device ID", "HIP_VISIBLE_DEVICES"),
 )
 

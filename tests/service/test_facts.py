@@ -1,7 +1,8 @@
-"""Which accelerators a job may use. There is none here: a fake ``nvidia-smi`` answers in the format of the real one."""
+"""Which accelerators a job may use. There is none here: fakes of the vendors' tools answer in their format."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,33 @@ GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-21b1ce5a-ffff-4c6e-a2b1-b2f5e2f1a222)
 """
 
 
+ASCEND = """\
+\tNPU ID                         Chip ID                        Chip Logic ID                  Chip Name
+\t1                              0                              0                              Ascend 910B3
+\t1                              1                              -                              Mcu
+\t4                              0                              1                              Ascend 910B3
+\t4                              1                              -                              Mcu
+"""
+ASCEND_NEWER = """\
+\tNPU ID               Chip ID              Chip Logic ID        Chip Phy-ID          Chip Name
+\t2                    0                    0                    4                    Ascend910
+\t2                    1                    1                    5                    Ascend910
+\t2                    2                    -                    -                    Mcu
+"""
+
+
 @pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "listed").write_text(LISTED)
-    script = tmp_path / "nvidia-smi"
-    script.write_text(f"#!/bin/sh\ncat {tmp_path}/listed\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a tool into PATH, alone with those of the system, that prints a text."""
+
+    def put(name: str, text: str) -> None:
+        (tmp_path / "listed").write_text(text)
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\ncat {tmp_path}/listed\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    return put
 
 
 @pytest.mark.parametrize(
@@ -44,11 +65,26 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_job_gets_no_more_devices_than_its_variable_shows(
-    tool: None, monkeypatch: pytest.MonkeyPatch, variable: str | None, devices: tuple[int, ...]
+    install: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    devices: tuple[int, ...],
 ) -> None:
     """What is no list of whole devices is left as it is for the service to inherit."""
+    install("nvidia-smi", LISTED)
     if variable is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert facts.facts().devices == devices
+
+
+@pytest.mark.parametrize("listed", [ASCEND, ASCEND_NEWER])
+def test_the_chips_of_ascend_go_by_their_logical_ids(
+    install: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    install("npu-smi", listed)
+    for variable in facts.DEVICE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    told = facts.facts()
+    assert (told.devices, told.device_variable) == ((0, 1), "ASCEND_RT_VISIBLE_DEVICES")
