@@ -91,9 +91,16 @@ def test_health_is_asked_where_the_configuration_says() -> None:
     ("service", "parameter", "told"),
     [
         ({}, {}, "service.command: is required for engine = 'command'"),
+        ({"engine": "llamacpp"}, {}, "service.model or service.command: is required for engine = 'llamacpp'"),
         ({"command": ("m", "{prot}")}, {}, "service.command: unknown placeholder {prot}; known are: "),
         ({"command": ("m",), "stop_command": ("{x}",)}, {}, "service.stop_command: unknown placeholder {x}"),
         ({"command": ("m",), "health_url": "http://{hots}"}, {}, "service.health_url: unknown placeholder {hots}"),
+        (
+            {"command": ("m",), "health_url": "{host}:{port}/health"},
+            {},
+            "service.health_url = '{host}:{port}/health': should begin with http:// or https://",
+        ),
+        ({"command": ("m",), "health_url": "http{n}://{host}"}, {}, "should begin with http:// or https://"),
         ({"command": ("m",), "env": {"A": "{x}"}}, {}, "service.env.A: unknown placeholder {x}"),
         ({"command": ("m", "{model}")}, {"name": "model", "flag": None}, "parameter 'model': reaches nothing"),
         ({"command": ("m",)}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag, an env or a path"),

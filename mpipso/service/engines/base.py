@@ -69,6 +69,8 @@ class Engine:
 
     known: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     health_path = ""
+    started_by = "service.command"
+    """The keys of which one must be given, in words."""
     exports = True
     """Whether processes are told their place (``MPIPSO_NODE_RANK`` and so on) by their environment as well."""
     workers_are_alike = True
@@ -93,8 +95,10 @@ class Engine:
         service = config.service
         command = service.command or self.default_command(config)
         if not command:
-            yield f"service.command: is required for engine = {service.engine!r}"
+            yield f"{self.started_by}: is required for engine = {service.engine!r}"
             return
+        if service.health_url and not service.health_url.lower().startswith(_SCHEMES):
+            yield f"service.health_url = {service.health_url!r}: should begin with {' or '.join(_SCHEMES)}"
         names = {parameter.name for parameter in config.parameters}
         own = set(self._values(config, {}, _NOWHERE, 0))
         allowed = names | own
@@ -247,6 +251,7 @@ def remoteness(line: str) -> int:
     return 3 if not _ERROR.search(line) else 2 if _ELSEWHERE.search(line) else 1
 
 
+_SCHEMES = ("http://", "https://")
 _COMMANDS = ("command", "worker_command", "update_command", "stop_command", "health_command")
 _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
 # What an engine says when memory is short is followed by the errors of those that wait for it.

@@ -26,6 +26,7 @@ class LlamaCpp(Engine):
     """One process on the master node; ready when ``/health`` answers 200."""
 
     health_path = "/health"
+    started_by = "service.model or service.command"
     exports = False
     workers_are_alike = False
     close_connections = True
