@@ -297,8 +297,10 @@ class LocalNode(Node):
             return ports.free_port("", exclude=taken)
         before = self._pids(owner)
         # What has ended since the first look is in that one, what was forked since is in the second.
-        if (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner):
-            raise self._failure(f"port {wanted} is in use by {ports.port_holder(wanted)}")
+        held = (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner)
+        # Whoever is gone by now has freed it.
+        if held and (holder := ports.port_holder(wanted)):
+            raise self._failure(f"port {wanted} is in use by {holder}")
         return wanted
 
     def _pids(self, handle: str) -> set[int | None]:
@@ -306,11 +308,12 @@ class LocalNode(Node):
 
     def listener_problem(self, handle: str, port: int) -> str | None:
         listening = ports.listeners(port)
-        if not listening:
-            return f"nothing listens on port {port}"
-        if set(listening) <= self._pids(handle):
+        if listening and set(listening) <= self._pids(handle):
             return None
-        return f"port {port} belongs to {ports.port_holder(port)}, not to the service that was started"
+        holder = ports.port_holder(port) if listening else ""
+        if not holder:
+            return f"nothing listens on port {port}"
+        return f"port {port} belongs to {holder}, not to the service that was started"
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         part = _part_of(self._path(path))

@@ -28,14 +28,14 @@ def listeners(port: int) -> list[int | None]:
 
 
 def port_holder(port: int) -> str:
-    """Who holds a port, in words; of the command line only its beginning, as keys may follow."""
+    """Who holds a port, in words, empty if nobody does; of the command line only its beginning, as keys may follow."""
     words = []
     for pid in listeners(port):
         try:
             words.append(f"pid {pid} ({_command(psutil.Process(pid))})" if pid else "a process of another user")
         except psutil.Error:
             words.append(f"pid {pid}")
-    return ", ".join(words) or "nobody listens on it"
+    return ", ".join(words)
 
 
 def _command(holder: psutil.Process) -> str:

@@ -155,6 +155,27 @@ def test_a_port_is_free_or_its_holder_is_named(make: Callable[..., LocalNode]) -
         assert node.free_port(0) != free
 
 
+def test_a_port_whose_holder_goes_while_it_is_looked_for_is_free(
+    make: Callable[..., LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make()
+    port = node.free_port(0)
+    idle = node.start_service(["sleep", "1000"], {}, log="idle", grace=0.1)
+    look = ports.port_holder
+    holders: list[socket.socket] = []
+
+    def goes_before_the_look(port: int) -> str:
+        holders.pop().close()
+        return look(port)
+
+    monkeypatch.setattr(ports, "port_holder", goes_before_the_look)
+    holders.append(socket.create_server(("127.0.0.1", port)))
+    assert node.free_port(port) == port
+    holders.append(socket.create_server(("127.0.0.1", port)))
+    assert node.listener_problem(idle, port) == f"nothing listens on port {port}"
+    assert not holders, "it was looked for"
+
+
 LISTEN = "import socket, sys, time; s = socket.create_server(('', int(sys.argv[1])), reuse_port=True); time.sleep(1000)"
 
 
