@@ -249,6 +249,33 @@ def test_the_reason_is_the_root_cause_where_an_error_points_to_it() -> None:
     )
 
 
+MINDIE = "[2026-11-28 08:00:01.123456+08:00] [1234] [281] [llm] [{}] [{}] : {}"
+NOT_BEGUN = (
+    MINDIE.format("ERROR", "model.cpp:12", "[MIE05E01000F] Model init fail"),
+    MINDIE.format("ERROR", "infer_instances.cpp:88", "[MIE04E070301] InferInstance failed to init LlmInferEngine"),
+    "ERR: Failed to init endpoint! Please check the service log or console output.",
+    "Killed",
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        MINDIE.format("ERROR", "llm_manager_impl.cpp:122", "maxPrefillTokens should be >= maxInputTokenLen"),
+        MINDIE.format("ERROR", "llm_manager_impl.cpp:122", "rank table file invalid"),
+        MINDIE.format("ERROR", "npu_block.cpp:7", "npu block num is 0, try a larger npuMemSize"),
+        "EL0004: [PID: 1234] Failed to allocate memory.",
+        "        Possible Cause: Available memory is insufficient.",
+        "ValueError: failed to create the engine: max_model_len is too large",
+        "RuntimeError: failed to start the server because the port is taken",
+    ],
+)
+def test_that_something_could_not_begin_is_the_reason_only_if_there_is_no_other(line: str) -> None:
+    reason = ENGINES.create("command").reason
+    assert reason("\n".join(["loading", line, *NOT_BEGUN])) == line.strip()
+    assert reason("\n".join(["loading", *NOT_BEGUN])) == NOT_BEGUN[1]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -240,7 +240,8 @@ def missing_commands(config: Config) -> list[str]:
 def remoteness(line: str) -> int:
     """How far a line of a log is from the cause of an end.
 
-    0: memory was missing; 1: another error; 2: an error that points to another, or a line of code; 3: anything else.
+    0: memory was missing; 1: another error; 2: an error that points to another or only says what could not begin for
+    it, or a line of code; 3: anything else.
     """
     named = _NAMED.search(line)
     if _MEMORY.search(line):
@@ -256,12 +257,17 @@ _COMMANDS = ("command", "worker_command", "update_command", "stop_command", "hea
 _ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
 # What an engine says when memory is short is followed by the errors of those that wait for it.
 _MEMORY = re.compile(
-    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate) memory|memoryerror|bad_alloc"
+    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) memory"
+    r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
 )
 _HARMLESS = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b|^[IW]\d{4} ")
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
 _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
-_ELSEWHERE = re.compile(r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w")
+_ELSEWHERE = re.compile(
+    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w"
+    # Nothing follows that would say why.
+    r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
+)
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 _NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
 
