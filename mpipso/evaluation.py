@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -57,6 +58,27 @@ class Failure:
     def silent(self) -> bool:
         """Whether it says nothing about the configuration."""
         return self.kind in ("infrastructure", "cancelled")
+
+
+def plain(text: str) -> str:
+    """Lines of logs without what loggers put before their messages, which is another each time it is said.
+
+    That is the time, with process, thread, module, level and place in the code, or a level or a named process alone,
+    at the beginning or after a colon or semicolon, as where a cause quotes a line.
+    """
+    return _LOGGED.sub("", text)
+
+
+_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
+_LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
+_PROCESS = r"\(\w+ pid=\d+\)"
+# Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
+_FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"
+_GAP = r"(?:\s?[:|-])?\s+"
+_LOGGED = re.compile(
+    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{_PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
+)
 
 
 def mean(several: Sequence[Metrics]) -> dict[str, float]:

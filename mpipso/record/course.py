@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpipso.evaluation import plain
 from mpipso.record import figures
 from mpipso.record.figures import clean
 from mpipso.record.outcome import Outcome
@@ -133,13 +134,14 @@ def _faults(outcome: Outcome) -> Iterator[Text]:
     for evaluation in failed:
         if (failure := evaluation.failure) is not None:
             # Ports differ from one evaluation to the next.
-            cause = told.setdefault(_PORT.sub(":", failure.cause), clean(failure.cause))
+            cause = plain(clean(failure.cause))
+            cause = told.setdefault(_PORT.sub(":", cause), cause)
             causes.setdefault(cause, []).append(evaluation.number)
     named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
     yield from _at_most(_counted(named, "failed"), "red")
     retries: Counter[str] = Counter()
     for cause, count in outcome.retries.items():
-        retries[clean(cause)] += count
+        retries[plain(clean(cause))] += count
     yield from _at_most(_counted(retries, "retried"), "yellow")
     yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
     yield from _at_most([_quarantined(quarantine) for quarantine in outcome.usage.quarantines], "yellow")

@@ -21,7 +21,7 @@ from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Me
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start, remoteness
-from mpipso.service.node import TAIL_LINES, LocalNode, Node
+from mpipso.service.node import TAIL_LINES, LocalNode, Node, quoted
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
 from mpipso.service.timing import Phases, TimeLimit
@@ -31,8 +31,6 @@ LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
 _MARK = 64
 """Bytes of these that are kept for the line that tells what is missing."""
-LINE = 160
-"""How much of a log's telling line goes into the cause."""
 REASON_LINES = 200
 """Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
 CANCEL_GRACE = 5.0
@@ -299,8 +297,7 @@ class ServiceGroup:
             reason = self._engine.reason(_lines(self._text(running), REASON_LINES))
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
             rank = remoteness(reason) if code >= 0 else min(1, remoteness(reason))
-            shown = reason if len(reason) <= LINE else f"{reason[: LINE - 3]}..."
-            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {shown}"))
+            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {quoted(reason)}"))
         told = [cause for _, cause in sorted(causes, key=lambda each: each[0])]
         taken = self._taken(port) if port else []
         raise EvaluationFailed(

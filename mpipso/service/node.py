@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Configuration
+from mpipso.evaluation import Configuration, plain
 from mpipso.service import ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.process import Completed
@@ -28,6 +28,8 @@ CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
 TAIL_LINES = 20
 """How many of the last lines of a command's output tell why it failed."""
+LINE = 160
+"""How much of a telling line of a log or an output goes into the cause."""
 HELD_BEFORE = 15.0
 HELD_AFTER = 60.0
 """Seconds until the memory of the devices must be as free as it was, before a start and after a stop."""
@@ -420,6 +422,12 @@ class LocalNode(Node):
 
     def _failure(self, cause: str) -> EvaluationFailed:
         return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")
+
+
+def quoted(line: str) -> str:
+    """A line of a log or an output as a cause has it: what it says alone, and not at any length."""
+    said = plain(line)
+    return said if len(said) <= LINE else f"{said[: LINE - 3]}..."
 
 
 def _sha256(path: Path) -> str:

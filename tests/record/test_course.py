@@ -111,6 +111,17 @@ def test_causes_that_differ_in_a_port_are_one_and_a_run_that_failed_gets_no_advi
     assert not any("times as fast" in line or "idled" in line for line in lines)
 
 
+def test_causes_that_differ_in_what_a_logger_puts_before_them_are_one(tmp_path: Path) -> None:
+    script = Script()
+    for number in range(2):
+        line = f"[2026-11-28 08:00:0{number}.123+08:00] [12{number}] [281] [llm] [ERROR] [a.cpp:8] : [MIE04] no memory"
+        script.retried(5 + number, number, 0, cause=f"vm: it ended: {line}")
+        script.evaluated(10 + number, number, number, tokens=None, cause=f"vm: it ended: {line}")
+    lines = told(script.finished(100), tmp_path)
+    assert "  2 failed: vm: it ended: [MIE04] no memory (#0, #1)" in lines
+    assert "  2 retried: vm: it ended: [MIE04] no memory" in lines
+
+
 def test_of_many_evaluations_with_one_cause_the_first_are_named(tmp_path: Path) -> None:
     script = Script()
     for number in (12, 3, 4, 10, 7):

@@ -29,6 +29,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
+from mpipso.service import node as node_module
 from mpipso.service import ports, process, readiness
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
@@ -421,6 +422,12 @@ class Dead(LocalNode):
         return self.code
 
 
+def test_a_line_of_a_log_is_quoted_without_what_its_logger_put_before_it(bench: Bench) -> None:
+    line = "[2026-11-28 08:00:01.123456+08:00] [1234] [281] [llm] [ERROR] [a.cpp:8] : " + 150 * "x"
+    evaluation = bench.evaluate({"command": ("sh", "-c", f"echo '{line}'; exit 3")})
+    assert failed(evaluation)[1] == f"node0: the service exited with code 3 while starting: {150 * 'x'}"
+
+
 LOST = "RuntimeError: Engine core initialization failed. See root cause above."
 
 
@@ -449,7 +456,7 @@ def test_of_several_processes_the_one_with_a_reason_is_named_first(
         assert [cause.partition(":")[0] for cause in causes] == [first, "node0" if first == "node1" else "node1"]
         assert f"node0: the master exited with code 1 while starting: {LOST}" in causes
     if "too long" in log:
-        assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == group_module.LINE
+        assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == node_module.LINE
     for node in (master, worker):
         node.close()
 
