@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -164,7 +164,7 @@ class ServiceGroup:
         self._enter("starting")
         self._start(starts, configuration, layout)
         target = target_of(self._config, self._engine, layout, assignment, self._local.work_dir)
-        readiness = self._readiness(target, configuration, layout)
+        readiness = self._readiness(target, configuration, layout, starts[-1].env)
         with watching(lambda: self._check_alive("while starting", layout.port), cancel) as over:
             try:
                 readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
@@ -213,12 +213,13 @@ class ServiceGroup:
         self, starts: Sequence[Start], configuration: Configuration, layout: Layout, cancel: threading.Event
     ) -> None:
         service = self._config.service
-        for index in dict.fromkeys(start.node for start in starts):
+        for index, env in {start.node: start.env for start in starts}.items():
             self._nodes[index].update_config(
                 configuration,
                 path=layout.config_name,
                 content=self._engine.file(self._config, configuration, layout, index),
                 command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
+                env=env,
                 timeout=service.start_timeout,
                 cancel=cancel,
             )
@@ -238,7 +239,9 @@ class ServiceGroup:
             role = "the service" if len(starts) == 1 else "the worker" if rank else "the master"
             self._running.append(Running(node, role, handle, log))
 
-    def _readiness(self, target: Target, configuration: Configuration, layout: Layout) -> Readiness:
+    def _readiness(
+        self, target: Target, configuration: Configuration, layout: Layout, env: Mapping[str, str]
+    ) -> Readiness:
         service = self._config.service
         return Readiness(
             master=self._nodes[self._master],
@@ -247,6 +250,7 @@ class ServiceGroup:
             client=self._client,
             health_url=self._engine.health_url(self._config, configuration, layout),
             health_command=self._engine.fill(service.health_command, self._config, configuration, layout),
+            env=env,
         )
 
     def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:

@@ -172,19 +172,31 @@ class Node(abc.ABC):
         path: str = "config.json",
         content: bytes | None = None,
         command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
         timeout: float = 300.0,
         cancel: threading.Event | None = None,
     ) -> None:
-        """Write the configuration to ``path`` (as JSON unless ``content`` gives the text), then run ``command``."""
+        """Write the configuration to ``path`` (as JSON unless ``content`` gives the text), then run ``command``.
+
+        Raises
+        ------
+        EvaluationFailed
+            The command fails or takes longer than ``timeout`` seconds, by the configuration's fault or the node's: that
+            shows on another group (``measurement``). The cause ends with the last line of its output.
+        """
         self.write_file(path, json.dumps(dict(params), indent=2).encode() if content is None else content)
         if not command:
             return
-        done = self.execute(command, timeout, cancel=cancel)
+        done = self.execute(command, timeout, env=env, cancel=cancel)
         if done.timed_out or done.exit_code:
             how = f"took longer than {timeout:g} s" if done.timed_out else f"ended with exit code {done.exit_code}"
             output = (done.stdout + done.stderr).strip().splitlines()
-            detail = "\n".join(output[-TAIL_LINES:])
-            raise EvaluationFailed(f"{self.name}: update command {command[0]} {how}", detail=detail)
+            said = f": {quoted(output[-1])}" if output else ""
+            raise EvaluationFailed(
+                f"{self.name}: update command {command[0]} {how}{said}",
+                kind="measurement",
+                detail="\n".join(output[-TAIL_LINES:]),
+            )
 
 
 @dataclass

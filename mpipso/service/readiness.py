@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -32,6 +32,8 @@ class Readiness:
         The node of the master process, and how the process is addressed there.
     health_url, health_command:
         The command decides if there is one, else the URL; with neither, the open port.
+    env:
+        What is added to the command's environment, as to the service's.
     """
 
     master: Node
@@ -40,6 +42,7 @@ class Readiness:
     client: Client
     health_url: str
     health_command: Sequence[str]
+    env: Mapping[str, str]
 
     def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
         """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
@@ -69,7 +72,7 @@ class Readiness:
     def _check(self, left: float, over: threading.Event) -> None:
         if self.health_command:
             limit = min(left, COMMAND_LIMIT)
-            done = self.master.execute(self.health_command, limit, cancel=over)
+            done = self.master.execute(self.health_command, limit, env=self.env, cancel=over)
             if done.timed_out:
                 raise NotReady(f"health command {self.health_command[0]} took longer than {limit:.0f} s")
             if done.exit_code:

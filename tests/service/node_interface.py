@@ -183,7 +183,8 @@ class TestUpdateConfig:
     def test_a_command_that_fails(self, node: Node) -> None:
         with pytest.raises(EvaluationFailed, match=r"node7: update command .* ended with exit code 1") as caught:
             node.update_config({}, command=python("raise SystemExit('no space left')"))
-        assert caught.value.kind == "configuration"
+        assert caught.value.kind == "measurement"
+        assert caught.value.cause.endswith(": no space left")
         assert "no space left" in caught.value.detail
 
     def test_a_command_that_takes_too_long(self, node: Node) -> None:

@@ -547,11 +547,35 @@ def test_files_arrive_on_every_node_that_starts_something_and_are_applied_there(
 
 
 def test_an_update_command_that_fails_ends_the_evaluation_with_its_output(bench: Bench) -> None:
-    service = tiny(update_command=("sh", "-c", "echo no such key: tokens >&2; exit 4"))
+    service = tiny(update_command=("sh", "-c", "echo it begins; echo no such key: tokens >&2; exit 4"))
     evaluation = bench.evaluate(service)
-    assert failed(evaluation) == ("configuration", "node0: update command sh ended with exit code 4")
-    assert evaluation.failure and evaluation.failure.detail == "no such key: tokens"
+    # It may be the node's fault, and is tried on another group.
+    told = "node0: update command sh ended with exit code 4: no such key: tokens"
+    assert failed(evaluation) == ("measurement", told)
+    assert evaluation.failure and evaluation.failure.detail == "it begins\nno such key: tokens"
     assert "starting" not in bench.phases
+
+
+def test_every_command_of_a_node_has_the_environment_of_its_service(bench: Bench) -> None:
+    note = 'env | grep "^MPIPSO_[NCP]\\|^WHERE\\|^TOKENS" | sort > "$1/$2-$0"'
+    commands = {key: ("sh", "-c", note, "{node_rank}", str(bench.folder), key) for key in ("update", "stop", "health")}
+    serve = ("sh", "-c", note + '; shift 2; exec "$@"', "{node_rank}", str(bench.folder), "serve")
+    service = {
+        "command": (*serve, *SPAN["command"]),
+        "worker_command": (*serve, *SPAN["worker_command"]),
+        "env": {"WHERE": "{config}"},
+        **{f"{key}_command": words for key, words in commands.items()},
+    }
+    evaluation = bench.evaluate(service, nodes=2)
+    assert evaluation.failure is None, evaluation.failure
+    told = {path.name: path.read_text() for path in bench.folder.glob("*-?")}
+    assert set(told) == {*(f"{key}-{rank}" for key in ("serve", "update", "stop") for rank in "01"), "health-0"}
+    assert [set(told[f"{key}-0"].splitlines()) for key in ("update", "stop", "health")] == 3 * [
+        set(told["serve-0"].splitlines())
+    ]
+    assert told["update-1"] == told["stop-1"] == told["serve-1"] != told["serve-0"]
+    names = {line.partition("=")[0] for line in told["serve-0"].splitlines()}
+    assert names == {"MPIPSO_NODE_RANK", "MPIPSO_NNODES", "MPIPSO_CONFIG", "MPIPSO_PORT", "WHERE", "TOKENS"}
 
 
 def test_an_update_command_has_a_limit(bench: Bench) -> None:
