@@ -251,6 +251,7 @@ class ServiceGroup:
             health_url=self._engine.health_url(self._config, configuration, layout),
             health_command=self._engine.fill(service.health_command, self._config, configuration, layout),
             env=env,
+            explain=partial(self._explain, layout.master_port),
         )
 
     def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:
@@ -298,10 +299,11 @@ class ServiceGroup:
         for running, code in dead:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
             hint = " (its command has to stay in the foreground)" if code == 0 and port else ""
-            reason = self._engine.reason(_lines(self._text(running), REASON_LINES))
+            rank, line = self._reason(running)
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
-            rank = remoteness(reason) if code >= 0 else min(1, remoteness(reason))
-            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {quoted(reason)}"))
+            causes.append(
+                (rank if code >= 0 else min(1, rank), f"{running.node.name}: {running.role} {how} {when}{hint}: {line}")
+            )
         told = [cause for _, cause in sorted(causes, key=lambda each: each[0])]
         taken = self._taken(port) if port else []
         raise EvaluationFailed(
@@ -309,6 +311,27 @@ class ServiceGroup:
             kind="infrastructure" if taken else "configuration",
             detail=self._tails([running for running, _ in dead]),
         )
+
+    def _explain(self, master_port: int, refused: bool) -> list[str]:
+        """What may be why the service is not ready, in words.
+
+        It listens elsewhere, if it was ``refused`` that it listens where it should, or one of its processes, which may
+        have ended below one that stays, has told of an error.
+        """
+        hints = []
+        master = self._running[-1]
+        if refused and (places := master.node.listening(master.handle, [master_port])):
+            hints.append(f"the service listens on {', '.join(places)} instead")
+        told = [(*self._reason(running), running) for running in self._running]
+        rank, line, running = min(told, key=lambda each: each[0])
+        if rank <= 1:
+            hints.append(f"{running.node.name}: {running.role} says: {line}")
+        return hints
+
+    def _reason(self, running: Running) -> tuple[int, str]:
+        """The line of its log that tells most: its :func:`remoteness`, and as a cause quotes it."""
+        reason = self._engine.reason(_lines(self._text(running), REASON_LINES))
+        return remoteness(reason), quoted(reason)
 
     def _taken(self, port: int) -> list[str]:
         """Who else holds the port of the master, in words; empty if nobody does."""

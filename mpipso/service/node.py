@@ -106,6 +106,10 @@ class Node(abc.ABC):
         """Why the listener on ``port`` is not the service of ``handle``; None when it is."""
 
     @abc.abstractmethod
+    def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
+        """Where the service listens for clients: ports, with the address if not on all, but for those ``exclude``-d."""
+
+    @abc.abstractmethod
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         """Write a part of a file that :meth:`finish_file` will put into place."""
 
@@ -328,6 +332,9 @@ class LocalNode(Node):
         if not holder:
             return f"nothing listens on port {port}"
         return f"port {port} belongs to {holder}, not to the service that was started"
+
+    def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
+        return ports.places(self._pids(handle), exclude)
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         part = _part_of(self._path(path))

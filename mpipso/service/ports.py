@@ -27,6 +27,24 @@ def listeners(port: int) -> list[int | None]:
     return sorted(found, key=lambda pid: (pid is None, pid))
 
 
+def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[str]:
+    """Where processes listen for clients: ``8000`` if on every address, else with the address, ``127.0.0.1:8000``.
+
+    Ports of the range from which the system chooses are left out: whoever lets it choose means them for its own use.
+    """
+    first, last = _chosen()
+    found = {
+        (connection.laddr.port, connection.laddr.ip)
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid in pids
+    }
+    return [
+        str(port) if address in _ALL_ADDRESSES else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        for port, address in sorted(found)
+        if port not in exclude and not first <= port <= last
+    ]
+
+
 def port_holder(port: int) -> str:
     """Who holds a port, in words, empty if nobody does; of the command line only its beginning, as keys may follow."""
     words = []
@@ -83,10 +101,16 @@ def free_port(host: str, exclude: Collection[int] = ()) -> int:
     EvaluationFailed
         There is none (``infrastructure``).
     """
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    low, _ = _chosen()
     first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
     begin = random.SystemRandom().randrange(first, last)
     for port in itertools.chain(range(begin, last), range(first, begin)):
         if port not in exclude and port_is_free(host, port):
             return port
     raise EvaluationFailed(f"no free port on {host}", kind="infrastructure")
+
+
+def _chosen() -> tuple[int, int]:
+    """The first and the last port that the system gives to whoever names none."""
+    first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    return int(first), int(last)

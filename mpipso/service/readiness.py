@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +37,8 @@ class Readiness:
         The command decides if there is one, else the URL; with neither, the open port.
     env:
         What is added to the command's environment, as to the service's.
+    explain:
+        What may be why the service is not ready, in words, as one learns whether nobody listens where it should.
     """
 
     master: Node
@@ -43,6 +48,7 @@ class Readiness:
     health_url: str
     health_command: Sequence[str]
     env: Mapping[str, str]
+    explain: Callable[[bool], Sequence[str]]
 
     def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
         """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
@@ -62,7 +68,8 @@ class Readiness:
                 return
             except NotReady as problem:
                 if time.monotonic() >= deadline:
-                    raise EvaluationFailed(f"not ready within {limit:g} s: {problem}") from None
+                    why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
+                    raise EvaluationFailed(f"not ready within {limit:g} s: {why}") from None
                 if str(problem) != told:
                     told = str(problem)
                     tell(told)
@@ -100,14 +107,32 @@ async def _healthy(url: str, limit: float) -> None:
         ):
             if answer.status != 200:
                 raise NotReady(f"{url} answers HTTP {answer.status}")
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+        raise EvaluationFailed(f"service.health_url: {url} is no URL that can be asked") from None
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-        raise NotReady(f"{url}: {str(error) or type(error).__name__}") from None
+        raise _unreachable(url, error) from None
 
 
 async def _listening(host: str, port: int) -> None:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), HEALTH_LIMIT)
     except (asyncio.TimeoutError, OSError) as error:
-        reason = getattr(error, "strerror", None) or "no answer"
-        raise NotReady(f"nothing listens on {host}:{port}: {reason}") from None
+        raise _unreachable(f"nothing listens on {host}:{port}", error) from None
     writer.close()
+
+
+class _Refused(NotReady):
+    """Nobody listens where the service should."""
+
+
+def _unreachable(where: str, error: Exception) -> NotReady:
+    """A connection that failed, in the system's words: aiohttp's and asyncio's repeat the address."""
+    origin = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    number = getattr(origin, "errno", None) or 0
+    if number > 0 and not isinstance(origin, ssl.SSLError):  # which numbers its errors in its own way
+        words = os.strerror(number)
+    elif isinstance(error, asyncio.TimeoutError):
+        words = "no answer"
+    else:
+        words = getattr(origin, "strerror", None) or str(origin) or type(origin).__name__
+    return (_Refused if number == errno.ECONNREFUSED else NotReady)(f"{where}: {words}")

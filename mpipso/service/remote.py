@@ -214,6 +214,9 @@ class RemoteNode(Node):
         problem: str | None = self._call("listener_problem", handle, port)
         return problem
 
+    def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
+        return list(map(str, self._call("listening", handle, list(exclude))))
+
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         self._call("write_chunk", path, offset, data)
 

@@ -205,6 +205,8 @@ class TestService:
         handle = node.start_service(python(self.LISTENER, port), {}, log="service.log", grace=5.0)
         wait_until(lambda: node.listener_problem(handle, port) is None, "it listens")
         assert node.poll_service(handle) is None
+        assert node.listening(handle) == [f"127.0.0.1:{port}"]
+        assert node.listening(handle, [port]) == []
         assert node.read_chunk("service.log", 0, 100) == b"listening\n"
         with pytest.raises(EvaluationFailed, match=f"node7: port {port} is in use by "):
             node.free_port(port)

@@ -341,6 +341,63 @@ def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     assert bench.waits.count(bench.waits[-1]) == 1, "it is told when it changes, not at every look"
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start is over when its process has made the file ``begun`` in its work folder."""
+    start = LocalNode.start_service
+
+    def and_wait(node: LocalNode, *told: Any, **named: Any) -> str:
+        handle = start(node, *told, **named)
+        until((Path(node.work_dir) / "begun").exists)
+        return handle
+
+    monkeypatch.setattr(LocalNode, "start_service", and_wait)
+
+
+def test_the_error_of_a_service_that_hangs_is_told_when_it_is_given_up(bench: Bench, begun: None) -> None:
+    """A rank has died of missing memory, and what has started it waits on."""
+    memory = "RuntimeError: NPU out of memory. Tried to allocate 4.00 GiB"
+
+    def hangs(says: str) -> str:
+        words = ("sh", "-c", 'echo "$1"; echo "it waits"; touch "$0/begun"; exec sleep 1000', "{work_dir}")
+        service = {**SPAN, "command": (*words, "loading"), "worker_command": (*words, says), "start_timeout": 0.5}
+        kind, cause = failed(bench.evaluate(service, nodes=2))
+        assert kind == "configuration"
+        return re.sub(r":\d+/", "/", cause)
+
+    refused = "not ready within 0.5 s: http://127.0.0.1/health: Connection refused"
+    assert hangs(memory) == f"{refused}; node1: the worker says: {memory}"
+    assert hangs("loading") == refused
+
+
+@pytest.mark.parametrize("health", ["http://{host}:{port}/health", ""])
+def test_where_else_a_service_listens_is_told_when_it_is_given_up(bench: Bench, begun: None, health: str) -> None:
+    one = ports.free_port("")
+    other = ports.free_port("", exclude=[one])
+    listen = (
+        "import pathlib, socket, sys, time\n"
+        "places = zip(sys.argv[2::2], map(int, sys.argv[3::2]))\n"
+        "servers = [socket.create_server(place) for place in places]\n"
+        "(pathlib.Path(sys.argv[1]) / 'begun').touch()\n"
+        "time.sleep(1000)"
+    )
+    # Where its workers find it, and a port of the system's choice, are nothing for clients.
+    places = ("", str(one), "127.0.0.1", str(other), "", "{master_port}", "", "0")
+    command = (sys.executable, "-c", listen, "{work_dir}", *places)
+    kind, cause = failed(bench.evaluate({"command": command, "health_url": health, "start_timeout": 0.5}))
+    assert kind == "configuration"
+    told = ", ".join(place for _, place in sorted([(one, f"{one}"), (other, f"127.0.0.1:{other}")]))
+    assert cause.endswith(f": Connection refused; the service listens on {told} instead")
+
+
+@pytest.mark.parametrize("url", ["http://{host}:99999/health", "htp://{host}:{port}/health"])
+def test_a_health_url_that_cannot_be_asked_ends_the_evaluation_at_once(bench: Bench, url: str) -> None:
+    kind, cause = failed(bench.evaluate(tiny() | {"health_url": url, "start_timeout": 600.0}))
+    told = url.replace("{host}", "127.0.0.1").partition("{")[0]
+    assert kind == "configuration" and cause.startswith(f"service.health_url: {told}")
+    assert cause.endswith(" is no URL that can be asked")
+
+
 def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:
     evaluation = bench.evaluate({"command": tuple(TINY)})
     assert evaluation.failure is None
