@@ -82,7 +82,9 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
     elif baseline.failed:
-        yield Text(f"The baseline failed: {clean(baseline.cause or 'no metrics')}.", "yellow")
+        count = len(baseline.counted)
+        often = f" in {count - len(baseline.good)} of {count} measurements" if baseline.good else ""
+        yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics')}.", "yellow")
     elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
     else:

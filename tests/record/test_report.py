@@ -148,6 +148,11 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     assert cells(lines, "n_batch") == ["n_batch", "2048"]
     lines = drawn(summary(outcome(broken(0, "no\nanswer", "baseline"), *RUN[1:], incumbent=2)))
     assert lines[0] == "The baseline failed: no answer."
+    once = broken(6, "no answer", "baseline")
+    lines = drawn(summary(outcome(RUN[0], once, incumbent=0)))
+    assert lines[0] == "The baseline failed in 1 of 2 measurements: no answer."
+    lines = drawn(summary(outcome(RUN[0], once, judged(7, BASELINE, 380.0, 1400.0, "repeat"), incumbent=0)))
+    assert lines[0].startswith("Nothing beat the baseline: "), "it counts as good"
 
 
 def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
