@@ -45,8 +45,8 @@ def spent(
 def fruitless(search: Search, objective: Objective, trials: Trials, visible: Sequence[int]) -> list[str]:
     """Why to give up, in lines; empty if there is no reason.
 
-    Every evaluation of the last ``fruitless`` iterations failed; or all that there are failed alike in their benchmark,
-    which then no configuration makes work.
+    Every evaluation of the last ``fruitless`` iterations failed; or all that there are failed alike in their benchmark
+    or update command, which then no configuration makes work.
     """
     failures = [result.failure for number in visible if (result := trials.result(number)) is not None]
     if len(failures) >= _ALIKE and len({each and (each.kind, each.cause) for each in failures}) == 1:
