@@ -82,9 +82,13 @@ class Role(Protocol):
 
 
 class Station:
-    """What this rank is at the moment, as the root says: leader or member of a group, or spare."""
+    """What this rank is at the moment, as the root says: leader or member of a group, or spare.
 
-    def __init__(self, crew: Crew, interrupts: Interrupts) -> None:
+    ``clock``, in seconds, is what silence is measured by.
+    """
+
+    def __init__(self, crew: Crew, interrupts: Interrupts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._crew = crew
         self._interrupts = interrupts
         self._role: Role | None = None
@@ -93,7 +97,7 @@ class Station:
         self._finishing = False
         self._told = False
         self._beat = 0.0
-        self._heard = self._stepped = time.monotonic()
+        self._heard = self._stepped = clock()
         self.left = False
         """Whether nothing of the run is left here."""
         self.departing = False
@@ -105,7 +109,7 @@ class Station:
     def hear(self, source: int, message: object) -> None:
         """A message of the root's or, within a group, of another rank's has arrived."""
         if source == ROOT:
-            self._heard = time.monotonic()
+            self._heard = self._clock()
         role = self._role
         match message:
             case Form():
@@ -141,7 +145,7 @@ class Station:
 
     def step(self) -> None:
         """One turn; never waits."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._stepped > self._crew.config.parallel.lease / 2:
             # This process itself was stopped and could hear nobody.
             self._heard = now
@@ -172,7 +176,7 @@ class Station:
     @property
     def forsaken(self) -> bool:
         """Whether the root is dead, or was not heard of for so long that this rank is on its own."""
-        silence = time.monotonic() - self._heard
+        silence = self._clock() - self._heard
         return ROOT in self._crew.everyone.failed or silence > 4 * self._crew.config.parallel.lease
 
     def flee(self) -> None:
@@ -197,7 +201,7 @@ class Station:
         if self._interrupts.received is not None and not self._told:
             self._told = True
             self._crew.everyone.post(ROOT, Interrupted(self._interrupts.received))
-        now = time.monotonic()
+        now = self._clock()
         if now - self._beat >= BEAT:
             self._beat = now
             self._crew.everyone.post(ROOT, Alive())

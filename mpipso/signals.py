@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import psutil
@@ -32,13 +33,19 @@ class Interrupts:
 
     ``SIGUSR1`` counts because it is the only signal that ``mpirun`` forwards without killing the ranks soon after.
 
+    Parameters
+    ----------
+    clock:
+        Seconds, by which two signals are told from the same one sent twice.
+
     Attributes
     ----------
     received:
         The number of the first signal; None until then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._first = 0.0
         self.received: int | None = None
 
@@ -60,11 +67,11 @@ class Interrupts:
         """Ask the run to end, as a signal to this process does; that signal may have come to another rank."""
         if self.received is None:
             # In this order: the same signal may come to this process between the two lines.
-            self._first = time.monotonic()
+            self._first = self._clock()
             self.received = number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and time.monotonic() - self._first > _SECOND:
+        if self.received is not None and self._clock() - self._first > _SECOND:
             # The keepers notice that this process is gone and stop every service that it started.
             os._exit(128 + number)
         self.ask(number)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,31 +16,36 @@ from bed.job import wait_until
 
 from mpipso.signals import describe
 
+#: Its clock shows what the test says: each line of its input is the seconds that pass.
 RANK = """
 import signal, sys, time
 from mpipso.signals import Interrupts, die_with_launcher
 die_with_launcher()
 # However this test run itself was started.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
-with Interrupts() as interrupts:
+now = 0.0
+with Interrupts(lambda: now) as interrupts:
     print("ready", flush=True)
     while interrupts.received is None:
         time.sleep(0.01)
     print("received", interrupts.received, flush=True)
-    time.sleep(float(sys.argv[1]))
+    for seconds in iter(sys.stdin.readline, ""):
+        now += float(seconds)
+        print("goes on", flush=True)
 sys.exit(7)
 """
 TOLD = """
-import os, signal, time
+import signal
 from mpipso.signals import Interrupts
-with Interrupts() as interrupts:
+now = 0.0
+with Interrupts(lambda: now) as interrupts:
     interrupts.ask(signal.SIGUSR1)
-    os.kill(os.getpid(), signal.SIGUSR1)
-    time.sleep(0.01)
+    now = 0.9
+    signal.raise_signal(signal.SIGUSR1)
     print("goes on", flush=True)
-    time.sleep(1.1)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
+    now = 1.1
+    signal.raise_signal(signal.SIGINT)
+    print("goes on for ever", flush=True)
 """
 
 
@@ -54,8 +58,9 @@ def ranks() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def start(ranks: list[subprocess.Popen[str]], seconds: float, *words: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", RANK, str(seconds), *words], stdout=subprocess.PIPE, text=True)
+def start(ranks: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", RANK, *words], stdin=pipe, stdout=pipe, text=True)
     ranks.append(process)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -67,34 +72,51 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
+def passes(process: subprocess.Popen[str], seconds: float) -> None:
+    """Its clock goes on, and what it was sent before has been handled."""
+    assert process.stdin is not None
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    assert line(process) == "goes on\n"
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    """Its exit code once it has nothing to do any more."""
+    assert process.stdin is not None
+    process.stdin.close()
+    return process.wait(10)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_the_first_signal_lets_the_run_end_in_order(ranks: list[subprocess.Popen[str]], number: int) -> None:
-    rank = start(ranks, 0.0)
+    rank = start(ranks)
     rank.send_signal(number)
     assert line(rank) == f"received {number}\n"
-    assert rank.wait(10) == 7
+    assert end(rank) == 7
 
 
 def test_what_nohup_ignores_stays_ignored(ranks: list[subprocess.Popen[str]]) -> None:
-    rank = start(ranks, 0.0, "nohup")
+    rank = start(ranks, "nohup")
     rank.send_signal(signal.SIGHUP)
     rank.send_signal(signal.SIGTERM)
     assert line(rank) == f"received {int(signal.SIGTERM)}\n"
 
 
 def test_the_same_signal_sent_twice_by_a_launcher_counts_once(ranks: list[subprocess.Popen[str]]) -> None:
-    rank = start(ranks, 0.3)
+    rank = start(ranks)
     rank.send_signal(signal.SIGUSR1)
     assert line(rank).startswith("received")
+    passes(rank, 0.9)
     rank.send_signal(signal.SIGTERM)
-    assert rank.wait(10) == 7
+    passes(rank, 0.0)
+    assert end(rank) == 7
 
 
 def test_a_second_signal_ends_the_process_at_once(ranks: list[subprocess.Popen[str]]) -> None:
-    rank = start(ranks, 60.0)
+    rank = start(ranks)
     rank.send_signal(signal.SIGINT)
     assert line(rank).startswith("received")
-    time.sleep(1.1)  # signals within a second of the first are taken for the same
+    passes(rank, 1.1)  # signals within a second of the first are taken for the same
     rank.send_signal(signal.SIGTERM)
     assert rank.wait(10) == 128 + signal.SIGTERM
 
@@ -109,7 +131,7 @@ def test_a_rank_dies_with_its_launcher(tmp_path: Path) -> None:
     """The launcher is a copy of the shell under a launcher's name, which leaves its rank as an orphan."""
     launcher = tmp_path / "mpirun"
     shutil.copy("/bin/sh", launcher)
-    script = '"$0" -c "$1" 60 & echo $!; wait'
+    script = '"$0" -c "$1" & echo $!; wait'
     process = subprocess.Popen(
         [str(launcher), "-c", script.replace("$0", sys.executable).replace('"$1"', f"'{RANK}'")],
         stdout=subprocess.PIPE,
