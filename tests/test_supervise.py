@@ -17,7 +17,7 @@ import psutil
 import pytest
 from bed.job import Job, wait_until
 
-from mpipso import survivors
+from mpipso import mpirun, survivors
 from mpipso.cluster.facts import local_facts
 from mpipso.config import Config
 from mpipso.configfile import parse
@@ -103,6 +103,11 @@ class Bench:
         """The folder of the one run."""
         (path,) = self.runs.iterdir()
         return path
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has, and has written all of its beginning."""
+        return any('"asked"' in path.read_text() for path in self.runs.glob("*/journal.jsonl"))
 
     @property
     def events(self) -> list[str]:
@@ -319,7 +324,7 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
     def test_the_first_lets_the_run_end_in_order(self, bench: Bench, number: int) -> None:
         with bench.start(["interruptible()"]) as job:
-            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            wait_until(lambda: bench.begun, 20, "the run has begun")
             job.process.send_signal(number)
             done = job.wait()
         assert done.returncode == 128 + number, done.stderr
@@ -327,12 +332,15 @@ class TestSignals:
         assert len(bench.calls) == 1
 
     def test_a_later_one_does_not_wait(self, bench: Bench) -> None:
-        deaf = "signal.signal(signal.SIGUSR1, signal.SIG_IGN); begin(); hang(deaf=True)"
-        with bench.start([deaf]) as job:
-            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
-            for _ in range(3):
+        note = "lambda number, _: (HERE / signal.Signals(number).name).touch()"
+        deaf = f"[signal.signal(number, {note}) for number in (signal.SIGUSR1, signal.SIGTERM)]"
+        with bench.start([f"{deaf}; begin()\nwhile True: signal.pause()"]) as job:
+            wait_until(lambda: bench.begun, 20, "the run has begun")
+            for forwarded in ("SIGUSR1", "SIGTERM"):
                 job.process.send_signal(signal.SIGINT)
-                time.sleep(0.6)  # what arrives within half a second counts once
+                wait_until((bench.folder / forwarded).exists, 20, f"the job has got {forwarded}")
+                time.sleep(1.1 * mpirun._SAME)  # from when it was counted on: what comes before that counts once
+            job.process.send_signal(signal.SIGINT)
             done = job.wait()
         assert done.returncode == 130
         assert len(bench.calls) == 1
@@ -340,20 +348,19 @@ class TestSignals:
 
     def test_the_job_dies_with_its_supervisor(self, bench: Bench) -> None:
         with bench.start(["begin(); hang()"]) as job:
-            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            wait_until(lambda: bench.begun, 20, "the run has begun")
             (mpirun,) = job.running(str(STAND_IN))
             job.process.kill()
             wait_until(lambda: not mpirun.is_running() or mpirun.status() == psutil.STATUS_ZOMBIE, 10, "it is gone")
 
     def test_what_nohup_ignores_stays_ignored(self, bench: Bench) -> None:
-        with bench.start(["begin(); wait_for('go'); finish()"], before=("nohup",)) as job:
-            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+        with bench.start(["interruptible()"], before=("nohup",)) as job:
+            wait_until(lambda: bench.begun, 20, "the run has begun")
             job.process.send_signal(signal.SIGHUP)
-            time.sleep(0.2)  # of which nothing comes; there is nothing to wait for
-            (bench.folder / "go").touch()
+            job.process.send_signal(signal.SIGTERM)
             done = job.wait()
-        assert done.returncode == 0, done.stderr
-        assert bench.events == ["started", "finished"]
+        assert done.returncode == 128 + signal.SIGTERM, "the first one that counts"
+        assert bench.events == ["started", "interrupted"]
 
     def test_a_reader_that_goes_away_does_not_end_the_run(self, bench: Bench) -> None:
         """As with ``| head``: the launcher dies of it, and the next one writes to nobody."""
@@ -417,7 +424,10 @@ class TestHosts:
         assert value(words, "-np") == "6"
 
     def test_a_run_whose_folder_is_on_another_host_alone_is_left_to_itself(self, bench: Bench) -> None:
-        done = bench.launch(["time.sleep(3); sys.exit(7)"], "--nodes", "n0:holder", "--start-limit", 1)
+        with bench.start(["wait_for('go'); sys.exit(7)"], "--nodes", "n0:holder", "--start-limit", 1) as job:
+            wait_until(lambda: "cannot be supervised" in job.stderr, 20, "it has looked for the folder")
+            (bench.folder / "go").touch()
+            done = job.wait()
         assert done.returncode == 7
         assert len(bench.calls) == 1
         (line,) = told(done)

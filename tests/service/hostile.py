@@ -11,7 +11,7 @@ All but ``noisy`` and ``leaky`` listen on 127.0.0.1:PORT, unless told otherwise 
     noisy       writes to its standard output as fast as it can
     early       answers 200 on /health, 503 on everything else, for ever
     crash       ends with code 7 at the request after the first N
-    freeze      never answers again from the request after the first N
+    freeze      prints ``frozen`` at the request after the first N, and never answers again
     flood       serves, and writes 10 MB a second to its standard output
     hang        accepts connections and never answers
     respawn     replaces its dead children at once; all ignore TERM, one of them listens
@@ -53,6 +53,11 @@ def serve(port: int, *, requests: int = -1, last: Callable[[], None] = lambda: N
 def crash() -> None:
     print("fatal: the engine is on fire", flush=True)
     os._exit(7)
+
+
+def freeze() -> None:
+    print("frozen", flush=True)
+    time.sleep(10_000)
 
 
 def ignore_term() -> None:
@@ -164,7 +169,7 @@ def main() -> None:
         case "crash":
             serve(told.port, requests=told.requests, last=crash)
         case "freeze":
-            serve(told.port, requests=told.requests, last=lambda: time.sleep(10_000))
+            serve(told.port, requests=told.requests, last=freeze)
         case "flood":
             threading.Thread(target=flood, daemon=True).start()
             serve(told.port)

@@ -330,11 +330,12 @@ def test_a_health_command_that_hangs_once_is_called_again(
 
 
 def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
-    flag = bench.folder / "healthy"
-    touch = f'sleep 0.3; touch {flag}; exec "$@"'
-    service = {"command": ("sh", "-c", touch, "sh", *TINY), "health_command": ("test", "-e", str(flag))}
-    evaluation = bench.evaluate(service)
+    refused, healthy = bench.folder / "refused", bench.folder / "healthy"
+    heal = f'while [ ! -e {refused} ]; do sleep 0.01; done; touch {healthy}; exec "$@"'
+    health = ("sh", "-c", f"test -e {healthy} || (touch {refused}; exit 1)")
+    evaluation = bench.evaluate({"command": ("sh", "-c", heal, "sh", *TINY), "health_command": health})
     assert evaluation.failure is None
+    assert bench.waits[0] == "health command sh ended with exit code 1"
     never = bench.evaluate(tiny() | {"health_command": ("false",), "start_timeout": 0.5})
     assert failed(never)[1] == "not ready within 0.5 s: health command false ended with exit code 1"
     assert bench.waits[-1] == "health command false ended with exit code 1"
@@ -796,23 +797,35 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     monkeypatch.setattr(group_module, "CANCEL_GRACE", 0.3)
     patient: dict[str, Any] = {"stop_grace": 3600.0, "start_timeout": 3600.0}
     benchmark: dict[str, Any] = LOAD
+    flag = bench.folder / "flag"
+
+    def under_way() -> object:
+        match step:
+            case "health":
+                return bench.waits
+            case "probe":
+                return any(b"frozen" in log.read_bytes() for log in bench.folder.glob("*/service-0-node0.log"))
+        return flag.exists()
+
     match step:
         case "update":
-            service, phase = tiny(update_command=("sleep", "3600"), **patient), "configuring"
+            service = tiny(update_command=("sh", "-c", 'touch "$0"; sleep 3600', str(flag)), **patient)
         case "health":
-            service, phase = tiny() | {"command": ("sleep", "3600"), **patient}, "starting"
+            service = tiny() | {"command": ("sleep", "3600"), **patient}
         case "probe":
-            service, phase = hostile("freeze", "--requests", "0") | patient, "starting"
+            service = hostile("freeze", "--requests", "0") | patient
         case "benchmark":
-            service, phase = hostile("stubborn") | patient, "measuring"
-            benchmark = ECHO | {"command": ("sh", "-c", "echo half way; sleep 3600"), "timeout": 3600.0}
+            service = hostile("stubborn") | patient
+            half = ("sh", "-c", 'echo half way; touch "$0"; sleep 3600', str(flag))
+            benchmark = ECHO | {"command": half, "timeout": 3600.0}
         case _:
-            service, phase = hostile("stubborn") | patient, "stopping"
+            # The shell outlives TERM, and its sleeps do not, so that it hears of it at once.
+            deaf = ("sh", "-c", 'trap \'touch "$0"\' TERM; "$@" & while :; do sleep 1; done', str(flag), *TINY)
+            service = tiny() | {"command": deaf, **patient}
     cancelled: list[float] = []
 
     def cancel() -> None:
-        until(lambda: phase in bench.phases)
-        time.sleep(0.4)  # into the step; whatever part of it is under way, cancelling must end it
+        until(under_way)
         cancelled.append(time.monotonic())
         bench.cancel.set()
 
@@ -823,6 +836,8 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     assert time.monotonic() - cancelled[0] < 10.0
     if step != "stop":
         assert failed(evaluation) == ("cancelled", "cancelled")
+    else:
+        assert evaluation.failure is None, "it had been measured"
     if step == "benchmark":
         assert evaluation.files["benchmark.log"] == b"half way\n"
         assert evaluation.files["service-0-node0.log"] == b"ready\n"

@@ -90,6 +90,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.sweep(begun.mark)
 
 
+def knows_shm(keeper: Keeper) -> bool:
+    """Whether it has noted both kinds: what lives for less than one look is not known."""
+    return len(keeper._known["shm"]) == 2
+
+
 def post(port: int) -> int:
     """The status of one completion."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", data=b"{}")
@@ -192,7 +197,7 @@ def test_shared_memory_that_another_process_uses_is_kept(start: Start, trial: in
 
 def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial: int) -> None:
     keeper = start.keep("leaky")
-    time.sleep(2 * proc.LOOK)  # a file that lives for less than one look is not known
+    until(lambda: knows_shm(keeper))
     os.kill(keeper.pid, signal.SIGKILL)
     until(lambda: keeper.poll() is not None)
     assert keeper.poll() == -signal.SIGKILL
@@ -252,7 +257,7 @@ def test_nothing_is_left_when_the_rank_is_killed(
 def test_nothing_is_left_when_the_keeper_is_killed(start: Start, mode: str, trial: int) -> None:
     keeper = start.keep(mode)
     if mode == "leaky":
-        time.sleep(2 * proc.LOOK)
+        until(lambda: knows_shm(keeper))
     elif mode in ("daemon", "retitled"):
         until(lambda: set(keeper.pids()) <= {each[0] for each in keeper._known["processes"]})
     os.kill(keeper._process.pid, signal.SIGKILL)

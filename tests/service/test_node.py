@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -199,14 +200,17 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
 
 def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None:
     node = make()
-    stubborn = "trap '' TERM; echo ready; while :; do sleep 1; done"
+    stubborn = "trap 'echo TERM' TERM; echo ready; while :; do sleep 1; done"
     handle = node.start_service(["sh", "-c", stubborn], {}, log="log", grace=3600)
-    until(lambda: node.read_chunk("log", 0, 10) == b"ready\n")
+    keeper = node._services[handle].keeper
+    until(lambda: b"ready\n" in node.read_chunk("log", 0, 100))
     first = threading.Thread(target=node.stop_service, args=(handle,))
     first.start()
-    time.sleep(0.2)
+    # The shell may tell of what its sleep died of as well.
+    until(lambda: b"TERM\n" in node.read_chunk("log", 0, 100))
     assert first.is_alive()
     assert node.stop_service(handle, 0.1)[0] == []
+    assert keeper._process.returncode == 0, "it was asked, not killed when the time was up"
     first.join(20)
     assert not first.is_alive()
     assert node.stop_service(handle) == ([], 0)
@@ -230,9 +234,14 @@ def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -
         "import os, sys; from mpipso.service.node import LocalNode; node = LocalNode('node0', work_dir=sys.argv[1])\n"
         "node.write_chunk('config.json', 0, b'{}')\n"
         "node.start_service(['sleep', '1000'], {}, log='service.log', grace=1.0)\n"
+        "print(node.work_dir, *os.listdir(node.work_dir), flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", rank, str(tmp_path)], check=False)
+    done = subprocess.run([sys.executable, "-c", rank, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    folder, *files = done.stdout.split()
+    assert Path(folder).parent == tmp_path
+    assert "service.log" in files, "there was something to remove"
     until(lambda: not list(tmp_path.iterdir()))
 
 
