@@ -47,7 +47,8 @@ def script(path: Path, text: str) -> None:
 def gpus(tools: Path) -> Callable[[dict[int, int]], None]:
     """Sets what the fake ``nvidia-smi`` tells."""
     usage = tools / "usage"
-    script(tools / "nvidia-smi", f'[ "$1" = --query-gpu=index,memory.used ] && cat {usage}')
+    asked = tools / "looks"
+    script(tools / "nvidia-smi", f'echo >> {asked}; [ "$1" = --query-gpu=index,memory.used ] && cat {usage}')
 
     def use(used: dict[int, int]) -> None:
         new = tools / "new"
@@ -63,6 +64,13 @@ def local(tmp_path: Path) -> Iterator[LocalNode]:
     made = LocalNode("node0", devices=(2, 3), device_variable="CUDA_VISIBLE_DEVICES", work_dir=str(tmp_path))
     yield made
     made.close()
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
 
 
 def start(local: LocalNode) -> str:
@@ -101,15 +109,17 @@ def test_memory_that_is_not_given_back_fails_the_stop_with_the_device(
     assert local.stop_service(start(local))[0] == []
 
 
-def test_memory_that_comes_back_slowly_is_waited_for(local: LocalNode, gpus: Callable[[dict[int, int]], None]) -> None:
+def test_memory_that_comes_back_slowly_is_waited_for(
+    local: LocalNode, gpus: Callable[[dict[int, int]], None], tools: Path
+) -> None:
     handle = start(local)
+    keeper = local._services[handle].keeper
     gpus(FREE | {2: 30_000})
     stopping = threading.Thread(target=local.stop_service, args=(handle,))
     stopping.start()
-    deadline = time.monotonic() + 20
-    while local._services[handle].keeper.pids() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stopping.join(0.3)
+    until(lambda: not keeper.pids())
+    looks = (tools / "looks").stat().st_size
+    until(lambda: (tools / "looks").stat().st_size >= looks + 3)  # the last of them after two that found it held
     assert stopping.is_alive()
     gpus(FREE | {2: 3 + devices.TOLERANCE})
     stopping.join(20)

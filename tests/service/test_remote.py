@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,16 +103,17 @@ class TestMember:
             thread.join()
         assert answers == {number: f"{number}\n" for number in range(4)}
 
-    def test_a_look_at_the_service_does_not_wait_for_a_command(self, member: Member) -> None:
+    def test_a_look_at_the_service_does_not_wait_for_a_command(self, member: Member, tmp_path: Path) -> None:
         handle = member.remote.start_service(python("import time; time.sleep(60)"), {}, log="log", grace=1.0)
-        cancel = threading.Event()
+        cancel, mark = threading.Event(), tmp_path / "mark"
 
         def endless() -> None:
             with pytest.raises(Cancelled):
-                member.remote.execute(python("import time; time.sleep(60)"), 60, cancel=cancel)
+                member.remote.execute(["sh", "-c", 'touch "$0"; sleep 1000', str(mark)], 60, cancel=cancel)
 
         thread = threading.Thread(target=endless)
         thread.start()
+        wait_until(mark.exists, "the command runs")
         assert member.remote.poll_service(handle) is None
         assert thread.is_alive()
         cancel.set()
@@ -163,7 +163,7 @@ class TestMember:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        time.sleep(0.1)  # whichever comes first, the question or the loss, the call must fail
+        wait_until(lambda: member.remote._waiting, "it has asked")
         member.remote.lost("its link is down")
         thread.join(10)
         assert [(failure.cause, failure.kind) for failure in failures] == [
