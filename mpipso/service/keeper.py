@@ -464,7 +464,7 @@ class Keeper:
             time.sleep(0.01)
         for log in self.logs:
             log.bound()
-        if self.order.get("folder") and os.getppid() != self.parent:
+        if self.order.get("folder") and self.orphaned():
             import shutil  # slow to import, and seldom needed
 
             shutil.rmtree(self.order["folder"], ignore_errors=True)
@@ -472,6 +472,13 @@ class Keeper:
         if self.output:
             select.select([], [1], [], 1.0)
             self.flush()
+
+    def orphaned(self) -> bool:
+        """Whether the rank is dead; its pipes close before the kernel gives its children away, on a busy node long."""
+        limit = time.monotonic() + (0.0 if self.heard else HASTY)
+        while os.getppid() == self.parent and time.monotonic() < limit:
+            time.sleep(0.01)
+        return os.getppid() != self.parent
 
     def tell(self, event: dict[str, Any]) -> None:
         self.output += json.dumps(event).encode() + b"\n"
