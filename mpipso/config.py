@@ -93,6 +93,7 @@ class Benchmark(Section):
     """
 
     client: str
+    endpoint: Literal["/v1/completions", "/v1/chat/completions"] = "/v1/completions"
     requests: Count | None = None
     input_tokens: Count = 64
     output_tokens: Count = 48

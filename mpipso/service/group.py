@@ -409,6 +409,7 @@ def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assign
     """What the benchmark of an assignment measures, with its result in a folder of its own below ``work_dir``."""
     return Target(
         base_url=f"http://{layout.host}:{layout.port}",
+        endpoint=config.benchmark.endpoint,
         host=layout.host,
         port=layout.port,
         model=engine.model_name(config),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_service import Handler, Server
 
+COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
 OUTPUT = {"output_throughput": 100.0, "p99": {"ttft": [{"ms": 7}, {"ms": 9}]}, "completed": 3, "text": "x", "yes": True}
 METRIC_MAP = {"output_throughput": "output_throughput", "ttft_p99_ms": "p99.ttft.1.ms", "completed": "completed"}
 
@@ -41,9 +43,10 @@ def config(**benchmark: Any) -> Config:
     )
 
 
-def target(folder: Path, port: int = 1, model: str = "", close: bool = False) -> Target:
+def target(folder: Path, port: int = 1, model: str = "", close: bool = False, endpoint: str = COMPLETIONS) -> Target:
     return Target(
         base_url=f"http://127.0.0.1:{port}",
+        endpoint=endpoint,
         host="127.0.0.1",
         port=port,
         model=model,
@@ -470,6 +473,19 @@ def service() -> Iterator[Callable[..., Service]]:
 
 def probe(aim: Target, timeout: float = 10.0) -> None:
     asyncio.run(CLIENTS.create("openai").probe(aim, timeout))
+
+
+def test_a_service_that_only_chats_is_asked_so(service: Callable[..., Service], tmp_path: Path) -> None:
+    port = service(only=CHATS).port
+    with pytest.raises(NotReady, match="HTTP 404"):
+        probe(target(tmp_path, port))
+    aim = target(tmp_path, port, endpoint=CHATS)
+    probe(aim)
+    chat = config(client="openai", command=(), metrics={}, requests=3, output_tokens=4, endpoint=aim.endpoint)
+    client = CLIENTS.create("openai")
+    subprocess.run(client.command(chat, aim), check=True, timeout=60)
+    metrics = client.metrics(chat, aim, done())
+    assert (metrics["completed"], metrics["failed"]) == (3.0, 0.0)
 
 
 @pytest.mark.parametrize("close", [False, True])

@@ -21,7 +21,10 @@ TOKEN = " bak"
 
 
 class Server(ThreadingHTTPServer):
-    """The server; ``before`` is called before every completion, ``status`` is what everything but /health answers."""
+    """The server; ``before`` is called before every completion, ``status`` is what everything but /health answers.
+
+    ``only`` is the one path that it completes on, empty for any; on that for chats it answers as a chat.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -34,9 +37,11 @@ class Server(ThreadingHTTPServer):
         model: str = "tiny",
         token_ms: float = 0.0,
         status: int = 200,
+        only: str = "",
         before: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.pause, self.status, self.before = model, token_ms / 1000, status, before
+        self.only = only
         super().__init__((host, port), Handler)
 
 
@@ -59,20 +64,25 @@ class Handler(BaseHTTPRequestHandler):
         self.server.before()
         tokens = int(asked.get("max_tokens", 1))
         usage = {"prompt_tokens": 1, "completion_tokens": tokens}
+        chat = self.path.endswith("/chat/completions")
         if self.server.status != 200:
             self.answer(self.server.status, {"error": {"message": "cannot serve"}})
+        elif self.server.only not in ("", self.path):
+            self.answer(404, {"error": {"message": "no such path"}})
         elif asked.get("stream"):
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             for _ in range(tokens):
                 time.sleep(self.server.pause)
-                self.event(json.dumps({"choices": [{"text": TOKEN, "finish_reason": None}]}))
+                told = {"delta": {"content": TOKEN}} if chat else {"text": TOKEN}
+                self.event(json.dumps({"choices": [{**told, "finish_reason": None}]}))
             self.event(json.dumps({"choices": [{"text": "", "finish_reason": "length"}], "usage": usage}))
             self.event("[DONE]")
         else:
             time.sleep(self.server.pause * tokens)
-            self.answer(200, {"choices": [{"text": TOKEN * tokens, "finish_reason": "length"}], "usage": usage})
+            told = {"message": {"content": TOKEN * tokens}} if chat else {"text": TOKEN * tokens}
+            self.answer(200, {"choices": [{**told, "finish_reason": "length"}], "usage": usage})
 
     def event(self, text: str) -> None:
         self.wfile.write(f"data: {text}\n\n".encode())

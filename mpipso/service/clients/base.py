@@ -20,6 +20,7 @@ class Target:
     """What is measured: the service's address and model name, with a seed that is another for each evaluation."""
 
     base_url: str
+    endpoint: str
     host: str
     port: int
     model: str

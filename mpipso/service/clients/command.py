@@ -89,7 +89,7 @@ class CommandClient(Client):
 
 
 _OF_OPENAI = (
-    *("input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
+    *("endpoint", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
     "save_requests",
 )
 

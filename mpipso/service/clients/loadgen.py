@@ -169,7 +169,8 @@ class Load:
         outcome.start = sent - self._origin
         stream = Stream(outcome, sent)
         try:
-            async with self._session.post(self._url, json=self._body | self._prompt(prompt)) as response:
+            body = self._body | question(self._options.endpoint, prompt)
+            async with self._session.post(self._url, json=body) as response:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
@@ -181,10 +182,12 @@ class Load:
         except (aiohttp.ClientError, OSError) as error:
             outcome.error = _short(f"{type(error).__name__}: {error}")
 
-    def _prompt(self, text: str) -> dict[str, Any]:
-        if self._options.endpoint.endswith("/chat/completions"):
-            return {"messages": [{"role": "user", "content": text}]}
-        return {"prompt": text}
+
+def question(endpoint: str, text: str) -> dict[str, Any]:
+    """What a request to OpenAI's endpoint for completions, or to that for chats, holds of the text."""
+    if endpoint.endswith("/chat/completions"):
+        return {"messages": [{"role": "user", "content": text}]}
+    return {"prompt": text}
 
 
 async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[str]:

@@ -13,7 +13,7 @@ from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import served_models
+from mpipso.service.clients.loadgen import question, served_models
 from mpipso.service.clients.result import read
 from mpipso.service.process import Completed
 
@@ -33,6 +33,7 @@ class OpenAIClient(Client):
     def command(self, config: Config, target: Target) -> list[str]:
         benchmark = config.benchmark
         words = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", target.base_url]
+        words += ["--endpoint", target.endpoint]
         words += ["--requests", str(benchmark.requests), "--warmup", str(benchmark.warmup)]
         words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
         words += ["--seed", str(target.seed), "--timeout", str(benchmark.timeout), "--output", str(target.result)]
@@ -58,7 +59,7 @@ class OpenAIClient(Client):
 
 
 async def _one_token(target: Target, timeout: float) -> None:
-    body: dict[str, object] = {"prompt": "a", "max_tokens": 1, "temperature": 0}
+    body = {**question(target.endpoint, "a"), "max_tokens": 1, "temperature": 0}
     headers = {"Connection": "close"} if target.close_connections else {}
     limit = aiohttp.ClientTimeout(total=timeout)
     problem = "the first request was not answered"
@@ -69,7 +70,7 @@ async def _one_token(target: Target, timeout: float) -> None:
                 raise EvaluationFailed(f"the service serves {', '.join(listed)}, not {target.model}")
             if target.model or listed:
                 body["model"] = target.model or listed[0]
-            async with session.post(f"{target.base_url}/v1/completions", json=body) as answer:
+            async with session.post(f"{target.base_url}{target.endpoint}", json=body) as answer:
                 text = (await answer.text(errors="replace"))[:MAX_ANSWER]
                 if answer.status != 200:
                     raise NotReady(f"the first request was answered with HTTP {answer.status}: {text}".rstrip(": "))
@@ -85,7 +86,9 @@ def _tokens(text: str) -> bool:
     """Whether an answer holds a generated token, which may be one without text."""
     try:
         answer = json.loads(text)
-        return bool(answer["choices"][0].get("text") or answer["usage"]["completion_tokens"])
+        choice = answer["choices"][0]
+        told = choice.get("text") or choice.get("message", {}).get("content")
+        return bool(told or answer["usage"]["completion_tokens"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
 
