@@ -30,7 +30,7 @@ from mpipso.search.strategies import first_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.facts import Facts
-from mpipso.service.node import LocalNode
+from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.service.template import loaded
 from mpipso.templates import EMBEDDED, template

@@ -18,7 +18,7 @@ from mpipso.messages import Form
 from mpipso.roles import Leader, Station
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
-from mpipso.service.node import LocalNode
+from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.signals import Interrupts
 

@@ -21,7 +21,7 @@ from typing import Any
 import mpipso
 from mpipso.errors import EvaluationFailed
 from mpipso.service.facts import facts
-from mpipso.service.node import LocalNode
+from mpipso.service.local import LocalNode
 from mpipso.service.remote import Abandon, Agent, Answer, Request
 from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,31 +19,17 @@ from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
-from mpipso.service.engines.base import Engine, Layout, Start, remoteness
-from mpipso.service.node import TAIL_LINES, LocalNode, Node, quoted
+from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.service.local import LocalNode
+from mpipso.service.node import Node
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
+from mpipso.service.running import LOG_BYTES, Running, last_lines, tails
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
 
-LOG_BYTES = 256 * 1024
-"""How much of the end of a log travels into the evaluation's folder."""
-_MARK = 64
-"""Bytes of these that are kept for the line that tells what is missing."""
-REASON_LINES = 200
-"""Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
 CANCEL_GRACE = 5.0
 """Seconds between TERM and KILL, at most, for a service whose evaluation is cancelled."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """A process of the service: where it runs, what it is there, how it is addressed, its log."""
-
-    node: Node
-    role: str
-    handle: str
-    log: str
 
 
 class ServiceGroup:
@@ -108,7 +93,7 @@ class ServiceGroup:
             failure = Failure("cancelled", "cancelled")
             if not cancel.is_set():
                 limit = self._config.search.evaluation_timeout
-                failure = Failure(f"it took longer than {limit:g} s in all", "configuration", self._tails())
+                failure = Failure(f"it took longer than {limit:g} s in all", "configuration", tails(self._running))
         finally:
             over.close()
             self._enter("stopping")
@@ -169,7 +154,8 @@ class ServiceGroup:
             try:
                 readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
             except EvaluationFailed as error:
-                raise EvaluationFailed(error.cause, kind=error.kind, detail=error.detail or self._tails()) from None
+                detail = error.detail or tails(self._running)
+                raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
             return self._run_benchmark(target, over)
@@ -282,7 +268,7 @@ class ServiceGroup:
             raise EvaluationFailed(error.cause, kind="measurement", detail=error.detail) from None
 
     def _check_benchmark(self, done: Completed, limit: float) -> None:
-        detail = _lines(done.stderr or done.stdout)
+        detail = last_lines(done.stderr or done.stdout)
         if done.timed_out:
             raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
         if done.exit_code:
@@ -299,7 +285,7 @@ class ServiceGroup:
         for running, code in dead:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
             hint = " (its command has to stay in the foreground)" if code == 0 and port else ""
-            rank, line = self._reason(running)
+            rank, line = running.reason(self._engine)
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
             causes.append(
                 (rank if code >= 0 else min(1, rank), f"{running.node.name}: {running.role} {how} {when}{hint}: {line}")
@@ -309,7 +295,7 @@ class ServiceGroup:
         raise EvaluationFailed(
             "; ".join(taken + told),
             kind="infrastructure" if taken else "configuration",
-            detail=self._tails([running for running, _ in dead]),
+            detail=tails([running for running, _ in dead]),
         )
 
     def _explain(self, master_port: int, refused: bool) -> list[str]:
@@ -322,16 +308,11 @@ class ServiceGroup:
         master = self._running[-1]
         if refused and (places := master.node.listening(master.handle, [master_port])):
             hints.append(f"the service listens on {', '.join(places)} instead")
-        told = [(*self._reason(running), running) for running in self._running]
+        told = [(*running.reason(self._engine), running) for running in self._running]
         rank, line, running = min(told, key=lambda each: each[0])
         if rank <= 1:
             hints.append(f"{running.node.name}: {running.role} says: {line}")
         return hints
-
-    def _reason(self, running: Running) -> tuple[int, str]:
-        """The line of its log that tells most: its :func:`remoteness`, and as a cause quotes it."""
-        reason = self._engine.reason(_lines(self._text(running), REASON_LINES))
-        return remoteness(reason), quoted(reason)
 
     def _taken(self, port: int) -> list[str]:
         """Who else holds the port of the master, in words; empty if nobody does."""
@@ -368,41 +349,8 @@ class ServiceGroup:
                     stops += [pool.submit(stop, each, hurry) for each in running]
                 wait([future for future in stops if not future.done()], timeout=LOOK)
         for each in running:
-            self._files[each.log] = self._log(each)
+            self._files[each.log] = each.log_end()
         return "; ".join(dict.fromkeys(problems))
-
-    def _log(self, running: Running) -> bytes:
-        """The end of a log, or why there is none: a log that cannot be read explains nothing, and fails nothing."""
-        try:
-            size = running.node.file_size(running.log)
-            return _whole_lines(running.node.read_chunk(running.log, -LOG_BYTES, LOG_BYTES), size)
-        except EvaluationFailed as error:
-            return f"{error.cause}\n".encode()
-
-    def _text(self, running: Running) -> str:
-        return self._log(running).decode(errors="replace")
-
-    def _tail(self, running: Running) -> str:
-        return _lines(self._text(running))
-
-    def _tails(self, running: Sequence[Running] = ()) -> str:
-        """The last lines of several logs, of all by default."""
-        several = running or self._running
-        if len(several) == 1:
-            return self._tail(several[0])
-        return "\n".join(f"--- {each.role} on {each.node.name}\n{self._tail(each)}" for each in several)
-
-
-def _whole_lines(end: bytes, size: int) -> bytes:
-    """The end of a log of so many bytes, from the start of a line on if it has one, and what is missing in the first.
-
-    The keeper of a service writes the same where it cuts a log.
-    """
-    if size <= len(end):
-        return end
-    end = end[_MARK:]
-    kept = end.partition(b"\n")[2] or end
-    return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept
 
 
 def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> Target:
@@ -418,7 +366,3 @@ def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assign
         result=Path(work_dir) / f"benchmark-{assignment.number}-{assignment.attempt}" / "result.json",
         values=assignment.configuration,
     )
-
-
-def _lines(text: str, most: int = TAIL_LINES) -> str:
-    return "\n".join(text.strip().splitlines()[-most:])

@@ -1,4 +1,4 @@
-"""The other nodes of a group: calls to another machine's :class:`~mpipso.service.node.LocalNode` as messages.
+"""The other nodes of a group: calls to another machine's :class:`~mpipso.service.local.LocalNode` as messages.
 
 A leader's :class:`RemoteNode` sends a request, the node's :class:`Agent` carries it out in a thread of its own and
 answers with the value or with the failure, which is raised at the leader with the node's name. What carries the
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpipso.errors import Cancelled, EvaluationFailed
-from mpipso.service.node import LocalNode, Node
+from mpipso.service.local import LocalNode
+from mpipso.service.node import Node
 from mpipso.service.process import Completed
 
 ANSWER_TIMEOUT = 60.0

@@ -19,7 +19,8 @@ import pytest
 from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.world import Channel, MpiWorld
 from mpipso.errors import EvaluationFailed
-from mpipso.service.node import CHUNK, LocalNode
+from mpipso.service.local import LocalNode
+from mpipso.service.node import CHUNK
 from mpipso.service.remote import Agent, RemoteNode
 
 pytestmark = pytest.mark.mpi(min_size=4)

@@ -33,8 +33,9 @@ from mpipso.service import node as node_module
 from mpipso.service import ports, process, readiness
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
-from mpipso.service.group import Running, ServiceGroup
-from mpipso.service.node import LocalNode
+from mpipso.service.group import ServiceGroup
+from mpipso.service.local import LocalNode
+from mpipso.service.running import LOG_BYTES, Running
 
 HERE = Path(__file__).parent
 HOSTILE = [sys.executable, str(HERE / "hostile.py")]
@@ -187,7 +188,7 @@ def test_a_service_that_will_not_go_is_measured_and_gone(
     assert set(evaluation.phases) == set(bench.phases) and sum(evaluation.phases.values()) <= evaluation.seconds + 0.1
     assert evaluation.killed or mode not in ("stubborn", "daemon", "respawn")
     assert b"ready" in evaluation.files["service-0-node0.log"] or mode == "flood"
-    assert len(evaluation.files["service-0-node0.log"]) <= group_module.LOG_BYTES
+    assert len(evaluation.files["service-0-node0.log"]) <= LOG_BYTES
 
 
 @REPEAT

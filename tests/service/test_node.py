@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from mpipso.errors import EvaluationFailed
-from mpipso.service import node as node_module
+from mpipso.service import local as local_module
 from mpipso.service import ports
-from mpipso.service.node import LocalNode
+from mpipso.service.local import LocalNode
 
 TELL = (
     "import json, os; print(json.dumps({'env': dict(os.environ), 'cores': sorted(os.sched_getaffinity(0)),"
@@ -219,7 +219,7 @@ def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None
 def test_closing_ends_what_still_runs_and_removes_the_folder(
     make: Callable[..., LocalNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "CLOSE_GRACE", 0.1)
+    monkeypatch.setattr(local_module, "CLOSE_GRACE", 0.1)
     node = make()
     handles = [node.start_service(["sleep", "1000"], {}, log=f"log{n}", grace=3600) for n in (1, 2)]
     pids = [pid for handle in handles for pid in node._services[handle].keeper.pids()]
@@ -231,7 +231,7 @@ def test_closing_ends_what_still_runs_and_removes_the_folder(
 
 def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -> None:
     rank = (
-        "import os, sys; from mpipso.service.node import LocalNode; node = LocalNode('node0', work_dir=sys.argv[1])\n"
+        "import os, sys; from mpipso.service.local import LocalNode; node = LocalNode('node0', work_dir=sys.argv[1])\n"
         "node.write_chunk('config.json', 0, b'{}')\n"
         "node.start_service(['sleep', '1000'], {}, log='service.log', grace=1.0)\n"
         "print(node.work_dir, *os.listdir(node.work_dir), flush=True)\n"

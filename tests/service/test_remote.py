@@ -23,7 +23,8 @@ from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.world import LocalChannel
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote
-from mpipso.service.node import LocalNode, Node
+from mpipso.service.local import LocalNode
+from mpipso.service.node import Node
 from mpipso.service.remote import Agent, Request
 from mpipso.service.remote import RemoteNode as Remote
 

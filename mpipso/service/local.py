@@ -1,0 +1,273 @@
+"""The node that this process runs on: its processes, ports, files and devices."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpipso.errors import EvaluationFailed
+from mpipso.service import ports, process
+from mpipso.service.devices import DeviceMemory
+from mpipso.service.node import CHUNK, Node, part_of
+from mpipso.service.process import Completed
+
+HELD_BEFORE = 15.0
+HELD_AFTER = 60.0
+"""Seconds until the memory of the devices must be as free as it was, before a start and after a stop."""
+CLOSE_GRACE = 5.0
+"""Seconds between TERM and KILL for what still runs when the node is closed."""
+
+
+@dataclass
+class _Service:
+    """What runs here: its keeper, and whether its stop is in a hurry."""
+
+    keeper: process.Keeper
+    hurry: threading.Event = field(default_factory=threading.Event)
+
+
+class LocalNode(Node):
+    """The node that this process runs on.
+
+    Parameters
+    ----------
+    work_dir:
+        Where the node keeps files of the run; made when missing, removed by :meth:`close`, or by a service's keeper if
+        this process dies while the service runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        address: str = "127.0.0.1",
+        cores: Sequence[int] = (),
+        devices: Sequence[int] = (),
+        device_variable: str = "",
+        work_dir: str = "",
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.cores = tuple(cores)
+        self.devices = tuple(devices)
+        self.device_variable = device_variable
+        self._services: dict[str, _Service] = {}
+        self._memory = DeviceMemory(self.devices)
+        try:
+            if work_dir:
+                Path(work_dir).mkdir(parents=True, exist_ok=True)
+            self.work_dir = tempfile.mkdtemp(prefix="mpipso-", dir=work_dir or None)
+        except OSError as error:
+            raise self._failure(f"work_dir {error.filename or work_dir} cannot be made: {error.strerror}") from None
+
+    def execute(
+        self,
+        command: Sequence[str],
+        timeout: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Completed:
+        with self._named():
+            return process.run(
+                command,
+                timeout=timeout,
+                env=self._environment(env or {}),
+                cwd=Path.cwd(),
+                cores=self.cores or None,
+                cancel=cancel,
+            )
+
+    def start_service(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        log: str,
+        grace: float,
+        stop_command: Sequence[str] = (),
+    ) -> str:
+        log_path = self._path(log)
+        try:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            log_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failure(f"{log} cannot be written: {error.strerror}") from None
+        if problem := self._memory.settle(HELD_BEFORE):
+            raise self._failure(f"{problem} before the start")
+        with self._named():
+            keeper = process.Keeper.start(
+                command,
+                env=self._environment(env),
+                cwd=Path.cwd(),
+                log=log_path,
+                cores=self.cores or None,
+                grace=grace,
+                stop_command=stop_command,
+                folder=self.work_dir,
+            )
+        self._services[keeper.mark] = _Service(keeper)
+        return keeper.mark
+
+    def poll_service(self, handle: str) -> int | None:
+        return self._service(handle).keeper.poll()
+
+    def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
+        service = self._services.get(handle)
+        if service is None:
+            return [], 0
+        if grace is not None:
+            service.hurry.set()
+        gone = service.keeper.stop(grace)
+        problem = self._memory.settle(HELD_AFTER, service.hurry)
+        self._services.pop(handle, None)
+        if problem:
+            raise self._failure(f"{problem} after the stop")
+        return list(gone.survivors), gone.killed
+
+    def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
+        if wanted == 0:
+            return ports.free_port("", exclude=taken)
+        before = self._pids(owner)
+        # What has ended since the first look is in that one, what was forked since is in the second.
+        held = (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner)
+        # Whoever is gone by now has freed it.
+        if held and (holder := ports.port_holder(wanted)):
+            raise self._failure(f"port {wanted} is in use by {holder}")
+        return wanted
+
+    def _pids(self, handle: str) -> set[int | None]:
+        return set(self._service(handle).keeper.pids()) if handle else set()
+
+    def listener_problem(self, handle: str, port: int) -> str | None:
+        listening = ports.listeners(port)
+        if listening and set(listening) <= self._pids(handle):
+            return None
+        holder = ports.port_holder(port) if listening else ""
+        if not holder:
+            return f"nothing listens on port {port}"
+        return f"port {port} belongs to {holder}, not to the service that was started"
+
+    def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
+        return ports.places(self._pids(handle), exclude)
+
+    def write_chunk(self, path: str, offset: int, data: bytes) -> None:
+        part = part_of(self._path(path))
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("r+b" if offset else "wb") as file:
+                file.seek(offset)
+                file.write(data)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
+
+    def finish_file(self, path: str, sha256: str, mode: int) -> None:
+        target = self._path(path)
+        part = part_of(target)
+        try:
+            if _sha256(part) != sha256:
+                part.unlink()
+                raise self._failure(f"{path} arrived damaged: the checksum differs")
+            part.chmod(mode)
+            part.replace(target)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
+
+    def read_chunk(self, path: str, offset: int, size: int) -> bytes:
+        try:
+            with self._path(path).open("rb") as file:
+                if offset < 0:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) + offset))
+                else:
+                    file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    def file_size(self, path: str) -> int:
+        try:
+            return self._path(path).stat().st_size
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    def file_digest(self, path: str) -> tuple[str, int]:
+        try:
+            return _sha256(self._path(path)), self._path(path).stat().st_mode & 0o7777
+        except OSError as error:
+            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def new_folder(self, path: str) -> Iterator[None]:
+        """There is a new, empty folder, and afterwards there is none.
+
+        Raises
+        ------
+        EvaluationFailed
+            It cannot be made, or is there already.
+        """
+        folder = self._path(path)
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise self._failure(f"{path} cannot be made: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        try:
+            self.release()
+        finally:
+            shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    def release(self) -> None:
+        """Stop every service that was started here, for a group that is no more; the node may serve another one."""
+        for handle in list(self._services):
+            self.stop_service(handle, CLOSE_GRACE)
+
+    def assign(self, cores: Sequence[int], devices: Sequence[int], device_variable: str) -> None:
+        """Its share of the host, as the group says that it serves now."""
+        if (tuple(cores), tuple(devices)) != (self.cores, self.devices):
+            self.cores, self.devices, self.device_variable = tuple(cores), tuple(devices), device_variable
+            self._memory = DeviceMemory(self.devices)
+
+    def _service(self, handle: str) -> _Service:
+        if handle not in self._services:
+            raise self._failure("the service is not running any more")
+        return self._services[handle]
+
+    def _path(self, path: str) -> Path:
+        return Path(self.work_dir) / path
+
+    def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
+        base = process.scrubbed_environment(os.environ)
+        if self.devices and self.device_variable:
+            base[self.device_variable] = ",".join(map(str, self.devices))
+        return base | dict(added)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Failures from within carry the node's name."""
+        try:
+            yield
+        except EvaluationFailed as error:
+            raise EvaluationFailed(f"{self.name}: {error.cause}", kind=error.kind, detail=error.detail) from None
+
+    def _failure(self, cause: str) -> EvaluationFailed:
+        return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
