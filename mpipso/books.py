@@ -18,6 +18,7 @@ from mpipso.byhand import by_hand
 from mpipso.cluster.plan import Plan, counted, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
+from mpipso.crew import Crew
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.notes import notes
 from mpipso.record.folders import BEAT_FILE, RunFolder
@@ -31,7 +32,7 @@ from mpipso.root import Root, dismiss
 from mpipso.search import strategies
 from mpipso.service.template import tree_of
 from mpipso.signals import Interrupts, describe
-from mpipso.startup import Crew, Options, earlier_results, well_defined
+from mpipso.startup import Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.cluster.world import Channel
+from mpipso.crew import Crew
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
@@ -22,7 +23,7 @@ from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
 from mpipso.service.remote import Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
-from mpipso.startup import Crew, service_port
+from mpipso.startup import service_port
 
 BEAT = 2.0
 """Seconds between two signs of life."""

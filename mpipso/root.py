@@ -27,6 +27,7 @@ from mpipso.cluster.dispatch import (
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.muster import Muster
 from mpipso.cluster.plan import PlacedGroup
+from mpipso.crew import Crew
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order
@@ -34,7 +35,7 @@ from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
-from mpipso.startup import Crew, service_port
+from mpipso.startup import service_port
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 

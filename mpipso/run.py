@@ -10,9 +10,10 @@ from mpipso import roles
 from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
+from mpipso.crew import prepare
 from mpipso.errors import MpipsoError, UserError, print_error
 from mpipso.signals import Interrupts, die_with_launcher
-from mpipso.startup import Options, prepare
+from mpipso.startup import Options
 
 if TYPE_CHECKING:
     from mpipso.books import Books

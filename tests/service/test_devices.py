@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mpipso.errors import EvaluationFailed
-from mpipso.service import devices, local
+from mpipso.service import devices
+from mpipso.service import local as local_module
 from mpipso.service.devices import DeviceMemory, Usage, memory_usage
 from mpipso.service.local import LocalNode
 
@@ -95,8 +96,8 @@ def test_a_tool_that_fails_knows_nothing(tools: Path) -> None:
 def test_memory_that_is_not_given_back_fails_the_stop_with_the_device(
     local: LocalNode, gpus: Callable[[dict[int, int]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "HELD_AFTER", 0.2)
-    monkeypatch.setattr(local, "HELD_BEFORE", 0.2)
+    monkeypatch.setattr(local_module, "HELD_AFTER", 0.2)
+    monkeypatch.setattr(local_module, "HELD_BEFORE", 0.2)
     handle = start(local)
     gpus(FREE | {0: 50_000, 3: 12 * 1024 + 3})
     with pytest.raises(EvaluationFailed, match=r"^node0: device 3 still holds 12\.0 GiB after the stop$") as error:
@@ -131,7 +132,7 @@ def test_who_is_in_a_hurry_does_not_wait_for_devices(local: LocalNode, gpus: Cal
     gpus(FREE | {2: 30_000})
     began = time.monotonic()
     assert local.stop_service(handle, 0.1)[0] == []
-    assert time.monotonic() - began < local.HELD_AFTER / 2
+    assert time.monotonic() - began < local_module.HELD_AFTER / 2
 
 
 def test_the_usage_of_every_chip_is_read_from_npu_smi(tools: Path) -> None:

@@ -1,0 +1,258 @@
+"""All ranks agree on configuration and placement before anything is started, and each learns its place.
+
+The only place that communicates collectively. A mistake of the user's that any rank finds is raised on every rank,
+so that rank 0 alone can tell it and all leave together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpipso.cluster.facts import local_facts
+from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.plan import PlacedNode, Plan, Rank
+from mpipso.cluster.world import Channel, World
+from mpipso.config import Config
+from mpipso.errors import EvaluationFailed, UserError
+from mpipso.misfits import device_problems, placement_problems
+from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
+from mpipso.service.facts import Facts
+from mpipso.service.local import LocalNode
+from mpipso.service.remote import RemoteNode
+from mpipso.startup import Options, read_config, service_port, wanted_groups
+
+if TYPE_CHECKING:
+    from mpipso.cluster.ssh import Outside
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This rank's place in the job.
+
+    Attributes
+    ----------
+    index, seat:
+        Position of its group in the plan, and its own position in the group (0: leader); None for a spare.
+    node:
+        This rank's node.
+    work_dirs:
+        The work folder of every rank.
+    group:
+        The communicator of the group's ranks; None for a spare.
+    everyone:
+        The channel of all ranks.
+    outside:
+        A leader's connections to the nodes of its group that have no rank; None if there are none.
+    reached:
+        Those nodes, by their position in the group.
+    """
+
+    world: World
+    config: Config
+    plan: Plan
+    index: int | None
+    seat: int | None
+    node: LocalNode
+    work_dirs: Mapping[int, str]
+    group: Channel | None
+    everyone: Channel
+    outside: Outside | None = None
+    reached: Mapping[int, RemoteNode] = field(default_factory=dict)
+
+
+def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> Crew:
+    """Read the configuration, place the groups, make the channels and the work folders.
+
+    Parameters
+    ----------
+    claim:
+        Called on rank 0 once all is known to be well: makes the run's folder, or raises.
+
+    Raises
+    ------
+    UserError
+        On every rank, if any of them found a mistake; nothing has been started then.
+    """
+    config = _agreed(world, lambda: read_config(options))
+    config, hosts = _agreed(world, lambda: wanted_groups(options, config))
+    ranks = _ranks(world, options, config)
+    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh else []
+    with contextlib.ExitStack() as unless_well:
+        connections = None
+        if apart:
+            first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts))
+            connections, known = _meet(world, config, first, ranks)
+            apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
+        if connections is not None:
+            unless_well.callback(connections.close)
+        placement = _agreed(world, lambda: _usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
+        index = placement.index_of(world.rank)
+        nodes = placement.groups[index].nodes if index is not None else ()
+        seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
+        if connections is not None and seat != 0:  # what the nodes have left no room for this group
+            unless_well.pop_all().close()
+            connections = None
+        node, reached = _nodes(world, config, placement, connections, unless_well)
+        work_dirs = dict(enumerate(world.gather(node.work_dir)))
+        _agreed(world, lambda: claim(config, placement))
+        unless_well.pop_all()
+    return Crew(
+        world=world,
+        config=config,
+        plan=placement,
+        index=index,
+        seat=seat,
+        node=node,
+        work_dirs=work_dirs,
+        group=world.split(index, key=seat or 0),
+        everyone=world.channel(),
+        outside=connections,
+        reached=reached,
+    )
+
+
+def _ranks(world: World, options: Options, config: Config) -> list[Rank]:
+    """The ranks with what their machines are, none of which lacks what the configuration needs."""
+    facts = world.gather((local_facts(world.rank), [*missing_commands(config), *_problems_here(options, config)]))
+    _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
+    return [rank for rank, _ in facts]
+
+
+def _nodes(
+    world: World, config: Config, placement: Plan, connections: Outside | None, unless_well: contextlib.ExitStack
+) -> tuple[LocalNode, Mapping[int, RemoteNode]]:
+    """This rank's node, and those that its ``connections`` reach, by their position in the group; their port is free.
+
+    What is opened is left to ``unless_well``, which closes it.
+    """
+    index = placement.index_of(world.rank)
+    node, reached, problem = None, {}, ""
+    try:
+        node = _node(placement.node(world.rank), config)
+        unless_well.callback(node.close)
+        if index is not None:
+            group = placement.groups[index]
+            if connections is not None:
+                reached = _join(connections, group.nodes, config)
+            here = group.nodes[group.master_node_index].rank == world.rank
+            master = node if here else reached.get(group.master_node_index)
+            if master is not None and (port := service_port(config, placement, index)):
+                master.free_port(port)
+    except EvaluationFailed as error:
+        problem = error.cause
+    _none_wrong([("", found) for found in world.gather(problem) if found])
+    if node is None:
+        raise LookupError(f"rank {world.rank} has no node")
+    return node, reached
+
+
+def _problems_here(options: Options, config: Config) -> list[str]:
+    """What the engine misses on this node: a template, a model, an installed package."""
+    source = options.config or "embedded configuration"
+    return [f"{source}: {problem}" for problem in ENGINES.create(config.service.engine).problems(config)]
+
+
+def _usable(placement: Plan, config: Config) -> Plan:
+    if problems := device_problems(config, placement) + placement_problems(config, placement):
+        raise UserError(problems)
+    return placement
+
+
+def _node(place: PlacedNode, config: Config) -> LocalNode:
+    return LocalNode(
+        place.host,
+        address=place.address,
+        cores=place.cores,
+        devices=place.devices,
+        device_variable=place.device_variable,
+        work_dir=config.service.work_dir,
+    )
+
+
+def _meet(
+    world: World, config: Config, placement: Plan, ranks: Sequence[Rank]
+) -> tuple[Outside | None, dict[int, Facts]]:
+    """Have every leader connect to the nodes of its group that have no rank; its connections, and all nodes' facts."""
+    index = placement.index_of(world.rank)
+    nodes = placement.groups[index].nodes if index is not None else ()
+    connections = None
+    own: dict[int, tuple[str, Facts]] = {}
+    problems: tuple[str, ...] = ()
+    apart = [node for node in nodes if node.transport == "ssh"]
+    if apart and nodes[0].rank == world.rank:
+        try:
+            connections = _outside(config)
+            met = connections.meet(apart, service_commands(config))
+            own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
+        except UserError as error:
+            problems = error.problems
+    told = world.gather((own, problems))
+    known = {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
+    names = {rank.host: rank.host for rank in ranks}
+    same = [
+        f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"
+        for met, _ in told
+        for name, facts in met.values()
+        if (other := names.setdefault(facts.host, name)) != name
+    ]
+    try:
+        _none_wrong([("", problem) for _, lines in told for problem in lines] + [("", line) for line in same])
+    except UserError:
+        if connections is not None:
+            connections.close()
+        raise
+    return connections, known
+
+
+def _outside(config: Config) -> Outside:
+    try:
+        from mpipso.cluster.ssh import Outside
+    except ModuleNotFoundError as error:
+        raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install asyncssh") from None
+    return Outside(config.ssh)
+
+
+def _with_facts(rank: Rank, facts: Facts) -> Rank:
+    return Rank(rank.rank, rank.host, facts.address, facts.cores, facts.devices, facts.device_variable)
+
+
+def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:
+    return {
+        seat: connections.join(node, config.service.work_dir)
+        for seat, node in enumerate(nodes)
+        if node.transport == "ssh"
+    }
+
+
+def _agreed(world: World, produce: Callable[[], T]) -> T:
+    """What rank 0 produces, on every rank; or its error."""
+    outcome: T | UserError | None = None
+    if world.rank == 0:
+        try:
+            outcome = produce()
+        except UserError as error:
+            outcome = error
+    shared: Any = world.share(outcome)
+    if isinstance(shared, UserError):
+        raise shared
+    agreed: T = shared
+    return agreed
+
+
+def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:
+    """Raise what the ranks found, once for each problem, with the hosts that have it."""
+    hosts: dict[str, list[str]] = {}
+    for host, problem in problems:
+        hosts.setdefault(problem, []).append(host)
+    if hosts:
+        raise UserError([f"{problem}{_on(names)}" for problem, names in hosts.items()])
+
+
+def _on(hosts: Sequence[str]) -> str:
+    names = [name for name in dict.fromkeys(hosts) if name]
+    return f" (on {', '.join(names)})" if names else ""
