@@ -23,7 +23,7 @@ from mpipso.jobs import alone, local_ranks
 from mpipso.misfits import device_problems, placement_problems
 from mpipso.notes import notes
 from mpipso.record import recipe
-from mpipso.record.warm import told
+from mpipso.record.warm import Earlier, told
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
@@ -54,6 +54,33 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     UserError
         With everything that is wrong.
     """
+    config, placement, earlier = _verified(options, ranks)
+    space, baseline = well_defined(config)
+    console.print(_table(placement))
+    for line in notes(config, placement):
+        console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
+    for source in earlier:
+        known = knowledge(space, Objective(config.objective), source.results, baseline)
+        console.print(Text(told(source, known.skipped, learned=bool(known.scores))), soft_wrap=True)
+    console.print(
+        f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
+        f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
+    )
+    port = service_port(config, placement, 0)
+    free = "" if port else f" ({DEFAULT_PORT} stands for a port that is free)"
+    of = "baseline" if baseline else "first"
+    console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
+    configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
+    group = placement.groups[0]
+    placed = layout(config, group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
+    _print_commands(_starts(config, configuration, group, placed), console)
+    console.print("and measure it with:")
+    _print_commands([_measurement(config, configuration, group, placed)], console)
+    return 0
+
+
+def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[Earlier]]:
+    """The configuration, the groups, and what a run would learn from; UserError with all that is wrong with them."""
     config = read_config(options)
     config, hosts = wanted_groups(options, config)
     hosts = launched_hosts(hosts, config)
@@ -65,6 +92,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     strangers = [host for host in dict.fromkeys(rank.host for rank in expected) if not _resolves(host)]
     if strangers:
         problems.append(f"names that cannot be resolved here: {', '.join(strangers)}")
+    placement, earlier = Plan((), ()), []
     try:
         placement = plan(expected, config.parallel, hosts=hosts)
         # What other hosts would detect cannot be seen from here.
@@ -72,36 +100,13 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         problems += placement_problems(config, placement)
     except UserError as error:
         problems += error.problems
-    space, baseline = well_defined(config)
-    earlier = []
     try:
-        earlier = earlier_results(options, config, space)
+        earlier = earlier_results(options, config, well_defined(config)[0])
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(problems)
-    console.print(_table(placement))
-    for line in notes(config, placement):
-        console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
-    for source in earlier:
-        known = knowledge(space, Objective(config.objective), source.results, baseline)
-        console.print(Text(told(source, known.skipped, learned=bool(known.scores))), soft_wrap=True)
-    console.print(
-        f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
-        f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
-    )
-    for index, group in enumerate(placement.groups[:1]):
-        port = service_port(config, placement, index)
-        free = "" if port else f" ({DEFAULT_PORT} stands for a port that is free)"
-        of = "baseline" if baseline else "first"
-        console.print(f"\nGroup {index} would start, with the {of} configuration{free}:", soft_wrap=True)
-        configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
-        work_dir = config.service.work_dir or "/tmp/mpipso"
-        placed = layout(config, group, port, work_dir, config.service.config_name)
-        _print_commands(_starts(config, configuration, group, placed), console)
-        console.print("and measure it with:")
-        _print_commands([_measurement(config, configuration, group, placed)], console)
-    return 0
+    return config, placement, earlier
 
 
 def _expected_ranks(named: Sequence[str], ranks: int) -> list[Rank]:
