@@ -30,7 +30,7 @@ from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
-from mpipso.service.template import tree_of
+from mpipso.service.template import written
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
@@ -63,8 +63,6 @@ class Books:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
             self._past = []
-        if config.service.config_file is not None:
-            self._folder.redactor.learn(tree_of(config.service.config_file))
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, crew: Crew, interrupts: Interrupts) -> int:
@@ -157,7 +155,14 @@ class Books:
         return FINISHED if read(self._journal.path)[-1].get("feasible") else NOTHING_FEASIBLE
 
     def _write_start(self, journal: Journal) -> None:
-        text = tomli_w.dumps(self._config.model_dump(exclude_none=True, exclude_defaults=True))
+        tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
+        if (file := self._config.service.config_file) is not None:
+            tree = file.tree()
+            self._folder.redactor.learn(tree)
+            hidden = self._folder.redactor.data(tree)
+            if hidden != tree:
+                tables["service"]["config_file"]["content"] = written(hidden, file.format)
+        text = tomli_w.dumps(tables)
         plan = {
             "groups": [
                 {"group": i, "hosts": [n.host for n in g.nodes], "cores": [list(n.cores) for n in g.nodes]}

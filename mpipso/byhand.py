@@ -9,7 +9,8 @@ from pathlib import Path
 from mpipso.cluster.plan import PlacedGroup
 from mpipso.config import Config
 from mpipso.evaluation import Configuration
-from mpipso.record.folders import replace
+from mpipso.misfits import LAST_PORT
+from mpipso.record.folders import remove, replace
 from mpipso.record.recipe import Start
 from mpipso.service.engines.base import ENGINES, Layout
 
@@ -24,7 +25,7 @@ def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_
         addresses=tuple(node.address or node.host for node in group.nodes),
         master=group.master_node_index,
         port=port,
-        master_port=port + 1000,
+        master_port=port + (1000 if port + 1000 <= LAST_PORT else -1000),
         work_dirs=tuple(work_dir for _ in group.nodes),
         config_name=config_name,
         devices=tuple(node.devices for node in group.nodes),
@@ -46,12 +47,13 @@ def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Con
     placed = layout(config, group, service.port, str(folder.resolve()), f"best-config.{kind}")
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
-    starts = []
+    starts, written = [], set()
     for position, node in enumerate(start.node for start in engine.starts(config, configuration, placed)):
         # Nodes that are told their own addresses have files of their own.
         alike = texts[node] == texts[placed.master]
         name = f"best-config.{kind}" if alike else f"best-config-{placed.node_ranks[node]}.{kind}"
         replace(folder / name, texts[node].decode(), 0o640)
+        written.add(name)
         own = dataclasses.replace(placed, config_name=name)
         start = engine.starts(config, configuration, own)[position]
         update = engine.fill(service.update_command, config, configuration, own, node)
@@ -70,4 +72,7 @@ def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Con
                 tuple(update),
             )
         )
+    for file in folder.glob("best-config*"):
+        if file.name not in written:  # of a best that had more of them
+            remove(file)
     return starts

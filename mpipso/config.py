@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mpipso.evaluation import METRICS, Value
@@ -50,8 +52,24 @@ class ConfigFile(Section):
     def _below(cls, name: str) -> str:
         # Elsewhere, groups that share a host would write each other's file.
         if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError("should lead to a place below the work folder of a group")
+            raise ValueError("should lead to a place below the work folder; update_command can copy it elsewhere")
         return name
+
+    def tree(self) -> Any:
+        """The content, a new tree at each call; an empty table without one.
+
+        Raises
+        ------
+        ValueError
+            It is not of its format.
+        """
+        if not self.content:
+            return {}
+        try:
+            tree = yaml.safe_load(self.content) if self.format == "yaml" else json.loads(self.content)
+        except (yaml.YAMLError, json.JSONDecodeError) as error:
+            raise ValueError(f"{self.template or 'its content'} is not valid {self.format}: {error}") from None
+        return {} if tree is None else tree
 
 
 class Service(Section):

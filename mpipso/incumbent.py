@@ -62,8 +62,10 @@ class Incumbent:
         done = {number for number in confirmations if self._trials.result(number) is not None}
         raced = [done.intersection(self._trials.confirmations(trial)) for trial in self._leaders.racing()]
         numbers = set().union(*raced) or done
-        # A race that time has cut short says nothing of those that it did not come to.
-        best = self._leaders.leader(numbers, confirmed=True) if all(raced) else None
+        # A race that time has cut short says who of those that it came to is the best, but not whether that is better
+        # than a best that it did not come to.
+        known = all(raced) or (self.trial is not None and not done.isdisjoint(self.trial.numbers))
+        best = self._leaders.leader(numbers, confirmed=True) if known else None
         if best is not None:
             self._promote(best, numbers, confirmed=True)
             return True

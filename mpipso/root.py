@@ -153,7 +153,7 @@ class Root:
             return True
         return self._interrupts.received is not None
 
-    def _late(self, race: float = 0.0) -> bool:
+    def _late(self, race: tuple[float, float] = (0.0, 0.0)) -> bool:
         return self._limits.over(self._tuning.evaluation_seconds, race)
 
     def _turn(self) -> None:
@@ -246,13 +246,13 @@ class Root:
         for rank in self._leases.expired(now):
             lease = self._crew.config.parallel.lease
             events += self._lose(rank, f"no sign of life for {lease:g} s", now, dead=False)
-        for group in self._dispatcher.overdue(now, self._longest()):
-            leader = self._muster.leader(group)
+        leaders = [self._muster.leader(group) for group in self._dispatcher.overdue(now, self._longest())]
+        for leader in leaders:
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
-            elif not self._stuck:
-                self._stuck = True
-                self._monitor.note("the root's own evaluation does not end: no more signs of life for the launcher")
+        if ROOT in leaders and not self._stuck:
+            self._monitor.note("the root's own evaluation does not end: no sign of life until it does")
+        self._stuck = ROOT in leaders
         # A spare that inherits what a dead rank had may be all that a new group needs.
         self._form()
         return events

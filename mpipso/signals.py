@@ -11,13 +11,8 @@ from types import FrameType, TracebackType
 
 import psutil
 
-FRONT_ENDS = (
-    *("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"),
-    *("mpirun.openmpi", "mpiexec.openmpi"),  # as Debian names them
-)
-"""What a user starts a job with, by the names of their processes."""
-LAUNCHERS = (*FRONT_ENDS, "prted", "orted", "hydra_pmi_proxy")
-"""What starts ranks, on whatever host."""
+from mpipso.launchernames import LAUNCHERS
+
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
 _PATIENT = ("hydra_pmi_proxy",)

@@ -50,7 +50,7 @@ class TimeLimits:
         left = self._left(0.0)
         return None if left == math.inf else max(0.0, left)
 
-    def over(self, evaluation: float, race: float = 0.0) -> bool:
+    def over(self, evaluation: float, race: tuple[float, float] = (0.0, 0.0)) -> bool:
         """Whether no evaluation that takes so long may be started any more.
 
         Parameters
@@ -58,9 +58,10 @@ class TimeLimits:
         evaluation:
             Seconds that it is likely to take.
         race:
-            Seconds that are to be left for the final race.
+            Seconds that are to be left for the final race: at least, else there is no point in it, and at most.
         """
-        return self._left(evaluation) <= min(race, self._race)
+        least, most = race
+        return self._left(evaluation) <= (0.0 if least > self._race else min(most, self._race))
 
     def _left(self, evaluation: float) -> float:
         return min(self._starts, self._ends - evaluation) - self._clock()

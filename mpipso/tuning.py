@@ -96,6 +96,7 @@ class Tuning:
             # A session with a smaller budget may have judged by fewer measurements of the baseline.
             self._unjudged = self.trials.results
             self._incumbent.number = None
+        self._earlier = {result.number for result in self.trials.results}
         unjudged = {evaluation.number for evaluation in self._unjudged}
         results = [result for result in self.trials.results if result.number not in unjudged]
         failed = sum(result.failure is not None for result in results)
@@ -163,6 +164,8 @@ class Tuning:
         if fewest >= self._search.confirm:
             return []
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
+        # The baseline and the best first, which is what a race that time cuts short is to tell of.
+        turn.sort(key=lambda trial: (trial is not self.trials.baseline, trial.number != self._incumbent.number))
         times = max(1, min(groups, self._search.confirm - fewest))
         assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn for _ in range(times)])
         self._handed_out.update(assignment.number for assignment in assignments)
@@ -174,12 +177,18 @@ class Tuning:
         """What nine in ten evaluations took at most; 0 before any has ended."""
         return self._durations.long
 
-    def race_seconds(self, groups: int) -> float:
-        """How long the final race may take on so many groups, with what still runs before it."""
+    def race_seconds(self, groups: int) -> tuple[float, float]:
+        """How long the final race may take on so many groups, with what still runs before it.
+
+        Of the baseline and one leader, which is the least that tells anything, and of all.
+        """
         if self._search.confirm == 0 or groups == 0:
-            return 0.0
-        rounds = math.ceil((1 + self._search.leaders) * self._search.confirm / groups)
-        return (1 + rounds) * self.evaluation_seconds
+            return 0.0, 0.0
+        least, all_of_them = (
+            (1 + math.ceil(racers * self._search.confirm / groups)) * self.evaluation_seconds
+            for racers in (2, 1 + self._search.leaders)
+        )
+        return least, all_of_them
 
     def stop(self, cause: str) -> None:
         """Propose nothing more: a budget that the root watches is spent."""
@@ -222,7 +231,7 @@ class Tuning:
     def _spent(self, visible: Sequence[int]) -> str:
         best = self._leaders.leader(visible) if self._judgeable(visible) else None
         score = None if best is None else self.trials.score(best, visible)
-        if best is None and (lines := fruitless(self._search, self.objective, self.trials, visible)):
+        if best is None and (lines := fruitless(self._search, self.objective, self.trials, visible, self._earlier)):
             raise RunFailed("\n".join(lines))
         pair = None if best is None or score is None else (best, score)
         return spent(self._search, self.objective, self.trials, visible, pair)

@@ -5,6 +5,7 @@ And how the best configuration is started by hand.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -65,6 +66,33 @@ def test_the_final_race_keeps_to_the_time_limit(tmp_path: Path) -> None:
     assert all(event["t"] < begun + 8.0 + 1 for event in course.events("assigned"))
 
 
+WATCHED = """
+import sys
+from mpipso.timelimits import TimeLimits
+over = TimeLimits.over
+def watched(self, evaluation, race=(0.0, 0.0)):
+    if evaluation:
+        print("left to the race:", race, flush=True)
+    return over(self, evaluation, race)
+TimeLimits.over = watched
+from mpipso.cli import main
+sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1", "--evaluations", "4"]))
+"""
+
+
+def test_the_search_leaves_time_for_the_race_and_the_race_does_not(tmp_path: Path) -> None:
+    course = Course(tmp_path, search__confirm=1, search__leaders=3, search__particles=2)
+    words = [sys.executable, "-c", WATCHED, str(course.config)]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [
+        ast.literal_eval(line.partition("race: ")[2]) for line in done.stdout.splitlines() if "left to the race" in line
+    ]
+    search = [(least, most) for least, most in told if most]
+    assert search and all(most / least == pytest.approx(5 / 3) for least, most in search), "1 + 4 rounds, and 1 + 2"
+    assert told[-1] == (0.0, 0.0)
+
+
 def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(course: Course) -> None:
     secrets = {"HF_TOKEN": "greedy", "AUTH_TOKEN": "fair"}
     first = run(course, "--config", str(course.config), "--evaluations", "3", **secrets)
@@ -110,7 +138,7 @@ sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1"]))
 def test_a_root_whose_own_evaluation_does_not_end_gives_no_sign_of_life(course: Course) -> None:
     with Job([sys.executable, "-c", HANGING, str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
         beat = course.runs / "latest" / BEAT_FILE
-        wait_until(lambda: "own evaluation does not end" in job.stdout, SOON, "it is told")
+        wait_until(lambda: "own evaluation does not end: no sign of life" in job.stdout, SOON, "it is told")
         last = beat.stat().st_mtime
         wait_until(lambda: time.time() - last > 3 * BEAT, SOON, "time for more signs of life goes by")
         assert beat.stat().st_mtime == last
@@ -169,7 +197,9 @@ def test_what_is_done_by_hand_on_a_node_is_for_that_node(tmp_path: Path) -> None
     file = """update_command = ["apply", "{config}", "{node_rank}"]
 [service.config_file]
 content = '{"port": "{port}", "ip": "{node_addr}"}'"""
+    (tmp_path / "best-config-2.json").write_text("of a best before")
     starts = by_hand(spanning(file, command="--config={config}"), group_on("a", "b"), tmp_path, {"batch": 3})
+    assert not (tmp_path / "best-config-2.json").exists()
     worker, master = (str(tmp_path.resolve() / f"best-config{rank}.json") for rank in ("-1", ""))
     assert [start.update for start in starts] == [("apply", worker, "1"), ("apply", master, "0")]
     assert [start.file for start in starts] == [worker, master]
@@ -181,23 +211,25 @@ content = '{"port": "{port}", "ip": "{node_addr}"}'"""
 
 def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
     template = course.folder / "template.json"
-    template.write_text('{"batch": 1,\n "api_key": "sk-123456",\n "queue": 5}')
+    template.write_text('{"batch": 1,\n "api_key": "sk-123456", "password": "ab1\\"x",\n "queue": 5}')
     text = course.config.read_text()
     assert "[service.config_file]" in text
     course.config.write_text(text.replace("[service.config_file]", f"[service.config_file]\ntemplate = '{template}'"))
     first = run(course, "--config", str(course.config), "--evaluations", "2")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "sk-123456" not in (course.runs / "latest" / "journal.jsonl").read_text()
+    kept = (course.runs / "latest" / "journal.jsonl").read_text()
+    assert "sk-123456" not in kept and "ab1" not in kept
     assert json.loads((course.runs / "latest" / "best-config.json").read_text())["queue"] == 5
     assert f"note: {template} has no wait, which is added" in first.stdout
-    template.write_text('{"batch": 1,\n "api_key": "sk-654321",\n "queue": 6}')
+    template.write_text('{"batch": 1,\n "api_key": "sk-654321", "password": "other",\n "queue": 6}')
     words = ("--config", str(course.config), "--resume", str(course.runs / "latest"), "--evaluations", "3")
     again = run(course, *words)
     assert again.returncode == 2, again.stdout + again.stderr
-    assert "service.config_file: line 3 of the template was '\"queue\": 5}' and is now '\"queue\": 6}'" in again.stderr
-    template.write_text('{"batch": 1,\n "api_key": "sk-654321",\n "queue": 5}')
+    assert again.stderr.count("service.config_file.content") == 1
+    assert "service.config_file.content.queue was 5 and is now 6" in again.stderr
+    template.write_text('{"queue": 5, "batch": 1, "api_key": "sk-654321", "password": "other"}\n')
     again = run(course, *words)
-    assert again.returncode == 0, "secrets may change: " + again.stdout + again.stderr
+    assert again.returncode == 0, "secrets may change, and how it is written: " + again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

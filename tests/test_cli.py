@@ -341,8 +341,8 @@ def test_check_notes_a_configuration_file_that_does_not_tell_the_port(
         ("template = '/no/such.json'", "template /no/such.json cannot be read: No such file or directory"),
         ("template = 'a.json'\ncontent = '{}'", "give template, a file, or content, its text, not both"),
         ("content = '{'", "its content is not valid json: "),
-        ("name = '/tmp/x.json'", "should lead to a place below the work folder of a group"),
-        ("name = 'a/../../x.json'", "should lead to a place below the work folder of a group"),
+        ("name = '/tmp/x.json'", "should lead to a place below the work folder; update_command"),
+        ("name = 'a/../../x.json'", "should lead to a place below the work folder; update_command"),
     ],
 )
 def test_a_configuration_file_that_cannot_be_made(

@@ -21,7 +21,7 @@ class Clock:
 def test_without_a_limit_it_is_never_late() -> None:
     limits = TimeLimits(None, 1e9, {"SLURM_JOB_END_TIME": "unknown"})
     assert limits.seconds is None
-    assert not limits.over(1e9, 1e9)
+    assert not limits.over(1e9, (1e9, 1e9))
 
 
 def test_a_limit_is_on_what_is_started_and_earlier_sessions_count() -> None:
@@ -48,12 +48,13 @@ def test_the_search_leaves_time_to_the_race_but_not_too_much() -> None:
     clock = Clock()
     limits = TimeLimits(100.0, 0.0, {}, clock)
     clock.now += 100.0 * (1.0 - RACE_SHARE) - 1.0
-    assert not limits.over(5.0, race=1e6)
+    assert not limits.over(5.0, race=(20.0, 1e6))
     clock.now += 2.0
-    assert limits.over(5.0, race=1e6)
-    assert not limits.over(5.0, race=10.0)
+    assert limits.over(5.0, race=(20.0, 1e6))
+    assert not limits.over(5.0, race=(5.0, 10.0))
+    assert not limits.over(5.0, race=(30.0, 1e6)), "not even the least of a race has room"
     assert not limits.over(5.0), "the race may begin"
 
 
 def test_a_session_that_begins_late_does_nothing() -> None:
-    assert TimeLimits(100.0, 100.0, {}, Clock()).over(0.0, race=10.0)
+    assert TimeLimits(100.0, 100.0, {}, Clock()).over(0.0, race=(5.0, 10.0))

@@ -421,6 +421,32 @@ class TestBudgets:
             session.run()
         assert 6 <= len(session.events("evaluated")) <= 12
 
+    def test_once_it_was_repaired_the_run_can_go_on(self, tmp_path: Path) -> None:
+        def unread(configuration: Configuration) -> Metrics | Failure:
+            return Failure("the benchmark's result has no 'tokens'", "measurement")
+
+        config = configured(search__evaluations=18)
+        with pytest.raises(RunFailed, match="failed alike"):
+            Session(tmp_path, config, measure=unread).run()
+        assert Session(tmp_path, config).run().cause == "evaluations"
+
+    def test_whichever_node_they_failed_on(self, tmp_path: Path) -> None:
+        nodes = itertools.cycle(["n0", "n1.cluster"])
+
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"{next(nodes)}: update command apply ended with exit code 1: no such file", "measurement")
+
+        with pytest.raises(RunFailed, match="failed alike"):
+            Session(tmp_path, configured(search__evaluations=18), measure=refused).run()
+
+    def test_one_configuration_that_fails_again_and_again_says_nothing_of_others(self, tmp_path: Path) -> None:
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            failure = Failure("the benchmark client ended with exit code 1", "measurement")
+            return failure if configuration == BASELINE else measured(configuration)
+
+        config = configured(search__baseline_repeats=6, **SCHEDULES["window"])
+        assert Session(tmp_path, config, measure=refused).run().cause == "evaluations"
+
     def test_benchmarks_that_fail_for_different_reasons_do_not(self, tmp_path: Path) -> None:
         def refused(configuration: Configuration) -> Metrics | Failure:
             return Failure(f"{configuration['batch']} of 64 requests failed", "measurement")
@@ -546,6 +572,32 @@ class TestRepeats:
             assert tuning.incumbent == best, f"cut after line {line}"
             assert again.proposals() == whole.proposals()
             assert not tuning.trials.waiting
+
+    def test_a_race_that_came_to_the_best_is_heeded(self, folders: Iterator[Path]) -> None:
+        """The best had a lucky start, and time ends the race after the baseline and it were measured again."""
+
+        class Lucky(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "confirm" and assignment.configuration != BASELINE:
+                    return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": 1.0})
+                return evaluation
+
+        whole = Lucky(next(folders), configured(search__confirm=1, search__leaders=2), groups=1)
+        assert whole.run().incumbent == 0
+        events = read(whole.folder / FILE)
+        asked = [seq for seq, event in enumerate(events) if event["event"] == "asked"][-1]
+        found = [event["number"] for event in events[:asked] if event["event"] == "incumbent"][-1]
+        assert found != 0
+        confirmed = [seq for seq, event in enumerate(events) if event["event"] == "evaluated" and seq > asked]
+        for line, best in ((confirmed[0] + 1, found), (confirmed[1] + 1, 0)):
+            again = Lucky(next(folders), whole.config)
+            cut(whole.folder, again.folder, line)
+            with Journal.open(again.folder) as journal:
+                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+                assert tuning.conclude()
+            assert tuning.incumbent == best, f"cut after line {line}"
 
     def test_a_race_that_did_not_come_to_all_leaves_what_the_search_says(self, folders: Iterator[Path]) -> None:
         whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))

@@ -169,6 +169,20 @@ def replace(path: Path, content: str, mode: int = 0o666) -> None:
         raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises
+    ------
+    RunFailed
+        The disk fails.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be removed: {error.strerror}") from error
+
+
 def _check_name(name: str | None) -> None:
     if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
         raise UserError(f"run name {name!r}: should be letters, digits, '.', '_' and '-', and not {LATEST!r}")

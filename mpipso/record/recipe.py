@@ -14,10 +14,10 @@ from pathlib import Path
 import tomli
 import tomli_w
 
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import figures
-from mpipso.record.folders import replace
+from mpipso.record.folders import remove, replace
 from mpipso.record.redact import Redactor, secret_flag
 
 TOML = "best.toml"
@@ -91,11 +91,8 @@ def withdraw_best(folder: Path) -> None:
     RunFailed
         The disk fails.
     """
-    for path in (folder / SCRIPT, folder / TOML, *folder.glob("best-config.*")):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise RunFailed(f"{path}: cannot be removed: {error.strerror}") from error
+    for path in (folder / SCRIPT, folder / TOML, *folder.glob("best-config*")):
+        remove(path)
 
 
 def read_starts(folder: Path) -> tuple[Start, ...]:

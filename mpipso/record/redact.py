@@ -20,8 +20,8 @@ _NAME = re.compile(
 _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
 #: In a header of HTTP; not a variable of the shell, nor a placeholder.
 _BEARER = re.compile(r"\bAuthorization[\"']?\s*[:=]\s*[\"']?Bearer\s+([^\s\"'${}]{6,})", re.IGNORECASE)
-#: What nobody uses as a secret; hiding it everywhere would damage the record.
-_HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto", re.IGNORECASE)
+#: What nobody uses as a secret, and what only stands for one; hiding it everywhere would damage the record.
+_HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto|\{\w+\}|\$\w+|\$\{\w+\}", re.IGNORECASE)
 #: A shorter secret is hidden inside other text only where it stands in quotes.
 _LONG = 6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ FREE = (
     "benchmark.timeout",
     "benchmark.save_requests",
     "service.port",
+    "service.config_file.template",
     "service.work_dir",
     "service.start_timeout",
     "service.stop_grace",
@@ -41,7 +42,6 @@ FREE = (
 )
 #: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
-_TEMPLATE = "service.config_file.content"
 _LONGEST = 60
 
 
@@ -101,26 +101,26 @@ def differences(old: Config, new: Config) -> list[str]:
 
     Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
     """
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    tables = [_tables(old), _tables(new)]
+    before, after = map(_flat, tables)
     redactor = Redactor()
-    redactor.learn([old.model_dump(), new.model_dump()])
+    redactor.learn(tables)
     lines = []
     for key in dict.fromkeys([*before, *after]):
         if _is_free(key) or _same(before.get(key), after.get(key)):
-            continue
-        if key == _TEMPLATE:
-            texts = [redactor.text(values.get(key, "")) for values in (before, after)]
-            lines.append(f"service.config_file: {_first_difference(*texts)}")
             continue
         was, now = (_shown(redactor.data({key: values.get(key)})[key]) for values in (before, after))
         lines.append(f"{key} was {was} and is now {now}")
     return lines
 
 
-def _first_difference(old: str, new: str) -> str:
-    pairs = enumerate(itertools.zip_longest(old.splitlines(), new.splitlines(), fillvalue=""), start=1)
-    line, was, now = next((n, a.strip(), b.strip()) for n, (a, b) in pairs if not _same(a, b))
-    return f"line {line} of the template was {_shown(was)} and is now {_shown(now)}"
+def _tables(config: Config) -> dict[str, Any]:
+    """The configuration with the content of the service's configuration file as a table, however it is written."""
+    tables = config.model_dump()
+    if (file := config.service.config_file) is not None:
+        with contextlib.suppress(ValueError):
+            tables["service"]["config_file"]["content"] = file.tree()
+    return tables
 
 
 def _flat(tree: Any, key: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TextIO
 import psutil
 
 from mpipso.errors import UserError
-from mpipso.signals import FRONT_ENDS
+from mpipso.launchernames import FRONT_ENDS
 
 Mode = Literal["live", "plain"]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mpipso.config import Search
+from mpipso.evaluation import Failure
 from mpipso.search.objective import Objective, Score
 from mpipso.search.trials import Trial, Trials
 
 _CAUSES_TOLD = 5
-_ALIKE = 6
-"""Evaluations from which on a common cause of failure is taken to be the benchmark's."""
+_ALIKE, _CONFIGURATIONS = 6, 3
+"""Evaluations and configurations from which on a common cause of failure is taken to be the benchmark's."""
 
 
 def spent(
@@ -42,17 +44,21 @@ def spent(
     return "stagnation" if search.stagnation is not None and len(visible) - 1 - first >= search.stagnation else ""
 
 
-def fruitless(search: Search, objective: Objective, trials: Trials, visible: Sequence[int]) -> list[str]:
+def fruitless(
+    search: Search, objective: Objective, trials: Trials, visible: Sequence[int], earlier: Collection[int] = ()
+) -> list[str]:
     """Why to give up, in lines; empty if there is no reason.
 
-    Every evaluation of the last ``fruitless`` iterations failed; or all that there are failed alike in their benchmark
-    or update command, which then no configuration makes work.
+    Every evaluation of the last ``fruitless`` iterations failed; or all that there are, of several configurations,
+    failed alike in their benchmark or update command, which then no configuration makes work. Those of ``earlier``
+    sessions do not count for that, as what lies outside the configuration may have been repaired since.
     """
-    failures = [result.failure for number in visible if (result := trials.result(number)) is not None]
-    if len(failures) >= _ALIKE and len({each and (each.kind, each.cause) for each in failures}) == 1:
-        first = failures[0]
-        if first is not None and first.kind == "measurement":
-            return [f"each of the first {len(failures)} evaluations failed alike:", f"  {first.cause}"]
+    new = [number for number in visible if number not in earlier]
+    failures = [result.failure for number in new if (result := trials.result(number)) is not None]
+    several = len({trials.of(number).number for number in new}) >= _CONFIGURATIONS
+    alike = several and len(failures) >= _ALIKE and len(set(map(_reason, failures))) == 1
+    if alike and (first := failures[0]) is not None and first.kind == "measurement":
+        return [f"each of the first {len(failures)} evaluations failed alike:", f"  {first.cause}"]
     most = search.fruitless * search.particles
     results = [trials.result(number) for number in visible[-most:]]
     scores = [objective.judge(result, result.metrics) for result in results if result is not None]
@@ -61,3 +67,8 @@ def fruitless(search: Search, objective: Objective, trials: Trials, visible: Seq
         return []
     told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]
     return [f"all of the last {most} evaluations failed:", *told]
+
+
+def _reason(failure: Failure | None) -> tuple[str, str]:
+    """What failures have in common whichever node, whose name comes first, they happened on."""
+    return ("", "") if failure is None else (failure.kind, re.sub(r"^\S+: ", "", failure.cause))

@@ -16,7 +16,7 @@ from mpipso.service.command import PLACEHOLDER, text
 
 
 def loaded(file: ConfigFile) -> ConfigFile:
-    """With the text of its template, which is read once: every rank and every later session then works with the same.
+    """With the text of its template, which the root reads for all ranks, and for the journal.
 
     Raises
     ------
@@ -29,23 +29,6 @@ def loaded(file: ConfigFile) -> ConfigFile:
         return file.model_copy(update={"content": Path(file.template).read_text(encoding="utf-8")})
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
-
-
-def tree_of(file: ConfigFile) -> Any:
-    """The content, a new tree at each call; an empty table without one.
-
-    Raises
-    ------
-    ValueError
-        It is not of its format.
-    """
-    if not file.content:
-        return {}
-    try:
-        tree = yaml.safe_load(file.content) if file.format == "yaml" else json.loads(file.content)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file.template or 'its content'} is not valid {file.format}: {error}") from None
-    return {} if tree is None else tree
 
 
 def config_text(
@@ -62,18 +45,23 @@ def config_text(
     ValueError
         The content is not of its format, or a path leads through something that is neither table nor list.
     """
-    tree = _filled(tree_of(file), values)
+    tree = _filled(file.tree(), values)
     for parameter in parameters:
         if parameter.path is not None:
             _put(tree, parameter.path, configuration[parameter.name])
-    if file.format == "yaml":
-        return yaml.safe_dump(tree, sort_keys=False).encode()
-    return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
+    return written(tree, file.format).encode()
+
+
+def written(tree: Any, kind: str) -> str:
+    """A tree as text: ``json`` or ``yaml``."""
+    if kind == "yaml":
+        return yaml.safe_dump(tree, sort_keys=False)
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
 def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, list[str]]:
     """The paths that the template does not hold, so that they will be added, each with those it does hold."""
-    held = set(_paths(tree_of(file)))
+    held = set(_paths(file.tree()))
     wanted = [parameter.path for parameter in parameters if parameter.path is not None]
     return {path: sorted(held) for path in wanted if path not in held} if file.content else {}
 

@@ -182,6 +182,7 @@ def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
 def test_what_is_no_good_is_withdrawn_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     write(tmp_path, Start("h", ("echo", "old")))
     (tmp_path / "best-config.json").write_text("{}")
+    (tmp_path / "best-config-1.json").write_text("{}")
     (tmp_path / "journal.jsonl").write_text("")
     for _ in range(2):
         withdraw_best(tmp_path)

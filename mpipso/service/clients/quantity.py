@@ -17,7 +17,7 @@ MAX_KEYS = 1000
 """Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 """A number as text, and what stands behind it."""
-_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
 _RATE = re.compile(r"(req|request|tok|token)s?/s")
 _NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
 """What programs write in the place of a number that they do not have."""

@@ -115,7 +115,7 @@ def _generate(path: Path) -> None:
     try:
         from gguf import GGUFWriter
     except ImportError as error:
-        raise UserError(f"the embedded model needs {error.name}: pip install {error.name}") from None
+        raise UserError(f"the embedded model needs gguf: pip install gguf ({error})") from None
     with tempfile.TemporaryDirectory(prefix=".model-", dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
         writer = GGUFWriter(unfinished, "llama")

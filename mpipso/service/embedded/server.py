@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from xllamacpp import Server
     except ImportError as error:
-        return _refuse(f"{error}: pip install {error.name}")
+        return _refuse(f"{error}: pip install xllamacpp")
     # When a check of llama.cpp fails, it would start a debugger for a backtrace, which takes many seconds.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     # A signal during the start ends the process at once; Python would hold it back until the model is loaded.
