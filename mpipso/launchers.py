@@ -163,6 +163,10 @@ class Hydra(Launcher):
     versions = ("HYDRA", "Intel(R) MPI")
     agents = ("HYDRA_LAUNCHER_EXEC",)
 
+    def environment(self) -> dict[str, str]:
+        # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
+        return {"SLURM_OVERLAP": "1"}
+
     def command(
         self,
         path: str,

@@ -41,6 +41,9 @@ SETTLING = 3.0
 _POLL = 0.1
 _LOOK = 1.0
 """Seconds between two looks at the journal and the beat, which may lie on another machine."""
+_PAUSE = 5.0
+"""Seconds between two turns of the watch from which on this process, and the run with it, was stopped: by ``SIGSTOP``,
+or ``scontrol suspend``."""
 _SHOW_CURSOR = "\033[?25h"
 
 
@@ -182,11 +185,14 @@ class Supervisor:
 
     def _watch(self) -> str:
         """Wait for the launcher's end, or until it has to be ended: if the run is stuck, why."""
-        launched = changed = looked = time.monotonic()
+        launched = changed = looked = turned = time.monotonic()
         state, begun, checked = self._state(), False, False
         while self._mpirun.poll() is None:
             time.sleep(_POLL)
             now = time.monotonic()
+            if (gap := now - turned) > _PAUSE:
+                launched, changed = launched + gap, changed + gap
+            turned = now
             if self._unseen or now - looked < _LOOK:
                 continue
             looked = now

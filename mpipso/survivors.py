@@ -29,14 +29,15 @@ def answering(hosts: Iterable[str], agent: Sequence[str]) -> set[str]:
     """The hosts that answer: on which ``agent``, or inside of a Slurm job a step, can run a command. This one does.
 
     Slurm notices a lost node only after minutes (``SlurmdTimeout``), so its own word is not enough; but it is taken if
-    no step runs on any host, since a site may forbid them or have a Slurm without ``--overlap`` (before 20.11).
+    no step runs on any host, this one included, since a site may forbid them or have a Slurm without ``--overlap``
+    (before 20.11).
     """
     distinct = list(dict.fromkeys(hosts))
     away = strangers(distinct)
     here = set(distinct) - set(away)
     if away and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
         up = [host for host in away if not any(map(_gone, states.get(host, ())))]
-        return here | (succeeding(up, _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
+        return here | (succeeding([*here, *up], _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
     return here | succeeding(away, agent, ["true"])
 
 

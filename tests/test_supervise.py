@@ -56,6 +56,26 @@ default = 0.5
 WELL = "begin(); evaluate(0); finish()"
 
 
+#: The same, and once the stand-in asks for it, an hour goes by while this process and the run are stopped.
+SUSPENDED = """
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from mpipso import supervise
+def monotonic(gone=[]):
+    if not gone and Path("{folder}/suspend").exists():
+        gone.append(3600.0)
+    return time.monotonic() + sum(gone)
+supervise.time = SimpleNamespace(monotonic=monotonic, sleep=time.sleep, strftime=time.strftime)
+"""
+#: The same, and another launch takes the lock between this one's look at it and its own try.
+LATE = """
+from mpipso.record import folders
+looked_after, first = folders._looked_after, [False]
+folders._looked_after = lambda path: first.pop() if first else looked_after(path)
+"""
+
+
 def script(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
@@ -78,13 +98,14 @@ class Bench:
         )
         self.environment = {"PRTE_MCA_plm_ssh_agent": str(self.agent)}
 
-    def start(self, attempts: list[str], *words: object, before: Sequence[str] = ()) -> Job:
+    def start(self, attempts: list[str], *words: object, before: Sequence[str] = (), fault: str = "") -> Job:
         (self.folder / "attempts.json").write_text(json.dumps(attempts))
-        argv = [*before, sys.executable, "-c", LAUNCH, "--mpirun", str(self.mpirun), "--config", str(self.config)]
+        program = fault.replace("{folder}", str(self.folder)) + LAUNCH
+        argv = [*before, sys.executable, "-c", program, "--mpirun", str(self.mpirun), "--config", str(self.config)]
         return Job([*argv, *map(str, words)], limit=LIMIT, env=self.environment)
 
-    def launch(self, attempts: list[str], *words: object) -> subprocess.CompletedProcess[str]:
-        with self.start(attempts, *words) as job:
+    def launch(self, attempts: list[str], *words: object, fault: str = "") -> subprocess.CompletedProcess[str]:
+        with self.start(attempts, *words, fault=fault) as job:
             return job.wait()
 
     @property
@@ -237,6 +258,13 @@ class TestRestarts:
         done = bench.launch([f"begin(); {last}; hang()", "begin(); finish()"], "--stuck-after", 1.5)
         assert done.returncode == 0, done.stderr
         assert bench.events == ["started", "interrupted", "resumed", "finished"]
+
+    @pytest.mark.parametrize("attempt", ["{stop}; begin(); finish()", "begin(); time.sleep(2); {stop}; finish()"])
+    def test_the_time_in_which_a_job_was_suspended_does_not_count(self, bench: Bench, attempt: str) -> None:
+        stop = "(HERE / 'suspend').touch(); time.sleep(3)"  # in which the supervisor looks again
+        done = bench.launch([attempt.format(stop=stop), WELL], fault=SUSPENDED)
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 1
 
     def test_a_beat_is_a_sign_of_life(self, bench: Bench) -> None:
         done = bench.launch(["begin(); beat(4.0); finish()"], "--stuck-after", 2.5)
@@ -467,6 +495,18 @@ class TestHosts:
         assert second.count("--hostfile") == 1, "the order of the ranks forms the groups, as before"
         assert f"without {out}, which do not answer" in told(done)[0]
 
+    @pytest.mark.parametrize("steps", [True, False])
+    def test_of_a_slurm_job_are_lost_where_a_step_runs_on_this_one_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: bool
+    ) -> None:
+        here = local_facts(0).host
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        script(tmp_path / "sinfo", f"#!/bin/sh\nfor host in {here} n1 n2; do echo $host allocated; done\n")
+        srun = f'case " $* " in *" {here} "*) ;; *) exit 1; esac' if steps else "exit 1"
+        script(tmp_path / "srun", f"#!/bin/sh\n{srun}\n")
+        assert survivors.answering([here, "n1", "n2"], ["false"]) == ({here} if steps else {here, "n1", "n2"})
+
     def test_a_host_that_says_nothing_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(survivors, "LIMIT", 1.0)
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -601,6 +641,9 @@ class TestFamilies:
 
     def test_mpich_has_neither(self) -> None:
         assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4"
+
+    def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
+        assert Hydra().environment() == {"SLURM_OVERLAP": "1"}
 
     @pytest.mark.parametrize(
         ("family", "environment", "agent"),
