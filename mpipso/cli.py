@@ -62,14 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         arguments = _parse(words)
-    except UserError as error:
-        if rank_in(os.environ) != 0:  # every rank has found it, and one is to tell
-            return 0
-        print_error(error)
-        return error.exit_code
-    try:
         code: int = arguments.run(arguments)
     except MpipsoError as error:
+        if isinstance(error, UserError) and rank_in(os.environ) != 0:  # every rank has found it, and one is to tell
+            return 0
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:

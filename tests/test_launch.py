@@ -15,7 +15,7 @@ from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS, Launcher
 
 from mpipso import launchers
-from mpipso.cluster.facts import rank_in
+from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.errors import UserError
 from mpipso.record import journal
 
@@ -113,6 +113,30 @@ def test_ranks_that_do_not_divide_are_named_and_the_run_goes_on(one: Launcher, c
     (line,) = [line for line in done.stdout.splitlines() if "spare: " in line]
     assert "spare: rank 2 on " in line
     assert "left over: groups take 2 nodes each" in line
+
+
+def test_how_many_ranks_a_launcher_announces() -> None:
+    assert ranks_in({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}) == 1, "in a batch script nobody has started ranks"
+    assert ranks_in({"SLURM_STEP_NUM_TASKS": "8"}) == 8
+    for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        assert ranks_in({"SLURM_STEP_NUM_TASKS": "7", variable: "1"}) == 1, "of mpirun, whose daemons are seven tasks"
+
+
+@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_ranks_that_mpi_does_not_join_are_told_once(config: Path, variable: str) -> None:
+    argv = [sys.executable, "-m", "mpipso", "--config", str(config), "--nodes-per-group", "1"]
+    told = []
+    for rank in range(2):
+        environment = {variable: "2", "SLURM_PROCID": str(rank)}
+        with Job(argv, limit=LIMIT, env=environment) as job:
+            done = job.wait()
+        assert done.returncode == (2 if rank == 0 else 0), done.stderr
+        told += done.stderr.splitlines()
+    (line,) = told
+    assert line.startswith(
+        "mpipso: 2 tasks, but MPI sees one: srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or the"
+    )
+    assert not (config.parent / "runs").exists()
 
 
 class TestBadInput:

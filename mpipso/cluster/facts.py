@@ -1,8 +1,8 @@
-"""What a rank finds out before MPI is asked: its number, and its node."""
+"""What a rank finds out before MPI is asked: its number, how many there are, and its node."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 from mpipso.cluster.plan import Rank
@@ -10,6 +10,8 @@ from mpipso.service.facts import facts
 
 #: Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm.
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+#: Slurm's comes last: in ranks of mpirun it counts the daemons that mpirun has started by srun.
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def local_facts(rank: int) -> Rank:
@@ -19,4 +21,13 @@ def local_facts(rank: int) -> Rank:
 
 def rank_in(environ: Mapping[str, str]) -> int:
     """The rank that a launcher's variables announce before MPI is initialised; 0 without a launcher."""
-    return next((int(environ[name]) for name in _RANK_VARIABLES if environ.get(name, "").isdecimal()), 0)
+    return _announced(environ, _RANK_VARIABLES, 0)
+
+
+def ranks_in(environ: Mapping[str, str]) -> int:
+    """How many ranks a launcher's variables announce; 1 without a launcher."""
+    return _announced(environ, _SIZE_VARIABLES, 1)
+
+
+def _announced(environ: Mapping[str, str], names: Sequence[str], otherwise: int) -> int:
+    return next((int(environ[name]) for name in names if environ.get(name, "").isdecimal()), otherwise)

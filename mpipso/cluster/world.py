@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from mpipso.cluster.facts import ranks_in
 from mpipso.errors import RunFailed, UserError
 
 NAP = 0.02
@@ -178,7 +179,13 @@ class MpiChannel:
 
 
 class MpiWorld:
-    """The job that ``mpirun`` or ``srun`` started, or one rank alone without them."""
+    """The job that ``mpirun`` or ``srun`` started, or one rank alone without them.
+
+    Raises
+    ------
+    UserError
+        There is no MPI library, or it does not see the other ranks that were started.
+    """
 
     def __init__(self) -> None:
         import mpi4py
@@ -199,7 +206,13 @@ class MpiWorld:
         self.size: int = self._comm.Get_size()
         self._meeting = self.channel()
         self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in range(self.size)}
-        self.library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip("\0 ")
+        version: str = MPI.Get_library_version().split(",")[0].splitlines()[0]
+        self.library = " ".join(version.strip("\0 ").split())
+        if self.size == 1 and (tasks := ranks_in(os.environ)) > 1:
+            raise UserError(
+                f"{tasks} tasks, but MPI sees one: srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), "
+                f"or the mpirun of {self.library}"
+            )
 
     def gather(self, value: T) -> list[T]:
         self._meeting.post(0, value)
