@@ -38,6 +38,10 @@ class UserError(MpipsoError):
         super().__init__("\n".join(self.problems))
 
 
+class Taken(UserError):
+    """Another ``mpipso launch`` looks after the run."""
+
+
 class RunFailed(MpipsoError):
     """The run cannot go on: the baseline fails, no group is left to measure on, or the disk is full."""
 

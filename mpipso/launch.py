@@ -9,13 +9,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from mpipso.errors import UserError
+from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
 from mpipso.launchers import find
-from mpipso.record.folders import LAUNCH_LOG, RunFolder
+from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
 from mpipso.record.outcome import COMMAND
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
+
+NOTE = "MPIPSO_NOTE"
+"""Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
+that starts again finds there what to resume."""
 
 
 def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits) -> int:
@@ -46,12 +50,25 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
         return Supervisor(job, folder, limits, environment, forward).run()
     output = Path(config.output)
     there = output.is_dir()
-    # The folder is made here, so that it is known which journal to watch.
-    folder = RunFolder.reserve(output, options.name)
-    code = Supervisor(job, folder, limits, environment, forward).run()
-    if code == UserError.exit_code:
-        _take_back(folder, there)
-    return code
+    while True:
+        # The folder is made here, so that it is known which journal to watch.
+        folder = RunFolder.reserve(output, options.name)
+        note = _note(folder)
+        try:
+            code = Supervisor(job, folder, limits, environment, forward).run()
+        except Taken:  # by a launch of the same moment and name, and so it will not be reserved again
+            continue
+        if code == UserError.exit_code:
+            _take_back(folder, note, there)
+        return code
+
+
+def _note(folder: Path) -> Path | None:
+    """Write the folder of a new run into the file that :data:`NOTE` names, if it does."""
+    if not (path := os.environ.get(NOTE)):
+        return None
+    replace(Path(path), f"{folder.absolute()}\n")
+    return Path(path)
 
 
 def _command(mpirun: str | None) -> str:
@@ -72,11 +89,13 @@ def _terminal() -> str:
     return f"{columns}x{lines}"
 
 
-def _take_back(folder: Path, keep_output: bool) -> None:
-    """Remove the folder of a run that never began."""
+def _take_back(folder: Path, note: Path | None, keep_output: bool) -> None:
+    """Remove the folder of a run that never began, and what was noted of it."""
     with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [LAUNCH_LOG]:
             (folder / LAUNCH_LOG).unlink()
             folder.rmdir()
+            if note is not None:
+                note.unlink()
             if not keep_output:
                 folder.parent.rmdir()

@@ -23,7 +23,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
+from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
 from mpipso.jobs import Job
 from mpipso.mpirun import Mpirun
 from mpipso.record import journal
@@ -121,8 +121,10 @@ class Supervisor:
 
         Raises
         ------
+        Taken
+            Another process looks after this run; nothing was started.
         UserError
-            The journal is damaged, or another process looks after this run.
+            The journal is damaged.
         RunFailed
             The run cannot go on: too few hosts answer, or it was restarted as often as is allowed; with the command
             to resume it.
@@ -342,7 +344,7 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{path.parent}: another mpipso launch looks after this run") from None
+        raise Taken(f"{path.parent}: another mpipso launch looks after this run") from None
     except OSError:  # a file system without locks
         pass
     return file

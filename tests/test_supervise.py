@@ -247,6 +247,26 @@ class TestRestarts:
         assert bench.launch([WELL], "--run-name", "night").returncode == 0
         assert sorted(path.name for path in bench.runs.iterdir()) == ["night", "night-2"]
 
+    @pytest.mark.parametrize("fault", ["", LATE])
+    def test_two_at_once_of_one_name_have_a_folder_each(self, bench: Bench, fault: str) -> None:
+        attempts = [f"wait_for('go'); {WELL}", WELL]
+        with bench.start(attempts, "--run-name", "night") as job:
+            wait_until(lambda: bench.calls, 20, "the first is launched")
+            second = bench.launch(attempts, "--run-name", "night", fault=fault)
+            (bench.folder / "go").touch()
+            first = job.wait()
+        assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+        assert sorted(path.name for path in bench.runs.iterdir()) == ["night", "night-2"]
+
+    def test_the_folder_of_a_new_run_is_noted_for_who_asks(self, bench: Bench) -> None:
+        note = bench.folder / "note"
+        bench.environment["MPIPSO_NOTE"] = str(note)
+        for name in ("night", "night-2"):
+            assert bench.launch([WELL], "--run-name", "night").returncode == 0
+            assert note.read_text() == f"{bench.runs / name}\n"
+        assert bench.launch(["", "", "sys.exit(2)"], "--run-name", "night").returncode == 2
+        assert not note.exists(), "that run has not begun"
+
     @pytest.mark.parametrize("deaf", [False, True])
     def test_a_stuck_job_is_ended_and_resumes(self, bench: Bench, deaf: bool) -> None:
         done = bench.launch([f"begin(); hang(deaf={deaf})", "begin(); finish()"], "--stuck-after", 1.5)

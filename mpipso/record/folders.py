@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -63,10 +64,11 @@ class RunFolder:
         """Make a folder for a run that is about to be launched, with an empty launch log; names and errors as above.
 
         :meth:`create` with the folder's name, on whichever host, will take it. A name that is given may have been
-        reserved before, by a launch from which no run came.
+        reserved before, by a launch from which no run came and which is over.
         """
         _check_name(name)
-        path = output / name if name is not None and _reserved(output / name) else _make(output, name)
+        again = name is not None and _reserved(output / name) and not _looked_after(output / name)
+        path = output / name if name is not None and again else _make(output, name)
         (path / LAUNCH_LOG).touch()
         return path
 
@@ -193,6 +195,18 @@ def _reserved(path: Path) -> bool:
         return (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
     except OSError:  # whoever makes a folder there is told why it cannot be
         return False
+
+
+def _looked_after(path: Path) -> bool:
+    """Whether a supervisor holds the lock of the launch log there."""
+    try:
+        with (path / LAUNCH_LOG).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
 
 
 def _make(output: Path, name: str | None) -> Path:
