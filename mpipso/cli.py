@@ -268,8 +268,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from mpipso.launch import called
-    from mpipso.record.outcome import COMMAND
+    from mpipso.record.outcome import COMMAND, called
 
     path: Path = arguments.path
     try:

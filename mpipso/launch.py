@@ -13,7 +13,7 @@ from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
 from mpipso.launchers import find
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
-from mpipso.record.outcome import COMMAND
+from mpipso.record.outcome import COMMAND, REQUEUE, called
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
 
@@ -45,7 +45,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     path, launcher = find(mpirun)
     job = Job.first(path, launcher, options, config, ranks)
     environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
-    forward = [name for name in (COMMAND, "MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
+    forward = [name for name in (COMMAND, REQUEUE, "MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
     if folder is not None:
         return Supervisor(job, folder, limits, environment, forward).run()
     output = Path(config.output)
@@ -74,11 +74,6 @@ def _note(folder: Path) -> Path | None:
 def _command(mpirun: str | None) -> str:
     """How this command is called again in this shell; ``run.sh`` says so itself."""
     return shlex.join([*called(), "launch", *(["--mpirun", mpirun] if mpirun else [])])
-
-
-def called() -> list[str]:
-    """The words that call mpipso in this shell."""
-    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
 
 
 def _terminal() -> str:

@@ -28,7 +28,7 @@ from mpipso.jobs import Job
 from mpipso.mpirun import Mpirun
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
-from mpipso.record.outcome import COMMAND
+from mpipso.record.outcome import COMMAND, REQUEUE, resuming, submits
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe
 from mpipso.startup import Options
@@ -106,9 +106,10 @@ class Supervisor:
         self._journal = self._folder / journal.FILE
         self._limits = limits
         self._left = limits.restarts
-        again = replace(job.options, resume=None, name=None, warm_start=())
-        words = ["-np", str(job.ranks), *limits.words(), *again.words()]
-        self._command = f"{environment[COMMAND]} {shlex.join(words)}"
+        again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks)]
+        if submits(environment[COMMAND]):  # with a script that says these itself
+            again, ranks = replace(again, config=None, progress="auto"), []
+        self._command = " ".join([environment[COMMAND], *map(shlex.quote, [*ranks, *limits.words(), *again.words()])])
         self._environment = {**environment, COMMAND: self._command}
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)
@@ -306,13 +307,15 @@ class Supervisor:
         return self._job.launcher.agent(os.environ)
 
     def _interrupted(self, *, told: bool = False) -> int:
-        """The exit code after a signal; the root may have ``told`` how to go on."""
+        """The exit code after a signal; the root may have ``told`` how to go on, if the job does not come back."""
+        number = self._mpirun.received[0]
+        told = number == signal.SIGUSR1 if self._environment.get(REQUEUE) == "1" else told
         for line in [] if told else self._how_to_resume():
             self._tell(line)
-        return 128 + self._mpirun.received[0]
+        return 128 + number
 
     def _how_to_resume(self) -> list[str]:
-        return [f"go on with: {self._command} --resume {shlex.quote(str(self._folder))}"] if self._events() else []
+        return [f"go on with: {resuming(self._command, self._folder)}"] if self._events() else []
 
     def _say(self, text: str, end: str = "\n") -> None:
         try:

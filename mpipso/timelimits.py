@@ -1,19 +1,25 @@
 """How long a run may still start evaluations: its own time limit, and the end of the Slurm job that it runs in.
 
 The limit is on what is started; what runs then may end. At the end of a job everything is killed, so an evaluation is
-begun only if it is likely to end before, and the search ends in time for the final race.
+begun only if it is likely to end before, and the search ends in time for the final race. But in a job that is started
+again at its end, and then goes on with the run, that end is none of the run's.
 """
 
 from __future__ import annotations
 
 import math
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+
+from mpipso.record.outcome import REQUEUE
 
 RESERVE = 60.0
 """Seconds before the end of a Slurm job's time by which all is to be over."""
 RACE_SHARE = 0.25
 """The most of the time that is there when a session begins that the final race may take from the search."""
+_SQUEUE_LIMIT = 10.0
+"""Seconds for Slurm's controller to answer."""
 
 
 class TimeLimits:
@@ -26,7 +32,8 @@ class TimeLimits:
     used:
         Seconds that earlier sessions of the run took.
     environment:
-        As ``os.environ``; ``SLURM_JOB_END_TIME`` is in seconds since 1970.
+        As ``os.environ``; ``SLURM_JOB_END_TIME`` is in seconds since 1970. A Slurm that does not set it (22.05) is
+        asked.
     clock:
         Seconds that only go forward.
     """
@@ -40,8 +47,7 @@ class TimeLimits:
     ) -> None:
         self._clock = clock
         self._starts = math.inf if limit is None else clock() + limit - used
-        end = environment.get("SLURM_JOB_END_TIME", "")
-        self._ends = clock() + int(end) - time.time() - RESERVE if end.isdecimal() else math.inf
+        self._ends = clock() + _end_of_job(environment) - time.time() - RESERVE
         self._race = RACE_SHARE * max(0.0, self._left(0.0))
 
     @property
@@ -65,3 +71,26 @@ class TimeLimits:
 
     def _left(self, evaluation: float) -> float:
         return min(self._starts, self._ends - evaluation) - self._clock()
+
+
+def _end_of_job(environment: Mapping[str, str]) -> float:
+    """When the Slurm job ends, and the run with it, in seconds since 1970; infinite if it does not, or nobody knows."""
+    job, end = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_END_TIME", "")
+    if environment.get(REQUEUE) == "1":
+        return math.inf
+    if end.isdecimal():
+        return int(end)
+    return _asked(job, environment) if job else math.inf
+
+
+def _asked(job: str, environment: Mapping[str, str]) -> float:
+    """What ``squeue`` says: local time, or that there is no end."""
+    words = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
+    environment = {**environment, "SLURM_TIME_FORMAT": "standard"}
+    try:
+        answer = subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=_SQUEUE_LIMIT, check=False
+        )
+        return time.mktime(time.strptime(answer.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
+    except (OSError, subprocess.TimeoutExpired, ValueError, OverflowError):
+        return math.inf

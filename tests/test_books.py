@@ -56,6 +56,13 @@ def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: 
     assert max(assigned) < end - RESERVE + 1
 
 
+def test_the_end_of_a_job_that_comes_back_is_not_that_of_its_run(course: Course) -> None:
+    environment = {"SLURM_JOB_END_TIME": str(int(time.time())), "MPIPSO_REQUEUE": "1"}
+    done = run(course, "--config", str(course.config), "--evaluations", "3", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course.events()[-1]["cause"] == "evaluations"
+
+
 def test_the_final_race_keeps_to_the_time_limit(tmp_path: Path) -> None:
     course = Course(tmp_path, search__evaluations=1000, search__confirm=5, search__particles=2, search__time_limit=8.0)
     done = run(course, "--config", str(course.config))

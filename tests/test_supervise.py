@@ -321,6 +321,17 @@ class TestRestarts:
         done = bench.launch(["begin(); evaluate(0)"], "--restarts", 0)
         assert told(done)[-1].startswith("go on with: ./run.sh -np ")
 
+    def test_inside_a_slurm_job_where_or_how_it_is_submitted_is_told(self, bench: Bench) -> None:
+        bench.environment |= {"SLURM_JOB_ID": "7", "MPIPSO_COMMAND": "mpipso launch"}
+        words = ("--progress", "plain", "--evaluations", 50, "--restarts", 0)
+        done = bench.launch(["begin(); evaluate(0)"], *words)
+        assert told(done)[-1].startswith("go on with: mpipso launch -np ")
+        assert told(done)[-1].endswith(f" --resume {bench.run}  # inside a Slurm allocation")
+        bench.environment["MPIPSO_COMMAND"] = "sbatch job.sbatch my.toml"
+        done = bench.launch(["begin(); evaluate(0)"], "-np", 2, "--resume", bench.run, *words)
+        again = f"sbatch job.sbatch my.toml --restarts 0 --evaluations 50 --resume {bench.run}"
+        assert told(done)[-1] == f"go on with: {again}"
+
     def test_but_any_number_for_a_run_that_gets_on(self, bench: Bench) -> None:
         on = [f"begin(); evaluate({number})" for number in range(4)]
         done = bench.launch([*on, "begin(); finish()"], "--restarts", 1)
@@ -378,6 +389,20 @@ class TestSignals:
         assert done.returncode == 128 + number, done.stderr
         assert bench.events == ["started", "interrupted"]
         assert len(bench.calls) == 1
+
+    @pytest.mark.parametrize(("number", "lines"), [(signal.SIGUSR1, 0), (signal.SIGTERM, 1)])
+    def test_a_job_that_comes_back_after_it_says_nothing(
+        self, bench: Bench, number: signal.Signals, lines: int
+    ) -> None:
+        """The root cannot tell which signal has come, so that it says nothing in such a job."""
+        bench.environment["MPIPSO_REQUEUE"] = "1"
+        with bench.start(["interruptible()"]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/journal.jsonl")), 20, "the run has begun")
+            job.process.send_signal(number)
+            done = job.wait()
+        assert done.returncode == 128 + number, done.stderr
+        assert len([line for line in told(done) if line.startswith("go on with: ")]) == lines
+        assert "MPIPSO_REQUEUE" in bench.calls[0], "the ranks know"
 
     def test_a_later_one_does_not_wait(self, bench: Bench) -> None:
         note = "lambda number, _: (HERE / signal.Signals(number).name).touch()"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from mpipso import timelimits
 from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits
 
 
@@ -42,6 +44,32 @@ def test_before_the_end_of_a_slurm_job_only_what_will_end_is_started() -> None:
     clock.now += 890.0
     assert not limits.over(100.0)
     assert limits.over(120.0)
+
+
+class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
+    def limits(self, tmp_path: Path, squeue: str, **environment: str) -> TimeLimits:
+        tool = tmp_path / "squeue"
+        tool.write_text(f"#!/bin/sh\n{squeue}\n")
+        tool.chmod(0o755)
+        return TimeLimits(None, 0.0, {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **environment})
+
+    def test_is_asked_for(self, tmp_path: Path) -> None:
+        end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + RESERVE + 1000))
+        asked = f'[ "$SLURM_TIME_FORMAT $*" = "standard --noheader --jobs 7 --format %e" ] && echo {end}'
+        limits = self.limits(tmp_path, asked, SLURM_TIME_FORMAT="relative")
+        assert limits.seconds == pytest.approx(1000.0, abs=10.0)
+
+    @pytest.mark.parametrize("squeue", ["echo NONE", "echo N/A", "exit 1", "sleep 60"])
+    def test_is_none_if_slurm_does_not_say(self, tmp_path: Path, squeue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timelimits, "_SQUEUE_LIMIT", 1.0)
+        assert self.limits(tmp_path, squeue).seconds is None
+
+
+def test_a_job_that_comes_back_has_no_end() -> None:
+    limits = TimeLimits(None, 0.0, {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "1", "MPIPSO_REQUEUE": "1"})
+    assert limits.seconds is None
+    assert TimeLimits(None, 0.0, {"SLURM_JOB_END_TIME": "1", "MPIPSO_REQUEUE": "0"}).seconds == 0.0
+    assert TimeLimits(100.0, 40.0, {"MPIPSO_REQUEUE": "1"}, Clock()).seconds == 60.0, "its own limit stays"
 
 
 def test_the_search_leaves_time_to_the_race_but_not_too_much() -> None:

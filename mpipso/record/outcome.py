@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,8 @@ Event = Mapping[str, Any]
 COMMAND = "MPIPSO_COMMAND"
 """Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
 that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
+REQUEUE = "MPIPSO_REQUEUE"
+"""Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
 NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
@@ -149,7 +153,7 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failu
     if failure and last["event"] in BEGINNINGS:
         last = {"event": "failed", "cause": failure}
     ended = _ended(folder, last)
-    going_on = ended in ("", _GOING_ON)
+    over = ended in ("", _GOING_ON) or last.get("cause", "").startswith(NO_BASELINE) or _comes_back(last)
     return Outcome(
         evaluations=results(events),
         incumbent=_incumbent(events, last),
@@ -162,7 +166,7 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failu
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if going_on or last.get("cause", "").startswith(NO_BASELINE) else resume_command(folder, text),
+        resume="" if over else resume_command(folder, text),
         usage=used,
         retries=retries,
         schedule=_schedule(config.get("search", {})),
@@ -171,9 +175,30 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failu
 
 def resume_command(folder: Path, config: str) -> str:
     """What goes on with the run in ``folder``; a configuration with secrets must be given again: they are not kept."""
-    command = os.environ.get(COMMAND, "mpipso launch")
-    again = " --config FILE" if HIDDEN in config and "--config" not in shlex.split(command) else ""
-    return f"{command} --resume {shlex.quote(str(folder))}{again}"
+    command = os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
+    given = submits(command) or "--config" in shlex.split(command)
+    return resuming(command, folder, " --config FILE" if HIDDEN in config and not given else "")
+
+
+def resuming(command: str, folder: Path, more: str = "") -> str:
+    """What goes on with the run in ``folder`` by the words that launch runs, and where, if not on this machine."""
+    where = "  # inside a Slurm allocation" if "SLURM_JOB_ID" in os.environ and not submits(command) else ""
+    return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"
+
+
+def submits(command: str) -> bool:
+    """Whether the words that launch runs submit a Slurm job with a configuration."""
+    return command.startswith("sbatch ")
+
+
+def called() -> list[str]:
+    """The words that call mpipso in this shell."""
+    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
+
+
+def _comes_back(last: Event) -> bool:
+    """Whether the Slurm job that was interrupted goes on by itself; where it does not, its launcher tells."""
+    return last["event"] == "interrupted" and os.environ.get(REQUEUE) == "1"
 
 
 def _has_label(measured: Measured, label: str) -> bool:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,14 @@ from mpipso.record.report import Outcome, read_outcome, report, summary
 
 BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
 BEST = {"n_parallel": 16, "n_batch": 2048, "flash": True}
+
+
+@pytest.fixture(autouse=True)
+def launched_as_mpipso(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever shell or Slurm job these tests run in."""
+    monkeypatch.setenv("MPIPSO_COMMAND", "mpipso launch")
+    for variable in ("MPIPSO_REQUEUE", "SLURM_JOB_ID"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def higher(metric: str) -> bool | None:
@@ -330,6 +340,35 @@ def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_p
 def test_a_configuration_whose_secrets_are_gone_must_be_given_again(tmp_path: Path) -> None:
     Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
     assert read_outcome(tmp_path, higher).resume == f"mpipso launch --resume {tmp_path} --config FILE"
+
+
+def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with srun, in an environment that is not activated."""
+    monkeypatch.delenv("MPIPSO_COMMAND")
+    monkeypatch.setenv("PATH", "/nowhere")
+    Script().lost(60, 1).save(tmp_path)
+    command = shlex.join([sys.executable, "-m", "mpipso", "launch", "--resume", str(tmp_path)])
+    assert read_outcome(tmp_path, higher).resume == command
+
+
+def test_what_starts_ranks_in_a_slurm_job_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
+    where = "  # inside a Slurm allocation"
+    assert read_outcome(tmp_path, higher).resume == f"mpipso launch --resume {tmp_path} --config FILE{where}"
+    monkeypatch.setenv("MPIPSO_COMMAND", "sbatch mpipso.sbatch my.toml")
+    assert read_outcome(tmp_path, higher).resume == f"sbatch mpipso.sbatch my.toml --resume {tmp_path}"
+
+
+@pytest.mark.parametrize(("event", "what", "told"), [("interrupted", "signal", False), ("failed", "cause", True)])
+def test_a_job_that_comes_back_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, what: str, told: bool
+) -> None:
+    monkeypatch.setenv("MPIPSO_REQUEUE", "1")
+    Script().lost(60, 1).add(70, event, **{what: "SIGUSR1"}).save(tmp_path)
+    assert bool(read_outcome(tmp_path, higher).resume) == told
 
 
 def test_the_pause_before_a_resumption_is_no_wall_time(tmp_path: Path) -> None:
