@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -12,28 +13,43 @@ SBATCH = Path(__file__).resolve().parents[1] / "hostfiles" / "mpipso.sbatch"
 
 
 class Cluster:
-    """What the script finds in a Slurm job; ``python`` is the shell program that plays ``mpipso launch``."""
+    """What the script finds in a Slurm job; ``python`` is the shell program that plays ``mpipso launch``.
+
+    ``known`` is what Slurm knows of the job, ``came_back`` how often it has been started again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.run = folder / "mpipso-runs" / "slurm-7"
+        self.runs = folder / "mpipso-runs"
         self.called = folder / "called"
+        self.known = f"JobId=7 Requeue=1 Restarts=0 Command={SBATCH} my.toml WorkDir={folder}"
+        self.came_back = 0
         (folder / ".venv" / "bin").mkdir(parents=True)
-        self._script(folder / "scontrol", 'echo "scontrol $*" >> called')
 
     def _script(self, path: Path, text: str) -> None:
         path.write_text(f"#!/bin/bash\ncd {self.folder}\n{text}\n")
         path.chmod(0o755)
 
     def submit(self, python: str, *words: str) -> Job:
+        slurm = f'[ "$1" = show ] && echo "{self.known}" || echo "scontrol $*" >> called'
+        self._script(self.folder / "scontrol", slurm)
         self._script(self.folder / ".venv" / "bin" / "python", f'echo "$*" >> called\n{python}')
         environment = {
             "PATH": f"{self.folder}:/usr/bin:/bin",
             "SLURM_SUBMIT_DIR": str(self.folder),
+            "SLURM_CLUSTER_NAME": "bed",
             "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "4",
             "MPIPSO_VENV": "",
+            **({"SLURM_RESTART_COUNT": str(self.came_back)} if self.came_back else {}),
         }
         return Job(["bash", str(SBATCH), *words], limit=30, env=environment, cwd=self.folder)
+
+    def run(self, python: str, *words: str, code: int = 0) -> list[str]:
+        """Submit, wait for the end, and return the words that ``mpipso launch`` was called with then."""
+        with self.submit(python, *words) as job:
+            assert job.wait().returncode == code, job.stderr
+        return shlex.split(self.calls[-1])
 
     @property
     def calls(self) -> list[str]:
@@ -45,44 +61,93 @@ def cluster(tmp_path: Path) -> Cluster:
     return Cluster(tmp_path)
 
 
+def started(path: Path) -> str:
+    """What plays ``mpipso launch`` in a job whose run has begun in this folder."""
+    return f'mkdir -p {path}; touch {path}/journal.jsonl; echo {path} > "$MPIPSO_NOTE"'
+
+
 def test_a_new_job_starts_a_run_under_its_number_and_hands_on_flags(cluster: Cluster) -> None:
-    with cluster.submit("exit 3", "my.toml", "--seed", "5") as job:
-        assert job.wait().returncode == 3, job.stderr
-    assert cluster.calls == [
-        "-m mpipso launch --mpirun mpirun --config my.toml --progress plain "
-        f"--output {cluster.run.parent} --run-name slurm-7 --seed 5"
-    ]
-
-
-def test_a_job_that_came_back_resumes_its_run(cluster: Cluster) -> None:
-    cluster.run.mkdir(parents=True)
-    (cluster.run / "journal.jsonl").touch()
-    with cluster.submit("exit 0", "my.toml") as job:
-        assert job.wait().returncode == 0, job.stderr
-    assert cluster.calls == [
-        f"-m mpipso launch --mpirun mpirun --config my.toml --progress plain --resume {cluster.run}"
+    assert cluster.run("exit 3", "my.toml", "--seed", "5", code=3) == [
+        *("-m", "mpipso", "launch", "--mpirun", "mpirun", "--config", "my.toml", "--progress", "plain"),
+        *("--output", str(cluster.runs), "--run-name", "slurm-bed-7", "--seed", "5"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("number", "ends", "requeued", "code"),
+    ("flags", "name"),
     [
-        (signal.SIGUSR1, "exit 138", ["scontrol requeue 7"], 0),
-        (signal.SIGUSR1, "exit 0", [], 0),
-        (signal.SIGTERM, "exit 143", [], 143),
+        ([], "slurm-bed-7"),
+        (["--run-name", "monday"], "monday-2"),
+        (["--run-name=monday", "--output=elsewhere"], "monday"),
+        (["--seed", "5", "--output", "elsewhere"], "slurm-bed-7"),
+    ],
+)
+def test_a_job_that_came_back_resumes_its_run_wherever_it_is(cluster: Cluster, flags: list[str], name: str) -> None:
+    run = cluster.folder / ("elsewhere" if "elsewhere" in " ".join(flags) else "mpipso-runs") / name
+    cluster.run(started(run), "my.toml", *flags)
+    cluster.came_back = 1
+    words = cluster.run("exit 0", "my.toml", *flags)
+    assert words[words.index("plain") + 1 :] == ["--resume", str(run), *flags]
+
+
+def test_a_job_that_came_back_before_its_run_had_begun_starts_it(cluster: Cluster) -> None:
+    cluster.run(f'mkdir -p {cluster.runs}; echo {cluster.runs}/slurm-bed-7 > "$MPIPSO_NOTE"', "my.toml")
+    cluster.came_back = 1
+    assert "--resume" not in cluster.run("exit 0", "my.toml")
+
+
+def test_a_new_job_does_not_resume_the_run_of_an_old_one_with_its_number(cluster: Cluster) -> None:
+    cluster.run(started(cluster.runs / "slurm-bed-7"), "my.toml")
+    assert "--resume" not in cluster.run("exit 0", "my.toml")
+    cluster.came_back = 1
+    assert "--resume" not in cluster.run("exit 0", "my.toml"), "neither if its own run had not begun"
+
+
+USR1, TERM = signal.SIGUSR1, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("number", "ends", "may", "requeued", "code"),
+    [
+        (USR1, "exit 138", 1, ["scontrol requeue 7"], 0),
+        (USR1, "exit 0", 1, [], 0),
+        (TERM, "exit 143", 1, [], 143),
+        (TERM, "exit 143", 0, [], 143),
     ],
 )
 def test_before_the_end_of_its_time_it_saves_and_comes_back(
-    cluster: Cluster, number: int, ends: str, requeued: list[str], code: int
+    cluster: Cluster, number: signal.Signals, ends: str, may: int, requeued: list[str], code: int
 ) -> None:
     """A run that finishes although the signal has come does not; nor does a cancelled one."""
-    name = signal.Signals(number).name
-    program = f"trap 'sleep 0.5; {ends}' {name}\necho ready >> called\nwhile :; do sleep 0.05; done"
+    cluster.known = cluster.known.replace("Requeue=1", f"Requeue={may}")
+    program = (
+        f"trap 'sleep 0.5; {ends}' {number.name}\necho ready $MPIPSO_REQUEUE >> called\nwhile :; do sleep 0.05; done"
+    )
     with cluster.submit(program, "my.toml") as job:
-        wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
+        wait_until(lambda: f"ready {may}" in cluster.calls, 10, "the launcher runs")
         job.process.send_signal(number)
         assert job.wait().returncode == code, job.stderr
     assert cluster.calls[2:] == requeued
+
+
+def test_a_run_that_cannot_come_back_is_left_to_end_by_itself(cluster: Cluster) -> None:
+    cluster.known = cluster.known.replace("Requeue=1", "Requeue=0")
+    program = "trap 'exit 138' USR1\necho ready >> called\nwhile [ ! -e go ]; do sleep 0.05; done\nexit 3"
+    with cluster.submit(program, "my.toml") as job:
+        wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
+        job.process.send_signal(USR1)
+        (cluster.folder / "go").touch()
+        assert job.wait().returncode == 3, job.stderr
+    assert cluster.calls[2:] == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_run_is_told_the_command_that_submits_it_again(cluster: Cluster, known: bool) -> None:
+    if not known:
+        cluster.known = "slurm_load_jobs error: Invalid job id specified"
+    cluster.run('echo "${MPIPSO_COMMAND:-nothing}" >> called', "my file.toml", "--seed", "5")
+    told = shlex.split(cluster.calls[-1])
+    assert told == (["sbatch", "--nodes=4", str(SBATCH), "my file.toml"] if known else ["nothing"])
 
 
 def test_without_a_configuration_it_says_how_it_is_used(cluster: Cluster) -> None:
@@ -90,3 +155,10 @@ def test_without_a_configuration_it_says_how_it_is_used(cluster: Cluster) -> Non
         done = job.wait()
     assert done.returncode != 0
     assert "usage: sbatch mpipso.sbatch CONFIG.toml" in done.stderr
+
+
+def test_a_job_that_loses_the_node_of_this_script_comes_back() -> None:
+    """With --no-kill it would be left to itself, with no process, until the end of its time."""
+    flags = [line.split()[1] for line in SBATCH.read_text().splitlines() if line.startswith("#SBATCH ")]
+    assert "--requeue" in flags
+    assert "--no-kill" not in flags
