@@ -107,21 +107,39 @@ USR1, TERM = signal.SIGUSR1, signal.SIGTERM
 
 
 @pytest.mark.parametrize(
-    ("number", "ends", "may", "requeued", "code"),
+    ("number", "ends", "may", "before", "after", "requeued", "code"),
     [
-        (USR1, "exit 138", 1, ["scontrol requeue 7"], 0),
-        (USR1, "exit 0", 1, [], 0),
-        (TERM, "exit 143", 1, [], 143),
-        (TERM, "exit 143", 0, [], 143),
+        (USR1, "exit 138", 1, 0, 1, ["scontrol requeue 7"], 0),
+        (USR1, "exit 138", 1, 2, 3, ["scontrol requeue 7"], 0),
+        (USR1, "exit 138", 1, 0, 0, [], 138),
+        (USR1, "exit 138", 1, 2, 2, [], 138),
+        (USR1, "exit 0", 1, 0, 1, [], 0),
+        (TERM, "exit 143", 1, 0, 1, [], 143),
+        (TERM, "exit 143", 0, 0, 1, [], 143),
     ],
 )
 def test_before_the_end_of_its_time_it_saves_and_comes_back(
-    cluster: Cluster, number: signal.Signals, ends: str, may: int, requeued: list[str], code: int
+    cluster: Cluster,
+    number: signal.Signals,
+    ends: str,
+    may: int,
+    before: int,
+    after: int,
+    requeued: list[str],
+    code: int,
 ) -> None:
-    """A run that finishes although the signal has come does not; nor does a cancelled one."""
+    """A run that finishes although the signal has come does not; nor does a cancelled one, or one that gets nowhere."""
     cluster.known = cluster.known.replace("Requeue=1", f"Requeue={may}")
+    evaluated = r'printf "{\"event\":\"evaluated\"}\n%.0s" $(seq 1 COUNT) >> RUN/journal.jsonl'
+    evaluated = evaluated.replace("RUN", str(cluster.runs))
+    if before:
+        cluster.run(f"{started(cluster.runs)}\n{evaluated.replace('COUNT', str(before))}", "my.toml")
+        cluster.came_back = 1
+        cluster.called.unlink()
+    measured = evaluated.replace("COUNT", str(after - before)) if after > before else ":"
     program = (
-        f"trap 'sleep 0.5; {ends}' {number.name}\necho ready $MPIPSO_REQUEUE >> called\nwhile :; do sleep 0.05; done"
+        f"trap 'sleep 0.5; {ends}' {number.name}\n{started(cluster.runs)}\n{measured}\n"
+        "echo ready $MPIPSO_REQUEUE >> called\nwhile :; do sleep 0.05; done"
     )
     with cluster.submit(program, "my.toml") as job:
         wait_until(lambda: f"ready {may}" in cluster.calls, 10, "the launcher runs")
