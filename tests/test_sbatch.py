@@ -148,6 +148,20 @@ def test_before_the_end_of_its_time_it_saves_and_comes_back(
     assert cluster.calls[2:] == requeued
 
 
+@pytest.mark.parametrize("flags", [["--resume", "DIR"], ["--resume=DIR"]])
+def test_a_run_that_another_job_began_comes_back_too(cluster: Cluster, flags: list[str]) -> None:
+    old = cluster.folder / "old"
+    old.mkdir()
+    (old / "journal.jsonl").write_text('{"event":"evaluated"}\n')
+    measured = f"echo '{{\"event\":\"evaluated\"}}' >> {old}/journal.jsonl"
+    program = f"trap 'exit 138' USR1\n{measured}\necho ready >> called\nwhile :; do sleep 0.05; done"
+    with cluster.submit(program, "my.toml", *[flag.replace("DIR", str(old)) for flag in flags]) as job:
+        wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
+        job.process.send_signal(USR1)
+        assert job.wait().returncode == 0, job.stderr
+    assert cluster.calls[-1] == "scontrol requeue 7"
+
+
 def test_a_run_that_cannot_come_back_is_left_to_end_by_itself(cluster: Cluster) -> None:
     cluster.known = cluster.known.replace("Requeue=1", "Requeue=0")
     program = "trap 'exit 138' USR1\necho ready >> called\nwhile [ ! -e go ]; do sleep 0.05; done\nexit 3"
