@@ -153,7 +153,7 @@ def test_a_run_that_another_job_began_comes_back_too(cluster: Cluster, flags: li
     old = cluster.folder / "old"
     old.mkdir()
     (old / "journal.jsonl").write_text('{"event":"evaluated"}\n')
-    measured = f"echo '{{\"event\":\"evaluated\"}}' >> {old}/journal.jsonl"
+    measured = f'echo \'{{"event":"evaluated"}}\' >> {old}/journal.jsonl'
     program = f"trap 'exit 138' USR1\n{measured}\necho ready >> called\nwhile :; do sleep 0.05; done"
     with cluster.submit(program, "my.toml", *[flag.replace("DIR", str(old)) for flag in flags]) as job:
         wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
