@@ -16,10 +16,9 @@ from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.record.resume import differences, read_run
 from mpipso.record.warm import Earlier, read_earlier
-from mpipso.search.knowledge import fitted
+from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
-from mpipso.search.strategies import first_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,3 +82,10 @@ def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(crew:
     ((number, group),) = muster.form()
     again = Leader(crew, Form(number, group, 0), crew.everyone)
     assert others(again) == ["h2"]
+
+
+def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:
+    """It takes a second, which is too much for a thousand ranks at once."""
+    code = "import sys, mpipso.run; print(*{'scipy', 'rich', 'mpipso.books'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "\n"

@@ -1,4 +1,4 @@
-"""Earlier results, of other runs or other tools, as points and scores that a strategy can learn from."""
+"""What is known before a search: earlier results, of other runs or other tools, as points and scores, and guesses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpipso.config import Search, suggestion
+from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean
 from mpipso.parameters import Parameter
 from mpipso.search.objective import Objective, Score
@@ -95,6 +97,28 @@ def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
     if broken := space.broken(configuration):
         raise ValueError(f"constraint: expression {broken!r} does not hold")
     return configuration
+
+
+def first_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
+    """The configurations that the user wants measured first, each of shape (dimensions,).
+
+    Raises
+    ------
+    UserError
+        They name what is not searched, or values that cannot be set, or break a known constraint; one line for each.
+    """
+    searched = [parameter.name for parameter in space.parameters if parameter.searched]
+    points, problems = [], []
+    for number, given in enumerate(config.first):
+        found = [f"{name} is not searched{suggestion(name, searched)}" for name in given if name not in searched]
+        try:
+            points.append(space.encode(fitted(space, {**(baseline or {}), **given})))
+        except ValueError as error:
+            found.append(str(error))
+        problems += [f"search.first[{number}]: {problem}" for problem in found]
+    if problems:
+        raise UserError(problems)
+    return points
 
 
 def _typed(parameter: Parameter, value: object) -> Value:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpipso.config import Search, suggestion
+from mpipso.config import Search
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.search.draws import generator
 from mpipso.search.history import History
-from mpipso.search.knowledge import fitted
+from mpipso.search.knowledge import first_points
 from mpipso.search.lattice import Lattice
 from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
@@ -42,28 +41,6 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
     if config.strategy == "pso":
         return Swarm(space, config.particles, config.seed, config.swarm, opening=opening)
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)
-
-
-def first_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
-    """The configurations that the user wants measured first, each of shape (dimensions,).
-
-    Raises
-    ------
-    UserError
-        They name what is not searched, or values that cannot be set, or break a known constraint; one line for each.
-    """
-    searched = [parameter.name for parameter in space.parameters if parameter.searched]
-    points, problems = [], []
-    for number, given in enumerate(config.first):
-        found = [f"{name} is not searched{suggestion(name, searched)}" for name in given if name not in searched]
-        try:
-            points.append(space.encode(fitted(space, {**(baseline or {}), **given})))
-        except ValueError as error:
-            found.append(str(error))
-        problems += [f"search.first[{number}]: {problem}" for problem in found]
-    if problems:
-        raise UserError(problems)
-    return points
 
 
 def satisfiable(space: Space) -> bool:
