@@ -152,7 +152,7 @@ def _nodes(
 
 
 def _problems_here(options: Options, config: Config) -> list[str]:
-    """What the engine misses on this node: a template, a model, an installed package."""
+    """What the engine misses on this node: a model, an installed package."""
     source = options.config or "embedded configuration"
     return [f"{source}: {problem}" for problem in ENGINES.create(config.service.engine).problems(config)]
 

@@ -467,6 +467,23 @@ class TestBudgets:
         assert tuning.cause == "evaluations", "the first reason counts"
 
 
+def until_race(whole: Session) -> tuple[Sequence[Mapping[str, Any]], int, int]:
+    """The events of a whole run, which of them asks for its race, and what was the best until then."""
+    events = read(whole.folder / FILE)
+    asked = [seq for seq, event in enumerate(events) if event["event"] == "asked"][-1]
+    return events, asked, [event["number"] for event in events[:asked] if event["event"] == "incumbent"][-1]
+
+
+def concluded(whole: Session, again: Session, line: int) -> int | None:
+    """The best of a run that ends when it has come to this line of the whole one's journal."""
+    cut(whole.folder, again.folder, line)
+    with Journal.open(again.folder) as journal:
+        monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+        tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+        assert tuning.conclude()
+    return tuning.incumbent
+
+
 class TestRepeats:
     def test_the_baseline_is_measured_again_right_after_it(self, tmp_path: Path) -> None:
         session = Session(tmp_path, configured(search__baseline_repeats=3))
@@ -585,34 +602,19 @@ class TestRepeats:
 
         whole = Lucky(next(folders), configured(search__confirm=1, search__leaders=2), groups=1)
         assert whole.run().incumbent == 0
-        events = read(whole.folder / FILE)
-        asked = [seq for seq, event in enumerate(events) if event["event"] == "asked"][-1]
-        found = [event["number"] for event in events[:asked] if event["event"] == "incumbent"][-1]
+        events, asked, found = until_race(whole)
         assert found != 0
         confirmed = [seq for seq, event in enumerate(events) if event["event"] == "evaluated" and seq > asked]
         for line, best in ((confirmed[0] + 1, found), (confirmed[1] + 1, 0)):
-            again = Lucky(next(folders), whole.config)
-            cut(whole.folder, again.folder, line)
-            with Journal.open(again.folder) as journal:
-                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
-                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
-                assert tuning.conclude()
-            assert tuning.incumbent == best, f"cut after line {line}"
+            assert concluded(whole, Lucky(next(folders), whole.config), line) == best, f"cut after line {line}"
 
     def test_a_race_that_did_not_come_to_all_leaves_what_the_search_says(self, folders: Iterator[Path]) -> None:
         whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))
         whole.run()
-        events = read(whole.folder / FILE)
-        asked = [seq for seq, event in enumerate(events) if event["event"] == "asked"][-1]
-        found = [event["number"] for event in events[:asked] if event["event"] == "incumbent"][-1]
+        events, asked, found = until_race(whole)
         for line in range(asked + 1, len(events) - 1):
-            again = Session(next(folders), whole.config)
-            cut(whole.folder, again.folder, line)
-            with Journal.open(again.folder) as journal:
-                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
-                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
-                assert tuning.conclude()
-            assert tuning.incumbent == found != 0, f"cut after line {line}"
+            told = concluded(whole, Session(next(folders), whole.config), line)
+            assert told == found != 0, f"cut after line {line}"
 
     def test_the_files_that_tell_the_best_are_there_after_a_cut(self, folders: Iterator[Path]) -> None:
         whole = Session(next(folders), configured())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -20,10 +19,8 @@ from rich.text import Text
 from mpipso.evaluation import BASELINE, Configuration, Evaluation
 from mpipso.record import figures
 from mpipso.record.figures import clean
+from mpipso.record.lasting import lasting
 from mpipso.record.screen import Mode, terminal_size
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 #: Seconds between two drawings after an event, and while only the clocks move.
 _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
@@ -84,7 +81,7 @@ class Monitor:
         self._rows = {group: _Row(clean(nodes)) for group, nodes in sorted(groups.items())}
         self._clock = clock
         self._begun = self._drawn = self._spoken = clock()
-        self._stream = _lasting(stream)
+        self._stream = lasting(stream)
         self._terminal = terminal
         self._baseline: Configuration | None = None
         self._deadline: float | None = None
@@ -369,34 +366,3 @@ def _stamp(seconds: float) -> str:
     """Five characters, for lines that align through the night."""
     whole = int(seconds)
     return f"{whole:4d}s" if whole < 10_000 else f"{whole // 3600}h{whole % 3600 // 60:02d}".rjust(5)
-
-
-class _Lasting(io.RawIOBase):
-    """The bytes of a text stream whose reader may go away, which does not end a run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
-        self.encoding = stream.encoding or "utf-8"
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Buffer, /) -> int:
-        text = bytes(content)
-        self._attempt(lambda stream: stream.write(text.decode(self.encoding)))
-        return len(text)
-
-    def flush(self) -> None:
-        self._attempt(lambda stream: stream.flush())
-
-    def _attempt(self, action: Callable[[TextIO], object]) -> None:
-        if self._stream is not None:
-            try:
-                action(self._stream)
-            except (OSError, ValueError):  # The latter is what a closed file raises.
-                self._stream = None
-
-
-def _lasting(stream: TextIO) -> TextIO:
-    raw = _Lasting(stream)
-    return io.TextIOWrapper(cast(BinaryIO, raw), raw.encoding, "replace", newline="\n", write_through=True)
