@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.byhand import DEFAULT_PORT, layout
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import LOCAL, slurm_hosts
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
+from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration
 from mpipso.jobs import alone, local_ranks
-from mpipso.misfits import device_problems, placement_problems
+from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe
 from mpipso.record.warm import Earlier, told
@@ -156,10 +156,10 @@ def _share(node: PlacedNode) -> tuple[str, str]:
     return ranges(node.cores), ranges(node.devices)
 
 
-def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.Start]:
+def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.NodeStart]:
     """What starts the service, but for what mpipso itself tells its processes."""
     return [
-        recipe.Start(
+        recipe.NodeStart(
             group.nodes[start.node].host,
             start.command,
             {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")},
@@ -168,13 +168,13 @@ def _starts(config: Config, configuration: Configuration, group: PlacedGroup, pl
     ]
 
 
-def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> recipe.Start:
+def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> recipe.NodeStart:
     """The benchmark of the first evaluation, which its group's leader runs."""
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     target = target_of(config, engine, placed, Assignment(0, 1, configuration), placed.work_dirs[0])
-    return recipe.Start(group.nodes[0].host, tuple(client.command(config, target)))
+    return recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target)))
 
 
-def _print_commands(starts: Sequence[recipe.Start], console: Console) -> None:
+def _print_commands(starts: Sequence[recipe.NodeStart], console: Console) -> None:
     for start in starts:
         console.print(Text(f"  {start.host}: {' '.join(recipe.command_words(start))}"), soft_wrap=True)

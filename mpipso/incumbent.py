@@ -9,7 +9,7 @@ from mpipso.evaluation import Configuration, mean
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.recipe import Start, withdraw_best, write_best
+from mpipso.record.recipe import NodeStart, withdraw_best, write_best
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
 from mpipso.search.trials import Trial, Trials
@@ -36,7 +36,7 @@ class Incumbent:
         objective: Objective,
         folder: RunFolder,
         journal: Journal,
-        publish: Callable[[Configuration], Sequence[Start]],
+        publish: Callable[[Configuration], Sequence[NodeStart]],
     ) -> None:
         self._trials = trials
         self._leaders = leaders

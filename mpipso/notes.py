@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mpipso.cluster.plan import Plan, listed
 from mpipso.config import Config, suggestion
-from mpipso.misfits import moving_port
+from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import new_paths

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.cluster.world import Channel
-from mpipso.crew import Crew
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
+from mpipso.rendezvous import RankContext
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -88,9 +88,11 @@ class Station:
     ``clock``, in seconds, is what silence is measured by.
     """
 
-    def __init__(self, crew: Crew, interrupts: Interrupts, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, context: RankContext, interrupts: Interrupts, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
-        self._crew = crew
+        self._context = context
         self._interrupts = interrupts
         self._role: Role | None = None
         self._early: list[tuple[int, Within]] = []
@@ -103,9 +105,9 @@ class Station:
         """Whether nothing of the run is left here."""
         self.departing = False
         """Whether the root has said that all ranks have left."""
-        if crew.index is not None:
-            placed, port = crew.plan.groups[crew.index], service_port(crew.config, crew.plan, crew.index)
-            self._take_seat(Form(crew.index, placed, port))
+        if context.index is not None:
+            placed, port = context.plan.groups[context.index], service_port(context.config, context.plan, context.index)
+            self._take_seat(Form(context.index, placed, port))
 
     def hear(self, source: int, message: object) -> None:
         """A message of the root's or, within a group, of another rank's has arrived."""
@@ -140,32 +142,32 @@ class Station:
     def _hear_within(self, role: Role, seat: int, message: object) -> None:
         """A leader that ends its group says so in the root's words."""
         if isinstance(message, (Disband, Finish)):
-            self.hear(self._crew.world.rank, message)
+            self.hear(self._context.world.rank, message)
         else:
             role.hear(seat, message)
 
     def step(self) -> None:
         """One turn; never waits."""
         now = self._clock()
-        if now - self._stepped > self._crew.config.parallel.lease / 2:
+        if now - self._stepped > self._context.config.parallel.lease / 2:
             # This process itself was stopped and could hear nobody.
             self._heard = now
         self._stepped = now
         role = self._role
         if role is not None:
-            if self._crew.group is not None:
-                for seat, message in self._crew.group.take():
-                    if role.form.group == self._crew.index:
+            if self._context.group is not None:
+                for seat, message in self._context.group.take():
+                    if role.form.group == self._context.index:
                         self._hear_within(role, seat, message)
             role.step()
             if role.over:
                 self._role = None
         if self._role is None and self._disbanding and not self._finishing:
             self._disbanding = False
-            self._crew.everyone.post(ROOT, Free())
+            self._context.everyone.post(ROOT, Free())
         if self._role is None and self._finishing and not self.left:
-            self._crew.node.close()
-            self._crew.everyone.post(ROOT, Left())
+            self._context.node.close()
+            self._context.everyone.post(ROOT, Left())
             self.left = True
         self._say()
 
@@ -178,21 +180,21 @@ class Station:
     def forsaken(self) -> bool:
         """Whether the root is dead, or was not heard of for so long that this rank is on its own."""
         silence = self._clock() - self._heard
-        return ROOT in self._crew.everyone.failed or silence > 4 * self._crew.config.parallel.lease
+        return ROOT in self._context.everyone.failed or silence > 4 * self._context.config.parallel.lease
 
     def flee(self) -> None:
         """Stop everything here without a word to anybody."""
         self.cancel()
         with contextlib.suppress(EvaluationFailed):
-            self._crew.node.close()
+            self._context.node.close()
 
     def _take_seat(self, form: Form) -> None:
-        seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._crew.world.rank)
+        seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._context.world.rank)
         share = form.placed.nodes[seat]
-        self._crew.node.assign(share.cores, share.devices, share.device_variable)
-        own = self._crew.group if form.group == self._crew.index else None
-        link: Link = own if own is not None else Later(self._crew.everyone, form)
-        self._role = Leader(self._crew, form, link) if seat == 0 else Member(self._crew, form, link)
+        self._context.node.assign(share.cores, share.devices, share.device_variable)
+        own = self._context.group if form.group == self._context.index else None
+        link: Link = own if own is not None else Later(self._context.everyone, form)
+        self._role = Leader(self._context, form, link) if seat == 0 else Member(self._context, form, link)
         early, self._early = self._early, []
         for source, message in early:
             self.hear(source, message)
@@ -201,36 +203,36 @@ class Station:
         """Signs of life, and a signal that this rank was sent."""
         if self._interrupts.received is not None and not self._told:
             self._told = True
-            self._crew.everyone.post(ROOT, Interrupted(self._interrupts.received))
+            self._context.everyone.post(ROOT, Interrupted(self._interrupts.received))
         now = self._clock()
         if now - self._beat >= BEAT:
             self._beat = now
-            self._crew.everyone.post(ROOT, Alive())
+            self._context.everyone.post(ROOT, Alive())
 
 
 class Leader:
     """Rank 0 of a group: evaluates what it is assigned in a thread, while its main thread passes messages on."""
 
-    def __init__(self, crew: Crew, form: Form, link: Link) -> None:
+    def __init__(self, context: RankContext, form: Form, link: Link) -> None:
         self.form = form
-        self._crew = crew
+        self._context = context
         self._link = link
         placed = form.placed
         # Hosts that are reached over ssh belong to the group that this rank led first, and were left with it.
-        own = form.group == crew.index
-        self._outside = crew.outside if own else None
+        own = form.group == context.index
+        self._outside = context.outside if own else None
         self._members = {
-            seat: RemoteNode(node, crew.work_dirs[node.rank], self._sender(seat))
+            seat: RemoteNode(node, context.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
             if seat != 0 and node.transport == "mpi"
         }
         self._group = ServiceGroup(
             form.group,
-            [crew.node, *self._members.values(), *(crew.reached.values() if own else ())],
+            [context.node, *self._members.values(), *(context.reached.values() if own else ())],
             placed.master_node_index,
-            crew.config,
-            ENGINES.create(crew.config.service.engine),
-            CLIENTS.create(crew.config.benchmark.client),
+            context.config,
+            ENGINES.create(context.config.service.engine),
+            CLIENTS.create(context.config.benchmark.client),
             self._progress,
             port=form.port,
         )
@@ -296,7 +298,7 @@ class Leader:
                 assignment.label,
                 failure=failure,
             )
-        self._crew.everyone.post(ROOT, evaluation)
+        self._context.everyone.post(ROOT, evaluation)
 
     def _close(self) -> None:
         try:
@@ -305,19 +307,19 @@ class Leader:
                 if self._closing:
                     self._group.close()
                 else:
-                    self._crew.node.release()
+                    self._context.node.release()
             if self._outside is not None:
                 self._outside.close()
         finally:
             for seat in self._members:
                 self._link.post(seat, Finish() if self._closing else Disband(self.form.group))
             self._closed = True
-            self._crew.world.wake()
+            self._context.world.wake()
 
     def _progress(self, phase: str, detail: str) -> None:
         if self._assignment is not None:
             number, attempt = self._assignment.number, self._assignment.attempt
-            self._crew.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase, detail))
+            self._context.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase, detail))
 
     def _sender(self, seat: int) -> Callable[[object], None]:
         return lambda message: self._link.post(seat, message)
@@ -326,12 +328,12 @@ class Leader:
 class Member:
     """The agent of its node: does what its leader asks for until it is sent away."""
 
-    def __init__(self, crew: Crew, form: Form, link: Link) -> None:
+    def __init__(self, context: RankContext, form: Form, link: Link) -> None:
         self.form = form
-        self._node = crew.node
+        self._node = context.node
         self._link = link
-        self._wake = crew.world.wake
-        self._agent = Agent(crew.node, lambda answer: link.post(0, answer))
+        self._wake = context.world.wake
+        self._agent = Agent(context.node, lambda answer: link.post(0, answer))
         self._thread: threading.Thread | None = None
 
     @property
@@ -363,19 +365,19 @@ class Member:
             self._wake()
 
 
-def serve(crew: Crew, interrupts: Interrupts) -> int:
+def serve(context: RankContext, interrupts: Interrupts) -> int:
     """A rank other than the root, from its first seat until all leave; returns its exit code."""
-    station = Station(crew, interrupts)
+    station = Station(context, interrupts)
     told = False
-    while not (station.departing and crew.everyone.idle):
+    while not (station.departing and context.everyone.idle):
         if interrupts.received is not None and not told:
             told = True
             station.cancel()
-        for source, message in crew.everyone.take():
+        for source, message in context.everyone.take():
             station.hear(source, message)
         station.step()
         if station.forsaken:
             station.flee()
             return FORSAKEN
-        crew.world.nap()
+        context.world.nap()
     return 0

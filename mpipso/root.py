@@ -25,14 +25,14 @@ from mpipso.cluster.dispatch import (
     Retried,
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
-from mpipso.cluster.muster import Muster
+from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup
-from mpipso.crew import Crew
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
+from mpipso.rendezvous import RankContext
 from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
 from mpipso.startup import service_port
@@ -65,7 +65,7 @@ class Root:
 
     def __init__(
         self,
-        crew: Crew,
+        context: RankContext,
         tuning: Tuning,
         journal: Journal,
         monitor: Monitor,
@@ -74,7 +74,7 @@ class Root:
         *,
         beat: Path,
     ) -> None:
-        self._crew = crew
+        self._context = context
         self._tuning = tuning
         self._journal = journal
         self._monitor = monitor
@@ -83,17 +83,17 @@ class Root:
         self._beat_file = beat
         self._beat = 0.0
         self._patience: float | None = None
-        self._station = Station(crew, interrupts)
-        self._muster = Muster(crew.plan)
-        self._ports = {n: service_port(crew.config, crew.plan, n) for n in range(len(crew.plan.groups))}
-        parallel = crew.config.parallel
-        self._leases = Leases(range(1, crew.world.size), parallel.lease, time.monotonic())
+        self._station = Station(context, interrupts)
+        self._membership = Membership(context.plan)
+        self._ports = {n: service_port(context.config, context.plan, n) for n in range(len(context.plan.groups))}
+        parallel = context.config.parallel
+        self._leases = Leases(range(1, context.world.size), parallel.lease, time.monotonic())
         health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
         self._health = health
-        search = crew.config.search
+        search = context.config.search
         rolling = search.schedule == "window"
         self._dispatcher = Dispatcher(self._order, health, retries=search.retries, rolling=rolling)
-        for group in self._muster.groups:
+        for group in self._membership.groups:
             self._dispatcher.join(group)
         self._dispatcher.known_good = tuning.known_good()
         self._changed = True
@@ -128,7 +128,7 @@ class Root:
             self._turn()
         self._finish_running(drop=True)
         while self._interrupts.received is None and not self._late():
-            again = self._tuning.confirmations(len(self._muster.groups))
+            again = self._tuning.confirmations(len(self._membership.groups))
             if not again:
                 break
             self._dispatcher.submit(again)
@@ -148,7 +148,7 @@ class Root:
             self._turn()
 
     def _ended(self) -> bool:
-        if self._late(self._tuning.race_seconds(len(self._muster.groups))):
+        if self._late(self._tuning.race_seconds(len(self._membership.groups))):
             self._tuning.stop("time")
             return True
         return self._interrupts.received is not None
@@ -167,10 +167,10 @@ class Root:
         for event in self._step():
             self._changed = True
             self._take(event)
-        if not self._muster.groups and not self._muster.leaving:
-            raise RunFailed(f"no service group is left: lost {self._who(self._muster.lost)}")
+        if not self._membership.groups and not self._membership.leaving:
+            raise RunFailed(f"no service group is left: lost {self._who(self._membership.lost)}")
         if self._health.hopeless:
-            causes = [f"group {group}: {self._health.cause(group)}" for group in self._muster.groups]
+            causes = [f"group {group}: {self._health.cause(group)}" for group in self._membership.groups]
             raise RunFailed("\n".join(["every service group is in quarantine:", *causes]))
 
     def _take(self, event: Event) -> None:
@@ -205,14 +205,14 @@ class Root:
         """One turn of rank 0: hear everyone, see who is lost, give out what is queued, then a nap."""
         now = time.monotonic()
         events: list[Event] = []
-        for source, message in self._crew.everyone.take():
+        for source, message in self._context.everyone.take():
             events += self._hear(source, message, now)
         self._station.step()
         events += self._losses(now)
         events += self._dispatcher.step(now)
         self._sign(now)
         self._monitor.tick()
-        self._crew.world.nap()
+        self._context.world.nap()
         return events
 
     def _hear(self, source: int, message: object, now: float) -> list[Event]:
@@ -223,11 +223,11 @@ class Root:
             case Interrupted():
                 self._interrupts.ask(message.signal)
             case Free():
-                if self._muster.free(source):
-                    self._crew.everyone.give_up(source, lost=False)
+                if self._membership.free(source):
+                    self._context.everyone.give_up(source, lost=False)
                     self._monitor.note(f"rank {source} on {self._host(source)} is back")
                 if self._closing:
-                    self._crew.everyone.post(source, Finish())
+                    self._context.everyone.post(source, Finish())
                 self._form()
             case Left():
                 self._left.add(source)
@@ -241,12 +241,12 @@ class Root:
 
     def _losses(self, now: float) -> list[Event]:
         events: list[Event] = []
-        for rank in self._crew.everyone.failed:
+        for rank in self._context.everyone.failed:
             events += self._lose(rank, "the rank died", now, dead=True)
         for rank in self._leases.expired(now):
-            lease = self._crew.config.parallel.lease
+            lease = self._context.config.parallel.lease
             events += self._lose(rank, f"no sign of life for {lease:g} s", now, dead=False)
-        leaders = [self._muster.leader(group) for group in self._dispatcher.overdue(now, self._longest())]
+        leaders = [self._membership.leader(group) for group in self._dispatcher.overdue(now, self._longest())]
         for leader in leaders:
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
@@ -258,19 +258,19 @@ class Root:
         return events
 
     def _lose(self, rank: int, cause: str, now: float, *, dead: bool) -> list[Event]:
-        loss = self._muster.lose(rank, dead=dead)
+        loss = self._membership.lose(rank, dead=dead)
         if loss is None:
             return []
-        self._crew.everyone.give_up(rank)
+        self._context.everyone.give_up(rank)
         ended = [loss.group] if loss.ended and loss.group is not None else []
         self._journal.write("lost", ranks=[rank], hosts=[loss.host], groups=ended, cause=cause)
         told = f"{loss.host}, rank {rank}: {cause}"
         if not dead:
             # If it is ever heard of again, it has to leave what it was in before it can serve.
-            self._crew.everyone.post(rank, Disband(loss.group, loss.survivors))
+            self._context.everyone.post(rank, Disband(loss.group, loss.survivors))
         # The leader stops the service on the nodes that are left; without it each of them stops its own part.
         for survivor in loss.survivors if loss.leader is None else [loss.leader]:
-            self._crew.everyone.post(survivor, Disband(loss.group, tuple(sorted(self._muster.lost))))
+            self._context.everyone.post(survivor, Disband(loss.group, tuple(sorted(self._membership.lost))))
         events: list[Event] = []
         if ended:
             self._monitor.lost(ended[0], told)
@@ -285,10 +285,10 @@ class Root:
         """New groups of the ranks that have become free, in the place of those that ended."""
         if self._closing:
             return
-        for number, placed in self._muster.form():
+        for number, placed in self._membership.form():
             self._ports[number] = self._free_port(placed)
             for node in placed.nodes:
-                self._crew.everyone.post(node.rank, Form(number, placed, self._ports[number]))
+                self._context.everyone.post(node.rank, Form(number, placed, self._ports[number]))
             self._journal.write(
                 "formed",
                 group=number,
@@ -302,23 +302,23 @@ class Root:
 
     def _free_port(self, placed: PlacedGroup) -> int:
         """Groups whose masters share a host count up from the configured port."""
-        first = self._crew.config.service.port
+        first = self._context.config.service.port
         if first == 0:
             return 0
         host = _master(placed)
-        taken = {port for number, port in self._ports.items() if _master(self._muster.groups[number]) == host}
+        taken = {port for number, port in self._ports.items() if _master(self._membership.groups[number]) == host}
         return next(port for port in range(first, first + len(taken) + 1) if port not in taken)
 
     def _order(self, group: int, content: object) -> None:
         if isinstance(content, (Assignment, Cancel)):
-            self._crew.everyone.post(self._muster.leader(group), Order(group, content))
+            self._context.everyone.post(self._membership.leader(group), Order(group, content))
 
     def _longest(self) -> float:
         """Seconds after which an evaluation must have ended by its own limits."""
-        config = self._crew.config
+        config = self._context.config
         if config.search.evaluation_timeout is not None:
             return config.search.evaluation_timeout + config.service.stop_grace + SLACK
-        nodes = max((len(group.nodes) for group in self._muster.groups.values()), default=1)
+        nodes = max((len(group.nodes) for group in self._membership.groups.values()), default=1)
         updates = nodes if config.service.update_command else 0
         starts = (1 + updates) * config.service.start_timeout
         return starts + config.benchmark.timeout + config.service.stop_grace + SLACK
@@ -329,9 +329,9 @@ class Root:
         if now - self._beat < BEAT:
             return
         self._beat = now
-        for rank in range(1, self._crew.world.size):
-            if rank not in self._muster.lost:
-                self._crew.everyone.post(rank, Alive())
+        for rank in range(1, self._context.world.size):
+            if rank not in self._membership.lost:
+                self._context.everyone.post(rank, Alive())
         # A supervisor that cannot see it will restart the job, which is right if the disk is gone, and if a thread of
         # this process hangs.
         if not self._stuck:
@@ -342,20 +342,20 @@ class Root:
         """Have every rank stop what it has, and leave MPI together."""
         self._closing = True
         limit = time.monotonic() + GOODBYE
-        leaders = [self._muster.leader(group) for group in self._muster.groups]
-        leaving = self._muster.leaving
-        for rank in {*leaders, *self._muster.spares, *leaving}:
-            self._crew.everyone.post(rank, Finish())
+        leaders = [self._membership.leader(group) for group in self._membership.groups]
+        leaving = self._membership.leaving
+        for rank in {*leaders, *self._membership.spares, *leaving}:
+            self._context.everyone.post(rank, Finish())
         while not self._all_left():
             if self._out_of_patience() or time.monotonic() > limit:
                 self.abandoned = True
                 return
             self._step()
-        _depart(self._crew, limit)
-        self.abandoned = bool(self._muster.lost - self._crew.everyone.failed)
+        _depart(self._context, limit)
+        self.abandoned = bool(self._membership.lost - self._context.everyone.failed)
 
     def _all_left(self) -> bool:
-        return set(range(self._crew.world.size)) <= self._left | self._muster.lost
+        return set(range(self._context.world.size)) <= self._left | self._membership.lost
 
     def _out_of_patience(self) -> bool:
         """Whether a signal came so long ago that a node which does not answer must not be waited for any more."""
@@ -364,42 +364,42 @@ class Root:
         return self._patience is not None and time.monotonic() >= self._patience
 
     def _host(self, rank: int) -> str:
-        return self._crew.plan.node(rank).host
+        return self._context.plan.node(rank).host
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
 
 
-def dismiss(crew: Crew) -> None:
+def dismiss(context: RankContext) -> None:
     """Send every rank home before the run has begun, as :meth:`Root.run` does at its end."""
     limit = time.monotonic() + GOODBYE
-    muster = Muster(crew.plan)
-    for rank in {*map(muster.leader, muster.groups), *muster.spares} - {ROOT}:
-        crew.everyone.post(rank, Finish())
+    membership = Membership(context.plan)
+    for rank in {*map(membership.leader, membership.groups), *membership.spares} - {ROOT}:
+        context.everyone.post(rank, Finish())
     # Leaders send their members home; where this rank was to lead, there is no leader yet.
-    group = crew.group if crew.index is not None and muster.leader(crew.index) == ROOT else None
+    group = context.group if context.index is not None and membership.leader(context.index) == ROOT else None
     if group is not None:
         for seat in range(1, group.size):
             group.post(seat, Finish())
     left: set[int] = set()
-    others = set(range(1, crew.world.size))
-    while not others <= left | crew.everyone.failed and time.monotonic() < limit:
+    others = set(range(1, context.world.size))
+    while not others <= left | context.everyone.failed and time.monotonic() < limit:
         if group is not None:
             group.take()
-        left |= {source for source, message in crew.everyone.take() if isinstance(message, Left)}
-        crew.world.nap()
-    _depart(crew, limit)
-    if crew.outside is not None:
-        crew.outside.close()
-    crew.node.close()
+        left |= {source for source, message in context.everyone.take() if isinstance(message, Left)}
+        context.world.nap()
+    _depart(context, limit)
+    if context.outside is not None:
+        context.outside.close()
+    context.node.close()
 
 
-def _depart(crew: Crew, limit: float) -> None:
-    for rank in range(1, crew.world.size):
-        crew.everyone.post(rank, Depart())
-    while not crew.everyone.idle and time.monotonic() < limit:
-        crew.everyone.take()
-        crew.world.nap()
+def _depart(context: RankContext, limit: float) -> None:
+    for rank in range(1, context.world.size):
+        context.everyone.post(rank, Depart())
+    while not context.everyone.idle and time.monotonic() < limit:
+        context.everyone.take()
+        context.world.nap()
 
 
 def _dated(event: Event, offset: float) -> Event:

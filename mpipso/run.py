@@ -10,13 +10,13 @@ from mpipso import roles
 from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
-from mpipso.crew import prepare
 from mpipso.errors import MpipsoError, UserError, print_error
+from mpipso.rendezvous import prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
 
 if TYPE_CHECKING:
-    from mpipso.books import Books
+    from mpipso.runrecord import RunRecord
 
 
 def tune(options: Options) -> int:
@@ -41,18 +41,20 @@ def tune(options: Options) -> int:
 
 
 def _take_part(world: World, options: Options, interrupts: Interrupts) -> int:
-    books: list[Books] = []
+    records: list[RunRecord] = []
     try:
-        crew = prepare(world, options, lambda config, plan: books.append(_open_books(config, plan, options, world)))
+        context = prepare(
+            world, options, lambda config, plan: records.append(_open_record(config, plan, options, world))
+        )
     except UserError as error:
         if world.rank == 0:
             print_error(error)
         return error.exit_code if world.rank == 0 else 0
-    return books[0].keep(crew, interrupts) if books else roles.serve(crew, interrupts)
+    return records[0].keep(context, interrupts) if records else roles.serve(context, interrupts)
 
 
-def _open_books(config: Config, plan: Plan, options: Options, world: World) -> Books:
+def _open_record(config: Config, plan: Plan, options: Options, world: World) -> RunRecord:
     # What only the root needs takes a second to import, which is too much for a thousand ranks at once.
-    from mpipso.books import Books
+    from mpipso.runrecord import RunRecord
 
-    return Books(config, plan, options, world)
+    return RunRecord(config, plan, options, world)

@@ -23,7 +23,7 @@ from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged, from_fields, verdict
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
-from mpipso.record.recipe import Start
+from mpipso.record.recipe import NodeStart
 from mpipso.record.warm import Earlier, told
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.budgets import fruitless, spent
@@ -64,7 +64,7 @@ class Tuning:
         folder: RunFolder,
         journal: Journal,
         monitor: Monitor,
-        publish: Callable[[Configuration], Sequence[Start]],
+        publish: Callable[[Configuration], Sequence[NodeStart]],
         past: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self._search = config.search

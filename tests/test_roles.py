@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from faults.course import Course
 
-from mpipso.cluster.muster import Muster
+from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.cluster.world import LocalChannel
 from mpipso.configfile import load
@@ -26,7 +26,7 @@ from mpipso.signals import Interrupts
 
 
 @pytest.fixture
-def crew(tmp_path: Path) -> Iterator[Any]:
+def context(tmp_path: Path) -> Iterator[Any]:
     """Rank 1 of three, each of which leads a group with a host that is reached over ssh; its links are not used."""
     course = Course(tmp_path, parallel__lease=0.2)
     config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
@@ -56,9 +56,9 @@ def others(leader: Leader) -> list[str]:
     return list(leader._group._layout().addresses[1:])
 
 
-def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(crew: Any) -> None:
-    lease, now = crew.config.parallel.lease, 0.0
-    station = Station(SimpleNamespace(**{**vars(crew), "index": None}), Interrupts(), lambda: now)
+def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:
+    lease, now = context.config.parallel.lease, 0.0
+    station = Station(SimpleNamespace(**{**vars(context), "index": None}), Interrupts(), lambda: now)
     now = 5 * lease
     station.step()
     assert not station.forsaken
@@ -71,21 +71,21 @@ def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(crew: An
     assert station.forsaken
 
 
-def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(crew: Any) -> None:
-    first = Leader(crew, Form(1, crew.plan.groups[1], 0), crew.everyone)
+def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(context: Any) -> None:
+    first = Leader(context, Form(1, context.plan.groups[1], 0), context.everyone)
     assert others(first) == ["s1"]
-    muster = Muster(crew.plan)
+    membership = Membership(context.plan)
     for rank in (1, 2):
-        muster.lose(rank, dead=False)
+        membership.lose(rank, dead=False)
     for rank in (1, 2):
-        muster.free(rank)
-    ((number, group),) = muster.form()
-    again = Leader(crew, Form(number, group, 0), crew.everyone)
+        membership.free(rank)
+    ((number, group),) = membership.form()
+    again = Leader(context, Form(number, group, 0), context.everyone)
     assert others(again) == ["h2"]
 
 
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:
     """It takes a second, which is too much for a thousand ranks at once."""
-    code = "import sys, mpipso.run; print(*{'scipy', 'rich', 'mpipso.books'} & {*sys.modules})"
+    code = "import sys, mpipso.run; print(*{'scipy', 'rich', 'mpipso.runrecord'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "\n"

@@ -34,7 +34,7 @@ _ASK_FAILED = 0.25
 _ULFM = ("OMPI_MCA_mpi_ft_enable", "1")
 
 _ROOT_LIMIT = 300.0
-"""Seconds for the root to come to the end of MPI as well: it closes its books when the others are on their way."""
+"""Seconds for the root to come to the end of MPI as well: it finishes its record when the others are on their way."""
 
 T = TypeVar("T")
 

@@ -103,7 +103,7 @@ class Measured:
         return self.failed, not self.feasible, fmean(fitness) if fitness else float("inf")
 
 
-def group(results: Iterable[Judged]) -> list[Measured]:
+def by_configuration(results: Iterable[Judged]) -> list[Measured]:
     """The results by configuration, in the order in which these came first."""
     found: dict[Hashable, list[Judged]] = {}
     for judged in results:

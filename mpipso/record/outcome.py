@@ -23,7 +23,7 @@ from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
 from mpipso.record.folders import BEAT_FILE
 from mpipso.record.judged import Judged, results
-from mpipso.record.measured import Measured, group
+from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.redact import HIDDEN
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
 from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
@@ -84,7 +84,7 @@ class Outcome:
     objective: str
     higher: Higher
     folder: Path
-    starts: Sequence[recipe.Start] = ()
+    starts: Sequence[recipe.NodeStart] = ()
     seconds: float = 0.0
     retried: int = 0
     ended: str = ""
@@ -98,7 +98,7 @@ class Outcome:
     @cached_property
     def configurations(self) -> Sequence[Measured]:
         """The evaluations by configuration."""
-        return group(self.evaluations)
+        return by_configuration(self.evaluations)
 
     @property
     def baseline(self) -> Measured | None:

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"-[\d.].*")
 
 
 @dataclass(frozen=True)
-class Start:
+class NodeStart:
     """The command that starts one node's part of the service, and the variables set for it.
 
     ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
@@ -49,7 +49,7 @@ def write_best(
     *,
     fitness: float | None,
     score: str,
-    starts: Sequence[Start],
+    starts: Sequence[NodeStart],
     redactor: Redactor | None = None,
 ) -> None:
     """Write both files anew, each in one step.
@@ -95,7 +95,7 @@ def withdraw_best(folder: Path) -> None:
         remove(path)
 
 
-def read_starts(folder: Path) -> tuple[Start, ...]:
+def read_starts(folder: Path) -> tuple[NodeStart, ...]:
     """The commands in ``best.toml``, without their secrets; none when there is no such file.
 
     Raises
@@ -106,14 +106,14 @@ def read_starts(folder: Path) -> tuple[Start, ...]:
     path = folder / TOML
     try:
         entries = tomli.loads(path.read_text(encoding="utf-8"))["start"]
-        return tuple(Start(entry["host"], tuple(entry["argv"]), entry["env"]) for entry in entries)
+        return tuple(NodeStart(entry["host"], tuple(entry["argv"]), entry["env"]) for entry in entries)
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: cannot be read as the file that mpipso wrote") from None
 
 
-def command_words(start: Start) -> list[str]:
+def command_words(start: NodeStart) -> list[str]:
     """The variables and the command, each word as a shell takes it, secrets hidden."""
     redactor = Redactor()
     redactor.learn({"env": start.env, "argv": start.argv})
@@ -121,7 +121,7 @@ def command_words(start: Start) -> list[str]:
     return [*variables, *map(shlex.quote, redactor.arguments(start.argv))]
 
 
-def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Start], redactor: Redactor) -> str:
+def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[NodeStart], redactor: Redactor) -> str:
     configuration = redactor.data(evaluation.configuration)
     lines = [
         "#!/bin/sh",
@@ -154,7 +154,7 @@ def _enter() -> list[str]:
     return [f"cd {shlex.quote(str(here))} 2>/dev/null || echo {missing} >&2"]
 
 
-def _section(start: Start, indent: str, redactor: Redactor) -> list[str]:
+def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
     lines = []
     if start.file:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
@@ -208,7 +208,7 @@ def _demand(name: str) -> str:
     return f'"${{{variable}:?set {variable} first}}"'
 
 
-def _labels(starts: Sequence[Start]) -> list[list[str]]:
+def _labels(starts: Sequence[NodeStart]) -> list[list[str]]:
     """What names each node: its host and its short name; where nodes share a host, ``host/0``, ``host/1`` by rank."""
     total = Counter(start.host for start in starts)
     short = Counter(_short(host) for host in total)

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
-from mpipso.record.course import course
 from mpipso.record.figures import Higher, clean
 from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome, read_outcome
+from mpipso.record.runstats import run_statistics
 
 __all__ = ["Outcome", "read_outcome", "report", "summary"]
 
@@ -38,7 +38,7 @@ def summary(outcome: Outcome) -> Group:
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]
         parts += [*_settings(baseline, best), ""]
-    return Group(*parts, *course(outcome), *_whereabouts(outcome))
+    return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
 
 def report(folder: Path, higher: Higher | None = None) -> Group:

@@ -19,7 +19,7 @@ from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean
 from mpipso.parameters import Parameter
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
-from mpipso.record.measured import group, silent
+from mpipso.record.measured import by_configuration, silent
 from mpipso.record.redact import HIDDEN
 from mpipso.record.resume import differences, read_run
 
@@ -128,7 +128,7 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
     found: list[Result] = []
-    for measured in group(one for one in judged if not silent(one)):
+    for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
         failed = 2 * len(good) <= len(measured.measurements)
         found.append((measured.configuration, None if failed else mean(good)))

@@ -9,7 +9,7 @@ from scipy.linalg import solve_triangular
 from mpipso.search.gp import Prior
 from mpipso.search.kernel import Covariance
 from mpipso.search.lattice import Lattice
-from mpipso.search.start import Start
+from mpipso.search.start import StartingPoints
 
 Array = NDArray[np.float64]
 
@@ -17,7 +17,7 @@ CANDIDATES = 256
 """Points that are chosen from, and as many others at which a model is wanted."""
 
 
-def design(lattice: Lattice, start: Start, given: Array, count: int, prior: Prior) -> Array:
+def design(lattice: Lattice, start: StartingPoints, given: Array, count: int, prior: Prior) -> Array:
     """Points that together leave the least variance, on average over the space.
 
     The variance is that of a process with the most probable hyperparameters before anything is measured, so it takes

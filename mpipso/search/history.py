@@ -85,7 +85,7 @@ class History:
         """How many measurements there are."""
         return len(self.scores) + len(self._known)
 
-    def fruitless(self) -> int:
+    def told_since_best(self) -> int:
         """How many proposals have been told after the best one."""
         full = {number: score for number, score in self.scores.items() if score.fidelity == 1.0}
         if not full:

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 _MOST_DRAWN = 2**13
 
 
-class Start:
+class StartingPoints:
     """Scrambled Sobol points, snapped to cells; those that break known constraints are left out.
 
     Where most do, what decides on validity is drawn from what is known to be valid.

@@ -23,7 +23,7 @@ from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
-from mpipso.search.start import Start
+from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ class SurrogateSwarm(Strategy):
         self._seed = seed
         self._first = max(len(opening) + FIRST, in_flight)
         self._stuck = max(STUCK, 2 * in_flight)
-        self._start = Start(self._lattice, seed)
+        self._start = StartingPoints(self._lattice, seed)
         self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
         self._design: Array | None = None
 
@@ -110,7 +110,7 @@ class SurrogateSwarm(Strategy):
         return self._design[index] if index < len(self._design) else self._start[CANDIDATES + index]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator, *, stray: bool) -> Array:
-        explore = number % 2 == 1 and self._history.fruitless() >= self._stuck
+        explore = number % 2 == 1 and self._history.told_since_best() >= self._stuck
         lattice = self._lattice if stray else self._lattice.drawn(random, view.elite)
         if stray or (explore and number % 4 == 3):
             ranked = _strayed(lattice, view, random)

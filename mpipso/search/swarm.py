@@ -27,7 +27,7 @@ from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
-from mpipso.search.start import Start
+from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ class Swarm(Strategy):
         self._phi2 = _PHI[section.form] if section.phi2 is None else section.phi2
         lattice = Lattice(space)
         self._history = History(lattice)
-        self._start = Start(lattice, seed)
+        self._start = StartingPoints(lattice, seed)
         self._opening = [np.array(point, dtype=float) for point in opening]
         # Positions as they were flown, by proposal: they keep what the centre of a cell loses.
         self._x: list[Array] = []

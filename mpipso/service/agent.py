@@ -28,7 +28,7 @@ from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
 _READ = 1 << 18
 
 
-class Post:
+class AgentServer:
     """One node that a leader reaches from outside of the job: tells what it is, then becomes part of a group."""
 
     def __init__(self, answers: int) -> None:
@@ -106,7 +106,7 @@ def main(silence: float) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    post = Post(answers)
+    post = AgentServer(answers)
     post.say(Ready(mpipso.__version__))
     code = 0
     try:

@@ -24,7 +24,7 @@ QUERY_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
-class Usage:
+class MemoryUsage:
     """Memory in use on one device, in MiB, and the step in which its tool tells it."""
 
     used: int
@@ -54,7 +54,7 @@ class DeviceMemory:
             pause.wait(LOOK)
         return ""
 
-    def _held(self, usage: Mapping[int, Usage]) -> dict[int, int]:
+    def _held(self, usage: Mapping[int, MemoryUsage]) -> dict[int, int]:
         """MiB in use beyond what a free device has, by device."""
         held = {}
         for device, now in usage.items():
@@ -64,7 +64,7 @@ class DeviceMemory:
         return held
 
 
-def memory_usage(devices: Sequence[int]) -> dict[int, Usage]:
+def memory_usage(devices: Sequence[int]) -> dict[int, MemoryUsage]:
     """Memory in use by device, as ``nvidia-smi`` or ``npu-smi`` tells; devices it does not tell about are left out."""
     if shutil.which("nvidia-smi"):
         usage = _nvidia()
@@ -75,16 +75,16 @@ def memory_usage(devices: Sequence[int]) -> dict[int, Usage]:
     return {device: usage[device] for device in devices if device in usage}
 
 
-def _nvidia() -> dict[int, Usage]:
+def _nvidia() -> dict[int, MemoryUsage]:
     text = _output("nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits")
-    return {int(index): Usage(int(used)) for index, used in re.findall(r"(?m)^\s*(\d+)\s*,\s*(\d+)\s*$", text)}
+    return {int(index): MemoryUsage(int(used)) for index, used in re.findall(r"(?m)^\s*(\d+)\s*,\s*(\d+)\s*$", text)}
 
 
-def _ascend(devices: Sequence[int]) -> dict[int, Usage]:
+def _ascend(devices: Sequence[int]) -> dict[int, MemoryUsage]:
     """A card may have several chips; devices are counted by chip ("Chip Logic ID"), usages are told by card."""
     rows = re.findall(r"(?m)^\s*(\d+)\s+(\d+)\s+(\d+)\s", _output("npu-smi", "info", "-m"))
     places = {int(device): (int(card), int(chip)) for card, chip, device in rows if int(device) in devices}
-    chips: dict[tuple[int, int], Usage] = {}
+    chips: dict[tuple[int, int], MemoryUsage] = {}
     for card in sorted({card for card, _ in places.values()}):
         capacity = percent = None
         for key, value in re.findall(
@@ -92,13 +92,13 @@ def _ascend(devices: Sequence[int]) -> dict[int, Usage]:
         ):
             if key == "HBM Capacity(MB)":
                 capacity = int(value)
-            elif key == "HBM Usage Rate(%)":
+            elif key == "HBM MemoryUsage Rate(%)":
                 percent = int(value)
             elif key == "Chip ID" and capacity is not None and percent is not None:
-                chips[card, int(value)] = Usage(capacity * percent // 100, capacity // 100)
+                chips[card, int(value)] = MemoryUsage(capacity * percent // 100, capacity // 100)
                 capacity = percent = None
         if capacity is not None and percent is not None:  # with a single chip some versions do not name it
-            chips[card, 0] = Usage(capacity * percent // 100, capacity // 100)
+            chips[card, 0] = MemoryUsage(capacity * percent // 100, capacity // 100)
     return {device: chips[place] for device, place in places.items() if place in chips}
 
 

@@ -23,7 +23,7 @@ def main() -> None:
             Rank(i, f"{host}.example.org", f"10.0.{i // 256}.{i % 256}", CORES, DEVICES, "CUDA_VISIBLE_DEVICES")
             for i, host in enumerate(shuffled)
         ]
-        by_hand = tuple(
+        manual_start = tuple(
             GroupEntry(group_id=g, nodes=tuple(NodeEntry(host=h) for h in hosts[g * NODES : (g + 1) * NODES]))
             for g in range(groups)
         )
@@ -31,7 +31,7 @@ def main() -> None:
         for name, placing in {
             "ranks in order": (ranks, Parallel(), None),
             "hostfile, ranks shuffled": (ranks, Parallel(), hosts),
-            "groups named one by one": (ranks, Parallel(service_groups=by_hand), None),
+            "groups named one by one": (ranks, Parallel(service_groups=manual_start), None),
             "all on one host": (one_host, Parallel(), None),
         }.items():
             begun = time.perf_counter()

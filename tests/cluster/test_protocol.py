@@ -1,7 +1,7 @@
 """Whatever happens in whatever order, no evaluation is lost and none is counted twice.
 
-A model-based test of dispatcher, health monitor and muster together, on the one-process twin of the channel between the
-ranks: the test plays the ranks, of which any may die, fall silent, come back, and speak late or twice.
+A model-based test of dispatcher, health monitor and membership together, on the one-process twin of the channel between
+the ranks: the test plays the ranks, of which any may die, fall silent, come back, and speak late or twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mpipso.cluster.dispatch import (
     Retried,
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
-from mpipso.cluster.muster import Muster
+from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 from mpipso.cluster.world import LocalChannel
 from mpipso.errors import FailureKind
@@ -68,7 +68,7 @@ class Protocol(RuleBasedStateMachine):
         ranks = range(1, 2 * pairs + spares + 1)
         nodes = [PlacedNode(rank, f"host{rank}", "", (0,), ()) for rank in ranks]
         groups = tuple(PlacedGroup(i, tuple(nodes[2 * i : 2 * i + 2])) for i in range(pairs))
-        self.muster = Muster(Plan(groups, tuple(Spare(n.rank, n.host, "", n) for n in nodes[2 * pairs :])))
+        self.membership = Membership(Plan(groups, tuple(Spare(n.rank, n.host, "", n) for n in nodes[2 * pairs :])))
         self.channel = LocalChannel.connected(len(nodes) + 1)
         self.health = ServiceGroupHealthMonitor(after=after, pause=PAUSE)
         self.dispatcher = Dispatcher(self._order, self.health, retries=RETRIES)
@@ -83,14 +83,14 @@ class Protocol(RuleBasedStateMachine):
         self.failed_on: dict[int, set[int]] = defaultdict(set)
         self.working: dict[int, Assignment] = {}
         self.ending = False
-        self.used = set(self.muster.groups)
-        for group in self.muster.groups:
+        self.used = set(self.membership.groups)
+        for group in self.membership.groups:
             self.dispatcher.join(group)
 
     # The root
 
     def _order(self, group: int, message: object) -> None:
-        assert group in self.muster.groups, "nothing is sent to a group that is no more"
+        assert group in self.membership.groups, "nothing is sent to a group that is no more"
         if isinstance(message, Assignment):
             assert group not in self.working, "one assignment per group at a time"
             healthy = self.health.check_all()[group]
@@ -105,7 +105,7 @@ class Protocol(RuleBasedStateMachine):
             self.working[group] = message
         else:
             assert isinstance(message, Cancel)
-        self.channel[0].post(self.muster.leader(group), (group, message))
+        self.channel[0].post(self.membership.leader(group), (group, message))
 
     def _settle(self, events: list[Event]) -> None:
         for event in events:
@@ -134,7 +134,7 @@ class Protocol(RuleBasedStateMachine):
             self.given_up.add(number)
 
     def _lose(self, rank: int, *, dead: bool) -> None:
-        loss = self.muster.lose(rank, dead=dead)
+        loss = self.membership.lose(rank, dead=dead)
         if loss is None:
             return
         if loss.ended and loss.group is not None:
@@ -144,9 +144,9 @@ class Protocol(RuleBasedStateMachine):
                 self._give_up(lost.number)
 
     def _form(self) -> None:
-        for number, group in self.muster.form():
+        for number, group in self.membership.form():
             assert number not in self.used, "numbers of groups are never used again"
-            assert not {node.rank for node in group.nodes} & self.muster.lost
+            assert not {node.rank for node in group.nodes} & self.membership.lost
             self.used.add(number)
             self.dispatcher.join(number)
 
@@ -154,7 +154,7 @@ class Protocol(RuleBasedStateMachine):
         for source, message in self.channel[0].take():
             self.leases.renew(source, self.now)
             if isinstance(message, Free):
-                self.muster.free(source)
+                self.membership.free(source)
             elif isinstance(message, (Evaluation, Progress)):
                 running = self.working.get(message.group)
                 current = running is not None and (running.number, running.attempt) == (message.number, message.attempt)
@@ -186,10 +186,10 @@ class Protocol(RuleBasedStateMachine):
                 player.work[group] = content
             elif group in player.work:
                 self._report(rank, group, "cancelled")
-        gone = [group for group in player.work if group not in self.muster.groups]
+        gone = [group for group in player.work if group not in self.membership.groups]
         for group in gone:
             del player.work[group]
-        if self.muster.group_of(rank) is None and rank not in self.muster.spares:
+        if self.membership.group_of(rank) is None and rank not in self.membership.spares:
             self.channel[rank].post(0, Free())
 
     def _report(self, rank: int, group: int, kind: FailureKind | None) -> None:
@@ -284,7 +284,7 @@ class Protocol(RuleBasedStateMachine):
         if hasattr(self, "dispatcher"):
             ours = sorted((work.number, work.attempt) for work in self.working.values())
             assert sorted((work.number, work.attempt) for work in self.dispatcher.running) == ours
-            assert set(self.health.check_all()) == set(self.muster.groups)
+            assert set(self.health.check_all()) == set(self.membership.groups)
             assert self.dispatcher.busy == bool(self.unsettled), "what is not settled is queued or runs"
 
     def teardown(self) -> None:
@@ -300,7 +300,7 @@ class Protocol(RuleBasedStateMachine):
             for rank in self._workers():
                 for group in list(self.ranks[rank].work):
                     self._report(rank, group, None)
-        if self.muster.groups:
+        if self.membership.groups:
             assert not self.unsettled, "no evaluation is lost"
         assert self.given_up.isdisjoint(self.unsettled)
 

@@ -7,7 +7,7 @@ from mpipso.errors import FailureKind
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record import figures
 from mpipso.record.judged import Judged
-from mpipso.record.measured import Measured, group
+from mpipso.record.measured import Measured, by_configuration
 
 
 def good(number: int, tokens: float, label: str = "", *violations: str, n: int = 1) -> Judged:
@@ -57,7 +57,7 @@ CONFIGURATIONS = st.dictionaries(st.sampled_from("xy"), VALUES, min_size=1)
 @given(st.lists(CONFIGURATIONS, max_size=8))
 def test_results_are_grouped_by_equal_configurations_and_none_gets_lost(configurations: list[dict[str, int]]) -> None:
     results = [Judged(Evaluation(number, 1, 0, each)) for number, each in enumerate(configurations)]
-    groups = group(results)
+    groups = by_configuration(results)
     assert sorted(j.evaluation.number for each in groups for j in each.measurements) == list(range(len(results)))
     for one in groups:
         assert all(figures.equal(one.configuration, j.evaluation.configuration) for j in one.measurements)

@@ -12,7 +12,7 @@ import tomli
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
-from mpipso.record.recipe import SCRIPT, TOML, Start, command_words, read_starts, withdraw_best, write_best
+from mpipso.record.recipe import SCRIPT, TOML, NodeStart, command_words, read_starts, withdraw_best, write_best
 
 #: Prints what it was started with.
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -20,7 +20,7 @@ EVALUATION = Evaluation(7, 1, 0, {"n_parallel": 8, "kv": True}, metrics={"output
 NASTY = "a b'c\"$HOME`id`\\\n;é"
 
 
-def write(folder: Path, *starts: Start, score: str = "412.3 tok/s (+12.4 %)") -> Path:
+def write(folder: Path, *starts: NodeStart, score: str = "412.3 tok/s (+12.4 %)") -> Path:
     write_best(folder, EVALUATION, fitness=-412.3, score=score, starts=starts)
     return folder / SCRIPT
 
@@ -38,7 +38,7 @@ def shown(result: subprocess.CompletedProcess[str]) -> tuple[list[str], dict[str
 
 
 def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -> None:
-    start = Start("node1", ("serve", "--port", "80"), {"OMP_WAIT_POLICY": "passive"})
+    start = NodeStart("node1", ("serve", "--port", "80"), {"OMP_WAIT_POLICY": "passive"})
     write(tmp_path, start)
     best = tomli.loads((tmp_path / TOML).read_text())
     assert best["configuration"] == {"n_parallel": 8, "kv": True}
@@ -50,7 +50,7 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
 
 def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
     argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
-    script = write(tmp_path, Start("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
+    script = write(tmp_path, NodeStart("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
     header, _, body = script.read_text().partition(" >&2\n\n")
     assert header.startswith("#!/bin/sh\n# Starts the service") and "#   n_parallel = 8\n#   kv = true\n" in header
     assert body == (
@@ -63,7 +63,7 @@ def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
 def test_the_script_starts_the_service_with_exactly_these_arguments_and_variables(tmp_path: Path) -> None:
     arguments = (NASTY, "--flag", NASTY, f"--other={NASTY}", "", "-5")
     environment = {"PLAIN": NASTY, "odd.name": NASTY}
-    script = write(tmp_path, Start("node1", (sys.executable, "-c", SHOW, *arguments), environment))
+    script = write(tmp_path, NodeStart("node1", (sys.executable, "-c", SHOW, *arguments), environment))
     given, variables = shown(run(script))
     assert tuple(given) == arguments
     assert environment.items() <= variables.items()
@@ -71,7 +71,7 @@ def test_the_script_starts_the_service_with_exactly_these_arguments_and_variable
 
 def test_what_is_run_on_a_node_before_is_run_with_its_variables(tmp_path: Path) -> None:
     update = ("sh", "-c", f'echo "$A $1" > {tmp_path}/applied', "sh", NASTY)
-    script = write(tmp_path, Start("node1", (sys.executable, "-c", SHOW), {"A": "1"}, update=update))
+    script = write(tmp_path, NodeStart("node1", (sys.executable, "-c", SHOW), {"A": "1"}, update=update))
     shown(run(script))
     assert (tmp_path / "applied").read_text() == f"1 {NASTY}\n"
 
@@ -80,7 +80,7 @@ def test_the_script_runs_where_the_run_was_started(tmp_path: Path, monkeypatch: 
     (tmp_path / "my start.sh").write_text("#!/bin/sh\necho started\n")
     (tmp_path / "my start.sh").chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    script = write(tmp_path, Start("node1", ("./my start.sh",)))
+    script = write(tmp_path, NodeStart("node1", ("./my start.sh",)))
     monkeypatch.chdir("/")
     assert run(script).stdout == "started\n"
 
@@ -92,7 +92,7 @@ def test_the_script_works_where_that_folder_is_gone(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(folder)
     if gone == "before":
         folder.rmdir()
-    script = write(tmp_path, Start("node1", ("/bin/echo", "started")))
+    script = write(tmp_path, NodeStart("node1", ("/bin/echo", "started")))
     monkeypatch.chdir("/")
     if gone == "after":
         folder.rmdir()
@@ -103,7 +103,7 @@ def test_the_script_works_where_that_folder_is_gone(tmp_path: Path, monkeypatch:
 
 def test_nothing_in_the_header_can_become_a_command(tmp_path: Path) -> None:
     evaluation = Evaluation(1, 1, 0, {"mode": "x\ntouch hacked"}, metrics={})
-    start = Start("h", ("true",))
+    start = NodeStart("h", ("true",))
     write_best(tmp_path, evaluation, fitness=None, score="1\ntouch hacked", starts=[start])
     subprocess.run([tmp_path / SCRIPT], cwd=tmp_path, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [SCRIPT, TOML]
@@ -122,7 +122,7 @@ def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) ->
         "WANDB_API_KEY=w-secret",
         "--env=NGC_API_KEY=n-secret",
     )
-    start = Start("node1", argv, {"HF_TOKEN": "hf-secret", "LEVEL": "1"})
+    start = NodeStart("node1", argv, {"HF_TOKEN": "hf-secret", "LEVEL": "1"})
     script = write(tmp_path, start)
     assert "-secret" not in script.read_text() + (tmp_path / TOML).read_text() + " ".join(command_words(start))
     refused = run(script, HF_TOKEN="")
@@ -140,7 +140,7 @@ def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) ->
 def test_each_node_has_its_section(tmp_path: Path) -> None:
     here = socket.gethostname().partition(".")[0]
     hosts = [f"{here}.cluster.example", "node2", "10.0.0.3"]
-    script = write(tmp_path, *(Start(host, (sys.executable, "-c", SHOW, host), {"ME": host}) for host in hosts))
+    script = write(tmp_path, *(NodeStart(host, (sys.executable, "-c", SHOW, host), {"ME": host}) for host in hosts))
     assert "Run it on each node, in this order: " + ", ".join(hosts) in script.read_text()
     for argument, host in [((), hosts[0]), ((hosts[0],), hosts[0]), (("node2",), "node2"), (("10.0.0.3",), "10.0.0.3")]:
         given, variables = shown(run(script, *argument))
@@ -150,20 +150,20 @@ def test_each_node_has_its_section(tmp_path: Path) -> None:
 
 
 def test_nodes_that_share_a_host_are_told_apart(tmp_path: Path) -> None:
-    script = write(tmp_path, *(Start("box", (sys.executable, "-c", SHOW, str(node))) for node in range(2)))
+    script = write(tmp_path, *(NodeStart("box", (sys.executable, "-c", SHOW, str(node))) for node in range(2)))
     assert [shown(run(script, f"box/{node}"))[0] for node in range(2)] == [["0"], ["1"]]
 
 
 def test_nodes_that_share_a_host_are_named_by_their_ranks(tmp_path: Path) -> None:
     ranks = (2, 1, 0)  # workers start before the master
-    script = write(tmp_path, *(Start("box", (sys.executable, "-c", SHOW, str(rank)), rank=rank) for rank in ranks))
+    script = write(tmp_path, *(NodeStart("box", (sys.executable, "-c", SHOW, str(rank)), rank=rank) for rank in ranks))
     assert "in this order: box/2, box/1, box/0\n" in script.read_text()
     assert [shown(run(script, f"box/{rank}"))[0] for rank in ranks] == [["2"], ["1"], ["0"]]
 
 
 def test_a_file_that_a_node_lacks_must_be_copied_along(tmp_path: Path) -> None:
     file = tmp_path / "it's best-config.json"
-    script = write(tmp_path, Start("node1", ("echo", "1"), file=str(file)), Start("node2", ("echo", "2")))
+    script = write(tmp_path, NodeStart("node1", ("echo", "1"), file=str(file)), NodeStart("node2", ("echo", "2")))
     refused = run(script, "node1")
     assert refused.returncode == 1 and refused.stdout == ""
     assert refused.stderr == f"{file} is not here: copy it along with this script, to the same path\n"
@@ -173,14 +173,14 @@ def test_a_file_that_a_node_lacks_must_be_copied_along(tmp_path: Path) -> None:
 
 
 def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
-    write(tmp_path, Start("h", ("echo", "old")))
-    script = write(tmp_path, Start("h", ("echo", "new")))
+    write(tmp_path, NodeStart("h", ("echo", "old")))
+    script = write(tmp_path, NodeStart("h", ("echo", "new")))
     assert run(script).stdout == "new\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == [SCRIPT, TOML]
 
 
 def test_what_is_no_good_is_withdrawn_with_all_that_belongs_to_it(tmp_path: Path) -> None:
-    write(tmp_path, Start("h", ("echo", "old")))
+    write(tmp_path, NodeStart("h", ("echo", "old")))
     (tmp_path / "best-config.json").write_text("{}")
     (tmp_path / "best-config-1.json").write_text("{}")
     (tmp_path / "journal.jsonl").write_text("")

@@ -17,7 +17,7 @@ from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
 from mpipso.record.outcome import NO_BASELINE
-from mpipso.record.recipe import Start, write_best
+from mpipso.record.recipe import NodeStart, write_best
 from mpipso.record.redact import Redactor
 from mpipso.record.report import Outcome, read_outcome, report, summary
 
@@ -48,7 +48,7 @@ def broken(number: int, cause: str, label: str = "") -> Judged:
     return Judged(evaluation, failed=True, feasible=False)
 
 
-def outcome(*evaluations: Judged, incumbent: int | None, starts: Sequence[Start] = (), ended: str = "") -> Outcome:
+def outcome(*evaluations: Judged, incumbent: int | None, starts: Sequence[NodeStart] = (), ended: str = "") -> Outcome:
     return Outcome(
         evaluations, incumbent, "output_throughput", higher, Path("runs/night"), starts, 754.0, 1, ended=ended
     )
@@ -207,7 +207,7 @@ def test_where_none_met_the_limits_the_one_that_came_closest_is_named() -> None:
 
 def test_the_command_can_be_copied_whole_and_holds_no_secret() -> None:
     argv = ("python3", "-m", "server", "--api-key", "sk-secret", "--model", "/models/" + "x" * 30, "--parallel", "16")
-    starts = Start("node1", argv, {"OMP_WAIT_POLICY": "passive"}), Start("node2", ("worker",))
+    starts = NodeStart("node1", argv, {"OMP_WAIT_POLICY": "passive"}), NodeStart("node2", ("worker",))
     lines = drawn(summary(outcome(*RUN, incumbent=2, starts=starts)), width=60)
     first = lines.index("on node1:")
     assert lines[first - 1] == "start it: runs/night/best.sh" and lines[-2:] == ["on node2:", "  worker"]
@@ -229,7 +229,7 @@ def journal_of(folder: Path, *evaluations: Judged, incumbent: int | None = 2) ->
 
 def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     late = Judged(judged(6, {**BEST, "flash": False}, 900.0, 9000.0).evaluation, -900.0, False, False, ("too late",))
-    starts = (Start("node1", ("serve", "--parallel", "16")),)
+    starts = (NodeStart("node1", ("serve", "--parallel", "16")),)
     write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=starts)
     with journal_of(tmp_path, *RUN, late) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)

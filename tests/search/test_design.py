@@ -12,7 +12,7 @@ from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
-from mpipso.search.start import Start
+from mpipso.search.start import StartingPoints
 from mpipso.search.surrogate import SurrogateSwarm
 
 MIXED = [
@@ -39,7 +39,7 @@ def test_it_leaves_less_unknown_than_points_that_fill_the_space(parameters: list
     lattice = Lattice(Space(parameters))
     given = lattice.sample(np.random.default_rng(1), 2)
     for seed in range(5):
-        start = Start(lattice, seed)
+        start = StartingPoints(lattice, seed)
         designed = design(lattice, start, given, count, VALUE)
         filling = np.array([start[i] for i in range(count)])
         assert unknown(lattice, np.vstack([given, designed])) < unknown(lattice, np.vstack([given, filling]))
@@ -47,7 +47,7 @@ def test_it_leaves_less_unknown_than_points_that_fill_the_space(parameters: list
 
 def test_points_that_are_given_are_not_chosen_again() -> None:
     lattice = Lattice(Space(UNIFORM))
-    start = Start(lattice, 0)
+    start = StartingPoints(lattice, 0)
     first = design(lattice, start, np.empty((0, 6)), 1, VALUE)
     second = design(lattice, start, first, 1, VALUE)
     assert second.tolist() == design(lattice, start, np.empty((0, 6)), 2, VALUE)[1:].tolist() != first.tolist()
@@ -56,7 +56,7 @@ def test_points_that_are_given_are_not_chosen_again() -> None:
 def test_its_points_are_distinct_and_satisfy_the_known_constraints() -> None:
     space = Space(UNIFORM, [Constraint(expression="p0 * p1 <= 7"), Constraint(expression="p2 == p3")])
     lattice = Lattice(space)
-    designed = design(lattice, Start(lattice, 0), np.empty((0, 6)), 12, VALUE)
+    designed = design(lattice, StartingPoints(lattice, 0), np.empty((0, 6)), 12, VALUE)
     assert lattice.valid(designed).all()
     assert len({space.key(space.decode(point)) for point in designed}) == 12
 
@@ -76,7 +76,7 @@ def test_where_there_are_few_points_there_are_no_more_than_those(
 ) -> None:
     space = Space(parameters, [Constraint(expression=constraint)])
     lattice = Lattice(space)
-    designed = design(lattice, Start(lattice, 0), np.empty((0, space.dimensions)), 2 * CANDIDATES, VALUE)
+    designed = design(lattice, StartingPoints(lattice, 0), np.empty((0, space.dimensions)), 2 * CANDIDATES, VALUE)
     assert len({point.tobytes() for point in designed}) == len(designed)
     assert lattice.valid(designed).all()
     assert len(designed) == count
@@ -88,5 +88,5 @@ def test_a_search_begins_with_a_design_for_what_is_given_and_known() -> None:
     given, *known = lattice.sample(np.random.default_rng(2), 3)
     strategy = SurrogateSwarm(space, 0, opening=[given])
     strategy.learn(np.array(known), [Score(failed=True)] * 2)
-    expected = design(lattice, Start(lattice, 0), np.array([given, *known]), 2, VALUE)
+    expected = design(lattice, StartingPoints(lattice, 0), np.array([given, *known]), 2, VALUE)
     assert strategy.ask(3).tolist() == [given.tolist(), *expected.tolist()]

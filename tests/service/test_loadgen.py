@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
 from mpipso.service.clients.loadgen import Stream
-from mpipso.service.clients.stats import MAX_ERRORS, Outcome, percentile, summarize
+from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, percentile, summarize
 from mpipso.service.embedded.model import words
 
 LLAMACPP = (
@@ -58,8 +58,8 @@ COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
-def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2) -> Outcome:
-    outcome = Outcome()
+def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2) -> RequestOutcome:
+    outcome = RequestOutcome()
     stream = Stream(outcome, 0.0)
     for piece, now in pieces:
         stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
@@ -148,10 +148,10 @@ def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
 
 def test_metrics_have_the_common_names_and_definitions() -> None:
     outcomes = [
-        Outcome(0.0, ttft=0.1, itls=[0.2, 0.1], e2e=0.4, input_tokens=10, output_tokens=3),
-        Outcome(0.0, ttft=0.3, itls=[0.6], e2e=0.9, input_tokens=20, output_tokens=4),
-        Outcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
-        Outcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
+        RequestOutcome(0.0, ttft=0.1, itls=[0.2, 0.1], e2e=0.4, input_tokens=10, output_tokens=3),
+        RequestOutcome(0.0, ttft=0.3, itls=[0.6], e2e=0.9, input_tokens=20, output_tokens=4),
+        RequestOutcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
+        RequestOutcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
     ]
     result = summarize(outcomes, 2.0, output_tokens=4)
     assert set(METRICS) <= set(result)
@@ -173,19 +173,19 @@ def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> No
 
 
 def test_latencies_of_nothing_are_absent() -> None:
-    result = summarize([Outcome(error="refused")] * 3, 1.0, output_tokens=4)
+    result = summarize([RequestOutcome(error="refused")] * 3, 1.0, output_tokens=4)
     assert (result["completed"], result["failed"], result["output_throughput"]) == (0, 3, 0.0)
     assert not [name for name in result if name.startswith(LATENCIES)]
 
 
 def test_one_token_has_no_time_per_output_token() -> None:
-    result = summarize([Outcome(ttft=0.1, e2e=0.1, output_tokens=1)], 1.0, output_tokens=1)
+    result = summarize([RequestOutcome(ttft=0.1, e2e=0.1, output_tokens=1)], 1.0, output_tokens=1)
     measured = {name for name in METRICS if name.startswith(LATENCIES) and name in result}
     assert measured == {f"{latency}_{statistic}_ms" for latency in ("ttft", "e2e") for statistic in STATISTICS}
 
 
 def test_the_list_of_errors_is_bounded() -> None:
-    outcomes = [Outcome(error=f"number {number % 100}") for number in range(300)]
+    outcomes = [RequestOutcome(error=f"number {number % 100}") for number in range(300)]
     errors = summarize(outcomes, 1.0, output_tokens=1)["errors"]
     assert len(errors) == MAX_ERRORS + 1
     assert sum(errors.values()) == 300

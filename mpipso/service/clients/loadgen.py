@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mpipso.service.clients.stats import Outcome, summarize
+from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.embedded.model import words
 
 MAX_ERROR_LENGTH = 200
@@ -40,12 +40,12 @@ _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
 
 
 class Stream:
-    """Reads the server-sent events of one answer; its times go into an :class:`Outcome`.
+    """Reads the server-sent events of one answer; its times go into an :class:`RequestOutcome`.
 
     An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed.
     """
 
-    def __init__(self, outcome: Outcome, sent: float) -> None:
+    def __init__(self, outcome: RequestOutcome, sent: float) -> None:
         self.outcome = outcome
         self.finished = False
         self.full = False
@@ -139,9 +139,9 @@ class Load:
         } | ({"model": options.model} if options.model else {})
         self._origin = 0.0
 
-    async def run(self, prompts: Sequence[str], arrivals: random.Random) -> tuple[list[Outcome], float]:
+    async def run(self, prompts: Sequence[str], arrivals: random.Random) -> tuple[list[RequestOutcome], float]:
         """Send all prompts; their outcomes in the same order, and the seconds it took."""
-        outcomes = [Outcome() for _ in prompts]
+        outcomes = [RequestOutcome() for _ in prompts]
         pairs = list(zip(prompts, outcomes, strict=True))
         self._origin = time.perf_counter()
         if self._options.request_rate:
@@ -152,11 +152,11 @@ class Load:
             await asyncio.gather(*(self._closed_loop(waiting) for _ in range(loops)))
         return outcomes, time.perf_counter() - self._origin
 
-    async def _closed_loop(self, waiting: Iterator[tuple[str, Outcome]]) -> None:
+    async def _closed_loop(self, waiting: Iterator[tuple[str, RequestOutcome]]) -> None:
         for prompt, outcome in waiting:
             await self._request(prompt, outcome)
 
-    async def _open_loop(self, pairs: Sequence[tuple[str, Outcome]], arrivals: random.Random) -> None:
+    async def _open_loop(self, pairs: Sequence[tuple[str, RequestOutcome]], arrivals: random.Random) -> None:
         due, sent = self._origin, []
         for prompt, outcome in pairs:
             await asyncio.sleep(due - time.perf_counter())
@@ -164,7 +164,7 @@ class Load:
             due += arrivals.expovariate(self._options.request_rate)
         await asyncio.gather(*sent)
 
-    async def _request(self, prompt: str, outcome: Outcome) -> None:
+    async def _request(self, prompt: str, outcome: RequestOutcome) -> None:
         sent = time.perf_counter()
         outcome.start = sent - self._origin
         stream = Stream(outcome, sent)

@@ -19,7 +19,7 @@ MAX_ERRORS = 20
 
 
 @dataclass
-class Outcome:
+class RequestOutcome:
     """What happened to one request; times in seconds, ``start`` counted from the start of the run."""
 
     start: float = 0.0
@@ -31,7 +31,7 @@ class Outcome:
     error: str = ""
 
 
-def summarize(outcomes: Sequence[Outcome], duration: float, output_tokens: int) -> dict[str, Any]:
+def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens: int) -> dict[str, Any]:
     """The metrics by their common names (:data:`mpipso.evaluation.METRICS`), token totals and errors by text.
 
     Parameters

@@ -34,7 +34,7 @@ _ENDS = {
 }
 
 
-def course(outcome: Outcome) -> Iterator[RenderableType]:
+def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
     """Counts, why it ended, causes of failures, lost ranks and quarantines; then groups, speed-up, better schedule."""
     yield from _counts(outcome)
     yield from _faults(outcome)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mpipso.cluster.muster import Loss, Muster
+from mpipso.cluster.membership import Loss, Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 
 
@@ -14,18 +14,20 @@ def node(rank: int, host: str = "", cores: Sequence[int] = (0,)) -> PlacedNode:
     return PlacedNode(rank, host or f"host{rank}", "10.0.0.1", tuple(cores), (rank,))
 
 
-def muster(groups: Sequence[Sequence[PlacedNode]], spares: Sequence[PlacedNode] = (), master: int = 0) -> Muster:
+def membership(
+    groups: Sequence[Sequence[PlacedNode]], spares: Sequence[PlacedNode] = (), master: int = 0
+) -> Membership:
     placed = tuple(PlacedGroup(number, tuple(nodes), master) for number, nodes in enumerate(groups))
-    return Muster(Plan(placed, tuple(Spare(each.rank, each.host, "left over", each) for each in spares)))
+    return Membership(Plan(placed, tuple(Spare(each.rank, each.host, "left over", each) for each in spares)))
 
 
-def pairs(count: int, spares: int = 0) -> Muster:
+def pairs(count: int, spares: int = 0) -> Membership:
     """Groups of two nodes, each on a host of its own: 0-1, 2-3, ..."""
     ranks = [node(rank) for rank in range(2 * count + spares)]
-    return muster([ranks[2 * i : 2 * i + 2] for i in range(count)], ranks[2 * count :])
+    return membership([ranks[2 * i : 2 * i + 2] for i in range(count)], ranks[2 * count :])
 
 
-def formed(what: Muster) -> dict[int, list[int]]:
+def formed(what: Membership) -> dict[int, list[int]]:
     return {number: [each.rank for each in group.nodes] for number, group in what.form()}
 
 
@@ -47,19 +49,19 @@ def test_a_lost_member_ends_its_group_and_the_leader_leads_it_out() -> None:
 
 
 def test_without_its_leader_each_survivor_leaves_by_itself() -> None:
-    ranks = muster([[node(0), node(1), node(2)]])
+    ranks = membership([[node(0), node(1), node(2)]])
     assert ranks.lose(0, dead=True) == Loss(0, "host0", 0, ended=True, leader=None, survivors=(1, 2))
 
 
 def test_a_leader_that_is_lost_while_it_disbands_leaves_its_members_alone() -> None:
-    ranks = muster([[node(0)], [node(1), node(2), node(3)]])
+    ranks = membership([[node(0)], [node(1), node(2), node(3)]])
     assert ranks.lose(3, dead=True) == Loss(3, "host3", 1, ended=True, leader=1, survivors=(1, 2))
     assert ranks.lose(1, dead=False) == Loss(1, "host1", 1, ended=False, leader=None, survivors=(2,))
     assert ranks.leaving == {2}
 
 
 def test_two_losses_in_one_group_end_it_once() -> None:
-    ranks = muster([[node(0)], [node(1), node(2), node(3)]])
+    ranks = membership([[node(0)], [node(1), node(2), node(3)]])
     first, second = ranks.lose(2, dead=True), ranks.lose(3, dead=True)
     assert first == Loss(2, "host2", 1, ended=True, leader=1, survivors=(1, 3))
     assert second == Loss(3, "host3", 1, ended=False, leader=1, survivors=(1,))
@@ -139,7 +141,7 @@ def test_to_say_twice_that_it_is_free_changes_nothing() -> None:
 
 
 def test_a_new_group_keeps_the_place_of_the_master() -> None:
-    ranks = muster([[node(0), node(1)]], [node(2)], master=1)
+    ranks = membership([[node(0), node(1)]], [node(2)], master=1)
     ranks.lose(1, dead=True)
     ranks.free(0)
     ((_, group),) = ranks.form()
@@ -148,7 +150,7 @@ def test_a_new_group_keeps_the_place_of_the_master() -> None:
 
 
 def test_the_biggest_group_is_restored_first() -> None:
-    ranks = muster([[node(0)], [node(1), node(2)], [node(3)]], [node(4)])
+    ranks = membership([[node(0)], [node(1), node(2)], [node(3)]], [node(4)])
     ranks.lose(3, dead=True)
     ranks.lose(2, dead=True)
     ranks.free(1)
@@ -156,14 +158,14 @@ def test_the_biggest_group_is_restored_first() -> None:
 
 
 def test_nodes_of_different_hosts_are_not_replaced_by_two_of_one_host() -> None:
-    ranks = muster([[node(0, "a"), node(1, "b")]], [node(2, "a"), node(3, "c")])
+    ranks = membership([[node(0, "a"), node(1, "b")]], [node(2, "a"), node(3, "c")])
     ranks.lose(1, dead=True)
     ranks.free(0)
     assert formed(ranks) == {1: [0, 3]}
 
 
 def test_nodes_that_shared_a_host_may_do_so_again() -> None:
-    ranks = muster([[node(0, "a"), node(1, "a")]], [node(2, "a")])
+    ranks = membership([[node(0, "a"), node(1, "a")]], [node(2, "a")])
     ranks.lose(1, dead=True)
     ranks.free(0)
     assert formed(ranks) == {1: [0, 2]}
@@ -173,7 +175,7 @@ class TestShares:
     """A spare rank of a host without cores or devices left gets what a dead rank there had."""
 
     def test_a_spare_inherits_the_share_of_a_dead_rank(self) -> None:
-        ranks = muster([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [node(2, "a", ())])
+        ranks = membership([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [node(2, "a", ())])
         ranks.lose(1, dead=True)
         ((number, group),) = ranks.form()
         assert number == 2
@@ -182,20 +184,20 @@ class TestShares:
     def test_also_one_that_has_cores_but_no_devices(self) -> None:
         """Without devices of its own its service would use those of the other groups."""
         spare = PlacedNode(2, "a", "10.0.0.1", (4,), ())
-        ranks = muster([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [spare])
+        ranks = membership([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [spare])
         ranks.lose(1, dead=True)
         ((_, group),) = ranks.form()
         assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
 
     def test_a_group_that_never_had_devices_needs_none_again(self) -> None:
         bare = PlacedNode(1, "a", "10.0.0.1", (4,), ())
-        ranks = muster([[node(0, "a", (0, 1))], [bare]])
+        ranks = membership([[node(0, "a", (0, 1))], [bare]])
         ranks.lose(1, dead=False)
         ranks.free(1)
         assert formed(ranks) == {2: [1]}
 
     def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
-        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
+        ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
         for _ in range(3):
             ranks.lose(1, dead=True)
         assert formed(ranks) == {2: [2]}
@@ -203,19 +205,19 @@ class TestShares:
         assert formed(ranks) == {}, "the other spare has nothing to work with"
 
     def test_a_silent_rank_keeps_its_share_until_it_is_dead(self) -> None:
-        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "a", ())])
+        ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "a", ())])
         ranks.lose(1, dead=False)
         assert formed(ranks) == {}, "its service may still run there"
         ranks.lose(1, dead=True)
         assert formed(ranks) == {2: [2]}
 
     def test_a_spare_of_another_host_does_not_inherit(self) -> None:
-        ranks = muster([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
+        ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
         ranks.lose(1, dead=True)
         assert formed(ranks) == {}
 
     def test_an_heir_that_dies_leaves_it_to_the_next(self) -> None:
-        ranks = muster([[node(0, "a")], [node(1, "a", (7,))]], [node(2, "a", ()), node(3, "a", ())])
+        ranks = membership([[node(0, "a")], [node(1, "a", (7,))]], [node(2, "a", ()), node(3, "a", ())])
         ranks.lose(1, dead=True)
         assert formed(ranks) == {2: [2]}
         ranks.lose(2, dead=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mpipso.cluster.plan import PlacedGroup
 from mpipso.config import Config
+from mpipso.conflicts import LAST_PORT
 from mpipso.evaluation import Configuration
-from mpipso.misfits import LAST_PORT
 from mpipso.record.folders import remove, replace
-from mpipso.record.recipe import Start
+from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
 
 DEFAULT_PORT = 8080
@@ -33,7 +33,7 @@ def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_
     )
 
 
-def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> list[Start]:
+def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> list[NodeStart]:
     """The commands that start the service by hand on a group's nodes; its configuration files are written for them.
 
     Raises
@@ -63,7 +63,7 @@ def by_hand(config: Config, group: PlacedGroup, folder: Path, configuration: Con
         path = str(folder.resolve() / name)
         needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
         starts.append(
-            Start(
+            NodeStart(
                 group.nodes[node].host,
                 start.command,
                 {**group.nodes[node].visibility, **start.env},

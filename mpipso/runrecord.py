@@ -14,12 +14,11 @@ import tomli_w
 from rich.console import Console
 
 import mpipso
-from mpipso.byhand import by_hand
 from mpipso.cluster.plan import Plan, counted, ranges
 from mpipso.cluster.world import World
 from mpipso.config import Config
-from mpipso.crew import Crew
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
+from mpipso.manual import manual_start
 from mpipso.notes import notes
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
@@ -28,6 +27,7 @@ from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
+from mpipso.rendezvous import RankContext
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
 from mpipso.service.template import written
@@ -37,7 +37,7 @@ from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 
 
-class Books:
+class RunRecord:
     """What the root keeps and shows of a run; made once everything is known to be well, before anything starts.
 
     Raises
@@ -65,7 +65,7 @@ class Books:
             self._past = []
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
-    def keep(self, crew: Crew, interrupts: Interrupts) -> int:
+    def keep(self, context: RankContext, interrupts: Interrupts) -> int:
         """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
         config, plan = self._config, self._plan
         groups = {index: group.hosts for index, group in enumerate(plan.groups)}
@@ -84,7 +84,7 @@ class Books:
                 for line in notes(config, plan):
                     monitor.note(f"note: {line}")
                 root = Root(
-                    crew,
+                    context,
                     tuning,
                     journal,
                     monitor,
@@ -112,7 +112,7 @@ class Books:
         self._tell(failure)
         code = self._exit_code(failure, interrupted)
         if root is None:
-            dismiss(crew)
+            dismiss(context)
         elif root.abandoned:
             sys.stdout.flush()
             self._world.abort(code)
@@ -125,7 +125,7 @@ class Books:
         if config.search.schedule == "async":
             in_flight = len(self._plan.groups)
         strategy = strategies.create(config.search, space, baseline, in_flight=in_flight)
-        publish = partial(by_hand, config, self._plan.groups[0], self._folder.path)
+        publish = partial(manual_start, config, self._plan.groups[0], self._folder.path)
         tuning = Tuning(config, strategy, self._folder, journal, monitor, publish, self._past)
         for earlier in self._earlier:
             tuning.learn(earlier)

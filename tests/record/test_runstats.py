@@ -6,13 +6,13 @@ import pytest
 from record.written import Script, drawn
 from rich.console import Group
 
-from mpipso.record.course import course, group_table
 from mpipso.record.outcome import read_outcome
+from mpipso.record.runstats import group_table, run_statistics
 from mpipso.record.usage import GroupUsage, Usage, usage
 
 
 def told(script: Script, folder: Path, width: int = 120) -> list[str]:
-    return drawn(Group(*course(read_outcome(script.save(folder)))), width)
+    return drawn(Group(*run_statistics(read_outcome(script.save(folder)))), width)
 
 
 def row(lines: list[str], first: str) -> list[str]:

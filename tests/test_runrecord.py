@@ -18,10 +18,10 @@ from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT
 from faults.course import LIMIT, SOON, Course
 
-from mpipso.byhand import by_hand
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.manual import manual_start
 from mpipso.record.folders import BEAT_FILE
 from mpipso.roles import BEAT
 from mpipso.timelimits import RESERVE
@@ -194,7 +194,7 @@ def group_on(*hosts: str) -> PlacedGroup:
 
 
 def test_the_commands_by_hand_tell_the_ranks_of_their_nodes(tmp_path: Path) -> None:
-    starts = by_hand(spanning(), group_on("a", "a", "a"), tmp_path, {"batch": 3})
+    starts = manual_start(spanning(), group_on("a", "a", "a"), tmp_path, {"batch": 3})
     assert [(start.host, start.rank) for start in starts] == [("a", 1), ("a", 2), ("a", 0)]
     assert all(start.env["MPIPSO_NODE_RANK"] == str(start.rank) for start in starts)
     assert (tmp_path / "best-config.json").exists()
@@ -205,7 +205,7 @@ def test_what_is_done_by_hand_on_a_node_is_for_that_node(tmp_path: Path) -> None
 [service.config_file]
 content = '{"port": "{port}", "ip": "{node_addr}"}'"""
     (tmp_path / "best-config-2.json").write_text("of a best before")
-    starts = by_hand(spanning(file, command="--config={config}"), group_on("a", "b"), tmp_path, {"batch": 3})
+    starts = manual_start(spanning(file, command="--config={config}"), group_on("a", "b"), tmp_path, {"batch": 3})
     assert not (tmp_path / "best-config-2.json").exists()
     worker, master = (str(tmp_path.resolve() / f"best-config{rank}.json") for rank in ("-1", ""))
     assert [start.update for start in starts] == [("apply", worker, "1"), ("apply", master, "0")]
@@ -252,7 +252,7 @@ def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
 def test_hosts_that_do_not_see_the_folder_need_the_configuration_file(
     config: Config, hosts: tuple[str, ...], needing: list[str], tmp_path: Path
 ) -> None:
-    starts = by_hand(config, group_on(*hosts), tmp_path, {"batch": 3})
+    starts = manual_start(config, group_on(*hosts), tmp_path, {"batch": 3})
     path = str(tmp_path.resolve() / "best-config.json")
     assert [start.host for start in starts if start.file == path] == needing
     assert {start.file for start in starts} <= {"", path}

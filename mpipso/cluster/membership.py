@@ -34,7 +34,7 @@ class Loss:
     survivors: tuple[int, ...] = ()
 
 
-class Muster:
+class Membership:
     """The ranks of the job and their groups; group numbers are never used again.
 
     Attributes

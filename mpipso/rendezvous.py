@@ -16,8 +16,8 @@ from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
+from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.misfits import device_problems, placement_problems
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.facts import Facts
 from mpipso.service.local import LocalNode
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Crew:
+class RankContext:
     """This rank's place in the job.
 
     Attributes
@@ -65,7 +65,7 @@ class Crew:
     reached: Mapping[int, RemoteNode] = field(default_factory=dict)
 
 
-def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> Crew:
+def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> RankContext:
     """Read the configuration, place the groups, make the channels and the work folders.
 
     Parameters
@@ -101,7 +101,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         work_dirs = dict(enumerate(world.gather(node.work_dir)))
         _agreed(world, lambda: claim(config, placement))
         unless_well.pop_all()
-    return Crew(
+    return RankContext(
         world=world,
         config=config,
         plan=placement,
