@@ -69,6 +69,14 @@ def plain(text: str) -> str:
     return _LOGGED.sub("", text)
 
 
+def essence(cause: str) -> str:
+    """What failures of one cause have in common: without numbers, such as ports and process ids, and without the random
+    part of names of temporary files."""
+    return _NUMBER.sub("#", _TEMPORARY.sub("", plain(cause)))
+
+
+_NUMBER = re.compile(r"\d+")
+_TEMPORARY = re.compile(r"(?<=[/-])(?:mpipso-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 _TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
 _LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"

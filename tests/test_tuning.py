@@ -404,8 +404,8 @@ class TestBudgets:
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_a_search_in_which_everything_fails_ends_with_the_causes(self, schedule: str, tmp_path: Path) -> None:
         changes = {**SCHEDULES[schedule], "search__fruitless": 2, "search__evaluations": 100}
-        session = Session(tmp_path, configured(**changes), measure=broken)
-        with pytest.raises(RunFailed, match=r"all of the last 12 evaluations failed:\n  12 x it broke"):
+        session = Session(tmp_path, configured(**changes), measure=lambda _: Failure("no memory left", "configuration"))
+        with pytest.raises(RunFailed, match=r"all of the last 12 evaluations failed:\n  12 x no memory left"):
             session.run()
         assert len(session.events("evaluated")) < 20
 
@@ -446,6 +446,31 @@ class TestBudgets:
 
         config = configured(search__baseline_repeats=6, **SCHEDULES["window"])
         assert Session(tmp_path, config, measure=refused).run().cause == "evaluations"
+
+    def test_a_service_that_never_starts_ends_the_run_soon_whatever_its_process_number(self, tmp_path: Path) -> None:
+        pids = itertools.count(27001)
+
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"n0: the service exited with code 3 while starting: {next(pids)} bad flag", "configuration")
+
+        session = Session(tmp_path, configured(search__evaluations=100), measure=refused)
+        with pytest.raises(
+            RunFailed, match=r"each of the first \d+ evaluations failed alike:\n  n0: .*2700\d bad flag"
+        ):
+            session.run()
+        assert 6 <= len(session.events("evaluated")) <= 12
+
+    def test_one_that_lacks_memory_may_start_with_less(self, tmp_path: Path) -> None:
+        sizes = itertools.count(1)
+
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"n0: out of memory: tried to allocate {next(sizes)} GiB", "configuration")
+
+        session = Session(tmp_path, configured(search__evaluations=100, search__fruitless=3), measure=refused)
+        with pytest.raises(
+            RunFailed, match=r"all of the last 18 evaluations failed:\n  18 x n0: out of memory: .* 1 GiB"
+        ):
+            session.run()
 
     def test_benchmarks_that_fail_for_different_reasons_do_not(self, tmp_path: Path) -> None:
         def refused(configuration: Configuration) -> Metrics | Failure:

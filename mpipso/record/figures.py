@@ -58,7 +58,7 @@ def gain(metric: str, baseline: float, value: float, higher: Higher) -> float | 
 
 
 def percent(change: float) -> str:
-    return f"{change:+.1f} %"
+    return f"{round(change, 1) + 0.0:+.1f} %"  # the zero added makes no difference that rounds to -0.0
 
 
 def score(metric: str, metrics: Metrics, baseline: Metrics | None, *, higher: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import plain
+from mpipso.evaluation import essence, plain
 from mpipso.record import figures
 from mpipso.record.figures import clean
 from mpipso.record.outcome import Outcome
@@ -22,7 +21,6 @@ _ROWS = 12
 _LINES = 8
 #: Evaluations that are named after a cause.
 _NUMBERS = 5
-_PORT = re.compile(r":\d+")
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _ENDS = {
     "evaluations": "the budget of evaluations is spent",
@@ -133,9 +131,8 @@ def _faults(outcome: Outcome) -> Iterator[Text]:
     told: dict[str, str] = {}
     for evaluation in failed:
         if (failure := evaluation.failure) is not None:
-            # Ports differ from one evaluation to the next.
             cause = plain(clean(failure.cause))
-            cause = told.setdefault(_PORT.sub(":", cause), cause)
+            cause = told.setdefault(essence(cause), cause)
             causes.setdefault(cause, []).append(evaluation.number)
     named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
     yield from _at_most(_counted(named, "failed"), "red")

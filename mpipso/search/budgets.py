@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from mpipso.config import Search
-from mpipso.evaluation import Failure
+from mpipso.evaluation import Failure, essence
 from mpipso.search.objective import Objective, Score
 from mpipso.search.trials import Trial, Trials
 
@@ -50,25 +50,45 @@ def fruitless(
     """Why to give up, in lines; empty if there is no reason.
 
     Every evaluation of the last ``fruitless`` iterations failed; or all that there are, of several configurations,
-    failed alike in their benchmark or update command, which then no configuration makes work. Those of ``earlier``
-    sessions do not count for that, as what lies outside the configuration may have been repaired since.
+    failed alike in a way that no configuration cures: in their benchmark or update command, or, with the baseline among
+    them, in their service, unless for want of memory: less of something may fit. Those of ``earlier`` sessions do not
+    count for that, as what lies outside the configuration may have been repaired since.
     """
     new = [number for number in visible if number not in earlier]
     failures = [result.failure for number in new if (result := trials.result(number)) is not None]
     several = len({trials.of(number).number for number in new}) >= _CONFIGURATIONS
     alike = several and len(failures) >= _ALIKE and len(set(map(_reason, failures))) == 1
-    if alike and (first := failures[0]) is not None and first.kind == "measurement":
+    if (
+        alike
+        and (first := failures[0]) is not None
+        and (first.kind == "measurement" or _never_starts(first, new, trials))
+    ):
         return [f"each of the first {len(failures)} evaluations failed alike:", f"  {first.cause}"]
     most = search.fruitless * search.particles
     results = [trials.result(number) for number in visible[-most:]]
     scores = [objective.judge(result, result.metrics) for result in results if result is not None]
-    causes = Counter(score.cause for score in scores if score.failed)
-    if causes.total() < most:
+    failed = [score.cause for score in scores if score.failed]
+    if len(failed) < most:
         return []
-    told = [f"  {count} x {cause}" for cause, count in causes.most_common(_CAUSES_TOLD)]
+    causes = Counter(map(essence, failed))
+    first_of = {essence(cause): cause for cause in reversed(failed)}
+    told = [f"  {count} x {first_of[cause]}" for cause, count in causes.most_common(_CAUSES_TOLD)]
     return [f"all of the last {most} evaluations failed:", *told]
 
 
+def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) -> bool:
+    """Whether the user's own configuration fails like this too, and nothing that is tried could mend it."""
+    baseline = trials.baseline
+    tried = baseline is not None and any(number in numbers for number in baseline.numbers)
+    return tried and failure.kind == "configuration" and "memory" not in failure.cause.lower()
+
+
 def _reason(failure: Failure | None) -> tuple[str, str]:
-    """What failures have in common whichever node, whose name comes first, they happened on."""
-    return ("", "") if failure is None else (failure.kind, re.sub(r"^\S+: ", "", failure.cause))
+    """What failures have in common whichever node, whose name comes first, they happened on.
+
+    In those of a benchmark numbers count: how many requests failed depends on the configuration.
+    """
+    if failure is None:
+        return "", ""
+    cause = re.sub(r"^\S+: ", "", failure.cause)
+    return failure.kind, essence(cause) if failure.kind == "configuration" else cause

@@ -35,6 +35,10 @@ def test_a_gain_is_positive_when_things_get_better() -> None:
     assert figures.gain("ttft_p99_ms", 100.0, 150.0, higher) == -50.0
 
 
+def test_no_change_has_no_sign_of_a_loss() -> None:
+    assert figures.percent(-0.0) == figures.percent(-0.04) == "+0.0 %"
+
+
 def test_there_is_no_gain_without_direction_or_scale() -> None:
     assert figures.gain("completed", 1.0, 2.0, higher) is None
     assert figures.gain("output_throughput", 0.0, 2.0, higher) is None
