@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 from mpipso.search.objective import Objective, Score
-from mpipso.search.racing import beats, pooled_noise, race
+from mpipso.search.racing import beats, pooled_noise, still_racing
 from mpipso.search.trials import Trial, Trials
 
 _ROUNDS = 3
@@ -61,7 +62,7 @@ class Leaders:
         leaders = next((each for each in rounds if not all(map(self._given_up, each))), [])
         values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in leaders]
         if leaders and all(values):
-            leaders = [trial for trial, standing in zip(leaders, race(values), strict=True) if standing.racing]
+            leaders = list(itertools.compress(leaders, still_racing(values)))
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def refuted(self, trial: Trial) -> bool:

@@ -13,21 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from scipy.special import ndtri, stdtrit
 
-
-@dataclass(frozen=True)
-class Standing:
-    """A candidate in a race: the mean of its values, a two-sided interval of that mean, and whether it may be best.
-
-    The interval is (-inf, inf) while nothing says how large the noise is.
-    """
-
-    mean: float
-    low: float
-    high: float
-    racing: bool
+CONFIDENCE = 0.95
+"""Of the one-sided t test by which a candidate drops out of a race."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Noise:
 
     def error(self, values: Sequence[float]) -> float:
         """The standard error of their mean."""
-        scale = abs(math.fsum(values) / len(values)) if self.relative else 1.0
+        scale = abs(fmean(values)) if self.relative else 1.0
         return self.deviation * scale / math.sqrt(len(values))
 
 
@@ -57,7 +48,7 @@ def pooled_noise(values: Sequence[Sequence[float]]) -> Noise:
     squares, freedom = 0.0, 0
     for repeated in values:
         if len(repeated) > 1:
-            mean = math.fsum(repeated) / len(repeated)
+            mean = fmean(repeated)
             squares += math.fsum(((value - mean) / (mean if relative else 1.0)) ** 2 for value in repeated)
             freedom += len(repeated) - 1
     return Noise(math.sqrt(squares / freedom) if freedom else 0.0, freedom, relative)
@@ -77,34 +68,26 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise,
     confidence:
         How sure the answer yes is.
     """
-    ours, theirs = math.fsum(challenger) / len(challenger), math.fsum(incumbent) / len(incumbent)
+    ours, theirs = fmean(challenger), fmean(incumbent)
     error = math.hypot(noise.error(challenger), noise.error(incumbent))
     return ours < theirs - float(ndtri(confidence)) * error
 
 
-def race(values: Sequence[Sequence[float]], *, confidence: float = 0.95) -> list[Standing]:
-    """How the candidates stand, in their order.
+def still_racing(values: Sequence[Sequence[float]]) -> list[bool]:
+    """Which of the candidates may still be the best, in their order; all of them as long as the noise is unknown.
 
     Parameters
     ----------
     values:
         The fitness values of each candidate, at least one each.
-    confidence:
-        Of the intervals, and of the one-sided t test by which a candidate drops out of the race.
     """
     noise = pooled_noise(values)
-    means = [math.fsum(repeated) / len(repeated) for repeated in values]
     if not noise.freedom:
-        return [Standing(mean, -math.inf, math.inf, True) for mean in means]
-    errors = list(map(noise.error, values))
-    two_sided, one_sided = (float(stdtrit(noise.freedom, share)) for share in ((1.0 + confidence) / 2.0, confidence))
-    leader = min(range(len(means)), key=means.__getitem__)
+        return [True] * len(values)
+    means, errors = list(map(fmean, values)), list(map(noise.error, values))
+    best = min(range(len(means)), key=means.__getitem__)
+    quantile = float(stdtrit(noise.freedom, CONFIDENCE))
     return [
-        Standing(
-            mean,
-            mean - two_sided * error,
-            mean + two_sided * error,
-            i == leader or mean - means[leader] <= one_sided * math.hypot(error, errors[leader]),
-        )
+        i == best or mean - means[best] <= quantile * math.hypot(error, errors[best])
         for i, (mean, error) in enumerate(zip(means, errors, strict=True))
     ]
