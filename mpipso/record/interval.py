@@ -6,26 +6,29 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from scipy.special import stdtrit
+
 LEVEL = 0.95
+"""The probability with which an interval holds the truth."""
 
 
 def ratio_interval(
-    before: Sequence[float], after: Sequence[float], others: Sequence[Sequence[float]] = (), level: float = LEVEL
+    before: Sequence[float], after: Sequence[float], others: Sequence[Sequence[float]] = ()
 ) -> tuple[float, float] | None:
     """A confidence interval for the ratio of ``after`` to ``before``, such as (1.31, 1.42).
 
     ``after`` are the values of the best of several contenders, ``others`` those of each of the rest: being chosen
     flatters it. The interval is one of several, one for each contender, that hold all at once with probability
-    ``level``, so it holds whichever was chosen. With n and m values before and after whose logarithms have the means a
-    and b, and the sum of squared deviations S, with f degrees of freedom, over all contenders and ``before``::
+    :data:`LEVEL`, so it holds whichever was chosen. With n and m values before and after whose logarithms have the
+    means a and b, and the sum of squared deviations S, with f degrees of freedom, over all contenders and ``before``::
 
         s^2 = S / f
         ratio = exp(b - a -/+ t(f) s sqrt(1/n + 1/m))
 
-    where t(f) is the quantile of Student's distribution at 1 - (1 - level) / contenders: "Student" (W. S. Gosset), "The
-    probable error of a mean", Biometrika 6 (1908) 1-25; O. J. Dunn, "Multiple comparisons among means", Journal of the
-    American Statistical Association 56 (1961) 52-64, by Bonferroni's inequality; with one variance for all as in C. W.
-    Dunnett, "A multiple comparison procedure for comparing several treatments with a control" (ibid. 50 (1955)
+    where t(f) is the quantile of Student's distribution at 1 - (1 - LEVEL) / (2 contenders): "Student" (W. S. Gosset),
+    "The probable error of a mean", Biometrika 6 (1908) 1-25; O. J. Dunn, "Multiple comparisons among means", Journal of
+    the American Statistical Association 56 (1961) 52-64, by Bonferroni's inequality; with one variance for all as in C.
+    W. Dunnett, "A multiple comparison procedure for comparing several treatments with a control" (ibid. 50 (1955)
     1096-1121). It assumes that logarithms are normal with one variance, that is that the noise of all configurations is
     the same in per cent.
 
@@ -40,34 +43,9 @@ def ratio_interval(
     means = [fmean(sample) for sample in logarithms]
     squares = sum((x - mean) ** 2 for sample, mean in zip(logarithms, means, strict=True) for x in sample)
     error = math.sqrt(squares / freedom * (1 / len(before) + 1 / len(after)))
-    middle, half = means[1] - means[0], student(1 - (1 - level) / (len(samples) - 1), freedom) * error
+    quantile = float(stdtrit(freedom, 1 - (1 - LEVEL) / (2 * (len(samples) - 1))))
+    middle, half = means[1] - means[0], quantile * error
     try:
         return math.exp(middle - half), math.exp(middle + half)
     except OverflowError:  # two values that differ by hundreds of orders of magnitude
         return None
-
-
-def student(level: float, freedom: int) -> float:
-    """The t within which the magnitude of Student's variable lies with probability ``level`` (0 < level < 1).
-
-    By bisection of the closed form for a whole number of degrees of freedom, 26.7.3 and 26.7.4 of M. Abramowitz and I.
-    A. Stegun, "Handbook of Mathematical Functions", 1964.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _inside(angle, freedom) < level else (low, angle)
-    return math.tan(low) * math.sqrt(freedom)
-
-
-def _inside(angle: float, freedom: int) -> float:
-    """The probability of a magnitude below t, with ``angle`` = atan(t / sqrt(freedom))."""
-    sine, squared = math.sin(angle), math.cos(angle) ** 2
-    odd = freedom % 2
-    term = total = math.cos(angle) if odd else 1.0
-    if freedom == 1:
-        total = 0.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * squared
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
