@@ -151,9 +151,10 @@ def fit(
         if other + penalty < loss:
             loss, found = other + penalty, theta
     kernel, noise = posterior.kernel(found), posterior.noise(found)
-    unit = GaussianProcess(features, targets, weights, kernel, 1.0, noise)
-    amplitude = (_DEGREES + float((targets - np.mean(targets)) @ unit._alpha)) / (count + _DEGREES)
-    return GaussianProcess(features, targets, weights, kernel, amplitude, noise)
+    process = GaussianProcess(features, targets, weights, kernel, 1.0, noise)
+    # It takes the factors to know the amplitude, and they do not depend on it.
+    process._amplitude = (_DEGREES + float((targets - np.mean(targets)) @ process._alpha)) / (count + _DEGREES)
+    return process
 
 
 class _Posterior:
