@@ -212,6 +212,7 @@ class _Posterior:
         kernel = np.zeros((count, count))
         kernel[first, second] = pairs
         kernel[np.diag_indices(count)] = 1.0 + noise * self._weights + _JITTER
+        # Neither can fail: the jitter is far above rounding, also where points are the same and without noise.
         lower, _ = lapack.dpotrf(kernel, lower=True)
         alpha = cho_solve((lower, True), self._centred, check_finite=False)
         precision, _ = lapack.dpotri(lower, lower=True)  # the lower triangle of the inverse

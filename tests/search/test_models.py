@@ -98,6 +98,21 @@ def test_the_gradient_of_the_posterior_is_that_of_its_loss() -> None:
         assert posterior.loss(theta)[1] == pytest.approx(np.array(numeric), abs=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.75])
+@pytest.mark.parametrize("stretched", [0.0, 20.0])
+def test_the_same_points_without_noise_have_a_loss_and_a_slope(share: float, stretched: float) -> None:
+    """Their covariances make a matrix that would be singular; so does a length scale that knows no distance."""
+    random = np.random.default_rng(6)
+    x = np.repeat(random.random((20, 3)), 4, axis=0)
+    posterior = _Posterior(x, random.normal(size=80), np.zeros(80), np.arange(3), Prior(share=share))
+    theta = np.array(posterior._middle)
+    theta[:3] += stretched
+    loss, slope = posterior.loss(theta)
+    assert np.isfinite(loss) and np.isfinite(slope).all()
+    process = fit(x, np.repeat(x[::4].sum(axis=1), 4), np.zeros(80), np.arange(3), Prior(share=share))
+    assert process.predict(x)[0] == pytest.approx(x.sum(axis=1), abs=0.01)
+
+
 def test_main_effects_are_learned_from_few_points() -> None:
     """Of eight switches whose effects add up, from 20 points."""
     random = np.random.default_rng(3)
