@@ -26,6 +26,7 @@ from mpipso.record import recipe
 from mpipso.record.warm import Earlier, told
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
+from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import target_of
@@ -101,7 +102,9 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     except UserError as error:
         problems += error.problems
     try:
-        earlier = earlier_results(options, config, well_defined(config)[0])
+        space, baseline = well_defined(config)
+        given_points(config.search, space, baseline)
+        earlier = earlier_results(options, config, space)
     except UserError as error:
         problems += error.problems
     if problems:

@@ -43,7 +43,8 @@ class RunRecord:
     Raises
     ------
     UserError
-        The output folder cannot be written, or the run to be resumed is another one.
+        The output folder cannot be written, there is nothing to propose or to learn from, or the run that is to go on
+        is being written. Nothing is written then.
     """
 
     def __init__(self, config: Config, plan: Plan, options: Options, world: World) -> None:
@@ -53,7 +54,9 @@ class RunRecord:
         mode = cast('Literal["auto", "live", "plain"]', options.progress)
         self._screen = pick_mode(mode, sys.stdout)
         self._resumes = options.resume is not None
-        space, _ = well_defined(config)
+        space, baseline = well_defined(config)
+        # Both refuse what cannot be searched, and of a run that is refused nothing is left.
+        self._strategy = strategies.create(config.search, space, baseline, in_flight=self._in_flight())
         self._earlier = earlier_results(options, config, space)
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
@@ -118,15 +121,15 @@ class RunRecord:
             self._world.abort(code)
         return code
 
+    def _in_flight(self) -> int:
+        """How many proposals are typically out at once."""
+        search = self._config.search
+        return len(self._plan.groups) if search.schedule == "async" else search.window or search.particles
+
     def _tuning(self, journal: Journal, monitor: Monitor) -> Tuning:
         config = self._config
-        space, baseline = well_defined(config)
-        in_flight = config.search.window or config.search.particles
-        if config.search.schedule == "async":
-            in_flight = len(self._plan.groups)
-        strategy = strategies.create(config.search, space, baseline, in_flight=in_flight)
         publish = partial(manual_start, config, self._plan.groups[0], self._folder.path)
-        tuning = Tuning(config, strategy, self._folder, journal, monitor, publish, self._past)
+        tuning = Tuning(config, self._strategy, self._folder, journal, monitor, publish, self._past)
         for earlier in self._earlier:
             tuning.learn(earlier)
         return tuning

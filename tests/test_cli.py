@@ -120,6 +120,13 @@ def test_values_that_no_parameter_can_have(
     assert found.startswith(line.format(config=config)), found
 
 
+def test_constraints_that_nothing_satisfies(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[[parameters]]", '[[constraints]]\nexpression = "batch > 100"\n[[parameters]]')
+    (found,) = told(capsys, "--config", config)
+    assert found.startswith("constraints: no configuration was found that satisfies all of them")
+    assert refused(config, "--config", config) == [found]
+
+
 def test_names_that_no_host_can_have(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = told(capsys, "--config", config, "--nodes", f"node..1,{'n' * 70}")
     assert found == f"names that cannot be resolved here: node..1, {'n' * 70}"

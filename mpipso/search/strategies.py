@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpipso.config import Search
 from mpipso.errors import UserError
@@ -32,15 +33,29 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
     UserError
         No configuration satisfies the known constraints, or one that is to be measured first is none of the space.
     """
-    opening = [] if baseline is None else [space.encode(baseline)]
-    opening += first_points(config, space, baseline)
-    if not opening and not satisfiable(space):
-        raise UserError(
-            "constraints: no configuration was found that satisfies all of them; if there is one, give it as defaults"
-        )
+    opening = given_points(config, space, baseline)
     if config.strategy == "pso":
         return Swarm(space, config.particles, config.seed, config.swarm, opening=opening)
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)
+
+
+def given_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
+    """What is proposed first: the baseline, if there is one, and what the user wants next; each (dimensions,).
+
+    Where nothing is given, it may take seconds to know that there is anything to propose.
+
+    Raises
+    ------
+    UserError
+        As for :func:`create`.
+    """
+    points = [] if baseline is None else [space.encode(baseline)]
+    points += first_points(config, space, baseline)
+    if not points and not satisfiable(space):
+        raise UserError(
+            "constraints: no configuration was found that satisfies all of them; if there is one, give it as defaults"
+        )
+    return points
 
 
 def satisfiable(space: Space) -> bool:
