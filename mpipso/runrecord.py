@@ -54,10 +54,10 @@ class RunRecord:
         mode = cast('Literal["auto", "live", "plain"]', options.progress)
         self._screen = pick_mode(mode, sys.stdout)
         self._resumes = options.resume is not None
-        space, baseline = well_defined(config)
+        self._space, self._baseline = well_defined(config)
         # Both refuse what cannot be searched, and of a run that is refused nothing is left.
-        self._strategy = strategies.create(config.search, space, baseline, in_flight=self._in_flight())
-        self._earlier = earlier_results(options, config, space)
+        self._strategy = strategies.create(config.search, self._space, self._baseline, in_flight=self._in_flight())
+        self._earlier = earlier_results(options, config, self._space)
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
             self._journal = Journal.open(self._folder.path, self._folder.redactor)
@@ -77,7 +77,7 @@ class RunRecord:
         monitor = Monitor(total, groups, sys.stdout, mode=mode, width=width, height=height, terminal=terminal)
         failure: RunFailed | None = None
         root: Root | None = None
-        finished = False
+        feasible: bool | None = None
         with self._journal as journal:
             try:
                 self._write_start(journal)
@@ -97,8 +97,7 @@ class RunRecord:
                 )
                 root.run()
                 if interrupts.received is None:
-                    self._write_finish(journal, tuning)
-                    finished = True
+                    feasible = self._write_finish(journal, tuning)
             except RunFailed as error:
                 failure = error
                 # The journal may be what has failed.
@@ -106,14 +105,14 @@ class RunRecord:
                     journal.write("failed", cause=str(error))
             finally:
                 monitor.stop()
-            interrupted = interrupts.received if failure is None and not finished else None
+            interrupted = interrupts.received if failure is None and feasible is None else None
             if interrupted is not None:
                 try:
                     journal.write("interrupted", signal=describe(interrupted))
                 except RunFailed as error:
                     failure = error
         self._tell(failure)
-        code = self._exit_code(failure, interrupted)
+        code = _exit_code(failure, interrupted, feasible=bool(feasible))
         if root is None:
             dismiss(context)
         elif root.abandoned:
@@ -127,9 +126,18 @@ class RunRecord:
         return len(self._plan.groups) if search.schedule == "async" else search.window or search.particles
 
     def _tuning(self, journal: Journal, monitor: Monitor) -> Tuning:
-        config = self._config
-        publish = partial(manual_start, config, self._plan.groups[0], self._folder.path)
-        tuning = Tuning(config, self._strategy, self._folder, journal, monitor, publish, self._past)
+        publish = partial(manual_start, self._config, self._plan.groups[0], self._folder.path)
+        tuning = Tuning(
+            self._config,
+            self._space,
+            self._baseline,
+            self._strategy,
+            self._folder,
+            journal,
+            monitor,
+            publish,
+            self._past,
+        )
         for earlier in self._earlier:
             tuning.learn(earlier)
         return tuning
@@ -143,19 +151,14 @@ class RunRecord:
             print_error(failure)
 
     @staticmethod
-    def _write_finish(journal: Journal, tuning: Tuning) -> None:
+    def _write_finish(journal: Journal, tuning: Tuning) -> bool:
+        """The journal's last line; returns whether there is a configuration within the limits."""
         feasible = tuning.conclude()
         evaluations = len(tuning.trials.searched)
         journal.write(
             "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
         )
-
-    def _exit_code(self, failure: RunFailed | None, interrupted: int | None) -> int:
-        if failure is not None:
-            return failure.exit_code
-        if interrupted is not None:
-            return 128 + interrupted
-        return FINISHED if read(self._journal.path)[-1].get("feasible") else NOTHING_FEASIBLE
+        return feasible
 
     def _write_start(self, journal: Journal) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
@@ -219,3 +222,11 @@ class RunRecord:
         else:
             supervisor = "nobody restarts a broken job: mpipso launch would"
         return f"protection: {lease}; {dead}; {supervisor}"
+
+
+def _exit_code(failure: RunFailed | None, interrupted: int | None, *, feasible: bool) -> int:
+    if failure is not None:
+        return failure.exit_code
+    if interrupted is not None:
+        return 128 + interrupted
+    return FINISHED if feasible else NOTHING_FEASIBLE

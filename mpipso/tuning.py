@@ -32,9 +32,9 @@ from mpipso.search.knowledge import Knowledge, knowledge
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
 from mpipso.search.schedule import Schedule
+from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
 from mpipso.search.trials import Trials
-from mpipso.startup import well_defined
 
 
 class Tuning:
@@ -42,6 +42,8 @@ class Tuning:
 
     Parameters
     ----------
+    space, baseline:
+        As :func:`mpipso.startup.well_defined` gives them for the configuration.
     strategy:
         Fresh: it has been asked for nothing yet.
     publish:
@@ -51,8 +53,6 @@ class Tuning:
 
     Raises
     ------
-    UserError
-        The space or the baseline is not well defined.
     RunFailed
         The baseline failed in an earlier session, and a limit is relative to it.
     """
@@ -60,6 +60,8 @@ class Tuning:
     def __init__(
         self,
         config: Config,
+        space: Space,
+        baseline: Configuration | None,
         strategy: Strategy,
         folder: RunFolder,
         journal: Journal,
@@ -72,7 +74,7 @@ class Tuning:
         self._folder = folder
         self._journal = journal
         self._monitor = monitor
-        self.space, self.baseline = well_defined(config)
+        self.space, self.baseline = space, baseline
         self.objective = Objective(config.objective)
         # More measurements of the baseline than evaluations will never be there.
         self._baseline_repeats = min(self._search.baseline_repeats, self._search.evaluations)

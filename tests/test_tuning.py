@@ -106,7 +106,8 @@ class Session:
         space, baseline = well_defined(self.config)
         in_flight = self.groups if search.schedule == "async" else search.window or search.particles
         strategy = strategies.create(search, space, baseline, in_flight=in_flight)
-        return Tuning(self.config, strategy, RunFolder(self.folder), journal, monitor, lambda configuration: [], past)
+        folder = RunFolder(self.folder)
+        return Tuning(self.config, space, baseline, strategy, folder, journal, monitor, lambda configuration: [], past)
 
     def _search(self, tuning: Tuning) -> None:
         queue: list[Assignment] = []

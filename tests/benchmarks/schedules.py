@@ -346,7 +346,8 @@ def time_to_good(
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch, contextlib.ExitStack() as end:
         journal = end.enter_context(Journal.create(Path(scratch)))
         monitor = Monitor(budget, dict.fromkeys(range(GROUPS), ""), io.StringIO(), mode="plain")
-        tuning = Tuning(config, strategy, RunFolder(Path(scratch)), journal, monitor, lambda _: [])
+        folder = RunFolder(Path(scratch))
+        tuning = Tuning(config, space, baseline, strategy, folder, journal, monitor, lambda _: [])
         running: dict[int, Assignment] = {}
         dispatcher = Dispatcher(
             lambda group, message: running.update({group: message}) if isinstance(message, Assignment) else None,
