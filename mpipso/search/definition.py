@@ -27,6 +27,8 @@ from mpipso.search.expressions import Expression
 def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain]:
     """The domain of every parameter, in an order in which each follows those that its values depend on.
 
+    That products and ratios name parameters has been checked with the configuration; what expressions name has not.
+
     Raises
     ------
     UserError
@@ -126,10 +128,8 @@ def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) 
 
 def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Container[str]) -> Iterator[str]:
     for name in sorted(set(constraint.product)):
-        parameter = known.get(name)
-        if parameter is None:
-            yield f"{name!r} is not a parameter"
-        elif constraint.product.count(name) > 1:
+        parameter = known[name]
+        if constraint.product.count(name) > 1:
             yield f"{name!r} is named twice"
         elif name in taken:
             yield f"{name!r} is in another product already"
@@ -167,7 +167,10 @@ def _dependency_order(
             reads[name] += factors[name].reads
         elif parameter.ratio_of is not None:
             reads[name].append(parameter.ratio_of)
-            problems += _ratio_problems(name, parameter.ratio_of, known)
+            if not _numeric(known[parameter.ratio_of]):
+                problems.append(
+                    f"parameter {name!r}: ratio_of names {parameter.ratio_of!r}, whose values are not numbers"
+                )
     if problems:
         raise UserError(problems)
     try:
@@ -177,11 +180,7 @@ def _dependency_order(
         raise UserError(f"parameters depend on each other in a circle: {' -> '.join(reversed(cycle))}") from None
 
 
-def _ratio_problems(name: str, of: str, known: Mapping[str, Parameter]) -> Iterator[str]:
-    other = known.get(of)
-    if other is None:
-        yield f"parameter {name!r}: ratio_of names the unknown {of!r}"
-    elif other.type == "bool" or (
-        other.type == "choice" and not (other.choices and all(type(choice) in (int, float) for choice in other.choices))
-    ):
-        yield f"parameter {name!r}: ratio_of names {of!r}, whose values are not numbers"
+def _numeric(parameter: Parameter) -> bool:
+    if parameter.type == "choice":
+        return bool(parameter.choices) and all(type(choice) in (int, float) for choice in parameter.choices)
+    return parameter.type != "bool"
