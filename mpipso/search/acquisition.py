@@ -25,6 +25,12 @@ _NEAR = 1e-5
 """How far from a taken point another one is not the same; levels are further apart."""
 _CHI, _PHI = 0.7298, 2.05
 """Constriction of M. Clerc, J. Kennedy, as in :mod:`mpipso.search.swarm`."""
+_SCOUTS = 30
+"""Particles that set out from anywhere; half as many mix two of the elite."""
+_STEPS = 12
+"""How often each particle moves."""
+_ROUNDS = 4
+"""The most steps of a climb from the most promising point."""
 
 
 def log_expected_improvement(mean: Array, deviation: Array, best: float | Array) -> Array:
@@ -49,21 +55,20 @@ class InnerSwarm:
         The best points so far, of shape (k, dimensions), best first; the flight begins at them and among them.
     """
 
-    def __init__(self, lattice: Lattice, taken: Array, elite: Array, *, scouts: int = 30, steps: int = 12) -> None:
+    def __init__(self, lattice: Lattice, taken: Array, elite: Array) -> None:
         self._lattice, self._taken, self._elite = lattice, taken, elite
-        self._scouts, self._steps = scouts, steps
 
     def fly(self, acquisition: Acquisition, random: np.random.Generator) -> Array:
         """The points that were visited, of shape (m, dimensions), the most promising first; without those taken."""
         lattice = self._lattice
-        x = np.concatenate([self._elite, self._crossings(random), lattice.sample(random, self._scouts)])
+        x = np.concatenate([self._elite, self._crossings(random), lattice.sample(random, _SCOUTS)])
         count, d = x.shape
         visited = [lattice.snap(x)]
         worth = [self._judge(acquisition, visited[0])]
         # The elite's own positions are taken, so a particle's best starts where it is worth most nearby.
         p, p_worth = np.array(x), np.array(worth[0])
         v = np.zeros_like(x)
-        for _ in range(self._steps):
+        for _ in range(_STEPS):
             g = p[np.argmax(p_worth)]
             r1, r2 = random.random((2, count, d))
             v = np.clip(_CHI * (v + _PHI * r1 * (p - x) + _PHI * r2 * (g - x)), -0.5, 0.5)
@@ -83,9 +88,9 @@ class InnerSwarm:
         order = np.argsort(-values, kind="stable")
         return points[order[np.isfinite(values[order])]]
 
-    def _climb(self, acquisition: Acquisition, visited: list[Array], worth: list[Array], rounds: int = 4) -> None:
+    def _climb(self, acquisition: Acquisition, visited: list[Array], worth: list[Array]) -> None:
         """From the most promising point, the best of its neighbours while that is better."""
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             block = int(np.argmax([w.max() for w in worth]))
             top = int(np.argmax(worth[block]))
             best, value = visited[block][top], worth[block][top]
@@ -102,10 +107,7 @@ class InnerSwarm:
         k, d = self._elite.shape
         if k < 2:
             return np.empty((0, d))
-        one, other = (
-            self._elite[random.integers(0, k, self._scouts // 2)],
-            self._elite[random.integers(0, k, self._scouts // 2)],
-        )
+        one, other = (self._elite[random.integers(0, k, _SCOUTS // 2)] for _ in range(2))
         return np.where(random.random(one.shape) < 0.5, one, other)
 
     def _judge(self, acquisition: Acquisition, points: Array) -> Array:

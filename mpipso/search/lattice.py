@@ -18,6 +18,8 @@ LEVELS = 33
 """The values of one dimension, if it has more, of which a search over models sees as many at a time."""
 _COARSE = 20
 """As many of them are spread over the dimension."""
+_TRIES = 100
+"""How often as many points as are wanted are drawn, at most."""
 _REMEMBERED = 50_000
 """Cells whose decoding is remembered, to bound the memory."""
 
@@ -111,10 +113,10 @@ class Lattice:
                 columns.append(np.eye(len(self.levels[axis]))[which] / np.sqrt(2.0))
         return np.concatenate(columns, axis=1)
 
-    def sample(self, random: np.random.Generator, count: int, tries: int = 100) -> Array:
-        """Up to ``count`` valid points, uniformly distributed, after at most ``tries`` x ``count`` draws."""
+    def sample(self, random: np.random.Generator, count: int) -> Array:
+        """Up to ``count`` valid points, uniformly distributed; fewer where such points are rare."""
         found = np.empty((0, self.dimensions))
-        for _ in range(tries):
+        for _ in range(_TRIES):
             drawn = self.snap(random.random((count, self.dimensions)))
             found = np.concatenate([found, drawn[self.valid(drawn)]])
             if len(found) >= count:

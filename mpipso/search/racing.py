@@ -17,7 +17,9 @@ from statistics import fmean
 
 from scipy.special import ndtri, stdtrit
 
-CONFIDENCE = 0.95
+_SURE = 0.9
+"""Confidence of the one-sided normal test by which a challenger beats the incumbent."""
+_OUT = 0.95
 """Of the one-sided t test by which a candidate drops out of a race."""
 
 
@@ -54,7 +56,7 @@ def pooled_noise(values: Sequence[Sequence[float]]) -> Noise:
     return Noise(math.sqrt(squares / freedom) if freedom else 0.0, freedom, relative)
 
 
-def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise, *, confidence: float = 0.9) -> bool:
+def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise) -> bool:
     """Whether the challenger's mean is below the incumbent's by more than the noise explains.
 
     The difference of the means is held against its standard error, in a one-sided normal test.
@@ -65,12 +67,10 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise,
         Fitness values, at least one each.
     noise:
         Of one measurement; where it is 0 the lower mean wins.
-    confidence:
-        How sure the answer yes is.
     """
     ours, theirs = fmean(challenger), fmean(incumbent)
     error = math.hypot(noise.error(challenger), noise.error(incumbent))
-    return ours < theirs - float(ndtri(confidence)) * error
+    return ours < theirs - float(ndtri(_SURE)) * error
 
 
 def still_racing(values: Sequence[Sequence[float]]) -> list[bool]:
@@ -86,7 +86,7 @@ def still_racing(values: Sequence[Sequence[float]]) -> list[bool]:
         return [True] * len(values)
     means, errors = list(map(fmean, values)), list(map(noise.error, values))
     best = min(range(len(means)), key=means.__getitem__)
-    quantile = float(stdtrit(noise.freedom, CONFIDENCE))
+    quantile = float(stdtrit(noise.freedom, _OUT))
     return [
         i == best or mean - means[best] <= quantile * math.hypot(error, errors[best])
         for i, (mean, error) in enumerate(zip(means, errors, strict=True))
