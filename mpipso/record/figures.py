@@ -92,12 +92,8 @@ def same(one: Value, other: Value) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
-def equal(one: Configuration, other: Configuration) -> bool:
-    return one.keys() == other.keys() and all(same(setting, other[name]) for name, setting in one.items())
-
-
 def key(configuration: Configuration) -> Hashable:
-    """Two configurations have the same key if and only if they are :func:`equal`."""
+    """Two configurations have the same key if and only if all their values are the :func:`same`."""
     return frozenset((name, isinstance(setting, bool), setting) for name, setting in configuration.items())
 
 

@@ -44,7 +44,7 @@ class RunFolder:
     redactor: Redactor = field(default_factory=lambda: Redactor(os.environ), repr=False)
 
     @classmethod
-    def create(cls, output: Path, name: str | None = None, redactor: Redactor | None = None) -> RunFolder:
+    def create(cls, output: Path, name: str | None = None) -> RunFolder:
         """Make the folder of a new run, named ``name`` or after the local time, and point ``latest`` to it.
 
         A name that is taken gets the suffix ``-2``, ``-3`` and so on, unless :meth:`reserve` made it for this run.
@@ -57,7 +57,7 @@ class RunFolder:
         _check_name(name)
         path = output / name if name is not None and _reserved(output / name) else _make(output, name)
         _point(output / LATEST, path.name)
-        return cls(path, redactor if redactor is not None else Redactor(os.environ))
+        return cls(path)
 
     @classmethod
     def reserve(cls, output: Path, name: str | None = None) -> Path:
@@ -73,7 +73,7 @@ class RunFolder:
         return path
 
     @classmethod
-    def open(cls, path: Path, redactor: Redactor | None = None) -> RunFolder:
+    def open(cls, path: Path) -> RunFolder:
         """The folder of an earlier run.
 
         Raises
@@ -83,14 +83,14 @@ class RunFolder:
         """
         if not (path / journal.FILE).is_file():
             raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE})")
-        return cls(path.resolve(), redactor if redactor is not None else Redactor(os.environ))
+        return cls(path.resolve())
 
     def evaluation(self, number: int, attempt: int) -> Path:
         """The folder of one evaluation; :meth:`save` makes it."""
         return self.path / EVALUATIONS / f"{number:04d}-{attempt}"
 
-    def save(self, evaluation: Evaluation) -> Path:
-        """Write an evaluation's configuration, its metrics or failure, and its files; returns the folder.
+    def save(self, evaluation: Evaluation) -> None:
+        """Write an evaluation's configuration, its metrics or failure, and its files.
 
         Raises
         ------
@@ -115,7 +115,6 @@ class RunFolder:
                 path.write_bytes(content)
             except OSError as error:
                 raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
-        return folder
 
     def _json(self, data: Mapping[str, object]) -> bytes:
         text = json.dumps(self.redactor.data(journal.finite(data)), indent=2, ensure_ascii=False, allow_nan=False)

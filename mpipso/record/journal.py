@@ -88,13 +88,11 @@ class Journal:
     ----------
     path:
         The file.
-    locked:
-        Whether the file system could keep other writers out.
     """
 
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
-        self.locked = _lock(path, file)
+        _lock(path, file)
         self._file = file
         self._redactor = redactor
         events, size = _parse(path, file.readall())
@@ -202,7 +200,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return _parse(path, content)[0]
 
 
-def _lock(path: Path, file: FileIO) -> bool:
+def _lock(path: Path, file: FileIO) -> None:
+    """Keep other writers out, where the file system can."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -210,8 +209,6 @@ def _lock(path: Path, file: FileIO) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return False
-    return True
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -59,10 +59,6 @@ class Outcome:
         Where the results lie.
     starts:
         The commands that start the service with the best configuration, one per node.
-    seconds:
-        The wall time of the run's sessions.
-    retried:
-        Attempts that were repeated because a node, a port or the client failed.
     ended:
         Why the run did not come to its end, empty when it did.
     cause:
@@ -74,7 +70,7 @@ class Outcome:
     usage:
         What the groups did with their time.
     retries:
-        How often attempts were repeated, by cause.
+        How often attempts were repeated because a node, a port or the client failed, by cause.
     schedule:
         The schedule that was used, and its size.
     """
@@ -85,8 +81,6 @@ class Outcome:
     higher: Higher
     folder: Path
     starts: Sequence[recipe.NodeStart] = ()
-    seconds: float = 0.0
-    retried: int = 0
     ended: str = ""
     cause: str = ""
     failure: str = ""
@@ -122,11 +116,10 @@ class Outcome:
         return saving(self.usage.durations, self.usage.width, self.schedule)
 
 
-def read_outcome(folder: Path, higher: Higher | None = None, *, failure: str = "") -> Outcome:
+def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
     """The outcome of the run in ``folder``, as far as its journal goes.
 
-    Without ``higher`` the objective of the run's own configuration says which metrics are good when high. ``failure``
-    is why the run cannot go on, which a journal on a full disk does not say.
+    ``failure`` is why the run cannot go on, which a journal on a full disk does not say.
 
     Raises
     ------
@@ -138,16 +131,15 @@ def read_outcome(folder: Path, higher: Higher | None = None, *, failure: str = "
     if not events or events[0]["event"] != "started":
         raise UserError(f"{path}: does not begin with the start of a run")
     try:
-        return _outcome(folder, events, higher, failure)
+        return _outcome(folder, events, failure)
     except (KeyError, TypeError, AttributeError, tomli.TOMLDecodeError) as error:
         raise UserError(f"{path}: an event lacks what this version expects: {error}") from None
 
 
-def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failure: str) -> Outcome:
+def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
     objective = events[0]["objective"]
     text = [event["config"] for event in events if event["event"] in BEGINNINGS][-1]
     config = tomli.loads(text)
-    used = usage(events)
     retries = Counter(event["cause"] for event in events if event["event"] == "retried")
     last = next(event for event in reversed(events) if event["event"] in (*BEGINNINGS, *ENDINGS))
     if failure and last["event"] in BEGINNINGS:
@@ -158,16 +150,14 @@ def _outcome(folder: Path, events: Sequence[Event], higher: Higher | None, failu
         evaluations=results(events),
         incumbent=_incumbent(events, last),
         objective=objective,
-        higher=higher if higher is not None else _directions(config),
+        higher=_directions(config),
         folder=folder,
         starts=recipe.read_starts(folder),
-        seconds=used.wall,
-        retried=retries.total(),
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
         resume="" if over else resume_command(folder, text),
-        usage=used,
+        usage=usage(events),
         retries=retries,
         schedule=_schedule(config.get("search", {})),
     )

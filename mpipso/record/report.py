@@ -13,14 +13,12 @@ from rich.text import Text
 
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
-from mpipso.record.figures import Higher, clean
+from mpipso.record.figures import clean
 from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome, read_outcome
 from mpipso.record.runstats import run_statistics
-
-__all__ = ["Outcome", "read_outcome", "report", "summary"]
 
 _TOP = 10
 
@@ -41,17 +39,15 @@ def summary(outcome: Outcome) -> Group:
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
 
-def report(folder: Path, higher: Higher | None = None) -> Group:
+def report(folder: Path) -> Group:
     """A run from its journal alone, finished or not: its :func:`summary` and its best configurations.
-
-    ``higher`` is as in :func:`read_outcome`.
 
     Raises
     ------
     UserError
         The folder has no journal, or it is damaged.
     """
-    outcome = read_outcome(folder, higher)
+    outcome = read_outcome(folder)
     ranked = sorted((each for each in outcome.configurations if _ranks(each)), key=lambda each: each.rank)
     return Group(_top(outcome, ranked[:_TOP]), "", summary(outcome)) if ranked else summary(outcome)
 

@@ -123,8 +123,8 @@ def _tables(config: Config) -> dict[str, Any]:
     return tables
 
 
-def _flat(tree: Any, key: str = "") -> dict[str, Any]:
-    return dict(_leaves(tree, key))
+def _flat(tree: Any) -> dict[str, Any]:
+    return dict(_leaves(tree, ""))
 
 
 def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -118,9 +118,9 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
     counted = [f"{len(searched)} evaluations", f"{failed} failed", f"{infeasible} infeasible"]
     counted += [f"{unjudged} not judged{'' if outcome.failure else ' yet'}"] if unjudged else []
     counted += [f"{confirmations} confirmations"] if confirmations else []
-    counted += [f"{outcome.retried} retried"] if outcome.retried else []
+    counted += [f"{retried} retried"] if (retried := sum(outcome.retries.values())) else []
     sessions = f", {outcome.usage.sessions} sessions" if outcome.usage.sessions > 1 else ""
-    yield Text(f"{', '.join(counted)} in {figures.duration(outcome.seconds)}{sessions}")
+    yield Text(f"{', '.join(counted)} in {figures.duration(outcome.usage.wall)}{sessions}")
     if outcome.cause:
         yield Text(f"it ended because {_ENDS.get(outcome.cause, clean(outcome.cause))}")
 

@@ -37,7 +37,7 @@ def main() -> None:
         wait = after["ttft_p99_ms"] / before["ttft_p99_ms"]
         rates.append(rate)
         waits.append(wait)
-        row = [str(seed), str(len(outcome.searched)), f"{outcome.seconds:.0f}"]
+        row = [str(seed), str(len(outcome.searched)), f"{outcome.usage.wall:.0f}"]
         row += [f"{before['output_throughput']:.1f}", f"{after['output_throughput']:.1f}", f"{rate:.2f}"]
         row += [f"{before['ttft_p99_ms']:.0f}", f"{after['ttft_p99_ms']:.0f}", f"{wait:.2f}"]
         table.add_row(*row)

@@ -81,11 +81,12 @@ def test_only_a_folder_with_a_journal_is_opened_as_a_run(tmp_path: Path) -> None
 
 
 def test_an_evaluation_is_kept_with_its_files(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, "a", Redactor({"HF_TOKEN": "hf_secret"}))
+    run = RunFolder(tmp_path, Redactor({"HF_TOKEN": "hf_secret"}))
     files = {"service/node0.log": b"\xff loading with hf_secret\n", "command.txt": b"serve --port 80\n"}
     metrics = {"output_throughput": 0.1 + 0.2, "ttft_p99_ms": float("nan")}
-    folder = run.save(Evaluation(7, 1, 0, {"n": 8, "on": True}, metrics=metrics, files=files))
-    assert folder == run.evaluation(7, 1) == run.path / "evaluations" / "0007-1"
+    run.save(Evaluation(7, 1, 0, {"n": 8, "on": True}, metrics=metrics, files=files))
+    folder = tmp_path / "evaluations" / "0007-1"
+    assert folder == run.evaluation(7, 1)
     assert json.loads((folder / "configuration.json").read_text()) == {"n": 8, "on": True}
     assert json.loads((folder / "metrics.json").read_text()) == {"output_throughput": 0.1 + 0.2, "ttft_p99_ms": None}
     assert (folder / "service" / "node0.log").read_bytes() == b"\xff loading with ***\n"
@@ -95,7 +96,8 @@ def test_an_evaluation_is_kept_with_its_files(tmp_path: Path) -> None:
 
 def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "a")
-    folder = run.save(Evaluation(8, 2, 0, {}, failure=Failure("out of memory", "configuration", "last lines")))
+    run.save(Evaluation(8, 2, 0, {}, failure=Failure("out of memory", "configuration", "last lines")))
+    folder = run.evaluation(8, 2)
     assert json.loads((folder / "failure.json").read_text()) == {
         "cause": "out of memory",
         "kind": "configuration",
@@ -107,7 +109,8 @@ def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
 def test_no_file_escapes_from_its_folder_or_replaces_our_own(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "runs", "a")
     names = ["../../../escape", "/etc/passwd", "configuration.json", "a/b/c/d", "a", ".hidden", "..", "x" * 400]
-    folder = run.save(Evaluation(1, 1, 0, {"n": 1}, files={name: name.encode() for name in names}))
+    run.save(Evaluation(1, 1, 0, {"n": 1}, files={name: name.encode() for name in names}))
+    folder = run.evaluation(1, 1)
     assert json.loads((folder / "configuration.json").read_text()) == {"n": 1}
     kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert set(names) <= {content.decode() for content in kept.values()}

@@ -16,10 +16,11 @@ from mpipso.record.folders import BEAT_FILE
 from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
-from mpipso.record.outcome import NO_BASELINE
+from mpipso.record.outcome import NO_BASELINE, Outcome, read_outcome
 from mpipso.record.recipe import NodeStart, write_best
 from mpipso.record.redact import Redactor
-from mpipso.record.report import Outcome, read_outcome, report, summary
+from mpipso.record.report import report, summary
+from mpipso.record.usage import Usage
 
 BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
 BEST = {"n_parallel": 16, "n_batch": 2048, "flash": True}
@@ -49,8 +50,10 @@ def broken(number: int, cause: str, label: str = "") -> Judged:
 
 
 def outcome(*evaluations: Judged, incumbent: int | None, starts: Sequence[NodeStart] = (), ended: str = "") -> Outcome:
+    used, retries = Usage(wall=754.0), {"port 8080 is held": 1}
+    folder = Path("runs/night")
     return Outcome(
-        evaluations, incumbent, "output_throughput", higher, Path("runs/night"), starts, 754.0, 1, ended=ended
+        evaluations, incumbent, "output_throughput", higher, folder, starts, ended, usage=used, retries=retries
     )
 
 
@@ -83,6 +86,7 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
     assert lines[counts + 1 :] == [
         "  2 failed: out of memory at start (#3, #4)",
         "  1 failed: no answer (#5)",
+        "  1 retried: port 8080 is held",
         "results:  runs/night",
         "logs:     runs/night/evaluations",
     ]
@@ -233,7 +237,7 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=starts)
     with journal_of(tmp_path, *RUN, late) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
-        lines = drawn(report(tmp_path, higher), width=120)
+        lines = drawn(report(tmp_path), width=120)
     table = [cells(lines, str(rank)) for rank in range(1, 5)]
     assert table == [
         ["1", "2", "610 tok/s", "+60.5 %", "n_parallel=16"],
@@ -248,12 +252,12 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
 def test_a_report_shows_no_more_than_ten_configurations(tmp_path: Path) -> None:
     many = [judged(number, {"n_parallel": number}, 100.0 + number, 1.0) for number in range(1, 15)]
     with journal_of(tmp_path, *many, incumbent=14):
-        lines = drawn(report(tmp_path, higher))
+        lines = drawn(report(tmp_path))
     ranks = [line.split()[:2] for line in lines if "n_parallel=" in line]
     assert ranks == [[str(rank), str(15 - rank)] for rank in range(1, 11)]
 
 
-def test_without_a_caller_the_run_s_own_objective_says_what_is_better(tmp_path: Path) -> None:
+def test_the_run_s_own_objective_says_what_is_better(tmp_path: Path) -> None:
     config = (
         '[objective]\nminimize = "watts"\n[[objective.slo]]\nmetric = "accuracy"\nmin = 0.9\n'
         '[[objective.slo]]\nmetric = "errors"\nmax = 3\n'
@@ -267,7 +271,7 @@ def test_without_a_caller_the_run_s_own_objective_says_what_is_better(tmp_path: 
 
 def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> None:
     with journal_of(tmp_path, Judged(RUN[1].evaluation, judged=False), incumbent=None):
-        lines = drawn(report(tmp_path, higher))
+        lines = drawn(report(tmp_path))
     assert not any(line.startswith("rank") for line in lines)
     assert "1 evaluations, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
 
@@ -290,8 +294,8 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
             journal.write("interrupted" if "signal" in ending else "failed", **ending)
     with (folder / "journal.jsonl").open("a") as torn:
         torn.write('{"seq":9,')
-    assert any(line.startswith(sentence) for line in drawn(report(folder, higher), width=200))
-    lines = drawn(report(folder, higher), width=40)
+    assert any(line.startswith(sentence) for line in drawn(report(folder), width=200))
+    lines = drawn(report(folder), width=40)
     assert f"results:  {folder}" in lines, "what is copied is not broken, however narrow the terminal"
     assert f"go on:    mpipso launch --resume '{folder}'" in lines
 
@@ -299,7 +303,7 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
 def test_nor_does_one_go_on_whose_baseline_has_failed(tmp_path: Path) -> None:
     with journal_of(tmp_path, *RUN) as journal:
         journal.write("failed", cause=f"{NO_BASELINE}: no answer")
-    lines = drawn(report(tmp_path, higher))
+    lines = drawn(report(tmp_path))
     assert "The run failed: the baseline configuration failed: no answer." in lines
     assert not any(line.startswith("go on:") for line in lines)
 
@@ -308,7 +312,7 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
     failed = Judged(broken(0, "no answer", "baseline").evaluation, judged=False)
     with journal_of(tmp_path, failed, Judged(RUN[1].evaluation, judged=False), incumbent=None) as journal:
         journal.write("failed", cause=f"{NO_BASELINE}: no answer\nlast line of the log\ngive limits as numbers")
-    lines = drawn(report(tmp_path, higher))
+    lines = drawn(report(tmp_path))
     assert lines[:4] == [
         "The run failed: the baseline configuration failed: no answer.",
         "This is what it has found so far.",
@@ -321,11 +325,11 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
 def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
     journal_of(tmp_path, *RUN).close()
     (tmp_path / BEAT_FILE).touch()
-    lines = drawn(report(tmp_path, higher))
+    lines = drawn(report(tmp_path))
     assert "The run is still going on; this is what it has found so far." in lines
     assert not any(line.startswith("go on:") for line in lines)
     os.utime(tmp_path / BEAT_FILE, (1.0, 1.0))
-    assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path, higher)))
+    assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path)))
 
 
 def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_path: Path) -> None:
@@ -339,7 +343,7 @@ def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_p
 
 def test_a_configuration_whose_secrets_are_gone_must_be_given_again(tmp_path: Path) -> None:
     Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
-    assert read_outcome(tmp_path, higher).resume == f"mpipso launch --resume {tmp_path} --config FILE"
+    assert read_outcome(tmp_path).resume == f"mpipso launch --resume {tmp_path} --config FILE"
 
 
 def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
@@ -350,16 +354,16 @@ def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
     monkeypatch.setenv("PATH", "/nowhere")
     Script().lost(60, 1).save(tmp_path)
     command = shlex.join([sys.executable, "-m", "mpipso", "launch", "--resume", str(tmp_path)])
-    assert read_outcome(tmp_path, higher).resume == command
+    assert read_outcome(tmp_path).resume == command
 
 
 def test_what_starts_ranks_in_a_slurm_job_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
     where = "  # inside a Slurm allocation"
-    assert read_outcome(tmp_path, higher).resume == f"mpipso launch --resume {tmp_path} --config FILE{where}"
+    assert read_outcome(tmp_path).resume == f"mpipso launch --resume {tmp_path} --config FILE{where}"
     monkeypatch.setenv("MPIPSO_COMMAND", "sbatch mpipso.sbatch my.toml")
-    assert read_outcome(tmp_path, higher).resume == f"sbatch mpipso.sbatch my.toml --resume {tmp_path}"
+    assert read_outcome(tmp_path).resume == f"sbatch mpipso.sbatch my.toml --resume {tmp_path}"
 
 
 @pytest.mark.parametrize(("event", "what", "told"), [("interrupted", "signal", False), ("failed", "cause", True)])
@@ -368,30 +372,30 @@ def test_a_job_that_comes_back_goes_on_by_itself(
 ) -> None:
     monkeypatch.setenv("MPIPSO_REQUEUE", "1")
     Script().lost(60, 1).add(70, event, **{what: "SIGUSR1"}).save(tmp_path)
-    assert bool(read_outcome(tmp_path, higher).resume) == told
+    assert bool(read_outcome(tmp_path).resume) == told
 
 
 def test_the_pause_before_a_resumption_is_no_wall_time(tmp_path: Path) -> None:
     script = Script().lost(60, 1).add(70, "interrupted", signal="SIGTERM").resumed(800)
-    found = read_outcome(script.retried(830, 0, 0).finished(850).save(tmp_path), higher)
-    assert (found.seconds, found.retried, found.ended, found.resume) == (120.0, 1, "", "")
+    found = read_outcome(script.retried(830, 0, 0).finished(850).save(tmp_path))
+    assert (found.usage.wall, found.ended, found.resume) == (120.0, "", "")
 
 
 def test_the_last_session_says_how_a_run_ended(tmp_path: Path) -> None:
     script = Script().evaluated(50, 0, 0).add(50, "incumbent", number=0, fitness=-100.0).finished(60, 0)
-    again = read_outcome(script.resumed(100).save(tmp_path), higher)
+    again = read_outcome(script.resumed(100).save(tmp_path))
     assert again.ended == "not finished" and again.incumbent == 0 and again.cause == ""
-    done = read_outcome(script.evaluated(150, 1, 0).finished(160, 1, "stagnation").save(tmp_path), higher)
+    done = read_outcome(script.evaluated(150, 1, 0).finished(160, 1, "stagnation").save(tmp_path))
     assert done.ended == "" and done.incumbent == 1 and done.cause == "stagnation"
     assert "it ended because the best has not improved for long enough" in drawn(summary(done))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"journal\.jsonl: cannot be read"):
-        report(tmp_path, higher)
+        report(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"lost"}\n')
     with pytest.raises(UserError, match="does not begin with the start of a run"):
-        report(tmp_path, higher)
+        report(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"started"}\n')
     with pytest.raises(UserError, match="lacks what this version expects: 'objective'"):
-        report(tmp_path, higher)
+        report(tmp_path)
