@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -93,6 +93,11 @@ def mean(several: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric that all of them have; empty for none."""
     common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
     return {name: fmean(metrics[name] for metrics in several) for name in common}
+
+
+def works(good: Sized, every: Sized) -> bool:
+    """Whether a configuration works of which these measurements are good: one that fails half of the time does not."""
+    return 2 * len(good) > len(every)
 
 
 @dataclass(frozen=True)

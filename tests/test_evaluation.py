@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.evaluation import plain
+from mpipso.evaluation import plain, works
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,8 @@ def test_what_loggers_put_before_their_messages_is_left_out(prefix: str, message
 )
 def test_what_only_looks_like_that_stays(text: str) -> None:
     assert plain(text) == text
+
+
+def test_a_configuration_works_that_fails_less_than_half_of_the_time() -> None:
+    assert works("g", "g") and works("gg", "ggb")
+    assert not works("g", "gb") and not works("", "b") and not works("", "")

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from mpipso.evaluation import CONFIRM, Configuration, Metrics, mean
+from mpipso.evaluation import CONFIRM, Configuration, Metrics, mean, works
 from mpipso.record import figures
 from mpipso.record.judged import Judged
 
@@ -51,8 +51,8 @@ class Measured:
 
     @property
     def failed(self) -> bool:
-        """A configuration that fails half of the time is no good."""
-        return 2 * len(self.good) <= len(self.counted)
+        """Whether the configuration does not work."""
+        return not works(self.good, self.counted)
 
     @property
     def broken(self) -> tuple[Judged, ...]:

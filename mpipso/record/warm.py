@@ -15,7 +15,7 @@ import tomli
 from mpipso.config import Config, suggestion
 from mpipso.configfile import parse
 from mpipso.errors import UserError
-from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean
+from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean, works
 from mpipso.parameters import Parameter
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
@@ -101,7 +101,7 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
     """Whether the search has no use for a result; if so, counts the reason."""
     configuration, metrics = result
     hidden = [name for name, value in configuration.items() if isinstance(value, str) and HIDDEN in value]
-    missing = [] if metrics is None else [name for name in _needed(config) if name not in metrics]
+    missing = [] if metrics is None else [name for name in config.objective.metrics if name not in metrics]
     if hidden:
         reasons[f"{hidden[0]} was hidden as a secret"] += 1
     elif missing:
@@ -116,11 +116,6 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
     return True
 
 
-def _needed(config: Config) -> list[str]:
-    """The metrics without which there is no score."""
-    return list(config.objective.metrics)
-
-
 def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     text, events = read_run(folder, config_given=True)
     try:
@@ -130,8 +125,7 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
-        failed = 2 * len(good) <= len(measured.measurements)
-        found.append((measured.configuration, None if failed else mean(good)))
+        found.append((measured.configuration, mean(good) if works(good, measured.measurements) else None))
     return found, _otherwise(text, folder, config)
 
 
@@ -171,7 +165,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
         except ValueError as error:
             problems.append(f"{path}:{line}: {error}")
             continue
-        found.append((configuration, measured if all(name in measured for name in _needed(config)) else None))
+        found.append((configuration, measured if all(name in measured for name in config.objective.metrics) else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
         raise UserError([*problems[:10], *more])
@@ -206,7 +200,7 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     searched = [parameter.name for parameter in config.parameters if parameter.searched]
     known = {*searched, *METRICS, *config.benchmark.metrics}
     spare = [name for name in header if name not in known]
-    wanted = [("parameter", name) for name in searched] + [("metric", name) for name in _needed(config)]
+    wanted = [("parameter", name) for name in searched] + [("metric", name) for name in config.objective.metrics]
     problems = [
         f"{path}:1: has no column for the {kind} {name!r}{_instead(name, spare)}"
         for kind, name in wanted

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpipso.config import Search, suggestion
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean
+from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
 from mpipso.parameters import Parameter
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
@@ -78,7 +78,7 @@ def _together(
     together: dict[str, tuple[Configuration, Metrics | None]] = {}
     for key, (configuration, several) in found.items():
         good = [metrics for metrics in several if metrics is not None]
-        together[key] = configuration, None if 2 * len(good) <= len(several) else mean(good)
+        together[key] = configuration, mean(good) if works(good, several) else None
     return together
 
 

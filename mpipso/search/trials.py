@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean, works
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
@@ -149,7 +149,7 @@ class Trials:
             return None
         scores = [self.judge(result, confirmed=confirmed) for result in results]
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
-        if 2 * len(good) <= len(results):
+        if not works(good, results):
             return next(score for score in scores if score.failed)
         together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=mean([r.metrics for r in good]))
         return self.judge(together, confirmed=confirmed)
