@@ -85,7 +85,7 @@ class Incumbent:
             return
         race = [number for number in self._trials.confirmations(best) if self._trials.result(number)]
         confirmed = bool(race) and not self._leaders.refuted(best)
-        self._write(best, race if confirmed else self._trials.searched, confirmed=confirmed)
+        self._promote(best, race if confirmed else self._trials.searched, confirmed=confirmed)
 
     def _standing(self) -> list[int]:
         """The search's evaluations, without those of configurations that a race has refuted."""
@@ -93,17 +93,17 @@ class Incumbent:
         return [number for number in self._trials.searched if number not in refuted]
 
     def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
-        """Make a trial the incumbent, unless it is; returns whether it was not."""
+        """Make a trial the incumbent, unless it is, and write its files; returns whether it was not."""
         known = best.number == self.number
+        score = self._trials.score(best, set(among), confirmed=confirmed)
+        fitness = None if score is None else score.fitness
         if not known:
-            score = self._trials.score(best, set(among), confirmed=confirmed)
-            self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
+            self._journal.write("incumbent", number=best.number, fitness=fitness)
             self.number = best.number
-        self._write(best, among, confirmed=confirmed)
+        self._write(best, among, fitness, confirmed=confirmed)
         return not known
 
-    def _write(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> None:
-        score = self._trials.score(best, set(among), confirmed=confirmed)
+    def _write(self, best: Trial, among: Collection[int], fitness: float | None, *, confirmed: bool) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = mean([result.metrics for result in found if result.failure is None])
         baseline = self._trials.baseline
@@ -115,7 +115,7 @@ class Incumbent:
             write_best(
                 self._folder.path,
                 replace(found[0], number=best.number, metrics=metrics),
-                fitness=None if score is None else score.fitness,
+                fitness=fitness,
                 score=score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized),
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,

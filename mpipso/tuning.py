@@ -276,7 +276,7 @@ class Tuning:
                 self._strategy.tell(trial.proposal, score)
 
     def _register(self, told: Sequence[int], wanted: Sequence[tuple[Configuration, str]]) -> list[Assignment]:
-        new = [
+        new: list[dict[str, Any]] = [
             {"number": number, "label": label, "configuration": configuration}
             for number, (configuration, label) in enumerate(wanted, start=self.trials.next_number)
         ]
@@ -284,7 +284,7 @@ class Tuning:
             self._journal.write("asked", told=list(told), new=new)
         for each in new:
             self._enter(each)
-        return [self._assignment(int(str(each["number"]))) for each in new]
+        return [self._assignment(each["number"]) for each in new]
 
     def _enter(self, asked: Mapping[str, Any]) -> None:
         self.trials.ask(asked["number"], asked["configuration"], asked["label"], self._proposed)
