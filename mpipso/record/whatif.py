@@ -24,7 +24,10 @@ WORTH = 0.05
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """A schedule and its size: particles of a generation, proposals of a window; for ``async`` the number of groups."""
+    """A schedule and its size: particles of a generation, proposals of a window, groups that ``async`` would keep busy.
+
+    Where ``async`` was used nothing looks at the size, which then is any number.
+    """
 
     schedule: Literal["generation", "window", "async"]
     size: int
