@@ -101,5 +101,8 @@ def die_with_launcher() -> None:
 
 
 def describe(number: int) -> str:
-    """``SIGTERM`` for 15."""
-    return signal.Signals(number).name
+    """``SIGTERM`` for 15; ``signal 40`` where a signal has no name, as most of those for real time."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -158,5 +158,5 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_signals_have_names() -> None:
-    assert describe(15) == "SIGTERM"
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert [describe(number) for number in (15, signal.SIGRTMIN + 6)] == ["SIGTERM", f"signal {signal.SIGRTMIN + 6}"]
