@@ -27,6 +27,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import select
 import signal
 import stat
@@ -148,12 +149,17 @@ def kill_all(find: Callable[[], dict[int, Process]], limit: float = UNKILLABLE) 
         time.sleep(0.01)
 
 
-def held(pid: int) -> set[tuple[str, int]]:
-    """The shared memory a process maps or holds open: (path, inode), and ("sysv", id) for System V segments."""
+def held(pid: int, written: bool = False) -> set[tuple[str, int]]:
+    """The shared memory a process maps or holds open: (path, inode), and ("sysv", id) for System V segments.
+
+    With ``written``, only what it can write through the mapping or descriptor: a reader may have another's file.
+    """
     found = set()
     for line in _read(f"/proc/{pid}/maps").splitlines():
         if b"/dev/shm/" in line or b"/SYSV" in line:
-            *_, inode, name = line.decode("utf-8", "surrogateescape").split(None, 5)
+            _, mode, _, _, inode, name = line.decode("utf-8", "surrogateescape").split(None, 5)
+            if written and not ("w" in mode and "s" in mode):
+                continue
             # proc_pid_maps(5): a System V segment shows as /SYSV<key> with its id for an inode.
             found.add(("sysv" if name.startswith("/SYSV") else name, int(inode)))
     with contextlib.suppress(OSError):
@@ -161,9 +167,15 @@ def held(pid: int) -> set[tuple[str, int]]:
             with contextlib.suppress(OSError):
                 link = f"/proc/{pid}/fd/{number}"
                 name = os.readlink(link)
-                if name.startswith(SHM + "/"):
+                if name.startswith(SHM + "/") and not (written and _read_only(pid, number)):
                     found.add((name, os.stat(link).st_ino))
     return {(name, inode) for name, inode in found if name == "sysv" or name.startswith(SHM + "/")}
+
+
+def _read_only(pid: int, number: str) -> bool:
+    """Whether a descriptor was opened for reading alone (proc_pid_fdinfo(5)); so it is if it is gone by now."""
+    flags = re.search(rb"^flags:\s*([0-7]+)", _read(f"/proc/{pid}/fdinfo/{number}"), re.MULTILINE)
+    return flags is None or not int(flags[1], 8) & (os.O_WRONLY | os.O_RDWR)
 
 
 def segments() -> dict[int, tuple[int, int]]:
@@ -185,10 +197,10 @@ class SharedMemory:
                     self._before.add((path, os.lstat(path).st_ino))
 
     def note(self, pids: Iterable[int]) -> None:
-        """Add what the processes ``pids`` hold or have created and what was not there before the start."""
+        """Add what the processes ``pids`` can write or have created and what was not there before the start."""
         pids = set(pids)
         now = {("sysv", number) for number, (creator, _) in segments().items() if creator in pids}
-        self.seen |= now.union(*map(held, pids)) - self._before
+        self.seen |= now.union(*(held(pid, written=True) for pid in pids)) - self._before
 
     def remove(self) -> list[str]:
         """Remove what was noted, is this user's, and is neither mapped nor open anywhere; the names."""

@@ -195,6 +195,27 @@ def test_shared_memory_that_another_process_uses_is_kept(start: Start, trial: in
     path.unlink()
 
 
+def test_a_file_that_the_service_only_reads_is_kept(start: Start, trial: int) -> None:
+    """It may be the user's, made after the start by another process."""
+    path = Path(f"/dev/shm/{start.shm}-user")
+    start.log.touch()
+    reader = f"import mmap, time, pathlib\np = pathlib.Path({str(path)!r})\nwhile not p.exists(): time.sleep(0.01)\n"
+    reader += "f = p.open('rb')\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\nprint('ready', flush=True)\n"
+    command = [sys.executable, "-c", reader + "time.sleep(10_000)"]
+    environment = process.scrubbed_environment(os.environ)
+    keeper = Keeper.start(command, env=environment, cwd=None, log=start.log, cores=None, grace=0.3)
+    try:
+        part = path.with_name(f"{path.name}-part")
+        part.write_bytes(b"mine")
+        part.rename(path)
+        start.wait_ready()
+        assert str(path) not in keeper.stop().shm
+        assert path.read_bytes() == b"mine"
+    finally:
+        keeper.stop()
+        path.unlink(missing_ok=True)
+
+
 def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial: int) -> None:
     keeper = start.keep("leaky")
     until(lambda: knows_shm(keeper))
