@@ -103,11 +103,12 @@ async def _healthy(url: str, limit: float) -> None:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit)) as session,
-            session.get(url) as answer,
+            # Where it leads may be another service, or this one when it is not measured there.
+            session.get(url, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
                 raise NotReady(f"{url} answers HTTP {answer.status}")
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # the last for a host that is no name
         raise EvaluationFailed(f"service.health_url: {url} is no URL that can be asked") from None
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         raise _unreachable(url, error) from None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpipso.config import Config, ObjectiveSection
 from mpipso.configfile import parse
@@ -21,6 +25,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
 from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS, NotReady, Target, require_measured
+from mpipso.service.clients.result import MAX_RESULT, last_json
 from mpipso.service.process import Completed
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -294,9 +299,51 @@ def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
         measured(tmp_path, json.dumps(OUTPUT), result_file=f"{tmp_path}/bad.json")
 
 
+@pytest.mark.parametrize("where", ["stdout", "file"])
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ('{"output_throughput": 1' + 400 * "0" + "}", "is 1000.*, not a finite number$"),
+        (100_000 * '{"a":', "nested too deeply$"),
+        ("ready\n" + 100_000 * '{"a":', "nested too deeply$"),
+        (900 * '{"a":' + "1" + 900 * "}", "has no 'output_throughput'"),
+    ],
+    ids=["400 digits", "deep", "deep behind a log", "deep with no such key"],
+)
+def test_a_result_that_cannot_be_read_fails_the_evaluation(output: str, told: str, where: str, tmp_path: Path) -> None:
+    if where == "file":
+        (tmp_path / "benchmark.json").write_text(output)
+    with pytest.raises(EvaluationFailed, match=told):
+        measured(tmp_path, output, metrics={"output_throughput": "output_throughput"})
+
+
+def test_a_result_too_large_for_a_node_under_test_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "benchmark.json").open("wb") as file:
+        file.truncate(MAX_RESULT + 1)
+    with pytest.raises(EvaluationFailed, match=r"benchmark\.json has 64 MiB, more than the 64 MiB that are read$"):
+        measured(tmp_path, "")
+
+
+@pytest.mark.parametrize("before", ["{'a': 1}\n", '{"a" 1}\n', "{\nx\n", '{"a":\nx\n', '{"a": "x\n'])
+def test_a_result_behind_a_long_log_is_found_in_time(before: str) -> None:
+    """If the time grew with the square of the length, it would take half a minute and more."""
+    log = before * (1_000_000 // len(before))
+    started = time.process_time()
+    assert last_json(f"{log}{json.dumps(OUTPUT, indent=1)}\nend") == OUTPUT
+    assert time.process_time() - started < 15
+
+
+@given(st.dictionaries(st.text(max_size=900), st.floats() | st.none() | st.booleans() | st.text(max_size=900)))
+def test_a_table_is_found_wherever_its_slices_end(table: dict[str, Any]) -> None:
+    assert repr(last_json(f"log\n{json.dumps(table)}\nend")) == repr(table)
+
+
 @pytest.mark.parametrize(
     ("result", "told"),
     [
+        ({"completed": -5, "failed": 5}, "measured nothing: its completed is -5$"),
+        ({"completed": 3, "failed": -1}, "measured nothing: its failed is -1$"),
+        ({"ttft_p99_ms": -1.0, "output_throughput": 5}, "measured nothing: its ttft_p99_ms is -1$"),
         ({"completed": 0, "output_throughput": 0.0, "ttft_p99_ms": 0.0}, "completed no request"),
         ({"completed": 3, "failed": 2}, "^2 of 5 requests failed$"),
         ({"failed": 2}, "^2 requests failed$"),
@@ -529,6 +576,72 @@ def test_a_list_of_models_that_is_none_does_not_matter(
 ) -> None:
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(200, listed))
     probe(target(tmp_path, service().port, "tiny"))
+
+
+def say(handler: Handler, status: int, body: bytes, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.mark.parametrize("method", ["do_GET", "do_POST"])
+def test_an_answer_nested_too_deeply_is_none(
+    service: Callable[..., Service], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, method, lambda self: say(self, 200, 100_000 * b"["))
+    aim = target(tmp_path, service().port)
+    if method == "do_GET":
+        probe(aim)
+    else:
+        with pytest.raises(NotReady, match=r"answered without a token: \[{1000}$"):
+            probe(aim)
+
+
+@pytest.mark.parametrize("method", ["do_GET", "do_POST"])
+def test_an_answer_without_an_end_is_not_read_to_the_last(
+    service: Callable[..., Service], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(65536 * b"x")
+
+    monkeypatch.setattr(Handler, method, answer)
+    aim = target(tmp_path, service().port, "tiny")
+    if method == "do_GET":
+        probe(aim)
+    else:
+        with pytest.raises(NotReady, match=r"answered without a token: x{1000}$"):
+            probe(aim)
+
+
+def test_another_service_is_not_measured_in_its_place(
+    service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"http://127.0.0.1:{service().port}"
+    asked: list[str] = []
+    honest = Handler.do_POST
+
+    def redirect(handler: Handler) -> None:
+        if handler.server is redirecting.server:
+            say(handler, 307, b"", Location=other + handler.path)
+        else:
+            asked.append(handler.path)
+            honest(handler)
+
+    redirecting = service()
+    monkeypatch.setattr(Handler, "do_GET", redirect)
+    monkeypatch.setattr(Handler, "do_POST", redirect)
+    aim = target(tmp_path, redirecting.port)
+    with pytest.raises(NotReady, match=r"the first request was answered with HTTP 307$"):
+        probe(aim)
+    with pytest.raises(EvaluationFailed, match=r"completed no request: HTTP 307: \(4\)$"):
+        load(aim)
+    assert asked == []
 
 
 def test_a_service_that_is_not_there_yet_is_not_ready(service: Callable[..., Service], tmp_path: Path) -> None:

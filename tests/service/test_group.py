@@ -392,12 +392,35 @@ def test_where_else_a_service_listens_is_told_when_it_is_given_up(bench: Bench, 
     assert cause.endswith(f": Connection refused; the service listens on {told} instead")
 
 
-@pytest.mark.parametrize("url", ["http://{host}:99999/health", "htp://{host}:{port}/health"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://{host}:99999/health", "htp://{host}:{port}/health", "http://a..b:{port}/", f"http://{64 * 'a'}:{{port}}/"],
+)
 def test_a_health_url_that_cannot_be_asked_ends_the_evaluation_at_once(bench: Bench, url: str) -> None:
     kind, cause = failed(bench.evaluate(tiny() | {"health_url": url, "start_timeout": 600.0}))
     told = url.replace("{host}", "127.0.0.1").partition("{")[0]
     assert kind == "configuration" and cause.startswith(f"service.health_url: {told}")
     assert cause.endswith(" is no URL that can be asked")
+
+
+def test_a_health_url_that_leads_elsewhere_is_not_healthy(bench: Bench, begun: None) -> None:
+    """What answers there may be another service."""
+    serve = (
+        "import http.server, pathlib, sys\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200 if self.path == '/other' else 307)\n"
+        "        self.send_header('Location', '/other')\n"
+        "        self.send_header('Content-Length', '0')\n"
+        "        self.end_headers()\n"
+        "server = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler)\n"
+        "(pathlib.Path(sys.argv[2]) / 'begun').touch()\n"
+        "server.serve_forever()"
+    )
+    command = (sys.executable, "-c", serve, "{port}", "{work_dir}")
+    service = {"command": command, "health_url": "http://{host}:{port}/health", "start_timeout": 0.5}
+    _, cause = failed(bench.evaluate(service))
+    assert cause.startswith("not ready within 0.5 s: ") and cause.endswith("/health answers HTTP 307")
 
 
 def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:

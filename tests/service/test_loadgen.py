@@ -6,6 +6,7 @@ The embedded server is the real thing; :class:`Script` is a fake that injects fa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import signal
@@ -137,10 +138,23 @@ BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
         (BEGIN + 'data: {"error":"text"}\n\n' + END, "in the stream: text"),
         (BEGIN + "data: {bad\n\n" + END, "not a JSON object"),
         (BEGIN + "data: 3\n\n" + END, "not a JSON object"),
+        (BEGIN + f"data: {100_000 * '['}\n\n" + END, "not a JSON object"),
+        (BEGIN + 'data: {"choices":5}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"choices":["x"]}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"choices":[{"delta":"x"}]}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"usage":[1]}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"usage":{"completion_tokens":"many"}}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"usage":{"completion_tokens":1e999}}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"usage":{"completion_tokens":NaN}}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"usage":{"completion_tokens":-5}}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + f'data: {{"usage":{{"prompt_tokens":1{400 * "0"}}}}}\n\n' + END, "none of OpenAI's"),
+        (BEGIN + 'data: {"choices":5}\n\n' + "data: 3\n\n" + END, "none of OpenAI's"),
+        (BEGIN + "data: " + 2 * loadgen.MAX_LINE * "x" + "\n\n" + END, "longer than 1000000 bytes"),
     ],
 )
 def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
-    assert reason in read((answer, 1.0)).error
+    pieces = (answer[start : start + 65536] for start in range(0, len(answer), 65536))
+    assert reason in read(*((piece, 1.0) for piece in pieces)).error
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -331,12 +345,26 @@ def test_every_kind_of_failure_is_counted() -> None:
             await asyncio.sleep(2)
         elif number == 5:
             writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BEGIN.encode())
-        elif number != 6:
+        elif number == 6:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BEGIN.encode() + b'data: {"usage":[1]}\n\n')
+        elif number == 7:
+            writer.write(
+                b"HTTP/1.1 307 Elsewhere\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+        elif number == 8:
+            writer.write(b"HTTP/1.1 500 Endless\r\nConnection: close\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while True:
+                    writer.write(65536 * b"x")
+                    await writer.drain()
+        elif number != 9:
             await complete(number, writer)
 
-    result = load(Script(faulty), "--requests", "8", "--concurrency", "1", "--warmup", "0", "--timeout", "1")
-    assert (result["completed"], result["failed"]) == (2, 6)
+    result = load(Script(faulty), "--requests", "11", "--concurrency", "1", "--warmup", "0", "--timeout", "1")
+    assert (result["completed"], result["failed"]) == (2, 9)
     errors = " | ".join(result["errors"])
+    for reason in ("none of OpenAI's", "HTTP 307: ", "HTTP 500: xxx"):
+        assert reason in errors
     for reason in ("HTTP 503: busy", "ended early", "no complete answer within 1 s", "Disconnected", "Payload"):
         assert reason in errors
     assert result["output_throughput"] == pytest.approx(4 / result["duration"])

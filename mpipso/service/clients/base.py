@@ -77,15 +77,18 @@ class Client(abc.ABC):
 def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Container[str] = ()) -> Metrics:
     """The metrics, if they are of a run in which requests were served, and enough of them.
 
-    Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0: as a latency, the
-    best value there is. The time between tokens may be 0 for other reasons, but then it must not be what is ``wanted``,
-    the metrics of the objective.
+    Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0, and some -1: as a
+    latency, the best value there is. The time between tokens may be 0 for other reasons, but then it must not be what
+    is ``wanted``, the metrics of the objective.
 
     Raises
     ------
     EvaluationFailed
-        Too many requests failed, none was completed, or a value that is never zero is.
+        Too many requests failed, none was completed, or a value is zero that never is, or negative.
     """
+    below = next((name for name in METRICS if metrics.get(name, 0) < 0), None)
+    if below is not None:
+        raise EvaluationFailed(f"the benchmark measured nothing: its {below} is {metrics[below]:g}")
     if metrics.get("completed", 1) == 0:
         raise EvaluationFailed("the benchmark completed no request")
     failed, completed = metrics.get("failed", 0), metrics.get("completed")

@@ -33,6 +33,12 @@ from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.embedded.model import words
 
 MAX_ERROR_LENGTH = 200
+MAX_ANSWER = 1_000_000
+"""Bytes of an answer that is no stream, at most."""
+MAX_LINE = 1_000_000
+"""Bytes of one line of a stream, at most."""
+MAX_TOKENS = 10**12
+"""Tokens of one request, at most: what says more is no count."""
 
 #: A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it,
 #: so the text of an answer cannot look like this.
@@ -49,7 +55,7 @@ class Stream:
         self.outcome = outcome
         self.finished = False
         self.full = False
-        self.usage: dict[str, Any] = {}
+        self.usage: dict[str, int] = {}
         self.chunks = 0
         self._sent = sent
         self._last = 0.0
@@ -65,6 +71,9 @@ class Stream:
                 self._text(now)
             else:
                 self._other(line, now)
+        if len(self._rest) > MAX_LINE:
+            self._rest = b""
+            self._fail(f"a line of the stream is longer than {MAX_LINE} bytes")
 
     def _text(self, now: float) -> None:
         if self.chunks:
@@ -84,14 +93,18 @@ class Stream:
             return
         try:
             event = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            self.outcome.error = _short(f"an event of the stream is not a JSON object: {text!r}")
-        elif event.get("error") or name == b"error":
-            self.outcome.error = _error_text(event)
-        else:
-            self._chunk(event, now)
+            self._fail(f"an event of the stream is not a JSON object: {text[:MAX_ERROR_LENGTH]!r}")
+            return
+        try:
+            if event.get("error") or name == b"error":
+                self._fail(_error_text(event))
+            else:
+                self._chunk(event, now)
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            self._fail(f"an event of the stream is none of OpenAI's: {text[:MAX_ERROR_LENGTH]!r}")
 
     def _chunk(self, event: dict[str, Any], now: float) -> None:
         for choice in event.get("choices") or ():
@@ -101,7 +114,12 @@ class Stream:
             if choice.get("finish_reason"):
                 self.finished = True
                 self.full = choice["finish_reason"] == "length"
-        self.usage = event.get("usage") or self.usage
+        if usage := event.get("usage"):
+            self.usage = {key: _tokens(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+
+    def _fail(self, why: str) -> None:
+        """The request has failed, for the first reason that is told."""
+        self.outcome.error = self.outcome.error or _short(why)
 
     def end(self, input_tokens: int, output_tokens: int) -> None:
         """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
@@ -111,8 +129,8 @@ class Stream:
         """
         outcome = self.outcome
         outcome.e2e = self._last - self._sent
-        outcome.input_tokens = int(self.usage.get("prompt_tokens") or input_tokens)
-        outcome.output_tokens = int(self.usage.get("completion_tokens") or self.chunks)
+        outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
+        outcome.output_tokens = self.usage.get("completion_tokens") or self.chunks
         if outcome.error:
             return
         if not self.finished:
@@ -170,13 +188,13 @@ class Load:
         stream = Stream(outcome, sent)
         try:
             body = self._body | question(self._options.endpoint, prompt)
-            async with self._session.post(self._url, json=body) as response:
+            async with self._session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
                     stream.end(self._options.input_tokens, self._options.output_tokens)
                 else:
-                    outcome.error = _short(f"HTTP {response.status}: {await response.text(errors='replace')}")
+                    outcome.error = _short(f"HTTP {response.status}: {await beginning(response)}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10
             outcome.error = f"no complete answer within {self._options.timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
@@ -190,15 +208,22 @@ def question(endpoint: str, text: str) -> dict[str, Any]:
     return {"prompt": text}
 
 
+async def beginning(answer: aiohttp.ClientResponse) -> str:
+    """The text of an answer; of one without an end, the first :data:`MAX_ANSWER` bytes."""
+    body = bytearray()
+    while len(body) < MAX_ANSWER and (part := await answer.content.read(MAX_ANSWER - len(body))):
+        body += part
+    return body.decode(errors="replace")
+
+
 async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[str]:
     """The names at ``/v1/models``; none where the service has no such list."""
-    async with session.get(f"{base_url.rstrip('/')}/v1/models") as answer:
+    async with session.get(f"{base_url.rstrip('/')}/v1/models", allow_redirects=False) as answer:
         if answer.status != 200:
             return []
         try:
-            listed = await answer.json(content_type=None)
-            return [str(model["id"]) for model in listed["data"]]
-        except (ValueError, LookupError, TypeError):
+            return [str(model["id"]) for model in json.loads(await beginning(answer))["data"]]
+        except (ValueError, LookupError, TypeError, RecursionError):
             return []
 
 
@@ -230,9 +255,17 @@ def prompts(options: argparse.Namespace, purpose: str, number: int) -> list[str]
     return ["".join(draw.choices(vocabulary, k=options.input_tokens)) for _ in range(number)]
 
 
+def _tokens(count: Any) -> int:
+    """A number of tokens as a service tells it; ValueError, TypeError or OverflowError for what is none."""
+    number = int(count)
+    if not 0 <= number <= MAX_TOKENS:
+        raise ValueError(count)
+    return number
+
+
 def _error_text(event: dict[str, Any]) -> str:
     error = event.get("error") or event
-    return _short(f"error in the stream: {error.get('message', error) if isinstance(error, dict) else error}")
+    return f"error in the stream: {error.get('message', error) if isinstance(error, dict) else error}"
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import question, served_models
+from mpipso.service.clients.loadgen import beginning, question, served_models
 from mpipso.service.clients.result import read
 from mpipso.service.process import Completed
 
@@ -67,15 +67,17 @@ async def _one_token(target: Target, timeout: float) -> None:
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
             listed = await served_models(session, target.base_url)
             if target.model and listed and target.model not in listed:
-                raise EvaluationFailed(f"the service serves {', '.join(listed)}, not {target.model}")
+                raise EvaluationFailed(f"the service serves {', '.join(listed)[:TOLD]}, not {target.model}")
             if target.model or listed:
                 body["model"] = target.model or listed[0]
-            async with session.post(f"{target.base_url}{target.endpoint}", json=body) as answer:
-                text = (await answer.text(errors="replace"))[:MAX_ANSWER]
+            async with session.post(f"{target.base_url}{target.endpoint}", json=body, allow_redirects=False) as answer:
+                text = await beginning(answer)
                 if answer.status != 200:
-                    raise NotReady(f"the first request was answered with HTTP {answer.status}: {text}".rstrip(": "))
+                    raise NotReady(
+                        f"the first request was answered with HTTP {answer.status}: {text[:TOLD]}".rstrip(": ")
+                    )
                 if not _tokens(text):
-                    raise NotReady(f"the first request was answered without a token: {text[:200]}".rstrip(": "))
+                    raise NotReady(f"the first request was answered without a token: {text[:TOLD]}".rstrip(": "))
     except asyncio.TimeoutError:  # some errors of aiohttp are both
         raise NotReady(f"{problem} within {timeout:.0f} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -89,8 +91,9 @@ def _tokens(text: str) -> bool:
         choice = answer["choices"][0]
         told = choice.get("text") or choice.get("message", {}).get("content")
         return bool(told or answer["usage"]["completion_tokens"])
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 
-MAX_ANSWER = 100_000
+TOLD = 1000
+"""How much of an answer is quoted."""

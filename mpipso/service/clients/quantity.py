@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -15,6 +16,8 @@ from mpipso.evaluation import METRICS
 
 MAX_KEYS = 1000
 """Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
+MAX_DEPTH = 50
+"""In how many tables and lists, one in another, that key is looked for."""
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 """A number as text, and what stands behind it."""
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -46,9 +49,10 @@ def number(result: Any, path: str, metric: str) -> float:
     nothing = value.strip().lower() in _NOTHING if isinstance(value, str) else value is None
     if nothing or (isinstance(value, float) and not math.isfinite(value)):
         raise Absent(f"the benchmark's {path!r} is {value!r}, not a finite number")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise EvaluationFailed(f"the benchmark's {path!r} is {reprlib.repr(value)}, not a finite number")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)):
+        with contextlib.suppress(OverflowError):  # a whole number may have more digits than a float
+            return float(value)
+    raise EvaluationFailed(f"the benchmark's {path!r} is {reprlib.repr(value)}, not a finite number")
 
 
 def _factor(unit: str, metric: str, told: str) -> float:
@@ -91,7 +95,9 @@ def _longest(tree: Any, parts: Sequence[str]) -> int:
 
 
 def _keys(tree: Any, above: str = "") -> Iterator[str]:
-    """The dotted paths of all numbers that have a name, with a unit or without."""
+    """The dotted paths of all numbers that have a name, with a unit or without, but for those nested deeply."""
+    if above.count(".") > MAX_DEPTH:
+        return
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, below in pairs:
         counts = isinstance(below, (int, float)) or (isinstance(below, str) and _QUANTITY.fullmatch(below))

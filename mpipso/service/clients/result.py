@@ -8,6 +8,7 @@ import functools
 import glob
 import io
 import json
+import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,12 @@ from mpipso.service.command import fill, text
 
 _NAMED = 3
 """How many of the files that match where one should are told."""
+MAX_RESULT = 64 << 20
+"""Bytes of a result file, at most: as Python's objects it takes ten times as much of a node under test."""
+_OPENING = re.compile(r'(?m)^[ \t]*\{(?=\s*["}])')
+"""Where a table may begin on a line."""
+_EFFORT = 32
+"""How many times its length of a text is read, at most, in search of its last table."""
 
 
 def pattern(name: str, values: Mapping[str, Value]) -> str:
@@ -74,8 +81,9 @@ class Results:
             if len(now) == 1 and now != before:
                 (file,) = now
                 name = f"benchmark{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
-                with contextlib.suppress(OSError):
-                    kept[name] = file.read_bytes()[-most:]
+                with contextlib.suppress(OSError), file.open("rb") as opened:
+                    opened.seek(max(0, opened.seek(0, os.SEEK_END) - most))
+                    kept[name] = opened.read(most)
         return kept
 
     def require_fresh(self) -> None:
@@ -115,11 +123,15 @@ def _merged(one: Any, other: Any) -> Any:
 
 def _read(file: Path) -> Any:
     try:
-        content = file.read_text()
+        size = file.stat().st_size
+        content = file.read_text() if size <= MAX_RESULT else ""
     except OSError:
         raise EvaluationFailed(f"the benchmark client wrote no result file {file.name}") from None
     except UnicodeDecodeError:
         raise EvaluationFailed(f"the benchmark client's result file {file.name} is not text") from None
+    if size > MAX_RESULT:
+        told = f"{size / 2**20:.0f} MiB, more than the {MAX_RESULT >> 20} MiB that are read"
+        raise EvaluationFailed(f"the benchmark client's result file {file.name} has {told}")
     if _is_csv(file):
         return _rows(content, file.name)
     result = last_json(content)
@@ -153,13 +165,52 @@ def last_json(text: str) -> Any:
 
     So logs may stand before a result, and of JSON lines the last counts. ``NaN`` and ``Infinity`` are read, as many
     programs write them.
+
+    Raises
+    ------
+    EvaluationFailed
+        It is nested too deeply to be read.
     """
-    with contextlib.suppress(ValueError):
-        value = json.loads(text)
-        return value if isinstance(value, (dict, list)) else None
-    table, end = None, 0
-    for opening in re.finditer(r"(?m)^[ \t]*\{", text):
-        if opening.start() >= end:
-            with contextlib.suppress(ValueError):
-                table, end = json.JSONDecoder().raw_decode(text, opening.end() - 1)
-    return table
+    try:
+        with contextlib.suppress(ValueError):
+            value = json.loads(text)
+            return value if isinstance(value, (dict, list)) else None
+        return _last_table(text)
+    except RecursionError:
+        raise EvaluationFailed("the benchmark's result is nested too deeply") from None
+
+
+def _last_table(text: str) -> Any:
+    table, end, left = None, 0, _EFFORT * len(text)
+    for opening in _OPENING.finditer(text):
+        if opening.start() >= end and left > 0:
+            found, read = _table(text, opening.end() - 1)
+            if found is None:
+                left -= read
+            else:
+                table, end = found, opening.end() - 1 + read
+    return table if left > 0 else None
+
+
+def _table(text: str, start: int) -> tuple[Any, int]:
+    """The table that begins at a place, None if none does, and how many characters that took.
+
+    Decoded from ever longer slices: json counts the lines of all that it was given to say where an error is.
+    """
+    size = 512
+    while True:
+        part = text[start : start + size]
+        try:
+            return json.JSONDecoder().raw_decode(part)
+        except json.JSONDecodeError as error:
+            cut = error.pos > len(part) - _LONGEST_WORD or error.msg.startswith("Unterminated string")
+            if not cut:
+                return None, error.pos
+            if size >= len(text) - start:
+                return None, size
+        except ValueError:  # a number of too many digits
+            return None, size
+        size *= 8
+
+
+_LONGEST_WORD = len("-Infinity")
