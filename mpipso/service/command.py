@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpipso.evaluation import Value
@@ -77,6 +79,43 @@ _WRAPPERS = (
     *("env", "nice", "ionice", "numactl", "taskset", "stdbuf", "setsid", "nohup", "timeout", "time", "sudo", "exec"),
     *("docker", "podman", "apptainer", "singularity", "srun", "ssh"),
 )
+
+
+def choices(parameters: Iterable[Parameter]) -> dict[str, Sequence[Value]]:
+    """The values of those parameters that may be a text."""
+    return {parameter.name: parameter.choices for parameter in parameters if parameter.type == "choice"}
+
+
+def script_problems(words: Sequence[str], values: Mapping[str, Iterable[Value]]) -> Iterator[str]:
+    """Where the script of ``sh -c`` holds a placeholder with a value that the shell would take apart or run.
+
+    ``values`` are those that placeholders may have, as far as they are known. Quotes of the script are taken into
+    account, and an empty value may be meant to be no word at all.
+    """
+    found = shell_script(words)
+    if found is None:
+        return
+    shell, script, _ = found
+    quoted = _QUOTED.findall(script)
+    single, double = placeholders(one for one, _ in quoted), placeholders(two for _, two in quoted)
+    bare = placeholders([_QUOTED.sub("", script)])
+    for name in sorted(placeholders([script]) & set(values)):
+        for value in filter(None, map(text, values[name])):
+            if (
+                (name in single and "'" in value)
+                or (name in double and re.search(r'["$`\\]', value))
+                or (name in bare and value != shlex.quote(value))
+            ):
+                yield (
+                    f"{shell} would take {{{name}}} = {value!r} apart or run it where it stands in the script; let it "
+                    f'be an argument: [{json.dumps(shell)}, "-c", \'exec serve "$@"\', {json.dumps(Path(shell).name)}, '
+                    f'"{{{name}}}"]'
+                )
+                break
+
+
+_QUOTED = re.compile(r"""\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
+"""What is quoted in a script, in single quotes or in double ones."""
 
 
 def flags_problem(words: Sequence[str], flagged: Sequence[str]) -> str:

@@ -423,6 +423,11 @@ def test_mistakes_are_told() -> None:
         told = config(**benchmark)
         return list(CLIENTS.create(told.benchmark.client).problems(told))
 
+    def told_in(work_dir: str, **benchmark: Any) -> list[str]:
+        told = config(**benchmark)
+        service = told.service.model_copy(update={"work_dir": work_dir})
+        return list(CLIENTS.create("command").problems(told.model_copy(update={"service": service})))
+
     assert problems() == []
     missing = problems(command=(), metrics={})
     assert [line.split(":")[0] for line in missing] == ["benchmark.command", "benchmark.metrics"]
@@ -446,6 +451,11 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(requests=32, metrics={"output_throughput": "x"})
     assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
+    assert problems(command=("sh", "-c", "bench {result} {model} {n}")) == []
+    folder = told_in("/a b", command=("sh", "-c", "bench > {result_dir}/log"))
+    assert [line.partition(" apart")[0] for line in folder] == [
+        "benchmark.command: sh would take {result_dir} = '/a b'"
+    ]
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.config import Parameter
-from mpipso.service.command import fill, flags, flags_problem, placeholders, text
+from mpipso.service.command import fill, flags, flags_problem, placeholders, script_problems, text
 
 
 def parameter(name: str = "p", **more: Any) -> Parameter:
@@ -113,3 +113,35 @@ def test_the_first_flag_behind_a_script_is_no_argument_of_it() -> None:
         'the flags of n follow the script of sh, where the first word is $0 and not among its "$@"; '
     )
     assert told.endswith("or add a word behind the script, such as 'sh'")
+
+
+@pytest.mark.parametrize(
+    ("script", "value", "safe"),
+    [
+        ("serve --x {x}", "a-b.c/d:e=1,2", True),
+        ("serve --x {x}", 3, True),
+        ("serve --x {x}", -0.5, True),
+        ("serve {x}", "", True),
+        ("serve --x {x}", "a b", False),
+        ("serve --x={x}", "$(touch /tmp/x)", False),
+        ("serve --x {x}", ";reboot", False),
+        ("serve --x '{x}'", '$(a b) "c"', True),
+        ("serve --x '--y={x}' --z \"$HOME\"", "a b", True),
+        ("serve --x '{x}'", "it's", False),
+        ('serve --x "{x}"', "it's a b", True),
+        ('serve --x "{x}"', "$(touch /tmp/x)", False),
+        ('serve --x "{x}"', 'a"b', False),
+        ('serve --x \\"{x}\\"', "a b", False),
+        ("serve '{x}' {x}", "a b", False),
+    ],
+)
+def test_a_value_that_a_shell_would_take_apart_is_not_put_into_its_script(script: str, value: Any, safe: bool) -> None:
+    told = list(script_problems(("/bin/bash", "-c", script), {"x": ("y", value)}))
+    assert len(told) == (not safe)
+    if not safe:
+        assert told[0].startswith(
+            f"/bin/bash would take {{x}} = {value!r} apart or run it where it stands in the script"
+        )
+        assert told[0].endswith("""["/bin/bash", "-c", 'exec serve "$@"', "bash", "{x}"]""")
+    assert list(script_problems(("bash", "-c", 'exec serve "$@"', "bash", "{x}"), {"x": (value,)})) == []
+    assert list(script_problems(("serve", script), {"x": (value,)})) == []

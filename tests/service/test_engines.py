@@ -139,6 +139,29 @@ def test_two_parameters_do_not_set_the_same_variable() -> None:
     ]
 
 
+def test_a_name_in_a_text_of_an_expression_is_no_parameter() -> None:
+    one = {"name": "n", "type": "int", "min": 1, "max": 9}
+    other = {"name": "m", "type": "choice", "flag": "--m"}
+    used, unused = {**other, "expression": "'a' if n else 'b'"}, {**other, "expression": "'n'"}
+    assert problems(config({"command": ("m",)}, one, used)) == []
+    (line,) = problems(config({"command": ("m",)}, one, unused))
+    assert line.startswith("parameter 'n': reaches nothing")
+
+
+def test_values_that_a_shell_would_take_apart_are_refused() -> None:
+    shell, choice = ("sh", "-c", "serve {n}"), {"name": "n", "type": "choice", "choices": ("a", "$(b)")}
+    for key in ("command", "worker_command", "update_command", "stop_command", "health_command"):
+        (line,) = problems(config({"command": ("serve", "{n}"), key: shell}, choice))
+        assert line.startswith(f"service.{key}: sh would take {{n}} = '$(b)' apart or run it")
+    path = {"command": ("sh", "-c", "serve {n} {model} {config} {work_dir}"), "work_dir": "/a b", "model": "/m;"}
+    told = problems(config(path))
+    assert [line.partition(" apart")[0].partition("take ")[2] for line in told] == [
+        "{config} = '/a b/config.json'",
+        "{model} = '/m;'",
+        "{work_dir} = '/a b'",
+    ]
+
+
 def test_flags_that_a_shell_would_swallow_are_refused() -> None:
     shell = ("bash", "-c", "exec serve")
     (line,) = problems(config({"command": shell}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, require_measured
 from mpipso.service.clients.quantity import Absent, number
 from mpipso.service.clients.result import last_json, only, pattern, read
-from mpipso.service.command import fill, placeholders
+from mpipso.service.command import choices, fill, placeholders, script_problems
 from mpipso.service.process import Completed
 
 
@@ -23,15 +24,30 @@ class CommandClient(Client):
         benchmark = config.benchmark
         if not benchmark.command:
             yield "benchmark.command: is required for client = 'command'"
-        if not benchmark.metrics:
-            yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
-        else:
-            for name in config.objective.metrics:
-                if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
-                    yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
+        yield from self._metric_problems(config)
         for key, field in Benchmark.model_fields.items():
             if key in _OF_OPENAI and getattr(benchmark, key) != field.default:
                 yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
+        yield from self._count_problems(benchmark)
+        for file in benchmark.result_file:
+            if not placeholders([file]) & {"seed", "result", "result_dir"}:
+                yield (
+                    f"benchmark.result_file: {file} can be the same for two groups, which would take each other's "
+                    "results: let it be in {result_dir}, a folder of each evaluation's own, or put {seed} into its "
+                    "name, which is another each time"
+                )
+        yield from self._placeholder_problems(config)
+
+    def _metric_problems(self, config: Config) -> Iterator[str]:
+        benchmark = config.benchmark
+        if not benchmark.metrics:
+            yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
+            return
+        for name in config.objective.metrics:
+            if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
+                yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
+
+    def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
         if benchmark.requests is not None and not _counts_failed(benchmark):
             told = "names the key of failed" if "failed" in benchmark.metrics else "does not name the key of completed"
             yield (
@@ -43,17 +59,17 @@ class CommandClient(Client):
                 "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed, or that "
                 "of completed and benchmark.requests says how many are sent"
             )
-        for file in benchmark.result_file:
-            if not placeholders([file]) & {"seed", "result", "result_dir"}:
-                yield (
-                    f"benchmark.result_file: {file} can be the same for two groups, which would take each other's "
-                    "results: let it be in {result_dir}, a folder of each evaluation's own, or put {seed} into its "
-                    "name, which is another each time"
-                )
+
+    def _placeholder_problems(self, config: Config) -> Iterator[str]:
+        benchmark = config.benchmark
         known = {"host", "port", "base_url", "model", "seed", "result", "result_dir"}
         known |= {p.name for p in config.parameters}
         for name in sorted(placeholders((*benchmark.command, *benchmark.result_file)) - known):
             yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
+        folder = config.service.work_dir or tempfile.gettempdir()
+        texts = {"model": (config.service.model,), "result": (folder,), "result_dir": (folder,)}
+        for problem in script_problems(benchmark.command, {**choices(config.parameters), **texts}):
+            yield f"benchmark.command: {problem}"
 
     async def probe(self, target: Target, timeout: float) -> None:
         """Only the program itself knows what a request is."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import ClassVar
 from mpipso.config import Config
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
-from mpipso.service.command import fill, flags, flags_problem, placeholders, text
+from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
 from mpipso.service.registry import Registry
 from mpipso.service.template import config_text
 
@@ -99,47 +101,56 @@ class Engine:
             return
         if service.health_url and not service.health_url.lower().startswith(_SCHEMES):
             yield f"service.health_url = {service.health_url!r}: should begin with {' or '.join(_SCHEMES)}"
-        names = {parameter.name for parameter in config.parameters}
-        own = set(self._values(config, {}, _NOWHERE, 0))
-        allowed = names | own
-        texts = {key: getattr(service, key) for key in _COMMANDS} | {"health_url": (service.health_url,)}
-        for key, words in (texts | {f"env.{name}": (value,) for name, value in service.env.items()}).items():
-            for name in sorted(placeholders(words) - allowed):
-                yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
-        # In commands these names stand for where the service runs, not for a parameter that is called so.
-        told = (*command, *service.worker_command, *service.update_command, *service.env.values())
-        used = placeholders((*told, service.config_file.content if service.config_file is not None else "")) - own
-        if "config" in placeholders((*command, *service.worker_command, *service.update_command)) and (
-            service.config_file is None
-        ):
-            used |= names  # a configuration file without a template holds every parameter
-        flagged = [parameter.name for parameter in self.resolved(config) if parameter.flag]
-        for key, words in (("command", command), ("worker_command", service.worker_command)):
-            takes = key == "command" or self.workers_are_alike
-            if flagged and takes and (problem := flags_problem(words, flagged)):
-                yield f"service.{key}: {problem}"
-        targets = [(key, getattr(p, key)) for p in self.resolved(config) for key in ("env", "path") if getattr(p, key)]
-        for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
-            yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
-        for parameter in self.resolved(config):
-            if parameter.path is not None and service.config_file is None:
-                yield f"parameter {parameter.name!r}: has a path, but there is no [service.config_file]"
-            elif not (
-                parameter.flag
-                or parameter.env
-                or parameter.path
-                or parameter.name in used
-                or self._feeds_another(config, parameter.name)
-            ):
-                yield (
-                    f"parameter {parameter.name!r}: reaches nothing; give it a flag, an env or a path, "
-                    f"or use {{{parameter.name}}} in service.command"
-                )
+        yield from self._placeholder_problems(config, command)
+        yield from self._shell_problems(config, command)
+        yield from self._target_problems(config, command)
         if service.config_file is not None:
             try:
+                names = (parameter.name for parameter in config.parameters)
                 config_text(service.config_file, config.parameters, dict.fromkeys(names, 0), {})
             except ValueError as error:
                 yield f"service.config_file: {error}"
+
+    def _placeholder_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
+        service = config.service
+        allowed = {parameter.name for parameter in config.parameters} | set(self._anywhere(config))
+        texts = {**_commands(config, command), "health_url": (service.health_url,)}
+        for key, words in (texts | {f"env.{name}": (value,) for name, value in service.env.items()}).items():
+            for name in sorted(placeholders(words) - allowed):
+                yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
+
+    def _shell_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
+        flagged = [parameter.name for parameter in self.resolved(config) if parameter.flag]
+        values = choices(config.parameters) | {name: (value,) for name, value in self._anywhere(config).items()}
+        for key, words in _commands(config, command).items():
+            takes = key == "command" or (key == "worker_command" and self.workers_are_alike)
+            if flagged and takes and (problem := flags_problem(words, flagged)):
+                yield f"service.{key}: {problem}"
+            for problem in script_problems(words, values):
+                yield f"service.{key}: {problem}"
+
+    def _target_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
+        service, parameters = config.service, self.resolved(config)
+        # In commands these names stand for where the service runs, not for a parameter that is called so.
+        told = (*command, *service.worker_command, *service.update_command)
+        content = service.config_file.content if service.config_file is not None else ""
+        used = placeholders((*told, *service.env.values(), content)) - set(self._anywhere(config))
+        if "config" in placeholders(told) and service.config_file is None:
+            used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
+        used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
+        used |= {name for p in parameters if p.expression is not None for name in _names(p.expression)}
+        used |= {name for constraint in config.constraints for name in constraint.product}
+        targets = [(key, getattr(p, key)) for p in parameters for key in ("env", "path") if getattr(p, key)]
+        for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
+            yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
+        for p in parameters:
+            if p.path is not None and service.config_file is None:
+                yield f"parameter {p.name!r}: has a path, but there is no [service.config_file]"
+            elif not (p.flag or p.env or p.path or p.name in used):
+                yield (
+                    f"parameter {p.name!r}: reaches nothing; give it a flag, an env or a path, "
+                    f"or use {{{p.name}}} in service.command"
+                )
 
     def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
         """The processes of one start, workers first, then the master."""
@@ -215,11 +226,24 @@ class Engine:
             "core_count": len(layout.cores[node]) if layout.cores else 0,
         }
 
-    def _feeds_another(self, config: Config, name: str) -> bool:
-        return any(
-            parameter.ratio_of == name or re.search(rf"\b{re.escape(name)}\b", parameter.expression or "")
-            for parameter in config.parameters
-        ) or any(name in constraint.product for constraint in config.constraints)
+    def _anywhere(self, config: Config) -> dict[str, Value]:
+        """The engine's own placeholders, with the values that they have wherever the service runs, as far as known."""
+        work_dir = config.service.work_dir or tempfile.gettempdir()
+        layout = Layout(("127.0.0.1",), 0, 0, 0, (work_dir,), config.service.config_name)
+        return self._values(config, {}, layout, 0)
+
+
+def _commands(config: Config, command: Sequence[str]) -> dict[str, Sequence[str]]:
+    """All commands of a service by their keys; ``command`` starts it."""
+    return {key: getattr(config.service, key) for key in _COMMANDS} | {"command": command}
+
+
+def _names(expression: str) -> set[str]:
+    """The names in an expression; none in what is no expression, which is told elsewhere."""
+    try:
+        return {node.id for node in ast.walk(ast.parse(expression.strip(), mode="eval")) if isinstance(node, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
 
 
 def service_commands(config: Config) -> dict[str, str]:
@@ -269,7 +293,6 @@ _ELSEWHERE = re.compile(
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
-_NOWHERE = Layout(("127.0.0.1",), 0, 0, 0, ("",), "config.json")
 
 
 def replace_target(parameter: Parameter, target: Mapping[str, str]) -> Parameter:
