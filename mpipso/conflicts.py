@@ -8,7 +8,7 @@ from mpipso.cluster.plan import Plan, ranges
 from mpipso.config import Config
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
-from mpipso.service.facts import DEVICE_VARIABLES, NO_DEVICES
+from mpipso.service.facts import DEVICE_VARIABLES, LOOPBACK, NO_DEVICES
 
 LAST_PORT = 65535
 
@@ -76,6 +76,21 @@ def visibility_problems(config: Config, placement: Plan) -> list[str]:
         "or use {devices} in it"
         for name, value in config.service.env.items()
         if name in variables and value not in NO_DEVICES and "devices" not in placeholders([value])
+    ]
+
+
+def loopback_problems(placement: Plan) -> list[str]:
+    """Hosts that no other host of their group could reach, as they have no address but loopback; one line."""
+    lonely = {
+        node.host
+        for group in placement.groups
+        for node in group.nodes
+        if node.transport == "mpi" and node.address == LOOPBACK and len({each.host for each in group.nodes}) > 1
+    }
+    if not lonely:
+        return []
+    return [
+        f"{', '.join(sorted(lonely))}: no address but loopback was found, where the rest of a group cannot reach it"
     ]
 
 

@@ -16,7 +16,7 @@ from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
-from mpipso.conflicts import device_problems, placement_problems
+from mpipso.conflicts import device_problems, loopback_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.facts import Facts
@@ -158,7 +158,8 @@ def _problems_here(options: Options, config: Config) -> list[str]:
 
 
 def _usable(placement: Plan, config: Config) -> Plan:
-    if problems := device_problems(config, placement) + placement_problems(config, placement):
+    found = (device_problems(config, placement), placement_problems(config, placement), loopback_problems(placement))
+    if problems := [problem for some in found for problem in some]:
         raise UserError(problems)
     return placement
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import re
@@ -27,6 +28,8 @@ _VENDORS = (
 
 DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
 """Environment variables that show a process some of the node's devices, by vendor."""
+LOOPBACK = "127.0.0.1"
+"""The address of a node that has no other."""
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """What such a variable says where a process is to see none."""
 
@@ -69,23 +72,27 @@ def allowed_cores() -> tuple[int, ...]:
 
 
 def _own_addresses() -> list[str]:
-    """The IPv4 addresses by which other nodes may reach this one."""
-    return [
-        address.address
+    """The addresses by which other nodes may reach this one: those of IPv4, of IPv6 where there are none."""
+    found = [
+        address
         for name, addresses in sorted(psutil.net_if_addrs().items())
         for address in addresses
-        if address.family == socket.AF_INET and not _VIRTUAL.match(name)
+        if not _VIRTUAL.match(name)
     ]
+    own = [address.address for address in found if address.family == socket.AF_INET]
+    # One of a link alone is of use only with the name of the interface, which is another on each host.
+    six = (address.address for address in found if address.family == socket.AF_INET6)
+    return own or [each for each in six if not ipaddress.ip_address(each).is_link_local]
 
 
 def _address(host: str, own: Sequence[str]) -> str:
     """An address by which other nodes can reach this one; loopback if there is no other."""
     try:
-        resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+        resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         resolved = set()
     # What the host's name stands for is what the cluster's administrator means to be used.
-    return next((address for address in own if address in resolved), own[0] if own else "127.0.0.1")
+    return next((address for address in own if address in resolved), own[0] if own else LOOPBACK)
 
 
 def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:

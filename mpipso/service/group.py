@@ -356,7 +356,7 @@ class ServiceGroup:
 def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> Target:
     """What the benchmark of an assignment measures, with its result in a folder of its own below ``work_dir``."""
     return Target(
-        base_url=f"http://{layout.host}:{layout.port}",
+        base_url=layout.base_url,
         endpoint=config.benchmark.endpoint,
         host=layout.host,
         port=layout.port,

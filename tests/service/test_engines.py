@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpipso import templates
-from mpipso.config import Config
+from mpipso.config import Config, Service
 from mpipso.configfile import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
@@ -78,6 +79,18 @@ def test_a_tuned_variable_overrides_the_service_s_own() -> None:
     told = config({"command": ("m",), "env": {"N": "1", "B": "2"}}, {"name": "n", "type": "bool", "env": "N"})
     (start,) = ENGINES.create("command").starts(told, {"n": True}, ONE)
     assert (start.env["N"], start.env["B"]) == ("true", "2")
+
+
+def test_an_address_of_ipv6_is_in_brackets_in_a_url() -> None:
+    six = dataclasses.replace(TWO, addresses=("2001:db8::5", "2001:db8::6"))
+    engine = ENGINES.create("command")
+    assert six.base_url == "http://[2001:db8::6]:8000"
+    told = config({"command": ("m", "{host}"), "health_url": "http://{host}:{port}/health"})
+    assert engine.health_url(told, {"n": 1}, six) == "http://[2001:db8::6]:8000/health"
+    assert ENGINES.create("llamacpp").health_url(
+        told.model_copy(update={"service": Service(engine="llamacpp")}), {}, six
+    ) == ("http://[2001:db8::6]:8000/health")
+    assert engine.starts(told, {"n": 1}, six)[0].command == ("m", "2001:db8::6", "--n", "1")
 
 
 def test_health_is_asked_where_the_configuration_says() -> None:

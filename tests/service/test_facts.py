@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,3 +90,22 @@ def test_the_chips_of_ascend_go_by_their_logical_ids(
         monkeypatch.delenv(variable, raising=False)
     told = facts.facts()
     assert (told.devices, told.device_variable) == ((0, 1), "ASCEND_RT_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("four", "own"), [((), ("2001:db8::7", "fd00::7")), (("10.0.0.7", "192.168.0.7"), ("10.0.0.7", "192.168.0.7"))]
+)
+def test_a_node_that_has_only_ipv6_is_found_by_that(
+    monkeypatch: pytest.MonkeyPatch, four: tuple[str, ...], own: tuple[str, ...]
+) -> None:
+    """The interfaces are fakes, as there is no telling what this machine has."""
+    six = ("fe80::7%eth0", "2001:db8::7", "fd00::7")
+    families = (*((socket.AF_INET6, each) for each in six), *((socket.AF_INET, each) for each in four))
+    eth0 = [SimpleNamespace(family=family, address=each) for family, each in families]
+    lo = [
+        SimpleNamespace(family=socket.AF_INET6, address="::1"),
+        SimpleNamespace(family=socket.AF_INET, address="127.0.0.1"),
+    ]
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": lo, "eth0": eth0})
+    told = facts.facts()
+    assert (told.address, told.aliases) == (own[0], own)

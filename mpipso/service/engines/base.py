@@ -42,6 +42,11 @@ class Layout:
         return self.addresses[node] if len(set(self.addresses)) > 1 else "127.0.0.1"
 
     @property
+    def base_url(self) -> str:
+        """The beginning of the service's URLs."""
+        return f"http://{in_url(self.host)}:{self.port}"
+
+    @property
     def node_ranks(self) -> tuple[int, ...]:
         """The service's own numbering of the nodes: the master is 0."""
         others = [index for index in range(len(self.addresses)) if index != self.master]
@@ -195,8 +200,10 @@ class Engine:
     def health_url(self, config: Config, configuration: Configuration, layout: Layout) -> str:
         """What must answer 200 before the service is used; empty if there is nothing to ask."""
         if config.service.health_url:
-            return self.fill([config.service.health_url], config, configuration, layout)[0]
-        return f"http://{layout.host}:{layout.port}{self.health_path}" if self.health_path else ""
+            values = self._values(config, configuration, layout, layout.master)
+            values |= {name: in_url(text(values[name])) for name in ("host", "master_addr", "node_addr")}
+            return fill([config.service.health_url], values)[0]
+        return f"{layout.base_url}{self.health_path}" if self.health_path else ""
 
     def reason(self, log: str) -> str:
         """The line of a log's end that says best why the service ended.
@@ -231,6 +238,11 @@ class Engine:
         work_dir = config.service.work_dir or tempfile.gettempdir()
         layout = Layout(("127.0.0.1",), 0, 0, 0, (work_dir,), config.service.config_name)
         return self._values(config, {}, layout, 0)
+
+
+def in_url(address: str) -> str:
+    """An address as a URL has it (RFC 3986): one of IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _commands(config: Config, command: Sequence[str]) -> dict[str, Sequence[str]]:
