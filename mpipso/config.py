@@ -61,15 +61,33 @@ class ConfigFile(Section):
         Raises
         ------
         ValueError
-            It is not of its format.
+            It is not of its format, or has no bounds, as YAML whose aliases refer to themselves.
         """
         if not self.content:
             return {}
+        where = self.template or "its content"
         try:
             tree = yaml.safe_load(self.content) if self.format == "yaml" else json.loads(self.content)
-        except (yaml.YAMLError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self.template or 'its content'} is not valid {self.format}: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not valid {self.format}: {error}") from None
+        _require_bounded(tree, where)
         return {} if tree is None else tree
+
+
+MAX_VALUES, MAX_DEPTH = 100_000, 100
+"""Of the service's own configuration file: what it takes to write it is spent for every evaluation."""
+
+
+def _require_bounded(tree: Any, where: str) -> None:
+    """Refuse what has no end, an alias of YAML within itself, and what has too many values, aliases of aliases."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        if sum(map(len, lists)) > MAX_VALUES:
+            raise ValueError(f"{where} has more than {MAX_VALUES} values")
+        level = [each for some in lists for each in some]
+    if level:
+        raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep")
 
 
 class Service(Section):

@@ -17,6 +17,9 @@ from mpipso.config import Config, suggestion
 from mpipso.errors import UserError
 from mpipso.parameters import Section
 
+SHOWN = 200
+"""How much of a value a message shows."""
+
 
 def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
     """Read and validate a TOML file.
@@ -45,7 +48,7 @@ def parse(text: str, source: str, *, overrides: Mapping[str, Any] | None = None,
     """Validate TOML text; ``source`` names it in messages. See :func:`load`."""
     try:
         data = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, and lists in lists in lists
         raise UserError(f"{source}: is not valid TOML: {error}") from None
     for key, value in (overrides or {}).items():
         *sections, last = key.split(".")
@@ -82,7 +85,7 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
             name = str(first["loc"][-1])
             lines.append(f"{key}: unknown key{suggestion(name, _keys_of(first['loc'][:-1]))}")
         elif first["type"] == "value_error":
-            value = f" = {first['input']!r}" if isinstance(first["input"], (str, int, float)) else ""
+            value = f" = {_shown(first['input'])}" if isinstance(first["input"], (str, int, float)) else ""
             message = first["msg"].removeprefix("Value error, ")
             lines += [f"{key}{value}: {line}" if key else line for line in message.splitlines()]
         elif not any(other.startswith(f"{key}[") for other in by_key):
@@ -98,7 +101,8 @@ def _wanted(details: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)
+    told = repr(list(value) if isinstance(value, tuple) else value)
+    return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}..."
 
 
 _UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']")

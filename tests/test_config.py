@@ -338,6 +338,17 @@ class TestTheFile:
         with pytest.raises(UserError, match=r"my\.toml: is not valid TOML: .*line 1"):
             load(path)
 
+    @pytest.mark.parametrize("value", [5000 * "[" + 5000 * "]", 5000 * "1"], ids=["deep", "digits"])
+    def test_that_no_program_could_read(self, value: str) -> None:
+        with pytest.raises(UserError, match=r"my\.toml: is not valid TOML: ") as caught:
+            parse(f"a = {value}", "my.toml")
+        assert len(str(caught.value)) < 300
+
+    def test_that_holds_what_no_message_could_show(self) -> None:
+        with pytest.raises(UserError, match=r"my\.toml: output = \['x+\.\.\.: should be a valid string") as caught:
+            parse(f"output = ['{5000 * 'x'}']", "my.toml")
+        assert all(len(line) < 300 for line in caught.value.problems)
+
     def test_that_is_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "my.toml"
         path.write_bytes(b"\xff\xfe\x00")

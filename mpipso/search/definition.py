@@ -109,7 +109,7 @@ def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) 
             continue
         try:
             product = Product(
-                {name: _whole_values(known[name], constraint.equals) for name in constraint.product}, constraint.equals
+                {name: _divisors(known[name], constraint.equals) for name in constraint.product}, constraint.equals
             )
         except ValueError as error:
             problems.append(f"{where}: {error}")
@@ -141,12 +141,22 @@ def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Cont
             yield f"{name!r} is neither an int nor a choice of ints"
 
 
-def _whole_values(parameter: Parameter, most: int) -> list[int]:
-    """The values of an int or a choice of ints that can divide ``most``."""
+MAX_TRIED = 10_000_000
+"""How many whole numbers are tried as divisors of a product: a second's work."""
+
+
+def _divisors(parameter: Parameter, product: int) -> list[int]:
+    """The values of an int or a choice of ints that divide ``product``; ValueError if finding them takes too long."""
     if parameter.type == "choice":
-        return [int(choice) for choice in parameter.choices]
+        return [value for value in map(int, parameter.choices) if value > 0 and product % value == 0]
     low, high, step = int(parameter.min or 0), int(parameter.max or 0), int(parameter.step or 1)
-    return [v for v in range(low, min(high, most) + 1, step) if v > 0]
+    values, root = range(low, min(high, product) + 1, step), math.isqrt(product)
+    if (values.stop - values.start) // step <= min(root, MAX_TRIED):
+        return [value for value in values if value > 0 and product % value == 0]
+    if root > MAX_TRIED:
+        raise ValueError(f"{parameter.name!r} has too many values to find those that divide it: give narrower bounds")
+    divisors = {each for value in range(1, root + 1) if product % value == 0 for each in (value, product // value)}
+    return sorted(value for value in divisors if value in values)
 
 
 def _dependency_order(

@@ -321,19 +321,21 @@ class Product:
     """Whole numbers whose product is ``equals``: which values each can take once those before it are known."""
 
     def __init__(self, options: Mapping[str, Sequence[int]], equals: int) -> None:
-        """``options`` holds the members, in the order they are decoded in, each with its values.
+        """``options`` holds the members, in the order they are decoded in, each with the values that divide ``equals``.
 
         Raises ValueError when no combination has the product.
         """
         self.members = tuple(options)
         self.equals = equals
         self._options: dict[tuple[int, int], tuple[int, ...]] = {}
-        divisors = [d for d in range(1, math.isqrt(equals) + 1) if equals % d == 0]
-        divisors = sorted({*divisors, *(equals // d for d in divisors)})
+        # What may be left of the product before each member, and then what each can take of that.
+        before = [{equals}]
+        for name in self.members:
+            before.append({left // v for left in before[-1] for v in options[name] if left % v == 0})
         left = {1}
         for position in reversed(range(len(self.members))):
-            member = sorted(set(options[self.members[position]]).intersection(divisors))
-            for remaining in divisors:
+            member = sorted(set(options[self.members[position]]))
+            for remaining in before[position]:
                 fits = tuple(v for v in member if remaining % v == 0 and remaining // v in left)
                 if fits:
                     self._options[position, remaining] = fits

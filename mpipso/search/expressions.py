@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import sys
 from collections.abc import Iterable
 
 import simpleeval
@@ -15,7 +16,26 @@ from mpipso.search.domains import Domain, Values, tidy
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
 
 
-_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+SHOWN = 200
+"""How much of an expression a message shows."""
+
+
+def _power(base: float, exponent: float) -> float:
+    # A whole number that no float has room for is no value of a parameter, and may fill the memory.
+    if (
+        isinstance(base, int)
+        and isinstance(exponent, int)
+        and base.bit_length() * exponent > 2 * sys.float_info.max_exp
+    ):
+        raise OverflowError("the power is too large")
+    return simpleeval.safe_power(base, exponent)  # type: ignore[no-any-return]
+
+
+def _modulo(value: float, divisor: float) -> float:
+    if isinstance(value, str):  # which formats it, to any length
+        raise TypeError("% is for numbers")
+    return value % divisor
 
 
 class Expression(Domain):
@@ -40,16 +60,22 @@ class Expression(Domain):
         "floor": math.floor,
         "str": str,
     }
+    OPERATORS = simpleeval.DEFAULT_OPERATORS | {ast.Pow: _power, ast.Mod: _modulo}
 
     def __init__(self, where: str, text: str, kind: str) -> None:
         """``where`` begins the messages: whose expression it is."""
-        self._where = f"{where}: expression {text!r}"
+        shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+        self._where = f"{where}: expression {shown!r}"
         self.text, self._kind = text, kind
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
             raise UserError(f"{self._where}: {reason}") from None
+        except (RecursionError, MemoryError):  # the latter of Python's parser
+            raise UserError(f"{self._where}: is too long or nested too deeply") from None
+        if any(isinstance(node, (ast.Attribute, ast.JoinedStr)) for node in ast.walk(self._tree)):
+            raise UserError(f"{self._where}: has a method or an f-string, which expressions do not have")
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
         names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
         self.reads = tuple(dict.fromkeys(names))
@@ -57,7 +83,7 @@ class Expression(Domain):
         """Whether it surely has a value whatever numbers it reads, unlike a division."""
 
     def decode(self, u: float, values: Values) -> Value:
-        evaluator = simpleeval.SimpleEval(functions=self.FUNCTIONS, names={name: values[name] for name in self.reads})
+        evaluator = simpleeval.SimpleEval(self.OPERATORS, self.FUNCTIONS, {name: values[name] for name in self.reads})
         try:
             return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
         except (simpleeval.InvalidExpression, *_NO_VALUE) as error:
@@ -76,12 +102,14 @@ class Expression(Domain):
     def _typed(self, result: object) -> Value:
         if not isinstance(result, (bool, int, float, str)):
             raise TypeError(f"gives a {type(result).__name__}, not a {self._kind}")
-        if self._kind == "choice":
-            return result
         if self._kind == "bool":
             return bool(result)
+        if self._kind == "choice" and isinstance(result, str):
+            return result
         if not math.isfinite(float(result)):
             raise ValueError(f"gives {result}")
+        if self._kind == "choice":
+            return result
         return round(float(result)) if self._kind == "int" else tidy(float(result))
 
 

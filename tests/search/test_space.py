@@ -324,10 +324,31 @@ def test_an_impossible_product_is_refused(
         Space(parameters, [Constraint(product=names, equals=equals) for names, equals in products])
 
 
+def test_the_factors_of_a_large_product_are_found_in_time() -> None:
+    """By division up to its root, this would take minutes."""
+    equals = 1_000_003 * 999_983 * 8
+    few = [integer("a", 1, 10), choice("b", 0, 4, 1_000_003), integer("c", 999_900, 1_000_000)]
+    space = Space(few, [Constraint(product=("a", "b", "c"), equals=equals)])
+    assert (shares(space, "a").keys(), shares(space, "b").keys()) == ({8}, {1_000_003})
+    many = [integer("a", 0, 2**40, step=4), integer("b", 1, 2**40)]
+    assert shares(Space(many, [Constraint(product=("a", "b"), equals=2**20)]), "a").keys() <= {
+        2**n for n in range(2, 21)
+    }
+    with pytest.raises(UserError, match=r"'a' has too many values to find those that divide it: give narrower bounds"):
+        Space(many, [Constraint(product=("a", "b"), equals=1_000_000_016_000_000_063)])
+
+
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         Space([integer("a", 0, 2**60), integer("b", 1, 2**60, scale="log"), integer("c", 1, 2)])
     assert len(caught.value.problems) == 2
+
+
+def test_powers_of_whole_numbers_are_as_large_as_a_float_may_be() -> None:
+    space = Space([integer("a", 1, 9), computed("b", "float", "2**1000 * a"), computed("c", "int", "a**3 % 7")])
+    assert space.decode(np.zeros(1)) == {"a": 1, "b": pytest.approx(2.0**1000), "c": 1}
+    with pytest.raises(UserError, match="int too large to convert to float"):
+        Space([integer("a", 1, 9, default=1), computed("b", "choice", "2**1000 * 2**100 * a")])
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------
@@ -363,6 +384,14 @@ def test_where_a_condition_has_no_value_it_does_not_hold() -> None:
         ("open(a) == 1", "constraint: expression 'open(a) == 1': Function 'open' not defined"),
         ("a + 'x' == 1", "constraint: expression"),
         ("a > 5", "constraint: expression 'a > 5' does not hold for the defaults (a = 5)"),
+        (" + ".join(5000 * ["a"]), "...': is too long or nested too deeply"),
+        (" + ".join(600 * ["a"]), "...': maximum recursion depth exceeded"),
+        (5000 * "-" + "a", "----...': is too long or nested too deeply"),
+        ("'a'.ljust(10**10) == a", "has a method or an f-string, which expressions do not have"),
+        ("f'{a:10000000000}' == 1", "has a method or an f-string, which expressions do not have"),
+        ("'%10000000000d' % a == 1", "% is for numbers"),
+        ("9**3999999 * 9**3999999 > a", "the power is too large"),
+        ("a / 0.0 > 1", "division by zero"),
     ],
 )
 def test_an_impossible_condition_is_told_at_once(text: str, complaint: str) -> None:

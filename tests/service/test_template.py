@@ -106,3 +106,34 @@ def test_a_template_is_read_once(tmp_path: Path) -> None:
     once = loaded(ConfigFile(template=str(path)))
     path.write_text('{"a": 2}')
     assert read(config_text(loaded(once), [], {}, {})) == {"a": 1}
+
+
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "told"),
+    [
+        ("a: &a [*a]", "yaml", "nested more than 100 deep"),
+        ("a: &a {b: *a, c: *a}", "yaml", "has more than 100000 values"),
+        (LAUGHS, "yaml", "has more than 100000 values"),
+        (1500 * "[" + 1500 * "]", "yaml", "is not valid yaml: maximum recursion depth"),
+        (30000 * "[", "json", "is not valid json: maximum recursion depth"),
+        (200 * "[" + 200 * "]", "json", "nested more than 100 deep"),
+        ("a: 2024-99-99", "yaml", "is not valid yaml: month must be in"),
+        ('{"a": ' + 5000 * "1" + "}", "json", "is not valid json: Exceeds the limit"),
+    ],
+)
+def test_a_template_without_bounds_is_refused(content: str, kind: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^its content (is )?{told}"):
+        config_text(file(content, kind), [], {}, {})
+
+
+def test_aliases_are_kept_as_what_they_stand_for() -> None:
+    template = "a: &a {x: 1}\nb: *a\n"
+    assert read(config_text(file(template, "yaml"), [parameter(path="b.x")], {"p": 2}, {}), "yaml") == {
+        "a": {"x": 1},
+        "b": {"x": 2},
+    }
