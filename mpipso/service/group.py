@@ -21,10 +21,10 @@ from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.local import LocalNode
-from mpipso.service.node import Node
+from mpipso.service.node import Node, last_lines
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
-from mpipso.service.running import LOG_BYTES, Running, last_lines, tails
+from mpipso.service.running import LOG_BYTES, Running, tails
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
 

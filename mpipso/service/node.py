@@ -21,6 +21,8 @@ CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
 TAIL_LINES = 20
 """How many of the last lines of a command's output tell why it failed."""
+LONG_LINE = 500
+"""Characters of each of them, on average."""
 LINE = 160
 """How much of a telling line of a log or an output goes into the cause."""
 
@@ -187,7 +189,7 @@ class Node(abc.ABC):
             raise EvaluationFailed(
                 f"{self.name}: update command {command[0]} {how}{said}",
                 kind="measurement",
-                detail="\n".join(output[-TAIL_LINES:]),
+                detail=last_lines(done.stdout + done.stderr),
             )
 
 
@@ -195,6 +197,11 @@ def quoted(line: str) -> str:
     """A line of a log or an output as a cause has it: what it says alone, and not at any length."""
     said = plain(line)
     return said if len(said) <= LINE else f"{said[: LINE - 3]}..."
+
+
+def last_lines(text: str, most: int = TAIL_LINES) -> str:
+    """The last of what a process printed; lines that are long on average lose their beginning."""
+    return "\n".join(text.strip().splitlines()[-most:])[-most * LONG_LINE :]
 
 
 def part_of(path: Path) -> Path:

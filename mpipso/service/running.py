@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service.engines.base import Engine, remoteness
-from mpipso.service.node import TAIL_LINES, Node, quoted
+from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
 
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
@@ -49,11 +49,6 @@ def tails(several: Sequence[Running]) -> str:
     if len(several) == 1:
         return several[0].tail()
     return "\n".join(f"--- {each.role} on {each.node.name}\n{each.tail()}" for each in several)
-
-
-def last_lines(text: str, most: int = TAIL_LINES) -> str:
-    """The last of what a process printed."""
-    return "\n".join(text.strip().splitlines()[-most:])
 
 
 def _whole_lines(end: bytes, size: int) -> bytes:

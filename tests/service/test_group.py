@@ -428,6 +428,14 @@ def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:
     assert evaluation.failure is None
 
 
+@pytest.mark.parametrize("what", ["command", "update_command"])
+def test_what_is_told_of_a_failure_is_bounded_also_in_length(bench: Bench, what: str) -> None:
+    shouts = (sys.executable, "-c", "print('x' * 1_000_000, 'the end'); raise SystemExit(1)")
+    evaluation = bench.evaluate({"command": ("sleep", "1000"), what: shouts})
+    assert evaluation.failure and evaluation.failure.detail.endswith("x the end")
+    assert len(evaluation.failure.detail) <= 10_000 and len(evaluation.failure.cause) < 400
+
+
 def test_a_start_command_that_ends_is_told_to_stay(bench: Bench) -> None:
     kind, cause = failed(bench.evaluate({"command": ("sh", "-c", "echo started in the background; sleep 1000 &")}))
     assert kind == "configuration"
