@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -17,9 +18,14 @@ class Registry(Generic[T]):
         self._package = package
         self._classes: dict[str, type[T]] = {}
 
-    def register(self, name: str) -> _Decorator[T]:
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator that makes the adapter known as ``name``."""
-        return _Decorator(self._classes, name)
+
+        def registered(adapter: type[T]) -> type[T]:
+            self._classes[name] = adapter
+            return adapter
+
+        return registered
 
     def names(self) -> tuple[str, ...]:
         self._import_all()
@@ -33,13 +39,3 @@ class Registry(Generic[T]):
         package: ModuleType = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
-
-
-class _Decorator(Generic[T]):
-    def __init__(self, classes: dict[str, type[T]], name: str) -> None:
-        self._classes = classes
-        self._name = name
-
-    def __call__(self, cls: type[T]) -> type[T]:
-        self._classes[self._name] = cls
-        return cls
