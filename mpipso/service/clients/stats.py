@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, quantiles
 from typing import Any
 
 from mpipso.evaluation import LATENCIES
@@ -55,7 +55,7 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
     }
     latencies: dict[str, float] = {}
     for latency in LATENCIES:
-        latencies |= _statistics(latency, sorted(measured[latency]))
+        latencies |= _statistics(latency, measured[latency])
     return {
         "completed": len(done),
         "failed": len(outcomes) - len(done),
@@ -71,19 +71,12 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
     }
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The percentile of values in ascending order, linear between neighbours (NumPy's default)."""
-    position = (len(ordered) - 1) * percent / 100
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
-def _statistics(latency: str, ordered: list[float]) -> dict[str, float]:
-    if not ordered:
+def _statistics(latency: str, values: Sequence[float]) -> dict[str, float]:
+    if not values:
         return {}
-    values = {"mean": fmean(ordered)} | {f"p{percent}": percentile(ordered, percent) for percent in (50, 90, 99)}
-    return {f"{latency}_{statistic}_ms": 1000 * value for statistic, value in values.items()}
+    cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else 99 * list(values)
+    told = {"mean": fmean(values)} | {f"p{percent}": cuts[percent - 1] for percent in (50, 90, 99)}
+    return {f"{latency}_{statistic}_ms": 1000 * value for statistic, value in told.items()}
 
 
 def _count(errors: Iterable[str]) -> dict[str, int]:
