@@ -309,6 +309,5 @@ TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
     max_examples=120,
     stateful_step_count=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
