@@ -145,7 +145,7 @@ class Job:
             self._on_expiry()
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 20.0, what: str = "what the test waits for") -> None:
     """Poll until ``condition`` holds.
 
     :raises TimeoutError: with ``what``, when it does not within ``seconds``.
@@ -154,7 +154,7 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def _content(file: IO[bytes]) -> str:

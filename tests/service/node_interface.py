@@ -12,12 +12,11 @@ import random
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from bed.job import wait_until
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service.node import CHUNK, Node
@@ -27,13 +26,6 @@ PYTHON = sys.executable
 
 def python(program: str, *arguments: object) -> list[str]:
     return [PYTHON, "-c", program, *map(str, arguments)]
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -105,7 +97,7 @@ class TestExecute:
         cancel = threading.Event()
 
         def give_up() -> None:
-            wait_until(lambda: mark.exists() and mark.read_text(), "the command runs")
+            wait_until(lambda: mark.exists() and mark.read_text(), what="the command runs")
             cancel.set()
 
         thread = threading.Thread(target=give_up)
@@ -113,7 +105,7 @@ class TestExecute:
         with pytest.raises(Cancelled):
             node.execute(python(program), 60, cancel=cancel)
         thread.join()
-        wait_until(lambda: not alive(int(mark.read_text())), "the command is gone")
+        wait_until(lambda: not alive(int(mark.read_text())), what="the command is gone")
 
     def test_a_command_that_is_not_there_is_told_with_the_node_s_name(self, node: Node) -> None:
         with pytest.raises(EvaluationFailed, match=r"node7: .*no-such-command") as caught:
@@ -206,7 +198,7 @@ class TestService:
     def test_from_start_to_stop(self, node: Node) -> None:
         port = node.free_port(0)
         handle = node.start_service(python(self.LISTENER, port), {}, log="service.log", grace=5.0)
-        wait_until(lambda: node.listener_problem(handle, port) is None, "it listens")
+        wait_until(lambda: node.listener_problem(handle, port) is None, what="it listens")
         assert node.poll_service(handle) is None
         assert node.listening(handle) == [f"127.0.0.1:{port}"]
         assert node.listening(handle, [port]) == []
@@ -221,7 +213,7 @@ class TestService:
     def test_a_service_that_ignores_term_is_killed_and_says_so(self, node: Node) -> None:
         stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
         handle = node.start_service(python(stubborn), {}, log="service.log", grace=0.1)
-        wait_until(lambda: node.read_chunk("service.log", 0, 100), "it ignores TERM")
+        wait_until(lambda: node.read_chunk("service.log", 0, 100), what="it ignores TERM")
         assert node.stop_service(handle) == ([], 1)
 
     def test_a_listener_that_is_not_the_service(self, node: Node) -> None:
@@ -237,7 +229,7 @@ class TestService:
 
     def test_a_service_that_ends_has_an_exit_code(self, node: Node) -> None:
         handle = node.start_service(python("raise SystemExit(7)"), {}, log="service.log", grace=1.0)
-        wait_until(lambda: node.poll_service(handle) is not None, "it has ended")
+        wait_until(lambda: node.poll_service(handle) is not None, what="it has ended")
         assert node.poll_service(handle) == 7
         node.stop_service(handle)
 
@@ -249,7 +241,7 @@ class TestService:
         handle = node.start_service(
             python("import os, time; print(os.getpid(), flush=True); time.sleep(60)"), {}, log="service.log", grace=1.0
         )
-        wait_until(lambda: node.read_chunk("service.log", 0, 100), "it runs")
+        wait_until(lambda: node.read_chunk("service.log", 0, 100), what="it runs")
         pid = int(node.read_chunk("service.log", 0, 100))
         assert node.poll_service(handle) is None
         node.close()

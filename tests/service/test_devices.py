@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bed.job import wait_until
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service import devices
@@ -67,13 +68,6 @@ def local(tmp_path: Path) -> Iterator[LocalNode]:
     made.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def start(local: LocalNode) -> str:
     return local.start_service(["sleep", "1000"], {}, log="log", grace=0.1)
 
@@ -118,9 +112,9 @@ def test_memory_that_comes_back_slowly_is_waited_for(
     gpus(FREE | {2: 30_000})
     stopping = threading.Thread(target=local.stop_service, args=(handle,))
     stopping.start()
-    until(lambda: not keeper.pids())
+    wait_until(lambda: not keeper.pids())
     looks = (tools / "looks").stat().st_size
-    until(lambda: (tools / "looks").stat().st_size >= looks + 3)  # the last of them after two that found it held
+    wait_until(lambda: (tools / "looks").stat().st_size >= looks + 3)  # the last of them after two that found it held
     assert stopping.is_alive()
     gpus(FREE | {2: 3 + devices.TOLERANCE})
     stopping.join(20)

@@ -13,10 +13,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bed.job import wait_until
 
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
@@ -27,13 +28,6 @@ SERVING = ["good", "stubborn", "daemon", "early", "crash", "hang", "respawn", "r
 WITHIN = 5.0  # seconds in which nothing may be left after a kill -9
 
 pytestmark = pytest.mark.parametrize("trial", range(int(os.environ.get("MPIPSO_REPEAT", "1"))))
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 class Start:
@@ -59,7 +53,7 @@ class Start:
         return keeper
 
     def wait_ready(self) -> None:
-        until(lambda: self.log.exists() and "ready" in self.log.read_text(errors="replace")[:10_000])
+        wait_until(lambda: self.log.exists() and "ready" in self.log.read_text(errors="replace")[:10_000])
 
     def note(self, pids: list[int]) -> None:
         """Remember these very processes: a pid alone may soon be another's."""
@@ -108,7 +102,7 @@ def post(port: int) -> int:
 @pytest.mark.parametrize("mode", SERVING)
 def test_nothing_is_left_after_a_stop(start: Start, mode: str, trial: int) -> None:
     keeper = start.keep(mode)
-    until(lambda: ports.listeners(start.port))
+    wait_until(lambda: ports.listeners(start.port))
     assert set(ports.listeners(start.port)) <= set(keeper.pids())
     gone = keeper.stop()
     assert gone.survivors == ()
@@ -121,7 +115,7 @@ def test_nothing_is_left_after_a_stop(start: Start, mode: str, trial: int) -> No
 
 def test_workers_whose_leader_has_ended_are_ended(start: Start, trial: int) -> None:
     keeper = start.keep("headless", ready=False)
-    until(lambda: keeper.poll() is not None)
+    wait_until(lambda: keeper.poll() is not None)
     assert keeper.poll() == 3
     assert keeper.stop().killed == 1
     assert start.left() == []
@@ -132,7 +126,7 @@ def test_a_flood_of_output_neither_blocks_the_service_nor_fills_the_disk(
 ) -> None:
     monkeypatch.setattr(process, "LOG_LIMIT", 1_000_000)
     keeper = start.keep("noisy")
-    until(lambda: b"bytes left out" in start.log.read_bytes())
+    wait_until(lambda: b"bytes left out" in start.log.read_bytes())
     # The cut is repeated for as long as the flood lasts: the file shrinks again and again.
     sizes, shrunk = [0], 0
     deadline = time.monotonic() + 20
@@ -163,7 +157,7 @@ def test_a_crash_in_mid_service_is_noticed_at_once_with_its_code(start: Start, t
     assert keeper.poll() is None
     with pytest.raises(OSError):
         post(start.port)
-    until(lambda: keeper.poll() is not None, 1.0)
+    wait_until(lambda: keeper.poll() is not None, 1.0)
     assert keeper.poll() == 7
     keeper.stop()
     assert start.left() == []
@@ -218,9 +212,9 @@ def test_a_file_that_the_service_only_reads_is_kept(start: Start, trial: int) ->
 
 def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial: int) -> None:
     keeper = start.keep("leaky")
-    until(lambda: knows_shm(keeper))
+    wait_until(lambda: knows_shm(keeper))
     os.kill(keeper.pid, signal.SIGKILL)
-    until(lambda: keeper.poll() is not None)
+    wait_until(lambda: keeper.poll() is not None)
     assert keeper.poll() == -signal.SIGKILL
     assert len(keeper.stop().shm) == 2
     assert start.left() == []
@@ -268,7 +262,7 @@ def test_nothing_is_left_when_the_rank_is_killed(
     assert start.left()
     rank.kill()
     rank.wait()
-    until(lambda: not start.left() and not folder.exists(), WITHIN)
+    wait_until(lambda: not start.left() and not folder.exists(), WITHIN)
     rank.stdout.close()
     if forked:
         os.killpg(rank.pid, signal.SIGKILL)
@@ -278,12 +272,12 @@ def test_nothing_is_left_when_the_rank_is_killed(
 def test_nothing_is_left_when_the_keeper_is_killed(start: Start, mode: str, trial: int) -> None:
     keeper = start.keep(mode)
     if mode == "leaky":
-        until(lambda: knows_shm(keeper))
+        wait_until(lambda: knows_shm(keeper))
     elif mode in ("daemon", "retitled"):
-        until(lambda: set(keeper.pids()) <= {each[0] for each in keeper._known["processes"]})
+        wait_until(lambda: set(keeper.pids()) <= {each[0] for each in keeper._known["processes"]})
     os.kill(keeper._process.pid, signal.SIGKILL)
-    until(lambda: keeper.poll() is not None, WITHIN)
-    until(lambda: not start.left(), WITHIN)
+    wait_until(lambda: keeper.poll() is not None, WITHIN)
+    wait_until(lambda: not start.left(), WITHIN)
     assert keeper.stop().survivors == ()
 
 
@@ -291,7 +285,7 @@ def test_a_marked_process_is_found_by_its_mark_alone(start: Start, trial: int) -
     argv = [sys.executable, "-c", "import os, time; os.fork(); os.fork(); time.sleep(1000)"]
     start.mark = f"test{os.getpid()}"
     first = subprocess.Popen(argv, env={**os.environ, proc.MARK: start.mark}, start_new_session=True)
-    until(lambda: len(proc.marked(start.mark, proc.processes())) == 4)
+    wait_until(lambda: len(proc.marked(start.mark, proc.processes())) == 4)
     start.note(list(proc.marked(start.mark, proc.processes())))
     assert len(process.sweep(start.mark)[0]) == 4
     first.wait()

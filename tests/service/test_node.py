@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bed.job import wait_until
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service import local as local_module
@@ -38,13 +38,6 @@ LAUNCHER = {
 }
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
     made: list[LocalNode] = []
@@ -63,7 +56,7 @@ def told(node: LocalNode, env: dict[str, str], how: str) -> dict[str, Any]:
     if how == "execute":
         return dict(json.loads(node.execute(command, 20, env=env).stdout))
     handle = node.start_service(command, env, log="log", grace=0.2)
-    until(lambda: node.poll_service(handle) is not None)
+    wait_until(lambda: node.poll_service(handle) is not None)
     node.stop_service(handle)
     return dict(json.loads(node.read_chunk("log", 0, 100_000)))
 
@@ -137,7 +130,7 @@ def test_a_log_begins_anew_with_every_start(make: Callable[..., LocalNode]) -> N
 
     def run(word: str) -> None:
         handle = node.start_service(["echo", word], {}, log="log", grace=0.1)
-        until(lambda: node.poll_service(handle) is not None)
+        wait_until(lambda: node.poll_service(handle) is not None)
         node.stop_service(handle)
 
     run("first")
@@ -188,7 +181,7 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
     # Below a shell, in a session of its own.
     command = ["sh", "-c", 'setsid "$@" & wait', "sh", sys.executable, "-c", LISTEN, str(port)]
     serving = node.start_service(command, {}, log="serving", grace=0.1)
-    until(lambda: ports.listeners(port))
+    wait_until(lambda: ports.listeners(port))
     assert node.listener_problem(serving, port) is None
     problem = node.listener_problem(idle, port)
     assert problem and "not to the service that was started" in problem
@@ -203,11 +196,11 @@ def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None
     stubborn = "trap 'echo TERM' TERM; echo ready; while :; do sleep 1; done"
     handle = node.start_service(["sh", "-c", stubborn], {}, log="log", grace=3600)
     keeper = node._services[handle].keeper
-    until(lambda: b"ready\n" in node.read_chunk("log", 0, 100))
+    wait_until(lambda: b"ready\n" in node.read_chunk("log", 0, 100))
     first = threading.Thread(target=node.stop_service, args=(handle,))
     first.start()
     # The shell may tell of what its sleep died of as well.
-    until(lambda: b"TERM\n" in node.read_chunk("log", 0, 100))
+    wait_until(lambda: b"TERM\n" in node.read_chunk("log", 0, 100))
     assert first.is_alive()
     assert node.stop_service(handle, 0.1)[0] == []
     assert keeper._process.returncode == 0, "it was asked, not killed when the time was up"
@@ -242,7 +235,7 @@ def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -
     folder, *files = done.stdout.split()
     assert Path(folder).parent == tmp_path
     assert "service.log" in files, "there was something to remove"
-    until(lambda: not list(tmp_path.iterdir()))
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 def test_a_work_folder_that_cannot_be_made_is_told() -> None:

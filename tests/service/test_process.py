@@ -10,13 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bed.job import wait_until
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import keeper as proc
@@ -24,13 +23,6 @@ from mpipso.service import ports, process
 from mpipso.service.process import Keeper, run
 
 ENV = process.scrubbed_environment(os.environ)
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def python(code: str) -> list[str]:
@@ -116,7 +108,7 @@ def test_a_command_is_cancelled_from_another_thread() -> None:
     cancel, tag = threading.Event(), f"cancel{os.getpid()}"
 
     def cancel_when_it_runs() -> None:
-        until(lambda: tagged(tag))
+        wait_until(lambda: tagged(tag))
         cancel.set()
 
     with ThreadPoolExecutor() as pool:
@@ -245,7 +237,7 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
 
 def test_a_service_has_a_pid_a_mark_and_a_log(tmp_path: Path) -> None:
     keeper = keep(tmp_path, ["sh", "-c", "for n in 1 2 3; do echo line $n; done; echo $MPIPSO_MARK; exec sleep 1000"])
-    until(lambda: keeper.mark in keeper.tail())
+    wait_until(lambda: keeper.mark in keeper.tail())
     assert keeper.poll() is None
     assert keeper.pids() == [keeper.pid]
     assert keeper.tail(2) == f"line 3\n{keeper.mark}"
@@ -280,10 +272,10 @@ def test_a_second_stop_hurries_the_first(tmp_path: Path) -> None:
         ),
         grace=1000,
     )
-    until(lambda: "ready" in keeper.tail())
+    wait_until(lambda: "ready" in keeper.tail())
     with ThreadPoolExecutor() as pool:
         first = pool.submit(keeper.stop)
-        until(lambda: "TERM" in keeper.tail())
+        wait_until(lambda: "TERM" in keeper.tail())
         assert keeper.poll() is None
         assert keeper.stop(grace=0).killed == 1
         assert first.result(20).killed == 1
@@ -291,7 +283,7 @@ def test_a_second_stop_hurries_the_first(tmp_path: Path) -> None:
 
 def test_a_stop_that_takes_too_long_ends_anyway(tmp_path: Path) -> None:
     keeper = keep(tmp_path, ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"], grace=1000)
-    until(lambda: "ready" in keeper.tail())
+    wait_until(lambda: "ready" in keeper.tail())
     keeper.stop(timeout=0.3)
     assert keeper.pids() == []
     assert keeper.poll() is not None
@@ -307,7 +299,7 @@ def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
     # TERM comes when the command has ended: by then the service ignores it, and has the time to end by itself.
     wait = f"touch {asked}; until grep -q asked {tmp_path / 'log'}; do sleep 0.01; done"
     keeper = keep(tmp_path, python(code), stop_command=["sh", "-c", wait], grace=20)
-    until(lambda: "ready" in keeper.tail())
+    wait_until(lambda: "ready" in keeper.tail())
     assert keeper.poll() is None
     assert keeper.stop() == process.Gone()
     assert keeper.poll() == 9  # TERM would have ended it with -15
@@ -333,7 +325,7 @@ def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
     hanging = keep(tmp_path, ["sleep", "1000"], stop_command=["sleep", "1001"])
     with ThreadPoolExecutor() as pool:
         first = pool.submit(hanging.stop)
-        until(lambda: len(hanging.pids()) == 2)
+        wait_until(lambda: len(hanging.pids()) == 2)
         hanging.stop(grace=0.1)  # the limit of 5 s holds without this as well
         assert first.result(20).survivors == ()
     assert hanging.poll() == -signal.SIGTERM
@@ -365,7 +357,7 @@ def test_workers_end_in_their_own_way_within_the_grace(tmp_path: Path) -> None:
         "while True: time.sleep(10)"
     )
     keeper = keep(tmp_path, python(code), grace=20)
-    until(lambda: "ready" in keeper.tail())
+    wait_until(lambda: "ready" in keeper.tail())
     assert keeper.stop() == process.Gone()
     assert "tidied up" in keeper.tail()
 
@@ -388,7 +380,7 @@ def test_an_output_that_nobody_reads_does_not_hold_the_keeper_up(tmp_path: Path,
     assert alone.stdin
     alone.stdin.write(json.dumps({**order, "log": str(tmp_path / "log")}).encode() + b"\n")
     alone.stdin.flush()
-    until(lambda: len(tagged(tag)) == 3)
+    wait_until(lambda: len(tagged(tag)) == 3)
     alone.stdin.close()
     assert alone.wait(20) == 0
     assert tagged(tag) == []
@@ -419,7 +411,7 @@ def test_the_holder_of_a_port_is_named_without_its_secrets(tmp_path: Path) -> No
     )
     for family in ("-4", "-6"):
         keeper = keep(tmp_path, [sys.executable, "-u", str(script), str(port), family, "--api-key", "secret"])
-        until(lambda: ports.listeners(port))
+        wait_until(lambda: ports.listeners(port))
         assert ports.listeners(port) == [keeper.pid]
         name = Path(sys.executable).name
         assert ports.port_holder(port) == f"pid {keeper.pid} ({name} {script})"

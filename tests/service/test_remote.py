@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bed.job import wait_until
 from service.node_interface import (
     TestExecute,
     TestFiles,
@@ -16,7 +17,6 @@ from service.node_interface import (
     TestUpdateConfig,
     alive,
     python,
-    wait_until,
 )
 
 from mpipso.cluster.plan import PlacedNode
@@ -114,7 +114,7 @@ class TestMember:
 
         thread = threading.Thread(target=endless)
         thread.start()
-        wait_until(mark.exists, "the command runs")
+        wait_until(mark.exists, what="the command runs")
         assert member.remote.poll_service(handle) is None
         assert thread.is_alive()
         cancel.set()
@@ -141,8 +141,8 @@ class TestMember:
         with pytest.raises(EvaluationFailed, match="no answer to start_service"):
             member.remote.start_service(["sleep", "1000"], {}, log="log", grace=1000.0)
         settled.set()
-        wait_until(lambda: (Path(local.work_dir) / "log").exists(), "it is started")
-        wait_until(lambda: not local._services, "it is stopped")
+        wait_until(lambda: (Path(local.work_dir) / "log").exists(), what="it is started")
+        wait_until(lambda: not local._services, what="it is stopped")
 
     def test_only_the_methods_of_a_node_can_be_asked_for(self, local: LocalNode) -> None:
         answers: list[remote.Answer] = []
@@ -164,7 +164,7 @@ class TestMember:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: member.remote._waiting, "it has asked")
+        wait_until(lambda: member.remote._waiting, what="it has asked")
         member.remote.lost("its link is down")
         thread.join(10)
         assert [(failure.cause, failure.kind) for failure in failures] == [
@@ -186,6 +186,6 @@ class TestMember:
         agent = Agent(local, lambda answer: None)
         program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
         agent.handle(Request(1, "execute", (python(program), 60.0), {}))
-        wait_until(lambda: mark.exists() and mark.read_text(), "the command runs")
+        wait_until(lambda: mark.exists() and mark.read_text(), what="the command runs")
         agent.close()
         assert not alive(int(mark.read_text()))
