@@ -23,9 +23,9 @@ from typing import Any
 import psutil
 import pytest
 import tomli
+from bed.job import wait_until
 
 from mpipso.config import Config
-from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
@@ -35,7 +35,7 @@ from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
 from mpipso.service.local import LocalNode
-from mpipso.service.running import LOG_BYTES, Running
+from mpipso.service.running import LOG_BYTES
 
 HERE = Path(__file__).parent
 HOSTILE = [sys.executable, str(HERE / "hostile.py")]
@@ -43,13 +43,6 @@ TINY = [sys.executable, str(HERE / "tiny_service.py"), "--port", "{port}"]
 PARAMETER = {"name": "tokens", "type": "int", "min": 1, "max": 9, "env": "TOKENS"}
 REPEAT = pytest.mark.parametrize("trial", range(int(os.environ.get("MPIPSO_REPEAT", "1"))))
 TAG = "MPIPSO_TEST_TAG"
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 LOAD = {"client": "openai", "requests": 3, "output_tokens": 2, "input_tokens": 2, "warmup": 1, "timeout": 30.0}
@@ -118,6 +111,12 @@ class Bench:
                 continue
         return found
 
+    def listens(self) -> bool:
+        """Whether one of them listens, found in the same way."""
+        # One look at each, since a machine may have thousands of connections and processes.
+        pids = set(self.pids())
+        return any(each.status == psutil.CONN_LISTEN and each.pid in pids for each in psutil.net_connections("tcp"))
+
     def left(self) -> list[object]:
         """What is there that was not there before: processes, listening sockets of ours, shared memory."""
         owners = {str(folder) for folder in (node.work_dir for node in self.nodes)}
@@ -167,6 +166,39 @@ def tiny(*more: str, **service: Any) -> dict[str, Any]:
     return {"command": (*TINY, *more), "health_url": "http://{host}:{port}/health", **service}
 
 
+def starts_last_until(monkeypatch: pytest.MonkeyPatch, happened: Callable[[LocalNode, str, str], object]) -> None:
+    """Change what a node does: a start is over when something has happened to the service of a handle and a log.
+
+    So no limit of a test counts the time that a machine takes to bring a process up.
+    """
+    start = LocalNode.start_service
+
+    def and_wait(node: LocalNode, *told: Any, **named: Any) -> str:
+        handle = start(node, *told, **named)
+        wait_until(lambda: happened(node, handle, named["log"]))
+        return handle
+
+    monkeypatch.setattr(LocalNode, "start_service", and_wait)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start is over when its process has made the file ``begun`` in its work folder."""
+    starts_last_until(monkeypatch, lambda node, handle, log: (Path(node.work_dir) / "begun").exists())
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start is over when its process has said that it is ready."""
+    starts_last_until(monkeypatch, lambda node, handle, log: b"ready\n" in node.read_chunk(log, 0, 10_000))
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start is over when its process is."""
+    starts_last_until(monkeypatch, lambda node, handle, log: node.poll_service(handle) is not None)
+
+
 def failed(evaluation: Evaluation) -> tuple[str, str]:
     assert evaluation.failure is not None and not evaluation.metrics
     return evaluation.failure.kind, evaluation.failure.cause
@@ -201,18 +233,21 @@ def test_workers_whose_leader_has_gone_are_not_measured(bench: Bench, trial: int
 
 
 @REPEAT
-def test_health_alone_does_not_make_a_service_ready(bench: Bench, trial: int) -> None:
-    kind, cause = failed(bench.evaluate(hostile("early") | {"start_timeout": 1.0}, LOAD))
+def test_health_alone_does_not_make_a_service_ready(bench: Bench, trial: int, ready: None) -> None:
+    kind, cause = failed(bench.evaluate(hostile("early") | {"start_timeout": 0.5}, LOAD))
     assert kind == "configuration"
-    assert cause.startswith("not ready within 1 s: the first request was answered with HTTP 503")
+    assert cause.startswith("not ready within 0.5 s: the first request was answered with HTTP 503")
     assert "measuring" not in bench.phases
 
 
 @REPEAT
-def test_a_service_that_accepts_and_never_answers_is_given_up_at_start_timeout(bench: Bench, trial: int) -> None:
+def test_a_service_that_accepts_and_never_answers_is_given_up_at_start_timeout(
+    bench: Bench, trial: int, ready: None
+) -> None:
     kind, cause = failed(bench.evaluate(hostile("hang") | {"start_timeout": 1.0}, LOAD))
     assert kind == "configuration"
-    assert cause.startswith("not ready within 1 s: http://127.0.0.1:")
+    # One that does not even listen gives "Connection refused".
+    assert re.fullmatch(r"not ready within 1 s: http://127\.0\.0\.1:\d+/health: no answer", cause)
     assert bench.seconds < 12
 
 
@@ -246,7 +281,7 @@ def test_a_port_in_use_is_told_with_its_holder_and_nothing_is_started(bench: Ben
     assert bench.phases == ["configuring", "stopping"]
 
 
-def test_shared_memory_of_a_service_is_removed(bench: Bench) -> None:
+def test_shared_memory_of_a_service_is_removed(bench: Bench, ready: None) -> None:
     evaluation = bench.evaluate(hostile("leaky", "--shm", f"mpipso-{bench.tag}") | {"start_timeout": 1.0}, LOAD)
     assert failed(evaluation)[1].startswith("not ready within 1 s: ")
     assert b"segment" in evaluation.files["service-0-node0.log"]
@@ -261,7 +296,7 @@ def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
     stranger = [sys.executable, str(HERE / "tiny_service.py"), "--port", str(port)]
 
     def come_in_between() -> None:
-        until(bench.pids)
+        wait_until(bench.pids)
         with running(stranger):
             done.wait(20)
 
@@ -285,7 +320,7 @@ def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: B
     command = ["sh", "-c", 'while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@"', str(gate), *TINY]
 
     def take_the_port() -> None:
-        until(bench.pids)
+        wait_until(bench.pids)
         with socket.create_server(("127.0.0.1", port)):
             gate.touch()
             done.wait(20)
@@ -341,19 +376,6 @@ def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     assert failed(never)[1] == "not ready within 0.5 s: health command false ended with exit code 1"
     assert bench.waits[-1] == "health command false ended with exit code 1"
     assert bench.waits.count(bench.waits[-1]) == 1, "it is told when it changes, not at every look"
-
-
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start is over when its process has made the file ``begun`` in its work folder."""
-    start = LocalNode.start_service
-
-    def and_wait(node: LocalNode, *told: Any, **named: Any) -> str:
-        handle = start(node, *told, **named)
-        until((Path(node.work_dir) / "begun").exists)
-        return handle
-
-    monkeypatch.setattr(LocalNode, "start_service", and_wait)
 
 
 def test_the_error_of_a_service_that_hangs_is_told_when_it_is_given_up(bench: Bench, begun: None) -> None:
@@ -457,21 +479,25 @@ SPAN = {
 
 
 @pytest.mark.parametrize("master", [0, 1])
-def test_workers_start_first_and_every_process_knows_its_place(bench: Bench, master: int) -> None:
-    told = "echo $(date +%s%N) $1 $MPIPSO_NODE_RANK $MPIPSO_NNODES $MPIPSO_MASTER_ADDR:$MPIPSO_MASTER_PORT $2:$3 $4"
+def test_workers_start_first_and_every_process_knows_its_place(
+    bench: Bench, master: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    starts_last_until(monkeypatch, lambda node, handle, log: started.append(log) or True)
+    told = "echo $1 $MPIPSO_NODE_RANK $MPIPSO_NNODES $MPIPSO_MASTER_ADDR:$MPIPSO_MASTER_PORT $2:$3 $4"
     words = ("sh", "-c", f'{told} $MPIPSO_PORT $MPIPSO_CONFIG; shift 4; exec "$@"', "sh")
     words += ("{node_rank}", "{master_addr}", "{master_port}", "{nnodes}")
     service = {key: (*words, *value) for key, value in SPAN.items() if key != "health_url"}
     evaluation = bench.evaluate(service | {"health_url": SPAN["health_url"]}, nodes=2, master=master)
     assert evaluation.failure is None
     logs = [evaluation.files[f"service-{rank}-node{master ^ rank}.log"].decode().split() for rank in (0, 1)]
-    assert int(logs[1][0]) < int(logs[0][0])
+    assert started == [f"service-{rank}-node{master ^ rank}.log" for rank in (1, 0)]
     for rank, log in enumerate(logs):
         node = bench.nodes[master ^ rank]
-        assert log[1:4] == [str(rank), str(rank), "2"]
-        assert log[4] == log[5] and log[6] == "2"
-        assert log[8] == f"{node.work_dir}/config.json"
-    assert logs[0][4] == logs[1][4] and int(logs[0][4].split(":")[1]) != int(logs[0][7])
+        assert log[0:3] == [str(rank), str(rank), "2"]
+        assert log[3] == log[4] and log[5] == "2"
+        assert log[7] == f"{node.work_dir}/config.json"
+    assert logs[0][3] == logs[1][3] and int(logs[0][3].split(":")[1]) != int(logs[0][6])
 
 
 @pytest.mark.parametrize("phase", ["starting", "measuring"])
@@ -483,7 +509,7 @@ def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> Non
         service["health_command"] = ("false",)
 
     def let_it_die() -> None:
-        until(lambda: phase in bench.phases and len(bench.pids()) >= 2)
+        wait_until(lambda: phase in bench.phases and len(bench.pids()) >= 2)
         gate.touch()
         died.append(time.monotonic())
 
@@ -500,18 +526,6 @@ def test_a_worker_that_dies_ends_the_evaluation(bench: Bench, phase: str) -> Non
     assert set(evaluation.files) >= {"service-0-node0.log", "service-1-node1.log", "command.txt"}
 
 
-class Dead(LocalNode):
-    """A node on which every service has ended with an exit code, after what its log says."""
-
-    def __init__(self, name: str, folder: Path, code: int, log: str) -> None:
-        super().__init__(name, work_dir=str(folder))
-        self.code = code
-        (Path(self.work_dir) / "log").write_text(log)
-
-    def poll_service(self, handle: str) -> int | None:
-        return self.code
-
-
 def test_a_line_of_a_log_is_quoted_without_what_its_logger_put_before_it(bench: Bench) -> None:
     line = "[2026-11-28 08:00:01.123456+08:00] [1234] [281] [llm] [ERROR] [a.cpp:8] : " + 150 * "x"
     evaluation = bench.evaluate({"command": ("sh", "-c", f"echo '{line}'; exit 3")})
@@ -521,34 +535,31 @@ def test_a_line_of_a_log_is_quoted_without_what_its_logger_put_before_it(bench: 
 LOST = "RuntimeError: Engine core initialization failed. See root cause above."
 
 
+@pytest.mark.parametrize("loser", ["the master", "the worker"])
 @pytest.mark.parametrize(
-    ("code", "log", "first"),
+    ("end", "log", "goes_first"),
     [
-        (1, "torch.OutOfMemoryError: CUDA out of memory" + "\n  at a line of code" * 100, "node1"),
-        (1, "ValueError: too long: " + 200 * "x", "node1"),
-        (-9, "loading", "node1"),
-        (1, "shutting down", "node0"),
+        ("exit 1", "torch.OutOfMemoryError: CUDA out of memory" + "\n  at a line of code" * 100, True),
+        ("exit 1", "ValueError: too long: " + 200 * "x", True),
+        ("kill -9 $$", "loading", True),
+        ("exit 1", "shutting down", False),
     ],
 )
 def test_of_several_processes_the_one_with_a_reason_is_named_first(
-    code: int, log: str, first: str, tmp_path: Path
+    bench: Bench, ended: None, end: str, log: str, goes_first: bool, loser: str
 ) -> None:
-    master, worker = Dead("node0", tmp_path, 1, LOST), Dead("node1", tmp_path, code, log)
-    config = configuration({"command": ("serve",)}, ECHO)
-    engine, client = ENGINES.create("command"), CLIENTS.create("command")
-    group = ServiceGroup(0, (master, worker), 0, config, engine, client, lambda *_: None)
-    both = [Running(master, "the master", "a", "log"), Running(worker, "the worker", "b", "log")]
-    for running in (both, both[::-1]):
-        group._running = running
-        with pytest.raises(EvaluationFailed) as error:
-            group._check_alive("while starting")
-        causes = error.value.cause.split("; ")
-        assert [cause.partition(":")[0] for cause in causes] == [first, "node0" if first == "node1" else "node1"]
-        assert f"node0: the master exited with code 1 while starting: {LOST}" in causes
+    """One has lost the other, and ``loser`` says so; both have ended by the first look at them."""
+    says = ("sh", "-c", 'echo "$0"; eval "$1"')
+    lost, other = (*says, LOST, "exit 1"), (*says, log, end)
+    order = (lost, other) if loser == "the master" else (other, lost)
+    cause = failed(bench.evaluate(dict(zip(("command", "worker_command"), order, strict=True)), nodes=2))[1]
+    causes = cause.split("; ")
+    names = [f"{node}: {role} " for node, role in (("node0", "the master"), ("node1", "the worker"))]
+    lost_name, other_name = names if loser == "the master" else names[::-1]
+    assert [each.startswith(other_name if goes_first else lost_name) for each in causes] == [True, False]
+    assert f"{lost_name}exited with code 1 while starting: {LOST}" in causes
     if "too long" in log:
         assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == node_module.LINE
-    for node in (master, worker):
-        node.close()
 
 
 @pytest.mark.parametrize("change", ["begins", "ends"])
@@ -576,10 +587,10 @@ def test_a_service_whose_port_changes_hands_as_its_worker_dies_has_not_lost_it_t
                     asked.append(port)
                     if change == "begins":
                         listens.touch()
-                        until(lambda: ports.listeners(port))
+                        wait_until(lambda: ports.listeners(port))
                     for pid in filter(None, ports.listeners(port) if change == "ends" else ()):
                         os.kill(pid, signal.SIGKILL)
-                        until(lambda: not ports.listeners(port))
+                        wait_until(lambda: not ports.listeners(port))
 
         return answer
 
@@ -587,10 +598,10 @@ def test_a_service_whose_port_changes_hands_as_its_worker_dies_has_not_lost_it_t
     monkeypatch.setattr(LocalNode, "listener_problem", then_it_changes(LocalNode.listener_problem))
 
     def let_it_die() -> None:
-        until(lambda: "starting" in bench.phases and len(bench.pids()) >= 2)
+        wait_until(lambda: "starting" in bench.phases and len(bench.pids()) >= 2)
         if change == "ends":
             listens.touch()
-            until(lambda: any(each.pid in bench.pids() for each in psutil.net_connections("tcp") if each.laddr))
+            wait_until(bench.listens)
         dies.touch()
 
     thread = threading.Thread(target=let_it_die)
@@ -782,11 +793,20 @@ def test_nor_is_it_held_against_a_service_that_has_failed(bench: Bench) -> None:
     assert evaluation.failure is not None and not evaluation.killed
 
 
-def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench) -> None:
-    script = 'echo half way; echo \'{"a": 1}\' > "$0"; sleep 1000'
-    benchmark = ECHO | {"command": ("sh", "-c", script, "{result}"), "timeout": 1.0}
+def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the benchmark runs, by this change, from when all is written."""
+    written = bench.folder / "written"
+    wait = process.Keeper.wait
+
+    def once_written(keeper: process.Keeper, *told: Any) -> int | None:
+        wait_until(written.exists)
+        return wait(keeper, *told)
+
+    monkeypatch.setattr(process.Keeper, "wait", once_written)
+    script = 'echo half way; echo \'{"a": 1}\' > "$0"; touch "$1"; sleep 1000'
+    benchmark = ECHO | {"command": ("sh", "-c", script, "{result}", str(written)), "timeout": 0.2}
     evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "a"}})
-    assert failed(evaluation) == ("configuration", "the benchmark took longer than 1 s")
+    assert failed(evaluation) == ("configuration", "the benchmark took longer than 0.2 s")
     assert evaluation.files["benchmark.log"] == b"half way\n"
     assert evaluation.files["benchmark.json"] == b'{"a": 1}\n'
     assert evaluation.files["service-0-node0.log"] == b"ready\n"
@@ -857,7 +877,7 @@ def test_cancelling_ends_every_step_within_its_short_grace(
     cancelled: list[float] = []
 
     def cancel() -> None:
-        until(under_way)
+        wait_until(under_way)
         cancelled.append(time.monotonic())
         bench.cancel.set()
 
