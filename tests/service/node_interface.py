@@ -50,14 +50,6 @@ class TestExecute:
         program = "import os; print(os.environ['SPEED'], os.environ['TINY_DEVICES'], 'PATH' in os.environ)"
         assert node.execute(python(program), 30, env={"SPEED": "9"}).stdout == "9 2,5 True\n"
 
-    def test_what_the_launcher_set_does_not_reach_the_command(
-        self, node: Node, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
-        monkeypatch.setenv("SLURM_PROCID", "1")
-        program = "import os; print([name for name in os.environ if name.startswith(('OMPI_', 'SLURM_'))])"
-        assert node.execute(python(program), 30).stdout == "[]\n"
-
     def test_at_the_timeout_the_whole_tree_is_killed_and_says_so(self, node: Node, tmp_path: Path) -> None:
         pids = tmp_path / "pids"
         child = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -68,7 +60,7 @@ class TestExecute:
             "print('begun', flush=True)\n"
             "time.sleep(60)"
         )
-        for timeout in (1.5, 6.0, 24.0):
+        for timeout in (0.5, 2.0, 8.0, 32.0):
             done = node.execute(python(program), timeout)
             if done.stdout:  # or the machine was too slow for this to mean anything
                 break
@@ -89,7 +81,7 @@ class TestExecute:
         assert done.exit_code == 0
         assert done.truncated
         assert done.stdout.endswith("end\n")
-        assert len(done.stdout) <= 1_000_000
+        assert len(done.stdout) == 1_000_000
 
     def test_it_can_be_given_up(self, node: Node, tmp_path: Path) -> None:
         mark = tmp_path / "pid"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,19 +194,21 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
 
 def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None:
     node = make()
-    stubborn = "trap 'echo TERM' TERM; echo ready; while :; do sleep 1; done"
-    handle = node.start_service(["sh", "-c", stubborn], {}, log="log", grace=3600)
+    stubborn = (
+        "import signal, time; signal.signal(15, lambda *_: print('TERM', flush=True))\n"
+        "print('ready', flush=True)\nwhile True: time.sleep(1)"
+    )
+    handle = node.start_service([sys.executable, "-c", stubborn], {}, log="log", grace=3600)
     keeper = node._services[handle].keeper
     wait_until(lambda: b"ready\n" in node.read_chunk("log", 0, 100))
-    first = threading.Thread(target=node.stop_service, args=(handle,))
-    first.start()
-    # The shell may tell of what its sleep died of as well.
-    wait_until(lambda: b"TERM\n" in node.read_chunk("log", 0, 100))
-    assert first.is_alive()
-    assert node.stop_service(handle, 0.1)[0] == []
-    assert keeper._process.returncode == 0, "it was asked, not killed when the time was up"
-    first.join(20)
-    assert not first.is_alive()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(node.stop_service, handle)
+        wait_until(lambda: b"TERM\n" in node.read_chunk("log", 0, 100))
+        assert not first.done()
+        assert node.poll_service(handle) is None
+        assert node.stop_service(handle, 0.1) == ([], 1)
+        assert keeper._process.returncode == 0, "it was asked, not killed when the time was up"
+        assert first.result(20) == ([], 1)
     assert node.stop_service(handle) == ([], 0)
 
 
