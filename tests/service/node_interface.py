@@ -85,7 +85,7 @@ class TestExecute:
 
     def test_it_can_be_given_up(self, node: Node, tmp_path: Path) -> None:
         mark = tmp_path / "pid"
-        program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
         cancel = threading.Event()
 
         def give_up() -> None:
@@ -95,7 +95,7 @@ class TestExecute:
         thread = threading.Thread(target=give_up)
         thread.start()
         with pytest.raises(Cancelled):
-            node.execute(python(program), 60, cancel=cancel)
+            node.execute(python(program), 1000, cancel=cancel)
         thread.join()
         wait_until(lambda: not alive(int(mark.read_text())), what="the command is gone")
 
