@@ -17,7 +17,7 @@ import psutil
 import pytest
 from bed.job import Job, wait_until
 
-from mpipso import mpirun, survivors
+from mpipso import survivors
 from mpipso.cluster.facts import local_facts
 from mpipso.config import Config
 from mpipso.configfile import parse
@@ -32,10 +32,12 @@ LIMIT = 60.0
 LAUNCH = """
 import sys
 from mpipso import mpirun, supervise
-mpirun.GRACE, mpirun.CLEARING, supervise.LINGER, supervise.SETTLING = 1.0, 3.0, 2.0, 0.1
+mpirun.GRACE, mpirun.CLEARING, mpirun._SAME = 1.0, 3.0, {same}
+supervise.LINGER, supervise.SETTLING, supervise._LOOK = 0.5, 0.1, 0.1
 from mpipso.cli import main
 sys.exit(main(["launch", *sys.argv[1:]]))
 """
+SAME = 0.2
 CONFIG = """
 output = "{folder}/runs"
 [service]
@@ -56,17 +58,22 @@ default = 0.5
 WELL = "begin(); evaluate(0); finish()"
 
 
-#: The same, and once the stand-in asks for it, an hour goes by while this process and the run are stopped.
-SUSPENDED = """
+#: The same with a clock that only the stand-in puts forward, and a note of every look: see ``later()`` there.
+CLOCK = """
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from mpipso.supervise import Supervisor
 from mpipso import supervise
-def monotonic(gone=[]):
-    if not gone and Path("{folder}/suspend").exists():
-        gone.append(3600.0)
-    return time.monotonic() + sum(gone)
-supervise.time = SimpleNamespace(monotonic=monotonic, sleep=time.sleep, strftime=time.strftime)
+clock, state = Path("{folder}/clock"), Supervisor._state
+def look(supervisor):
+    with open("{folder}/looks", "a") as looks:
+        looks.write(".")
+    return state(supervisor)
+def monotonic():
+    return float(clock.read_text()) if clock.exists() else 0.0
+supervise.time = SimpleNamespace(monotonic=monotonic, sleep=lambda _: time.sleep(0.02), strftime=time.strftime)
+supervise._LOOK, Supervisor._state = 0.0, look
 """
 #: The same, and another launch takes the lock between this one's look at it and its own try.
 LATE = """
@@ -100,7 +107,8 @@ class Bench:
 
     def start(self, attempts: list[str], *words: object, before: Sequence[str] = (), fault: str = "") -> Job:
         (self.folder / "attempts.json").write_text(json.dumps(attempts))
-        program = fault.replace("{folder}", str(self.folder)) + LAUNCH
+        program = LAUNCH.replace("from mpipso.cli", f"{fault}\nfrom mpipso.cli")
+        program = program.replace("{folder}", str(self.folder)).replace("{same}", str(SAME))
         argv = [*before, sys.executable, "-c", program, "--mpirun", str(self.mpirun), "--config", str(self.config)]
         return Job([*argv, *map(str, words)], limit=LIMIT, env=self.environment)
 
@@ -182,7 +190,7 @@ class TestTheJournalTellsTheEnd:
         assert not bench.runs.exists()
 
     def test_a_launcher_that_does_not_leave_after_the_end_is_ended(self, bench: Bench) -> None:
-        done = bench.launch([f"{WELL}; hang(deaf=True)"])
+        done = bench.launch([f"{WELL}; ignore_term(); hang()"])
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 1
 
@@ -213,7 +221,8 @@ class TestRestarts:
         ]
 
     def test_a_run_that_does_not_begin_starts_again_under_its_name(self, bench: Bench) -> None:
-        done = bench.launch(["hang()", WELL], "--start-limit", 1.5, "--run-name", "night")
+        words = ("--start-limit", 1.5, "--run-name", "night")
+        done = bench.launch(["later(1.6); hang()", WELL], *words, fault=CLOCK)
         assert done.returncode == 0, done.stderr
         assert told(done) == ["the run had not begun 1.5 s after its launch; starting again (restart 1 of 3)"]
         assert [value(words, "--run-name") for words in bench.calls] == ["night", "night"]
@@ -269,25 +278,29 @@ class TestRestarts:
 
     @pytest.mark.parametrize("deaf", [False, True])
     def test_a_stuck_job_is_ended_and_resumes(self, bench: Bench, deaf: bool) -> None:
-        done = bench.launch([f"begin(); hang(deaf={deaf})", "begin(); finish()"], "--stuck-after", 1.5)
+        stuck = f"begin(); ignore_term({deaf}); later(1.6); hang()"
+        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 1.5, fault=CLOCK)
         assert done.returncode == 0, done.stderr
         assert told(done)[0].startswith("nothing was heard of the run for 1.5 s; resuming")
 
     def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
         last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
-        done = bench.launch([f"begin(); {last}; hang()", "begin(); finish()"], "--stuck-after", 1.5)
+        stuck = f"begin(); {last}; later(1.6); hang()"
+        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 1.5, fault=CLOCK)
         assert done.returncode == 0, done.stderr
         assert bench.events == ["started", "interrupted", "resumed", "finished"]
 
-    @pytest.mark.parametrize("attempt", ["{stop}; begin(); finish()", "begin(); time.sleep(2); {stop}; finish()"])
+    @pytest.mark.parametrize("attempt", ["{stop}; begin(); finish()", "begin(); {stop}; finish()"])
     def test_the_time_in_which_a_job_was_suspended_does_not_count(self, bench: Bench, attempt: str) -> None:
-        stop = "(HERE / 'suspend').touch(); time.sleep(3)"  # in which the supervisor looks again
-        done = bench.launch([attempt.format(stop=stop), WELL], fault=SUSPENDED)
+        """An hour goes by between two turns of the supervisor, as if it was stopped."""
+        done = bench.launch([attempt.format(stop="later(3600.0)"), WELL], fault=CLOCK)
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 1
 
     def test_a_beat_is_a_sign_of_life(self, bench: Bench) -> None:
-        done = bench.launch(["begin(); beat(4.0); finish()"], "--stuck-after", 2.5)
+        done = bench.launch(
+            ["begin(); [(beat(), later(2.0)) for _ in range(3)]; finish()"], "--stuck-after", 2.5, fault=CLOCK
+        )
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 1
 
@@ -412,7 +425,7 @@ class TestSignals:
             for forwarded in ("SIGUSR1", "SIGTERM"):
                 job.process.send_signal(signal.SIGINT)
                 wait_until((bench.folder / forwarded).exists, 20, f"the job has got {forwarded}")
-                time.sleep(1.1 * mpirun._SAME)  # from when it was counted on: what comes before that counts once
+                time.sleep(1.1 * SAME)  # from when it was counted on: what comes before that counts once
             job.process.send_signal(signal.SIGINT)
             done = job.wait()
         assert done.returncode == 130
@@ -581,7 +594,7 @@ class TestResume:
         assert bench.events == ["started", "interrupted"]
 
     def test_a_run_has_one_supervisor(self, bench: Bench) -> None:
-        with bench.start(["begin(); beat(100)"]):
+        with bench.start(["begin(); beat(); hang()"]):
             wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
             done = bench.launch([WELL], "--resume", bench.run)
         assert done.returncode == 2

@@ -58,12 +58,30 @@ def finish(feasible: bool = True) -> None:
     write("finished", incumbent=0, evaluations=1, feasible=feasible, cause="evaluations")
 
 
-def beat(seconds: float) -> None:
-    """Be alive for so long, and nothing else."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        (folder() / "beat").touch()
-        time.sleep(0.2)
+def beat() -> None:
+    """Give a sign of life."""
+    (folder() / "beat").touch()
+
+
+def later(seconds: float = 0.0) -> None:
+    """Put the supervisor's clock forward once it has seen how things are, and wait until it has drawn its conclusions.
+
+    The clock is that of the fault CLOCK in test_supervise.py, which stands still otherwise.
+    """
+    clock, draft = HERE / "clock", HERE / "clock-draft"
+    now = float(clock.read_text()) if clock.exists() else 0.0
+    _wait_for_looks()
+    draft.write_text(str(now + seconds))
+    draft.replace(clock)
+    _wait_for_looks()
+
+
+def _wait_for_looks() -> None:
+    # The turn of the first one may have begun before; the third one begins when the second has come to its end.
+    looks = HERE / "looks"
+    seen = looks.stat().st_size
+    while looks.stat().st_size < seen + 3:
+        time.sleep(0.01)
 
 
 def wait_for(name: str) -> None:
@@ -72,10 +90,14 @@ def wait_for(name: str) -> None:
         time.sleep(0.01)
 
 
-def hang(*, deaf: bool = False) -> NoReturn:
-    """Do nothing for ever, to SIGTERM either if ``deaf``."""
-    if deaf:
+def ignore_term(so: bool = True) -> None:
+    """Be deaf to SIGTERM, if ``so``."""
+    if so:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def hang() -> NoReturn:
+    """Do nothing for ever."""
     while True:
         signal.pause()
 
