@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import subprocess
 import sys
-import time
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
+from bed.job import wait_until
 
 import mpipso
 from mpipso.service.remote import Answer, Request
 from mpipso.service.wire import Alive, Message, Ready, decode, encode
 
-SILENCE = 2.0
+SILENCE = 600.0
+#: The agent with a clock of its own, a file that the test writes the time into; all else about it is real.
+CLOCK = """
+import pathlib, select, sys, types
+from mpipso.service import agent
+clock = pathlib.Path(sys.argv[2])
+def wait(read, write, fail, seconds):
+    until = float(clock.read_text()) + seconds
+    while not (found := select.select(read, write, fail, 0.01))[0] and float(clock.read_text()) < until:
+        pass
+    return found
+agent.select = types.SimpleNamespace(select=wait)
+agent.main(float(sys.argv[1]))
+"""
 
 
 class Leader:
-    """The other end of an agent's pipes."""
+    """The other end of an agent's pipes; with a ``clock``, of an agent to which the time is what this file says."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "mpipso.service.agent", str(SILENCE)]
+    def __init__(self, clock: Path | None = None) -> None:
+        program = (
+            ["-m", "mpipso.service.agent", str(SILENCE)] if clock is None else ["-c", CLOCK, str(SILENCE), str(clock)]
+        )
+        command = [sys.executable, *program]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
         assert self.process.stdin and self.process.stdout and self.process.stderr
@@ -44,19 +63,30 @@ class Leader:
         assert isinstance(answer, Answer)
         return answer
 
+    def unread(self) -> int:
+        """How many bytes of what was said to the agent it has not read yet."""
+        told = fcntl.ioctl(self.requests, termios.FIONREAD, bytes(4))
+        return int.from_bytes(told, sys.byteorder)
+
     def join(self, folder: Path) -> Path:
         return Path(str(self.ask("join", "node7", work_dir=str(folder)).value))
 
 
-@pytest.fixture
-def leader() -> Iterator[Leader]:
-    leader = Leader()
+@contextlib.contextmanager
+def leading(clock: Path | None = None) -> Iterator[Leader]:
+    leader = Leader(clock)
     assert leader.read() == Ready(mpipso.__version__)
     yield leader
     leader.requests.close()
     leader.process.wait(10)
     leader.answers.close()
     leader.complaints.close()
+
+
+@pytest.fixture
+def leader() -> Iterator[Leader]:
+    with leading() as leader:
+        yield leader
 
 
 def test_the_end_of_its_input_ends_it_and_removes_its_files(leader: Leader, tmp_path: Path) -> None:
@@ -67,14 +97,32 @@ def test_the_end_of_its_input_ends_it_and_removes_its_files(leader: Leader, tmp_
     assert not folder.exists()
 
 
-def test_silence_ends_it_but_a_word_now_and_then_keeps_it(leader: Leader, tmp_path: Path) -> None:
-    folder = leader.join(tmp_path)
-    end = time.monotonic() + 1.2 * SILENCE
-    while time.monotonic() < end:
-        leader.requests.write(encode(Alive()))
-        time.sleep(SILENCE / 20)
-    assert leader.ask("execute", ["echo", "x"], 10).value.stdout == "x\n"
-    assert leader.process.wait(10 * SILENCE) == 0
+def test_silence_ends_it_but_a_word_now_and_then_keeps_it(tmp_path: Path) -> None:
+    clock, now = tmp_path / "clock", 0.0
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        draft = tmp_path / "draft"
+        draft.write_text(str(now))
+        draft.replace(clock)
+
+    pass_by(0.0)
+    with leading(clock) as leader:
+        folder = leader.join(tmp_path)
+        for _ in range(4):
+            pass_by(0.6 * SILENCE)
+            leader.requests.write(encode(Alive()))
+            wait_until(lambda: not leader.unread(), what="it has read that")
+        assert leader.ask("execute", ["echo", "x"], 10).value.stdout == "x\n"
+        assert leader.process.poll() is None
+
+        def ended() -> bool:
+            pass_by(0.6 * SILENCE)  # more than once, since it may not have begun to wait yet
+            return leader.process.poll() is not None
+
+        wait_until(ended, what="it has ended")
+        assert leader.process.returncode == 0
     assert not folder.exists()
 
 
