@@ -5,7 +5,6 @@ And how the best configuration is started by hand.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
@@ -45,59 +44,65 @@ def course(tmp_path: Path) -> Course:
     return Course(tmp_path, search__evaluations=1000, search__confirm=0, search__particles=2)
 
 
-def test_no_evaluation_is_started_shortly_before_the_end_of_a_slurm_job(course: Course) -> None:
-    end = int(time.time() + RESERVE + 12)  # a loaded machine takes seconds to start
-    done = run(course, "--config", str(course.config), SLURM_JOB_END_TIME=str(end))
-    assert done.returncode == 0, done.stdout + done.stderr
-    last = course.events()[-1]
-    assert (last["event"], last["cause"]) == ("finished", "time")
-    assigned = [event["t"] for event in course.events("assigned")]
-    assert assigned, "a loaded machine took too long to start"
-    assert max(assigned) < end - RESERVE + 1
-
-
-def test_the_end_of_a_job_that_comes_back_is_not_that_of_its_run(course: Course) -> None:
-    environment = {"SLURM_JOB_END_TIME": str(int(time.time())), "MPIPSO_REQUEUE": "1"}
+@pytest.mark.parametrize(("requeue", "code", "cause"), [("1", 0, "evaluations"), ("", 3, "time")])
+def test_the_end_of_a_job_is_that_of_its_run_unless_the_job_comes_back(
+    course: Course, requeue: str, code: int, cause: str
+) -> None:
+    environment = {"SLURM_JOB_END_TIME": str(int(time.time())), "MPIPSO_REQUEUE": requeue}
     done = run(course, "--config", str(course.config), "--evaluations", "3", **environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert course.events()[-1]["cause"] == "evaluations"
+    assert done.returncode == code, done.stdout + done.stderr
+    assert course.events()[-1]["cause"] == cause
+    assert len(course.events("assigned")) == (3 if requeue else 0)
 
 
-def test_the_final_race_keeps_to_the_time_limit(tmp_path: Path) -> None:
-    course = Course(tmp_path, search__evaluations=1000, search__confirm=5, search__particles=2, search__time_limit=8.0)
-    done = run(course, "--config", str(course.config))
-    assert done.returncode == 0, done.stdout + done.stderr
-    last = course.events()[-1]
-    assert (last["event"], last["cause"]) == ("finished", "time")
-    begun = course.events("started")[0]["t"]
-    assert all(event["t"] < begun + 8.0 + 1 for event in course.events("assigned"))
-
-
-WATCHED = """
+#: A clock that stands still, but for what is asked for on the command line: what is left of the job's time when the
+#: third evaluation has ended, and as the race is about to begin. It is the first second of 1970.
+CLOCK = """
 import sys
-from mpipso.timelimits import TimeLimits
-over = TimeLimits.over
-def watched(self, evaluation, race=(0.0, 0.0)):
-    if evaluation:
-        print("left to the race:", race, flush=True)
-    return over(self, evaluation, race)
-TimeLimits.over = watched
+from types import SimpleNamespace
+from mpipso import runrecord, timelimits
+from mpipso.record.journal import Journal
+END = 1_000_000.0
+left, now = [float(word) for word in sys.argv.pop(1).split()], [0.0]
+limits, write = timelimits.TimeLimits, Journal.write
+def watched(self, event, /, **fields):
+    write(self, event, **fields)
+    if left and (
+        event == "evaluated" and fields["number"] == 2
+        or event == "asked" and any(new["label"] == "confirm" for new in fields["new"])
+    ):
+        now[0] = END - left.pop(0)
+Journal.write = watched
+timelimits.time = SimpleNamespace(time=lambda: 0.0)
+runrecord.TimeLimits = lambda limit, used, environment: limits(limit, used, environment, lambda: now[0])
 from mpipso.cli import main
-sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1", "--evaluations", "4"]))
+sys.exit(main(["tune", "--nodes-per-group", "1", *sys.argv[1:]]))
 """
 
 
-def test_the_search_leaves_time_for_the_race_and_the_race_does_not(tmp_path: Path) -> None:
-    course = Course(tmp_path, search__confirm=1, search__leaders=3, search__particles=2)
-    words = [sys.executable, "-c", WATCHED, str(course.config)]
-    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = [
-        ast.literal_eval(line.partition("race: ")[2]) for line in done.stdout.splitlines() if "left to the race" in line
-    ]
-    search = [(least, most) for least, most in told if most]
-    assert search and all(most / least == pytest.approx(5 / 3) for least, most in search), "1 + 4 rounds, and 1 + 2"
-    assert told[-1] == (0.0, 0.0)
+def test_the_search_leaves_time_to_the_race_which_ends_in_time_and_earlier_sessions_count(tmp_path: Path) -> None:
+    course = Course(tmp_path, search__confirm=30, search__leaders=3, search__particles=2)
+
+    def tune(left: str, *flags: str) -> None:
+        words = [sys.executable, "-c", CLOCK, left, *flags]
+        environment = {**os.environ, "SLURM_JOB_END_TIME": str(int(1e6 + RESERVE))}
+        done = subprocess.run(
+            words, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    # An evaluation takes more than 0.2 s and less than 20 s: the race of 120 has no room any more, but may begin.
+    tune("20 0.01", "--config", str(course.config), "--evaluations", "8")
+    assert course.events()[-1]["cause"] == "time"
+    events = course.events("asked", "assigned")
+    race = [event["event"] == "asked" and event["new"][0]["label"] == "confirm" for event in events].index(True)
+    before, after = len(course.events("evaluated")), len(events) - race - 1
+    assert 3 <= before <= 4, "what had been asked for and not begun is dropped"
+    assert after == 0, "none is likely to end in the 0.01 s that are left"
+
+    tune("", "--resume", str((course.runs / "latest").resolve()), "--time-limit", "0.1", "--evaluations", "8")
+    assert [event["event"] for event in course.events()].count("resumed") == 1
+    assert len(course.events("evaluated")) == before, "its time is over"
 
 
 def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(course: Course) -> None:
