@@ -52,6 +52,20 @@ default = 2.0
 """
 
 
+#: A benchmark that ends at once the first time, and then not before the file ``go`` is there: what a test does after
+#: the first evaluation it does in the middle of a run.
+HELD = """
+[benchmark]
+client = "command"
+command = [
+    "sh", "-c", "mkdir $0/first 2>/dev/null || until [ -e $0/go ]; do sleep 0.02; done; echo $1",
+    "{folder}", '{{"x": 1}}', "{{base_url}}",
+]
+metrics = {{ output_throughput = "x" }}
+[objective]
+"""
+
+
 @pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
 def launcher(request: pytest.FixtureRequest) -> Launcher:
     chosen: Launcher = request.param
@@ -75,6 +89,14 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "my.toml"
     path.write_text(CONFIG.format(folder=tmp_path, python=sys.executable, service=SERVICE))
     return path
+
+
+@pytest.fixture
+def held(config: Path) -> Path:
+    """The same with a benchmark that is held up."""
+    before, _, rest = config.read_text().partition("[benchmark]\n")
+    config.write_text(before + HELD.format(folder=config.parent) + rest.partition("[objective]\n")[2])
+    return config
 
 
 def run(launcher: Launcher, ranks: int, *words: object) -> subprocess.CompletedProcess[str]:
@@ -170,11 +192,6 @@ class TestBadInput:
             "no rank of this job runs on node-of-another-cluster: the job runs on "
         )
 
-    def test_too_few_ranks_for_one_group(self, one: Launcher, config: Path) -> None:
-        assert self.told(one, config, "--nodes-per-group", 4) == [
-            "3 ranks cannot form a group of 4 nodes: start more ranks (mpirun -np) or lower --nodes-per-group"
-        ]
-
 
 LISTENING = """
 import psutil
@@ -230,59 +247,61 @@ class TestLaunch:
         assert "command not found: no-such-server" in done.stderr
         assert not (config.parent / "runs").exists()
 
-    def test_a_killed_mpirun_is_restarted_and_the_run_resumes(self, launcher: Launcher, config: Path) -> None:
-        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
-        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+    def test_a_killed_mpirun_is_restarted_and_the_run_resumes(self, launcher: Launcher, held: Path) -> None:
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
         with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
-            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            wait_until(lambda: counted(held.parent, "evaluated"), LIMIT, "an evaluation is completed")
             pid = job.pid(launcher.process)
             session = list(job.scratch.rglob(f"*.{pid}"))
             os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: "(restart 1 of 3)" in job.stderr, LIMIT, "it is started again")
+            (held.parent / "go").touch()
             done = job.wait()
             left = [path for path in session if path.exists()]
         assert done.returncode == 0, done.stdout + done.stderr
         assert left == []
         assert session or type(launcher.family) is launchers.Hydra
         assert "(restart 1 of 3)" in done.stderr
-        assert [counted(config.parent, event) for event in ("started", "resumed", "finished")] == [1, 1, 1]
-        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert [counted(held.parent, event) for event in ("started", "resumed", "finished")] == [1, 1, 1]
+        numbers = [event["number"] for event in events(held.parent) if event["event"] == "evaluated"]
         assert sorted(numbers) == list(range(5)), "nothing completed is measured twice"
 
-    def test_a_killed_rank_is_survived_or_the_run_resumes(self, launcher: Launcher, config: Path) -> None:
+    def test_a_killed_rank_is_survived_or_the_run_resumes(self, launcher: Launcher, held: Path) -> None:
         """Open MPI 5 goes on without it (ULFM), in the other group."""
-        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
-        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
         with Job(argv, limit=LIMIT, env=launcher.environment()) as job:
-            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            wait_until(lambda: counted(held.parent, "evaluated"), LIMIT, "an evaluation is completed")
             ranks = job.running(sys.executable, "-m", "mpipso", "tune")
             (victim,) = [process for process in ranks if rank_in(process.environ()) == 1]
             victim.kill()
+            wait_until(lambda: counted(held.parent, "lost") or "(restart 1 of 3)" in job.stderr, LIMIT, "it is missed")
+            (held.parent / "go").touch()
             done = job.wait()
         assert done.returncode == 0, done.stdout + done.stderr
         survives = type(launcher.family) is launchers.OpenMPI5
-        assert counted(config.parent, "resumed") == (0 if survives else 1), done.stderr
-        assert counted(config.parent, "lost") == (1 if survives else 0)
-        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        assert counted(held.parent, "resumed") == (0 if survives else 1), done.stderr
+        assert counted(held.parent, "lost") == (1 if survives else 0)
+        numbers = [event["number"] for event in events(held.parent) if event["event"] == "evaluated"]
         assert sorted(numbers) == list(range(5))
 
-    def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, config: Path) -> None:
-        config.write_text(config.read_text().replace("requests = 6", "requests = 300"))
-        words = ["--mpirun", one.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+    def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, held: Path) -> None:
+        words = ["--mpirun", one.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
         with Job(argv, limit=LIMIT, env=one.environment()) as job:
-            wait_until(lambda: counted(config.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            wait_until(lambda: counted(held.parent, "evaluated"), LIMIT, "an evaluation is completed")
             job.process.send_signal(signal.SIGINT)
             stopped = job.wait()
         assert stopped.returncode == 130, stopped.stdout + stopped.stderr
-        assert events(config.parent)[-1]["event"] == "interrupted"
+        assert events(held.parent)[-1]["event"] == "interrupted"
+        (held.parent / "go").touch()
         (line,) = [line for line in stopped.stdout.splitlines() if line.startswith("go on: ")]
         again = shlex.split(line.removeprefix("go on: "))
         with Job([*again, "-np", "1", "--nodes-per-group", "1"], limit=LIMIT, env=one.environment()) as job:
             done = job.wait()
         assert done.returncode == 0, done.stdout + done.stderr
-        numbers = [event["number"] for event in events(config.parent) if event["event"] == "evaluated"]
+        numbers = [event["number"] for event in events(held.parent) if event["event"] == "evaluated"]
         assert sorted(numbers) == list(range(5))
 
     def test_a_program_that_is_no_launcher(self) -> None:
