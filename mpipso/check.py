@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.hosts import LOCAL, slurm_hosts
+from mpipso.cluster.hosts import LOCAL, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
@@ -47,7 +47,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     Parameters
     ----------
     ranks:
-        Ranks on this machine, if neither options nor configuration nor Slurm name hosts; None for as many as
+        Ranks on this machine, if neither options nor configuration nor a scheduler name hosts; None for as many as
         ``mpipso launch`` starts.
 
     Raises
@@ -86,7 +86,8 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     config, hosts = wanted_groups(options, config)
     hosts = launched_hosts(hosts, config)
     problems = missing_commands(config)
-    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes] or slurm_hosts()
+    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes]
+    named = named or batch_hosts() or slurm_hosts()
     if ranks is None and not named and alone(config.parallel):
         config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"nodes_per_group": 1})})
     expected = _expected_ranks(named, ranks or local_ranks())

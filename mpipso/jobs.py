@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mpipso.cluster.hosts import LOCAL, Hosts, Name, slurm_hosts
+from mpipso.cluster.hosts import LOCAL, Hosts, Name, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config, GroupEntry, Parallel
 from mpipso.errors import RunFailed
@@ -84,7 +84,8 @@ class Job:
         hosts = launched_hosts(slots, config) or []
         groups = config.parallel.service_groups
         named = [] if hosts or config.parallel.ssh else _distant(groups)
-        # Inside a Slurm job the launcher knows the hosts by itself.
+        # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
+        named = named or ([] if hosts else batch_hosts())
         hosts = hosts or named or slurm_hosts()
         if ranks is None and hosts:
             ranks = len(hosts)

@@ -553,6 +553,21 @@ class TestHosts:
         assert second.count("--hostfile") == 1, "the order of the ranks forms the groups, as before"
         assert f"without {out}, which do not answer" in told(done)[0]
 
+    def test_of_a_pbs_job_are_those_of_its_nodefile(self, bench: Bench) -> None:
+        """A launcher that was not built with PBS's library does not know them."""
+        bench.environment["PBS_NODEFILE"] = str(bench.folder / "nodefile")
+        (bench.folder / "nodefile").write_text("n0\nn0\nn1\nn1\nn2\nn2\n")
+        bench.dead.write_text("n1\n")
+        done = bench.launch(["begin()", "begin(); finish()"])
+        assert done.returncode == 0, done.stderr
+        first, second = bench.calls
+        assert (value(first, "-np"), value(first, "--host"), value(first, "--map-by")) == (
+            *("3", "n0:1,n1:1,n2:1"),
+            "ppr:1:node",
+        )
+        assert "--host" not in second
+        assert Path(value(second, "--hostfile") or "").read_text() == "n0\nn2\n"
+
     @pytest.mark.parametrize("steps", [True, False])
     def test_of_a_slurm_job_are_lost_where_a_step_runs_on_this_one_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: bool

@@ -199,6 +199,20 @@ def _short(host: str) -> str:
     return host
 
 
+def batch_hosts() -> list[str]:
+    """The hosts, each once, of the PBS or LSF job that this process belongs to; none outside of one.
+
+    Both name a file of one line per slot (qsub's manual, ``PBS_NODEFILE``; bsub's, ``LSB_DJOB_HOSTFILE``).
+
+    Raises
+    ------
+    UserError
+        The file cannot be read.
+    """
+    path = os.environ.get("PBS_NODEFILE") or os.environ.get("LSB_DJOB_HOSTFILE")
+    return list(dict.fromkeys(host for host, _ in read_hostfile(Path(path)))) if path else []
+
+
 def slurm_hosts() -> list[str]:
     """The nodes of the Slurm job that this process belongs to; none outside of one."""
     listed = os.environ.get("SLURM_JOB_NODELIST")
