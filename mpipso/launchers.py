@@ -7,6 +7,7 @@ for surviving the loss of ranks https://docs.open-mpi.org/en/v5.0.x/features/ulf
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 import shlex
 import shutil
@@ -32,6 +33,8 @@ class Launcher(abc.ABC):
     versions: ClassVar[tuple[str, ...]]
     agents: ClassVar[tuple[str, ...]]
     """Environment variables that name another program than ssh for reaching hosts, the first that is set."""
+    parameter_files: ClassVar[tuple[str, ...]] = ()
+    """Files in the user's home that may name it too, as ``plm_rsh_agent = ...``."""
     session: ClassVar[str | None] = None
     """A pattern of the folder that a killed launcher leaves among temporary files, with its ``{pid}`` and ``{uid}``."""
 
@@ -49,13 +52,26 @@ class Launcher(abc.ABC):
 
         ``ssh`` asks nothing and waits 5 s for a connection; another program is called as the launcher calls it.
         """
-        wanted = next((environ[name] for name in self.agents if environ.get(name)), "ssh")
+        known = {**self._parameters(environ), **environ}
+        wanted = next((known[name] for name in self.agents if known.get(name)), "ssh")
         # Open MPI takes a list of programs with their arguments, "ssh -x : rsh", and uses the first that exists.
         choices = [words for part in wanted.split(":") if (words := shlex.split(part))]
         words = next((words for words in choices if shutil.which(words[0])), ["ssh"])
         if Path(words[0]).name == "ssh":
             words += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
         return words
+
+    def _parameters(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """What the user's parameter files say of the agents, under the names of the environment variables."""
+        names = {name.partition("_MCA_")[2]: name for name in self.agents}
+        found = {}
+        for file in self.parameter_files if "HOME" in environ else ():
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                for line in Path(environ["HOME"], file).read_text(encoding="utf-8").splitlines():
+                    name, _, value = line.partition("#")[0].partition("=")
+                    if name.strip() in names:
+                        found[names[name.strip()]] = value.strip()
+        return found
 
     @abc.abstractmethod
     def command(
@@ -97,6 +113,7 @@ class OpenMPI5(Launcher):
     agents: ClassVar[tuple[str, ...]] = (
         *("PRTE_MCA_plm_ssh_agent", "PRTE_MCA_plm_rsh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
     )
+    parameter_files = (".openmpi/mca-params.conf", ".prte/mca-params.conf")
     session = "ompi.{pid}"
     transports = "self,sm,tcp"
     more: tuple[str, ...] = ()

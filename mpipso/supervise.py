@@ -265,7 +265,7 @@ class Supervisor:
         if not self._left:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts in vain")
         self._mpirun.clear()
-        answer = answering(self._job.hosts, self._agent())
+        answer = answering(self._job.hosts, self._agent(), self._tell)
         out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
         paths = (self._folder / f"hosts-{number}.txt" for number in itertools.count(2))
         try:

@@ -7,8 +7,9 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mpipso.cluster.facts import local_facts
@@ -25,8 +26,11 @@ _MOST_AT_A_TIME = 64
 _GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "perf", "power", "reboot", "unk")
 
 
-def answering(hosts: Iterable[str], agent: Sequence[str]) -> set[str]:
+def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], None]) -> set[str]:
     """The hosts that answer: on which ``agent``, or inside of a Slurm job a step, can run a command. This one does.
+
+    Where ``agent`` reaches no host, not even this one, the launcher has another way (PBS's or LSF's own, say), and
+    nothing is known of the others: all are taken to answer, and ``tell`` gets a line about it.
 
     Slurm notices a lost node only after minutes (``SlurmdTimeout``), so its own word is not enough; but it is taken if
     no step runs on any host, this one included, since a site may forbid them or have a Slurm without ``--overlap``
@@ -38,7 +42,13 @@ def answering(hosts: Iterable[str], agent: Sequence[str]) -> set[str]:
     if away and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
         up = [host for host in away if not any(map(_gone, states.get(host, ())))]
         return here | (succeeding([*here, *up], _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
-    return here | succeeding(away, agent, ["true"])
+    reached = succeeding(away, agent, ["true"])
+    if away and not reached and not succeeding([*here] or [socket.gethostname()], agent, ["true"]):
+        tell(
+            f"{shlex.join(agent)} reaches no host, not even this one: which of them are left is for the launcher to see"
+        )
+        return set(distinct)
+    return here | reached
 
 
 def strangers(hosts: Iterable[str]) -> list[str]:

@@ -578,15 +578,28 @@ class TestHosts:
         script(tmp_path / "sinfo", f"#!/bin/sh\nfor host in {here} n1 n2; do echo $host allocated; done\n")
         srun = f'case " $* " in *" {here} "*) ;; *) exit 1; esac' if steps else "exit 1"
         script(tmp_path / "srun", f"#!/bin/sh\n{srun}\n")
-        assert survivors.answering([here, "n1", "n2"], ["false"]) == ({here} if steps else {here, "n1", "n2"})
+        assert survivors.answering([here, "n1", "n2"], ["false"], print) == ({here} if steps else {here, "n1", "n2"})
 
     def test_a_host_that_says_nothing_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(survivors, "LIMIT", 1.0)
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         agent = script(tmp_path / "agent", '#!/bin/sh\n[ "$1" != frozen ] || sleep 60\n')
         here = local_facts(0).host
-        assert survivors.answering(["a", "frozen", here, "a"], [str(agent)]) == {"a", here}
-        assert survivors.answering(["a", "localhost"], ["/no/such/agent"]) == {"localhost"}
+        told: list[str] = []
+        assert survivors.answering(["a", "frozen", here, "a"], [str(agent)], told.append) == {"a", here}
+        assert survivors.answering(["frozen", "localhost"], [str(agent)], told.append) == {"localhost"}
+        assert survivors.answering(["frozen"], [str(agent)], told.append) == set()
+        assert not told
+
+    def test_an_agent_that_reaches_not_even_this_host_tells_nothing_of_the_others(self, bench: Bench) -> None:
+        script(bench.agent, "#!/bin/sh\nexit 255\n")
+        done = bench.launch(["begin()", "begin(); finish()"], "--hostfile", bench.hosts("n0", "n1", "n2", "n3"))
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "-np") for words in bench.calls] == ["4", "4"]
+        assert told(done) == [
+            f"{bench.agent} reaches no host, not even this one: which of them are left is for the launcher to see",
+            f"mpirun ended with code 0 before the run had ended; resuming {bench.run} (restart 1 of 3)",
+        ]
 
 
 class TestResume:
@@ -736,3 +749,14 @@ class TestFamilies:
         self, family: Launcher, environment: dict[str, str], agent: str
     ) -> None:
         assert " ".join(family.agent(environment)) == agent
+
+    @pytest.mark.parametrize(
+        ("family", "file"), [(OpenMPI4(), ".openmpi"), (OpenMPI5(), ".openmpi"), (OpenMPI5(), ".prte")]
+    )
+    def test_also_where_that_is_said_in_a_parameter_file(self, tmp_path: Path, family: Launcher, file: str) -> None:
+        path = tmp_path / file / "mca-params.conf"
+        path.parent.mkdir()
+        path.write_text("# plm_rsh_agent = false\nbtl = tcp,self\nplm_rsh_agent = env A=b sh  # ours\n")
+        home = {"HOME": str(tmp_path)}
+        assert family.agent(home) == ["env", "A=b", "sh"]
+        assert family.agent({**home, "OMPI_MCA_plm_rsh_agent": "sh"}) == ["sh"]
