@@ -17,6 +17,7 @@ import psutil
 
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launcher
+from mpipso.signals import ENDING
 
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL for a launcher that is to end."""
@@ -25,7 +26,6 @@ CLEARING = 20.0
 _POLL = 0.1
 _SAME = 0.5
 """Seconds in which a second signal counts for the same: a terminal's Ctrl-C and a scheduler's may arrive twice."""
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -54,7 +54,7 @@ class Mpirun:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         # nohup means that a run outlives its terminal. (Of SIGINT a shell makes every command in the background deaf.)
         deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        heard = [number for number in _ENDING if number != signal.SIGHUP or not deaf]
+        heard = [number for number in ENDING if number != signal.SIGHUP or not deaf]
         self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 

@@ -13,7 +13,11 @@ import psutil
 
 from mpipso.launchernames import LAUNCHERS
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+ENDING = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # schedulers warn with these before they kill
+)
+"""What asks a run to end."""
 _PR_SET_PDEATHSIG = 1
 _PATIENT = ("hydra_pmi_proxy",)
 """Launchers that wait for their ranks after SIGTERM; the others kill them 0.3 to 4 s later."""
@@ -26,7 +30,7 @@ _SECOND = 1.0
 class Interrupts:
     """Context in which a signal asks the run to end, and a second one ends this process at once.
 
-    ``SIGUSR1`` counts because it is the only signal that ``mpirun`` forwards without killing the ranks soon after.
+    ``SIGUSR1`` and ``SIGUSR2`` are what ``mpirun`` forwards without killing the ranks soon after.
 
     Parameters
     ----------
@@ -45,7 +49,7 @@ class Interrupts:
         self.received: int | None = None
 
     def __enter__(self) -> Interrupts:
-        for number in _ENDING:
+        for number in ENDING:
             # nohup means that a run outlives its terminal.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -55,7 +59,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The process is about to leave; a late signal must not spoil its exit code.
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
     def ask(self, number: int) -> None:

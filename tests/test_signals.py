@@ -87,9 +87,9 @@ def end(process: subprocess.Popen[str]) -> int:
     return process.wait(10)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_the_first_signal_lets_the_run_end_in_order(ranks: list[subprocess.Popen[str]], number: int) -> None:
-    rank = start(ranks)
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU"])
+def test_the_first_signal_lets_the_run_end_in_order(ranks: list[subprocess.Popen[str]], name: str) -> None:
+    rank, number = start(ranks), signal.Signals[f"SIG{name}"]
     rank.send_signal(number)
     assert line(rank) == f"received {number}\n"
     assert end(rank) == 7

@@ -393,8 +393,9 @@ class TestRestarts:
 
 
 class TestSignals:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-    def test_the_first_lets_the_run_end_in_order(self, bench: Bench, number: int) -> None:
+    @pytest.mark.parametrize("name", ["INT", "TERM", "QUIT", "USR1", "USR2", "XCPU"])
+    def test_the_first_lets_the_run_end_in_order(self, bench: Bench, name: str) -> None:
+        number = signal.Signals[f"SIG{name}"]
         with bench.start(["interruptible()"]) as job:
             wait_until(lambda: bench.begun, 20, "the run has begun")
             job.process.send_signal(number)
