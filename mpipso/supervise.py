@@ -147,6 +147,7 @@ class Supervisor:
 
     def _run(self) -> int:
         job = self._job
+        vain = None
         while True:
             options = self._options(job.options)
             before = len(self._events())
@@ -157,6 +158,10 @@ class Supervisor:
             code = self._verdict(events, end)
             if code is not None:
                 return code
+            # A wrong flag or a host that is not there ends every launcher in the same way.
+            if not self._began and not end.stuck and vain == (end.how, job.hosts):
+                raise RunFailed(f"{end.how}, nor begun, twice in the same way")
+            vain = (end.how, job.hosts)
             if any(event["event"] == "evaluated" for event in events):
                 self._left = self._limits.restarts
             job = self._next(end.how, ended)

@@ -94,6 +94,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.runs = folder / "runs"
         self.config = folder / "my.toml"
         self.config.write_text(CONFIG.format(folder=folder))
@@ -234,6 +235,17 @@ class TestRestarts:
         done = bench.launch(["sys.exit(1)", "begin()", WELL])
         assert done.returncode == 0, done.stderr
         assert ["--quiet" in words for words in bench.calls] == [True, False, True]
+
+    def test_and_not_started_a_third_time_if_nothing_is_different(self, bench: Bench) -> None:
+        done = bench.launch(["sys.exit(213)"])
+        assert done.returncode == 4
+        assert len(bench.calls) == 2
+        assert told(done)[-1] == "mpirun ended with code 213 before the run had ended, nor begun, twice in the same way"
+        bench = Bench(bench.folder / "hosts")
+        bench.dead.write_text("n2\n")
+        hosts = ("--hostfile", bench.hosts("n0", "n1", "n2"), "--nodes-per-group", 1)
+        done = bench.launch(["sys.exit(213)", "sys.exit(213)", WELL], *hosts)
+        assert done.returncode == 0, done.stderr
 
     def test_so_does_one_whose_journal_has_no_line_yet(self, bench: Bench) -> None:
         done = bench.launch(["(folder() / 'journal.jsonl').touch(); die(9)", WELL])

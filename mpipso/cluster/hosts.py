@@ -13,10 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mpipso.config import GroupEntry, NodeEntry
+from mpipso.config import GroupEntry, NodeEntry, suggestion
 from mpipso.errors import UserError
 
 LOCAL = ("localhost", "127.0.0.1")
+_SLOTS = ("slots", "count", "cpu")
+_KEYS = {
+    *_SLOTS,
+    *(form.format(key) for key in _SLOTS for form in ("{}_max", "{}-max", "max_{}", "max-{}")),
+    *("username", "user_name", "user-name", "port", "boards", "sockets", "cores", "cpu_set", "cpu-set"),
+    *("sockets_per_board", "sockets-per-board", "cores_per_socket", "cores-per-socket"),
+    *("user", "binding"),
+}
+"""What Open MPI's host files have, and those of MPICH."""
 _MOST = 100_000
 """Names that a list may stand for; more is a slip of the pen."""
 
@@ -47,12 +56,12 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
     """Hosts and their slots, in order: lines of ``host``, ``host slots=N`` (Open MPI) or ``host:N`` (MPICH).
 
     Open MPI's other names for slots, ``count`` and ``cpu``, are known too. Empty lines and everything after ``#`` are
-    ignored; further ``key=value`` words of Open MPI are accepted.
+    ignored; further ``key=value`` words are the launcher's.
 
     Raises
     ------
     UserError
-        A line is none of these; with file, line number and line.
+        A line is none of these, or has what looks like a known word misspelled; with file, line number and line.
     """
     hosts: list[tuple[str, int]] = []
     problems: list[str] = []
@@ -61,9 +70,13 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
         if not entry:
             continue
         match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_-]+\s*=\s*\S+)*)", entry)
-        slots = re.search(r"\s(?:slots|count|cpus?)\s*=\s*(\S+)", entry)
-        count = slots.group(1) if slots else match.group(2) if match and match.group(2) else "1"
-        if match is None or not count.isdecimal() or int(count) < 1:
+        given = dict(re.findall(r"\s([A-Za-z_-]+)\s*=\s*(\S+)", entry))
+        slots = [given[key] for key in _SLOTS if key in given]
+        count = slots[0] if slots else match.group(2) if match and match.group(2) else "1"
+        slips = {key: hint for key in given if key not in _KEYS and "did you mean" in (hint := suggestion(key, _KEYS))}
+        if slips:
+            problems += [f"{source}:{number}: {key}: unknown key{hint}" for key, hint in slips.items()]
+        elif match is None or not count.isdecimal() or int(count) < 1:
             problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")
         elif len(count) > 9 or int(count) > _MOST:
             problems.append(f"{source}:{number}: {line.strip()!r} has more than {_MOST} slots")

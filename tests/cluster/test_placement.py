@@ -71,6 +71,17 @@ class TestHostfile:
             f"hosts.txt:3: {line!r}",
         ]
 
+    @pytest.mark.parametrize(
+        ("key", "meant"),
+        [("slot", "slots"), ("cpus", "cpu"), ("maxslots", "max_slots"), ("usrname", "username"), ("Slots", "slots")],
+    )
+    def test_a_word_that_is_misspelled_is_told(self, key: str, meant: str) -> None:
+        with pytest.raises(UserError) as caught:
+            parse_hostfile(f"node8 slots=1 {key}=2\nnode9 rack=3", "hosts.txt")
+        (line,) = caught.value.problems
+        assert line.startswith(f"hosts.txt:1: {key}: unknown key; did you mean '")
+        assert meant.replace("_", "") in line.replace("_", "").replace("-", "")
+
     def test_a_file_without_a_host(self) -> None:
         with pytest.raises(UserError, match=r"hosts\.txt: names no host"):
             parse_hostfile("# nothing\n", "hosts.txt")
