@@ -156,7 +156,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
     command.add_argument(
-        "--ranks", "-np", type=_number, help="ranks on this machine, where no host is named (as launch does)"
+        "--ranks", "-np", type=_number, help="ranks (one per host that is named, or as many as launch starts here)"
     )
 
 

@@ -20,6 +20,8 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     yield from _failures_not_told(config)
     yield from _port_not_told(config, placement)
     yield from _idle_nodes(config, placement)
+    if placement.idle:
+        yield f"fewer ranks than hosts: none is started on {listed(placement.idle)}"
 
 
 def _added_paths(config: Config) -> Iterator[str]:

@@ -499,6 +499,16 @@ class TestCheck:
         text = self.shown(capsys, "--config", config, "--hostfile", hostfile, "--npus-per-node", "8")
         assert "0 0 127.0.0.2 root, leader, master as found 0-7 0 1 127.0.0.3 member as found 0-7" in text
 
+    def test_shows_which_hosts_of_a_hostfile_are_used_by_fewer_ranks(
+        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        hostfile = config.with_name("hosts.txt")
+        hostfile.write_text("127.0.0.2\n127.0.0.3\n127.0.0.4\n")
+        text = self.shown(capsys, "--config", config, "--hostfile", hostfile, "-np", "2")
+        assert "0 0 127.0.0.2 root, leader, master as found as found 0 1 127.0.0.3 member" in text
+        assert "note: fewer ranks than hosts: none is started on 127.0.0.4" in text
+
     def test_shows_the_groups_of_the_command_line(
         self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

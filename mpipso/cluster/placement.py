@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mpipso.cluster.hosts import Hosts, Name
 from mpipso.cluster.plan import Plan, Rank, counted, listed
@@ -23,7 +24,7 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
         The configuration's section; its ``service_groups`` win over ``hosts``, and those over the order of the ranks.
     hosts:
         The names of a hostfile, once per slot, in the order in which the user wants groups formed. Slots without a
-        rank are ignored on hosts that have at least one.
+        rank are ignored on hosts that have at least one, and so are hosts where the job has fewer ranks than hosts.
 
     Raises
     ------
@@ -32,10 +33,12 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
     """
     if _mode(ranks, parallel) == "multi_node":
         _one_rank_per_node(ranks)
+    idle: list[str] = []
     if parallel.service_groups:
         taken, spares = _by_name(ranks, parallel.service_groups, "not named in any group")
     elif hosts is not None:
-        size, entries = _from_hostfile(ranks, parallel, hosts)
+        idle = _idle(ranks, hosts)
+        size, entries = _from_hostfile(ranks, parallel, [host for host in hosts if host not in set(idle)])
         taken, spares = _by_name(ranks, entries, f"left over: groups take {counted(size, 'node')} each")
     else:
         taken, spares = _in_rank_order(ranks, parallel)
@@ -50,7 +53,7 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
             f"parallel.enabled = false allows one group, but {counted(len(ranks), 'rank')} form {len(taken)}: "
             f"start fewer ranks or raise --nodes-per-group"
         )
-    return share_hosts(_root_first(taken), spares, ranks, parallel)
+    return replace(share_hosts(_root_first(taken), spares, ranks, parallel), idle=tuple(idle))
 
 
 def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
@@ -115,6 +118,17 @@ def _in_rank_order(ranks: Sequence[Rank], parallel: Parallel) -> tuple[Taken, li
     taken: Taken = [(None, list(ranks[start : start + size])) for start in range(0, whole, size)]
     reason = f"left over: groups take {counted(size, 'node')} each"
     return taken, [(rank, reason) for rank in ranks[whole:]]
+
+
+def _idle(ranks: Sequence[Rank], hosts: Sequence[str]) -> list[str]:
+    """The hosts that have no rank because there are fewer ranks than hosts: each rank is alone on a host that is named.
+
+    If a rank is not, the ranks are not where they belong, and no host is idle.
+    """
+    known = Hosts(ranks)
+    used = {known.find(host) for host in hosts}
+    as_asked = len(known.names) == len(ranks) and used >= known.names.keys()
+    return [host for host in dict.fromkeys(hosts) if known.absent(host)] if as_asked else []
 
 
 def _from_hostfile(

@@ -79,10 +79,11 @@ class Spare:
 
 @dataclass(frozen=True)
 class Plan:
-    """All groups of a run, in the order in which the root counts them, and the ranks left over."""
+    """All groups of a run, in the order in which the root counts them, the ranks left over, and hosts without any."""
 
     groups: tuple[PlacedGroup, ...]
     spares: tuple[Spare, ...] = ()
+    idle: tuple[str, ...] = ()
 
     def index_of(self, rank: int) -> int | None:
         """The position in ``groups`` of the group that ``rank`` belongs to."""

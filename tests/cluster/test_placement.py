@@ -195,8 +195,13 @@ class TestGroups:
         assert placed(plan(ranks, Parallel(), hosts=hosts)) == [[0, 1], [3, 2]]
 
     def test_a_hostfile_with_a_host_that_is_not_in_the_job(self) -> None:
-        text = problem(ranks_on("a", "b"), Parallel(), hosts=["a", "b", "x"])
-        assert text.startswith("no rank of this job runs on x: the job runs on a, b")
+        text = problem(ranks_on("a", "b"), Parallel(), hosts=["a", "x", "y"])
+        assert text.startswith("no rank of this job runs on x; no rank of this job runs on y: the job runs on a, b")
+
+    def test_a_hostfile_with_more_hosts_than_there_are_ranks(self) -> None:
+        result = plan(ranks_on("a", "b"), Parallel(), hosts=["a", "b", "c", "d"])
+        assert placed(result) == [[0, 1]]
+        assert result.idle == ("c", "d")
 
     def test_a_launcher_that_put_all_ranks_on_the_first_host(self) -> None:
         text = problem(ranks_on("a", "a"), Parallel(), hosts=["a", "b"])
