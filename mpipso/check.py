@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import local_facts
-from mpipso.cluster.hosts import LOCAL, batch_hosts, slurm_hosts
+from mpipso.cluster.hosts import Hosts, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
 from mpipso.config import Config
@@ -122,8 +122,8 @@ def _expected_ranks(named: Sequence[str], ranks: int) -> list[Rank]:
     here = local_facts(0)
     if not named:
         return [replace(here, rank=rank) for rank in range(ranks)]
-    local = {here.host, here.host.split(".", 1)[0], here.address, *here.aliases, *LOCAL}
-    return [replace(here, rank=i) if host in local else Rank(i, host, host) for i, host in enumerate(named)]
+    local = Hosts([here])
+    return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in enumerate(named)]
 
 
 def _only(placement: Plan, host: str) -> Plan:

@@ -159,20 +159,25 @@ def _expand(part: str) -> list[str]:
 
 
 class Hosts:
-    """Finds a host of the job by its full name, its short name or an address, as launchers shorten names freely."""
+    """Finds a host of the job by its full name, its short name or an address, as launchers shorten names freely.
+
+    Upper and lower case are the same in names (RFC 4343), and the user in ``user@host`` does not matter.
+    """
 
     def __init__(self, ranks: Iterable[Named], *, local: bool = True) -> None:
         """With ``local``, the names of the loopback stand for the only host, if there is a single one."""
         self.names: dict[str, None] = {}
+        self._named: dict[str, str] = {}
         self._exact: dict[str, set[str]] = defaultdict(set)
         self._by_short: dict[str, set[str]] = defaultdict(set)
         for rank in ranks:
             if rank.host in self.names:
                 continue
             self.names[rank.host] = None
-            self._by_short[_short(rank.host)].add(rank.host)
+            self._named[_key(rank.host)] = rank.host
+            self._by_short[_short(_key(rank.host))].add(rank.host)
             for alias in (rank.address, *rank.aliases):
-                self._exact[alias].add(rank.host)
+                self._exact[_key(alias)].add(rank.host)
         if local and len(self.names) == 1:
             for name in LOCAL:
                 self._exact[name].update(self.names)
@@ -184,24 +189,29 @@ class Hosts:
 
     def absent(self, name: str) -> bool:
         """Whether ``name`` can only be a host of which nothing is known."""
-        return not self._candidates(name) and name not in LOCAL
+        return not self._candidates(name) and _key(name) not in LOCAL
 
     def problem(self, name: str) -> str | None:
         """Why :meth:`find` finds nothing, in words; None if it does."""
         found = self._candidates(name)
         if len(found) > 1:
             return f"{name} may be {' or '.join(sorted(found))}: write the full name"
-        if not found and name in LOCAL:
+        if not found and _key(name) in LOCAL:
             return f"{name} is another host on every node: write the name of the one that is meant"
         return None if found else f"no rank of this job runs on {name}"
 
     def _candidates(self, name: str) -> set[str]:
-        if name in self.names:
-            return {name}
+        name = _key(name)
+        if name in self._named:
+            return {self._named[name]}
         if name in self._exact:
             return set(self._exact[name])
         # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
         return {host for host in self._by_short.get(_short(name), ()) if "." not in name or "." not in host}
+
+
+def _key(name: str) -> str:
+    return name.rpartition("@")[2].casefold()
 
 
 def _short(host: str) -> str:

@@ -137,6 +137,13 @@ class TestNames:
         assert hosts.find("node1.example.org") == "node1"
         assert hosts.problem("node0") is None
 
+    def test_upper_and_lower_case_are_the_same(self) -> None:
+        hosts = Hosts(ranks_on("Node0", "node1.Example.org"))
+        assert [hosts.find(name) for name in ("node0", "NODE1", "Node0.example.org")] == [
+            *("Node0", "node1.Example.org", "Node0"),
+        ]
+        assert hosts.find("node1.example.org") == "node1.Example.org"
+
     def test_two_full_names_that_differ_are_two_hosts(self) -> None:
         assert Hosts([Rank(0, "node0.a.org")]).find("node0.b.org") is None
 
