@@ -136,7 +136,7 @@ def _resolves(host: str) -> bool:
     if host == socket.gethostname():
         return True
     try:
-        socket.getaddrinfo(host, None)
+        socket.getaddrinfo(host.rpartition("@")[2], None)
     except (OSError, UnicodeError):  # the latter for what cannot be a name
         return False
     return True

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mpipso.cluster.hosts import LOCAL, Hosts, Name, batch_hosts, slurm_hosts
+from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config, GroupEntry, Parallel
 from mpipso.errors import RunFailed
@@ -146,7 +146,7 @@ class Job:
                 lines = list(hosts)
             else:
                 own = self.hostfile.read_text(encoding="utf-8").splitlines()
-                lines = [line for line in own if (name := re.match(r"[\w.-]+", line.strip())) and name.group() in hosts]
+                lines = [line for line in own if (name := re.match(HOST, line.strip())) and name.group() in hosts]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except OSError as error:
             raise RunFailed(f"{path}: hosts that are left cannot be written: {error.strerror}") from error

@@ -714,12 +714,12 @@ class TestGroups:
 
     def test_several_ranks_on_a_host_stay_several(self, tmp_path: Path) -> None:
         hostfile = tmp_path / "hosts.txt"
-        hostfile.write_text("# ours\na:2\nb:2\n")
+        hostfile.write_text("# ours\nme@a:2\nb:2\n")
         job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), config('[parallel]\nmode="single_node"'), 8)
         assert job.ranks == 8
-        left = job.on({"a"}, tmp_path / "left.txt")
-        assert (left.ranks, left.hosts) == (4, ("a", "a"))
-        assert (tmp_path / "left.txt").read_text() == "a:2\n"
+        left = job.on({"me@a"}, tmp_path / "left.txt")
+        assert (left.ranks, left.hosts) == (4, ("me@a", "me@a"))
+        assert (tmp_path / "left.txt").read_text() == "me@a:2\n"
 
 
 class TestFamilies:

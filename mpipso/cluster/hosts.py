@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections import defaultdict
@@ -17,6 +18,8 @@ from mpipso.config import GroupEntry, NodeEntry, suggestion
 from mpipso.errors import UserError
 
 LOCAL = ("localhost", "127.0.0.1")
+HOST = r"(?:[\w.\-]+@)?[A-Za-z0-9_.\-]+"
+"""A pattern of a host in a hostfile, with the user to be there or without."""
 _SLOTS = ("slots", "count", "cpu")
 _KEYS = {
     *_SLOTS,
@@ -55,6 +58,7 @@ class Name:
 def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
     """Hosts and their slots, in order: lines of ``host``, ``host slots=N`` (Open MPI) or ``host:N`` (MPICH).
 
+    A host may be ``user@host``, which is returned as written: that is how ssh takes it.
     Open MPI's other names for slots, ``count`` and ``cpu``, are known too. Empty lines and everything after ``#`` are
     ignored; further ``key=value`` words are the launcher's.
 
@@ -69,13 +73,15 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
         entry = line.split("#", 1)[0].strip()
         if not entry:
             continue
-        match = re.fullmatch(r"([A-Za-z0-9_.\-]+)(?::(\d+))?((?:\s+[A-Za-z_-]+\s*=\s*\S+)*)", entry)
+        match = re.fullmatch(rf"({HOST})(?::(\d+))?((?:\s+[A-Za-z_-]+\s*=\s*\S+)*)", entry)
         given = dict(re.findall(r"\s([A-Za-z_-]+)\s*=\s*(\S+)", entry))
         slots = [given[key] for key in _SLOTS if key in given]
         count = slots[0] if slots else match.group(2) if match and match.group(2) else "1"
         slips = {key: hint for key in given if key not in _KEYS and "did you mean" in (hint := suggestion(key, _KEYS))}
         if slips:
             problems += [f"{source}:{number}: {key}: unknown key{hint}" for key, hint in slips.items()]
+        elif re.match(r"(?:\S+@)?[\[\dA-Fa-f]*:[\dA-Fa-f]*:", entry):
+            problems.append(f"{source}:{number}: {line.strip()!r}: write a name instead of an address of IPv6")
         elif match is None or not count.isdecimal() or int(count) < 1:
             problems.append(f"{source}:{number}: {line.strip()!r} is not 'host', 'host slots=N' or 'host:N'")
         elif len(count) > 9 or int(count) > _MOST:
@@ -90,12 +96,16 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
 
 
 def read_hostfile(path: Path) -> list[tuple[str, int]]:
-    """:func:`parse_hostfile` of a file that may be missing."""
+    """:func:`parse_hostfile` of a file that may be missing, or that launchers cannot read as it is."""
     try:
-        return parse_hostfile(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise UserError(f"{path}: hostfile cannot be read: {reason}") from None
+    if text.startswith("\ufeff") or "\r" in text:
+        mend = rf"sed -i '1s/^\xEF\xBB\xBF//; s/\r$//' {shlex.quote(str(path))}"
+        raise UserError(f"{path}: has the line ends or the byte order mark of Windows, which launchers misread: {mend}")
+    return parse_hostfile(text, str(path))
 
 
 def parse_nodes(text: str) -> tuple[GroupEntry, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_what_is_lost_is_not_this_host_because_there_is_nothing_else() -> None:
 class TestHostfile:
     def test_every_dialect_and_comments(self) -> None:
         text = "# all\nnode0\nnode1 slots=2  # two\n\nnode2:3\nnode3 slots = 4 max_slots=8\n10.0.0.7\na-b.example.org"
-        text += "\nnode4 count=3\nnode5 cpu=2\nnode6 max-slots=8 slots=5"
+        text += "\nnode4 count=3\nnode5 cpu=2\nnode6 max-slots=8 slots=5\nme@node7 slots=2\nm.e@node8:2"
         assert parse_hostfile(text, "hosts.txt") == [
             ("node0", 1),
             ("node1", 2),
@@ -60,6 +61,8 @@ class TestHostfile:
             ("node4", 3),
             ("node5", 2),
             ("node6", 5),
+            ("me@node7", 2),
+            ("m.e@node8", 2),
         ]
 
     @pytest.mark.parametrize("line", ["node0 node1", "node0 slots=two", "node0 slots=0", "node0:x", "node0,node1"])
@@ -81,6 +84,22 @@ class TestHostfile:
         (line,) = caught.value.problems
         assert line.startswith(f"hosts.txt:1: {key}: unknown key; did you mean '")
         assert meant.replace("_", "") in line.replace("_", "").replace("-", "")
+
+    @pytest.mark.parametrize("line", ["[::1]:1", "fe80::1", "::1 slots=2", "me@2001:db8::7", "[2001:db8::7]"])
+    def test_an_address_of_ipv6_is_told(self, line: str) -> None:
+        with pytest.raises(UserError, match="write a name instead of an address of IPv6"):
+            parse_hostfile(line, "hosts.txt")
+
+    @pytest.mark.parametrize("content", [b"node0\r\nnode1\r\n", b"\xef\xbb\xbfnode0\nnode1\n"])
+    def test_a_file_of_windows_is_told_with_what_mends_it(self, tmp_path: Path, content: bytes) -> None:
+        """Launchers cannot read it."""
+        path = tmp_path / "my hosts.txt"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read_hostfile(path)
+        assert "\n" not in str(caught.value)
+        subprocess.run(["sh", "-c", str(caught.value).rpartition("misread: ")[2]], check=True)
+        assert read_hostfile(path) == [("node0", 1), ("node1", 1)]
 
     def test_a_file_without_a_host(self) -> None:
         with pytest.raises(UserError, match=r"hosts\.txt: names no host"):
@@ -136,6 +155,9 @@ class TestNames:
             assert hosts.find(name) == "node0.example.org"
         assert hosts.find("node1.example.org") == "node1"
         assert hosts.problem("node0") is None
+
+    def test_the_user_on_a_host_does_not_matter(self) -> None:
+        assert Hosts(ranks_on("node0", "node1")).find("me@node1") == "node1"
 
     def test_upper_and_lower_case_are_the_same(self) -> None:
         hosts = Hosts(ranks_on("Node0", "node1.Example.org"))
