@@ -152,8 +152,11 @@ class OpenMPI5(Launcher):
             *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
-            *(word for name in forward for word in ("-x", name)),
+            *self._forwarded(forward),
         ]
+
+    def _forwarded(self, names: Sequence[str]) -> list[str]:
+        return [word for name in names for word in ("-x", name)]
 
     def _runtime(self, *parameters: str) -> list[str]:
         pairs = zip(parameters[::2], parameters[1::2], strict=True)
@@ -172,6 +175,11 @@ class OpenMPI4(OpenMPI5):
     more = ("--quiet", "--mca", "odls_base_sigkill_timeout", "0")
     survive = ()
     runtime = "--mca"
+
+    def _forwarded(self, names: Sequence[str]) -> list[str]:
+        parameter = "mca_base_env_list"  # if the user has set it, -x is refused
+        listed = os.environ.get(f"OMPI_MCA_{parameter}")
+        return ["--mca", parameter, ";".join([listed, *names])] if listed else super()._forwarded(names)
 
 
 class Hydra(Launcher):

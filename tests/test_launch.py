@@ -210,6 +210,17 @@ def test_ranks_leave_the_ports_below_the_dynamic_ones_to_services(launcher: Laun
     assert all(int(port) > 32767 for port in done.stdout.split()), done.stdout
 
 
+def test_what_the_user_forwards_to_ranks_goes_with_what_the_launcher_does(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_MCA_mca_base_env_list", "OURS=1")
+    mpirun = launcher.family.command(str(launcher.launcher), 1, None, False, ["MPI4PY_LIBMPI"])
+    with Job([*mpirun, "printenv", "OURS", "MPI4PY_LIBMPI"], limit=LIMIT, env=launcher.environment()) as job:
+        done = job.wait()
+    values = [] if type(launcher.family) is launchers.Hydra else ["1"]
+    assert done.stdout.split() == [*values, launcher.libmpi], done.stderr
+
+
 class TestLaunch:
     def launched(self, config: Path, *words: object) -> subprocess.CompletedProcess[str]:
         with Job([sys.executable, "-m", "mpipso", "launch", *map(str, words)], limit=LIMIT) as job:
