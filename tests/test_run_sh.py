@@ -59,3 +59,18 @@ def test_another_mpi_of_the_system_is_tried(venv: Path, tmp_path: Path) -> None:
     assert f"mpi4py does not work with {tmp_path / 'two' / 'mpirun'}" in found.stderr
     found = run(venv, "install", PATH=f"{first.parent}:{PATH}")
     assert found.stdout == f"{first}\n"
+
+
+@pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONHOME"])
+def test_packages_of_a_module_do_not_get_in(venv: Path, tmp_path: Path, variable: str) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('another numpy')\n")
+    done = run(venv, "--version", **{variable: str(tmp_path)})
+    assert (done.returncode, done.stdout[:7]) == (0, "mpipso "), done.stderr
+    assert "without PYTHONPATH and PYTHONHOME" in done.stderr
+
+
+def test_without_a_package_index_it_is_told_how_to_go_on(tmp_path: Path) -> None:
+    nothing = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    done = run(tmp_path / "new", "install", **nothing)
+    assert done.returncode == 1
+    assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR ./run.sh" in done.stderr.splitlines()[-1]
