@@ -82,7 +82,8 @@ class RunFolder:
             It has no journal.
         """
         if not (path / journal.FILE).is_file():
-            raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE})")
+            hint = f"; did you mean {path / LATEST}?" if (path / LATEST / journal.FILE).is_file() else ""
+            raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE}){hint}")
         return cls(path.resolve())
 
     def evaluation(self, number: int, attempt: int) -> Path:

@@ -14,7 +14,7 @@ from rich.text import Text
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
 from mpipso.record.figures import clean
-from mpipso.record.folders import EVALUATIONS
+from mpipso.record.folders import EVALUATIONS, RunFolder
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome, read_outcome
@@ -47,6 +47,7 @@ def report(folder: Path) -> Group:
     UserError
         The folder has no journal, or it is damaged.
     """
+    RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
     outcome = read_outcome(folder)
     ranked = sorted((each for each in outcome.configurations if _ranks(each)), key=lambda each: each.rank)
     return Group(_top(outcome, ranked[:_TOP]), "", summary(outcome)) if ranked else summary(outcome)

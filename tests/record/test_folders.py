@@ -78,6 +78,8 @@ def test_only_a_folder_with_a_journal_is_opened_as_a_run(tmp_path: Path) -> None
     run = RunFolder.create(tmp_path, "a")
     Journal.create(run.path).close()
     assert RunFolder.open(tmp_path / "latest").path == run.path
+    with pytest.raises(UserError, match=rf"; did you mean {tmp_path / 'latest'}\?$"):
+        RunFolder.open(tmp_path)
 
 
 def test_an_evaluation_is_kept_with_its_files(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def test_the_last_session_says_how_a_run_ended(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"journal\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"is not the folder of a run \(it has no journal\.jsonl\)$"):
         report(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"lost"}\n')
     with pytest.raises(UserError, match="does not begin with the start of a run"):
