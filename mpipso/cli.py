@@ -128,6 +128,13 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
+        "--mpirun-args",
+        type=_words,
+        default=(),
+        metavar="WORDS",
+        help='further flags for it, in one word: "--mca btl_tcp_if_include eth0 -x NAME"',
+    )
+    command.add_argument(
         "--restarts",
         type=_count,
         default=3,
@@ -196,6 +203,13 @@ def _seconds(word: str) -> float:
     return seconds
 
 
+def _words(line: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(line))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{line!r}: {error}") from None
+
+
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="TOML file; without it the embedded service is tuned")
     where = parser.add_mutually_exclusive_group()
@@ -258,7 +272,7 @@ def _launch(arguments: argparse.Namespace) -> int:
     from mpipso.supervise import Limits
 
     limits = Limits(arguments.restarts, arguments.stuck_after, arguments.start_limit)
-    return launch(_options(arguments), arguments.ranks, arguments.mpirun, limits)
+    return launch(_options(arguments), arguments.ranks, arguments.mpirun, limits, arguments.mpirun_args)
 
 
 def _check(arguments: argparse.Namespace) -> int:

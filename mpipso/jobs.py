@@ -57,6 +57,8 @@ class Job:
         Whether this is a restart inside a Slurm job.
     loud:
         Whether the launcher says all that it can.
+    more:
+        Further words of the user for the launcher.
     """
 
     path: str
@@ -70,9 +72,18 @@ class Job:
     size: int
     again: bool = False
     loud: bool = False
+    more: tuple[str, ...] = ()
 
     @classmethod
-    def first(cls, path: str, launcher: Launcher, options: Options, config: Config, ranks: int | None) -> Job:
+    def first(
+        cls,
+        path: str,
+        launcher: Launcher,
+        options: Options,
+        config: Config,
+        ranks: int | None,
+        more: Sequence[str] = (),
+    ) -> Job:
         """The job as the user asks for it: one rank on each host that is named, or one per core of this machine.
 
         Raises
@@ -94,7 +105,8 @@ class Job:
             if alone(config.parallel):
                 options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
         size = group_size(config.parallel, ranks)
-        return cls(path, launcher, options, ranks, tuple(hosts), options.hostfile, bool(named), groups, size)
+        where = (ranks, tuple(hosts), options.hostfile, bool(named), groups, size)
+        return cls(path, launcher, options, *where, more=tuple(more))
 
     def command(self, forward: Sequence[str]) -> list[str]:
         """The whole line; ``forward`` names environment variables that the ranks need."""
@@ -102,7 +114,7 @@ class Job:
         named = self.hosts if self.named else ()
         how = {"tolerant": True, "again": self.again, "loud": self.loud}
         words = self.launcher.command(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
-        return [*words, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
+        return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
     def on(self, answering: Collection[str], hostfile: Path) -> Job:
         """The same job on those of its hosts that answer; their hostfile is written if any host is left out.

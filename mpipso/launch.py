@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpipso.errors import Taken, UserError
@@ -22,7 +23,7 @@ NOTE = "MPIPSO_NOTE"
 that starts again finds there what to resume."""
 
 
-def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits) -> int:
+def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits, more: Sequence[str] = ()) -> int:
     """Run ``python -m mpipso tune`` under a launcher and supervision; returns the exit code of the run.
 
     Parameters
@@ -31,6 +32,8 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
         How many; None: one per host, or one per core of this machine.
     mpirun:
         The launcher to use; None: the one in PATH.
+    more:
+        Further words for it.
 
     Raises
     ------
@@ -43,7 +46,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     folder = RunFolder.open(options.resume).path if options.resume is not None else None
     config = read_config(options)
     path, launcher = find(mpirun)
-    job = Job.first(path, launcher, options, config, ranks)
+    job = Job.first(path, launcher, options, config, ranks, more)
     environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
     forward = [name for name in (COMMAND, REQUEUE, "MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
     if folder is not None:

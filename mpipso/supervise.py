@@ -109,7 +109,9 @@ class Supervisor:
         again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks)]
         if submits(environment[COMMAND]):  # with a script that says these itself
             again, ranks = replace(again, config=None, progress="auto"), []
-        self._command = " ".join([environment[COMMAND], *map(shlex.quote, [*ranks, *limits.words(), *again.words()])])
+        more = [f"--mpirun-args={shlex.join(job.more)}"] if job.more else []
+        flags = [*ranks, *more, *limits.words(), *again.words()]
+        self._command = " ".join([environment[COMMAND], *map(shlex.quote, flags)])
         self._environment = {**environment, COMMAND: self._command}
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)

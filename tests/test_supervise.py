@@ -341,6 +341,19 @@ class TestRestarts:
         ]
         assert [word for word in bench.calls[0] if word.startswith("--target")] == ["--target=-1e-05"]
 
+    def test_the_user_s_own_words_reach_the_launcher_each_time(self, bench: Bench) -> None:
+        done = bench.launch(["begin()", "begin()"], "--mpirun-args", "-x 'A=b c'", "--restarts", 1)
+        for words in bench.calls:
+            at = words.index("A=b c")
+            assert words[at - 1 : at + 2] == ["-x", "A=b c", sys.executable]
+        assert "--mpirun-args=-x 'A=b c'" in shlex.split(told(done)[-1])
+        assert len(bench.calls) == 2
+        wrong = bench.launch([WELL], "--mpirun-args", "-x 'A")
+        assert wrong.returncode == 2
+        assert told(wrong) == [
+            """argument --mpirun-args: "-x 'A": No closing quotation; see mpipso launch --help""",
+        ]
+
     def test_how_to_go_on_is_told_as_the_user_calls_it(self, bench: Bench) -> None:
         bench.environment["MPIPSO_COMMAND"] = "./run.sh"
         done = bench.launch(["begin(); evaluate(0)"], "--restarts", 0)
