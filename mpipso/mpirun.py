@@ -48,8 +48,16 @@ class Mpirun:
         self._forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
         self._before: dict[int, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._strangers: list[psutil.Process] = []
+        self._sessions: set[int] = set()
 
     def __enter__(self) -> Mpirun:
+        # A shell that became this process by exec has left its own children.
+        self._strangers = psutil.Process().children(recursive=True)
+        self._sessions = {os.getsid(0)}
+        for process in self._strangers:
+            with contextlib.suppress(OSError):
+                self._sessions.add(os.getsid(process.pid))
         # Orphans of a launcher that was killed become children of this process, which can then tell what is left.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         # nohup means that a run outlives its terminal. (Of SIGINT a shell makes every command in the background deaf.)
@@ -105,7 +113,7 @@ class Mpirun:
             Something cannot even be killed, as in the middle of a driver's call, and holds what a new job needs.
         """
         begun = time.monotonic()
-        while left := psutil.Process().children():
+        while left := self._brought():
             waited = time.monotonic() - begun
             if waited > CLEARING:
                 self._kill()
@@ -116,12 +124,28 @@ class Mpirun:
             time.sleep(_POLL)
 
     def _kill(self, session: int | None = None) -> None:
-        """SIGKILL to every descendant of this process, or to those in one session."""
-        for process in psutil.Process().children(recursive=True):
+        """SIGKILL to every process that the launcher has brought, or to those in one session."""
+        for process in self._brought(recursive=True):
             with contextlib.suppress(OSError, psutil.Error):
                 if session is None or os.getsid(process.pid) == session:
                     process.kill()
         self._reap()
+
+    def _brought(self, *, recursive: bool = False) -> list[psutil.Process]:
+        """This process's children or, if ``recursive``, all of its descendants, without those of others.
+
+        The orphans of strangers are known by their session: nothing can enter one that was there before.
+        """
+        strangers = set(self._strangers)
+        for process in self._strangers:
+            with contextlib.suppress(psutil.Error):
+                strangers.update(process.children(recursive=True))
+        brought = []
+        for process in psutil.Process().children(recursive=recursive):
+            with contextlib.suppress(OSError):
+                if process not in strangers and os.getsid(process.pid) not in self._sessions:
+                    brought.append(process)
+        return brought
 
     def _reap(self) -> None:
         """Orphans that have ended, but not the launcher, whose exit code is wanted."""

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
 from mpipso.jobs import Job
@@ -324,18 +324,19 @@ class Supervisor:
     def _how_to_resume(self) -> list[str]:
         return [f"go on with: {resuming(self._command, self._folder)}"] if self._events() else []
 
-    def _say(self, text: str, end: str = "\n") -> None:
+    def _say(self, text: str, end: str = "\n", stream: TextIO | None = None) -> None:
+        stream = stream or sys.stdout
         try:
-            print(text, end=end, flush=True)
+            print(text, end=end, file=stream, flush=True)
         except OSError:
             # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
             nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, sys.stdout.fileno())
+            os.dup2(nothing, stream.fileno())
             os.close(nothing)
 
     def _tell(self, line: str) -> None:
-        print(f"mpipso: {line}", file=sys.stderr, flush=True)
         self._keep([line])
+        self._say(f"mpipso: {line}", stream=sys.stderr)
 
     def _keep(self, lines: Sequence[str]) -> None:
         # The log is a convenience: a full disk is told by those whose records matter.

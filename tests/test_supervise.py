@@ -400,6 +400,22 @@ class TestRestarts:
         assert [event["alive"] for event in record if event["event"] == "learned"] == [[]]
         assert len((bench.folder / "orphans").read_text().split()) == 3
 
+    def test_but_not_what_a_shell_had_started_before(self, bench: Bench) -> None:
+        """It became the launch by exec, as a batch script does. The second of its children leaves an orphan."""
+        shell = (
+            f"cd {bench.folder}; sleeper() {{ sleep 1000 & echo $! >>before; }}; "
+            "(sleeper; exec sleep 1000) & echo $! >>before; setsid sleep 1000 & echo $! >>before; "
+            "(sleeper; until [ -e calls.jsonl ]; do sleep 0.01; done) & "
+            'until [ "$(wc -l <before)" = 4 ]; do sleep 0.01; done; exec "$@"'
+        )
+        attempts = ["begin(); orphan(['sleep', '1000'], session=True); die(9)", "begin(); finish()"]
+        with bench.start(attempts, before=("sh", "-c", shell, "sh")) as job:
+            done = job.wait()
+            before = [psutil.Process(int(pid)) for pid in (bench.folder / "before").read_text().split()]
+            assert [process.name() for process in before] == ["sleep"] * 4
+            assert not psutil.pid_exists(int((bench.folder / "orphans").read_text()))
+        assert done.returncode == 0, done.stderr
+
     def test_a_root_that_wakes_up_later_writes_into_a_file_that_nobody_reads(self, bench: Bench) -> None:
         """The test itself is that root: of a host that was frozen with the journal open and locked."""
         locked = "fcntl.flock((folder() / 'journal.jsonl').open('r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
@@ -483,6 +499,14 @@ class TestSignals:
         assert done.returncode == 0, done.stderr
         assert "BrokenPipeError" not in done.stderr.rpartition("restart 1 of 3")[2]
         assert bench.events == ["started", "resumed", "finished"]
+
+    def test_nor_does_one_of_the_errors(self, bench: Bench) -> None:
+        shell = ("bash", "-c", 'exec "$@" 2> >(true)', "bash")
+        with bench.start(["begin(); die(9)", "begin(); finish()"], before=shell) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stdout
+        assert bench.events == ["started", "resumed", "finished"]
+        assert "(restart 1 of 3)" in (bench.run / "launch.log").read_text()
 
 
 class TestHosts:
