@@ -8,27 +8,61 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 
 _NAME = re.compile(
-    r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|API[_-]?KEY", re.IGNORECASE
+    r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|PASSPHRASE"
+    r"|(?:API|ACCESS)[_-]?KEY|(?:^|[_-])(?:AUTHORIZATION|JWT|COOKIES?)$",
+    re.IGNORECASE,
 )
+#: Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters.
+_ALSO = re.compile(
+    r"PRIVATE[_-]?KEY|[_-]PWD$|CREDENTIALS?$|(?:DB|USER|ROOT|ADMIN)[_-]?PASS$|(?-i:[A-Z0-9]_PASS$)", re.IGNORECASE
+)
+_KEY = re.compile(r"[_-]KEY$", re.IGNORECASE)
+_PATH = re.compile(r"[/~.]")
+#: What a key of somebody else's service looks like, unlike one by which things are sorted.
+_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.+/=-]{12,}")
 #: Without spaces: a script that sets a variable is no secret.
 _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
 #: In a header of HTTP; not a variable of the shell, nor a placeholder.
-_BEARER = re.compile(r"\bAuthorization[\"']?\s*[:=]\s*[\"']?Bearer\s+([^\s\"'${}]{6,})", re.IGNORECASE)
-#: What nobody uses as a secret, and what only stands for one; hiding it everywhere would damage the record.
-_HARMLESS = re.compile(r"\d{0,5}|true|false|yes|no|on|off|none|null|auto|\{\w+\}|\$\w+|\$\{\w+\}", re.IGNORECASE)
+_SCHEME = r"(?:Bearer|Basic|Digest|Token|ApiKey)"
+_SCHEMES = re.compile(_SCHEME, re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    rf"\bAuthorization[\\\"']*\s*[:=]\s*[\\\"']*{_SCHEME}\s+([^\s\\\"'${{}}]{{6,}})", re.IGNORECASE
+)
+_URL = re.compile(r"://[^\s/:@\"']*:([^\s/@\"'${}]+)@")
+_CURL = re.compile(r"\bcurl\b[^\n]{0,999}?\s(?:-u|--user|-U|--proxy-user)[\s=]+[\"']?[^\s:\"']+:([^\s\"'${}]+)")
+#: In a script, a header or JSON: ``--api-key V``, ``API_KEY=V``, ``?api_key=V``, ``X-API-Key: V``, ``"api_key": "V"``.
+_INSIDE = re.compile(
+    r"""(?:(?:^|[\\"'{,\n])[ \t]*(?P<key>[\w-]+)[\\"']*[ \t]*:
+    |(?<![\w-])(?:(?P<name>[\w-]+)=|(?P<flag>--?[\w-]+)[ \t]))
+    [ \t]*(?=[\\"']*(?P<content>[^\s\\"'`;&|,<>(){}$]{6,9999})(?:[\s\\"';&|,)}\]]|$))""",
+    re.VERBOSE,
+)
+#: What nobody uses as a secret, what only stands for one, and what a model calls a token; hiding it everywhere would
+#: damage the record.
+_HARMLESS = re.compile(
+    r"\d{0,5}|true|false|yes|no|on|off|none|null|auto|\{\w+\}|\$\w+|\$\{\w+\}|<[^<>]*>|\[[A-Z]+\]", re.IGNORECASE
+)
 #: A shorter secret is hidden inside other text only where it stands in quotes.
 _LONG = 6
+#: Of a line of a secret of several.
+_LONG_LINE = 12
 
 
 def is_secret(name: str, content: object) -> bool:
     """Whether the value of the variable, key or flag ``name`` must not be written."""
-    return isinstance(content, str) and _NAME.search(name) is not None and _HARMLESS.fullmatch(content) is None
+    if not isinstance(content, str) or _HARMLESS.fullmatch(content):
+        return False
+    if _PATH.match(content) or not (_ALSO.search(name) or (_KEY.search(name) and _RANDOM.fullmatch(content))):
+        return _NAME.search(name) is not None
+    return True
 
 
 def secret_flag(argument: str) -> tuple[str, str | None] | None:
@@ -37,7 +71,7 @@ def secret_flag(argument: str) -> tuple[str, str | None] | None:
     A variable that is handed to another program is one too: ``API_KEY=value``, also as ``--env=API_KEY=value``.
     """
     flag, equals, content = argument.partition("=")
-    if argument.startswith("-") and _NAME.search(flag) and (not equals or is_secret(flag, content)):
+    if argument.startswith("-") and (is_secret(flag, content) if equals else _NAME.search(flag)):
         return flag, content if equals else None
     variable = _VARIABLE.fullmatch(argument)
     if variable and is_secret(variable["name"], variable["content"]) and not variable["content"].isdecimal():
@@ -70,11 +104,13 @@ class Redactor:
 
     def learn(self, data: object) -> None:
         """Remember every text in nested tables and lists that its key or the flag before it declares a secret."""
-        found = {form for secret in _secrets(data) for form in (secret, json.dumps(secret)[1:-1])}
+        found = {form for secret in _secrets(data) for form in _forms(secret)}
         # A secret may contain another one: the longest is replaced first.
         self._values = sorted({*self._values, *found} - self._spared, key=len, reverse=True)
 
     def text(self, text: str) -> str:
+        if text in self._spared:
+            return text
         for secret in self._values:
             if len(secret) >= _LONG:
                 text = text.replace(secret, HIDDEN)
@@ -122,13 +158,26 @@ class Redactor:
         return hidden
 
 
+def _forms(secret: str) -> Iterator[str]:
+    """As it stands in texts: plain, in JSON, in quotes of a shell, in a URL; and its lines if it has several."""
+    yield from (secret, json.dumps(secret)[1:-1], quote(secret, errors="replace"), quote_plus(secret, errors="replace"))
+    if (quoted := shlex.quote(secret)) != secret:
+        yield quoted[1:-1]
+    yield from (line for line in secret.splitlines() if len(line) >= _LONG_LINE and not line.startswith("-----"))
+    if (
+        (scheme := _SCHEMES.match(secret))
+        and (bare := secret[scheme.end() :].strip())
+        and secret[scheme.end()].isspace()
+    ):
+        yield bare
+
+
 def _secrets(data: object) -> Iterator[str]:
     if isinstance(data, Mapping):
         for key, content in data.items():
             if is_secret(str(key), content):
                 yield content
-            else:
-                yield from _secrets(content)
+            yield from _secrets(content)
     elif isinstance(data, (list, tuple)):
         flag: tuple[str, str | None] | None = None
         for item in data:
@@ -138,5 +187,12 @@ def _secrets(data: object) -> Iterator[str]:
             if flag is not None and flag[1] is not None:
                 yield flag[1]
             yield from _secrets(item)
+        if all(isinstance(item, str) for item in data):
+            yield from _CURL.findall(" ".join(data))
     elif isinstance(data, str):
-        yield from _BEARER.findall(data)
+        for pattern in (_AUTHORIZATION, _URL, _CURL):
+            yield from pattern.findall(data)
+        for found in _INSIDE.finditer(data):
+            name, content = found["key"] or found["name"] or found["flag"], found["content"]
+            if is_secret(name, content) and not content.isdecimal() and not _SCHEMES.fullmatch(content):
+                yield content

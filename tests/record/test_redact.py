@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import shlex
+import time
+
 import pytest
 
 from mpipso.record.redact import Redactor, is_secret
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "hf_token", "OPENAI_API_KEY", "api-key", "apiKey", "DB_PASSWORD", "MY_SECRET_1", "AUTH_TOKENS"]
+    "name",
+    [
+        *("HF_TOKEN", "hf_token", "OPENAI_API_KEY", "api-key", "apiKey", "DB_PASSWORD", "MY_SECRET_1", "AUTH_TOKENS"),
+        *("DB_PASS", "db_pass", "MYSQL_PWD", "SSH_PASSPHRASE", "PRIVATE_KEY", "STORE_ACCESS_KEY", "OPENAI_KEY"),
+        *("CLOUD_CREDENTIALS", "AUTHORIZATION", "JWT", "COOKIE"),
+    ],
 )
 def test_names_that_declare_a_secret(name: str) -> None:
-    assert is_secret(name, "s3cr3t-value")
+    assert is_secret(name, "Zq8-key-value")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,17 @@ def test_names_that_declare_a_secret(name: str) -> None:
         ("max_token", 4096),
         ("USE_TOKEN", "true"),
         ("API_KEY", ""),
+        ("sort_key", "created_at"),
+        ("cache_key", "by-prefix"),
+        ("eos_token", "<|endoftext|>"),
+        ("pad_token", "[PAD]"),
+        ("optimization_pass", "fusion"),
+        ("OLDPWD", "/home/user"),
+        ("JOB_PWD", "/home/user"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/google.json"),
+        ("SSL_PRIVATE_KEY", "/etc/ssl/key.pem"),
+        ("cookie_name", "session"),
+        ("jwt_algorithm", "HS256-long"),
     ],
 )
 def test_counts_tokenizers_and_switches_are_no_secrets(name: str, content: object) -> None:
@@ -82,3 +101,73 @@ def test_what_is_spared_is_never_hidden() -> None:
     words = ["--token-eviction", "oldest", "--token-order=passive", "TOKEN_ORDER=passive"]
     assert redactor.arguments(words) == words
     assert redactor.data({"d_token": "youngest"}) == {"d_token": "***"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "X-API-Key: {}",
+        'curl -H "api-key: {}"',
+        "Authorization: Basic {}",
+        'serve --header "Authorization: Token {}"',
+        "curl -s -u user:{} http://h/",
+        "https://user:{}@host/path",
+        "http://h/v1?model=m&api_key={}",
+        "http://h/v1?token={}&x=1",
+        "serve --api-key {} --port 80",
+        "serve --api-key '{}'",
+        "serve --api-key={}; true",
+        "export HF_TOKEN={}; serve",
+        '{{"api_key": "{}"}}',
+        'serve --json "{{\\"a\\": 1, \\"api_key\\":\\"{}\\"}}"',
+    ],
+)
+def test_a_secret_inside_an_argument_is_learned(text: str) -> None:
+    redactor = Redactor()
+    redactor.learn(["bash", "-c", text.format("Zq9+value=")])
+    assert redactor.text("a log with Zq9+value= in it") == "a log with *** in it"
+    for harmless in ("$SECRET", "${SECRET}", "$(cat file)", "{secret}", "12345678"):
+        redactor = Redactor()
+        redactor.learn(["bash", "-c", text.format(harmless)])
+        if harmless.isdecimal() and any(word in text for word in ("@host", "curl -s", "Authorization")):
+            continue
+        assert redactor.text(f"a log with {harmless} in it") == f"a log with {harmless} in it"
+
+
+def test_what_stands_beside_a_secret_is_not_learned() -> None:
+    redactor = Redactor()
+    argv = ["serve", "--max-tokens", "many-more", "--port", "-u", "ubuntu:docker", "Authorization: Bearer $TOKEN"]
+    redactor.learn(["bash", "-c", "tokenizer=/models/x sort_key=created exec serve --token-count 200000"])
+    redactor.learn(argv)
+    redactor.learn(["curl", "-u", "user:Zq9-value", "http://h:8000/"])
+    text = " ".join([*argv, "tokenizer=/models/x sort_key=created 200000 http://h:8000/ user"])
+    assert redactor.text(text) == text
+    assert redactor.text("Zq9-value") == "***"
+
+
+def test_a_secret_is_hidden_in_the_quotes_of_a_shell_and_in_a_url() -> None:
+    redactor = Redactor({"A_PASSWORD": "it's/p w&Zq9", "AUTHORIZATION": "Bearer Zq9-abc", "B_TOKEN": "\udc80-half"})
+    for text in (shlex.quote("it's/p w&Zq9"), "'it'\"'\"'s/p w&Zq9'", "'it%27s/p%20w%26Zq9'", "'it%27s%2Fp+w%26Zq9'"):
+        assert redactor.text(text) == "'***'", text
+    assert redactor.text("Zq9-abc") == "***"
+
+
+def test_the_lines_of_a_secret_of_several_are_hidden() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\nab==\n-----END KEY-----\n"
+    redactor = Redactor({"PRIVATE_KEY": key})
+    text = "1 MIIEvQIBADANBgkq\n2 hkiG9w0BAQEFAASC\n-----BEGIN KEY-----\n"
+    assert redactor.text(text) == "1 ***\n2 ***\n-----BEGIN KEY-----\n"
+
+
+def test_what_is_spared_may_contain_a_secret() -> None:
+    redactor = Redactor({"A_TOKEN": "passive"})
+    redactor.spare(["passive-lru"])
+    assert redactor.data({"policy": "passive-lru", "text": "is passive"}) == {"policy": "passive-lru", "text": "is ***"}
+
+
+def test_long_texts_take_no_time() -> None:
+    redactor = Redactor()
+    begun = time.process_time()
+    for piece in ("a", "-", "\n", '"', ", ", "--a ", "://", "Authorization:"):
+        redactor.learn(piece * (200_000 // len(piece)))
+    assert time.process_time() - begun < 10
