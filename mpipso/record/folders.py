@@ -15,6 +15,8 @@ import itertools
 import json
 import os
 import re
+import stat
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -160,7 +162,8 @@ def replace(path: Path, content: str, mode: int = 0o666) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            with open(draft, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            draft.unlink(missing_ok=True)
+            with open(draft, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -192,9 +195,16 @@ def _check_name(name: str | None) -> None:
 
 def _reserved(path: Path) -> bool:
     try:
-        return (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
+        return _ours(path) and (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
     except OSError:  # whoever makes a folder there is told why it cannot be
         return False
+
+
+def _ours(path: Path) -> bool:
+    """Whether a folder has the owner that new files beside it get, on a server that maps them too."""
+    status = path.lstat()
+    with tempfile.TemporaryFile(dir=path.parent) as new:
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.fstat(new.fileno()).st_uid
 
 
 def _looked_after(path: Path) -> bool:

@@ -33,6 +33,27 @@ def test_a_taken_name_gets_a_suffix_and_latest_moves_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", *names]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_reserved_folder_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
+    planted = RunFolder.reserve(tmp_path, "night")
+    os.chown(planted, 12345, -1)
+    assert RunFolder.reserve(tmp_path, "night").name == "night-2"
+    assert RunFolder.create(tmp_path, "night").path.name == "night-3"
+
+
+def test_nor_is_one_that_lies_elsewhere(tmp_path: Path) -> None:
+    elsewhere = RunFolder.reserve(tmp_path / "elsewhere", "night")
+    (tmp_path / "night").symlink_to(elsewhere)
+    assert RunFolder.reserve(tmp_path, "night").name == "night-2"
+
+
+def test_a_draft_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("as it was")
+    (tmp_path / f".best.toml.{os.getpid()}").symlink_to(tmp_path / "victim")
+    replace(tmp_path / "best.toml", "new")
+    assert ((tmp_path / "best.toml").read_text(), (tmp_path / "victim").read_text()) == ("new", "as it was")
+
+
 def test_a_reserved_folder_is_taken_by_its_run_and_by_no_other(tmp_path: Path) -> None:
     reserved = RunFolder.reserve(tmp_path, "night")
     assert [path.name for path in reserved.iterdir()] == [LAUNCH_LOG]
