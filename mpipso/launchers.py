@@ -11,6 +11,8 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,12 +38,15 @@ class Launcher(abc.ABC):
     parameter_files: ClassVar[tuple[str, ...]] = ()
     """Files in the user's home that may name it too, as ``plm_rsh_agent = ...``."""
     session: ClassVar[str | None] = None
-    """A pattern of the folder that a killed launcher leaves among temporary files, with its ``{pid}`` and ``{uid}``."""
+    """The folder that a killed launcher leaves among temporary files, with its ``{pid}``, ``{uid}`` and ``{host}``."""
 
     def remains(self, pid: int) -> list[Path]:
         """The folders that a launcher with this process number has left on this host, if it was killed."""
-        pattern = self.session and self.session.format(pid=pid, uid=os.geteuid())
-        return list(Path(tempfile.gettempdir()).glob(pattern)) if pattern else []
+        host, parent = socket.gethostname(), Path(tempfile.gettempdir())
+        names = dict.fromkeys((host, host.split(".", 1)[0]))
+        words = [self.session.format(pid=pid, uid=os.geteuid(), host=name) for name in names] if self.session else []
+        found = (parent / word for word in dict.fromkeys(words))
+        return [path for path in found if all(map(_own, [path, *path.parents[: -len(parent.parents) - 1]]))]
 
     def environment(self) -> dict[str, str]:
         """What the launcher needs in its own environment."""
@@ -168,7 +173,7 @@ class OpenMPI4(OpenMPI5):
 
     versions = ("(Open MPI) 4", "(Open MPI) 3", "(OpenRTE) 4", "(OpenRTE) 3")
     agents = ("OMPI_MCA_plm_rsh_agent", "OMPI_MCA_orte_rsh_agent")
-    session = "ompi.*.{uid}/pid.{pid}"
+    session = "ompi.{host}.{uid}/pid.{pid}"
     transports = "self,vader,tcp"
     # Quiet about the root's exit code, and at the end of a broken job no pause of seconds between TERM and KILL on each
     # node: ranks need none, since keepers stop the services.
@@ -208,6 +213,14 @@ class Hydra(Launcher):
         where = ["-f", str(hostfile)] if hostfile is not None else []
         where += ["-hosts", ",".join(hosts)] if hosts else []
         return [path, "-n", str(ranks), *(["-ppn", "1"] if per_node else []), *where]
+
+
+def _own(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 LAUNCHERS: tuple[Launcher, ...] = (OpenMPI5(), OpenMPI4(), Hydra())

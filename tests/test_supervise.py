@@ -7,8 +7,10 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -774,6 +776,21 @@ class TestFamilies:
         assert "ulfm" not in tolerant
         assert "--mca oob_tcp_keepalive_time 5" in tolerant
         assert "--mca plm_slurm_args --overlap" in self.words(OpenMPI4(), again=True)
+
+    def test_what_a_killed_launcher_has_left_is_in_folders_of_our_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(socket, "gethostname", lambda: "n1.rack")
+        uid = os.geteuid()
+        for host in ("n1", "n2"):
+            (tmp_path / f"ompi.{host}.{uid}" / "pid.7").mkdir(parents=True)
+        (tmp_path / f"ompi.n1.rack.{uid}").symlink_to(tmp_path / f"ompi.n2.{uid}")
+        (tmp_path / "ompi.7").symlink_to(tmp_path / f"ompi.n2.{uid}")
+        (tmp_path / "ompi.8").mkdir()
+        assert OpenMPI4().remains(7) == [tmp_path / f"ompi.n1.{uid}" / "pid.7"]
+        assert (OpenMPI5().remains(7), OpenMPI5().remains(8)) == ([], [tmp_path / "ompi.8"])
+        assert Hydra().remains(7) == []
 
     def test_mpich_has_neither(self) -> None:
         assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4"
