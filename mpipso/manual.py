@@ -52,7 +52,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
         # Nodes that are told their own addresses have files of their own.
         alike = texts[node] == texts[placed.master]
         name = f"best-config.{kind}" if alike else f"best-config-{placed.node_ranks[node]}.{kind}"
-        replace(folder / name, texts[node].decode(), 0o640)
+        replace(folder / name, texts[node].decode(), 0o600)
         written.add(name)
         own = dataclasses.replace(placed, config_name=name)
         start = engine.starts(config, configuration, own)[position]

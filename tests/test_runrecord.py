@@ -218,7 +218,7 @@ content = '{"port": "{port}", "ip": "{node_addr}"}'"""
     assert starts[1].argv == ("serve", f"--config={master}")
     assert json.loads(Path(worker).read_text()) == {"port": 8080, "ip": "b"}
     assert json.loads(Path(master).read_text()) == {"port": 8080, "ip": "a"}
-    assert Path(master).stat().st_mode & 0o777 == 0o640, "it may hold secrets, and some services insist"
+    assert Path(master).stat().st_mode & 0o777 == 0o600, "it may hold secrets, and some services insist"
 
 
 def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
