@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Literal
+
+from mpipso.printable import printable
 
 FailureKind = Literal["configuration", "measurement", "infrastructure", "cancelled"]
 
@@ -83,5 +86,6 @@ class Cancelled(MpipsoError):
 
 def print_error(error: MpipsoError) -> None:
     """One line per problem, on standard error."""
-    for line in filter(str.strip, str(error).splitlines()):
-        print(f"mpipso: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # Nobody may be there to read it, which is no reason for another exit code.
+        for line in filter(str.strip, map(printable, str(error).splitlines())):
+            print(f"mpipso: {line}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ Every rank has a :class:`Station`, which obeys the root; the root (``root.py``) 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
+from mpipso.record.redact import Redactor
 from mpipso.rendezvous import RankContext
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
@@ -236,6 +238,7 @@ class Leader:
             self._progress,
             port=form.port,
         )
+        self._redactor = Redactor(os.environ)  # the root does not know what is secret here
         self._assignment: Assignment | None = None
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
@@ -298,7 +301,7 @@ class Leader:
                 assignment.label,
                 failure=failure,
             )
-        self._context.everyone.post(ROOT, evaluation)
+        self._context.everyone.post(ROOT, self._redactor.evaluation(evaluation))
 
     def _close(self) -> None:
         try:
@@ -319,7 +322,9 @@ class Leader:
     def _progress(self, phase: str, detail: str) -> None:
         if self._assignment is not None:
             number, attempt = self._assignment.number, self._assignment.attempt
-            self._context.everyone.post(ROOT, Progress(self.form.group, number, attempt, phase, detail))
+            self._context.everyone.post(
+                ROOT, Progress(self.form.group, number, attempt, phase, self._redactor.text(detail))
+            )
 
     def _sender(self, seat: int) -> Callable[[object], None]:
         return lambda message: self._link.post(seat, message)

@@ -218,8 +218,11 @@ class Root:
     def _hear(self, source: int, message: object, now: float) -> list[Event]:
         self._leases.renew(source, now)
         match message:
-            case Progress() | Evaluation():
+            case Progress():
+                message = replace(message, detail=self._journal.redactor.text(message.detail))
                 return self._dispatcher.take(message.group, message, now)
+            case Evaluation():
+                return self._dispatcher.take(message.group, self._journal.redactor.evaluation(message), now)
             case Interrupted():
                 self._interrupts.ask(message.signal)
             case Free():

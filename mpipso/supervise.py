@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TextIO
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
 from mpipso.jobs import Job
 from mpipso.mpirun import Mpirun
+from mpipso.printable import printable
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
 from mpipso.record.outcome import COMMAND, REQUEUE, resuming, submits
@@ -336,7 +337,7 @@ class Supervisor:
 
     def _tell(self, line: str) -> None:
         self._keep([line])
-        self._say(f"mpipso: {line}", stream=sys.stderr)
+        self._say(f"mpipso: {printable(line)}", stream=sys.stderr)
 
     def _keep(self, lines: Sequence[str]) -> None:
         # The log is a convenience: a full disk is told by those whose records matter.

@@ -137,6 +137,24 @@ def test_ranks_that_do_not_divide_are_named_and_the_run_goes_on(one: Launcher, c
     assert "left over: groups take 2 nodes each" in line
 
 
+def test_neither_secrets_nor_escapes_of_a_service_reach_the_terminal(one: Launcher, config: Path) -> None:
+    text = config.read_text().replace("[benchmark]", '[service.env]\nMY_API_KEY = "Zq8-key-value"\n[benchmark]', 1)
+    start = text.index("command = [")
+    shell = "printf 'Error: \\\\033]0;PWNED\\\\007 bad key %s\\\\n' $MY_API_KEY; exit 3"
+    text = (
+        text[:start]
+        + f'command = ["sh", "-c", "{shell}", "sh", "{{port}}", "{{config}}"]\n'
+        + text[text.index("health_url") :]
+    )
+    config.write_text(text + '[[objective.slo]]\nmetric = "ttft_p99_ms"\nmax = "baseline"\n')
+    done = run(one, 1, "--config", config, "--nodes-per-group", 1)
+    told = done.stdout + done.stderr
+    assert "bad key ***" in done.stderr, told
+    assert "bad key ***" in done.stdout, told
+    assert "Zq8" not in told
+    assert "\x1b" not in told
+
+
 def test_how_many_ranks_a_launcher_announces() -> None:
     assert ranks_in({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}) == 1, "in a batch script nobody has started ranks"
     assert ranks_in({"SLURM_STEP_NUM_TASKS": "8"}) == 8

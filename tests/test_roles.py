@@ -10,12 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bed.job import wait_until
 from faults.course import Course
 
+from mpipso.cluster.dispatch import Progress
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.cluster.world import LocalChannel
 from mpipso.configfile import load
+from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import Form
 from mpipso.roles import Leader, Station
 from mpipso.service.clients.base import CLIENTS
@@ -32,6 +35,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
     config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
     groups = [PlacedGroup(rank, (placed(rank, f"h{rank}"), placed(-rank - 1, f"s{rank}"))) for rank in range(3)]
     node = LocalNode("h1")
+    channels = LocalChannel.connected(3)
     yield SimpleNamespace(
         config=config,
         plan=Plan(tuple(groups)),
@@ -41,7 +45,8 @@ def context(tmp_path: Path) -> Iterator[Any]:
         work_dirs={0: "", 1: node.work_dir, 2: ""},
         reached={1: RemoteNode(placed(-2, "s1"), "", lambda message: None)},
         outside=None,
-        everyone=LocalChannel.connected(3)[1],
+        everyone=channels[1],
+        root=channels[0],
         world=SimpleNamespace(rank=1, wake=lambda: None),
     )
     node.close()
@@ -82,6 +87,21 @@ def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(conte
     ((number, group),) = membership.form()
     again = Leader(context, Form(number, group, 0), context.everyone)
     assert others(again) == ["h2"]
+
+
+def test_what_is_secret_here_does_not_travel_to_the_root(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is injected: a benchmark that has printed its environment and then failed."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_this_node")
+    leader = Leader(context, Form(1, context.plan.groups[1], 0), context.everyone)
+    failure = Failure("it said hf_of_this_node", "measurement", "HF_TOKEN=hf_of_this_node")
+    failed = Evaluation(0, 1, 1, {}, failure=failure, files={"benchmark.log": b"hf_of_this_node"})
+    monkeypatch.setattr(leader._group, "evaluate", lambda *_: failed)
+    leader.obey(Assignment(0, 1, {}))
+    wait_until(lambda: not leader._busy, 10, "it has failed")
+    leader._progress("starting", "the service says: hf_of_this_node")
+    messages = [message for _, message in context.root.take()]
+    assert [type(message) for message in messages] == [Evaluation, Progress]
+    assert "hf_of_this_node" not in repr(messages) + repr(messages[0].files)
 
 
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:

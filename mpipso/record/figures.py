@@ -111,8 +111,3 @@ def changes(configuration: Configuration, baseline: Configuration | None) -> dic
 def settings(configuration: Mapping[str, Value]) -> str:
     """``name=value`` for each parameter, on one line."""
     return " ".join(f"{name}={value(setting)}" for name, setting in configuration.items())
-
-
-def clean(text: str) -> str:
-    """Foreign text on one line: control characters, which could move a terminal's cursor, become spaces."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

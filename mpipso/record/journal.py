@@ -88,13 +88,15 @@ class Journal:
     ----------
     path:
         The file.
+    redactor:
+        Knows what is not written.
     """
 
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
         _lock(path, file)
         self._file = file
-        self._redactor = redactor
+        self.redactor = redactor
         events, size = _parse(path, file.readall())
         self._next = len(events)
         self._size = size
@@ -150,8 +152,8 @@ class Journal:
         """
         if isinstance(text := fields.get("config"), str):
             with contextlib.suppress(tomli.TOMLDecodeError):
-                self._redactor.learn(tomli.loads(text))
-        record = {"seq": self._next, "t": time.time(), "event": event, **self._redactor.data(fields)}
+                self.redactor.learn(tomli.loads(text))
+        record = {"seq": self._next, "t": time.time(), "event": event, **self.redactor.data(fields)}
         text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # Half of a surrogate pair, as undecodable bytes of a log leave it, has no UTF-8; \udc80 is its JSON escape.
         line = text.encode("utf-8", "backslashreplace") + b"\n"

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import BASELINE, Configuration, Evaluation
+from mpipso.printable import clean
 from mpipso.record import figures
-from mpipso.record.figures import clean
 from mpipso.record.lasting import lasting
 from mpipso.record.screen import Mode, terminal_size
 

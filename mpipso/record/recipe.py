@@ -16,6 +16,7 @@ import tomli_w
 
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation
+from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.folders import remove, replace
 from mpipso.record.redact import Redactor, secret_flag
@@ -126,12 +127,12 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Node
     lines = [
         "#!/bin/sh",
         "# Starts the service with the best configuration that mpipso found:",
-        f"# evaluation {evaluation.number}, {figures.clean(redactor.text(score))}, {date}",
-        *(f"#   {name} = {figures.clean(figures.value(setting))}" for name, setting in configuration.items()),
+        f"# evaluation {evaluation.number}, {clean(redactor.text(score))}, {date}",
+        *(f"#   {name} = {clean(figures.value(setting))}" for name, setting in configuration.items()),
     ]
     labels = _labels(starts)
     if len(starts) > 1:
-        lines.append(f"# Run it on each node, in this order: {figures.clean(', '.join(names[0] for names in labels))}")
+        lines.append(f"# Run it on each node, in this order: {clean(', '.join(names[0] for names in labels))}")
     lines += ["set -eu", *_enter(), ""]
     if len(starts) == 1:
         lines += _section(starts[0], "", redactor)

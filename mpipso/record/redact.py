@@ -10,8 +10,11 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, quote_plus
+
+from mpipso.evaluation import Evaluation
 
 HIDDEN = "***"
 
@@ -124,6 +127,14 @@ class Redactor:
         if not self._values:
             return content
         return self.text(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+    def evaluation(self, evaluation: Evaluation) -> Evaluation:
+        """The same without secrets in its failure and its files."""
+        failure = evaluation.failure
+        if failure is not None:
+            failure = replace(failure, cause=self.text(failure.cause), detail=self.text(failure.detail))
+        files = {name: self.bytes(content) for name, content in evaluation.files.items()}
+        return replace(evaluation, failure=failure, files=files)
 
     def data(self, data: Any) -> Any:
         """A copy of nested tables and lists without their secrets."""

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import METRICS, Metrics
+from mpipso.printable import clean
 from mpipso.record import figures, recipe
-from mpipso.record.figures import clean
 from mpipso.record.folders import EVALUATIONS, RunFolder
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import essence, plain
+from mpipso.printable import clean
 from mpipso.record import figures
-from mpipso.record.figures import clean
 from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 

@@ -17,7 +17,8 @@ from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean, works
 from mpipso.parameters import Parameter
-from mpipso.record import figures, journal
+from mpipso.printable import clean
+from mpipso.record import journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
 from mpipso.record.redact import HIDDEN
@@ -110,7 +111,7 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
         try:
             fits(configuration)
         except ValueError as error:
-            reasons[f"outside the search space ({figures.clean(str(error))})"] += 1
+            reasons[f"outside the search space ({clean(str(error))})"] += 1
         else:
             return False
     return True
@@ -170,7 +171,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
         raise UserError([*problems[:10], *more])
     ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
-    return found, [f"ignored columns: {figures.clean(', '.join(ignored))}"] if ignored else []
+    return found, [f"ignored columns: {clean(', '.join(ignored))}"] if ignored else []
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

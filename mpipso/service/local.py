@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
+from mpipso.record.redact import Redactor
 from mpipso.service import ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.node import CHUNK, Node, part_of
@@ -23,6 +24,9 @@ HELD_AFTER = 60.0
 """Seconds until the memory of the devices must be as free as it was, before a start and after a stop."""
 CLOSE_GRACE = 5.0
 """Seconds between TERM and KILL for what still runs when the node is closed."""
+
+_MARK = 64
+"""Bytes of these that are kept for the line that tells what is missing."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ class LocalNode(Node):
         self.devices = tuple(devices)
         self.device_variable = device_variable
         self._services: dict[str, _Service] = {}
+        self._redactor = Redactor(os.environ)
         self._memory = DeviceMemory(self.devices)
         try:
             if work_dir:
@@ -191,11 +196,12 @@ class LocalNode(Node):
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
-    def file_size(self, path: str) -> int:
+    def log_end(self, path: str, most: int) -> bytes:
         try:
-            return self._path(path).stat().st_size
+            size = self._path(path).stat().st_size
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+        return self._redactor.bytes(_whole_lines(self.read_chunk(path, -most, most), size))
 
     def file_digest(self, path: str) -> tuple[str, int]:
         try:
@@ -271,3 +277,15 @@ def _sha256(path: Path) -> str:
         while data := file.read(CHUNK):
             digest.update(data)
     return digest.hexdigest()
+
+
+def _whole_lines(end: bytes, size: int) -> bytes:
+    """The end of a log of so many bytes, from the start of a line on if it has one, and what is missing in the first.
+
+    The keeper of a service writes the same where it cuts a log.
+    """
+    if size <= len(end):
+        return end
+    end = end[_MARK:]
+    kept = end.partition(b"\n")[2] or end
+    return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept

@@ -112,8 +112,11 @@ class Node(abc.ABC):
         """A part of a file; a negative offset counts from its end; empty past the end."""
 
     @abc.abstractmethod
-    def file_size(self, path: str) -> int:
-        """How many bytes a file has."""
+    def log_end(self, path: str, most: int) -> bytes:
+        """At most so many bytes of the end of a log, without the secrets of the node's environment.
+
+        They begin with a line, if there is one, and tell what is missing before them.
+        """
 
     @abc.abstractmethod
     def file_digest(self, path: str) -> tuple[str, int]:

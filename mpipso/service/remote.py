@@ -227,8 +227,8 @@ class RemoteNode(Node):
     def read_chunk(self, path: str, offset: int, size: int) -> bytes:
         return bytes(self._call("read_chunk", path, offset, size))
 
-    def file_size(self, path: str) -> int:
-        return int(self._call("file_size", path))
+    def log_end(self, path: str, most: int) -> bytes:
+        return bytes(self._call("log_end", path, most))
 
     def file_digest(self, path: str) -> tuple[str, int]:
         digest, mode = self._call("file_digest", path)

@@ -66,7 +66,3 @@ def test_true_is_not_one_but_one_is_one_point_zero() -> None:
         "d": "x",
     }
     assert figures.settings({"a": True, "b": 0.1 + 0.2, "c": "x"}) == "a=true b=0.3 c=x"
-
-
-def test_foreign_text_cannot_move_the_cursor_or_break_the_line() -> None:
-    assert figures.clean("a\x1b[2J\r\nb\tc\x9bd  e") == "a [2J b c d e"

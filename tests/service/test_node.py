@@ -117,7 +117,7 @@ def test_failures_carry_the_node_s_name(make: Callable[..., LocalNode]) -> None:
         lambda: node.execute(["/no/such"], 5),
         lambda: node.start_service(["/no/such"], {}, log="log", grace=0.1),
         lambda: node.read_chunk("missing", 0, 1),
-        lambda: node.file_size("missing"),
+        lambda: node.log_end("missing", 1),
         lambda: node.start_service(["true"], {}, log="/proc/no/log", grace=0.1),
     ]
     for call in calls:
@@ -244,3 +244,14 @@ def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -
 def test_a_work_folder_that_cannot_be_made_is_told() -> None:
     with pytest.raises(EvaluationFailed, match=r"^node0: work_dir /proc/no.* cannot be made: "):
         LocalNode("node0", work_dir="/proc/no/where")
+
+
+def test_the_end_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_123456")
+    node = LocalNode("node7")
+    node.write_file("log", b"hf_123456\n" * 20)
+    assert node.log_end("log", 200) == b"***\n" * 20
+    assert node.log_end("log", 100) == b"[... 170 bytes left out ...]\n" + b"***\n" * 3
+    node.close()
