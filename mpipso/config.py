@@ -306,6 +306,13 @@ class NodeEntry(Section):
     ssh_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     ssh_user: str = ""
 
+    @field_validator("host")
+    @classmethod
+    def _named(cls, host: str) -> str:
+        if host.startswith("-"):  # which ssh would take for one of its options
+            raise ValueError("a host's name does not begin with '-'")
+        return host
+
     @field_validator("npu_ids")
     @classmethod
     def _distinct(cls, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -283,6 +283,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("group", "line"),
         [
+            ({"nodes": [{"host": "-oX"}]}, "nodes[0].host = '-oX': a host's name does not begin with '-'"),
             ({"nodes": [{"host": "a", "npu_ids": [0, 0]}]}, "nodes[0].npu_ids: [0, 0] names a device twice"),
             (
                 {"nodes": [{"host": "a", "npu_ids": [0, 1]}, {"host": "a", "npu_ids": [1]}]},

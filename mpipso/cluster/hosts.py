@@ -18,7 +18,7 @@ from mpipso.config import GroupEntry, NodeEntry, suggestion
 from mpipso.errors import UserError
 
 LOCAL = ("localhost", "127.0.0.1")
-HOST = r"(?:[\w.\-]+@)?[A-Za-z0-9_.\-]+"
+HOST = r"(?:[\w.][\w.\-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.\-]*"
 """A pattern of a host in a hostfile, with the user to be there or without."""
 _SLOTS = ("slots", "count", "cpu")
 _KEYS = {
@@ -114,11 +114,13 @@ def parse_nodes(text: str) -> tuple[GroupEntry, ...]:
     Raises
     ------
     UserError
-        A name is empty.
+        A name is empty, or no name of a host.
     """
     groups = [[host.strip() for host in group.split(",")] for group in text.split(":")]
     if not all(host for group in groups for host in group):
         raise UserError(f"--nodes {text!r}: an empty name; write it as 'node0,node1:node2,node3'")
+    if wrong := [host for group in groups for host in group if host.startswith("-")]:
+        raise UserError(f"--nodes {text!r}: {wrong[0]!r}: a host's name does not begin with '-'")
     return tuple(
         GroupEntry(group_id=number, nodes=tuple(NodeEntry(host=host) for host in group))
         for number, group in enumerate(groups)

@@ -65,7 +65,9 @@ class TestHostfile:
             ("m.e@node8", 2),
         ]
 
-    @pytest.mark.parametrize("line", ["node0 node1", "node0 slots=two", "node0 slots=0", "node0:x", "node0,node1"])
+    @pytest.mark.parametrize(
+        "line", ["node0 node1", "node0 slots=two", "node0 slots=0", "node0:x", "node0,node1", "-oX"]
+    )
     def test_a_line_that_is_none_of_these_is_told_with_its_number(self, line: str) -> None:
         with pytest.raises(UserError) as caught:
             parse_hostfile(f"node9\n{line}\n{line}", "hosts.txt")
