@@ -52,6 +52,7 @@ from typing import Any, Literal, NoReturn
 import tomli
 
 from mpipso.errors import RunFailed, UserError
+from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
 from mpipso.record.redact import Redactor
 
@@ -220,10 +221,12 @@ def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
     for index, line in enumerate(lines):
         try:
             event = json.loads(line, parse_constant=_refuse)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path}:{index + 1}: is not a line of JSON: the journal is damaged") from None
         if not isinstance(event, dict) or not {"event", "t"} <= event.keys() or event.get("seq") != index:
             raise UserError(f"{path}:{index + 1}: is not event {index} of a journal: the journal is damaged")
+        if wrong := problem(event):
+            raise UserError(f"{path}:{index + 1}: {wrong}: the journal is damaged, or of another version")
         events.append(event)
     return events, len(content) - len(torn)
 

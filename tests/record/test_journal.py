@@ -28,11 +28,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def test_events_are_numbered_timed_and_on_the_disk_at_once(journal: Journal) -> None:
     before = time.time()
-    journal.write("asked", iteration=0, particles=[1], new=[{"number": 1, "configuration": {"a": 1}}])
+    journal.write("asked", iteration=0, particles=[1], new=[{"number": 1, "label": "", "configuration": {"a": 1}}])
     journal.write("assigned", number=1, attempt=1, group=0)
     first, second = read(journal.path)
     assert (first["seq"], second["seq"]) == (0, 1)
-    assert first["event"] == "asked" and first["new"] == [{"number": 1, "configuration": {"a": 1}}]
+    assert first["event"] == "asked" and first["new"] == [{"number": 1, "label": "", "configuration": {"a": 1}}]
     assert before <= first["t"] <= second["t"] <= time.time()
 
 
@@ -220,3 +220,28 @@ def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journ
 
 def test_a_verdict_on_an_evaluation_that_is_not_there_is_nothing() -> None:
     assert results([{"event": "judged", "number": 7}]) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ('"t": 1' + "0" * 400, "t: Input should be "),
+        ('"t": 1' + "0" * 5000, "is not a line of JSON"),
+        ('"t": 1.0, "new": ' + "[" * 100_000 + "]" * 100_000, "is not a line of JSON"),
+        ('"t": 1.0, "configuration": 3', "configuration: Input should be a valid dictionary"),
+        ('"t": 1.0, "metrics": {"ttft": "3"}', "metrics.ttft: Input should be a valid number"),
+        ('"t": 1.0, "cause": true', "cause: Input should be a valid string"),
+        ('"t": 1.0, "config": "a = ' + "[" * 9000 + '"', "config: Value error, is nested too deeply"),
+        ('"t": 1.0, "number": 1e3', "number: Input should be a valid integer"),
+        ('"t": 1.0, "signal": "SIGNONE"', "signal: String should match pattern"),
+        ('"t": 1.0, "plan": {"groups": [3]}', "plan.groups.0: Input should be a valid dictionary"),
+    ],
+)
+def test_a_field_that_nobody_could_have_written_is_told_with_its_line(tmp_path: Path, fields: str, wrong: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f'{{"seq": 0, "t": 1.0, "event": "started"}}\n{{"seq": 1, "event": "evaluated", {fields}}}\n')
+    with pytest.raises(UserError) as caught:
+        read(path)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{path}:2: {wrong}")
+    assert len(line) < 1000

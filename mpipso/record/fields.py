@@ -1,0 +1,112 @@
+"""What the fields of a journal's events may be, for journals that were damaged or written by somebody else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from signal import Signals
+from typing import Annotated, Any
+
+import tomli
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from mpipso.errors import FailureKind
+
+Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]
+Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Setting = bool | Whole | Number | str
+Metrics = dict[str, Number | None]
+
+
+def _shallow(text: str) -> str:
+    try:
+        with contextlib.suppress(tomli.TOMLDecodeError):  # which is told, in other words, where it is needed
+            tomli.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    return text
+
+
+class _Failure(TypedDict):
+    cause: str
+    kind: FailureKind
+    detail: str
+
+
+class _Group(TypedDict):
+    group: Whole
+    hosts: list[str]
+
+
+class _Plan(TypedDict, total=False):
+    groups: list[_Group]
+    spares: list[str]
+
+
+class _New(TypedDict):
+    number: Whole
+    label: str
+    configuration: dict[str, Setting]
+
+
+class _Result(TypedDict):
+    configuration: dict[str, Setting]
+    metrics: Metrics | None
+
+
+class _Fields(TypedDict, total=False):
+    """Those of all events; which of them an event has is up to whoever reads it."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    event: str
+    t: Seconds
+    version: str
+    config: Annotated[str, AfterValidator(_shallow)]
+    objective: str
+    plan: _Plan
+    source: str
+    results: list[_Result]
+    told: list[Whole]
+    new: list[_New]
+    number: Whole
+    attempt: Whole
+    group: Whole
+    label: str
+    configuration: dict[str, Setting]
+    metrics: Metrics
+    failure: _Failure | None
+    started: Seconds
+    ended: Seconds
+    phases: dict[str, Seconds]
+    fitness: Number | None
+    feasible: bool | Whole | None
+    failed: bool
+    violations: list[str]
+    violation: Number | None
+    judged: bool
+    kind: FailureKind
+    cause: str
+    ranks: list[Whole]
+    hosts: list[str]
+    groups: list[Whole]
+    pause: Seconds
+    passed: bool
+    incumbent: Whole | None
+    evaluations: Whole
+    signal: Annotated[str, Field(pattern=f"^({'|'.join(Signals.__members__)})$")]
+
+
+_FIELDS = TypeAdapter(_Fields)
+
+
+def problem(event: Mapping[str, Any]) -> str:
+    """What is wrong with an event, in words; empty for nothing."""
+    try:
+        _FIELDS.validate_python(event)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return ""
