@@ -16,7 +16,7 @@ import tomli_w
 
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation
-from mpipso.printable import clean
+from mpipso.printable import clean, printable
 from mpipso.record import figures
 from mpipso.record.folders import remove, replace
 from mpipso.record.redact import Redactor, secret_flag
@@ -115,11 +115,12 @@ def read_starts(folder: Path) -> tuple[NodeStart, ...]:
 
 
 def command_words(start: NodeStart) -> list[str]:
-    """The variables and the command, each word as a shell takes it, secrets hidden."""
+    """The variables and the command to be shown, each word as a shell takes it, secrets hidden."""
     redactor = Redactor()
     redactor.learn({"env": start.env, "argv": start.argv})
     variables = [f"{name}={shlex.quote(content)}" for name, content in redactor.data(start.env).items()]
-    return [*variables, *map(shlex.quote, redactor.arguments(start.argv))]
+    words = [*variables, *map(shlex.quote, redactor.arguments(start.argv))]
+    return ["\n".join(map(printable, word.split("\n"))) for word in words]
 
 
 def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[NodeStart], redactor: Redactor) -> str:

@@ -116,9 +116,11 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
     between = f", {100 * LEVEL:.0f} % interval {' to '.join(map(figures.percent, interval))}" if interval else ""
     if change is not None and change <= 0 and baseline.feasible:
         again = " once both were measured again" if baseline.confirmed and best.confirmed else ""
-        yield Text(f"Nothing beat the baseline{again}: {name} {figures.percent(change)}{between}.", "bold yellow")
+        yield Text(
+            f"Nothing beat the baseline{again}: {clean(name)} {figures.percent(change)}{between}.", "bold yellow"
+        )
     else:
-        text = f"{name}: {figures.measure(name, before[name])} -> "
+        text = f"{clean(name)}: {figures.measure(name, before[name])} -> "
         gain = "" if change is None else f" ({figures.percent(change)}{between})"
         yield Text.assemble((text, "bold"), (figures.measure(name, after[name]) + gain, "bold green"))
         if interval is not None and interval[0] <= 0:
@@ -169,7 +171,7 @@ def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured) -> Table
         change = figures.gain(name, old, new, outcome.higher)
         gain = Text() if change is None else Text(figures.percent(change), "green" if change > 0 else "red")
         chosen = name == outcome.objective
-        row = Text(name), Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
+        row = Text(clean(name)), Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
         table.add_row(*row, style="bold" if chosen else None, end_section=chosen)
     return table
 
@@ -180,7 +182,7 @@ def _alone(outcome: Outcome, best: Measured) -> Table:
     for name in _order(outcome, metrics):
         chosen = name == outcome.objective
         table.add_row(
-            Text(name),
+            Text(clean(name)),
             Text(figures.measure(name, metrics[name])),
             style="bold" if chosen else None,
             end_section=chosen,
@@ -197,7 +199,11 @@ def _settings(baseline: Measured | None, best: Measured) -> Iterator[RenderableT
         table = _table("parameter", *(["baseline"] if reference is not None else []), "best")
         for name, setting in changes.items():
             old = [] if reference is None else [figures.value(reference[name]) if name in reference else "-"]
-            table.add_row(Text(name), *map(Text, old), Text(clean(figures.value(setting)), "bold green"))
+            table.add_row(
+                Text(clean(name)),
+                *(Text(clean(text)) for text in old),
+                Text(clean(figures.value(setting)), "bold green"),
+            )
         yield table
     unchanged = {name: setting for name, setting in configuration.items() if name not in changes}
     if unchanged:
@@ -246,7 +252,7 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
     baseline = outcome.baseline
     metrics = None if baseline is None else baseline.metrics
     reference = None if baseline is None else baseline.configuration
-    table = _table("rank", "#", outcome.objective, "gain")
+    table = _table("rank", "#", clean(outcome.objective), "gain")
     table.add_column("configuration" if reference is None else "changes to the baseline", overflow="fold")
     higher = bool(outcome.higher(outcome.objective))
     for rank, measured in enumerate(best, start=1):
@@ -258,7 +264,7 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
         table.add_row(
             str(rank),
             str(measured.number),
-            Text(figure),
+            Text(clean(figure)),
             Text("" if measured is baseline else change.removesuffix(")")),
             Text.assemble(
                 clean(settings) or ("the baseline", "dim"),

@@ -399,3 +399,20 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"started"}\n')
     with pytest.raises(UserError, match="lacks what this version expects: 'objective'"):
         report(tmp_path)
+
+
+def test_foreign_text_moves_no_cursor(tmp_path: Path) -> None:
+    evil = "x\x1b[2Jy"
+    script = Script(objective=evil, g0=[evil])
+    for number, value in ((0, 1.0), (1, 2.0)):
+        script.evaluated(
+            50.0 + number, number, 0, label="" if number else "baseline", configuration={evil: evil + str(number)}
+        )
+        script.events[-1]["metrics"] = {evil: value, f"{evil}2": 1.0}
+    script.add(60, "incumbent", number=1, fitness=1.0)
+    script.save(tmp_path)
+    starts = (NodeStart(evil, ("sh", "-c", f"echo {evil}\nexit", evil), {"A": evil}),)
+    write_best(tmp_path, Evaluation(1, 1, 0, {evil: evil}), fitness=None, score=evil, starts=starts)
+    text = "\n".join(drawn(report(tmp_path)))
+    assert "x [2Jy" in text
+    assert "\x1b" not in text
