@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ _SLURM_LIMIT = 30.0
 """Seconds for a job step, which the controller has to grant."""
 _STEP = ("srun", "--overlap", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
 _MOST_AT_A_TIME = 64
+_POLL = 0.02
 #: How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
 #: any state says that the node does not respond.
 _GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "perf", "power", "reboot", "unk")
@@ -75,14 +77,13 @@ def _succeeds(words: Sequence[str], limit: float) -> bool:
         process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     except OSError:
         return False
-    try:
-        return process.wait(limit) == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # with what ssh has started to reach the host
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    end = time.monotonic() + limit
+    # Nobody else gets its number before it is waited for.
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and time.monotonic() < end:
+        time.sleep(_POLL)
+    with contextlib.suppress(ProcessLookupError):  # with what ssh has started to reach the host
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() == 0
 
 
 def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:

@@ -761,6 +761,13 @@ class TestGroups:
         assert (tmp_path / "left.txt").read_text() == "me@a:2\n"
 
 
+def test_whoever_is_killed_with_its_group_still_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[bool] = []
+    monkeypatch.setattr(survivors.os, "killpg", lambda pid, _: killed.append(psutil.pid_exists(pid)))
+    assert survivors.succeeding(["a", "b"], ["sh", "-c", '[ "$0" = a ]'], ["true"]) == {"a"}
+    assert killed == [True, True]
+
+
 class TestFamilies:
     def words(self, family: Launcher, **how: bool) -> str:
         return " ".join(family.command("mpirun", 4, None, False, [], **how))

@@ -328,8 +328,8 @@ class Link:
     def _take(self, message: Message) -> None:
         if not isinstance(message, Answer):
             raise ValueError(f"{type(message).__name__} instead of an answer")
-        asked = self._asked.pop(message.number, None)
-        if asked is not None:
+        asked = self._asked.get(message.number)
+        if asked is not None and not asked.done():
             asked.set_result(message)
         elif self._node is not None:
             self._node.answered(message)
@@ -345,6 +345,8 @@ class Link:
         except asyncio.TimeoutError:
             cause = f"{self.host}: no answer to {method} within {ANSWER_LIMIT:g} s"
             raise EvaluationFailed(cause, kind="infrastructure") from None
+        finally:
+            self._asked.pop(number, None)
         if answer.failure is not None:
             raise answer.failure
         return answer.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -22,12 +23,13 @@ from bed.launchers import LAUNCHERS
 # The semantics of the node interface are one set of tests, which this file runs over ssh.
 from service.node_interface import TestExecute, TestFiles, TestService, TestUpdateConfig, alive, python
 
+from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.ssh import Outside
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.ports import free_port
-from mpipso.service.remote import RemoteNode
+from mpipso.service.remote import Answer, RemoteNode
 
 __all__ = ["TestExecute", "TestFiles", "TestService", "TestUpdateConfig"]
 
@@ -215,6 +217,20 @@ def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path,
         assert outside.meet([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {})[0].cores
     finally:
         outside.close()
+
+
+def test_an_answer_that_comes_too_late_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is injected: a link with nobody at its other end."""
+    monkeypatch.setattr(ssh, "ANSWER_LIMIT", 0.01)
+
+    async def ask() -> None:
+        link = ssh.Link(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
+        with pytest.raises(EvaluationFailed, match="far: no answer to facts within"):
+            await link._ask("facts")
+        link._take(Answer(-1))
+        assert not link._asked
+
+    asyncio.run(ask())
 
 
 def test_a_command_runs_where_the_leader_was_started(node: RemoteNode) -> None:
