@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
 from mpipso.record.redact import Redactor
-from mpipso.service import ports, process
+from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.node import CHUNK, Node, part_of
 from mpipso.service.process import Completed
@@ -68,7 +68,9 @@ class LocalNode(Node):
         try:
             if work_dir:
                 Path(work_dir).mkdir(parents=True, exist_ok=True)
-            self.work_dir = tempfile.mkdtemp(prefix="mpipso-", dir=work_dir or None)
+            leftovers.sweep(Path(work_dir or tempfile.gettempdir()))
+            self.work_dir = tempfile.mkdtemp(prefix=leftovers.PREFIX, dir=work_dir or None)
+            self._claim = leftovers.claim(self.work_dir)
         except OSError as error:
             raise self._failure(f"work_dir {error.filename or work_dir} cannot be made: {error.strerror}") from None
 
@@ -233,6 +235,8 @@ class LocalNode(Node):
             self.release()
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
+            if self._claim is not None:
+                self._claim.close()
 
     def release(self) -> None:
         """Stop every service that was started here, for a group that is no more; the node may serve another one."""

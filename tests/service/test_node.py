@@ -255,3 +255,25 @@ def test_the_end_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
     assert node.log_end("log", 200) == b"***\n" * 20
     assert node.log_end("log", 100) == b"[... 170 bytes left out ...]\n" + b"***\n" * 3
     node.close()
+
+
+def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    code = f"import time; from mpipso.service.local import LocalNode; n = LocalNode('a', work_dir={str(tmp_path)!r}); "
+    code += "print(n.work_dir, flush=True); time.sleep(1000)"
+    others = [tmp_path / "mpipso-runs", tmp_path / "mpipso-elsewhere", tmp_path / "mpipso-link"]
+    for folder, boot in zip(others[:2], ("", "another"), strict=True):
+        folder.mkdir()
+        (folder / (".owner" if boot else "journal.jsonl")).write_text(boot)
+    others[2].symlink_to(others[1])
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        left = Path(killed.stdout.readline().strip())
+        first = LocalNode("node7", work_dir=str(tmp_path))
+        assert left.is_dir(), "its owner is alive"
+        killed.kill()
+    second = LocalNode("node7", work_dir=str(tmp_path))
+    try:
+        assert sorted(tmp_path.iterdir()) == sorted([*others, Path(first.work_dir), Path(second.work_dir)])
+    finally:
+        first.close()
+        second.close()
