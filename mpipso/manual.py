@@ -14,6 +14,8 @@ from mpipso.record.folders import remove, replace
 from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
 
+WORK = "best-work"
+"""The work folder, beside the files of the best configuration, of a service that is started by hand."""
 DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
@@ -44,7 +46,9 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     engine = ENGINES.create(config.service.engine)
     service = config.service
     kind = service.config_file.format if service.config_file is not None else "json"
-    placed = layout(config, group, service.port, str(folder.resolve()), f"best-config.{kind}")
+    # What the service writes is not to be mixed with what mpipso has written.
+    here, work = folder.resolve(), str(folder.resolve() / WORK)
+    placed = layout(config, group, service.port, work, str(here / f"best-config.{kind}"))
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts, written = [], set()
@@ -54,13 +58,13 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
         name = f"best-config.{kind}" if alike else f"best-config-{placed.node_ranks[node]}.{kind}"
         replace(folder / name, texts[node].decode(), 0o600)
         written.add(name)
-        own = dataclasses.replace(placed, config_name=name)
+        own = dataclasses.replace(placed, config_name=str(here / name))
         start = engine.starts(config, configuration, own)[position]
         update = engine.fill(service.update_command, config, configuration, own, node)
         told = (*start.command, *update, *(value for key, value in start.env.items() if key in service.env))
         # The other hosts need not see the folder of the run.
         elsewhere = len({each.host for each in group.nodes}) > 1
-        path = str(folder.resolve() / name)
+        path = str(here / name)
         needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
         starts.append(
             NodeStart(
@@ -70,6 +74,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
                 placed.node_ranks[node],
                 path if needed else "",
                 tuple(update),
+                work if any(work in word for word in (*told, texts[node].decode())) else "",
             )
         )
     for file in folder.glob("best-config*"):

@@ -58,7 +58,7 @@ def placed(rank: int, host: str) -> PlacedNode:
 
 def others(leader: Leader) -> list[str]:
     """Where its service runs, besides here."""
-    return list(leader._group._layout().addresses[1:])
+    return list(leader._group._layout(()).addresses[1:])
 
 
 def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:

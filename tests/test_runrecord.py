@@ -221,6 +221,18 @@ content = '{"port": "{port}", "ip": "{node_addr}"}'"""
     assert Path(master).stat().st_mode & 0o777 == 0o600, "it may hold secrets, and some services insist"
 
 
+@pytest.mark.parametrize(
+    ("where", "used"),
+    [("", False), ("--data={work_dir}", True), ('[service.config_file]\ncontent = \'{"data": "{work_dir}"}\'', True)],
+)
+def test_a_service_that_is_started_by_hand_has_a_work_folder_of_its_own(where: str, used: bool, tmp_path: Path) -> None:
+    config = spanning(command=where) if where.startswith("--") else spanning(where)
+    work = tmp_path.resolve() / "best-work"
+    starts = manual_start(config, group_on("a"), tmp_path, {"batch": 3})
+    assert [start.folder for start in starts] == ([str(work)] if used else [""])
+    assert not work.exists(), "it is made where and when the service is started"
+
+
 def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
     template = course.folder / "template.json"
     template.write_text('{"batch": 1,\n "api_key": "sk-123456", "password": "ab1\\"x",\n "queue": 5}')

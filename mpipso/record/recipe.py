@@ -33,7 +33,8 @@ class NodeStart:
     """The command that starts one node's part of the service, and the variables set for it.
 
     ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
-    be copied to the node before; empty if none has to. ``update`` is a command that is run on the node before.
+    be copied to the node before; empty if none has to. ``update`` is a command that is run on the node before, and
+    ``folder`` the path of a folder that is made there for the service, if it uses one.
     """
 
     host: str
@@ -42,6 +43,7 @@ class NodeStart:
     rank: int | None = None
     file: str = ""
     update: tuple[str, ...] = ()
+    folder: str = ""
 
 
 def write_best(
@@ -161,6 +163,8 @@ def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
     if start.file:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")
+    if start.folder:
+        lines.append(f"mkdir -p {shlex.quote(start.folder)}")
     unusual = []
     for name, content in start.env.items():
         if not _VARIABLE.fullmatch(name):

@@ -142,7 +142,7 @@ class ServiceGroup:
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
         configuration = assignment.configuration
         self._enter("configuring")
-        layout = self._layout()
+        layout = self._layout([node.start_folder() for node in self._nodes])
         starts = self._starts(configuration, layout)
         self._record(starts, layout)
         self._update_config(starts, configuration, layout, cancel)
@@ -160,7 +160,7 @@ class ServiceGroup:
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
             return self._run_benchmark(target, over)
 
-    def _layout(self) -> Layout:
+    def _layout(self, folders: Sequence[str]) -> Layout:
         master = self._nodes[self._master]
         port = master.free_port(self._port)
         return Layout(
@@ -168,7 +168,7 @@ class ServiceGroup:
             master=self._master,
             port=port,
             master_port=master.free_port(0, [port]),
-            work_dirs=tuple(node.work_dir for node in self._nodes),
+            work_dirs=tuple(folders),
             config_name=self._config.service.config_name,
             devices=tuple(node.devices for node in self._nodes),
             cores=tuple(node.cores for node in self._nodes),
@@ -202,7 +202,7 @@ class ServiceGroup:
         for index, env in {start.node: start.env for start in starts}.items():
             self._nodes[index].update_config(
                 configuration,
-                path=layout.config_name,
+                path=str(Path(layout.work_dirs[index]) / layout.config_name),
                 content=self._engine.file(self._config, configuration, layout, index),
                 command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
                 env=env,

@@ -65,6 +65,7 @@ class LocalNode(Node):
         self._services: dict[str, _Service] = {}
         self._redactor = Redactor(os.environ)
         self._memory = DeviceMemory(self.devices)
+        self._start_folder = ""
         try:
             if work_dir:
                 Path(work_dir).mkdir(parents=True, exist_ok=True)
@@ -164,6 +165,15 @@ class LocalNode(Node):
 
     def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
         return ports.places(self._pids(handle), exclude)
+
+    def start_folder(self) -> str:
+        # What cannot be removed, as files of a container's root, is at least not in the new one.
+        shutil.rmtree(self._start_folder, ignore_errors=True)
+        try:
+            self._start_folder = tempfile.mkdtemp(prefix="start-", dir=self.work_dir)
+        except OSError as error:
+            raise self._failure(f"{self.work_dir} cannot be written: {error.strerror}") from None
+        return self._start_folder
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         part = part_of(self._path(path))

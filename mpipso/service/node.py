@@ -100,6 +100,10 @@ class Node(abc.ABC):
         """Where the service listens for clients: ports, with the address if not on all, but for those ``exclude``-d."""
 
     @abc.abstractmethod
+    def start_folder(self) -> str:
+        """A new, empty folder for the files of one start of the service; that of the start before is removed."""
+
+    @abc.abstractmethod
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         """Write a part of a file that :meth:`finish_file` will put into place."""
 

@@ -218,6 +218,9 @@ class RemoteNode(Node):
     def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
         return list(map(str, self._call("listening", handle, list(exclude))))
 
+    def start_folder(self) -> str:
+        return str(self._call("start_folder", _limit=600.0))
+
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         self._call("write_chunk", path, offset, data)
 

@@ -172,6 +172,12 @@ def test_a_file_that_a_node_lacks_must_be_copied_along(tmp_path: Path) -> None:
     assert run(script, "node1").stdout == "1\n"
 
 
+def test_the_service_s_work_folder_is_made_before_it_starts(tmp_path: Path) -> None:
+    work = tmp_path / "it's work"
+    script = write(tmp_path, NodeStart("node1", ("ls", "-d", str(work)), folder=str(work)))
+    assert [run(script).stdout for _ in range(2)] == [f"{work}\n"] * 2
+
+
 def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
     write(tmp_path, NodeStart("h", ("echo", "old")))
     script = write(tmp_path, NodeStart("h", ("echo", "new")))

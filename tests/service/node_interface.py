@@ -157,6 +157,18 @@ class TestFiles:
             node.write_file("file/below", b"")
 
 
+class TestStartFolder:
+    def test_it_is_empty_and_the_one_before_is_gone(self, node: Node, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        before = Path(node.start_folder())
+        assert before.parent == Path(node.work_dir)
+        node.write_file(f"{before}/config.json", b"{}")
+        (before / "link").symlink_to(tmp_path / "elsewhere")
+        after = Path(node.start_folder())
+        assert list(after.iterdir()) == [] and not before.exists()
+        assert (tmp_path / "elsewhere").exists()
+
+
 class TestUpdateConfig:
     def test_parameters_are_written_as_json_and_the_command_sees_them(self, node: Node) -> None:
         config = Path(node.work_dir) / "config.json"

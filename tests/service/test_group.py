@@ -132,8 +132,7 @@ class Bench:
     def port(self) -> int:
         """The port of the last start, as its log tells; 0 for none."""
         for node in self.nodes:
-            command = Path(node.work_dir) / "port"
-            if command.exists():
+            for command in Path(node.work_dir).glob("*/port"):
                 return int(command.read_text())
         return 0
 
@@ -184,7 +183,7 @@ def starts_last_until(monkeypatch: pytest.MonkeyPatch, happened: Callable[[Local
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start is over when its process has made the file ``begun`` in its work folder."""
-    starts_last_until(monkeypatch, lambda node, handle, log: (Path(node.work_dir) / "begun").exists())
+    starts_last_until(monkeypatch, lambda node, handle, log: any(Path(node.work_dir).glob("*/begun")))
 
 
 @pytest.fixture
@@ -496,7 +495,7 @@ def test_workers_start_first_and_every_process_knows_its_place(
         node = bench.nodes[master ^ rank]
         assert log[0:3] == [str(rank), str(rank), "2"]
         assert log[3] == log[4] and log[5] == "2"
-        assert log[7] == f"{node.work_dir}/config.json"
+        assert Path(log[7]).name == "config.json" and Path(log[7]).parent.parent == Path(node.work_dir)
     assert logs[0][3] == logs[1][3] and int(logs[0][3].split(":")[1]) != int(logs[0][6])
 
 
@@ -645,6 +644,31 @@ def test_files_arrive_on_every_node_that_starts_something_and_are_applied_there(
     assert json.loads(evaluation.files["service-config"]) == {"model": "tiny", "node_rank": 0}
     assert evaluation.files["service-1-node1.log"].count(b'"model": "tiny"') == 2
     assert evaluation.files["service-1-node1.log"].count(b'"node_rank": 1') == 2
+
+
+KEEPS = """
+for each in "$0"/* "$0"/.[!.]*; do [ ! -e "$each" ] || echo "found $(basename "$each")"; done
+mkdir "$0/data"; touch "$0/data/1" "$0/.starts"; ln -s "$1" "$0/link"; shift; exec "$@"
+"""
+"""A service that keeps data in its work folder, and tells what it finds there."""
+
+
+def test_each_start_finds_an_empty_work_folder_on_every_node(bench: Bench) -> None:
+    elsewhere = bench.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    words = ("sh", "-c", KEEPS, "{work_dir}", str(elsewhere))
+    service = {key: (*words, *SPAN[key]) for key in ("command", "worker_command")}
+    group = bench.group(configuration(SPAN | service, ECHO), nodes=2)
+    for number, attempt in ((1, 1), (1, 2), (2, 1)):
+        evaluation = group.evaluate(Assignment(number, attempt, {"tokens": 4}), bench.cancel)
+        assert evaluation.failure is None, evaluation.failure
+        for log in ("service-0-node0.log", "service-1-node1.log"):
+            found = [line for line in evaluation.files[log].splitlines() if line.startswith(b"found")]
+            assert found == [b"found config.json"]
+    assert [len(list(Path(node.work_dir).glob("*/link"))) for node in bench.nodes] == [1, 1], "the last ones"
+    group.close()
+    assert (elsewhere / "kept").exists()
 
 
 def test_an_update_command_that_fails_ends_the_evaluation_with_its_output(bench: Bench) -> None:
