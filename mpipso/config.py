@@ -6,13 +6,15 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mpipso.evaluation import METRICS, Value
 from mpipso.parameters import Constraint, Count, Name, Parameter, Section
+
+if TYPE_CHECKING:
+    from mpipso.yamltext import Document
 
 Command = tuple[str, ...]
 Seconds = Annotated[float, Field(gt=0)]
@@ -65,29 +67,26 @@ class ConfigFile(Section):
         """
         if not self.content:
             return {}
-        where = self.template or "its content"
         try:
-            tree = yaml.safe_load(self.content) if self.format == "yaml" else json.loads(self.content)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not valid {self.format}: {error}") from None
-        _require_bounded(tree, where)
+            tree = self.yaml().plain() if self.format == "yaml" else json.loads(self.content)
+        except RecursionError:
+            raise ValueError(f"{self._source} is not valid json: it is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self._source} is not valid json: {error}") from None
         return {} if tree is None else tree
 
+    def yaml(self) -> Document:
+        """The content as a document of YAML, which is written as it was read; raises as :meth:`tree` does."""
+        from mpipso.yamltext import Document  # few need it, and it takes its time
 
-MAX_VALUES, MAX_DEPTH = 100_000, 100
-"""Of the service's own configuration file: what it takes to write it is spent for every evaluation."""
+        try:
+            return Document(self.content)
+        except ValueError as error:
+            raise ValueError(f"{self._source} is not valid yaml: {error}") from None
 
-
-def _require_bounded(tree: Any, where: str) -> None:
-    """Refuse what has no end, an alias of YAML within itself, and what has too many values, aliases of aliases."""
-    level = [tree]
-    for _ in range(MAX_DEPTH):
-        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
-        if sum(map(len, lists)) > MAX_VALUES:
-            raise ValueError(f"{where} has more than {MAX_VALUES} values")
-        level = [each for some in lists for each in some]
-    if level:
-        raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep")
+    @property
+    def _source(self) -> str:
+        return self.template or "its content"
 
 
 class Service(Section):

@@ -167,7 +167,7 @@ class RunRecord:
             self._folder.redactor.learn(tree)
             hidden = self._folder.redactor.data(tree)
             if hidden != tree:
-                tables["service"]["config_file"]["content"] = written(hidden, file.format)
+                tables["service"]["config_file"]["content"] = written(hidden)
         text = tomli_w.dumps(tables)
         plan = {
             "groups": [

@@ -348,6 +348,7 @@ def test_check_notes_a_configuration_file_that_does_not_tell_the_port(
         ("template = '/no/such.json'", "template /no/such.json cannot be read: No such file or directory"),
         ("template = 'a.json'\ncontent = '{}'", "give template, a file, or content, its text, not both"),
         ("content = '{'", "its content is not valid json: "),
+        ("content = 'a: &a [*a]'\nformat = 'yaml'", "not valid yaml: an alias stands within what it stands for"),
         ("name = '/tmp/x.json'", "should lead to a place below the work folder; update_command"),
         ("name = 'a/../../x.json'", "should lead to a place below the work folder; update_command"),
     ],

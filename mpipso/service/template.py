@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mpipso.config import ConfigFile
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
@@ -45,17 +43,21 @@ def config_text(
     ValueError
         The content is not of its format, or a path leads through something that is neither table nor list.
     """
+    wanted = {each.path: configuration[each.name] for each in parameters if each.path is not None}
+    if file.format == "yaml":
+        document = file.yaml()
+        document.fill(lambda text: _filled(text, values))
+        for path, value in wanted.items():
+            document.put(path, value)
+        return str(document).encode()
     tree = _filled(file.tree(), values)
-    for parameter in parameters:
-        if parameter.path is not None:
-            _put(tree, parameter.path, configuration[parameter.name])
-    return written(tree, file.format).encode()
+    for path, value in wanted.items():
+        _put(tree, path, value)
+    return written(tree).encode()
 
 
-def written(tree: Any, kind: str) -> str:
-    """A tree as text: ``json`` or ``yaml``."""
-    if kind == "yaml":
-        return yaml.safe_dump(tree, sort_keys=False)
+def written(tree: Any) -> str:
+    """A tree as JSON, which is YAML as well."""
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -91,7 +93,7 @@ def _put(tree: Any, path: str, value: Value) -> None:
     node = tree
     for part in parents:
         if isinstance(node, dict):
-            if node.get(part) is None:  # what YAML makes of a key with nothing behind it
+            if node.get(part) is None:
                 node[part] = {}
             node = node[part]
         else:

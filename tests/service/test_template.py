@@ -43,6 +43,67 @@ def test_a_template_is_kept_but_for_the_values_at_their_paths(kind: str) -> None
     assert list(tree) == ["Backend", "off", "top"]
 
 
+YAML = """\
+# one process for each port
+ports: 22:22   # as a container has them
+version: 1.10
+cache: no
+on: {mode: 0644, large: 1_000, yes: ~}
+when: 2001-12-14
+base: &base
+  queue: 5
+  name: 'no'
+worker:
+  <<: *base
+twin: *base
+listen: http://{host}:{port}/ # filled
+port: "{port}"
+script: |
+  serve {host}
+    --now
+"""
+
+
+def test_yaml_stays_as_it_was_written() -> None:
+    parameters = [parameter(path="version"), parameter("s", path="new.deep"), parameter("f", path="on.rate")]
+    values = {"p": True, "s": "off", "f": 1e-05}
+    written = config_text(file(YAML, "yaml"), parameters, values, {"host": "h", "port": 80}).decode()
+    changed = {
+        "1.10": "true",
+        "~}": "~, rate: 1.0e-05}",
+        "http://{host}:{port}/ #": '"http://h:80/"        #',
+        '"{port}"': "80",
+        "{host}\n": "h\n",
+        "--now\n": '--now\nnew:\n  deep: "off"\n',
+    }
+    expected = YAML
+    for old, new in changed.items():
+        assert expected.count(old) == 1
+        expected = expected.replace(old, new)
+    assert written == expected
+
+
+def test_what_aliases_stand_for_follows_and_an_alias_becomes_what_is_set() -> None:
+    def queues(**paths: str) -> dict[str, int]:
+        parameters = [parameter(name, path=path) for name, path in paths.items()]
+        tree = read(config_text(file(YAML, "yaml"), parameters, {"a": 7, "b": 8}, {}), "yaml")
+        assert all(tree[table]["name"] == "no" for table in ("base", "worker", "twin"))
+        return {table: tree[table]["queue"] for table in ("base", "worker", "twin")}
+
+    assert queues(a="base.queue") == {"base": 7, "worker": 7, "twin": 7}
+    assert queues(a="twin.queue") == {"base": 5, "worker": 5, "twin": 7}
+    assert queues(a="worker.queue", b="twin.queue") == {"base": 5, "worker": 7, "twin": 8}
+    nested = "a: &a {b: {c: 1, d: 2}}\ne: {<<: *a}\nf: [*a]\n"
+    parameters = [parameter("p", path="e.b.c"), parameter("q", path="f.0.b.c")]
+    tree = read(config_text(file(nested, "yaml"), parameters, {"p": 3, "q": 4}, {}), "yaml")
+    assert [found["b"] for found in (tree["a"], tree["e"], tree["f"][0])] == [{"c": n, "d": 2} for n in (1, 3, 4)]
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join(10 * [f'*a{n}'])}]\n" for n in range(9)
+)
+
+
 @pytest.mark.parametrize("kind", ["json", "yaml"])
 def test_placeholders_are_filled_and_alone_they_keep_their_type(kind: str) -> None:
     template = {"port": "{port}", "urls": ["http://{host}:{port}/", "{unknown}"], "chat": "{{ a }} {'port': 1}", "n": 1}
@@ -87,7 +148,14 @@ def test_an_empty_place_in_a_template_is_an_empty_table(content: str) -> None:
         (None, "json", "cannot be read: No such file or directory"),
         (b"\xff\xfe", "json", "cannot be read: not text"),
         (b"{bad", "json", "is not valid json"),
-        (b"a: [", "yaml", "is not valid yaml"),
+        (b"a: [", "yaml", "is not valid yaml: expected the node content, but found '<stream end>', line 1$"),
+        (b"a: 1\n b: 2", "yaml", "is not valid yaml: mapping values are not allowed here, line 2$"),
+        (b"a: \x01", "yaml", "is not valid yaml: unacceptable character .*$"),
+        (b"a: &a [*a]", "yaml", "an alias stands within what it stands for$"),
+        (b"a: &a\n  <<: *a", "yaml", "an alias stands within what it stands for$"),
+        (BOMB.encode(), "yaml", "its aliases stand for more than 100000 values$"),
+        (5000 * b"[", "yaml", "it is nested too deeply$"),
+        (100000 * b"[", "json", "it is nested too deeply$"),
         (b'"text"', "json", "path 'a'"),
     ],
 )
