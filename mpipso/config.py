@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mpipso.evaluation import METRICS, Value
 from mpipso.parameters import Constraint, Count, Name, Parameter, Section
-
-if TYPE_CHECKING:
-    from mpipso.yamltext import Document
+from mpipso.servicefile import ConfigFile
 
 Command = tuple[str, ...]
 Seconds = Annotated[float, Field(gt=0)]
@@ -36,57 +33,6 @@ def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
     if known is not None and chosen not in known:
         raise ValueError(f"unknown{suggestion(chosen, known)}")
     return chosen
-
-
-class ConfigFile(Section):
-    """The service's own configuration file: a copy of ``template`` in which parameters with a ``path`` are set.
-
-    ``content`` is the template's text, for a template that is no file. ``name`` is a path below the work folder.
-    """
-
-    template: str = ""
-    content: str = ""
-    format: Literal["json", "yaml"] = "json"
-    name: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _below(cls, name: str) -> str:
-        # Elsewhere, groups that share a host would write each other's file.
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError("should lead to a place below the work folder; update_command can copy it elsewhere")
-        return name
-
-    def tree(self) -> Any:
-        """The content, a new tree at each call; an empty table without one.
-
-        Raises
-        ------
-        ValueError
-            It is not of its format, or has no bounds, as YAML whose aliases refer to themselves.
-        """
-        if not self.content:
-            return {}
-        try:
-            tree = self.yaml().plain() if self.format == "yaml" else json.loads(self.content)
-        except RecursionError:
-            raise ValueError(f"{self._source} is not valid json: it is nested too deeply") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self._source} is not valid json: {error}") from None
-        return {} if tree is None else tree
-
-    def yaml(self) -> Document:
-        """The content as a document of YAML, which is written as it was read; raises as :meth:`tree` does."""
-        from mpipso.yamltext import Document  # few need it, and it takes its time
-
-        try:
-            return Document(self.content)
-        except ValueError as error:
-            raise ValueError(f"{self._source} is not valid yaml: {error}") from None
-
-    @property
-    def _source(self) -> str:
-        return self.template or "its content"
 
 
 class Service(Section):
@@ -111,7 +57,7 @@ class Service(Section):
     def config_name(self) -> str:
         """The name of the service's configuration file in a node's work folder."""
         file = self.config_file
-        return "config.json" if file is None else file.name or f"config.{file.format}"
+        return "config.json" if file is None else file.name or f"config{file.suffix}"
 
     @field_validator("engine")
     @classmethod

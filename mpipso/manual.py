@@ -45,17 +45,17 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     """
     engine = ENGINES.create(config.service.engine)
     service = config.service
-    kind = service.config_file.format if service.config_file is not None else "json"
+    suffix = service.config_file.suffix if service.config_file is not None else ".json"
     # What the service writes is not to be mixed with what mpipso has written.
     here, work = folder.resolve(), str(folder.resolve() / WORK)
-    placed = layout(config, group, service.port, work, str(here / f"best-config.{kind}"))
+    placed = layout(config, group, service.port, work, str(here / f"best-config{suffix}"))
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts, written = [], set()
     for position, node in enumerate(start.node for start in engine.starts(config, configuration, placed)):
         # Nodes that are told their own addresses have files of their own.
         alike = texts[node] == texts[placed.master]
-        name = f"best-config.{kind}" if alike else f"best-config-{placed.node_ranks[node]}.{kind}"
+        name = f"best-config{suffix}" if alike else f"best-config-{placed.node_ranks[node]}{suffix}"
         replace(folder / name, texts[node].decode(), 0o600)
         written.add(name)
         own = dataclasses.replace(placed, config_name=str(here / name))

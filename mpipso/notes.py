@@ -9,7 +9,7 @@ from mpipso.config import Config, suggestion
 from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
-from mpipso.service.template import new_paths
+from mpipso.service.template import named, new_paths
 
 
 def notes(config: Config, placement: Plan) -> Iterator[str]:
@@ -64,8 +64,8 @@ def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
     """A service that has to find out by itself on which port it is to listen."""
     service = config.service
     file = service.config_file
-    words = (*service.command, *service.update_command, *service.env.values(), file.content if file is not None else "")
-    unknown = bool(service.command) and "port" not in placeholders(words)
+    words = (*service.command, *service.update_command, *service.env.values())
+    unknown = bool(service.command) and "port" not in placeholders(words) | named(file)
     if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, placement)):
         exported = ENGINES.create(service.engine).exports
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""

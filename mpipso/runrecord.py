@@ -163,11 +163,12 @@ class RunRecord:
     def _write_start(self, journal: Journal) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
         if (file := self._config.service.config_file) is not None:
-            tree = file.tree()
-            self._folder.redactor.learn(tree)
-            hidden = self._folder.redactor.data(tree)
+            tree, redactor = file.tree(), self._folder.redactor
+            redactor.learn(tree)
+            hidden = redactor.settings(tree) if file.format == "text" else redactor.data(tree)
             if hidden != tree:
-                tables["service"]["config_file"]["content"] = written(hidden)
+                content = hidden if file.format == "text" else written(hidden)
+                tables["service"]["config_file"]["content"] = content
         text = tomli_w.dumps(tables)
         plan = {
             "groups": [

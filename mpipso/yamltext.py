@@ -209,7 +209,7 @@ def _child(node: Node, index: int) -> Node:
 
 def _place(node: Node, index: int | None, name: str, child: Node) -> None:
     if index is None:
-        node.value.append((ScalarNode(_TAG + "str", name), child))
+        node.value.append((ScalarNode(_TAG + "str", name, style='"'), child))
     else:
         entry = node.value[index]
         node.value[index] = (entry[0], child) if isinstance(entry, tuple) else child

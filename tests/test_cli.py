@@ -316,6 +316,7 @@ def test_a_benchmark_that_would_load_another_service(
         ('env = { LISTEN = "{port}" }', ("--ranks", "1"), ""),
         ('update_command = ["echo", "{port}"]', ("--ranks", "1"), ""),
         ('config_file = { content = \'{"port": "{port}"}\' }', ("--ranks", "1"), ""),
+        ('config_file = { content = "listen {port};", format = "text" }', ("--ranks", "1"), ""),
     ],
 )
 def test_check_notes_a_service_that_is_not_told_its_port(

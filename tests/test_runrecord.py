@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -233,27 +234,49 @@ def test_a_service_that_is_started_by_hand_has_a_work_folder_of_its_own(where: s
     assert not work.exists(), "it is made where and when the service is started"
 
 
-def test_a_template_that_has_changed_is_another_search(course: Course) -> None:
-    template = course.folder / "template.json"
-    template.write_text('{"batch": 1,\n "api_key": "sk-123456", "password": "ab1\\"x",\n "queue": 5}')
+def test_a_service_by_hand_has_its_text_with_the_best_values(tmp_path: Path) -> None:
+    file = "[service.config_file]\nname = 'nginx.conf'\ncontent = 'listen {port}; # {batch} ${batch}'"
+    (start,) = manual_start(spanning(file, command="{config}"), group_on("a"), tmp_path, {"batch": 3})
+    assert start.argv == ("serve", str(tmp_path.resolve() / "best-config.conf"))
+    assert (tmp_path / "best-config.conf").read_text() == "listen 8080; # 3 ${batch}"
+
+
+SETTINGS = '{%s,\n "api_key": "sk-%d", "password": "%s",\n "queue": %d}'
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shown"),
+    [
+        ("service.json", '"batch": 1', "content.queue was 5 and is now 6"),
+        ("service.yaml", '"batch": 1', "content.queue was 5 and is now 6"),
+        ("service.conf", '"batch": {batch}, "wait": {wait}, "policy": "{policy}"', "content was "),
+    ],
+)
+def test_a_template_that_has_changed_is_another_search(course: Course, name: str, settings: str, shown: str) -> None:
+    template = course.folder / name
+    template.write_text(SETTINGS % (settings, 123456, 'ab1\\"x', 5))
     text = course.config.read_text()
-    assert "[service.config_file]" in text
-    course.config.write_text(text.replace("[service.config_file]", f"[service.config_file]\ntemplate = '{template}'"))
+    assert '[service.config_file]\nformat = "json"\n' in text
+    text = text.replace('file]\nformat = "json"', f"file]\ntemplate = '{template}'")
+    paths = name.endswith((".json", ".yaml"))
+    course.config.write_text(text if paths else re.sub("^path = .*$", "", text, flags=re.MULTILINE))
     first = run(course, "--config", str(course.config), "--evaluations", "2")
     assert first.returncode == 0, first.stdout + first.stderr
     kept = (course.runs / "latest" / "journal.jsonl").read_text()
-    assert "sk-123456" not in kept and "ab1" not in kept
-    assert json.loads((course.runs / "latest" / "best-config.json").read_text())["queue"] == 5
-    assert f"note: {template} has no wait, which is added" in first.stdout
-    template.write_text('{"batch": 1,\n "api_key": "sk-654321", "password": "other",\n "queue": 6}')
+    assert "queue" in kept and "123456" not in kept and "ab1" not in kept
+    best = json.loads((course.runs / "latest" / f"best-config{template.suffix}").read_text())
+    assert best["queue"] == 5 and best["api_key"] == "sk-123456" and best["policy"] in ("fair", "greedy")
+    assert (f"note: {template} has no wait, which is added" in first.stdout) == paths
+    template.write_text(SETTINGS % (settings, 654321, "other", 6))
     words = ("--config", str(course.config), "--resume", str(course.runs / "latest"), "--evaluations", "3")
     again = run(course, *words)
     assert again.returncode == 2, again.stdout + again.stderr
     assert again.stderr.count("service.config_file.content") == 1
-    assert "service.config_file.content.queue was 5 and is now 6" in again.stderr
-    template.write_text('{"queue": 5, "batch": 1, "api_key": "sk-654321", "password": "other"}\n')
+    assert f"service.config_file.{shown}" in again.stderr
+    changed = SETTINGS % (settings, 654321, "other", 5)
+    template.write_text(changed.replace("\n", "\n\n  ") if paths else changed)
     again = run(course, *words)
-    assert again.returncode == 0, "secrets may change, and how it is written: " + again.stdout + again.stderr
+    assert again.returncode == 0, "secrets may change, and how data is written: " + again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ _PATH = re.compile(r"[/~.]")
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.+/=-]{12,}")
 #: Without spaces: a script that sets a variable is no secret.
 _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
+#: A comment, or a name and its value; one that is a number counts something.
+_SETTING = re.compile(
+    rf"^[ \t]*(?:[#;]|//).*|(?P<before>(?<![\w.=$-])(?P<name>[\w.-]{{0,64}}?(?:{_NAME.pattern})[\w.-]{{0,64}})"
+    r"[\"']?(?:[ \t]*[=:][ \t]*|[ \t]+))"
+    r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|(?![\d.]+\w{0,2}\b)[^\s\"';,]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
 #: In a header of HTTP; not a variable of the shell, nor a placeholder.
 _SCHEME = r"(?:Bearer|Basic|Digest|Token|ApiKey)"
 _SCHEMES = re.compile(_SCHEME, re.IGNORECASE)
@@ -121,6 +128,20 @@ class Redactor:
                 for quote in "\"'":
                     text = text.replace(f"{quote}{secret}{quote}", f"{quote}{HIDDEN}{quote}")
         return text
+
+    def settings(self, text: str) -> str:
+        """A service's file of lines with ``name value``, ``name = value``, ``name: value``; learns its secrets."""
+        found = [match for match in _SETTING.finditer(text) if match["name"]]
+        self.learn([text, *({match["name"]: match["value"].strip("\"'")} for match in found)])
+
+        def hidden(match: re.Match[str]) -> str:
+            value = match["value"] or ""
+            content = value.strip("\"'")
+            if not match["name"] or not self.is_secret(match["name"], content):
+                return match[0]
+            return match["before"] + value.replace(content, HIDDEN)
+
+        return self.text(_SETTING.sub(hidden, text))
 
     def bytes(self, content: bytes) -> bytes:
         """As :meth:`text`; bytes that are not UTF-8 pass unchanged."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpipso.config import ConfigFile
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
 from mpipso.service.command import PLACEHOLDER, text
+from mpipso.servicefile import ConfigFile
+
+_IN_FILE = re.compile(rf"(?<!\$){PLACEHOLDER.pattern}")
+"""``${name}`` is a variable of the service's own."""
+
+
+def named(file: ConfigFile | None) -> set[str]:
+    """The names that stand in braces in a template, none without one."""
+    return set(_IN_FILE.findall(file.content)) if file is not None else set()
 
 
 def loaded(file: ConfigFile) -> ConfigFile:
@@ -24,7 +33,7 @@ def loaded(file: ConfigFile) -> ConfigFile:
     if not file.template or file.content:
         return file
     try:
-        return file.model_copy(update={"content": Path(file.template).read_text(encoding="utf-8")})
+        return file.model_copy(update={"content": Path(file.template).read_bytes().decode()})
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
 
@@ -35,14 +44,16 @@ def config_text(
     """The content with its placeholders filled from ``values``, and then the parameters' values at their paths.
 
     A text that is a placeholder and nothing else, as in ``{"port": "{port}"}``, becomes the value itself, a number if
-    it is one; names that are not among ``values`` are left alone. A path is dotted; a number in it is an index into a
-    list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
+    it is one; names that are not among ``values``, and those behind a ``$``, are left alone. A path is dotted; a number
+    in it is an index into a list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
 
     Raises
     ------
     ValueError
         The content is not of its format, or a path leads through something that is neither table nor list.
     """
+    if file.format == "text":
+        return _replaced(file.content, values).encode()
     wanted = {each.path: configuration[each.name] for each in parameters if each.path is not None}
     if file.format == "yaml":
         document = file.yaml()
@@ -77,7 +88,11 @@ def _filled(tree: Any, values: Mapping[str, Value]) -> Any:
         return tree
     if (whole := PLACEHOLDER.fullmatch(tree)) is not None:
         return values.get(whole[1], tree)
-    return PLACEHOLDER.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], tree)
+    return _replaced(tree, values)
+
+
+def _replaced(content: str, values: Mapping[str, Value]) -> str:
+    return _IN_FILE.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], content)
 
 
 def _paths(tree: Any, above: str = "") -> Iterator[str]:

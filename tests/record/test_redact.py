@@ -171,3 +171,32 @@ def test_long_texts_take_no_time() -> None:
     for piece in ("a", "-", "\n", '"', ", ", "--a ", "://", "Authorization:"):
         redactor.learn(piece * (200_000 // len(piece)))
     assert time.process_time() - begun < 10
+
+
+def test_secrets_in_a_file_of_settings_are_hidden_and_learned() -> None:
+    text = """\
+# the token is needed, api_key = commented
+password ab1;
+    hf_token: "hf_abcdef"
+proxy_set_header X-Api-Key sk-123456;
+api_key = {api_key}
+limit_req zone=token burst=5; map $http_api_key $user_known { }
+tokenizer /models/tokenizer.json
+eos_token_id 151643
+max_tokens 131072
+secret_size 512.5m
+"""
+    redactor = Redactor()
+    hidden = redactor.settings(text)
+    expected = text
+    for secret in ("ab1", "hf_abcdef", "sk-123456"):
+        expected = expected.replace(secret, "***")
+    assert hidden == expected
+    assert redactor.text("hf_abcdef sk-123456 needed 151643") == "*** *** needed 151643"
+
+
+def test_a_long_line_of_a_file_takes_no_time() -> None:
+    text = 200_000 * "a" + " token " + 200_000 * "b-" + 20_000 * " a = b"
+    begun = time.monotonic()
+    assert Redactor().settings(text)
+    assert time.monotonic() - begun < 10.0

@@ -123,6 +123,16 @@ def test_health_is_asked_where_the_configuration_says() -> None:
             {"flag": None, "path": "a.b"},
             "service.config_file: path 'a.b': nothing to descend into at 'b'",
         ),
+        (
+            {"command": ("m",), "config_file": {"content": "n {n}", "format": "text"}},
+            {"flag": None, "path": "a.b"},
+            "parameter 'n': has a path, but service.config_file is a text; use {n} in it, or say format = ",
+        ),
+        (
+            {"command": ("m", "{config}"), "config_file": {"content": "n ${n} {m}", "format": "text"}},
+            {"flag": None},
+            "parameter 'n': reaches nothing; give it a flag, an env or a path, or use {n} in service.command or in its",
+        ),
     ],
 )
 def test_mistakes_are_told(service: dict[str, Any], parameter: dict[str, Any], told: str) -> None:
@@ -139,6 +149,7 @@ def test_mistakes_are_told(service: dict[str, Any], parameter: dict[str, Any], t
         {"command": ("m",), "update_command": ("apply", "{config}")},
         {"command": ("m",), "update_command": ("apply", "{n}")},
         {"command": ("m",), "env": {"N": "{n}"}},
+        {"command": ("m",), "config_file": {"content": "n {n}; {unknown} ${x}", "format": "text"}},
     ],
 )
 def test_a_parameter_may_reach_the_service_by_a_placeholder_or_in_its_file(service: dict[str, Any]) -> None:

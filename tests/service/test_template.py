@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mpipso.config import ConfigFile
 from mpipso.parameters import Parameter
-from mpipso.service.template import config_text, loaded
+from mpipso.service.template import config_text, loaded, named
+from mpipso.servicefile import ConfigFile
 
 TEMPLATE = {"Backend": {"Models": [{"name": "a", "npuMemSize": -1}, {"name": "b"}], "keep": [1, 2.5, "x"]}, "off": None}
 PATHS = {"Backend.Models.0.npuMemSize": 7, "Backend.Models.1.new.deep": 8, "Backend.keep.2": 9, "top": 10}
@@ -70,11 +70,11 @@ def test_yaml_stays_as_it_was_written() -> None:
     written = config_text(file(YAML, "yaml"), parameters, values, {"host": "h", "port": 80}).decode()
     changed = {
         "1.10": "true",
-        "~}": "~, rate: 1.0e-05}",
+        "~}": '~, "rate": 1.0e-05}',
         "http://{host}:{port}/ #": '"http://h:80/"        #',
         '"{port}"': "80",
         "{host}\n": "h\n",
-        "--now\n": '--now\nnew:\n  deep: "off"\n',
+        "--now\n": '--now\n"new":\n  "deep": "off"\n',
     }
     expected = YAML
     for old, new in changed.items():
@@ -168,10 +168,55 @@ def test_a_template_that_is_none_is_told(content: bytes | None, kind: str, told:
         config_text(loaded(template), [parameter(path="a")], {"p": 1}, {})
 
 
+NGINX = b"""\
+worker_processes {workers};\r
+events { worker_connections {connections}; }
+http {server {
+    sendfile {sendfile};  # {unknown}
+    listen {port}; set $at ${host}; location ~ ^/[a-z]{2,}/{ return 200 '{"a": {}}'; }
+    add_header Where \xc3\xbcber;
+}}
+"""
+
+
+def test_a_text_is_kept_but_for_the_names_in_braces(tmp_path: Path) -> None:
+    path = tmp_path / "nginx.conf"
+    path.write_bytes(NGINX)
+    values = {"workers": 2, "connections": 0.5, "sendfile": True, "port": 80, "host": "h"}
+    expected = NGINX
+    for name, value in (("workers", "2"), ("connections", "0.5"), ("sendfile", "true"), ("port", "80")):
+        expected = expected.replace(b"{%b}" % name.encode(), value.encode())
+    template = loaded(ConfigFile.model_validate({"template": str(path)}))
+    assert config_text(template, [parameter("workers")], {"workers": 2}, values) == expected
+    assert named(template) == {"workers", "connections", "sendfile", "unknown", "port"}
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "suffix"),
+    [
+        ({}, "json", ".json"),
+        ({"content": "{}"}, "json", ".json"),
+        ({"template": "a.JSON"}, "json", ".json"),
+        ({"template": "a.yml"}, "yaml", ".yaml"),
+        ({"template": "/b.d/nginx.conf"}, "text", ".conf"),
+        ({"template": "config"}, "text", ".txt"),
+        ({"template": "a.tmpl", "name": "conf/a.yaml"}, "yaml", ".yaml"),
+        ({"template": "a.tmpl", "name": "conf/a.ini"}, "text", ".ini"),
+        ({"template": "nginx.conf", "format": "json"}, "json", ".json"),
+        ({"content": "a", "format": "text"}, "text", ".txt"),
+    ],
+)
+def test_the_format_is_what_the_name_ends_in(data: dict[str, str], kind: str, suffix: str) -> None:
+    made = ConfigFile.model_validate(data)
+    assert (made.format, made.suffix) == (kind, suffix)
+    # As the journal has it, in which the template may be left out.
+    assert ConfigFile.model_validate(made.model_dump(exclude_defaults=True)) == made
+
+
 def test_a_template_is_read_once(tmp_path: Path) -> None:
-    path = tmp_path / "template"
+    path = tmp_path / "template.json"
     path.write_text('{"a": 1}')
-    once = loaded(ConfigFile(template=str(path)))
+    once = loaded(ConfigFile.model_validate({"template": str(path)}))
     path.write_text('{"a": 2}')
     assert read(config_text(loaded(once), [], {}, {})) == {"a": 1}
 

@@ -16,7 +16,7 @@ from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
 from mpipso.service.registry import Registry
-from mpipso.service.template import config_text
+from mpipso.service.template import config_text, named
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class Engine:
         service, parameters = config.service, self.resolved(config)
         # In commands these names stand for where the service runs, not for a parameter that is called so.
         told = (*command, *service.worker_command, *service.update_command)
-        content = service.config_file.content if service.config_file is not None else ""
-        used = placeholders((*told, *service.env.values(), content)) - set(self._anywhere(config))
-        if "config" in placeholders(told) and service.config_file is None:
+        file = service.config_file
+        used = (placeholders((*told, *service.env.values())) | named(file)) - set(self._anywhere(config))
+        if "config" in placeholders(told) and file is None:
             used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
         used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
         used |= {name for p in parameters if p.expression is not None for name in _names(p.expression)}
@@ -149,12 +149,17 @@ class Engine:
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
             yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
         for p in parameters:
-            if p.path is not None and service.config_file is None:
+            if p.path is not None and file is None:
                 yield f"parameter {p.name!r}: has a path, but there is no [service.config_file]"
+            elif p.path is not None and file is not None and file.format == "text":
+                yield (
+                    f"parameter {p.name!r}: has a path, but service.config_file is a text; "
+                    f'use {{{p.name}}} in it, or say format = "json" or "yaml"'
+                )
             elif not (p.flag or p.env or p.path or p.name in used):
                 yield (
                     f"parameter {p.name!r}: reaches nothing; give it a flag, an env or a path, "
-                    f"or use {{{p.name}}} in service.command"
+                    f"or use {{{p.name}}} in service.command" + (" or in its template" if file is not None else "")
                 )
 
     def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
