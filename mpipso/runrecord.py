@@ -30,7 +30,6 @@ from mpipso.record.usage import usage
 from mpipso.rendezvous import RankContext
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
-from mpipso.service.template import written
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
@@ -163,12 +162,11 @@ class RunRecord:
     def _write_start(self, journal: Journal) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
         if (file := self._config.service.config_file) is not None:
-            tree, redactor = file.tree(), self._folder.redactor
+            tree, redactor = file.plain(), self._folder.redactor
             redactor.learn(tree)
             hidden = redactor.settings(tree) if file.format == "text" else redactor.data(tree)
             if hidden != tree:
-                content = hidden if file.format == "text" else written(hidden)
-                tables["service"]["config_file"]["content"] = content
+                tables["service"]["config_file"]["content"] = file.written(hidden)
         text = tomli_w.dumps(tables)
         plan = {
             "groups": [

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from mpipso.parameters import Section
-
-if TYPE_CHECKING:
-    from mpipso.yamltext import Document
 
 _FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -58,29 +56,56 @@ class ConfigFile(Section):
         Raises
         ------
         ValueError
-            It is not of its format.
+            It is not of its format, or too much: YAML may have aliases of aliases.
         """
         if self.format == "text":
             return self.content
         if not self.content:
             return {}
+        where = self.template or "its content"
         try:
-            tree = self.yaml().plain() if self.format == "yaml" else json.loads(self.content)
-        except RecursionError:
-            raise ValueError(f"{self._source} is not valid json: it is nested too deeply") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self._source} is not valid json: {error}") from None
+            tree = _yaml().load(self.content) if self.format == "yaml" else json.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not valid {self.format}: {error}") from None
+        _require_bounded(tree, where)
         return {} if tree is None else tree
 
-    def yaml(self) -> Document:
-        """The content as a document of YAML, which is written as it was read; raises as :meth:`tree` does."""
-        from mpipso.yamltext import Document  # few need it, and it takes its time
+    def plain(self) -> Any:
+        """The :meth:`tree` as JSON has it, to be compared with another one."""
+        return json.loads(json.dumps(self.tree(), default=str))
 
-        try:
-            return Document(self.content)
-        except ValueError as error:
-            raise ValueError(f"{self._source} is not valid yaml: {error}") from None
+    def written(self, tree: Any) -> str:
+        """A tree as text in this format."""
+        if self.format == "text":
+            return str(tree)
+        if self.format == "yaml":
+            return str(_yaml().dump(tree))
+        return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
-    @property
-    def _source(self) -> str:
-        return self.template or "its content"
+    def quoted(self, text: str, like: object = "") -> str:
+        """A text that takes the place of another one in the tree."""
+        if self.format != "yaml":
+            return text
+        quoted: str = _yaml().quoted(text, like)
+        return quoted
+
+
+def _yaml() -> ModuleType:
+    from mpipso import yamltext  # few need it, and it takes its time
+
+    return yamltext
+
+
+MAX_VALUES, MAX_DEPTH = 100_000, 100
+"""Of the service's own configuration file: what it takes to write it is spent for every evaluation."""
+
+
+def _require_bounded(tree: Any, where: str) -> None:
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        if sum(map(len, lists)) > MAX_VALUES:
+            raise ValueError(f"{where} has more than {MAX_VALUES} values")
+        level = [each for some in lists for each in some]
+    if level:
+        raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep")

@@ -119,7 +119,7 @@ def _tables(config: Config) -> dict[str, Any]:
     tables = config.model_dump()
     if (file := config.service.config_file) is not None:
         with contextlib.suppress(ValueError):
-            tables["service"]["config_file"]["content"] = file.tree()
+            tables["service"]["config_file"]["content"] = file.plain()
     return tables
 
 

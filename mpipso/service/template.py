@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,73 +53,74 @@ def config_text(
     """
     if file.format == "text":
         return _replaced(file.content, values).encode()
-    wanted = {each.path: configuration[each.name] for each in parameters if each.path is not None}
-    if file.format == "yaml":
-        document = file.yaml()
-        document.fill(lambda text: _filled(text, values))
-        for path, value in wanted.items():
-            document.put(path, value)
-        return str(document).encode()
-    tree = _filled(file.tree(), values)
-    for path, value in wanted.items():
-        _put(tree, path, value)
-    return written(tree).encode()
-
-
-def written(tree: Any) -> str:
-    """A tree as JSON, which is YAML as well."""
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    root = {"": file.tree()}
+    _fill(root, file, values)
+    places = dict(reversed([(id(below), place) for place, below in _below(root)]))
+    for each in parameters:
+        if each.path is not None:
+            value = configuration[each.name]
+            _put(root, ("", *each.path.split(".")), file.quoted(value) if isinstance(value, str) else value, places)
+    return file.written(root[""]).encode()
 
 
 def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, list[str]]:
     """The paths that the template does not hold, so that they will be added, each with those it does hold."""
-    held = set(_paths(file.tree()))
+    held = {".".join(path) for path, _ in _below(file.tree())}
     wanted = [parameter.path for parameter in parameters if parameter.path is not None]
     return {path: sorted(held) for path in wanted if path not in held} if file.content else {}
 
 
-def _filled(tree: Any, values: Mapping[str, Value]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _filled(below, values) for key, below in tree.items()}
-    if isinstance(tree, list):
-        return [_filled(below, values) for below in tree]
-    if not isinstance(tree, str):
-        return tree
-    if (whole := PLACEHOLDER.fullmatch(tree)) is not None:
-        return values.get(whole[1], tree)
-    return _replaced(tree, values)
+def _fill(tree: Any, file: ConfigFile, values: Mapping[str, Value]) -> None:
+    """Fill the placeholders below a table or list, in place."""
+    for key, below in list(_entries(tree)):
+        if isinstance(below, str):
+            whole = PLACEHOLDER.fullmatch(below)
+            filled = values.get(whole[1], below) if whole is not None else _replaced(below, values)
+            if filled != below:
+                tree[key] = file.quoted(filled, below) if isinstance(filled, str) else filled
+        else:
+            _fill(below, file, values)
 
 
 def _replaced(content: str, values: Mapping[str, Value]) -> str:
     return _IN_FILE.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], content)
 
 
-def _paths(tree: Any, above: str = "") -> Iterator[str]:
-    """Every path of a tree, dotted."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, below in pairs:
-        yield f"{above}{key}"
-        yield from _paths(below, f"{above}{key}.")
+def _entries(tree: Any) -> Iterable[tuple[Any, Any]]:
+    return tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
 
 
-def _put(tree: Any, path: str, value: Value) -> None:
-    *parents, last = path.split(".")
-    node = tree
-    for part in parents:
-        if isinstance(node, dict):
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-        else:
-            node = _item(node, part, path)
-    if isinstance(node, dict):
-        node[last] = value
-    else:
-        _item(node, last, path)
-        node[int(last)] = value
+def _below(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything below a table or list with its path, in the order in which it is written."""
+    for key, below in _entries(tree):
+        path = (*above, str(key))
+        yield path, below
+        yield from _below(below, path)
 
 
-def _item(node: Any, part: str, path: str) -> Any:
-    if not isinstance(node, list) or not part.isdigit() or int(part) >= len(node):
-        raise ValueError(f"path {path!r}: nothing to descend into at {part!r}")
-    return node[int(part)]
+def _put(tree: Any, path: Sequence[str], value: Value, places: Mapping[int, Sequence[str]]) -> None:
+    """Set what is at ``path``; what stands at another of ``places``, by identity, and only for an alias here, stays."""
+    for depth, part in enumerate(path[:-1], start=1):
+        key, found = _item(tree, part, path)
+        if found is None:
+            found = tree[key] = {}
+        elif isinstance(found, (dict, list)) and places.get(id(found), path[:depth]) != path[:depth]:
+            found = tree[key] = _copy(found)
+        tree = found
+    tree[_item(tree, path[-1], path)[0]] = value
+
+
+def _copy(tree: Any) -> Any:
+    """Without the anchors of YAML."""
+    if isinstance(tree, dict):
+        return {key: _copy(below) for key, below in tree.items()}
+    return [_copy(below) for below in tree] if isinstance(tree, list) else tree
+
+
+def _item(tree: Any, part: str, path: Sequence[str]) -> tuple[Any, Any]:
+    """The key or index that a part of a path is, and what is there, None if nothing is."""
+    if isinstance(tree, dict):
+        return part, tree.get(part)
+    if not isinstance(tree, list) or not part.isdigit() or int(part) >= len(tree):
+        raise ValueError(f"path {'.'.join(path[1:])!r}: nothing to descend into at {part!r}")
+    return int(part), tree[int(part)]

@@ -70,11 +70,11 @@ def test_yaml_stays_as_it_was_written() -> None:
     written = config_text(file(YAML, "yaml"), parameters, values, {"host": "h", "port": 80}).decode()
     changed = {
         "1.10": "true",
-        "~}": '~, "rate": 1.0e-05}',
+        "~}": "null, rate: 1.0e-05}",
         "http://{host}:{port}/ #": '"http://h:80/"        #',
         '"{port}"': "80",
         "{host}\n": "h\n",
-        "--now\n": '--now\n"new":\n  "deep": "off"\n',
+        "--now\n": '--now\nnew:\n  deep: "off"\n',
     }
     expected = YAML
     for old, new in changed.items():
@@ -97,11 +97,6 @@ def test_what_aliases_stand_for_follows_and_an_alias_becomes_what_is_set() -> No
     parameters = [parameter("p", path="e.b.c"), parameter("q", path="f.0.b.c")]
     tree = read(config_text(file(nested, "yaml"), parameters, {"p": 3, "q": 4}, {}), "yaml")
     assert [found["b"] for found in (tree["a"], tree["e"], tree["f"][0])] == [{"c": n, "d": 2} for n in (1, 3, 4)]
-
-
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{n + 1}: &a{n + 1} [{', '.join(10 * [f'*a{n}'])}]\n" for n in range(9)
-)
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml"])
@@ -151,11 +146,7 @@ def test_an_empty_place_in_a_template_is_an_empty_table(content: str) -> None:
         (b"a: [", "yaml", "is not valid yaml: expected the node content, but found '<stream end>', line 1$"),
         (b"a: 1\n b: 2", "yaml", "is not valid yaml: mapping values are not allowed here, line 2$"),
         (b"a: \x01", "yaml", "is not valid yaml: unacceptable character .*$"),
-        (b"a: &a [*a]", "yaml", "an alias stands within what it stands for$"),
-        (b"a: &a\n  <<: *a", "yaml", "an alias stands within what it stands for$"),
-        (BOMB.encode(), "yaml", "its aliases stand for more than 100000 values$"),
-        (5000 * b"[", "yaml", "it is nested too deeply$"),
-        (100000 * b"[", "json", "it is nested too deeply$"),
+        (b"a: &a\n  <<: *a", "yaml", "is not valid yaml: a table is merged into itself$"),
         (b'"text"', "json", "path 'a'"),
     ],
 )
@@ -229,10 +220,8 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "kind", "told"),
     [
-        ("a: &a [*a]", "yaml", "nested more than 100 deep"),
-        ("a: &a {b: *a, c: *a}", "yaml", "has more than 100000 values"),
         (LAUGHS, "yaml", "has more than 100000 values"),
-        (1500 * "[" + 1500 * "]", "yaml", "is not valid yaml: maximum recursion depth"),
+        (150 * "[" + 150 * "]", "yaml", "nested more than 100 deep"),
         (30000 * "[", "json", "is not valid json: maximum recursion depth"),
         (200 * "[" + 200 * "]", "json", "nested more than 100 deep"),
         ("a: 2024-99-99", "yaml", "is not valid yaml: month must be in"),
