@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from mpipso.cluster.plan import Plan, listed
 from mpipso.config import Config, suggestion
 from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
+from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
 
 
@@ -22,6 +23,24 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     yield from _idle_nodes(config, placement)
     if placement.idle:
         yield f"fewer ranks than hosts: none is started on {listed(placement.idle)}"
+
+
+def differing_environments(config: Config, differing: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The hosts on which services inherit another environment than on the root's, and the names of what differs.
+
+    What the configuration sets is the same everywhere.
+    """
+    given = {*config.service.env, *(p.env for p in ENGINES.create(config.service.engine).resolved(config))}
+    left = {host: set(names) - given for host, names in differing.items()}
+    names = by_weight(set().union(*left.values()))
+    return [host for host, names in left.items() if names], list(names)
+
+
+def environment_note(hosts: Sequence[str], names: Sequence[str]) -> str:
+    return (
+        f"services inherit another environment on {listed(hosts, most=5)} than on the root's host, so that groups may "
+        f"not be comparable: {listed(names, most=5)}; set in service.env what matters to the service"
+    )
 
 
 def _added_paths(config: Config) -> Iterator[str]:

@@ -7,6 +7,7 @@ so that rank 0 alone can tell it and all leave together.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from mpipso.config import Config
 from mpipso.conflicts import device_problems, loopback_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
+from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
@@ -50,6 +52,8 @@ class RankContext:
         A leader's connections to the nodes of its group that have no rank; None if there are none.
     reached:
         Those nodes, by their position in the group.
+    differing:
+        By host, the variables of which services inherit another value there than on the root's host.
     """
 
     world: World
@@ -63,6 +67,7 @@ class RankContext:
     everyone: Channel
     outside: Outside | None = None
     reached: Mapping[int, RemoteNode] = field(default_factory=dict)
+    differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> RankContext:
@@ -80,13 +85,14 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     """
     config = _agreed(world, lambda: read_config(options))
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
-    ranks = _ranks(world, options, config)
+    root = _agreed(world, lambda: Fingerprint.of(os.environ))
+    ranks = _ranks(world, options, config, root)
     apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh else []
     with contextlib.ExitStack() as unless_well:
         connections = None
         if apart:
             first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts))
-            connections, known = _meet(world, config, first, ranks)
+            connections, known = _meet(world, config, first, ranks, root)
             apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
         if connections is not None:
             unless_well.callback(connections.close)
@@ -113,12 +119,14 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         everyone=world.channel(),
         outside=connections,
         reached=reached,
+        differing={rank.host: rank.differing for rank in [*ranks, *apart] if rank.differing},
     )
 
 
-def _ranks(world: World, options: Options, config: Config) -> list[Rank]:
+def _ranks(world: World, options: Options, config: Config, root: Fingerprint) -> list[Rank]:
     """The ranks with what their machines are, none of which lacks what the configuration needs."""
-    facts = world.gather((local_facts(world.rank), [*missing_commands(config), *_problems_here(options, config)]))
+    problems = [*missing_commands(config), *_problems_here(options, config)]
+    facts = world.gather((local_facts(world.rank, root), problems))
     _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
     return [rank for rank, _ in facts]
 
@@ -176,7 +184,7 @@ def _node(place: PlacedNode, config: Config) -> LocalNode:
 
 
 def _meet(
-    world: World, config: Config, placement: Plan, ranks: Sequence[Rank]
+    world: World, config: Config, placement: Plan, ranks: Sequence[Rank], root: Fingerprint
 ) -> tuple[Outside | None, dict[int, Facts]]:
     """Have every leader connect to the nodes of its group that have no rank; its connections, and all nodes' facts."""
     index = placement.index_of(world.rank)
@@ -188,7 +196,7 @@ def _meet(
     if apart and nodes[0].rank == world.rank:
         try:
             connections = _outside(config)
-            met = connections.meet(apart, service_commands(config))
+            met = connections.meet(apart, service_commands(config), root)
             own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
         except UserError as error:
             problems = error.problems
@@ -219,7 +227,8 @@ def _outside(config: Config) -> Outside:
 
 
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
-    return Rank(rank.rank, rank.host, facts.address, facts.cores, facts.devices, facts.device_variable)
+    found = (facts.address, facts.cores, facts.devices, facts.device_variable)
+    return Rank(rank.rank, rank.host, *found, differing=facts.differing)
 
 
 def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:

@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import tomli_w
 from rich.console import Console
@@ -19,7 +20,7 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.manual import manual_start
-from mpipso.notes import notes
+from mpipso.notes import differing_environments, environment_note, notes
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
@@ -71,6 +72,8 @@ class RunRecord:
         """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
         config, plan = self._config, self._plan
         groups = {index: group.hosts for index, group in enumerate(plan.groups)}
+        hosts, names = differing_environments(config, context.differing)
+        environments = [environment_note(hosts, names)] if hosts else []
         mode, width, height, terminal = self._screen
         total = config.search.evaluations
         monitor = Monitor(total, groups, sys.stdout, mode=mode, width=width, height=height, terminal=terminal)
@@ -79,11 +82,11 @@ class RunRecord:
         feasible: bool | None = None
         with self._journal as journal:
             try:
-                self._write_start(journal)
+                self._write_start(journal, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
                 tuning = self._tuning(journal, monitor)
                 limits = TimeLimits(config.search.time_limit, usage(self._past).wall, os.environ)
                 monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
-                for line in notes(config, plan):
+                for line in (*notes(config, plan), *environments):
                     monitor.note(f"note: {line}")
                 root = Root(
                     context,
@@ -110,7 +113,7 @@ class RunRecord:
                     journal.write("interrupted", signal=describe(interrupted))
                 except RunFailed as error:
                     failure = error
-        self._tell(failure)
+        self._tell(failure, environments)
         code = _exit_code(failure, interrupted, feasible=bool(feasible))
         if root is None:
             dismiss(context)
@@ -141,11 +144,13 @@ class RunRecord:
             tuning.learn(earlier)
         return tuning
 
-    def _tell(self, failure: RunFailed | None) -> None:
+    def _tell(self, failure: RunFailed | None, reservations: Sequence[str]) -> None:
         mode, width, _, _ = self._screen
         live = mode == "live"
         console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
         console.print(summary(read_outcome(self._folder.path, failure=str(failure or ""))), crop=False)
+        for line in reservations:
+            console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
         if failure is not None:
             print_error(failure)
 
@@ -159,7 +164,7 @@ class RunRecord:
         )
         return feasible
 
-    def _write_start(self, journal: Journal) -> None:
+    def _write_start(self, journal: Journal, more: Mapping[str, Any]) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
         if (file := self._config.service.config_file) is not None:
             tree, redactor = file.plain(), self._folder.redactor
@@ -176,7 +181,7 @@ class RunRecord:
             "spares": [spare.host for spare in self._plan.spares],
         }
         if self._resumes:
-            journal.write("resumed", version=mpipso.__version__, config=text, plan=plan)
+            journal.write("resumed", version=mpipso.__version__, config=text, plan=plan, **more)
             return
         journal.write(
             "started",
@@ -186,6 +191,7 @@ class RunRecord:
             seed=self._config.search.seed,
             objective=self._config.objective.metric,
             plan=plan,
+            **more,
         )
 
     def _headlines(self) -> list[str]:

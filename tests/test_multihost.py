@@ -125,3 +125,23 @@ def test_usr1_to_mpirun_stops_every_service_and_saves(bed: Bed, launcher: Launch
         assert done.returncode == 128 + signal.SIGUSR1, done.stdout + done.stderr
     assert events(tmp_path)[-1]["event"] == "interrupted"
     assert left_soon(bed) == {}
+
+
+def test_what_the_launcher_does_not_take_to_the_other_hosts_is_named(
+    bed: Bed, launcher: Launcher, tmp_path: Path
+) -> None:
+    """Hydra takes the whole environment there."""
+    words = [sys.executable, "-m", "mpipso", "--config", str(configuration(tmp_path)), "--progress", "plain"]
+    argv = launcher.command(2, [*words, "--evaluations", "1"], hostfile=bed.hostfile(bed.nodes[:2]))
+    same = {"LD_LIBRARY_PATH": "/site", "OMP_NUM_THREADS": "3", "SITE_KEY": "a-secret"}
+    with bed.job("node0", argv, limit=LIMIT, env=same) as job:
+        done = job.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    (begun,) = (event for event in events(tmp_path) if event["event"] == "started")
+    if launcher.name == "MPICH":
+        assert "note: services inherit" not in done.stdout
+        return
+    assert "note: services inherit another environment on node1 than on the root's host" in done.stdout
+    assert begun["differing"]["hosts"] == ["node1"]  # type: ignore[index]
+    assert {*same} < {*begun["differing"]["names"]}  # type: ignore[index]
+    assert "a-secret" not in done.stdout + str(begun)

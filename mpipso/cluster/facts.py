@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 from mpipso.cluster.plan import Rank
+from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
 
 #: Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm.
@@ -14,9 +15,9 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCI
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-def local_facts(rank: int) -> Rank:
-    """Host name, address, cores and accelerators of the machine that this process runs on."""
-    return Rank(rank, *astuple(facts()))
+def local_facts(rank: int, root: Fingerprint | None = None) -> Rank:
+    """Host name, address, cores and accelerators of the machine that this process runs on; ``root`` as in ``facts``."""
+    return Rank(rank, *astuple(facts(root)))
 
 
 def rank_in(environ: Mapping[str, str]) -> int:

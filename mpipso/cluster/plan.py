@@ -12,7 +12,8 @@ from typing import Literal
 class Rank:
     """What a rank found out about its node at start-up; ``aliases`` are further names and addresses of the host.
 
-    A negative number stands for a host outside of the job, see :func:`outside`.
+    ``differing`` names the variables of which services inherit another value there than on the root's host. A
+    negative number stands for a host outside of the job, see :func:`outside`.
     """
 
     rank: int
@@ -22,6 +23,7 @@ class Rank:
     devices: tuple[int, ...] = ()
     device_variable: str = ""
     aliases: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

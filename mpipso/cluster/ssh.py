@@ -13,6 +13,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import mpipso
 from mpipso.cluster.plan import PlacedNode
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 from mpipso.service.remote import Abandon, Answer, RemoteNode, Request
 from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
@@ -54,13 +56,15 @@ class Outside:
         self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
         self._thread.start()
 
-    def meet(self, nodes: Sequence[PlacedNode], commands: Mapping[str, str]) -> list[Facts]:
+    def meet(self, nodes: Sequence[PlacedNode], commands: Mapping[str, str], root: Fingerprint) -> list[Facts]:
         """Connect to the nodes, all at once; what each of them is.
 
         Parameters
         ----------
         commands:
             The commands that every node must have, by configuration key.
+        root:
+            The environment of services on the root's host, to compare with.
 
         Raises
         ------
@@ -68,17 +72,17 @@ class Outside:
             With everything that is wrong, one line for each node and mistake.
         """
         self._links = {node.rank: Link(self._loop, node, self._settings) for node in nodes}
-        found = self._run(self._meet(commands))
+        found = self._run(self._meet(commands, root))
         problems = [str(line) for each in found if isinstance(each, UserError) for line in each.problems]
         if problems:
             raise UserError(problems)
         return [each for each in found if not isinstance(each, UserError)]
 
-    async def _meet(self, commands: Mapping[str, str]) -> list[Facts | UserError]:
+    async def _meet(self, commands: Mapping[str, str], root: Fingerprint) -> list[Facts | UserError]:
         async def meet(link: Link) -> Facts | UserError:
             try:
                 await link.open()
-                return await link.facts(commands)
+                return await link.facts(commands, root)
             except UserError as error:
                 return error
 
@@ -169,8 +173,8 @@ class Link:
         self._tasks.append(asyncio.create_task(self._listen(self._process)))
         self._tasks.append(asyncio.create_task(self._stay()))
 
-    async def facts(self, commands: Mapping[str, str]) -> Facts:
-        """What the node is.
+    async def facts(self, commands: Mapping[str, str], root: Fingerprint) -> Facts:
+        """What the node is; arguments as for :meth:`Outside.meet`.
 
         Raises
         ------
@@ -178,7 +182,7 @@ class Link:
             It lacks commands, or does not answer.
         """
         try:
-            told: dict[str, Any] = await self._ask("facts", str(Path.cwd()), list(commands.values()))
+            told: dict[str, Any] = await self._ask("facts", str(Path.cwd()), list(commands.values()), asdict(root))
             lacking = told.pop("missing")
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
             facts = Facts(**values)

@@ -13,13 +13,14 @@ import select
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mpipso
 from mpipso.errors import EvaluationFailed
+from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
 from mpipso.service.local import LocalNode
 from mpipso.service.remote import Abandon, Agent, Answer, Request
@@ -85,11 +86,16 @@ class AgentServer:
         return self._node.work_dir
 
 
-def _facts(folder: str, commands: Sequence[str]) -> dict[str, Any]:
-    """This machine, and which of ``commands`` it lacks; from here on work in ``folder`` if it exists, as ranks do."""
+def _facts(folder: str, commands: Sequence[str], root: Mapping[str, Any]) -> dict[str, Any]:
+    """This machine, and which of ``commands`` it lacks; from here on work in ``folder`` if it exists, as ranks do.
+
+    ``root`` is the fingerprint of the environment on the root's host.
+    """
     if Path(folder).is_dir():
         os.chdir(folder)
-    return asdict(facts()) | {"missing": [command for command in commands if shutil.which(command) is None]}
+    return asdict(facts(Fingerprint(**root))) | {
+        "missing": [command for command in commands if shutil.which(command) is None]
+    }
 
 
 def _lines(requests: int, silence: float) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from mpipso.service.environment import Fingerprint
 from mpipso.signals import launcher
 
 _VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
@@ -39,6 +40,7 @@ class Facts:
     """A machine; ``address`` is where other nodes reach it, ``aliases`` are further names and addresses of it.
 
     ``device_variable`` is the environment variable that shows a process some of ``devices``; empty if not known.
+    ``differing`` names the variables of which services inherit another value here than on the root's host.
     """
 
     host: str
@@ -47,14 +49,16 @@ class Facts:
     devices: tuple[int, ...]
     device_variable: str
     aliases: tuple[str, ...]
+    differing: tuple[str, ...] = ()
 
 
-def facts() -> Facts:
-    """What this machine is."""
+def facts(root: Fingerprint | None = None) -> Facts:
+    """What this machine is; ``root`` is the environment of the root's host, to compare with."""
     host = socket.gethostname()
     devices, variable = _devices(os.environ)
     own = _own_addresses()
-    return Facts(host, _address(host, own), allowed_cores(), devices, variable, tuple(own))
+    differing = root.differing(os.environ) if root is not None else ()
+    return Facts(host, _address(host, own), allowed_cores(), devices, variable, tuple(own), differing)
 
 
 def allowed_cores() -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.record.redact import Redactor
 from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
+from mpipso.service.environment import scrubbed_environment
 from mpipso.service.node import CHUNK, Node, part_of
 from mpipso.service.process import Completed
 
@@ -268,7 +269,7 @@ class LocalNode(Node):
         return Path(self.work_dir) / path
 
     def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
-        base = process.scrubbed_environment(os.environ)
+        base = scrubbed_environment(os.environ)
         if self.devices and self.device_variable:
             base[self.device_variable] = ",".join(map(str, self.devices))
         return base | dict(added)

@@ -24,25 +24,13 @@ from typing import IO, Any
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import keeper as proc
+from mpipso.service.environment import scrubbed_environment
 
 LOG_LIMIT = 64_000_000
 START_LIMIT = 30.0
 """Seconds until the keeper has started the command: 0.05 on an idle machine."""
 RUN_GRACE = 1.0
 """Seconds between TERM and KILL for a command whose time is over."""
-
-_LAUNCHER = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI", "SLURM_")
-_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-
-
-def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """``base`` without what the launcher of the ranks put there, which a service would take for its own.
-
-    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, Slurm's, torchrun's rank variables and mpipso's
-    own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign libraries; a service that needs one
-    of these has it in its own configured environment, which is added afterwards.
-    """
-    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in _RANKS}
 
 
 @dataclass(frozen=True)

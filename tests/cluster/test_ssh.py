@@ -28,11 +28,13 @@ from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.ssh import Outside
 from mpipso.config import Ssh
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.service.environment import Fingerprint
 from mpipso.service.ports import free_port
 from mpipso.service.remote import Answer, RemoteNode
 
 __all__ = ["TestExecute", "TestFiles", "TestService", "TestUpdateConfig"]
 
+HERE = Fingerprint.of(os.environ)
 TESTS = Path(__file__).resolve().parents[1]
 GONE = 5.0
 """Seconds after which nothing of a lost node's services may be alive."""
@@ -113,7 +115,7 @@ def place(host: str = "node7") -> PlacedNode:
 def node(home: Path, tmp_path: Path) -> Iterator[RemoteNode]:
     outside = Outside(Ssh())
     try:
-        outside.meet([place()], {})
+        outside.meet([place()], {}, HERE)
         yield outside.join(place(), str(tmp_path / "work"))
     finally:
         outside.close()
@@ -124,7 +126,7 @@ def refusal(settings: Ssh, host: str = "node7", commands: dict[str, str] | None 
     outside = Outside(settings)
     try:
         with pytest.raises(UserError) as caught:
-            outside.meet([place(host)], commands or {})
+            outside.meet([place(host)], commands or {}, HERE)
     finally:
         outside.close()
     assert len(caught.value.problems) == 1
@@ -164,7 +166,7 @@ class TestRefusal:
         assert refusal(Ssh()).startswith("node7: permission denied over ssh for user root; give a key ")
         right = Outside(Ssh(identity_files=(str(server.folder / "key"),)))
         try:
-            assert right.meet([place()], {})[0].cores
+            assert right.meet([place()], {}, HERE)[0].cores
         finally:
             right.close()
 
@@ -203,7 +205,7 @@ def test_what_a_login_prints_is_passed_over(home: Path, tmp_path: Path) -> None:
     chatty = script(tmp_path, "echo Welcome; echo '{}'; echo to the cluster", f'exec {sys.executable} "$@"')
     outside = Outside(Ssh(python=chatty))
     try:
-        (facts,) = outside.meet([place()], {})
+        (facts,) = outside.meet([place()], {}, HERE)
         assert facts.host == os.uname().nodename
         assert outside.join(place(), str(tmp_path / "work")).execute(["echo", "x"], 10).stdout == "x\n"
     finally:
@@ -214,7 +216,7 @@ def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path,
     (home / ".ssh" / "config").write_text("Host 127.0.0.1\n  Port 9\n  User nobody-here\n")
     outside = Outside(Ssh())
     try:
-        assert outside.meet([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {})[0].cores
+        assert outside.meet([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {}, HERE)[0].cores
     finally:
         outside.close()
 
@@ -287,11 +289,12 @@ import pathlib, sys, time
 from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode
 from mpipso.config import Ssh
+from mpipso.service.environment import Fingerprint
 host, silence, service = sys.argv[1:]
 ssh.SILENCE = float(silence)
 outside = ssh.Outside(Ssh())
 place = PlacedNode(-1, host, "127.0.0.1", (), ())
-outside.meet([place], {})
+outside.meet([place], {}, Fingerprint("", {}))
 node = outside.join(place, "")
 node.start_service([sys.executable, "-c", service], {}, log="log", grace=60.0)
 while not (pids := node.read_chunk("log", 0, 100)):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,7 @@ import pytest
 from bed.job import wait_until
 
 import mpipso
+from mpipso.service.environment import Fingerprint
 from mpipso.service.remote import Answer, Request
 from mpipso.service.wire import Alive, Message, Ready, decode, encode
 
@@ -144,9 +147,12 @@ def test_it_belongs_to_a_group_only_after_it_has_joined(leader: Leader, tmp_path
 
 
 def test_it_tells_what_the_node_is_and_lacks(leader: Leader, tmp_path: Path) -> None:
-    told = leader.ask("facts", str(tmp_path), ["sh", "no-such-command"]).value
+    here = Fingerprint.of({**os.environ, "OMP_NUM_THREADS": "77", "PWD": "/elsewhere"})
+    told = leader.ask("facts", str(tmp_path), ["sh", "no-such-command"], asdict(here)).value
     assert told["missing"] == ["no-such-command"]
     assert told["cores"]
+    assert told["differing"][0] == "OMP_NUM_THREADS"
+    assert "PWD" not in told["differing"]
     leader.join(tmp_path)
     assert leader.ask("execute", ["pwd"], 10).value.stdout == f"{tmp_path}\n"
 

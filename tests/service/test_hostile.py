@@ -21,6 +21,7 @@ from bed.job import wait_until
 
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
+from mpipso.service.environment import scrubbed_environment
 from mpipso.service.process import Keeper
 
 HOSTILE = Path(__file__).with_name("hostile.py")
@@ -44,7 +45,7 @@ class Start:
         return [sys.executable, str(HOSTILE), mode, "--port", str(self.port), "--shm", self.shm, *more]
 
     def keep(self, mode: str, *more: str, grace: float = 0.3, ready: bool = True) -> Keeper:
-        environment = process.scrubbed_environment(os.environ)
+        environment = scrubbed_environment(os.environ)
         keeper = Keeper.start(self.argv(mode, *more), env=environment, cwd=None, log=self.log, cores=None, grace=grace)
         self.mark = keeper.mark
         if ready:
@@ -224,8 +225,9 @@ RANK = """
 import os, sys, time
 from pathlib import Path
 from mpipso.service import ports, process
+from mpipso.service.environment import scrubbed_environment
 port, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
-keeper = process.Keeper.start(command, env=process.scrubbed_environment(os.environ), cwd=None, log=Path(log),
+keeper = process.Keeper.start(command, env=scrubbed_environment(os.environ), cwd=None, log=Path(log),
                               cores=None, grace=60, folder=os.environ["FOLDER"])
 if os.environ.get("FORK"):
     if os.fork() == 0:

@@ -22,9 +22,10 @@ from bed.job import wait_until
 from mpipso.errors import EvaluationFailed
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
+from mpipso.service.environment import scrubbed_environment
 from mpipso.service.process import Keeper, run
 
-ENV = process.scrubbed_environment(os.environ)
+ENV = scrubbed_environment(os.environ)
 
 
 def python(code: str) -> list[str]:
@@ -178,7 +179,7 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
         "RANKING", "PATH_OMPI_",
     ]
     # fmt: on
-    scrubbed = process.scrubbed_environment(dict.fromkeys(launcher + kept, "x"))
+    scrubbed = scrubbed_environment(dict.fromkeys(launcher + kept, "x"))
     assert scrubbed == dict.fromkeys(kept, "x")
 
 

@@ -1,0 +1,67 @@
+"""The environment that a service inherits: what of it is passed on, and whether it is the same on all hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_LAUNCHER = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI", "SLURM_")
+_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+#: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
+_OF_THE_HOST = re.compile(
+    r"_.*|BASH_FUNC_.*|LMOD_.*|SSH_.*|XDG_.*|DBUS_.*|SUDO_.*|TMUX.*|STY|WINDOWID|DISPLAY|XAUTHORITY|GPG_TTY"
+    r"|PWD|OLDPWD|SHLVL|SHELL|HOSTNAME|HOST|USER|LOGNAME|MAIL|TMPDIR|TMP|TEMP|INVOCATION_ID|JOURNAL_STREAM"
+    r"|TERM.*|COLORTERM|COLUMNS|LINES|LS_COLORS|LESS.*|PAGER|EDITOR|VISUAL|PS\d|PROMPT_COMMAND|HIST.*"
+    r"|LANG|LANGUAGE|LC_.*|VIRTUAL_ENV.*|DYLD_.*|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK|.*VISIBLE_DEVICES"
+)
+#: What most often makes a service faster, slower or another one; such names are told first.
+_WEIGHTY = re.compile(
+    r"(LD_|OMP_|KMP_|GOMP_|MKL_|OPENBLAS_|NCCL_|HCCL_|RCCL_|GLOO_|UCX_|FI_|CUDA_|ASCEND_|HSA_|HIP_|ATB_|NPU_|VLLM_|SGLANG_"
+    r"|TORCH|PYTORCH_|HF_|TRANSFORMERS_|LOADEDMODULES$|PYTHONPATH$|PATH$|HOME$)"
+)
+
+
+def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` without what the launcher of the ranks put there, which a service would take for its own.
+
+    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, Slurm's, torchrun's rank variables and mpipso's
+    own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign libraries; a service that needs one
+    of these has it in its own configured environment, which is added afterwards.
+    """
+    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in _RANKS}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What services inherit on a host, of which no value can be told: a digest of each, salted."""
+
+    salt: str
+    digests: Mapping[str, str]
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], salt: str = "") -> Fingerprint:
+        """Of what a service that is started with ``environ`` inherits; with a new salt unless one is given."""
+        salt = salt or secrets.token_hex(16)
+        names = [name for name in scrubbed_environment(environ) if not _OF_THE_HOST.fullmatch(name)]
+        return cls(salt, {name: _digest(name, environ[name], salt) for name in names})
+
+    def differing(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """The names of the variables that are others in ``environ``, or in one of both alone."""
+        other = Fingerprint.of(environ, self.salt).digests
+        names = {name for name in {*self.digests, *other} if self.digests.get(name) != other.get(name)}
+        return by_weight(names)
+
+
+def by_weight(names: set[str]) -> tuple[str, ...]:
+    """In the order in which they are worth telling."""
+    return tuple(sorted(names, key=lambda name: (not _WEIGHTY.match(name), name)))
+
+
+def _digest(name: str, value: str, salt: str) -> str:
+    if name.endswith("PATH"):  # launchers put their own folders in front, once for each process between them and a rank
+        value = ":".join(dict.fromkeys(filter(None, value.split(":"))))
+    return hashlib.blake2b(os.fsencode(value), key=salt.encode(), digest_size=8).hexdigest()
