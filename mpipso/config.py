@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
@@ -244,10 +245,14 @@ class Search(Section):
 
 
 class NodeEntry(Section):
-    """A node of a hand-written service group; port and user matter only if it is reached over ssh."""
+    """A node of a hand-written service group; port and user matter only if it is reached over ssh.
+
+    ``address`` is where the others of its group reach it.
+    """
 
     host: Annotated[str, Field(min_length=1)]
     npu_ids: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    address: str = ""
     ssh_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     ssh_user: str = ""
 
@@ -257,6 +262,11 @@ class NodeEntry(Section):
         if host.startswith("-"):  # which ssh would take for one of its options
             raise ValueError("a host's name does not begin with '-'")
         return host
+
+    @field_validator("address")
+    @classmethod
+    def _one_of_a_host(cls, address: str) -> str:
+        return str(ipaddress.ip_address(address)) if address else ""
 
     @field_validator("npu_ids")
     @classmethod
@@ -294,6 +304,7 @@ class Parallel(Section):
     """Which ranks form which service groups; ``devices_per_node`` counts accelerators (NPUs, GPUs).
 
     Groups take two nodes each unless ``nodes_per_group`` says otherwise or the job has a single rank.
+    The nodes of a group reach each other at their addresses in ``network`` (10.0.0.0/24), or where their names lead.
     With ``ssh``, hosts of named groups on which no rank runs are reached over ssh by the leader of their group.
     A rank that has not been heard of for ``lease`` seconds counts as lost. A group that fails ``quarantine_after``
     evaluations in a row gets no more until it measures the baseline, which it tries after ``probe_pause`` seconds and,
@@ -306,12 +317,18 @@ class Parallel(Section):
     devices_per_node: Annotated[int, Field(ge=0)] | None = None
     device_variable: str = ""
     share_cores: bool = False
+    network: str = ""
     ssh: bool = False
     lease: Seconds = 30.0
     quarantine_after: Count = 3
     probe_pause: Seconds = 30.0
     master_node_index: Annotated[int, Field(ge=0)] = 0
     service_groups: tuple[GroupEntry, ...] = ()
+
+    @field_validator("network")
+    @classmethod
+    def _a_network(cls, network: str) -> str:
+        return str(ipaddress.ip_network(network)) if network else ""
 
     @model_validator(mode="after")
     def _distinct_groups(self) -> Parallel:

@@ -24,6 +24,7 @@ def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_
     """A start on the nodes of a group, with the same folder on each; ``port`` 0 is one that is left open."""
     port = port or DEFAULT_PORT
     return Layout(
+        hosts=tuple(node.host for node in group.nodes),
         addresses=tuple(node.address or node.host for node in group.nodes),
         master=group.master_node_index,
         port=port,

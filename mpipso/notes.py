@@ -23,6 +23,7 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     yield from _idle_nodes(config, placement)
     if placement.idle:
         yield f"fewer ranks than hosts: none is started on {listed(placement.idle)}"
+    yield from _shared_addresses(placement)
 
 
 def differing_environments(config: Config, differing: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
@@ -107,3 +108,17 @@ def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:
             f"service.command: uses {{{told[0]}}}, but without a service.worker_command nothing is started on "
             f"{listed(list(dict.fromkeys(idle)))}"
         )
+
+
+def _shared_addresses(placement: Plan) -> Iterator[str]:
+    """Hosts of one group at the same address, which is right only if they share a network (as containers may)."""
+    for index, group in enumerate(placement.groups):
+        hosts: dict[str, list[str]] = {}
+        for host, address in {node.host: node.address for node in group.nodes}.items():
+            hosts.setdefault(address, []).append(host)
+        for address, names in hosts.items():
+            if address and len(names) > 1:
+                yield (
+                    f"group {index}: {listed(names)} have the same address, {address}, by which they may not reach "
+                    "each other; parallel.network says which network of theirs to use"
+                )

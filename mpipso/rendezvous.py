@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpipso.cluster.facts import local_facts
@@ -21,7 +21,7 @@ from mpipso.conflicts import device_problems, loopback_problems, placement_probl
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.environment import Fingerprint
-from mpipso.service.facts import Facts
+from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
 from mpipso.startup import Options, read_config, service_port, wanted_groups
@@ -128,7 +128,25 @@ def _ranks(world: World, options: Options, config: Config, root: Fingerprint) ->
     problems = [*missing_commands(config), *_problems_here(options, config)]
     facts = world.gather((local_facts(world.rank, root), problems))
     _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
-    return [rank for rank, _ in facts]
+    return _as_found(world, [rank for rank, _ in facts])
+
+
+def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
+    """The ranks with the address at which another host finds theirs by its name, if it is one of that host's own.
+
+    A host's own tables often say of its name that it is the loopback.
+    """
+    hosts = list(dict.fromkeys(rank.host for rank in ranks))
+    if len(hosts) == 1:
+        return list(ranks)
+    # Each asks for the next host, so that none waits for the names of all.
+    following = hosts[(hosts.index(ranks[world.rank].host) + 1) % len(hosts)]
+    found = dict(world.gather((following, resolved(following))))
+    return [replace(rank, address=_seen(rank, found[rank.host])) for rank in ranks]
+
+
+def _seen(rank: Rank, found: Collection[str]) -> str:
+    return rank.address if rank.address in found else next((a for a in rank.aliases if a in found), rank.address)
 
 
 def _nodes(
@@ -227,8 +245,7 @@ def _outside(config: Config) -> Outside:
 
 
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
-    found = (facts.address, facts.cores, facts.devices, facts.device_variable)
-    return Rank(rank.rank, rank.host, *found, differing=facts.differing)
+    return Rank(rank.rank, rank.host, *astuple(facts)[1:])
 
 
 def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,3 +145,44 @@ def test_what_the_launcher_does_not_take_to_the_other_hosts_is_named(
     assert begun["differing"]["hosts"] == ["node1"]  # type: ignore[index]
     assert {*same} < {*begun["differing"]["names"]}  # type: ignore[index]
     assert "a-secret" not in done.stdout + str(begun)
+
+
+@pytest.fixture
+def misled(bed: Bed, launcher: Launcher, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Makes node0 and node1 take their own names for the loopback, with one more interface, which leads nowhere."""
+    pair = bed.nodes[:2]
+
+    def put(address: str) -> None:
+        for index, node in enumerate(pair):
+            own = tmp_path / f"hosts-{node}"
+            own.write_text((bed.directory / "hosts").read_text().replace(bed.address(node), "127.0.1.1"))
+            for command in (
+                f"mount --bind {own} /etc/hosts",
+                "ip link add aux0 type veth peer name aux1",
+                f"ip address add {address.replace('N', str(index + 1))}/24 dev aux0",
+                "ip link set aux0 up",
+                "ip link set aux1 up",
+            ):
+                assert bed.run_on(node, command.split()).returncode == 0, command
+
+    yield put
+    for node in pair:
+        for command in ("umount /etc/hosts", "ip link delete aux0"):
+            bed.run_on(node, command.split())
+
+
+@pytest.mark.parametrize("launcher", [each for each in LAUNCHERS if each.name == "Open MPI 4"], indirect=True)
+@pytest.mark.parametrize("address", ["169.254.3.1", "192.168.9.N"])
+def test_nodes_of_a_group_reach_each_other_where_other_hosts_find_them(
+    bed: Bed, launcher: Launcher, misled: Callable[[str], None], address: str, tmp_path: Path
+) -> None:
+    """A server's own controller has the same address on each of them, or a cable of its own leads elsewhere."""
+    misled(address)
+    words = [sys.executable, "-m", "mpipso", "--config", str(configuration(tmp_path)), "--progress", "plain"]
+    argv = launcher.command(2, [*words, "--evaluations", "1"], hostfile=bed.hostfile(bed.nodes[:2]))
+    eth0 = {f"OMPI_MCA_{name}_tcp_if_include": "eth0" for name in ("btl", "oob")}
+    with bed.job("node0", argv, limit=LIMIT, env=eth0) as job:
+        done = job.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for command in (tmp_path / "runs" / "latest" / "evaluations").glob("*/command.txt"):
+        assert f"--master-addr {bed.address('node0')}" in command.read_text()

@@ -134,7 +134,7 @@ def _place(
             PlacedNode(
                 member.rank,
                 member.host,
-                member.address,
+                named.address or member.address,
                 host.cores if parallel.share_cores else host.share(host.cores, index),
                 devices if named.npu_ids is None else named.npu_ids,
                 parallel.device_variable or member.device_variable,

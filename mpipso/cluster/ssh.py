@@ -13,7 +13,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,6 +186,9 @@ class Link:
             lacking = told.pop("missing")
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
             facts = Facts(**values)
+            peer = self._connection.get_extra_info("peername") if self._connection is not None else None
+            if peer and peer[0] in facts.aliases:  # where the leader has found the node
+                facts = replace(facts, address=str(peer[0]))
         except EvaluationFailed as failure:
             raise UserError(failure.cause) from None
         missing = [f"{key}: command not found: {word}" for key, word in commands.items() if word in lacking]

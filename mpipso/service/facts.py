@@ -18,6 +18,8 @@ import psutil
 from mpipso.service.environment import Fingerprint
 from mpipso.signals import launcher
 
+#: A documentation address (RFC 5737), to which nothing leads but the default route.
+_FAR = "192.0.2.1"
 _VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
 #: How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable.
 _VENDORS = (
@@ -57,8 +59,9 @@ def facts(root: Fingerprint | None = None) -> Facts:
     host = socket.gethostname()
     devices, variable = _devices(os.environ)
     own = _own_addresses()
+    aliases = tuple(address for _, address in own)
     differing = root.differing(os.environ) if root is not None else ()
-    return Facts(host, _address(host, own), allowed_cores(), devices, variable, tuple(own), differing)
+    return Facts(host, _address(host, own), allowed_cores(), devices, variable, aliases, differing)
 
 
 def allowed_cores() -> tuple[int, ...]:
@@ -75,28 +78,49 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(sorted(own))
 
 
-def _own_addresses() -> list[str]:
-    """The addresses by which other nodes may reach this one: those of IPv4, of IPv6 where there are none."""
+def resolved(host: str) -> set[str]:
+    """The addresses that a name stands for here; none if it stands for nothing."""
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _own_addresses() -> list[tuple[str, str]]:
+    """Interfaces with their addresses of IPv4, and of IPv6 where there are none, but for the loopback."""
     found = [
-        address
+        (name, address.family, address.address)
         for name, addresses in sorted(psutil.net_if_addrs().items())
         for address in addresses
-        if not _VIRTUAL.match(name)
+        if address.family in (socket.AF_INET, socket.AF_INET6) and not ipaddress.ip_address(address.address).is_loopback
     ]
-    own = [address.address for address in found if address.family == socket.AF_INET]
+    four = [(name, address) for name, family, address in found if family == socket.AF_INET]
     # One of a link alone is of use only with the name of the interface, which is another on each host.
-    six = (address.address for address in found if address.family == socket.AF_INET6)
-    return own or [each for each in six if not ipaddress.ip_address(each).is_link_local]
+    six = [(name, address) for name, _, address in found if not ipaddress.ip_address(address).is_link_local]
+    return four or six
 
 
-def _address(host: str, own: Sequence[str]) -> str:
-    """An address by which other nodes can reach this one; loopback if there is no other."""
-    try:
-        resolved = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        resolved = set()
+def _address(host: str, own: Sequence[tuple[str, str]]) -> str:
+    """An address by which other nodes can reach this one; loopback if there is no other.
+
+    Addresses of bridges and tunnels lead to this host's own guests, and link-local ones (a server's own controller has
+    the same on every host) no further than one cable.
+    """
+    usable = [a for name, a in own if not _VIRTUAL.match(name) and not ipaddress.ip_address(a).is_link_local]
     # What the host's name stands for is what the cluster's administrator means to be used.
-    return next((address for address in own if address in resolved), own[0] if own else LOOPBACK)
+    named = resolved(host)
+    chosen = next((address for address in usable if address in named), "") or _source(_FAR)
+    return chosen if chosen in usable else usable[0] if usable else LOOPBACK
+
+
+def _source(destination: str) -> str:
+    """The address of this host from which another would be sent to; nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((destination, 9))
+            return str(probe.getsockname()[0])
+    except OSError:  # no route leads there
+        return ""
 
 
 def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:

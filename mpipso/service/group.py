@@ -164,6 +164,7 @@ class ServiceGroup:
         master = self._nodes[self._master]
         port = master.free_port(self._port)
         return Layout(
+            hosts=tuple(node.name for node in self._nodes),
             addresses=tuple(node.address for node in self._nodes),
             master=self._master,
             port=port,
@@ -307,7 +308,7 @@ class ServiceGroup:
         hints = []
         master = self._running[-1]
         if refused and (places := master.node.listening(master.handle, [master_port])):
-            hints.append(f"the service listens on {', '.join(places)} instead")
+            hints.append(f"the service listens on {', '.join(places)} of {master.node.name} instead")
         told = [(*running.reason(self._engine), running) for running in self._running]
         rank, line, running = min(told, key=lambda each: each[0])
         if rank <= 1:

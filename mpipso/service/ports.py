@@ -28,7 +28,7 @@ def listeners(port: int) -> list[int | None]:
 
 
 def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[str]:
-    """Where processes listen for clients: ``8000`` if on every address, else with the address, ``127.0.0.1:8000``.
+    """Where processes listen for clients: ``127.0.0.1:8000``, or ``*:8000`` if on every address.
 
     Ports of the range from which the system chooses are left out: whoever lets it choose means them for its own use.
     """
@@ -39,7 +39,7 @@ def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid in pids
     }
     return [
-        str(port) if address in _ALL_ADDRESSES else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        f"*:{port}" if address in _ALL_ADDRESSES else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         for port, address in sorted(found)
         if port not in exclude and not first <= port <= last
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,12 @@ from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_
 from mpipso.cluster.placement import plan, regrouped
 from mpipso.cluster.plan import Plan, Rank, ranges
 from mpipso.config import GroupEntry, NodeEntry, Parallel
+from mpipso.configfile import parse
 from mpipso.errors import UserError
+from mpipso.notes import notes
+from mpipso.service.clients.base import CLIENTS
+from mpipso.service.engines.base import ENGINES
+from mpipso.templates import template
 
 CORES = tuple(range(8))
 
@@ -394,3 +400,48 @@ class TestDevices:
 
 def test_numbers_are_shown_as_ranges() -> None:
     assert [ranges(()), ranges((5,)), ranges((0, 1, 2, 3, 8, 10, 11))] == ["none", "5", "0-3,8,10-11"]
+
+
+class TestAddresses:
+    """Where the nodes of a group reach each other."""
+
+    def ranks(self) -> list[Rank]:
+        return [Rank(i, f"n{i}", f"192.168.0.{i}", (0,), aliases=(f"192.168.0.{i}", f"10.0.0.{i}")) for i in range(2)]
+
+    def addresses(self, parallel: Parallel) -> list[str]:
+        return [node.address for node in plan(self.ranks(), parallel).groups[0].nodes]
+
+    def test_in_the_network_that_is_named(self) -> None:
+        assert self.addresses(Parallel()) == ["192.168.0.0", "192.168.0.1"]
+        assert self.addresses(Parallel(network="10.0.0.0/24")) == ["10.0.0.0", "10.0.0.1"]
+
+    def test_at_the_address_that_is_given(self) -> None:
+        nodes = (NodeEntry(host="n0"), NodeEntry(host="n1", address="172.16.0.9"))
+        groups = (GroupEntry(group_id=0, nodes=nodes),)
+        assert self.addresses(Parallel(service_groups=groups)) == ["192.168.0.0", "172.16.0.9"]
+
+    def test_a_host_without_an_address_in_the_network(self) -> None:
+        with pytest.raises(UserError, match=r"^parallel\.network = '10\.0\.0\.0/31': no address in it on n2, n3$"):
+            plan(
+                [Rank(i, f"n{i}", "x", (0,), aliases=(f"10.0.0.{i}",)) for i in range(4)],
+                Parallel(network="10.0.0.0/31"),
+            )
+
+    def test_hosts_of_which_nothing_is_known_yet_may_have_one(self) -> None:
+        ranks = [*self.ranks()[:1], Rank(-1, "far"), Rank(1, "named", "named")]
+        placed = plan(ranks, Parallel(network="10.0.0.0/24", nodes_per_group=3))
+        assert [node.address for node in placed.groups[0].nodes] == ["10.0.0.0", "named", ""]
+
+    @pytest.mark.parametrize("section", [{"network": "10.0.0.1/24"}, {"network": "eth0"}])
+    def test_what_is_no_network(self, section: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="network"):
+            Parallel(**section)
+
+    def test_hosts_at_one_address_are_pointed_out(self) -> None:
+        config = parse(template("llamacpp"), "template", engines=ENGINES.names(), clients=CLIENTS.names())
+        twins = plan([Rank(i, f"n{i}", "10.0.2.15", (0,)) for i in range(2)], Parallel())
+        (line,) = notes(config, twins)
+        assert line.startswith(
+            "group 0: n0, n1 have the same address, 10.0.2.15, by which they may not reach each other"
+        )
+        assert not list(notes(config, plan(self.ranks(), Parallel())))

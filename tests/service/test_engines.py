@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,18 @@ from mpipso.configfile import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 
-ONE = Layout(("10.0.0.5",), 0, 8000, 29500, ("/work",), "config.json", ((2, 3),), ((0, 1),))
-TWO = Layout(("10.0.0.5", "10.0.0.6"), 1, 8000, 29500, ("/work/a", "/work/b"), "c.json", ((0, 1), (2,)), ((0,), (1, 2)))
+ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "config.json", ((2, 3),), ((0, 1),))
+TWO = Layout(
+    ("a", "b"),
+    ("10.0.0.5", "10.0.0.6"),
+    1,
+    8000,
+    29500,
+    ("/work/a", "/work/b"),
+    "c.json",
+    ((0, 1), (2,)),
+    ((0,), (1, 2)),
+)
 
 
 def config(service: dict[str, Any], *parameters: dict[str, Any], **more: Any) -> Config:
@@ -68,6 +79,11 @@ def test_workers_come_first_and_everyone_knows_its_place() -> None:
 def test_a_service_on_one_node_stays_on_loopback() -> None:
     (start,) = ENGINES.create("command").starts(config({"command": ("m", "{host}", "{node_addr}")}), {"n": 5}, ONE)
     assert start.command == ("m", "127.0.0.1", "127.0.0.1", "--n", "5")
+
+
+def test_hosts_that_have_the_same_address_are_still_two() -> None:
+    alike = replace(TWO, addresses=("169.254.3.1", "169.254.3.1"))
+    assert (alike.host, replace(alike, hosts=("a", "a")).host) == ("169.254.3.1", "127.0.0.1")
 
 
 def test_without_a_worker_command_only_the_master_starts() -> None:

@@ -1,4 +1,8 @@
-"""Which accelerators a job may use. There is none here: fakes of the vendors' tools answer in their format."""
+"""Which accelerators a job may use, and where a host is reached.
+
+There are no accelerators here: fakes of the vendors' tools answer in their format. Nor are there several interfaces: a
+fake table has them.
+"""
 
 from __future__ import annotations
 
@@ -109,3 +113,39 @@ def test_a_node_that_has_only_ipv6_is_found_by_that(
     monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": lo, "eth0": eth0})
     told = facts.facts()
     assert (told.address, told.aliases) == (own[0], own)
+
+
+@pytest.fixture
+def interfaces(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives this host other interfaces, a name that stands for ``named``, and a default route from ``routed``."""
+
+    def put(*, named: str = "127.0.1.1", routed: str = "", **addresses: str) -> None:
+        table = {
+            name: [SimpleNamespace(family=socket.AF_INET, address=address)]
+            for name, address in {"lo": "127.0.0.1", **addresses}.items()
+        }
+        monkeypatch.setattr(facts.psutil, "net_if_addrs", lambda: table)
+        monkeypatch.setattr(facts, "resolved", lambda host: {named})
+        monkeypatch.setattr(facts, "_source", lambda destination: routed)
+
+    return put
+
+
+def test_a_host_is_reached_where_its_name_leads_else_where_its_default_route_does(
+    interfaces: Callable[..., None],
+) -> None:
+    two = {"aux0": "192.168.9.1", "eth0": "10.0.0.5"}
+    interfaces(named="10.0.0.5", routed="192.168.9.1", **two)
+    assert facts.facts().address == "10.0.0.5"
+    interfaces(routed="10.0.0.5", **two)
+    assert facts.facts().address == "10.0.0.5"
+    interfaces(**two)
+    assert facts.facts().address == "192.168.9.1"
+    assert facts.facts().aliases == ("192.168.9.1", "10.0.0.5")
+
+
+def test_link_local_addresses_and_those_of_bridges_and_tunnels_lead_to_no_host(interfaces: Callable[..., None]) -> None:
+    interfaces(bmc0="169.254.3.1", docker0="172.17.0.1", eth0="10.0.0.5", tun0="10.8.0.2", routed="10.8.0.2")
+    assert facts.facts().address == "10.0.0.5"
+    interfaces(bmc0="169.254.3.1", docker0="172.17.0.1")
+    assert facts.facts().address == "127.0.0.1"

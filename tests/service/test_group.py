@@ -409,8 +409,8 @@ def test_where_else_a_service_listens_is_told_when_it_is_given_up(bench: Bench, 
     command = (sys.executable, "-c", listen, "{work_dir}", *places)
     kind, cause = failed(bench.evaluate({"command": command, "health_url": health, "start_timeout": 0.5}))
     assert kind == "configuration"
-    told = ", ".join(place for _, place in sorted([(one, f"{one}"), (other, f"127.0.0.1:{other}")]))
-    assert cause.endswith(f": Connection refused; the service listens on {told} instead")
+    told = ", ".join(place for _, place in sorted([(one, f"*:{one}"), (other, f"127.0.0.1:{other}")]))
+    assert cause.endswith(f": Connection refused; the service listens on {told} of node0 instead")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from mpipso.service.template import config_text, named
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one start of the service runs: addresses, ports and the place of its configuration file on each node."""
+    """Where one start of the service runs: hosts, ports and the place of its configuration file on each node."""
 
+    hosts: tuple[str, ...]
     addresses: tuple[str, ...]
     master: int
     port: int
@@ -39,7 +40,7 @@ class Layout:
 
     def address(self, node: int) -> str:
         """Where a node of the group is found by the others."""
-        return self.addresses[node] if len(set(self.addresses)) > 1 else "127.0.0.1"
+        return self.addresses[node] if len(set(self.hosts)) > 1 else "127.0.0.1"
 
     @property
     def base_url(self) -> str:
@@ -241,7 +242,7 @@ class Engine:
     def _anywhere(self, config: Config) -> dict[str, Value]:
         """The engine's own placeholders, with the values that they have wherever the service runs, as far as known."""
         work_dir = config.service.work_dir or tempfile.gettempdir()
-        layout = Layout(("127.0.0.1",), 0, 0, 0, (work_dir,), config.service.config_name)
+        layout = Layout(("localhost",), ("127.0.0.1",), 0, 0, 0, (work_dir,), config.service.config_name)
         return self._values(config, {}, layout, 0)
 
 
