@@ -19,6 +19,7 @@ from mpipso.cluster.world import Channel, World
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, loopback_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
@@ -178,9 +179,10 @@ def _nodes(
 
 
 def _problems_here(options: Options, config: Config) -> list[str]:
-    """What the engine misses on this node: a model, an installed package."""
+    """What engine and client miss on this node: a model, an installed package, open files."""
     source = options.config or "embedded configuration"
-    return [f"{source}: {problem}" for problem in ENGINES.create(config.service.engine).problems(config)]
+    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
 
 
 def _usable(placement: Plan, config: Config) -> Plan:

@@ -272,6 +272,10 @@ class ServiceGroup:
         detail = last_lines(done.stderr or done.stdout)
         if done.timed_out:
             raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
+        if done.exit_code and (problem := self._local.unwritable()):
+            raise EvaluationFailed(
+                f"{self._local.name}: the benchmark client ended where {problem}", kind="infrastructure"
+            )
         if done.exit_code:
             cause = f"the benchmark client ended with exit code {done.exit_code}"
             raise EvaluationFailed(cause, kind="measurement", detail=detail)

@@ -25,6 +25,8 @@ HELD_AFTER = 60.0
 """Seconds until the memory of the devices must be as free as it was, before a start and after a stop."""
 CLOSE_GRACE = 5.0
 """Seconds between TERM and KILL for what still runs when the node is closed."""
+ROOM = 1 << 16
+"""Bytes that a disk must have left for the end of a process not to be its doing."""
 
 _MARK = 64
 """Bytes of these that are kept for the line that tells what is missing."""
@@ -126,7 +128,10 @@ class LocalNode(Node):
         return keeper.mark
 
     def poll_service(self, handle: str) -> int | None:
-        return self._service(handle).keeper.poll()
+        code = self._service(handle).keeper.poll()
+        if code and (problem := self.unwritable()):
+            raise self._failure(f"the service ended where {problem}")
+        return code
 
     def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
         service = self._services.get(handle)
@@ -240,6 +245,15 @@ class LocalNode(Node):
             yield
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def unwritable(self) -> str:
+        """Why nothing can be written in the work folder, in words; empty if it can be."""
+        try:
+            with tempfile.TemporaryFile(dir=self.work_dir) as probe:
+                probe.write(bytes(ROOM))
+        except OSError as error:
+            return f"{self.work_dir} cannot be written: {error.strerror}"
+        return ""
 
     def close(self) -> None:
         try:

@@ -10,17 +10,16 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT, LAUNCHERS
 from faults.course import LIMIT, SOON, Course, all_of, ranks
+from faults.disk import fill, small_disk
 
 from mpipso.errors import LOST
 from mpipso.service.ports import free_port
@@ -33,26 +32,6 @@ FEW = {
     "search__confirm": 1,
 }
 KILLED = {"no rank": [], "a leader": [2], "a member": [3], "members of two groups": [1, 3]}
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, kilobytes: int) -> Iterator[None]:
-    """A file system of a few kilobytes at ``path``."""
-    path.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs root and the right to mount a tmpfs: run the tests as root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write a file until the disk is full."""
-    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
-        while True:
-            file.write(bytes(512))
 
 
 @pytest.mark.parametrize("trial", range(REPEAT))

@@ -723,3 +723,18 @@ def test_the_configuration_reaches_the_load_generator(
     assert "--seed 42" in " ".join(line) and f"--output {tmp_path}/benchmark.json" in " ".join(line)
     assert "--close" in client.command(config(client="openai"), target(tmp_path, close=True))
     assert "--model m" in " ".join(client.command(config(client="openai"), target(tmp_path, model="m")))
+
+
+def test_more_connections_than_open_files_are_refused() -> None:
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (220, 220))\n"
+        "from test_clients import CLIENTS, config\n"
+        "for number in (188, 189):\n"
+        "    told = config(client='openai', concurrency=number, command=(), metrics={})\n"
+        "    print(*CLIENTS.create('openai').problems(told))\n"
+    )
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    problem = "benchmark.concurrency = 189: needs as many open files and 32 more, but a process may have 220"
+    assert done.stdout == f"\n{problem} (ulimit -H -n)\n", done.stderr

@@ -384,6 +384,27 @@ def test_a_service_that_is_not_there_still_gives_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["F.json"]
 
 
+def test_it_opens_as_many_connections_as_the_hard_limit_allows(tmp_path: Path) -> None:
+    async def when_all_wait(number: int, writer: asyncio.StreamWriter) -> None:
+        while len(script.bodies) < 100:
+            await asyncio.sleep(0.005)
+        await complete(number, writer)
+
+    async def run() -> int:
+        async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
+            url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            words = ["--base-url", url, "--requests", "100", "--concurrency", "100", "--warmup", "0"]
+            words += ["--output-tokens", "2", "--output", str(tmp_path / "F.json")]
+            limited = ["sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", sys.executable, "-m", loadgen.__name__, *words]
+            process = await asyncio.create_subprocess_exec(*limited)
+            return await asyncio.wait_for(process.wait(), 60)
+
+    script = Script(when_all_wait)
+    assert asyncio.run(run()) == 0
+    result = json.loads((tmp_path / "F.json").read_text())
+    assert (result["completed"], result["errors"]) == (100, {})
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from bed.job import wait_until
+from faults.disk import fill, small_disk
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service import local as local_module
@@ -277,3 +278,20 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_
     finally:
         first.close()
         second.close()
+
+
+def test_a_service_that_ends_on_a_full_disk_says_nothing_about_its_configuration(tmp_path: Path) -> None:
+    """Its log is empty, as that could not be written either."""
+    with small_disk(tmp_path / "disk", 256):
+        node = LocalNode("node0", work_dir=str(tmp_path / "disk"))
+        fill(tmp_path / "disk" / "filler")
+        handle = node.start_service([sys.executable, "-c", "print('a reason')"], {}, log="log", grace=0.2)
+
+        with pytest.raises(EvaluationFailed) as told:
+            wait_until(lambda: node.poll_service(handle) is not None, 30, "the end")
+        assert told.value.kind == "infrastructure"
+        assert told.value.cause.startswith("node0: the service ended where ")
+        assert told.value.cause.endswith(" cannot be written: No space left on device")
+        (tmp_path / "disk" / "filler").unlink()
+        assert node.poll_service(handle), "what it ended with"
+        node.close()

@@ -19,6 +19,7 @@ import json
 import math
 import random
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ MAX_LINE = 1_000_000
 """Bytes of one line of a stream, at most."""
 MAX_TOKENS = 10**12
 """Tokens of one request, at most: what says more is no count."""
+OTHER_FILES = 32
+"""What the load generator has open besides its connections, at most."""
 
 #: A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it,
 #: so the text of an answer cannot look like this.
@@ -248,6 +251,16 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def allow_connections(number: int) -> None:
+    """Raise the soft limit on open files for so many connections, as far as the hard limit lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def prompts(options: argparse.Namespace, purpose: str, number: int) -> list[str]:
     """Random prompts of ``input_tokens`` words each; the same for the same seed and purpose, else different."""
     draw = random.Random(f"{purpose} {options.seed}")
@@ -318,6 +331,7 @@ def _url(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    allow_connections(options.concurrency or options.requests)
     unfinished = options.output.with_name(options.output.name + ".part")
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import beginning, question, served_models
+from mpipso.service.clients.loadgen import OTHER_FILES, beginning, question, served_models
 from mpipso.service.clients.result import read
 from mpipso.service.process import Completed
 
@@ -26,6 +27,13 @@ class OpenAIClient(Client):
         for key in ("command", "result_file", "metrics"):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        concurrency = config.benchmark.concurrency or 0
+        if hard != resource.RLIM_INFINITY and concurrency + OTHER_FILES > hard:
+            yield (
+                f"benchmark.concurrency = {concurrency}: needs as many open files and {OTHER_FILES} more, but a "
+                f"process may have {hard} (ulimit -H -n)"
+            )
 
     async def probe(self, target: Target, timeout: float) -> None:
         await _one_token(target, timeout)
