@@ -9,7 +9,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_LAUNCHER = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI", "SLURM_")
+_MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
+#: Of a job, in Slurm, PBS, LSF, Flux and Cray's PALS. ``LSF_*`` only tells where LSF is installed, and stays.
+_JOBS = ("SLURM_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "JSM_", "FLUX_", "PALS_")
+_LAUNCHER = (*_MPI, *_JOBS)
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 #: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
 _OF_THE_HOST = re.compile(
@@ -28,9 +31,10 @@ _WEIGHTY = re.compile(
 def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` without what the launcher of the ranks put there, which a service would take for its own.
 
-    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, Slurm's, torchrun's rank variables and mpipso's
-    own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign libraries; a service that needs one
-    of these has it in its own configured environment, which is added afterwards.
+    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what Slurm, PBS, LSF, Flux and PALS say of the
+    job, torchrun's rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to
+    foreign libraries; a service that needs one of these has it in its own configured environment, which is added
+    afterwards.
     """
     return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in _RANKS}
 

@@ -171,12 +171,13 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
     launcher = [
         "OMPI_COMM_WORLD_RANK", "OPAL_PREFIX", "PMIX_RANK", "PMI_SIZE", "PRTE_LAUNCHED", "HYDRA_BSTRAP",
         "MPI_LOCALRANKID", "MPIEXEC_X", "MPIPSO_MARK", "I_MPI_INFO", "SLURM_PROCID", "RANK", "LOCAL_RANK",
-        "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+        "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PBS_NODEFILE", "PBS_O_PATH", "LSB_JOBID",
+        "LS_SUBCWD", "JSM_NAMESPACE_RANK", "FLUX_TASK_RANK", "FLUX_URI", "PALS_RANKID",
     ]
     kept = [
         "PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES",
         "ASCEND_RT_VISIBLE_DEVICES", "NCCL_DEBUG", "HCCL_IF_IP", "GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS",
-        "RANKING", "PATH_OMPI_",
+        "RANKING", "PATH_OMPI_", "LSF_BINDIR", "LS_COLORS", "LOADEDMODULES", "MODULEPATH", "LMOD_DIR",
     ]
     # fmt: on
     scrubbed = scrubbed_environment(dict.fromkeys(launcher + kept, "x"))
