@@ -182,7 +182,10 @@ def _problems_here(options: Options, config: Config) -> list[str]:
     """What engine and client miss on this node: a model, an installed package, open files."""
     source = options.config or "embedded configuration"
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    try:
+        return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    except UserError as error:  # of this host alone, or the root would have met with it before
+        return list(error.problems)
 
 
 def _usable(placement: Plan, config: Config) -> Plan:

@@ -23,8 +23,14 @@ import pytest
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
+from mpipso.configfile import parse
 from mpipso.errors import UserError
+from mpipso.rendezvous import _problems_here
+from mpipso.service.clients.base import CLIENTS
 from mpipso.service.embedded import model, server
+from mpipso.service.engines.base import ENGINES
+from mpipso.startup import Options
+from mpipso.templates import EMBEDDED, template
 
 SERVER = (sys.executable, "-m", "mpipso.service.embedded.server")
 
@@ -131,6 +137,22 @@ def test_a_cache_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> No
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", base)
     assert model.default_cache() == Path(expected).expanduser()
+
+
+def test_a_user_without_a_home_has_to_name_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's user may be; the user data base is a fake that knows nobody."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="set HOME or XDG_CACHE_HOME"):
+        model.model_path()
+    config = parse(template(EMBEDDED), "template", engines=ENGINES.names(), clients=CLIENTS.names())
+    (problem,) = _problems_here(Options(), config)  # on one host of several, where others would wait for it
+    assert problem == "the embedded model has no place: set HOME or XDG_CACHE_HOME, as this user has no home"
 
 
 def test_the_command_prints_the_path(gguf: Path) -> None:

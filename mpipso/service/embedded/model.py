@@ -59,7 +59,7 @@ def model_path(cache: Path | None = None) -> Path:
     Raises
     ------
     UserError
-        The ``embedded`` extra is not installed, or the cache cannot be written.
+        The ``embedded`` extra is not installed, or there is no cache that can be written.
     """
     folder = default_cache() if cache is None else cache
     path = folder / f"random-llama-27m-q8_0-v{VERSION}.gguf"
@@ -79,7 +79,14 @@ def default_cache() -> Path:
     """The cache folder of this user."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification says that a relative path is to be ignored.
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "mpipso"
+    if Path(base).is_absolute():
+        return Path(base) / "mpipso"
+    try:
+        return Path.home() / ".cache" / "mpipso"
+    except RuntimeError:
+        raise UserError(
+            "the embedded model has no place: set HOME or XDG_CACHE_HOME, as this user has no home"
+        ) from None
 
 
 def _sidecar(path: Path) -> Path:
