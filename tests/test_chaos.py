@@ -138,6 +138,7 @@ def run(course: Course, chaos: Chaos | None) -> None:
 def test_a_run_in_which_something_breaks_every_few_seconds_ends_as_one_that_is_left_alone(tmp_path: Path) -> None:
     calm = Course(tmp_path / "calm", **CALM)
     run(calm, None)
+    assert not calm.events("lost", "formed"), "nothing is taken for lost that is there"
     wild = Course(tmp_path / "wild", **CALM)
     chaos = Chaos(wild, SEED)
     run(wild, chaos)
