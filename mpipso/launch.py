@@ -15,6 +15,7 @@ from mpipso.jobs import Job
 from mpipso.launchers import find
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
 from mpipso.record.outcome import COMMAND, REQUEUE, called
+from mpipso.record.screen import TERMINAL
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
 
@@ -47,8 +48,8 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     config = read_config(options)
     path, launcher = find(mpirun)
     job = Job.first(path, launcher, options, config, ranks, more)
-    environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), "MPIPSO_TERMINAL": _terminal()}
-    forward = [name for name in (COMMAND, REQUEUE, "MPIPSO_TERMINAL", "MPI4PY_LIBMPI") if name in environment]
+    environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), TERMINAL: _terminal()}
+    forward = [name for name in (COMMAND, REQUEUE, TERMINAL, "MPI4PY_LIBMPI") if name in environment]
     if folder is not None:
         return Supervisor(job, folder, limits, environment, forward).run()
     output = Path(config.output)

@@ -17,7 +17,7 @@ import psutil
 
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launcher
-from mpipso.signals import ENDING
+from mpipso.signals import ENDING, die_with_parent
 
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL for a launcher that is to end."""
@@ -26,7 +26,7 @@ CLEARING = 20.0
 _POLL = 0.1
 _SAME = 0.5
 """Seconds in which a second signal counts for the same: a terminal's Ctrl-C and a scheduler's may arrive twice."""
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Mpirun:
@@ -76,7 +76,11 @@ class Mpirun:
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run a launcher, in a session of its own, so that Ctrl-C at the terminal reaches this process alone."""
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
         if self.received:  # in the meantime
             self._process.terminate()
@@ -163,7 +167,3 @@ class Mpirun:
         self.received.append(number)
         if self._process is not None:
             self._process.send_signal(next(self._forwarded, signal.SIGKILL))
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -24,7 +24,7 @@ from mpipso.notes import differing_environments, environment_note, notes
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
-from mpipso.record.outcome import read_outcome
+from mpipso.record.outcome import RESTARTS, read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import usage
@@ -221,7 +221,7 @@ class RunRecord:
         """What happens when something is lost, in a line."""
         lease = f"leases of {self._config.parallel.lease:g} s"
         dead = "a dead rank is survived (ULFM)" if self._world.tolerant else "a dead rank ends the job (no ULFM)"
-        restarts = os.environ.get("MPIPSO_RESTARTS", "")
+        restarts = os.environ.get(RESTARTS, "")
         if restarts.isdecimal() and int(restarts) > 0:
             supervisor = f"the launcher restarts a broken job, {restarts} times at most"
         else:

@@ -93,13 +93,18 @@ def launcher() -> psutil.Process | None:
         return None
 
 
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when its parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 def die_with_launcher() -> None:
     """Have the kernel kill this rank when its launcher dies, which some launchers leave as an orphan.
 
     The journal and the best configuration are on disk at any time, and keepers stop the services of a dead rank.
     """
     if launcher() is not None:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent(signal.SIGKILL)
         if launcher() is None:
             os._exit(128 + signal.SIGKILL)
 

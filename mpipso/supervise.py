@@ -29,7 +29,7 @@ from mpipso.mpirun import Mpirun
 from mpipso.printable import printable
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
-from mpipso.record.outcome import COMMAND, REQUEUE, resuming, submits
+from mpipso.record.outcome import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe
 from mpipso.startup import Options
@@ -175,10 +175,10 @@ class Supervisor:
 
     def _attempt(self, job: Job) -> End:
         """Launch the job and wait for its end."""
-        command = job.command([*self._forward, "MPIPSO_RESTARTS"])
+        command = job.command([*self._forward, RESTARTS])
         self._say(f"+ {shlex.join(command)}")
         self._keep([f"+ {shlex.join(command)}"])
-        self._mpirun.start(command, {**self._environment, "MPIPSO_RESTARTS": str(self._left)})
+        self._mpirun.start(command, {**self._environment, RESTARTS: str(self._left)})
         stuck = self._watch()
         self._mpirun.end()
         code = self._mpirun.poll() or 0

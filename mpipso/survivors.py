@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from mpipso import slurm
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import Hosts
 
@@ -88,16 +88,9 @@ def _succeeds(words: Sequence[str], limit: float) -> bool:
 
 def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
     """The states of the nodes; none if Slurm cannot be asked."""
-    sinfo = shutil.which("sinfo")
-    if sinfo is None:
-        return {}
-    words = [sinfo, "--noheader", "--Node", "--nodes", ",".join(hosts), "--format", "%N %T"]
-    try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
+    words = ["sinfo", "--noheader", "--Node", "--nodes", ",".join(hosts), "--format", "%N %T"]
     states: dict[str, list[str]] = {}
-    for line in answer.stdout.splitlines():  # a node in several partitions has several lines
+    for line in slurm.ask(words).splitlines():  # a node in several partitions has several lines
         name, _, state = line.strip().partition(" ")
         states.setdefault(name, []).append(state)
     return states

@@ -8,18 +8,16 @@ again at its end, and then goes on with the run, that end is none of the run's.
 from __future__ import annotations
 
 import math
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 
+from mpipso import slurm
 from mpipso.record.outcome import REQUEUE
 
 RESERVE = 60.0
 """Seconds before the end of a Slurm job's time by which all is to be over."""
 RACE_SHARE = 0.25
 """The most of the time that is there when a session begins that the final race may take from the search."""
-_SQUEUE_LIMIT = 10.0
-"""Seconds for Slurm's controller to answer."""
 
 
 class TimeLimits:
@@ -86,11 +84,8 @@ def _end_of_job(environment: Mapping[str, str]) -> float:
 def _asked(job: str, environment: Mapping[str, str]) -> float:
     """What ``squeue`` says: local time, or that there is no end."""
     words = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
-    environment = {**environment, "SLURM_TIME_FORMAT": "standard"}
+    answer = slurm.ask(words, {**environment, "SLURM_TIME_FORMAT": "standard"})
     try:
-        answer = subprocess.run(
-            words, env=environment, capture_output=True, text=True, timeout=_SQUEUE_LIMIT, check=False
-        )
-        return time.mktime(time.strptime(answer.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
-    except (OSError, subprocess.TimeoutExpired, ValueError, OverflowError):
+        return time.mktime(time.strptime(answer.strip(), "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
         return math.inf

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpipso import timelimits
+from mpipso import slurm
 from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits
 
 
@@ -61,7 +61,7 @@ class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
 
     @pytest.mark.parametrize("squeue", ["echo NONE", "echo N/A", "exit 1", "sleep 60"])
     def test_is_none_if_slurm_does_not_say(self, tmp_path: Path, squeue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(timelimits, "_SQUEUE_LIMIT", 1.0)
+        monkeypatch.setattr(slurm, "LIMIT", 1.0)
         assert self.limits(tmp_path, squeue).seconds is None
 
 

@@ -6,14 +6,13 @@ import ipaddress
 import os
 import re
 import shlex
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mpipso import slurm
 from mpipso.config import GroupEntry, NodeEntry, suggestion
 from mpipso.errors import UserError
 
@@ -253,13 +252,7 @@ def slurm_hosts() -> list[str]:
     listed = os.environ.get("SLURM_JOB_NODELIST")
     if not listed:
         return []
-    if shutil.which("scontrol") is not None:
-        answer = subprocess.run(
-            ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, timeout=30, check=False
-        )
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.split()
     try:
-        return expand_node_list(listed)
+        return slurm.ask(["scontrol", "show", "hostnames", listed]).split() or expand_node_list(listed)
     except ValueError as error:
         raise UserError(f"SLURM_JOB_NODELIST: {error}") from None

@@ -35,6 +35,8 @@ COMMAND = "MPIPSO_COMMAND"
 that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
 REQUEUE = "MPIPSO_REQUEUE"
 """Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
+RESTARTS = "MPIPSO_RESTARTS"
+"""Environment variable with how often the supervisor of this job would restart it."""
 NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.

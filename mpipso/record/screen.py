@@ -17,7 +17,7 @@ Mode = Literal["live", "plain"]
 
 #: Says what the launcher writes to, for ranks that cannot see it: ``<columns>`` or ``<columns>x<lines>``, 0 for no
 #: terminal.
-VARIABLE = "MPIPSO_TERMINAL"
+TERMINAL = "MPIPSO_TERMINAL"
 
 _MPI = ("OMPI_", "PMI_", "PMIX_")
 #: Hydra's proxy or a wrapper script may stand between a launcher and its rank.
@@ -73,10 +73,10 @@ def terminal_size(device: str) -> tuple[int, int] | None:
 
 def _terminal(stream: TextIO, environment: Mapping[str, str]) -> tuple[str, tuple[int, int] | None]:
     """The device (where known) and the size of the terminal, None when there is no terminal."""
-    if (declared := environment.get(VARIABLE)) is not None:
+    if (declared := environment.get(TERMINAL)) is not None:
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", declared)
         if match is None:
-            raise UserError(f"{VARIABLE} = {declared!r}: should be <columns>, <columns>x<lines>, or 0 for no terminal")
+            raise UserError(f"{TERMINAL} = {declared!r}: should be <columns>, <columns>x<lines>, or 0 for no terminal")
         columns, lines = int(match[1]), int(match[2] or _DEFAULT[1])
         return "", ((columns, lines) if columns and lines else None)
     if not any(name.startswith(_MPI) for name in environment):
