@@ -153,7 +153,7 @@ def _table(placement: Plan) -> Table:
             ]
             table.add_row(str(index), str(node.rank), node.host, ", ".join(roles), *_share(node))
     for spare in placement.spares:
-        table.add_row("-", str(spare.rank), spare.host, f"spare: {spare.reason}", "", "")
+        table.add_row("-", str(spare.node.rank), spare.node.host, f"spare: {spare.reason}", "", "")
     return table
 
 

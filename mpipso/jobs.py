@@ -14,7 +14,7 @@ from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_ho
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config, GroupEntry, Parallel
 from mpipso.errors import RunFailed
-from mpipso.launchers import Launcher
+from mpipso.launchers import Launch, Launcher
 from mpipso.startup import Options, launched_hosts, wanted_groups
 
 MOST_LOCAL_RANKS = 8
@@ -113,7 +113,8 @@ class Job:
         per_node = len(set(self.hosts)) >= self.ranks
         named = self.hosts if self.named else ()
         how = {"tolerant": True, "again": self.again, "loud": self.loud}
-        words = self.launcher.command(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
+        launch = Launch(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
+        words = self.launcher.command(launch)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
     def on(self, answering: Collection[str], hostfile: Path) -> Job:

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +28,39 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
 """Of the ports on which Open MPI's ranks listen; its own choice is 1024 and the next, which services may want."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher is to start.
+
+    Attributes
+    ----------
+    path:
+        The launcher's program.
+    per_node:
+        One rank on each host of the hostfile; otherwise as many as it takes anywhere.
+    forward:
+        Names of environment variables that ranks on other hosts need.
+    hosts:
+        Names of hosts instead of a hostfile, one rank each.
+    tolerant:
+        Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
+    again:
+        An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
+    loud:
+        The launcher says all that it can, because an earlier one ended before the run began.
+    """
+
+    path: str
+    ranks: int
+    hostfile: Path | None = None
+    per_node: bool = False
+    forward: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    tolerant: bool = False
+    again: bool = False
+    loud: bool = False
 
 
 class Launcher(abc.ABC):
@@ -79,36 +113,8 @@ class Launcher(abc.ABC):
         return found
 
     @abc.abstractmethod
-    def command(
-        self,
-        path: str,
-        ranks: int,
-        hostfile: Path | None,
-        per_node: bool,
-        forward: Sequence[str],
-        hosts: Sequence[str] = (),
-        *,
-        tolerant: bool = False,
-        again: bool = False,
-        loud: bool = False,
-    ) -> list[str]:
-        """The words before the program's.
-
-        Parameters
-        ----------
-        per_node:
-            One rank on each host of the hostfile; otherwise as many as it takes anywhere.
-        forward:
-            Names of environment variables that ranks on other hosts need.
-        hosts:
-            Names of hosts instead of a hostfile, one rank each.
-        tolerant:
-            Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
-        again:
-            An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
-        loud:
-            The launcher says all that it can, because an earlier one ended before the run began.
-        """
+    def command(self, launch: Launch) -> list[str]:
+        """The words before the program's."""
 
 
 class OpenMPI5(Launcher):
@@ -133,31 +139,20 @@ class OpenMPI5(Launcher):
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         return root if os.geteuid() == 0 else {}
 
-    def command(
-        self,
-        path: str,
-        ranks: int,
-        hostfile: Path | None,
-        per_node: bool,
-        forward: Sequence[str],
-        hosts: Sequence[str] = (),
-        *,
-        tolerant: bool = False,
-        again: bool = False,
-        loud: bool = False,
-    ) -> list[str]:
-        where = ["--hostfile", str(hostfile)] if hostfile is not None else []
-        where += ["--host", ",".join(f"{host}:1" for host in hosts)] if hosts else []
-        mapping = "ppr:1:node" if per_node else "node:OVERSUBSCRIBE" if hostfile is not None else "slot:OVERSUBSCRIBE"
+    def command(self, launch: Launch) -> list[str]:
+        where = ["--hostfile", str(launch.hostfile)] if launch.hostfile is not None else []
+        where += ["--host", ",".join(f"{host}:1" for host in launch.hosts)] if launch.hosts else []
+        anywhere = "slot:OVERSUBSCRIBE" if launch.hostfile is None else "node:OVERSUBSCRIBE"
+        mapping = "ppr:1:node" if launch.per_node else anywhere
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
-            *(path, "-np", str(ranks), *where, "--map-by", mapping, "--bind-to", "none"),
-            *(word for word in self.more if not loud or word != "--quiet"),
-            *((*self.survive, *self._runtime(*_KEEPALIVE)) if tolerant else ()),
-            *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
+            *(launch.path, "-np", str(launch.ranks), *where, "--map-by", mapping, "--bind-to", "none"),
+            *(word for word in self.more if not launch.loud or word != "--quiet"),
+            *((*self.survive, *self._runtime(*_KEEPALIVE)) if launch.tolerant else ()),
+            *(self._runtime("plm_slurm_args", "--overlap") if launch.again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
-            *self._forwarded(forward),
+            *self._forwarded(launch.forward),
         ]
 
     def _forwarded(self, names: Sequence[str]) -> list[str]:
@@ -197,22 +192,10 @@ class Hydra(Launcher):
         # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
         return {"SLURM_OVERLAP": "1"}
 
-    def command(
-        self,
-        path: str,
-        ranks: int,
-        hostfile: Path | None,
-        per_node: bool,
-        forward: Sequence[str],
-        hosts: Sequence[str] = (),
-        *,
-        tolerant: bool = False,
-        again: bool = False,
-        loud: bool = False,
-    ) -> list[str]:
-        where = ["-f", str(hostfile)] if hostfile is not None else []
-        where += ["-hosts", ",".join(hosts)] if hosts else []
-        return [path, "-n", str(ranks), *(["-ppn", "1"] if per_node else []), *where]
+    def command(self, launch: Launch) -> list[str]:
+        where = ["-f", str(launch.hostfile)] if launch.hostfile is not None else []
+        where += ["-hosts", ",".join(launch.hosts)] if launch.hosts else []
+        return [launch.path, "-n", str(launch.ranks), *(["-ppn", "1"] if launch.per_node else []), *where]
 
 
 def _own(folder: Path) -> bool:

@@ -312,9 +312,8 @@ class Root:
         taken = {port for number, port in self._ports.items() if _master(self._membership.groups[number]) == host}
         return next(port for port in range(first, first + len(taken) + 1) if port not in taken)
 
-    def _order(self, group: int, content: object) -> None:
-        if isinstance(content, (Assignment, Cancel)):
-            self._context.everyone.post(self._membership.leader(group), Order(group, content))
+    def _order(self, group: int, content: Assignment | Cancel) -> None:
+        self._context.everyone.post(self._membership.leader(group), Order(group, content))
 
     def _longest(self) -> float:
         """Seconds after which an evaluation must have ended by its own limits."""

@@ -178,7 +178,7 @@ class RunRecord:
                 {"group": i, "hosts": [n.host for n in g.nodes], "cores": [list(n.cores) for n in g.nodes]}
                 for i, g in enumerate(self._plan.groups)
             ],
-            "spares": [spare.host for spare in self._plan.spares],
+            "spares": [spare.node.host for spare in self._plan.spares],
         }
         if self._resumes:
             journal.write("resumed", version=mpipso.__version__, config=text, plan=plan, **more)
@@ -215,7 +215,7 @@ class RunRecord:
                 for node in group.nodes
             )
             lines.append(f"group {index}: {shares}")
-        return lines + [f"spare: rank {spare.rank} on {spare.host} ({spare.reason})" for spare in plan.spares]
+        return lines + [f"spare: rank {spare.node.rank} on {spare.node.host} ({spare.reason})" for spare in plan.spares]
 
     def _protection(self) -> str:
         """What happens when something is lost, in a line."""

@@ -17,6 +17,7 @@ from bed.launchers import LAUNCHERS, Launcher
 from mpipso import launchers
 from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.errors import UserError
+from mpipso.launchers import Launch
 from mpipso.record import journal
 
 HERE = Path(__file__).resolve().parent
@@ -221,7 +222,7 @@ MPI.COMM_WORLD.Barrier()
 
 
 def test_ranks_leave_the_ports_below_the_dynamic_ones_to_services(launcher: Launcher) -> None:
-    mpirun = launcher.family.command(str(launcher.launcher), 2, None, False, ["MPI4PY_LIBMPI"])
+    mpirun = launcher.family.command(Launch(str(launcher.launcher), 2, forward=["MPI4PY_LIBMPI"]))
     with Job([*mpirun, sys.executable, "-c", LISTENING], limit=LIMIT, env=launcher.environment()) as job:
         done = job.wait()
     assert done.returncode == 0, done.stderr

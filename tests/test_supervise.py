@@ -25,7 +25,7 @@ from mpipso.config import Config
 from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.jobs import Job as MpiJob
-from mpipso.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
+from mpipso.launchers import Hydra, Launch, Launcher, OpenMPI4, OpenMPI5
 from mpipso.startup import Options, wanted_groups
 
 STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
@@ -770,7 +770,7 @@ def test_whoever_is_killed_with_its_group_still_has_its_number(monkeypatch: pyte
 
 class TestFamilies:
     def words(self, family: Launcher, **how: bool) -> str:
-        return " ".join(family.command("mpirun", 4, None, False, [], **how))
+        return " ".join(family.command(Launch("mpirun", 4, **how)))
 
     def test_open_mpi_5_survives_the_death_of_ranks_and_notices_a_silent_node(self) -> None:
         plain, tolerant = self.words(OpenMPI5()), self.words(OpenMPI5(), tolerant=True)

@@ -98,7 +98,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        post: Callable[[int, object], None],
+        post: Callable[[int, Assignment | Cancel], None],
         health: ServiceGroupHealthMonitor,
         *,
         retries: int,

@@ -26,7 +26,6 @@ class Loss:
         The group's other ranks that have to leave it before they can serve again.
     """
 
-    rank: int
     host: str
     group: int | None = None
     ended: bool = False
@@ -49,11 +48,11 @@ class Membership:
         self.groups: dict[int, PlacedGroup] = dict(enumerate(plan.groups))
         self.lost: set[int] = set()
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
-        self._share |= {spare.rank: spare.node for spare in plan.spares}
+        self._share |= {spare.node.rank: spare.node for spare in plan.spares}
         equipped = {node.host for group in plan.groups for node in group.nodes if node.devices}
-        self._bare = {s.rank for s in plan.spares if s.host in equipped and not s.node.devices}
+        self._bare = {s.node.rank for s in plan.spares if s.node.host in equipped and not s.node.devices}
         """Spare ranks without devices where groups have some: a service that is given none would use those of all."""
-        self._spare: set[int] = {spare.rank for spare in plan.spares}
+        self._spare: set[int] = {spare.node.rank for spare in plan.spares}
         self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
@@ -97,10 +96,10 @@ class Membership:
         else:
             number = self._leaving.pop(rank, None)
         if number is None:
-            return Loss(rank, host)
+            return Loss(host)
         survivors = tuple(sorted(other for other, of in self._leaving.items() if of == number))
         leader = self._led.get(number)
-        return Loss(rank, host, number, ended, leader if leader in survivors else None, survivors)
+        return Loss(host, number, ended, leader if leader in survivors else None, survivors)
 
     def _end(self, number: int) -> None:
         group = self.groups.pop(number)

@@ -73,8 +73,6 @@ class PlacedGroup:
 class Spare:
     """A rank that belongs to no group, and why; ``node`` is its share of the host if it is needed after all."""
 
-    rank: int
-    host: str
     reason: str
     node: PlacedNode
 

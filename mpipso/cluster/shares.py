@@ -76,7 +76,7 @@ def _spares(
             _part(devices, *place),
             parallel.device_variable or rank.device_variable,
         )
-        yield Spare(rank.rank, rank.host, reason, node)
+        yield Spare(reason, node)
 
 
 def _found(ranks: Sequence[Rank], parallel: Parallel) -> dict[str, _Host]:

@@ -52,7 +52,7 @@ class Launcher:
     ) -> list[str]:
         """The whole command line for ``np`` ranks of ``argv``: on this machine, or one on each host of ``hostfile``."""
         forward = ["MPI4PY_LIBMPI", *(env or {})]
-        words = self.family.command(str(self.launcher), np, hostfile, hostfile is not None, forward)
+        words = self.family.command(launchers.Launch(str(self.launcher), np, hostfile, hostfile is not None, forward))
         return ["env", *(f"{name}={value}" for name, value in self.environment(env).items()), *words, *argv]
 
 

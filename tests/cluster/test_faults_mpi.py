@@ -22,6 +22,7 @@ from faults.course import LIMIT, SOON, Course, all_of, ranks
 from faults.disk import fill, small_disk
 
 from mpipso.errors import LOST
+from mpipso.launchers import Launch
 from mpipso.service.ports import free_port
 
 REPEAT = int(os.environ.get("MPIPSO_REPEAT", "1"))
@@ -97,7 +98,7 @@ def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() 
     mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
     if (reason := mpi.available()) is not None:
         pytest.skip(reason)
-    mpirun = mpi.family.command(str(mpi.launcher), 2, None, False, ["MPI4PY_LIBMPI"], tolerant=True)
+    mpirun = mpi.family.command(Launch(str(mpi.launcher), 2, forward=["MPI4PY_LIBMPI"], tolerant=True))
     with Job([*mpirun, sys.executable, "-c", BROKEN], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
         done = job.wait()
     assert done.stdout == "still there, without {1}\n", done.stderr
@@ -119,7 +120,7 @@ def test_nobody_waits_for_ever_for_a_rank_that_does_not_leave() -> None:
     mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
     if (reason := mpi.available()) is not None:
         pytest.skip(reason)
-    mpirun = mpi.family.command(str(mpi.launcher), 2, None, False, ["MPI4PY_LIBMPI"])
+    mpirun = mpi.family.command(Launch(str(mpi.launcher), 2, forward=["MPI4PY_LIBMPI"]))
     with Job([*mpirun, sys.executable, "-c", ALONE], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
         wait_until(lambda: "leaves" in job.stdout, SOON, "a rank leaves")
         wait_until(lambda: job.process.poll() is not None, SOON, "MPI has noticed that it is gone")

@@ -18,7 +18,7 @@ def membership(
     groups: Sequence[Sequence[PlacedNode]], spares: Sequence[PlacedNode] = (), master: int = 0
 ) -> Membership:
     placed = tuple(PlacedGroup(number, tuple(nodes), master) for number, nodes in enumerate(groups))
-    return Membership(Plan(placed, tuple(Spare(each.rank, each.host, "left over", each) for each in spares)))
+    return Membership(Plan(placed, tuple(Spare("left over", each) for each in spares)))
 
 
 def pairs(count: int, spares: int = 0) -> Membership:
@@ -42,7 +42,7 @@ def test_what_the_plan_says() -> None:
 
 def test_a_lost_member_ends_its_group_and_the_leader_leads_it_out() -> None:
     ranks = pairs(2)
-    assert ranks.lose(3, dead=True) == Loss(3, "host3", 1, ended=True, leader=2, survivors=(2,))
+    assert ranks.lose(3, dead=True) == Loss("host3", 1, ended=True, leader=2, survivors=(2,))
     assert set(ranks.groups) == {0}
     assert ranks.leaving == {2}
     assert ranks.spares == frozenset()
@@ -50,21 +50,21 @@ def test_a_lost_member_ends_its_group_and_the_leader_leads_it_out() -> None:
 
 def test_without_its_leader_each_survivor_leaves_by_itself() -> None:
     ranks = membership([[node(0), node(1), node(2)]])
-    assert ranks.lose(0, dead=True) == Loss(0, "host0", 0, ended=True, leader=None, survivors=(1, 2))
+    assert ranks.lose(0, dead=True) == Loss("host0", 0, ended=True, leader=None, survivors=(1, 2))
 
 
 def test_a_leader_that_is_lost_while_it_disbands_leaves_its_members_alone() -> None:
     ranks = membership([[node(0)], [node(1), node(2), node(3)]])
-    assert ranks.lose(3, dead=True) == Loss(3, "host3", 1, ended=True, leader=1, survivors=(1, 2))
-    assert ranks.lose(1, dead=False) == Loss(1, "host1", 1, ended=False, leader=None, survivors=(2,))
+    assert ranks.lose(3, dead=True) == Loss("host3", 1, ended=True, leader=1, survivors=(1, 2))
+    assert ranks.lose(1, dead=False) == Loss("host1", 1, ended=False, leader=None, survivors=(2,))
     assert ranks.leaving == {2}
 
 
 def test_two_losses_in_one_group_end_it_once() -> None:
     ranks = membership([[node(0)], [node(1), node(2), node(3)]])
     first, second = ranks.lose(2, dead=True), ranks.lose(3, dead=True)
-    assert first == Loss(2, "host2", 1, ended=True, leader=1, survivors=(1, 3))
-    assert second == Loss(3, "host3", 1, ended=False, leader=1, survivors=(1,))
+    assert first == Loss("host2", 1, ended=True, leader=1, survivors=(1, 3))
+    assert second == Loss("host3", 1, ended=False, leader=1, survivors=(1,))
     ranks.free(1)
     assert formed(ranks) == {}
     assert set(ranks.groups) == {0}
@@ -79,7 +79,7 @@ def test_a_loss_is_told_once() -> None:
 
 def test_a_lost_spare_is_no_ones_loss() -> None:
     ranks = pairs(1, spares=1)
-    assert ranks.lose(2, dead=True) == Loss(2, "host2")
+    assert ranks.lose(2, dead=True) == Loss("host2")
     assert ranks.spares == frozenset()
 
 

@@ -60,7 +60,7 @@ def test_a_host_outside_is_never_spare() -> None:
     small = [Rank(rank.rank, rank.host, "10.0.0.99", (0,)) for rank in outside(RANKS, parallel)]
     placed = plan([*RANKS, *small], parallel)
     assert len(placed.groups) == 1
-    assert [spare.rank for spare in placed.spares] == [1]
+    assert [spare.node.rank for spare in placed.spares] == [1]
 
 
 def test_without_ssh_the_message_tells_of_it() -> None:

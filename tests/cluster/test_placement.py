@@ -208,7 +208,7 @@ class TestGroups:
         result = plan(ranks_on("a", "b", "c", "d", "e"), Parallel(nodes_per_group=2))
         assert placed(result) == [[0, 1], [2, 3]]
         (spare,) = result.spares
-        assert (spare.rank, spare.host, spare.reason) == (4, "e", "left over: groups take 2 nodes each")
+        assert (spare.node.rank, spare.node.host, spare.reason) == (4, "e", "left over: groups take 2 nodes each")
 
     def test_too_few_ranks_for_one_group(self) -> None:
         assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=3)) == (
@@ -255,14 +255,14 @@ class TestGroups:
     def test_the_hostfile_s_leftover_is_spare(self) -> None:
         result = plan(ranks_on("c", "b", "a"), Parallel(nodes_per_group=2), hosts=["c", "a", "b"])
         assert placed(result) == [[0, 2]]
-        assert [(spare.rank, spare.host) for spare in result.spares] == [(1, "b")]
+        assert [(spare.node.rank, spare.node.host) for spare in result.spares] == [(1, "b")]
 
     def test_groups_named_one_by_one_win_over_the_hostfile(self) -> None:
         parallel = Parallel(service_groups=(group(7, "b", "a"), group(3, "c")))
         result = plan(ranks_on("a", "b", "c", "d"), parallel, hosts=["a", "b", "c", "d"])
         assert placed(result) == [[0, 1], [2]], "rank 0 leads its group though it is named second"
         assert [group.group_id for group in result.groups] == [7, 3]
-        assert [(spare.host, spare.reason) for spare in result.spares] == [("d", "not named in any group")]
+        assert [(spare.node.host, spare.reason) for spare in result.spares] == [("d", "not named in any group")]
 
     def test_the_root_s_group_comes_first(self) -> None:
         parallel = Parallel(service_groups=(group(0, "c", "b"), group(1, "a")))
@@ -328,7 +328,7 @@ class TestSharedHosts:
     def test_groups_for_which_no_core_is_left_are_spare(self) -> None:
         result = plan(ranks_on(*"aaaaaa", cores=(0, 1)), Parallel())
         assert placed(result) == [[0, 1], [2, 3]]
-        assert [(s.rank, s.reason) for s in result.spares] == [
+        assert [(s.node.rank, s.reason) for s in result.spares] == [
             (4, "a has no core left of 2 for more groups"),
             (5, "a has no core left of 2 for more groups"),
         ]
@@ -357,7 +357,7 @@ class TestSharedHosts:
         assert all(mine for mine, _ in owned), "every group has a core"
         assert sum(len(mine) for mine, _ in owned) == len(set().union(*(mine for mine, _ in owned)))
         assert sum(len(mine) for _, mine in owned) == len(set().union(*(mine for _, mine in owned)))
-        everyone = [node.rank for group in result.groups for node in group.nodes] + [s.rank for s in result.spares]
+        everyone = [node.rank for group in result.groups for node in group.nodes] + [s.node.rank for s in result.spares]
         assert sorted(everyone) == list(range(count))
 
 

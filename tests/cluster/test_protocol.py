@@ -68,7 +68,7 @@ class Protocol(RuleBasedStateMachine):
         ranks = range(1, 2 * pairs + spares + 1)
         nodes = [PlacedNode(rank, f"host{rank}", "", (0,), ()) for rank in ranks]
         groups = tuple(PlacedGroup(i, tuple(nodes[2 * i : 2 * i + 2])) for i in range(pairs))
-        self.membership = Membership(Plan(groups, tuple(Spare(n.rank, n.host, "", n) for n in nodes[2 * pairs :])))
+        self.membership = Membership(Plan(groups, tuple(Spare("", n) for n in nodes[2 * pairs :])))
         self.channel = LocalChannel.connected(len(nodes) + 1)
         self.health = ServiceGroupHealthMonitor(after=after, pause=PAUSE)
         self.dispatcher = Dispatcher(self._order, self.health, retries=RETRIES)

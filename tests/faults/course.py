@@ -17,6 +17,8 @@ import tomli_w
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT, LAUNCHERS
 
+from mpipso.launchers import Launch
+
 HERE = Path(__file__).resolve().parent
 RANKS = 5
 LIMIT = 120.0
@@ -58,7 +60,9 @@ class Course:
             pytest.skip(reason)
         words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain"]
         words += [*(flags or ("--config", str(self.config))), "--nodes-per-group", str(nodes_per_group)]
-        mpirun = launcher.family.command(str(launcher.launcher), ranks, None, False, ["MPI4PY_LIBMPI"], tolerant=True)
+        mpirun = launcher.family.command(
+            Launch(str(launcher.launcher), ranks, forward=["MPI4PY_LIBMPI"], tolerant=True)
+        )
         with Job([*mpirun, *words], limit=limit, env=launcher.environment(), cwd=CHECKOUT) as job:
             yield job
 
