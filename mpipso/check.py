@@ -14,7 +14,7 @@ from rich.text import Text
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.hosts import Hosts, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import plan
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, ranges
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import UserError
@@ -39,6 +39,7 @@ from mpipso.startup import (
     wanted_groups,
     well_defined,
 )
+from mpipso.wording import ranges
 
 
 def check(options: Options, ranks: int | None, console: Console) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mpipso.cluster.plan import Plan, ranges
+from mpipso.cluster.plan import Plan
 from mpipso.config import Config
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.facts import DEVICE_VARIABLES, LOOPBACK, NO_DEVICES
+from mpipso.wording import ranges
 
 LAST_PORT = 65535
 

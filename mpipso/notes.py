@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mpipso.cluster.plan import Plan, listed
+from mpipso.cluster.plan import Plan
 from mpipso.config import Config, suggestion
 from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
+from mpipso.wording import listed
 
 
 def notes(config: Config, placement: Plan) -> Iterator[str]:

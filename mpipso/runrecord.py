@@ -15,7 +15,7 @@ import tomli_w
 from rich.console import Console
 
 import mpipso
-from mpipso.cluster.plan import Plan, counted, ranges
+from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
@@ -35,6 +35,7 @@ from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
+from mpipso.wording import counted, ranges
 
 
 class RunRecord:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mpipso.cluster.hosts import Hosts, Name
-from mpipso.cluster.plan import Plan, Rank, counted, listed
+from mpipso.cluster.plan import Plan, Rank
 from mpipso.cluster.shares import Left, Taken, share_hosts
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
+from mpipso.wording import counted, listed
 
 
 def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -97,25 +96,3 @@ class Plan:
     @cached_property
     def _indices(self) -> dict[int, int]:
         return {node.rank: index for index, group in enumerate(self.groups) for node in group.nodes}
-
-
-def ranges(numbers: tuple[int, ...]) -> str:
-    """``0-3,8`` for 0, 1, 2, 3, 8."""
-    if not numbers:
-        return "none"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
-
-
-def listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
-    more = [f"{len(words) - most} more"] if len(words) > most else []
-    return separator.join([*words[:most], *more])
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

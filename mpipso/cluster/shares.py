@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare, counted, listed
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare
 from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
+from mpipso.wording import counted, listed
 
 Taken = list[tuple[GroupEntry | None, list[Rank]]]
 """Groups to be: the entry that wants each, and its ranks."""

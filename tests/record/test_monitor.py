@@ -58,6 +58,12 @@ def failed(number: int, group: int, cause: str) -> Evaluation:
     return Evaluation(number, 1, group, configuration, failure=Failure(cause, "configuration"))
 
 
+def draw(live: Monitor, clock: Clock) -> None:
+    """Have the display show how things are."""
+    clock.now += 1
+    live.tick()
+
+
 def screen(output: io.StringIO) -> list[str]:
     """What a terminal of 100 columns shows after the rules of the few control sequences that are used."""
     lines, row = [""], 0
@@ -277,23 +283,23 @@ def test_no_line_is_wider_and_the_display_not_higher_than_the_terminal(clock: Cl
 def test_a_lost_group_is_shown_until_it_works_again(live: Monitor, clock: Clock, output: io.StringIO) -> None:
     live.assigned(1, 3, "", BASELINE)
     live.lost(1, "no sign of life")
-    live._draw()
+    draw(live, clock)
     assert any(line.split()[-1:] == ["lost"] and "no sign of life" in line for line in screen(output))
     live.assigned(1, 4, "", BASELINE)
-    live._draw()
+    draw(live, clock)
     assert not any(line.split()[-1:] == ["lost"] for line in screen(output))
     live.quarantined(1, "3 failures in a row", 30.0)
-    live._draw()
+    draw(live, clock)
     assert any(line.split()[-1:] == ["quarantine"] and "3 failures" in line for line in screen(output))
     live.readmitted(1)
-    live._draw()
+    draw(live, clock)
     assert any(line.split()[-1:] == ["idle"] for line in screen(output))
 
 
-def test_a_late_result_does_not_clear_what_the_group_does_now(live: Monitor, output: io.StringIO) -> None:
+def test_a_late_result_does_not_clear_what_the_group_does_now(live: Monitor, clock: Clock, output: io.StringIO) -> None:
     live.assigned(1, 4, "", BASELINE)
     live.evaluated(measured(3, 1), "x", best=False)
-    live._draw()
+    draw(live, clock)
     assert any("node3" in line and " 4 " in line for line in screen(output))
 
 
