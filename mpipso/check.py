@@ -39,7 +39,7 @@ from mpipso.startup import (
     wanted_groups,
     well_defined,
 )
-from mpipso.wording import ranges
+from mpipso.wording import counted, ranges
 
 
 def check(options: Options, ranks: int | None, console: Console) -> int:
@@ -64,12 +64,14 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     for source in earlier:
         known = knowledge(space, Objective(config.objective), source.results, baseline)
         console.print(Text(told(source, known.skipped, learned=bool(known.scores))), soft_wrap=True)
+    searched, evaluations = counted(space.dimensions, "searched parameter"), config.search.evaluations
     console.print(
-        f"{space.dimensions} searched parameters, {space.size():.3g} configurations; "
-        f"{config.search.evaluations} evaluations, service groups at a time: {len(placement.groups)}"
+        f"{searched}, {space.size():.3g} configurations; {counted(evaluations, 'evaluation')}, service groups at a "
+        f"time: {len(placement.groups)}",
+        soft_wrap=True,
     )
     port = service_port(config, placement, 0)
-    free = "" if port else f" ({DEFAULT_PORT} stands for a port that is free)"
+    free = "" if port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
     of = "baseline" if baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
     configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
@@ -167,13 +169,15 @@ def _share(node: PlacedNode) -> tuple[str, str]:
 
 def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.NodeStart]:
     """What starts the service, but for what mpipso itself tells its processes."""
+    engine = ENGINES.create(config.service.engine)
     return [
         recipe.NodeStart(
             group.nodes[start.node].host,
             start.command,
             {name: value for name, value in start.env.items() if not name.startswith("MPIPSO_")},
+            update=tuple(engine.fill(config.service.update_command, config, configuration, placed, start.node)),
         )
-        for start in ENGINES.create(config.service.engine).starts(config, configuration, placed)
+        for start in engine.starts(config, configuration, placed)
     ]
 
 
@@ -186,4 +190,6 @@ def _measurement(config: Config, configuration: Configuration, group: PlacedGrou
 
 def _print_commands(starts: Sequence[recipe.NodeStart], console: Console) -> None:
     for start in starts:
-        console.print(Text(f"  {start.host}: {' '.join(recipe.command_words(start))}"), soft_wrap=True)
+        before = [recipe.NodeStart(start.host, start.update)] if start.update else []
+        for each in (*before, start):
+            console.print(Text(f"  {start.host}: {' '.join(recipe.command_words(each))}"), soft_wrap=True)

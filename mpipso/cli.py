@@ -154,7 +154,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=180.0,
         metavar="SECONDS",
-        help="so is one whose run has not begun so long after its launch (180)",
+        help="likewise a job whose run has not begun this long after its launch (180)",
     )
     _add_run_flags(command)
     _add_progress(command)
@@ -183,13 +183,13 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
 
 def _number(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
     return int(word)
 
 
 def _count(word: str) -> int:
     if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 0 on")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 0")
     return int(word)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
@@ -66,6 +67,23 @@ class Service(Section):
         return _adapter("engines", engine, info)
 
 
+class Pattern(Section):
+    """A regular expression of Python's; what its only group matches, the last time, is the value."""
+
+    pattern: str
+
+    @field_validator("pattern")
+    @classmethod
+    def _one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern, re.MULTILINE).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"should have one group, (...), around the number; it has {groups}, and (?:...) is none")
+        return pattern
+
+
 class Benchmark(Section):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
@@ -89,7 +107,7 @@ class Benchmark(Section):
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    metrics: dict[Name, str] = Field(default_factory=dict)
+    metrics: dict[Name, str | Pattern] = Field(default_factory=dict)
 
     @field_validator("client")
     @classmethod

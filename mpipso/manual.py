@@ -13,6 +13,7 @@ from mpipso.evaluation import Configuration
 from mpipso.record.folders import remove, replace
 from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.wording import ranges
 
 WORK = "best-work"
 """The work folder, beside the files of the best configuration, of a service that is started by hand."""
@@ -76,6 +77,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
                 path if needed else "",
                 tuple(update),
                 work if any(work in word for word in (*told, texts[node].decode())) else "",
+                ranges(group.nodes[node].cores) if group.nodes[node].cores else "",
             )
         )
     for file in folder.glob("best-config*"):

@@ -226,7 +226,7 @@ class RunRecord:
         if restarts.isdecimal() and int(restarts) > 0:
             supervisor = f"the launcher restarts a broken job, {restarts} times at most"
         else:
-            supervisor = "nobody restarts a broken job: mpipso launch would"
+            supervisor = "a broken job is not restarted (mpipso launch would)"
         return f"protection: {lease}; {dead}; {supervisor}"
 
 

@@ -75,7 +75,7 @@ def read_config(options: Options) -> Config:
         config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **known)
     config = _with_template(config, source, given=options.config is not None)
     if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
-        raise UserError([f"{options.resume}: another search cannot go on with this run: {line}" for line in other])
+        raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
     try:

@@ -213,7 +213,7 @@ class Supervisor:
                 if now - launched > self._limits.start and not self._is_elsewhere():
                     return f"the run had not begun {self._limits.start:g} s after its launch"
             elif now - changed > self._limits.stuck_after:
-                return f"nothing was heard of the run for {self._limits.stuck_after:g} s"
+                return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True
                 if (events := self._events()) and events[-1]["event"] in ENDINGS:
@@ -271,7 +271,7 @@ class Supervisor:
         if not self._limits.restarts:
             raise RunFailed(how)
         if not self._left:
-            raise RunFailed(f"{how}, after {self._limits.restarts} restarts in vain")
+            raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
         answer = answering(self._job.hosts, self._agent(), self._tell)
         out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
@@ -356,7 +356,7 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Taken(f"{path.parent}: another mpipso launch looks after this run") from None
+        raise Taken(f"{path.parent}: is already supervised by another mpipso launch") from None
     except OSError:  # a file system without locks
         pass
     return file

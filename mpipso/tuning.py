@@ -336,7 +336,7 @@ class Tuning:
             self._told_of_kill = True
             self._monitor.note(
                 f"group {evaluation.group} #{evaluation.number} had to kill its service, which did not end within "
-                f"{self._grace:g} s of TERM (service.stop_grace); each stop may take as long, this is told once"
+                f"{self._grace:g} s of TERM (service.stop_grace); every stop may take that long (told once)"
             )
         if self.objective.relative and self.trials.reference() is None:
             self._journal.evaluated(Judged(evaluation, judged=False))

@@ -349,7 +349,7 @@ def test_check_notes_a_configuration_file_that_does_not_tell_the_port(
         ("template = '/no/such.json'", "template /no/such.json cannot be read: No such file or directory"),
         ("template = 'a.json'\ncontent = '{}'", "give template, a file, or content, its text, not both"),
         ("content = '{'", "its content is not valid json: "),
-        ("content = 'a: &a [*a]'\nformat = 'yaml'", "not valid yaml: an alias stands within what it stands for"),
+        ("content = 'a: &a {<<: *a}'\nformat = 'yaml'", "not valid yaml: a table is merged into itself"),
         ("name = '/tmp/x.json'", "should lead to a place below the work folder; update_command"),
         ("name = 'a/../../x.json'", "should lead to a place below the work folder; update_command"),
     ],
@@ -374,7 +374,10 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         (["--seed", "x"], "argument --seed: invalid int value: 'x'; see mpipso tune --help"),
         (["--sed", "1"], "unrecognized arguments: --sed 1; see mpipso tune --help"),
         (["tun"], "'tun': unknown command; did you mean 'tune'?"),
-        (["check", "--ranks", "0"], "argument --ranks/-np: '0' is not a number from 1 on; see mpipso check --help"),
+        (
+            ["check", "--ranks", "0"],
+            "argument --ranks/-np: '0' is not a whole number of at least 1; see mpipso check --help",
+        ),
         (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),
         (
             ["launch", "--nodes", "a,b", "--nodes-per-group", "1"],
@@ -400,7 +403,10 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         (["report", "no-such-folder"], "no-such-folder"),
         (["launch", "--mpirun", "no-such-mpirun"], "no-such-mpirun: command not found"),
         (["launch", "--mpirun", "/bin/true"], "neither Open MPI nor MPICH"),
-        (["launch", "--restarts", "x"], "argument --restarts: 'x' is not a number from 0 on; see mpipso launch --help"),
+        (
+            ["launch", "--restarts", "x"],
+            "argument --restarts: 'x' is not a whole number of at least 0; see mpipso launch --help",
+        ),
         (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number of seconds above 0"),
         (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number of seconds above 0"),
     ],
@@ -709,7 +715,7 @@ def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
 def test_check_says_which_port_stands_for_a_free_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(config, '"{port}"]', '"{port}", "{master_port}"]')
     told = "Group 0 would start, with the first configuration"
-    for port, line in ((0, f"{told} (8080 stands for a port that is free):"), (8100, f"{told}:")):
+    for port, line in ((0, f"{told} (8080 is a placeholder for a free port):"), (8100, f"{told}:")):
         change(config, "[benchmark]", f"port = {port}\n[benchmark]")
         assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
         out = capsys.readouterr().out.splitlines()
@@ -723,7 +729,7 @@ def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.Ca
     table.write_text("batch,output_throughput\n8,100\n99,200\n")
     words = ["--config", config, "--ranks", "1", "--warm-start", table]
     assert main(["check", *map(str, words)]) == 0
-    assert f"learned from {table}: 1 results; 1 left out: outside the search space" in capsys.readouterr().out
+    assert f"learned from {table}: 1 result; 1 left out: outside the search space" in capsys.readouterr().out
     table.write_text("btach,output_throughput\n8,100\n")
     gone = config.with_name("gone.csv")
     assert told(capsys, *words, "--warm-start", gone) == [

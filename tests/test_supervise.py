@@ -295,7 +295,7 @@ class TestRestarts:
         stuck = f"begin(); ignore_term({deaf}); later(1.6); hang()"
         done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 1.5, fault=CLOCK)
         assert done.returncode == 0, done.stderr
-        assert told(done)[0].startswith("nothing was heard of the run for 1.5 s; resuming")
+        assert told(done)[0].startswith("the run has been silent for 1.5 s; resuming")
 
     def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
         last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
@@ -323,7 +323,7 @@ class TestRestarts:
         assert done.returncode == 4
         assert len(bench.calls) == 3
         *_, error, resume = told(done)
-        assert error == "mpirun ended with code 0 before the run had ended, after 2 restarts in vain"
+        assert error == "mpirun ended with code 0 before the run had ended, after 2 restarts without progress"
         command, launch, flags = resume.removeprefix("go on with: ").partition(" launch ")
         assert launch
         assert command in ("mpipso", f"{sys.executable} -m mpipso"), "whatever is found in this shell"
@@ -678,7 +678,7 @@ class TestResume:
             wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
             done = bench.launch([WELL], "--resume", bench.run)
         assert done.returncode == 2
-        assert told(done) == [f"{bench.run}: another mpipso launch looks after this run"]
+        assert told(done) == [f"{bench.run}: is already supervised by another mpipso launch"]
         assert len(bench.calls) == 1
 
 

@@ -146,8 +146,9 @@ class Link:
                 self.host, self._place.ssh_port or (), options=options, known_hosts=known_hosts or b""
             )
         except asyncssh.HostKeyNotVerifiable:
+            known = ", ".join(known_hosts) or "no known_hosts file"
             raise self._wrong(
-                f"its ssh host key is unknown or has changed, by {', '.join(known_hosts) or 'no known_hosts file'}; "
+                f"its ssh host key is unknown or has changed according to {known}; "
                 f"connect once by hand (ssh {self.host}) and compare the key's fingerprint"
             ) from None
         except asyncssh.PermissionDenied:

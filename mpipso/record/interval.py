@@ -32,8 +32,8 @@ def ratio_interval(
     1096-1121). It assumes that logarithms are normal with one variance, that is that the noise of all configurations is
     the same in per cent.
 
-    Returns None when there is nothing to tell the noise from (a single measurement of each), or a value that is not
-    positive, of which no per cent exist.
+    Returns None when there is nothing to tell the noise from (a single measurement of each, or always the same), or a
+    value that is not positive, of which no per cent exist.
     """
     samples = [values for values in (before, after, *others) if values]
     freedom = sum(len(values) - 1 for values in samples)
@@ -42,6 +42,8 @@ def ratio_interval(
     logarithms = [[math.log(value) for value in values] for values in samples]
     means = [fmean(sample) for sample in logarithms]
     squares = sum((x - mean) ** 2 for sample, mean in zip(logarithms, means, strict=True) for x in sample)
+    if squares == 0:
+        return None
     error = math.sqrt(squares / freedom * (1 / len(before) + 1 / len(after)))
     quantile = float(stdtrit(freedom, 1 - (1 - LEVEL) / (2 * (len(samples) - 1))))
     middle, half = means[1] - means[0], quantile * error

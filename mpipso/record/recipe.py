@@ -34,7 +34,8 @@ class NodeStart:
 
     ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
     be copied to the node before; empty if none has to. ``update`` is a command that is run on the node before, and
-    ``folder`` the path of a folder that is made there for the service, if it uses one.
+    ``folder`` the path of a folder that is made there for the service, if it uses one. ``cores`` are those of its host
+    on which it was measured.
     """
 
     host: str
@@ -44,6 +45,7 @@ class NodeStart:
     file: str = ""
     update: tuple[str, ...] = ()
     folder: str = ""
+    cores: str = ""
 
 
 def write_best(
@@ -80,7 +82,10 @@ def write_best(
         "run": run,
         "configuration": dict(evaluation.configuration),
         "metrics": dict(evaluation.metrics),
-        "start": [{"host": start.host, "argv": list(start.argv), "env": dict(start.env)} for start in starts],
+        "start": [
+            {"host": start.host, "cores": start.cores, "argv": list(start.argv), "env": dict(start.env)}
+            for start in starts
+        ],
     }
     replace(folder / TOML, tomli_w.dumps(redactor.data(best)))
     replace(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
@@ -159,7 +164,7 @@ def _enter() -> list[str]:
 
 
 def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
-    lines = []
+    lines = [f"# It was measured on cores {start.cores} of {start.host}."] if start.cores else []
     if start.file:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")

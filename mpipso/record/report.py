@@ -123,6 +123,8 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         text = f"{clean(name)}: {figures.measure(name, before[name])} -> "
         gain = "" if change is None else f" ({figures.percent(change)}{between})"
         yield Text.assemble((text, "bold"), (figures.measure(name, after[name]) + gain, "bold green"))
+        if outcome.cause == "time" and not best.confirmed:
+            yield Text("The time limit left no room for the final race: the best was not measured again.", "yellow")
         if interval is not None and interval[0] <= 0:
             yield Text("The gain may be chance: its interval reaches below zero; confirm it more often.", "yellow")
     if baseline.broken:

@@ -15,6 +15,7 @@ from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
+from mpipso.wording import plural
 
 #: More groups than this are told in fewer rows: those that lost most time, and the others together.
 _ROWS = 12
@@ -23,8 +24,8 @@ _LINES = 8
 _NUMBERS = 5
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _ENDS = {
-    "evaluations": "the budget of evaluations is spent",
-    "iterations": "the budget of iterations is spent",
+    "evaluations": "the evaluation budget is spent",
+    "iterations": "the iteration budget is spent",
     "time": "the time limit was reached",
     "stagnation": "the best has not improved for long enough",
     "target": "the target was reached",
@@ -115,14 +116,14 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
     failed = sum(judged.failed for judged in searched)
     infeasible = sum(not judged.feasible and not judged.failed and judged.judged for judged in searched)
     unjudged = sum(not judged.failed and not judged.judged for judged in searched)
-    counted = [f"{len(searched)} evaluations", f"{failed} failed", f"{infeasible} infeasible"]
+    counted = [f"{len(searched)} {plural(len(searched), 'evaluation')}", f"{failed} failed", f"{infeasible} infeasible"]
     counted += [f"{unjudged} not judged{'' if outcome.failure else ' yet'}"] if unjudged else []
-    counted += [f"{confirmations} confirmations"] if confirmations else []
+    counted += [f"{confirmations} {plural(confirmations, 'confirmation')}"] if confirmations else []
     counted += [f"{retried} retried"] if (retried := sum(outcome.retries.values())) else []
     sessions = f", {outcome.usage.sessions} sessions" if outcome.usage.sessions > 1 else ""
     yield Text(f"{', '.join(counted)} in {figures.duration(outcome.usage.wall)}{sessions}")
     if outcome.cause:
-        yield Text(f"it ended because {_ENDS.get(outcome.cause, clean(outcome.cause))}")
+        yield Text(f"ended because {_ENDS.get(outcome.cause, clean(outcome.cause))}")
 
 
 def _faults(outcome: Outcome) -> Iterator[Text]:
@@ -162,14 +163,14 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 
 def _lost(loss: Loss) -> str:
-    ranks = _plural("rank", loss.ranks)
+    ranks = _named("rank", loss.ranks)
     hosts = f" on {', '.join(dict.fromkeys(map(clean, loss.hosts)))}" if loss.hosts else ""
-    groups = f" with {_plural('group', loss.groups)}" if loss.groups else ""
+    groups = f" with {_named('group', loss.groups)}" if loss.groups else ""
     return f"lost {ranks}{hosts}{groups}: {clean(loss.cause)}"
 
 
-def _plural(word: str, numbers: Sequence[int]) -> str:
-    return f"{word}{'s' if len(numbers) != 1 else ''} {', '.join(map(str, numbers))}".rstrip()
+def _named(word: str, numbers: Sequence[int]) -> str:
+    return f"{plural(len(numbers), word)} {', '.join(map(str, numbers))}".rstrip()
 
 
 def _quarantined(quarantine: Quarantine) -> str:

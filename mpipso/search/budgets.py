@@ -86,9 +86,9 @@ def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) ->
 def _reason(failure: Failure | None) -> tuple[str, str]:
     """What failures have in common whichever node, whose name comes first, they happened on.
 
-    In those of a benchmark numbers count: how many requests failed depends on the configuration.
+    How many requests failed depends on the configuration, so there numbers count.
     """
     if failure is None:
         return "", ""
     cause = re.sub(r"^\S+: ", "", failure.cause)
-    return failure.kind, essence(cause) if failure.kind == "configuration" else cause
+    return failure.kind, cause if "requests failed" in cause else essence(cause)

@@ -21,7 +21,7 @@ from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.local import LocalNode
-from mpipso.service.node import Node, last_lines
+from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
 from mpipso.service.running import LOG_BYTES, Running, tails
@@ -277,7 +277,8 @@ class ServiceGroup:
                 f"{self._local.name}: the benchmark client ended where {problem}", kind="infrastructure"
             )
         if done.exit_code:
-            cause = f"the benchmark client ended with exit code {done.exit_code}"
+            why = quoted(self._engine.reason(detail))
+            cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
     def _check_alive(self, when: str, port: int = 0) -> None:

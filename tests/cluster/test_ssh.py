@@ -150,7 +150,7 @@ class TestRefusal:
             know(home / ".ssh", server, key)
         before = known.read_text()
         assert refusal(Ssh()) == (
-            f"node7: its ssh host key is unknown or has changed, by {known}; connect once by hand (ssh node7) "
+            f"node7: its ssh host key is unknown or has changed according to {known}; connect once by hand (ssh node7) "
             f"and compare the key's fingerprint"
         )
         assert known.read_text() == before, "nothing is added"

@@ -273,7 +273,7 @@ def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> No
     with journal_of(tmp_path, Judged(RUN[1].evaluation, judged=False), incumbent=None):
         lines = drawn(report(tmp_path))
     assert not any(line.startswith("rank") for line in lines)
-    assert "1 evaluations, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
+    assert "1 evaluation, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_the_last_session_says_how_a_run_ended(tmp_path: Path) -> None:
     assert again.ended == "not finished" and again.incumbent == 0 and again.cause == ""
     done = read_outcome(script.evaluated(150, 1, 0).finished(160, 1, "stagnation").save(tmp_path))
     assert done.ended == "" and done.incumbent == 1 and done.cause == "stagnation"
-    assert "it ended because the best has not improved for long enough" in drawn(summary(done))
+    assert "ended because the best has not improved for long enough" in drawn(summary(done))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

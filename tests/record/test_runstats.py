@@ -90,7 +90,7 @@ def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
     script.lost(95, 0, 1, ranks=(0, 1)).lost(96, ranks=[4]).finished(100, cause="exhausted")
     assert told(script, tmp_path)[:10] == [
         "3 evaluations, 3 failed, 0 infeasible, 3 retried in 1m40s",
-        "it ended because every configuration that could be found has been tried",
+        "ended because every configuration that could be found has been tried",
         "  2 failed: out of memory (#0, #1)",
         "  1 failed: x (#2)",
         "  2 retried: port 8080 is held",

@@ -103,7 +103,7 @@ def test_columns_may_stand_in_any_order_and_strange_ones_are_named(table: Path) 
             {"watts": 250.0, "ttft_p99_ms": 20.0, "output_throughput": 100.0},
         )
     ]
-    assert found.description == f"{table}: 1 results; ignored columns: time, note"
+    assert found.description == f"{table}: 1 result; ignored columns: time, note"
 
 
 def test_every_damaged_line_is_told_with_its_number(table: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_this_search_has_no_use_for_is_left_out_and_counted(table: Path) ->
     found = earlier(table)
     assert len(found.results) == 1
     assert found.description == (
-        f"{table}: 1 results; 2 left out: outside the search space (n: 99 is out of bounds); "
+        f"{table}: 1 result; 2 left out: outside the search space (n: 99 is out of bounds); "
         "1 left out: outside the search space (cache: 'f32' is not among the choices); "
         "1 left out: n was hidden as a secret"
     )
@@ -200,7 +200,7 @@ def test_a_run_that_lacks_a_metric_or_hid_a_value_says_so(tmp_path: Path) -> Non
 
 def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
     folder = measured(Script(config=TEXT.replace("requests = 32", "requests = 8")), 0, 100.0).save(tmp_path)
-    assert earlier(folder).description.endswith("1 results; measured otherwise: benchmark.requests was 8 and is now 32")
+    assert earlier(folder).description.endswith("1 result; measured otherwise: benchmark.requests was 8 and is now 32")
     folder = measured(Script(config="[service]\nnew_key = 1"), 0, 100.0).save(tmp_path)
     assert "its configuration is of another version" in earlier(folder).description
 

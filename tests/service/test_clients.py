@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso.config import Config, ObjectiveSection
+from mpipso.config import Config, ObjectiveSection, Pattern
 from mpipso.configfile import parse
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
@@ -104,7 +104,7 @@ def test_a_result_is_found_wherever_it_is(output: str, where: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("missing", "has no 'missing'$"),
+        ("missing", "has no 'missing'; it has "),
         ("throughput", "has no 'throughput'; did you mean 'output_throughput'\\?$"),
         ("p99.ttft.0.msec", r"has no 'p99\.ttft\.0\.msec'; did you mean 'p99\.ttft\.0\.ms'\?$"),
         ("p99.ttft.2.ms", "has no 'p99.ttft.2.ms'"),
@@ -251,6 +251,50 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
             measured(tmp_path, "", **mapped)
 
 
+def test_of_a_csv_with_one_row_the_columns_are_enough(tmp_path: Path) -> None:
+    for text in ("rate;p99\n2.5;9.5 ms\n", "rate,p99\n2.5,9.5 ms\n", "rate\tp99\n2.5\t9.5 ms\n"):
+        (tmp_path / "out.csv").write_text(text)
+        metrics = {"output_throughput": "rate", "ttft_p99_ms": "p99"}
+        found = measured(tmp_path, "", result_file="{result_dir}/out.csv", metrics=metrics)
+        assert found == {"output_throughput": 2.5, "ttft_p99_ms": 9.5}
+
+
+def test_where_no_key_is_like_the_one_that_is_missing_those_that_are_there_are_told(tmp_path: Path) -> None:
+    result = json.dumps({"a": 1, "b": {"c": 2}, **{f"key{n}": n for n in range(5)}})
+    with pytest.raises(EvaluationFailed, match=r"has no 'rps'; it has a, b\.c, key0, key1, key2, 2 more$"):
+        measured(tmp_path, result, metrics={"output_throughput": "rps"})
+    with pytest.raises(EvaluationFailed, match=r"has no 'rps', nor any number$"):
+        measured(tmp_path, '{"a": "x"}', metrics={"output_throughput": "rps"})
+
+
+AB = """\
+Complete requests:      1000
+Requests per second:    4321.50 [#/sec] (mean)
+  99%     12 ms
+Requests per second:    4400.00 [#/sec] (mean, all)
+"""
+
+
+def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
+    metrics = {
+        "output_throughput": {"pattern": r"^Requests per second: +([\d.]+)"},
+        "ttft_p99_ms": {"pattern": r"99% +([\d.]+ *\w+)"},
+    }
+    assert measured(tmp_path, AB, metrics=metrics) == {"output_throughput": 4400.0, "ttft_p99_ms": 12.0}
+    (tmp_path / "out.txt").write_text(AB.replace("4400.00", "4500.00"))
+    assert measured(tmp_path, AB, result_file="{result_dir}/out.txt", metrics=metrics)["output_throughput"] == 4500.0
+    with pytest.raises(EvaluationFailed, match=r"^nothing in what the benchmark told matches '\^Rate"):
+        measured(tmp_path, AB, metrics={"output_throughput": {"pattern": "^Rate (.*)"}})
+    mixed = {"output_throughput": "x", "ttft_p99_ms": {"pattern": "took (.*)$"}}
+    assert measured(tmp_path, 'took 5 ms\n{"x": 3}', metrics=mixed) == {"output_throughput": 3.0, "ttft_p99_ms": 5.0}
+
+
+@pytest.mark.parametrize(("pattern", "told"), [("(", "is no regular"), ("a", "one group"), ("(a)(b)", "it has 2")])
+def test_a_pattern_that_is_none_is_told(pattern: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Pattern(pattern=pattern)
+
+
 def test_a_name_may_stand_for_a_file_whose_name_is_not_known(tmp_path: Path) -> None:
     """Stars of the name are wild; other characters of a pattern, and those of the values filled in, are not."""
     folder = tmp_path / "a*[1]"
@@ -289,7 +333,7 @@ def test_the_tables_of_several_files_become_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", ["", "no JSON", "[", '"text"', "3"])
 def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFailed, match="printed no JSON") as error:
+    with pytest.raises(EvaluationFailed, match="printed no table of JSON") as error:
         measured(tmp_path, output)
     assert error.value.detail == output
     with pytest.raises(EvaluationFailed, match=r"wrote no result file /.*/gone\.json$"):

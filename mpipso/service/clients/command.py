@@ -1,4 +1,4 @@
-"""Any benchmark program that prints JSON, or writes JSON or CSV; the configuration maps its keys to metrics."""
+"""Any benchmark program that tells its result in JSON, CSV or text; the configuration says where each metric is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from mpipso.config import Benchmark, Config
+from mpipso.config import Benchmark, Config, Pattern
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, require_measured
-from mpipso.service.clients.quantity import Absent, number
-from mpipso.service.clients.result import last_json, only, pattern, read
+from mpipso.service.clients.quantity import Absent, matched, number
+from mpipso.service.clients.result import content, last_json, only, pattern, read
 from mpipso.service.command import choices, fill, placeholders, script_problems
 from mpipso.service.process import Completed
 
@@ -82,15 +82,23 @@ class CommandClient(Client):
         files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
         if not files and target.result.exists():
             files = [target.result]
-        result = read(files) if files else last_json(done.stdout)
-        if result is None:
-            detail = (done.stdout + done.stderr)[-2000:]
-            raise EvaluationFailed("the benchmark command printed no JSON", detail=detail)
+        printed = done.stdout + done.stderr
+        told = config.benchmark.metrics
+        result, output = None, ""
+        if any(isinstance(where, str) for where in told.values()):
+            result = read(files) if files else last_json(done.stdout)
+            if result is None:
+                raise EvaluationFailed("the benchmark command printed no table of JSON", detail=printed[-2000:])
+        if any(isinstance(where, Pattern) for where in told.values()):
+            output = "\n".join(map(content, files)) if files else printed
         needed = {*config.objective.metrics, "completed", "failed"}
         measured = {}
-        for name, path in config.benchmark.metrics.items():
+        for name, where in told.items():
             try:
-                measured[name] = number(result, path, name)
+                if isinstance(where, Pattern):
+                    measured[name] = matched(output, where.pattern, name)
+                else:
+                    measured[name] = number(result, where, name)
             except Absent:
                 if name in needed:
                     raise

@@ -13,9 +13,12 @@ from typing import Any
 from mpipso.config import suggestion
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
+from mpipso.wording import listed
 
 MAX_KEYS = 1000
 """Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
+_SHOWN = 5
+"""How many of the keys are told where none is like the one that is missing."""
 MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
@@ -43,16 +46,27 @@ def number(result: Any, path: str, metric: str) -> float:
     EvaluationFailed
         What is there is no number, or has a unit that the metric cannot have.
     """
-    value = _at(result, path)
+    return _converted(_at(result, path), f"the benchmark's {path!r}", metric)
+
+
+def matched(output: str, pattern: str, metric: str) -> float:
+    """The number in the last match of a pattern's group, as :func:`number` takes a text; raises as that does."""
+    found = re.findall(pattern, output, re.MULTILINE)
+    if not found:
+        raise Absent(f"nothing in what the benchmark told matches {pattern!r}")
+    return _converted(found[-1], f"the benchmark's {pattern!r}", metric)
+
+
+def _converted(value: Any, what: str, metric: str) -> float:
     if isinstance(value, str) and (quantity := _QUANTITY.fullmatch(value.strip())):
-        value = float(quantity[1]) * _factor(quantity[2], metric, f"the benchmark's {path!r} is {value!r}")
+        value = float(quantity[1]) * _factor(quantity[2], metric, f"{what} is {value!r}")
     nothing = value.strip().lower() in _NOTHING if isinstance(value, str) else value is None
     if nothing or (isinstance(value, float) and not math.isfinite(value)):
-        raise Absent(f"the benchmark's {path!r} is {value!r}, not a finite number")
+        raise Absent(f"{what} is {value!r}, not a finite number")
     if not isinstance(value, bool) and isinstance(value, (int, float)):
         with contextlib.suppress(OverflowError):  # a whole number may have more digits than a float
             return float(value)
-    raise EvaluationFailed(f"the benchmark's {path!r} is {reprlib.repr(value)}, not a finite number")
+    raise EvaluationFailed(f"{what} is {reprlib.repr(value)}, not a finite number")
 
 
 def _factor(unit: str, metric: str, told: str) -> float:
@@ -81,8 +95,10 @@ def _at(result: Any, path: str) -> Any:
         try:
             value = value[int(parts[0])] if isinstance(value, list) else value[".".join(parts[:taken])]
         except (LookupError, TypeError, ValueError):
-            meant = suggestion(path, list(itertools.islice(_keys(result), MAX_KEYS))).partition("; known")[0]
-            raise Absent(f"the benchmark's result has no {path!r}{meant}") from None
+            keys = list(itertools.islice(_keys(result), MAX_KEYS))
+            meant, _, others = suggestion(path, keys).partition("; known")
+            meant = f"; it has {listed(keys, most=_SHOWN)}" if others else meant
+            raise Absent(f"the benchmark's result has no {path!r}{meant or ', nor any number'}") from None
         parts = parts[taken:]
     return value
 

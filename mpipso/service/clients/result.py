@@ -97,7 +97,7 @@ class Results:
         for wanted, before in self._before.items():
             if before and found(wanted) == before:
                 file = next(iter(before))
-                raise EvaluationFailed(f"the benchmark client left its result file {file.name} as it was before")
+                raise EvaluationFailed(f"the benchmark client did not update its result file {file.name}")
 
 
 def read(files: Sequence[Path]) -> Any:
@@ -121,10 +121,17 @@ def _merged(one: Any, other: Any) -> Any:
     return one | {key: _merged(one[key], below) if key in one else below for key, below in other.items()}
 
 
-def _read(file: Path) -> Any:
+def content(file: Path) -> str:
+    """The text of a result file.
+
+    Raises
+    ------
+    EvaluationFailed
+        It is missing, no text, or too large.
+    """
     try:
         size = file.stat().st_size
-        content = file.read_text() if size <= MAX_RESULT else ""
+        text = file.read_text() if size <= MAX_RESULT else ""
     except OSError:
         raise EvaluationFailed(f"the benchmark client wrote no result file {file.name}") from None
     except UnicodeDecodeError:
@@ -132,11 +139,16 @@ def _read(file: Path) -> Any:
     if size > MAX_RESULT:
         told = f"{size / 2**20:.0f} MiB, more than the {MAX_RESULT >> 20} MiB that are read"
         raise EvaluationFailed(f"the benchmark client's result file {file.name} has {told}")
+    return text
+
+
+def _read(file: Path) -> Any:
+    told = content(file)
     if _is_csv(file):
-        return _rows(content, file.name)
-    result = last_json(content)
+        return _rows(told, file.name)
+    result = last_json(told)
     if result is None:
-        raise EvaluationFailed(f"the benchmark client's result file {file.name} holds no JSON", detail=content[-2000:])
+        raise EvaluationFailed(f"the benchmark client's result file {file.name} holds no JSON", detail=told[-2000:])
     return result
 
 
@@ -144,20 +156,26 @@ def _is_csv(file: Path) -> bool:
     return file.suffix.lower() == ".csv"
 
 
-def _rows(content: str, name: str) -> dict[str, dict[str, str]]:
-    """A table of tables: the first cell of a line names the row, the header names the columns."""
+def _rows(text: str, name: str) -> dict[str, Any]:
+    """A table of tables: the first cell of a line names the row, the header names the columns.
+
+    Where there is one row, the columns are in it as well.
+    """
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
     try:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(content)) if any(line)]
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+        lines = [[cell.strip() for cell in line] for line in reader if any(line)]
     except csv.Error as error:
         raise EvaluationFailed(f"the benchmark client's result file {name} is no CSV: {error}") from None
-    table: dict[str, dict[str, str]] = {}
+    table: dict[str, Any] = {}
     for line in lines[1:]:
         if line[0] in table:
             raise EvaluationFailed(f"the benchmark client's result file {name} has two rows of the name {line[0]!r}")
         table[line[0]] = dict(zip(lines[0][1:], line[1:], strict=False))
     if not table:
         raise EvaluationFailed(f"the benchmark client's result file {name} holds no rows")
-    return table
+    return dict(zip(*lines, strict=False)) | table if len(lines) == 2 else table
 
 
 def last_json(text: str) -> Any:
