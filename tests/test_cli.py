@@ -687,6 +687,17 @@ def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pyt
     assert notes(config, capsys, *words) == []
 
 
+def test_check_shows_the_command_that_applies_a_configuration(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[benchmark]", 'update_command = ["apply", "{batch}"]\n[benchmark]')
+    (config.parent / "apply").write_text("")
+    change(config, '"apply"', f'"{config.parent}/apply"')
+    (config.parent / "apply").chmod(0o755)
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert f"{config.parent}/apply 33" in lines
+    assert lines.index(f"{config.parent}/apply 33") + 1 == next(n for n, line in enumerate(lines) if "/serve" in line)
+
+
 def test_check_counts_ranks_as_launch_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--ranks", "-np"):
         assert main(["check", "--config", str(config), flag, "2", "--nodes-per-group", "1", "--share-cores"]) == 0

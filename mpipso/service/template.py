@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def config_text(
     for each in parameters:
         if each.path is not None:
             value = configuration[each.name]
-            _put(root, ("", *each.path.split(".")), file.quoted(value) if isinstance(value, str) else value, places)
+            path = ("", *each.path.split("."))
+            _put(root, path, file.quoted(value) if isinstance(value, str) else value, places, file.quoted)
     return file.written(root[""]).encode()
 
 
@@ -98,16 +99,21 @@ def _below(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield from _below(below, path)
 
 
-def _put(tree: Any, path: Sequence[str], value: Value, places: Mapping[int, Sequence[str]]) -> None:
-    """Set what is at ``path``; what stands at another of ``places``, by identity, and only for an alias here, stays."""
+def _put(
+    tree: Any, path: Sequence[str], value: Value, places: Mapping[int, Sequence[str]], quoted: Callable[[str], str]
+) -> None:
+    """Set what is at ``path``; what stands at another of ``places``, by identity, and only for an alias here, stays.
+
+    Keys that there were not are ``quoted``.
+    """
     for depth, part in enumerate(path[:-1], start=1):
-        key, found = _item(tree, part, path)
+        key, found = _item(tree, part, path, quoted)
         if found is None:
             found = tree[key] = {}
         elif isinstance(found, (dict, list)) and places.get(id(found), path[:depth]) != path[:depth]:
             found = tree[key] = _copy(found)
         tree = found
-    tree[_item(tree, path[-1], path)[0]] = value
+    tree[_item(tree, path[-1], path, quoted)[0]] = value
 
 
 def _copy(tree: Any) -> Any:
@@ -117,10 +123,10 @@ def _copy(tree: Any) -> Any:
     return [_copy(below) for below in tree] if isinstance(tree, list) else tree
 
 
-def _item(tree: Any, part: str, path: Sequence[str]) -> tuple[Any, Any]:
+def _item(tree: Any, part: str, path: Sequence[str], quoted: Callable[[str], str]) -> tuple[Any, Any]:
     """The key or index that a part of a path is, and what is there, None if nothing is."""
     if isinstance(tree, dict):
-        return part, tree.get(part)
+        return part if part in tree else quoted(part), tree.get(part)
     if not isinstance(tree, list) or not part.isdigit() or int(part) >= len(tree):
         raise ValueError(f"path {'.'.join(path[1:])!r}: nothing to descend into at {part!r}")
     return int(part), tree[int(part)]

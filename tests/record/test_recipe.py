@@ -48,6 +48,13 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
     assert read_starts(tmp_path) == (start,)
 
 
+def test_the_cores_of_the_measurement_are_told(tmp_path: Path) -> None:
+    start = NodeStart("node1", ("serve",), cores="0-3")
+    script = write(tmp_path, start)
+    assert "# It was measured on cores 0-3 of node1.\nexec serve" in script.read_text()
+    assert tomli.loads((tmp_path / TOML).read_text())["start"][0]["cores"] == "0-3"
+
+
 def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
     argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
     script = write(tmp_path, NodeStart("node1", argv, {"OMP_WAIT_POLICY": "passive"}))

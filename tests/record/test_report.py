@@ -112,6 +112,14 @@ def test_the_interval_of_the_best_knows_that_others_raced_with_it() -> None:
     assert line.endswith(f"interval {100 * interval[0] - 100:+.1f} % to {100 * interval[1] - 100:+.1f} %)")
 
 
+def test_that_time_left_no_room_for_the_race_is_told() -> None:
+    told = "The time limit left no room for the final race: the best was not measured again."
+    assert told in drawn(summary(replace(outcome(*RUN, incumbent=2), cause="time")))
+    again = judged(6, BEST, 500.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 1400.0, "confirm")
+    assert told not in drawn(summary(replace(outcome(*RUN, *again, incumbent=2), cause="time")))
+    assert told not in drawn(summary(replace(outcome(*RUN, incumbent=2), cause="evaluations")))
+
+
 def test_repeats_of_the_search_count_as_evaluations_and_towards_the_mean() -> None:
     again = judged(6, BASELINE, 400.0, 1400.0, "repeat"), judged(7, BEST, 590.0, 350.0, "repeat")
     lines = drawn(summary(outcome(*RUN, *again, incumbent=7)))

@@ -714,7 +714,7 @@ def test_an_update_command_has_a_limit(bench: Bench) -> None:
 def test_a_client_that_fails_is_no_measurement(bench: Bench) -> None:
     broken = ECHO | {"command": ("sh", "-c", "echo half a result; echo no tokenizer >&2; exit 3")}
     evaluation = bench.evaluate(tiny(), broken)
-    assert failed(evaluation) == ("measurement", "the benchmark client ended with exit code 3")
+    assert failed(evaluation) == ("measurement", "the benchmark client ended with exit code 3: no tokenizer")
     assert evaluation.failure and evaluation.failure.detail == "no tokenizer"
     assert evaluation.files["benchmark.log"] == b"half a result\nno tokenizer\n"
 

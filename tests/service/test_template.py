@@ -70,11 +70,11 @@ def test_yaml_stays_as_it_was_written() -> None:
     written = config_text(file(YAML, "yaml"), parameters, values, {"host": "h", "port": 80}).decode()
     changed = {
         "1.10": "true",
-        "~}": "null, rate: 1.0e-05}",
+        "~}": 'null, "rate": 1.0e-05}',
         "http://{host}:{port}/ #": '"http://h:80/"        #',
         '"{port}"': "80",
         "{host}\n": "h\n",
-        "--now\n": '--now\nnew:\n  deep: "off"\n',
+        "--now\n": '--now\n"new":\n  "deep": "off"\n',
     }
     expected = YAML
     for old, new in changed.items():
