@@ -55,12 +55,16 @@ install() {
 }
 
 works() {
-  # Two ranks that see each other: a launcher and a library of different MPIs give two worlds of one rank.
-  local launch=("$1")
+  # Two ranks that see each other: a launcher and a library of different MPIs give two worlds of one rank. Two versions
+  # of Open MPI may give one of two, but not what is known of either.
+  local launch=("$1") version
+  version=$("$1" --version 2>/dev/null | sed -n 's/^mpirun (Open MPI) \([0-9.]*\).*/\1/p' || true)
   [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  case $("$1" --version 2>/dev/null) in *'Open MPI'*) launch+=(--map-by slot:OVERSUBSCRIBE --bind-to none) ;; esac
+  [ -z "$version" ] || launch+=(--map-by slot:OVERSUBSCRIBE --bind-to none)
   timeout 60 "${launch[@]}" -np 2 "$venv/bin/python" -c \
-    'from mpi4py import MPI; raise SystemExit(MPI.COMM_WORLD.Get_size() != 2)' </dev/null >/dev/null 2>&1
+    'import sys; from mpi4py import MPI
+sys.exit(MPI.COMM_WORLD.Get_size() != 2 or sys.argv[1] not in MPI.Get_library_version())' "$version" \
+    </dev/null >/dev/null 2>&1
 }
 
 # The system's mpirun if mpi4py works with it, else Open MPI from the package index, inside the virtual environment.
