@@ -179,6 +179,8 @@ class LocalNode(Node):
             self._start_folder = tempfile.mkdtemp(prefix="start-", dir=self.work_dir)
         except OSError as error:
             raise self._failure(f"{self.work_dir} cannot be written: {error.strerror}") from None
+        if problem := self.unwritable():  # what a service makes of that says nothing of its configuration
+            raise self._failure(problem)
         return self._start_folder
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
