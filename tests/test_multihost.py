@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bed.hosts import Bed
@@ -34,7 +35,7 @@ def configuration(folder: Path, *, requests: int = 16) -> Path:
     return path
 
 
-def events(folder: Path) -> list[dict[str, object]]:
+def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "runs" / "latest" / "journal.jsonl").read_text().splitlines()]
 
 
@@ -142,8 +143,8 @@ def test_what_the_launcher_does_not_take_to_the_other_hosts_is_named(
         assert "note: services inherit" not in done.stdout
         return
     assert "note: services inherit another environment on node1 than on the root's host" in done.stdout
-    assert begun["differing"]["hosts"] == ["node1"]  # type: ignore[index]
-    assert {*same} < {*begun["differing"]["names"]}  # type: ignore[index]
+    assert begun["differing"]["hosts"] == ["node1"]
+    assert {*same} < {*begun["differing"]["names"]}
     assert "a-secret" not in done.stdout + str(begun)
 
 

@@ -8,7 +8,7 @@ from signal import Signals
 from typing import Annotated, Any
 
 import tomli
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from mpipso.errors import FailureKind
@@ -56,10 +56,9 @@ class _Result(TypedDict):
     metrics: Metrics | None
 
 
+@with_config(ConfigDict(strict=True))
 class _Fields(TypedDict, total=False):
     """Those of all events; which of them an event has is up to whoever reads it."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
 
     event: str
     t: Seconds
@@ -96,7 +95,7 @@ class _Fields(TypedDict, total=False):
     passed: bool
     incumbent: Whole | None
     evaluations: Whole
-    signal: Annotated[str, Field(pattern=f"^({'|'.join(Signals.__members__)})$")]
+    signal: Annotated[str, Field(pattern=rf"^({'|'.join(Signals.__members__)}|signal \d+)$")]
 
 
 _FIELDS = TypeAdapter(_Fields)

@@ -29,7 +29,8 @@ def _power(base: float, exponent: float) -> float:
         and base.bit_length() * exponent > 2 * sys.float_info.max_exp
     ):
         raise OverflowError("the power is too large")
-    return simpleeval.safe_power(base, exponent)  # type: ignore[no-any-return]
+    result: float = simpleeval.safe_power(base, exponent)
+    return result
 
 
 def _modulo(value: float, divisor: float) -> float:
