@@ -68,11 +68,12 @@ sys.exit(MPI.COMM_WORLD.Get_size() != 2 or sys.argv[1] not in MPI.Get_library_ve
 }
 
 # The system's mpirun if mpi4py works with it, else Open MPI from the package index, inside the virtual environment.
-# What was found holds for as long as the system's is the same: a module may bring another one.
+# What was found holds until the system has another one: a module may bring it. A batch job need not load the module.
 find_mpirun() {
   local remembered=$venv/.mpirun tested=$venv/.mpirun-tested system
   system=$(command -v mpirun || true)
-  if [ -x "$(cat "$remembered" 2>/dev/null)" ] && [ "$(cat "$tested" 2>/dev/null)" = "$system" ]; then
+  if [ -x "$(cat "$remembered" 2>/dev/null)" ] &&
+    { [ -z "$system" ] || [ "$(cat "$tested" 2>/dev/null)" = "$system" ]; }; then
     cat "$remembered"
     return
   fi

@@ -91,10 +91,8 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     problems = missing_commands(config)
     named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes]
     named = named or batch_hosts() or slurm_hosts()
-    if not config.parallel.service_groups and len(set(named)) >= (
-        ranks or len(named)
-    ):  # one on each of the first hosts
-        named = named[:ranks]
+    if ranks is not None and not config.parallel.service_groups and len(set(named)) >= ranks:
+        named = list(dict.fromkeys(named))[:ranks]  # one on each of the first hosts
     if ranks is None and not named and alone(config.parallel):
         config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"nodes_per_group": 1})})
     expected = _expected_ranks(named, ranks or local_ranks())

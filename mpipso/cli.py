@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 bad input, 3 and 4 as in ``errors.py``, 128 + n for signal n."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _joined(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks must not cost the report
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -201,6 +201,16 @@ def _seconds(word: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds above 0")
     return seconds
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """With ``--mpirun-args`` and its word in one: a word that is a flag would be taken for one of ours."""
+    words = list(argv)
+    for place, word in enumerate(words[:-1]):
+        if word == "--mpirun-args":
+            words[place : place + 2] = [f"{word}={words[place + 1]}"]
+            break
+    return words
 
 
 def _words(line: str) -> tuple[str, ...]:

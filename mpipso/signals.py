@@ -109,6 +109,12 @@ def die_with_launcher() -> None:
             os._exit(128 + signal.SIGKILL)
 
 
+def number(name: str) -> int:
+    """The number of a signal as :func:`describe` tells it."""
+    words = name.split()
+    return int(words[1]) if len(words) > 1 else signal.Signals[name].value
+
+
 def describe(number: int) -> str:
     """``SIGTERM`` for 15; ``signal 40`` where a signal has no name, as most of those for real time."""
     try:

@@ -31,7 +31,7 @@ from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
 from mpipso.record.outcome import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record.usage import ENDINGS
-from mpipso.signals import describe
+from mpipso.signals import describe, number
 from mpipso.startup import Options
 from mpipso.survivors import answering, strangers, succeeding
 
@@ -162,9 +162,10 @@ class Supervisor:
             if code is not None:
                 return code
             # A wrong flag or a host that is not there ends every launcher in the same way.
-            if not self._began and not end.stuck and vain == (end.how, job.hosts):
+            same = (end.how, job.hosts) if not events and not self._began and not end.stuck else None
+            if same is not None and same == vain:
                 raise RunFailed(f"{end.how}, nor begun, twice in the same way")
-            vain = (end.how, job.hosts)
+            vain = same
             if any(event["event"] == "evaluated" for event in events):
                 self._left = self._limits.restarts
             job = self._next(end.how, ended)
@@ -260,7 +261,7 @@ class Supervisor:
             return LOST
         # A stuck root may have written this on the signal that was to end it.
         if ending is not None and not end.stuck:
-            return 128 + signal.Signals[ending["signal"]]
+            return 128 + number(ending["signal"])
         # Once the run has begun its input is known to be right: what a restart complains about is the state of hosts.
         if end.code == UserError.exit_code and not self._began:
             return end.code

@@ -698,6 +698,14 @@ def test_check_shows_the_command_that_applies_a_configuration(config: Path, caps
     assert lines.index(f"{config.parent}/apply 33") + 1 == next(n for n, line in enumerate(lines) if "/serve" in line)
 
 
+def test_check_takes_the_first_hosts_of_a_file_with_slots(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostfile = config.with_name("hosts.txt")
+    hostfile.write_text("127.0.0.2 slots=2\n127.0.0.3 slots=2\n")
+    words = ["--config", str(config), "--hostfile", str(hostfile), "--ranks", "2", "--mode", "single_node"]
+    assert main(["check", *words, "--nodes-per-group", "1"]) == 0
+    assert "127.0.0.3" in capsys.readouterr().out
+
+
 def test_check_counts_ranks_as_launch_does(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--ranks", "-np"):
         assert main(["check", "--config", str(config), flag, "2", "--nodes-per-group", "1", "--share-cores"]) == 0

@@ -233,7 +233,7 @@ def test_what_the_user_forwards_to_ranks_goes_with_what_the_launcher_does(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMPI_MCA_mca_base_env_list", "OURS=1")
-    mpirun = launcher.family.command(str(launcher.launcher), 1, None, False, ["MPI4PY_LIBMPI"])
+    mpirun = launcher.family.command(Launch(str(launcher.launcher), 1, forward=["MPI4PY_LIBMPI"]))
     with Job([*mpirun, "printenv", "OURS", "MPI4PY_LIBMPI"], limit=LIMIT, env=launcher.environment()) as job:
         done = job.wait()
     values = [] if type(launcher.family) is launchers.Hydra else ["1"]

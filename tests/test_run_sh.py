@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,12 @@ def test_another_mpi_of_the_system_is_tried(venv: Path, tmp_path: Path) -> None:
     assert f"mpi4py does not work with {tmp_path / 'two' / 'mpirun'}" in found.stderr
     found = run(venv, "install", PATH=f"{first.parent}:{PATH}")
     assert found.stdout == f"{first}\n"
+    nowhere = tmp_path / "none"
+    nowhere.mkdir()
+    for word in ("bash", "dirname", "cksum", "tr", "cat", "id", "sed", "env"):
+        (nowhere / word).symlink_to(shutil.which(word) or word)
+    found = run(venv, "install", PATH=str(nowhere))
+    assert found.stdout == f"{first}\n", f"a job may have no mpirun in its PATH: {found.stderr}"
 
 
 @pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONHOME"])

@@ -343,6 +343,15 @@ class TestRestarts:
         ]
         assert [word for word in bench.calls[0] if word.startswith("--target")] == ["--target=-1e-05"]
 
+    def test_a_resumed_run_that_gets_on_is_not_given_up(self, bench: Bench) -> None:
+        """It repeats what was under way, and asks for nothing new."""
+        begun = "begin(); evaluate(0); sys.exit(7)"
+        assert bench.launch([begun], "--restarts", 0).returncode == 4
+        again = [f"write('resumed', config=''); evaluate({number}); sys.exit(7)" for number in (1, 2)]
+        done = bench.launch([begun, *again, "finish()"], "--resume", bench.run)
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 4
+
     def test_the_user_s_own_words_reach_the_launcher_each_time(self, bench: Bench) -> None:
         done = bench.launch(["begin()", "begin()"], "--mpirun-args", "-x 'A=b c'", "--restarts", 1)
         for words in bench.calls:
@@ -350,6 +359,7 @@ class TestRestarts:
             assert words[at - 1 : at + 2] == ["-x", "A=b c", sys.executable]
         assert "--mpirun-args=-x 'A=b c'" in shlex.split(told(done)[-1])
         assert len(bench.calls) == 2
+        assert "--oversubscribe" in (bench.launch([WELL], "--mpirun-args", "--oversubscribe") and bench.calls[-1])
         wrong = bench.launch([WELL], "--mpirun-args", "-x 'A")
         assert wrong.returncode == 2
         assert told(wrong) == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from mpipso import slurm
-from mpipso.config import GroupEntry, NodeEntry, suggestion
+from mpipso.config import GroupEntry, NodeEntry
 from mpipso.errors import UserError
 
 LOCAL = ("localhost", "127.0.0.1")
 HOST = r"(?:[\w.][\w.\-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.\-]*"
 """A pattern of a host in a hostfile, with the user to be there or without."""
-_SLOTS = ("slots", "count", "cpu")
+_SLOTS = ("slots", "count", "cpu", "cpus")
 _KEYS = {
     *_SLOTS,
     *(form.format(key) for key in _SLOTS for form in ("{}_max", "{}-max", "max_{}", "max-{}")),
@@ -28,6 +29,8 @@ _KEYS = {
     *("user", "binding"),
 }
 """What Open MPI's host files have, and those of MPICH."""
+_NEAR = 0.85
+"""How like one of them a word is that is taken for a slip; others may be another MPI's."""
 _MOST = 100_000
 """Names that a list may stand for; more is a slip of the pen."""
 
@@ -76,9 +79,12 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
         given = dict(re.findall(r"\s([A-Za-z_-]+)\s*=\s*(\S+)", entry))
         slots = [given[key] for key in _SLOTS if key in given]
         count = slots[0] if slots else match.group(2) if match and match.group(2) else "1"
-        slips = {key: hint for key in given if key not in _KEYS and "did you mean" in (hint := suggestion(key, _KEYS))}
+        strange = [key for key in given if key not in _KEYS]
+        slips = {key: near[0] for key in strange if (near := difflib.get_close_matches(key.lower(), _KEYS, 1, _NEAR))}
         if slips:
-            problems += [f"{source}:{number}: {key}: unknown key{hint}" for key, hint in slips.items()]
+            problems += [
+                f"{source}:{number}: {key}: unknown key; did you mean {meant!r}?" for key, meant in slips.items()
+            ]
         elif re.match(r"(?:\S+@)?[\[\dA-Fa-f]*:[\dA-Fa-f]*:", entry):
             problems.append(f"{source}:{number}: {line.strip()!r}: write a name instead of an address of IPv6")
         elif match is None or not count.isdecimal() or int(count) < 1:

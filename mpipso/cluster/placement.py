@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -33,7 +32,6 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
     UserError
         The names, the ranks and the mode do not fit together; nothing may be started.
     """
-    ranks = _within(ranks, parallel.network) if parallel.network else ranks
     if _mode(ranks, parallel) == "multi_node":
         _one_rank_per_node(ranks)
     idle: list[str] = []
@@ -94,16 +92,6 @@ def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[Group
 def group_size(parallel: Parallel, ranks: int) -> int:
     """Nodes per group: as configured, else two, or one where there is only one."""
     return parallel.nodes_per_group or min(2, ranks)
-
-
-def _within(ranks: Sequence[Rank], network: str) -> list[Rank]:
-    """The ranks with that address of their host's that lies in the network; as it is where none is known yet."""
-    wanted = ipaddress.ip_network(network)
-    found = {rank: next((each for each in rank.aliases if ipaddress.ip_address(each) in wanted), "") for rank in ranks}
-    none = [rank.host for rank in ranks if rank.address not in ("", rank.host) and not found[rank]]
-    if none:
-        raise UserError(f"parallel.network = {network!r}: no address in it on {listed(list(dict.fromkeys(none)))}")
-    return [replace(rank, address=found[rank] or rank.address) for rank in ranks]
 
 
 def _mode(ranks: Sequence[Rank], parallel: Parallel) -> str:

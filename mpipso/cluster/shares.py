@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,17 @@ def _full(host: _Host, entry: GroupEntry | None, parallel: Parallel) -> str:
     return ""
 
 
+def _address(member: Rank, network: str) -> str:
+    """Where the others of its group reach it: in the network, if one is wanted; as it is where none is known yet."""
+    if not network or member.address in ("", member.host):
+        return member.address
+    wanted = ipaddress.ip_network(network)
+    found = next((each for each in member.aliases if ipaddress.ip_address(each) in wanted), None)
+    if found is None:
+        raise UserError(f"parallel.network = {network!r}: no address in it on {member.host}")
+    return found
+
+
 def _place(
     index: int, entry: GroupEntry | None, members: Sequence[Rank], hosts: dict[str, _Host], parallel: Parallel
 ) -> PlacedGroup:
@@ -135,7 +147,7 @@ def _place(
             PlacedNode(
                 member.rank,
                 member.host,
-                named.address or member.address,
+                named.address or _address(member, parallel.network),
                 host.cores if parallel.share_cores else host.share(host.cores, index),
                 devices if named.npu_ids is None else named.npu_ids,
                 parallel.device_variable or member.device_variable,

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from mpipso.errors import FailureKind
 
 Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]
-Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Setting = bool | Whole | Number | str
 Metrics = dict[str, Number | None]

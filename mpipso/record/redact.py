@@ -23,6 +23,7 @@ _NAME = re.compile(
     r"|(?:API|ACCESS)[_-]?KEY|(?:^|[_-])(?:AUTHORIZATION|JWT|COOKIES?)$",
     re.IGNORECASE,
 )
+_ENDING = re.compile(rf"(?:{_NAME.pattern})$", re.IGNORECASE)
 #: Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters.
 _ALSO = re.compile(
     r"PRIVATE[_-]?KEY|[_-]PWD$|CREDENTIALS?$|(?:DB|USER|ROOT|ADMIN)[_-]?PASS$|(?-i:[A-Z0-9]_PASS$)", re.IGNORECASE
@@ -30,7 +31,7 @@ _ALSO = re.compile(
 _KEY = re.compile(r"[_-]KEY$", re.IGNORECASE)
 _PATH = re.compile(r"[/~.]")
 #: What a key of somebody else's service looks like, unlike one by which things are sorted.
-_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.+/=-]{12,}")
+_RANDOM = re.compile(r"(?=(?:.*\d){3})(?=.*[A-Za-z])[\w.+/=-]{20,}")
 #: Without spaces: a script that sets a variable is no secret.
 _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
 #: A comment, or a name and its value; one that is a number counts something.
@@ -52,7 +53,7 @@ _CURL = re.compile(r"\bcurl\b[^\n]{0,999}?\s(?:-u|--user|-U|--proxy-user)[\s=]+[
 _INSIDE = re.compile(
     r"""(?:(?:^|[\\"'{,\n])[ \t]*(?P<key>[\w-]+)[\\"']*[ \t]*:
     |(?<![\w-])(?:(?P<name>[\w-]+)=|(?P<flag>--?[\w-]+)[ \t]))
-    [ \t]*(?=[\\"']*(?P<content>[^\s\\"'`;&|,<>(){}$]{6,9999})(?:[\s\\"';&|,)}\]]|$))""",
+    [ \t]*(?=[\\"']*(?P<content>[^\s\\"'`;&|,<>(){}$]{6,999})(?:[\s\\"';&|,)}\]]|$))""",
     re.VERBOSE,
 )
 #: What nobody uses as a secret, what only stands for one, and what a model calls a token; hiding it everywhere would
@@ -226,5 +227,7 @@ def _secrets(data: object) -> Iterator[str]:
             yield from pattern.findall(data)
         for found in _INSIDE.finditer(data):
             name, content = found["key"] or found["name"] or found["flag"], found["content"]
-            if is_secret(name, content) and not content.isdecimal() and not _SCHEMES.fullmatch(content):
+            # "token_policy" is the name of a choice, "hf_token" is not.
+            surely = _RANDOM.fullmatch(content) or _ENDING.search(name)
+            if surely and is_secret(name, content) and not content.isdecimal() and not _SCHEMES.fullmatch(content):
                 yield content

@@ -86,7 +86,7 @@ class TestHostfile:
 
     @pytest.mark.parametrize(
         ("key", "meant"),
-        [("slot", "slots"), ("cpus", "cpu"), ("maxslots", "max_slots"), ("usrname", "username"), ("Slots", "slots")],
+        [("slot", "slots"), ("maxslots", "max_slots"), ("usrname", "username"), ("Slots", "slots")],
     )
     def test_a_word_that_is_misspelled_is_told(self, key: str, meant: str) -> None:
         with pytest.raises(UserError) as caught:
@@ -94,6 +94,9 @@ class TestHostfile:
         (line,) = caught.value.problems
         assert line.startswith(f"hosts.txt:1: {key}: unknown key; did you mean '")
         assert meant.replace("_", "") in line.replace("_", "").replace("-", "")
+
+    def test_words_of_other_launchers_are_left_to_them(self) -> None:
+        assert parse_hostfile("n1 gpu=2\nn2 cpus=4 rack=3", "hosts.txt") == [("n1", 1), ("n2", 4)]
 
     @pytest.mark.parametrize("line", ["[::1]:1", "fe80::1", "::1 slots=2", "me@2001:db8::7", "[2001:db8::7]"])
     def test_an_address_of_ipv6_is_told(self, line: str) -> None:
@@ -422,8 +425,15 @@ class TestAddresses:
         groups = (GroupEntry(group_id=0, nodes=nodes),)
         assert self.addresses(Parallel(service_groups=groups)) == ["192.168.0.0", "172.16.0.9"]
 
+    def test_the_network_does_not_matter_to_nodes_with_an_address_of_their_own_nor_to_spares(self) -> None:
+        nodes = tuple(NodeEntry(host=f"n{i}", address=f"172.16.0.{i}") for i in range(2))
+        ranks = [*self.ranks(), Rank(2, "n2", "192.168.0.2", (0,), aliases=("192.168.0.2",))]
+        own = Parallel(service_groups=(GroupEntry(group_id=0, nodes=nodes),), network="10.9.0.0/24")
+        assert [node.address for node in plan(ranks, own).groups[0].nodes] == ["172.16.0.0", "172.16.0.1"]
+        assert [spare.node.host for spare in plan(ranks, Parallel(network="10.0.0.0/24")).spares] == ["n2"]
+
     def test_a_host_without_an_address_in_the_network(self) -> None:
-        with pytest.raises(UserError, match=r"^parallel\.network = '10\.0\.0\.0/31': no address in it on n2, n3$"):
+        with pytest.raises(UserError, match=r"^parallel\.network = '10\.0\.0\.0/31': no address in it on n2$"):
             plan(
                 [Rank(i, f"n{i}", "x", (0,), aliases=(f"10.0.0.{i}",)) for i in range(4)],
                 Parallel(network="10.0.0.0/31"),

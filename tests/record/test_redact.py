@@ -17,7 +17,7 @@ from mpipso.record.redact import Redactor, is_secret
     ],
 )
 def test_names_that_declare_a_secret(name: str) -> None:
-    assert is_secret(name, "Zq8-key-value")
+    assert is_secret(name, "sk-Zq81key23value456789")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,8 @@ def test_names_that_declare_a_secret(name: str) -> None:
         ("API_KEY", ""),
         ("sort_key", "created_at"),
         ("cache_key", "by-prefix"),
+        ("CACHE_KEY", "layer_norm_v2"),
+        ("shard_key", "modulo-hash-2024"),
         ("eos_token", "<|endoftext|>"),
         ("pad_token", "[PAD]"),
         ("optimization_pass", "fusion"),
@@ -140,7 +142,8 @@ def test_what_stands_beside_a_secret_is_not_learned() -> None:
     redactor.learn(["bash", "-c", "tokenizer=/models/x sort_key=created exec serve --token-count 200000"])
     redactor.learn(argv)
     redactor.learn(["curl", "-u", "user:Zq9-value", "http://h:8000/"])
-    text = " ".join([*argv, "tokenizer=/models/x sort_key=created 200000 http://h:8000/ user"])
+    redactor.learn(["serve", "--policies", '{"token_policy": "static"}'])
+    text = " ".join([*argv, "tokenizer=/models/x sort_key=created 200000 http://h:8000/ user static-mode"])
     assert redactor.text(text) == text
     assert redactor.text("Zq9-value") == "***"
 
