@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from mpipso.evaluation import METRICS, Value
 from mpipso.parameters import Constraint, Count, Name, Parameter, Section
@@ -84,6 +84,14 @@ class Pattern(Section):
         return pattern
 
 
+def _kind(where: object) -> str:
+    return "a pattern" if isinstance(where, (Mapping, Pattern)) else "a key"
+
+
+Where = Annotated[Annotated[str, Tag("a key")] | Annotated[Pattern, Tag("a pattern")], Discriminator(_kind)]
+"""Of a metric in a result."""
+
+
 class Benchmark(Section):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
@@ -107,7 +115,7 @@ class Benchmark(Section):
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    metrics: dict[Name, str | Pattern] = Field(default_factory=dict)
+    metrics: dict[Name, Where] = Field(default_factory=dict)
 
     @field_validator("client")
     @classmethod

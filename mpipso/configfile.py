@@ -105,7 +105,7 @@ def _shown(value: object) -> str:
     return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}..."
 
 
-_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']")
+_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']", "a key", "a pattern")
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -76,7 +76,7 @@ def essence(cause: str) -> str:
 
 
 _NUMBER = re.compile(r"\d+")
-_TEMPORARY = re.compile(r"(?<=[/-])(?:mpipso-\w{8}|tmp\.?\w{8,})\b")
+_TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 _TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
 _LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"

@@ -18,7 +18,7 @@ from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES

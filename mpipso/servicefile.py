@@ -72,7 +72,7 @@ class ConfigFile(Section):
 
     def plain(self) -> Any:
         """The :meth:`tree` as JSON has it, to be compared with another one."""
-        return json.loads(json.dumps(self.tree(), default=str))
+        return json.loads(json.dumps(_named(self.tree()), default=str))
 
     def written(self, tree: Any) -> str:
         """A tree as text in this format."""
@@ -88,6 +88,13 @@ class ConfigFile(Section):
             return text
         quoted: str = _yaml().quoted(text, like)
         return quoted
+
+
+def _named(tree: Any) -> Any:
+    """With keys that are texts; YAML has others."""
+    if isinstance(tree, dict):
+        return {str(key): _named(below) for key, below in tree.items()}
+    return [_named(below) for below in tree] if isinstance(tree, list) else tree
 
 
 def _yaml() -> ModuleType:

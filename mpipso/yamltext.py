@@ -6,10 +6,11 @@ What a service makes of ``no``, ``22:22`` or ``0644`` depends on its version of 
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, ScalarString
@@ -24,14 +25,18 @@ def load(text: str) -> Any:
         The text is no YAML; in one line.
     """
     try:
-        return _yaml().load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", YAMLWarning)  # an anchor may be used again
+            return _yaml().load(text)
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise ValueError(f"{error.problem or error.context}{where}") from None
     except (YAMLError, RecursionError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-    except AttributeError:  # of the library
+    except AttributeError:  # of the library, as the next
         raise ValueError("a table is merged into itself") from None
+    except LookupError:
+        raise ValueError("it holds a value that is not of its tag, or is of an unknown version") from None
 
 
 def dump(tree: Any) -> str:
@@ -60,5 +65,6 @@ def _yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
+    yaml.allow_duplicate_keys = True
     yaml.width = 1 << 20  # nothing is folded
     return yaml

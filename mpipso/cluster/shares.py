@@ -108,8 +108,8 @@ def _full(host: _Host, entry: GroupEntry | None, parallel: Parallel) -> str:
     groups = len(host.slots)
     if host.cores and groups >= len(host.cores) and not parallel.share_cores:
         return f"no core left of {len(host.cores)}"
-    manual_start = entry is not None and any(node.npu_ids is not None for node in entry.nodes)
-    if host.devices and groups >= len(host.devices) and not manual_start:
+    chosen = entry is not None and any(node.npu_ids is not None for node in entry.nodes)
+    if host.devices and groups >= len(host.devices) and not chosen:
         return f"no device left of {len(host.devices)}"
     return ""
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import journal
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 
 LATEST = "latest"
 BEAT_FILE = "beat"

@@ -56,7 +56,7 @@ import tomli
 from mpipso.errors import RunFailed, UserError
 from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 
 FILE = "journal.jsonl"
 

@@ -24,9 +24,9 @@ from mpipso.record.figures import Higher
 from mpipso.record.folders import BEAT_FILE
 from mpipso.record.judged import Judged, results
 from mpipso.record.measured import Measured, by_configuration
-from mpipso.record.redact import HIDDEN
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
 from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
+from mpipso.redact import HIDDEN
 
 Event = Mapping[str, Any]
 

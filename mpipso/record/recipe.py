@@ -19,7 +19,7 @@ from mpipso.evaluation import Evaluation
 from mpipso.printable import clean, printable
 from mpipso.record import figures
 from mpipso.record.folders import remove, replace
-from mpipso.record.redact import Redactor, secret_flag
+from mpipso.redact import Redactor, secret_flag
 
 TOML = "best.toml"
 SCRIPT = "best.sh"

@@ -13,8 +13,8 @@ import tomli
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.record import journal
-from mpipso.record.redact import HIDDEN, Redactor
 from mpipso.record.usage import BEGINNINGS
+from mpipso.redact import HIDDEN, Redactor
 
 #: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
 #: how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others.

@@ -21,8 +21,8 @@ from mpipso.printable import clean
 from mpipso.record import journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
-from mpipso.record.redact import HIDDEN
 from mpipso.record.resume import differences, read_run
+from mpipso.redact import HIDDEN
 from mpipso.wording import plural
 
 Result = tuple[Configuration, Metrics | None]

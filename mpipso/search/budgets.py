@@ -13,7 +13,9 @@ from mpipso.search.trials import Trial, Trials
 
 _CAUSES_TOLD = 5
 _ALIKE, _CONFIGURATIONS = 6, 3
-"""Evaluations and configurations from which on a common cause of failure is taken to be the benchmark's."""
+"""Evaluations and configurations from which on a common cause of failure is taken to lie outside the configuration."""
+_MEMORY = re.compile(r"memory|\boom\b|alloc|killed by signal 9\b", re.IGNORECASE)
+"""In a cause that less of something may cure."""
 
 
 def spent(
@@ -80,7 +82,7 @@ def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) ->
     """Whether the user's own configuration fails like this too, and nothing that is tried could mend it."""
     baseline = trials.baseline
     tried = baseline is not None and any(number in numbers for number in baseline.numbers)
-    return tried and failure.kind == "configuration" and "memory" not in failure.cause.lower()
+    return tried and failure.kind == "configuration" and not _MEMORY.search(failure.cause)
 
 
 def _reason(failure: Failure | None) -> tuple[str, str]:

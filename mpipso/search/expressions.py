@@ -26,6 +26,7 @@ def _power(base: float, exponent: float) -> float:
     if (
         isinstance(base, int)
         and isinstance(exponent, int)
+        and abs(base) > 1
         and base.bit_length() * exponent > 2 * sys.float_info.max_exp
     ):
         raise OverflowError("the power is too large")

@@ -92,7 +92,7 @@ def _ascend(devices: Sequence[int]) -> dict[int, MemoryUsage]:
         ):
             if key == "HBM Capacity(MB)":
                 capacity = int(value)
-            elif key == "HBM MemoryUsage Rate(%)":
+            elif key == "HBM Usage Rate(%)":
                 percent = int(value)
             elif key == "Chip ID" and capacity is not None and percent is not None:
                 chips[card, int(value)] = MemoryUsage(capacity * percent // 100, capacity // 100)

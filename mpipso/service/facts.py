@@ -87,7 +87,7 @@ def resolved(host: str) -> set[str]:
 
 
 def _own_addresses() -> list[tuple[str, str]]:
-    """Interfaces with their addresses of IPv4, and of IPv6 where there are none, but for the loopback."""
+    """Interfaces with their addresses, those of IPv4 first, but for the loopback."""
     found = [
         (name, address.family, address.address)
         for name, addresses in sorted(psutil.net_if_addrs().items())
@@ -96,8 +96,12 @@ def _own_addresses() -> list[tuple[str, str]]:
     ]
     four = [(name, address) for name, family, address in found if family == socket.AF_INET]
     # One of a link alone is of use only with the name of the interface, which is another on each host.
-    six = [(name, address) for name, _, address in found if not ipaddress.ip_address(address).is_link_local]
-    return four or six
+    six = [
+        (name, address)
+        for name, family, address in found
+        if family == socket.AF_INET6 and not ipaddress.ip_address(address).is_link_local
+    ]
+    return four + six
 
 
 def _address(host: str, own: Sequence[tuple[str, str]]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.environment import scrubbed_environment

@@ -16,7 +16,7 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace, safe_names
 from mpipso.record.journal import Journal
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 
 
 def test_a_run_is_named_after_the_time_and_latest_points_to_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.journal import FILE, Journal, finite, read
 from mpipso.record.judged import Judged, from_fields, results, verdict
-from mpipso.record.redact import Redactor
+from mpipso.redact import Redactor
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from mpipso.record.journal import Journal
 from mpipso.record.judged import Judged
 from mpipso.record.outcome import NO_BASELINE, Outcome, read_outcome
 from mpipso.record.recipe import NodeStart, write_best
-from mpipso.record.redact import Redactor
 from mpipso.record.report import report, summary
 from mpipso.record.usage import Usage
+from mpipso.redact import Redactor
 
 BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
 BEST = {"n_parallel": 16, "n_batch": 2048, "flash": True}

@@ -252,7 +252,12 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
 
 
 def test_of_a_csv_with_one_row_the_columns_are_enough(tmp_path: Path) -> None:
-    for text in ("rate;p99\n2.5;9.5 ms\n", "rate,p99\n2.5,9.5 ms\n", "rate\tp99\n2.5\t9.5 ms\n"):
+    for text in (
+        '"rate","p99"\n2.5,9.5 ms\n',
+        '"rate",p99,"x;y;z"\n2.5,9.5 ms,\n',
+        "rate;p99\n2.5;9.5 ms\n",
+        "rate\tp99\n2.5\t9.5 ms\n",
+    ):
         (tmp_path / "out.csv").write_text(text)
         metrics = {"output_throughput": "rate", "ttft_p99_ms": "p99"}
         found = measured(tmp_path, "", result_file="{result_dir}/out.csv", metrics=metrics)
@@ -285,7 +290,11 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
     assert measured(tmp_path, AB, result_file="{result_dir}/out.txt", metrics=metrics)["output_throughput"] == 4500.0
     with pytest.raises(EvaluationFailed, match=r"^nothing in what the benchmark told matches '\^Rate"):
         measured(tmp_path, AB, metrics={"output_throughput": {"pattern": "^Rate (.*)"}})
+    (tmp_path / "out.txt").unlink()
+    (tmp_path / "out.json").write_text('{"x": 3}')
     mixed = {"output_throughput": "x", "ttft_p99_ms": {"pattern": "took (.*)$"}}
+    both = measured(tmp_path, "took 5 ms", result_file="{result_dir}/out.json", metrics=mixed)
+    assert both == {"output_throughput": 3.0, "ttft_p99_ms": 5.0}
     assert measured(tmp_path, 'took 5 ms\n{"x": 3}', metrics=mixed) == {"output_throughput": 3.0, "ttft_p99_ms": 5.0}
 
 
@@ -775,7 +784,7 @@ def test_more_connections_than_open_files_are_refused() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (220, 220))\n"
         "from test_clients import CLIENTS, config\n"
         "for number in (188, 189):\n"
-        "    told = config(client='openai', concurrency=number, command=(), metrics={})\n"
+        "    told = config(client='openai', concurrency=number, requests=900, command=(), metrics={})\n"
         "    print(*CLIENTS.create('openai').problems(told))\n"
     )
     folder = Path(__file__).parent

@@ -132,12 +132,12 @@ def test_who_is_in_a_hurry_does_not_wait_for_devices(local: LocalNode, gpus: Cal
 def test_the_usage_of_every_chip_is_read_from_npu_smi(tools: Path) -> None:
     (tools / "map").write_text(NPU_MAP)
     chips = "".join(
-        f"\tHBM Capacity(MB)               : 65536\n\tHBM MemoryUsage Rate(%)              : {rate}\n"
-        f"\tAicore MemoryUsage Rate(%)           : 0\n\tChip ID                        : {chip}\n\n"
+        f"\tHBM Capacity(MB)               : 65536\n\tHBM Usage Rate(%)              : {rate}\n"
+        f"\tAicore Usage Rate(%)           : 0\n\tChip ID                        : {chip}\n\n"
         for chip, rate in ((0, 4), (1, 50))
     )
     (tools / "usages-0").write_text(f"\tNPU ID                         : 0\n\tChip Count : 2\n\n{chips}")
-    single = "\tNPU ID : 1\n\tChip Count : 1\n\tHBM Capacity(MB) : 32768\n\tHBM MemoryUsage Rate(%) : 10\n"
+    single = "\tNPU ID : 1\n\tChip Count : 1\n\tHBM Capacity(MB) : 32768\n\tHBM Usage Rate(%) : 10\n"
     (tools / "usages-1").write_text(single)
     script(tools / "npu-smi", f'[ "$2" = -m ] && cat {tools}/map\n[ "$3" = usages ] && cat {tools}/usages-$5\nexit 0')
     assert memory_usage([0, 1, 2]) == {0: MemoryUsage(2621, 655), 1: MemoryUsage(32768, 655), 2: MemoryUsage(3276, 327)}

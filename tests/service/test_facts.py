@@ -97,7 +97,11 @@ def test_the_chips_of_ascend_go_by_their_logical_ids(
 
 
 @pytest.mark.parametrize(
-    ("four", "own"), [((), ("2001:db8::7", "fd00::7")), (("10.0.0.7", "192.168.0.7"), ("10.0.0.7", "192.168.0.7"))]
+    ("four", "own"),
+    [
+        ((), ("2001:db8::7", "fd00::7")),
+        (("10.0.0.7", "192.168.0.7"), ("10.0.0.7", "192.168.0.7", "2001:db8::7", "fd00::7")),
+    ],
 )
 def test_a_node_that_has_only_ipv6_is_found_by_that(
     monkeypatch: pytest.MonkeyPatch, four: tuple[str, ...], own: tuple[str, ...]
@@ -113,6 +117,9 @@ def test_a_node_that_has_only_ipv6_is_found_by_that(
     monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": lo, "eth0": eth0})
     told = facts.facts()
     assert (told.address, told.aliases) == (own[0], own)
+    docker = [SimpleNamespace(family=socket.AF_INET, address="172.17.0.1")]
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": lo, "docker0": docker, "eth0": eth0})
+    assert facts.facts().address == own[0], "a bridge leads nowhere"
 
 
 @pytest.fixture

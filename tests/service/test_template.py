@@ -204,6 +204,21 @@ def test_the_format_is_what_the_name_ends_in(data: dict[str, str], kind: str, su
     assert ConfigFile.model_validate(made.model_dump(exclude_defaults=True)) == made
 
 
+@pytest.mark.parametrize(
+    "content", ["2024-01-01: 1\n", "? [a, b]\n: 1\n", "1: x\ntrue: y\n", "a: &a 1\nb: &a 2\n", "x: 1\nx: 2\n"]
+)
+def test_yaml_has_more_than_json(content: str, recwarn: pytest.WarningsRecorder) -> None:
+    odd = file(content, "yaml")
+    assert json.dumps(odd.plain()) and not recwarn.list
+    assert config_text(odd, [], {}, {}).decode()
+
+
+@pytest.mark.parametrize("content", ["a: !!bool 1", "a: !!int ''", "%YAML 9.9\n---\na: 1"])
+def test_yaml_that_the_library_does_not_take_is_told(content: str) -> None:
+    with pytest.raises(ValueError, match="is not valid yaml"):
+        file(content, "yaml").tree()
+
+
 def test_a_template_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "template.json"
     path.write_text('{"a": 1}')

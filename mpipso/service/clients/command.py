@@ -41,11 +41,11 @@ class CommandClient(Client):
     def _metric_problems(self, config: Config) -> Iterator[str]:
         benchmark = config.benchmark
         if not benchmark.metrics:
-            yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.json\""
+            yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.result\""
             return
         for name in config.objective.metrics:
             if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
-                yield f"benchmark.metrics: {name} is needed by the objective; give the key of its JSON"
+                yield f"benchmark.metrics: {name} is needed by the objective; give its key"
 
     def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
         if benchmark.requests is not None and not _counts_failed(benchmark):
@@ -90,7 +90,7 @@ class CommandClient(Client):
             if result is None:
                 raise EvaluationFailed("the benchmark command printed no table of JSON", detail=printed[-2000:])
         if any(isinstance(where, Pattern) for where in told.values()):
-            output = "\n".join(map(content, files)) if files else printed
+            output = "\n".join([printed, *map(content, files)])
         needed = {*config.objective.metrics, "completed", "failed"}
         measured = {}
         for name, where in told.items():

@@ -49,7 +49,7 @@ _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
 
 
 class Stream:
-    """Reads the server-sent events of one answer; its times go into an :class:`RequestOutcome`.
+    """Reads the server-sent events of one answer; its times go into a :class:`RequestOutcome`.
 
     An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed.
     """
@@ -331,7 +331,7 @@ def _url(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    allow_connections(options.concurrency or options.requests)
+    allow_connections(min(options.concurrency or options.requests, options.requests))
     unfinished = options.output.with_name(options.output.name + ".part")
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.

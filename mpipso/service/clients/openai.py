@@ -28,7 +28,7 @@ class OpenAIClient(Client):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        concurrency = config.benchmark.concurrency or 0
+        concurrency = min(config.benchmark.concurrency or 0, config.benchmark.requests or 0)
         if hard != resource.RLIM_INFINITY and concurrency + OTHER_FILES > hard:
             yield (
                 f"benchmark.concurrency = {concurrency}: needs as many open files and {OTHER_FILES} more, but a "

@@ -161,7 +161,7 @@ def _rows(text: str, name: str) -> dict[str, Any]:
 
     Where there is one row, the columns are in it as well.
     """
-    header = text.lstrip().partition("\n")[0]
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
     delimiter = max(",;\t", key=header.count)
     try:
         reader = csv.reader(io.StringIO(text), delimiter=delimiter)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mpipso.record.redact import Redactor, is_secret
+from mpipso.redact import Redactor, is_secret
 
 
 @pytest.mark.parametrize(
