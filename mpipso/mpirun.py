@@ -82,7 +82,7 @@ class Mpirun:
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
-        if self.received:  # in the meantime
+        if self.received:  # a signal while there was nobody to hand it to
             self._process.terminate()
 
     def poll(self) -> int | None:
@@ -138,7 +138,8 @@ class Mpirun:
     def _brought(self, *, recursive: bool = False) -> list[psutil.Process]:
         """This process's children or, if ``recursive``, all of its descendants, without those of others.
 
-        The orphans of strangers are known by their session: nothing can enter one that was there before.
+        The orphans of strangers are known by their session, as nothing can enter one that was there before; those that
+        open one of their own and lose their parent while this runs are not.
         """
         strangers = set(self._strangers)
         for process in self._strangers:
