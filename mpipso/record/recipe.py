@@ -164,7 +164,8 @@ def _enter() -> list[str]:
 
 
 def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
-    lines = [f"# It was measured on cores {start.cores} of {start.host}."] if start.cores else []
+    cores = "core" if start.cores.isdecimal() else "cores"
+    lines = [f"# It was measured on {cores} {start.cores} of {start.host}."] if start.cores else []
     if start.file:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")
