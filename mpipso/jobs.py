@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import group_size, regrouped
-from mpipso.config import Config, GroupEntry, Parallel
+from mpipso.config import Config
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launch, Launcher
+from mpipso.parallel import GroupEntry, Parallel
 from mpipso.startup import Options, launched_hosts, wanted_groups
 
 MOST_LOCAL_RANKS = 8

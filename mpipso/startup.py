@@ -10,10 +10,11 @@ from typing import Any
 from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
 from mpipso.cluster.plan import Plan
-from mpipso.config import Config, GroupEntry
+from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
+from mpipso.parallel import GroupEntry
 from mpipso.record.resume import differences, read_run
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mpipso import slurm
-from mpipso.config import GroupEntry, NodeEntry
 from mpipso.errors import UserError
+from mpipso.parallel import GroupEntry, NodeEntry
 
 LOCAL = ("localhost", "127.0.0.1")
 HOST = r"(?:[\w.][\w.\-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.\-]*"

@@ -15,10 +15,10 @@ from mpipso import slurm
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile, slurm_hosts
 from mpipso.cluster.placement import plan, regrouped
 from mpipso.cluster.plan import Plan, Rank
-from mpipso.config import GroupEntry, NodeEntry, Parallel
 from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.notes import notes
+from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.templates import template

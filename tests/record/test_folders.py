@@ -33,7 +33,7 @@ def test_a_taken_name_gets_a_suffix_and_latest_moves_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", *names]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone can give files away: run the tests as root")
 def test_a_reserved_folder_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
     planted = RunFolder.reserve(tmp_path, "night")
     os.chown(planted, 12345, -1)
