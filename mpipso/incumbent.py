@@ -106,11 +106,8 @@ class Incumbent:
     def _write(self, best: Trial, among: Collection[int], fitness: float | None, *, confirmed: bool) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = mean([result.metrics for result in found if result.failure is None])
-        baseline = self._trials.baseline
         # As the summary tells it: a race is held against what the baseline measured in it.
-        raced = [] if baseline is None or not confirmed else self._trials.confirmations(baseline)
-        again = [result.metrics for result in map(self._trials.result, raced) if result and result.failure is None]
-        reference = mean(again) or self._trials.reference()
+        reference = self._trials.reference(confirmed=confirmed)
         if found:
             write_best(
                 self._folder.path,

@@ -153,9 +153,8 @@ class Tuning:
     def confirmations(self, groups: int) -> list[Assignment]:
         """The next round of measuring the leaders and the baseline again; none once that was done often enough.
 
-        Each is measured on as many of the ``groups`` as are wanted at the same time: groups that share a machine, a
-        switch or a store then share it with their like, as they will in service. What an earlier session has asked for
-        and not measured comes first.
+        They take turns, so that what changes on the machines in the meantime changes for all of them; several turns at
+        once where there are ``groups`` for them. What an earlier session has asked for and not measured comes first.
         """
         waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]
         if left := [number for number in waiting if number not in self._handed_out]:
@@ -168,8 +167,8 @@ class Tuning:
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
         # The baseline and the best first, which is what a race that time cuts short is to tell of.
         turn.sort(key=lambda trial: (trial is not self.trials.baseline, trial.number != self._incumbent.number))
-        times = max(1, min(groups, self._search.confirm - fewest))
-        assignments = self._register([], [(trial.configuration, CONFIRM) for trial in turn for _ in range(times)])
+        times = max(1, min(groups // len(turn), self._search.confirm - fewest))
+        assignments = self._register([], [(trial.configuration, CONFIRM) for _ in range(times) for trial in turn])
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number - self._left_out())
         return assignments

@@ -546,6 +546,39 @@ class TestRepeats:
         best = session.proposals()[tuning.incumbent][2]
         assert confirmed == [BASELINE, best, BASELINE, best]
 
+    @pytest.mark.parametrize(("groups", "turns"), [(1, 1), (2, 1), (5, 1), (6, 2), (64, 3)])
+    def test_the_race_goes_in_turns(self, groups: int, turns: int, folders: Iterator[Path]) -> None:
+        """So what changes with time changes for the baseline as well as for the others."""
+        whole = Session(next(folders), configured(search__confirm=3, search__leaders=2))
+        whole.run()
+        again = Session(next(folders), whole.config)
+        asked = [seq for seq, event in enumerate(read(whole.folder / FILE)) if event["event"] == "asked"]
+        cut(whole.folder, again.folder, asked[-3])
+        with Journal.open(again.folder) as journal:
+            monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+            raced = [str(each.configuration) for each in tuning.confirmations(groups)]
+        assert len(set(raced)) == 3
+        assert raced == turns * raced[:3]
+
+    def test_a_fast_configuration_that_breaks_a_limit_in_the_race_beats_nobody(self, tmp_path: Path) -> None:
+        """It is at the edge of the limit, and was lucky in the search; in the race the next best is as good as ever."""
+
+        class Edge(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                fastest = self.proposals()[1][2]
+                found = {str(BASELINE): 100.0, str(fastest): 500.0}.get(str(assignment.configuration), 200.0)
+                latency = 510.0 if found == 500.0 and assignment.label == "confirm" else 490.0
+                noise = 1.0 + 0.01 * (evaluation.number % 3)
+                return replace(evaluation, metrics={"output_throughput": found * noise, "ttft_p99_ms": latency})
+
+        limit = [{"metric": "ttft_p99_ms", "max": 500.0}]
+        session = Edge(tmp_path, configured(search__confirm=2, search__leaders=3, objective__slo=limit))
+        best = session.run().incumbent
+        assert best is not None
+        assert session.proposals()[best][2] not in (BASELINE, session.proposals()[1][2])
+
     @pytest.mark.parametrize("highest", [36, 8])
     def test_a_leader_that_fails_when_it_is_confirmed_is_not_the_best(self, highest: int, tmp_path: Path) -> None:
         """Large batches had a lucky start in the search: others race then, and the baseline is left at last."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 
 from mpipso.search.objective import Objective, Score
@@ -60,9 +59,12 @@ class Leaders:
         better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
         rounds = [better[first : first + self._most] for first in range(0, len(better), self._most)][:_ROUNDS]
         leaders = next((each for each in rounds if not all(map(self._given_up, each))), [])
-        values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in leaders]
-        if leaders and all(values):
-            leaders = list(itertools.compress(leaders, still_racing(values)))
+        # What does not keep to the limits beats nobody, however fast it is.
+        standing = [trial for trial in leaders if not self.refuted(trial)]
+        values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in standing]
+        if standing and all(values):
+            beaten = [trial for trial, stays in zip(standing, still_racing(values), strict=True) if not stays]
+            leaders = [trial for trial in leaders if trial not in beaten]
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def refuted(self, trial: Trial) -> bool:

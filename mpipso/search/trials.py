@@ -115,16 +115,18 @@ class Trials:
     def reference(self, *, confirmed: bool = False) -> Metrics | None:
         """What limits relative to the baseline refer to; None as long as it is not known, empty if it failed.
 
-        It is the mean of the baseline's first measurements of the search, or, once ``confirmed``, of all of them.
+        It is the mean of the baseline's first measurements of the search. For what is ``confirmed`` it is that of the
+        good ones of the final race, if there are any: a machine changes with the hours, and a first start may be cold.
         """
         trial = self.baseline
         if trial is None:
             return None
+        if confirmed and (again := self._good(trial, self.confirmations(trial))):
+            return mean([result.metrics for result in again])
         first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
             return None
-        results = self._among(trial, trial.numbers if confirmed else first)
-        return mean([result.metrics for result in results if result.failure is None])
+        return mean([result.metrics for result in self._good(trial, first)])
 
     def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
         """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known.
@@ -158,6 +160,9 @@ class Trials:
         """The fitness of each of its successful measurements among these, for an estimate of the noise."""
         scores = [self.judge(result) for result in self._among(trial, among)]
         return [score.fitness for score in scores if score.fitness is not None]
+
+    def _good(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
+        return [result for result in self._among(trial, numbers) if result.failure is None]
 
     def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
         return [self._results[n] for n in trial.numbers if n in numbers and n in self._results]

@@ -132,12 +132,18 @@ class TestReference:
         scores = [record.trials.score(record.trials.of(number), [number]) for number in (2, 3)]
         assert [score is not None and score.feasible for score in scores] == [True, False]
 
-    def test_confirmations_of_the_baseline_count_only_among_confirmed_ones(self) -> None:
+    def test_for_what_was_confirmed_it_is_what_was_confirmed_of_the_baseline(self) -> None:
         record = Record(relative=True)
         record.measure(8, 10.0, 100.0)
         record.measure(8, 30.0, 500.0, "confirm")
         assert record.trials.reference() == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
-        assert record.trials.reference(confirmed=True) == {"output_throughput": 20.0, "ttft_p99_ms": 300.0}
+        assert record.trials.reference(confirmed=True) == {"output_throughput": 30.0, "ttft_p99_ms": 500.0}
+
+    def test_confirmations_of_the_baseline_that_failed_leave_its_first_measurements(self) -> None:
+        record = Record(relative=True)
+        record.measure(8, 10.0, 100.0)
+        record.measure(8, None, label="confirm")
+        assert record.trials.reference(confirmed=True) == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
 
     def test_a_baseline_that_failed_is_known_and_empty(self) -> None:
         record = Record(relative=True)
