@@ -26,7 +26,7 @@ from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import NodeStart
 from mpipso.record.warm import Earlier, told
 from mpipso.record.warm import to_fields as to_learned
-from mpipso.search.budgets import fruitless, spent
+from mpipso.search.budgets import fruitless, reaches, spent
 from mpipso.search.durations import Durations
 from mpipso.search.knowledge import Knowledge, knowledge
 from mpipso.search.leaders import Leaders
@@ -260,9 +260,14 @@ class Tuning:
         if self.baseline is not None:
             repeats = {position: self.baseline for position in positions if 0 < position < self._baseline_repeats}
         turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
-        leader = self._leaders.leader(self._told) if turns and self._search.repeats > 1 else None
+        if self._search.repeats == 1 or not (turns or self._search.target is not None):
+            return repeats
+        leader = self._leaders.leader(self._told)
         if leader is not None and len(leader.numbers) < self._search.repeats:
-            repeats[turns[0]] = leader.configuration
+            score = self.trials.score(leader, self._told)
+            reached = score is not None and reaches(self._search, self.objective, score)
+            for position in turns[:1] or [each for each in positions if each not in repeats and reached][:1]:
+                repeats[position] = leader.configuration
         return repeats
 
     def _tell(self, numbers: Sequence[int]) -> None:

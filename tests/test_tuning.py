@@ -373,6 +373,26 @@ class TestBudgets:
         assert len(session.events("evaluated")) < 18
         assert min(event["fitness"] for event in session.events("evaluated")) <= -600.0
 
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_target_that_one_measurement_reached_by_luck_ends_nothing(self, schedule: str, tmp_path: Path) -> None:
+        class Lucky(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                found = 650.0 if evaluation.number == 3 else 500.0
+                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+
+        config = configured(**SCHEDULES[schedule], search__target=600.0, search__repeats=2, search__evaluations=40)
+        session = Lucky(tmp_path, config)
+        assert session.run().cause == "evaluations"
+        again = [number for number, _, each in session.proposals() if each == session.proposals()[3][2]]
+        assert len(again) == 2, "it was measured once more"
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_a_target_that_two_measurements_reach_ends_the_search(self, schedule: str, tmp_path: Path) -> None:
+        session, tuning = self.end(tmp_path, **SCHEDULES[schedule], search__target=600.0, search__repeats=2)
+        assert tuning.cause == "target"
+        assert len(session.events("evaluated")) < 18
+
     def test_a_target_that_is_not_reached_ends_nothing(self, tmp_path: Path) -> None:
         _, tuning = self.end(tmp_path, search__target=5000.0)
         assert tuning.cause == "evaluations"

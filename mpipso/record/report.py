@@ -49,7 +49,9 @@ def report(folder: Path) -> Group:
     """
     RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
     outcome = read_outcome(folder)
-    ranked = sorted((each for each in outcome.configurations if _ranks(each)), key=lambda each: each.rank)
+    # The best comes first whatever the search measured of others once, or one of its own measurements says of a limit.
+    best = outcome.best
+    ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.rank))
     return Group(_top(outcome, ranked[:_TOP]), "", summary(outcome)) if ranked else summary(outcome)
 
 
@@ -262,7 +264,8 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
         figure, _, change = score.partition(" (")
         settings = figures.settings(figures.changes(measured.configuration, reference))
         remark = f"  mean of {len(measured.good)}" if len(measured.good) > 1 else ""
-        broken = f"  {'breaks a limit' if measured.feasible else 'infeasible'}: {clean(measured.violations)}"
+        within = measured.feasible or measured is outcome.best
+        broken = f"  {'breaks a limit' if within else 'infeasible'}: {clean(measured.violations)}"
         table.add_row(
             str(rank),
             str(measured.number),

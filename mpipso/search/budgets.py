@@ -38,12 +38,17 @@ def spent(
     if best is None:
         return ""
     trial, score = best
-    if search.target is not None and score.fitness is not None:
-        wanted = -search.target if objective.maximized else search.target
-        if score.fitness <= wanted:
-            return "target"
+    if reaches(search, objective, score) and sum(number in visible for number in trial.numbers) >= search.repeats:
+        return "target"
     first = visible.index(next(number for number in trial.numbers if number in visible))
     return "stagnation" if search.stagnation is not None and len(visible) - 1 - first >= search.stagnation else ""
+
+
+def reaches(search: Search, objective: Objective, score: Score) -> bool:
+    """Whether a score is as good as the target; one measurement may be so by luck."""
+    if search.target is None or score.fitness is None:
+        return False
+    return score.fitness <= (-search.target if objective.maximized else search.target)
 
 
 def fruitless(

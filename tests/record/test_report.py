@@ -257,6 +257,19 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     assert lines[-1] == "  serve --parallel 16"
 
 
+def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
+    """By the mean of its measurements it keeps to the limits, and one that was not measured again was faster once."""
+    faster = judged(6, {**BEST, "flash": False}, 900.0, 100.0)
+    over = Judged(judged(7, BEST, 600.0, 310.0, "confirm").evaluation, -600.0, False, False, ("ttft_p99_ms 310 > 300",))
+    under = judged(8, BEST, 610.0, 280.0, "confirm")
+    with journal_of(tmp_path, *RUN, faster, over, under) as journal:
+        journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
+        lines = drawn(report(tmp_path), width=120)
+    assert cells(lines, "1")[1:3] == ["2", "605 tok/s"]
+    assert cells(lines, "1")[-1].startswith("breaks a limit: ttft_p99_ms 310 > 300")
+    assert cells(lines, "2")[1] == "6"
+
+
 def test_a_report_shows_no_more_than_ten_configurations(tmp_path: Path) -> None:
     many = [judged(number, {"n_parallel": number}, 100.0 + number, 1.0) for number in range(1, 15)]
     with journal_of(tmp_path, *many, incumbent=14):
