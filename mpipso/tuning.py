@@ -366,6 +366,8 @@ class Tuning:
         for evaluation in waiting:
             if evaluation.configuration == self.baseline:
                 self._baseline_works(evaluation)
+        for line in self.trials.vague():
+            self._monitor.note(f"note: {line}")
         for evaluation in waiting:
             judged = self._judged(evaluation)
             self._journal.write("judged", number=evaluation.number, **verdict(judged))

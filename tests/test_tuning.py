@@ -747,6 +747,19 @@ class TestRelativeLimits:
                 assert again.proposals() == whole.proposals()
                 assert tuning.incumbent == best
 
+    @pytest.mark.parametrize(("first", "told"), [(3.0, True), (1.2, False)])
+    def test_a_baseline_that_measures_differently_is_told(self, first: float, told: bool, tmp_path: Path) -> None:
+        class Cold(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                slower = {"ttft_p99_ms": 100.0 * (first if evaluation.number == 0 else 1.0)}
+                return replace(evaluation, metrics={**evaluation.metrics, **slower})
+
+        session = Cold(tmp_path, configured(**RELATIVE, search__baseline_repeats=2))
+        session.run()
+        line = "the baseline measured ttft_p99_ms between 100 and 300"
+        assert session.shown.getvalue().count(line) == int(told)
+
     def test_a_baseline_that_fails_ends_the_run(self, folders: Iterator[Path]) -> None:
         config = configured(**RELATIVE)
 

@@ -13,6 +13,9 @@ from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean,
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
+_VAGUE = 1.5
+"""By which factor measurements of the baseline differ that say little."""
+
 
 @dataclass
 class Trial:
@@ -127,6 +130,18 @@ class Trials:
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
             return None
         return mean([result.metrics for result in self._good(trial, first)])
+
+    def vague(self) -> list[str]:
+        """Limits relative to what the baseline measured differently each time, as after a cold start; a line each."""
+        trial = self.baseline
+        results = [] if trial is None else self._good(trial, self.searched)
+        lines = []
+        for metric in dict.fromkeys(limit.metric for limit in self._objective.limits if limit.relative):
+            values = [result.metrics[metric] for result in results if metric in result.metrics]
+            if len(values) > 1 and max(values) > _VAGUE * min(values) > 0.0:
+                span = f"between {min(values):.6g} and {max(values):.6g}"
+                lines.append(f"the baseline measured {metric} {span}: limits relative to it are vague until the race")
+        return lines
 
     def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
         """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known.
