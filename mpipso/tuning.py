@@ -156,7 +156,7 @@ class Tuning:
         They take turns, so that what changes on the machines in the meantime changes for all of them; several turns at
         once where there are ``groups`` for them. What an earlier session has asked for and not measured comes first.
         """
-        waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]
+        waiting = [number for number in self.trials.waiting if number > self.trials.last]
         if left := [number for number in waiting if number not in self._handed_out]:
             self._handed_out.update(left)
             return [self._assignment(number) for number in left]
@@ -196,8 +196,13 @@ class Tuning:
         self.cause = self.cause or cause
 
     def _left_out(self) -> int:
-        """How many evaluations that an earlier session has asked for are beyond the budget of this one."""
-        return sum(self.trials.result(number) is None for number in self.trials.searched[self._search.evaluations :])
+        """How many evaluations that an earlier session has asked for this one leaves out.
+
+        They are beyond its budget, or of a race that is over.
+        """
+        beyond = self.trials.searched[self._search.evaluations :]
+        over = [n for n in self.trials.waiting if n < self.trials.last and self.trials.label(n) == CONFIRM]
+        return sum(self.trials.result(number) is None for number in beyond) + len(over)
 
     def _due(self, idle: int) -> int:
         """How many evaluations may be asked for now, by the schedule and the budgets."""

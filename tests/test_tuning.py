@@ -26,6 +26,7 @@ from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Me
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
+from mpipso.record.outcome import read_outcome
 from mpipso.record.warm import Earlier
 from mpipso.search import strategies
 from mpipso.startup import well_defined
@@ -91,7 +92,7 @@ class Session:
         fresh = not (self.folder / FILE).exists()
         past = [] if fresh else read(self.folder / FILE)
         with Journal.create(self.folder) if fresh else Journal.open(self.folder) as journal:
-            journal.write("started" if fresh else "resumed", config="")
+            journal.write("started" if fresh else "resumed", config="", objective=self.config.objective.metric)
             monitor = Monitor(
                 self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), self.shown, mode="plain"
             )
@@ -709,6 +710,40 @@ class TestRepeats:
                 again._tuning(journal, Monitor(24, {0: "node"}, io.StringIO(), mode="plain"), read(again.folder / FILE))
             best = tomli.loads((again.folder / "best.toml").read_text())
             assert best["run"]["evaluation"] == lines[line - 1]["number"]
+
+
+class TestRaceAfterRace:
+    """A run that has ended with its race is resumed for more evaluations, on machines of another speed."""
+
+    @dataclass
+    class Machine(Session):
+        speed: float = 1.0
+
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            evaluation = super()._evaluation(group, assignment)
+            found = self.speed * evaluation.metrics["output_throughput"] * (1.0 + 0.001 * (evaluation.number % 3))
+            return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+
+    @pytest.mark.parametrize("speed", [1.0, 0.5, 1.5])
+    def test_all_are_measured_again_that_are_compared(self, speed: float, tmp_path: Path) -> None:
+        budget = {"search__evaluations": 12, "search__confirm": 2, "search__leaders": 2}
+        first = self.Machine(tmp_path, configured(**budget)).run().incumbent
+        second = self.Machine(tmp_path, configured(**{**budget, "search__evaluations": 18}), speed=speed)
+        tuning = second.run()
+        asked = second.proposals()
+        last = max(number for number, label, _ in asked if label != "confirm")
+        assert len(asked) > last + 1
+        again = [each for number, label, each in asked if label == "confirm" and number > last]
+        assert first is not None and tuning.incumbent is not None
+        for configuration in (BASELINE, asked[first][2], asked[tuning.incumbent][2]):
+            assert again.count(configuration) == 2
+        outcome = read_outcome(tmp_path)
+        assert outcome.baseline is not None and outcome.best is not None
+        for measured in (outcome.baseline, outcome.best):
+            truth = speed * throughput(dict(measured.configuration))
+            assert measured.metrics["output_throughput"] == pytest.approx(truth, rel=0.01)
+        truths = [throughput(dict(asked[number][2])) for number in (first, tuning.incumbent)]
+        assert truths[1] >= 0.99 * truths[0], "however much faster others were in the second session"
 
 
 class TestRelativeLimits:

@@ -19,9 +19,13 @@ from mpipso.record.judged import Judged
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and its measurements, at least one, in the order in which they came."""
+    """A configuration and its measurements, at least one, in the order in which they came.
+
+    Confirmations up to number ``last`` are of an earlier race, before a session that went on with the search.
+    """
 
     measurements: tuple[Judged, ...]
+    last: int = -1
 
     @property
     def number(self) -> int:
@@ -41,8 +45,9 @@ class Measured:
     def counted(self) -> tuple[Judged, ...]:
         """The measurements that count, at least one; those without a word on the configuration only if all are."""
         telling = [judged for judged in self.measurements if not silent(judged)]
-        confirmations = [judged for judged in telling if judged.evaluation.label == CONFIRM]
-        return tuple(confirmations or telling or self.measurements)
+        raced = [judged for judged in telling if judged.evaluation.label == CONFIRM]
+        now = [judged for judged in raced if judged.evaluation.number > self.last]
+        return tuple(now or raced or telling or self.measurements)
 
     @property
     def good(self) -> tuple[Judged, ...]:
@@ -106,9 +111,12 @@ class Measured:
 def by_configuration(results: Iterable[Judged]) -> list[Measured]:
     """The results by configuration, in the order in which these came first."""
     found: dict[Hashable, list[Judged]] = {}
+    last = -1
     for judged in results:
         found.setdefault(figures.key(judged.evaluation.configuration), []).append(judged)
-    return [Measured(tuple(measurements)) for measurements in found.values()]
+        if judged.evaluation.label != CONFIRM:
+            last = max(last, judged.evaluation.number)
+    return [Measured(tuple(measurements), last) for measurements in found.values()]
 
 
 def silent(judged: Judged) -> bool:

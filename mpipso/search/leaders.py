@@ -52,13 +52,14 @@ class Leaders:
         """The baseline and the leaders of the search that may still be the best; none if the baseline leads.
 
         Only confirmations drop a leader: what the search measured has made it one, so it flatters it. When they have
-        refuted all of them, the next ones race, twice at most.
+        refuted all of them, the next ones race, twice at most. Who has won an earlier race is in this one too.
         """
         ranked = [trial for _, trial in self._ranked(set(self._trials.searched))]
         baseline = self._trials.baseline
         better = ranked[: ranked.index(baseline)] if baseline in ranked else ranked
         rounds = [better[first : first + self._most] for first in range(0, len(better), self._most)][:_ROUNDS]
         leaders = next((each for each in rounds if not all(map(self._given_up, each))), [])
+        leaders += [trial for trial in self._champion() if trial not in leaders]
         # What does not keep to the limits beats nobody, however fast it is.
         standing = [trial for trial in leaders if not self.refuted(trial)]
         values = [self._trials.values(trial, self._trials.confirmations(trial)) for trial in standing]
@@ -68,11 +69,22 @@ class Leaders:
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def refuted(self, trial: Trial) -> bool:
-        """Whether it was measured in the race, and is not feasible there; a node that failed says nothing about it."""
-        results = map(self._trials.result, self._trials.confirmations(trial))
-        telling = [each.number for each in results if each and not (each.failure and each.failure.silent)]
+        """Whether it was measured in a race, and is not feasible in the last one that tells something of it."""
+        now = self._telling(self._trials.confirmations(trial))
+        telling = now or self._telling(self._trials.earlier_confirmations(trial))
         score = self._trials.score(trial, telling, confirmed=True)
         return score is not None and not score.feasible
+
+    def _telling(self, numbers: Collection[int]) -> list[int]:
+        """Those with a result that says something of the configuration: not that of a node that failed."""
+        results = filter(None, map(self._trials.result, numbers))
+        return [each.number for each in results if not (each.failure and each.failure.silent)]
+
+    def _champion(self) -> list[Trial]:
+        """The best of the last race of an earlier session, if there was one and it was not the baseline."""
+        earlier = {number for trial in self._trials for number in self._trials.earlier_confirmations(trial)}
+        best = self.leader(earlier, confirmed=True) if earlier else None
+        return [] if best is None or best is self._trials.baseline or self.refuted(best) else [best]
 
     def _given_up(self, trial: Trial) -> bool:
         results = [self._trials.result(number) for number in self._trials.confirmations(trial)]

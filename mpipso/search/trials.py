@@ -71,6 +71,11 @@ class Trials:
         return len(self._of)
 
     @property
+    def last(self) -> int:
+        """The number of the search's last evaluation, -1 without any; what comes after it is the race that is on."""
+        return self.searched[-1] if self.searched else -1
+
+    @property
     def baseline(self) -> Trial | None:
         return None if self._baseline is None else self._trials.get(self._baseline)
 
@@ -108,7 +113,19 @@ class Trials:
         return self._results.get(number)
 
     def confirmations(self, trial: Trial) -> list[int]:
-        """The numbers of its confirmations, asked for or done."""
+        """The numbers of its confirmations in the race that is on, asked for or done.
+
+        A run that was resumed after its race for further evaluations has another race at its end, on machines that are
+        not what they were: nobody is compared with what was measured in the one before.
+        """
+        return [number for number in self._raced(trial) if number > self.last]
+
+    def earlier_confirmations(self, trial: Trial) -> list[int]:
+        """The numbers of its confirmations in races before."""
+        now = self.confirmations(trial)
+        return [number for number in self._raced(trial) if number not in now]
+
+    def _raced(self, trial: Trial) -> list[int]:
         return [number for number in trial.numbers if self._labels[number] == CONFIRM]
 
     def groups(self, trial: Trial) -> tuple[int, ...]:
@@ -124,7 +141,8 @@ class Trials:
         trial = self.baseline
         if trial is None:
             return None
-        if confirmed and (again := self._good(trial, self.confirmations(trial))):
+        races = (self.confirmations(trial), self.earlier_confirmations(trial)) if confirmed else ()
+        if again := next(filter(None, (self._good(trial, race) for race in races)), []):
             return mean([result.metrics for result in again])
         first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):

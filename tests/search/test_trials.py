@@ -65,10 +65,13 @@ def test_what_has_no_result_is_waited_for() -> None:
 def test_confirmations_are_no_part_of_the_search() -> None:
     record = Record()
     record.measure(8, 1.0)
-    confirmation = record.ask(8, "confirm")
     record.measure(8, 1.0, label="repeat")
-    assert record.trials.searched == [0, 2]
+    confirmation = record.ask(8, "confirm")
+    assert record.trials.searched == [0, 1]
     assert record.trials.confirmations(record.trials.of(0)) == [confirmation]
+    record.measure(9, 1.0)
+    assert record.trials.confirmations(record.trials.of(0)) == [], "they are of a race before"
+    assert record.trials.earlier_confirmations(record.trials.of(0)) == [confirmation]
 
 
 def test_the_score_of_a_trial_is_that_of_the_mean_of_the_measurements_asked_about() -> None:
