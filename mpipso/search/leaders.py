@@ -81,9 +81,11 @@ class Leaders:
         return [each.number for each in results if not (each.failure and each.failure.silent)]
 
     def _champion(self) -> list[Trial]:
-        """The best of the last race of an earlier session, if there was one and it was not the baseline."""
-        earlier = {number for trial in self._trials for number in self._trials.earlier_confirmations(trial)}
-        best = self.leader(earlier, confirmed=True) if earlier else None
+        """The best of the races of earlier sessions, if there was one and it was not the baseline.
+
+        It is judged by what the search knows of the baseline, so that it stays the same while the baseline races.
+        """
+        best = self.leader({number for trial in self._trials for number in self._trials.earlier_confirmations(trial)})
         return [] if best is None or best is self._trials.baseline or self.refuted(best) else [best]
 
     def _given_up(self, trial: Trial) -> bool:
