@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
-from mpipso.service.clients.loadgen import Stream
 from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
+from mpipso.service.clients.stream import MAX_LINE, Stream
 from mpipso.service.embedded.model import words
 
 LLAMACPP = (
@@ -149,7 +149,7 @@ BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
         (BEGIN + 'data: {"usage":{"completion_tokens":-5}}\n\n' + END, "none of OpenAI's"),
         (BEGIN + f'data: {{"usage":{{"prompt_tokens":1{400 * "0"}}}}}\n\n' + END, "none of OpenAI's"),
         (BEGIN + 'data: {"choices":5}\n\n' + "data: 3\n\n" + END, "none of OpenAI's"),
-        (BEGIN + "data: " + 2 * loadgen.MAX_LINE * "x" + "\n\n" + END, "longer than 1000000 bytes"),
+        (BEGIN + "data: " + 2 * MAX_LINE * "x" + "\n\n" + END, "longer than 1000000 bytes"),
     ],
 )
 def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:

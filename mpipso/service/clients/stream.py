@@ -1,0 +1,133 @@
+"""What a service streams in answer to a request, as events that are timed while they arrive."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mpipso.service.clients.stats import RequestOutcome
+
+MAX_ERROR_LENGTH = 200
+MAX_LINE = 1_000_000
+"""Bytes of one line of a stream, at most."""
+MAX_TOKENS = 10**12
+"""Tokens of one request, at most: what says more is no count."""
+
+#: A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it,
+#: so the text of an answer cannot look like this.
+_TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
+
+
+class Stream:
+    """Reads the server-sent events of one answer; its times go into a :class:`RequestOutcome`.
+
+    An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed.
+    """
+
+    def __init__(self, outcome: RequestOutcome, sent: float) -> None:
+        self.outcome = outcome
+        self.finished = False
+        self.full = False
+        self.usage: dict[str, int] = {}
+        self.chunks = 0
+        self._sent = sent
+        self._last = 0.0
+        self._rest = b""
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take in what has arrived; an event may be spread over several pieces."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if not line or line == b"\r":
+                continue
+            if _TEXT.search(line) and b'"usage":{' not in line and b'"error":{' not in line:
+                self._text(now)
+            else:
+                self._other(line, now)
+        if len(self._rest) > MAX_LINE:
+            self._rest = b""
+            self._fail(f"a line of the stream is longer than {MAX_LINE} bytes")
+
+    def _text(self, now: float) -> None:
+        if self.chunks:
+            self.outcome.itls.append(now - self._last)
+        else:
+            self.outcome.ttft = now - self._sent
+        self.chunks += 1
+        self._last = now
+
+    def _other(self, line: bytes, now: float) -> None:
+        name, _, text = line.partition(b":")
+        text = text.strip()
+        if name not in (b"data", b"error") or not text:
+            return
+        if text == b"[DONE]":
+            self.finished = True
+            return
+        try:
+            event = json.loads(text)
+        except (ValueError, RecursionError):
+            event = None
+        if not isinstance(event, dict):
+            self._fail(f"an event of the stream is not a JSON object: {text[:MAX_ERROR_LENGTH]!r}")
+            return
+        try:
+            if event.get("error") or name == b"error":
+                self._fail(_error_text(event))
+            else:
+                self._chunk(event, now)
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            self._fail(f"an event of the stream is none of OpenAI's: {text[:MAX_ERROR_LENGTH]!r}")
+
+    def _chunk(self, event: dict[str, Any], now: float) -> None:
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or choice
+            if any(delta.get(key) for key in ("text", "content", "reasoning_content", "reasoning")):
+                self._text(now)
+            if choice.get("finish_reason"):
+                self.finished = True
+                self.full = choice["finish_reason"] == "length"
+        if usage := event.get("usage"):
+            self.usage = {key: _tokens(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+
+    def _fail(self, why: str) -> None:
+        """The request has failed, for the first reason that is told."""
+        self.outcome.error = self.outcome.error or shortened(why)
+
+    def end(self, input_tokens: int, output_tokens: int) -> None:
+        """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
+
+        A service that has no room for the whole answer ends it before its time: that is no speed. One that cannot be
+        told to go on after the end of a text (``ignore_eos``) gives another reason.
+        """
+        outcome = self.outcome
+        outcome.e2e = self._last - self._sent
+        outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
+        outcome.output_tokens = self.usage.get("completion_tokens") or self.chunks
+        if outcome.error:
+            return
+        if not self.finished:
+            outcome.error = "the stream ended early"
+        elif not self.chunks:
+            outcome.error = "the answer has no tokens"
+        elif self.full and self.usage.get("completion_tokens") and outcome.output_tokens < output_tokens:
+            outcome.error = "the service cut the answer short: its context has no room for what was asked"
+
+
+def _tokens(count: Any) -> int:
+    """A number of tokens as a service tells it; ValueError, TypeError or OverflowError for what is none."""
+    number = int(count)
+    if not 0 <= number <= MAX_TOKENS:
+        raise ValueError(count)
+    return number
+
+
+def _error_text(event: dict[str, Any]) -> str:
+    error = event.get("error") or event
+    return f"error in the stream: {error.get('message', error) if isinstance(error, dict) else error}"
+
+
+def shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
