@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -108,11 +109,12 @@ def test_a_text_that_looks_like_json_is_only_text(hostile: str) -> None:
     assert outcome == read((LLAMACPP, 2.0))
 
 
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 @pytest.mark.parametrize(("reason", "counted"), [("length", False), ("stop", True)])
-def test_an_answer_that_the_service_cuts_short_is_no_fast_one(reason: str, counted: bool) -> None:
-    """llama.cpp does so when the context of a slot is full."""
-    answer = CHAT.replace('"finish_reason":"stop"', f'"finish_reason":"{reason}"')
-    assert answer.count(reason) == 1
+def test_an_answer_that_the_service_cuts_short_is_no_fast_one(answer: str, reason: str, counted: bool) -> None:
+    """llama.cpp does so when the context of a slot is full; vLLM says so together with the last text."""
+    answer = re.sub('"(stop|length)"', f'"{reason}"', answer)
+    assert answer.count(f'"{reason}"') == 1
     assert read((answer, 1.0), wanted=2).error == ""
     outcome = read((answer, 1.0), wanted=3)
     assert (outcome.error == "") == counted
@@ -122,6 +124,12 @@ def test_an_answer_that_the_service_cuts_short_is_no_fast_one(reason: str, count
 def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
     outcome = read(("\n".join(line for line in LLAMACPP.splitlines() if "usage" not in line) + "\n", 1.0))
     assert (outcome.error, outcome.input_tokens, outcome.output_tokens) == ("", 5, 2)
+
+
+def test_an_answer_is_over_when_its_last_text_says_so() -> None:
+    """Nothing else need follow."""
+    outcome = read(*((event + "\n\n", 1.0) for event in VLLM.split("\n\n")[:2]))
+    assert (outcome.error, outcome.output_tokens) == ("", 2)
 
 
 BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"

@@ -41,7 +41,7 @@ class Stream:
         for line in lines:
             if not line or line == b"\r":
                 continue
-            if _TEXT.search(line) and b'"usage":{' not in line and b'"error":{' not in line:
+            if _TEXT.search(line) and not _tells_more(line):
                 self._text(now)
             else:
                 self._other(line, now)
@@ -113,6 +113,14 @@ class Stream:
             outcome.error = "the answer has no tokens"
         elif self.full and self.usage.get("completion_tokens") and outcome.output_tokens < output_tokens:
             outcome.error = "the service cut the answer short: its context has no room for what was asked"
+
+
+def _tells_more(line: bytes) -> bool:
+    """Whether an event tells something besides a text: that the answer is over, as vLLM does in that of the last text,
+    how many tokens there were, or an error. In a text, each of these quotes would have a backslash before it.
+    """
+    ended = b'"finish_reason"' in line and b'"finish_reason":null' not in line
+    return ended or b'"usage":{' in line or b'"error":{' in line
 
 
 def _tokens(count: Any) -> int:
