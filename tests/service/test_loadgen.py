@@ -57,6 +57,7 @@ CHAT = (
 )
 SPACED = VLLM.replace('":', '": ').replace(",", ", ")
 COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
+BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
@@ -104,7 +105,7 @@ def test_any_text_is_one_chunk_each(texts: list[str]) -> None:
     "hostile", ['{"text":"x', '","text":"x', '"error":{"message":"no"}', '"usage":{"x":1}', "[DONE]"]
 )
 def test_a_text_that_looks_like_json_is_only_text(hostile: str) -> None:
-    event = json.dumps({"choices": [{"text": "", "note": hostile}]}, separators=(",", ":"))
+    event = json.dumps({"choices": [], "note": hostile}, separators=(",", ":"))
     outcome = read((f"data: {event}\n\n", 1.0), (LLAMACPP, 2.0))
     assert outcome == read((LLAMACPP, 2.0))
 
@@ -124,15 +125,65 @@ def test_an_answer_that_the_service_cuts_short_is_no_fast_one(answer: str, reaso
 def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
     outcome = read(("\n".join(line for line in LLAMACPP.splitlines() if "usage" not in line) + "\n", 1.0))
     assert (outcome.error, outcome.input_tokens, outcome.output_tokens) == ("", 5, 2)
+    assert outcome.counted_chunks and summarize([outcome], 1.0, output_tokens=2)["counted_chunks"] == 1
+    told = read((LLAMACPP, 1.0))
+    assert not told.counted_chunks and summarize([told], 1.0, output_tokens=2)["counted_chunks"] == 0
+
+
+def test_without_usage_an_answer_of_full_length_has_the_tokens_that_were_asked_for() -> None:
+    """A chunk may hold several."""
+    outcome = read(*((event + "\n\n", 1.0) for event in VLLM.split("\n\n")[:2]), wanted=8)
+    assert (outcome.error, outcome.output_tokens, outcome.counted_chunks) == ("", 8, False)
+
+
+def said(**choice: Any) -> str:
+    """One event of a stream."""
+    return f"data: {json.dumps({'choices': [{'finish_reason': None, **choice}]})}\n\n"
+
+
+def usage(tokens: int) -> str:
+    return f'data: {{"choices":[],"usage":{{"prompt_tokens":7,"completion_tokens":{tokens}}}}}\n\n'
+
+
+@pytest.mark.parametrize("first", [" a", ""])
+@pytest.mark.parametrize("chat", [False, True])
+def test_tokens_without_text_are_tokens(first: str, chat: bool) -> None:
+    """Services send such chunks for special tokens, which follow the end of a text with ``ignore_eos``."""
+
+    def chunk(text: str, reason: str | None = None) -> str:
+        return said(**{"delta": {"content": text}} if chat else {"text": text}, finish_reason=reason)
+
+    opening = [(said(delta={"role": "assistant", "content": ""}), 0.5)] if chat else []
+    events = [(chunk(first), 1.0), (chunk(""), 2.0), (chunk("", "length"), 3.0), (usage(3), 9.0), (END, 9.0)]
+    outcome = read(*opening, *events, wanted=3)
+    assert (outcome.error, outcome.output_tokens) == ("", 3)
+    assert (outcome.ttft, outcome.itls, outcome.e2e) == (1.0, [1.0], 3.0)
+
+
+def test_an_end_without_text_is_a_token_only_if_there_are_more_than_chunks() -> None:
+    events = [(said(text=" a"), 1.0), (said(text=" b"), 2.0), (said(text="", finish_reason="stop"), 3.0)]
+    assert read(*events, (usage(2), 4.0)).e2e == 2.0
+    assert read(*events, (usage(3), 4.0)).e2e == 3.0
+    alone = read(events[-1], (usage(1), 4.0))
+    assert (alone.error, alone.ttft, alone.e2e) == ("", 3.0, 3.0)
+
+
+def test_only_the_first_event_of_a_chat_says_whose_turn_it_is() -> None:
+    """There are services that say it in each."""
+    events = [(said(delta={"role": "assistant", "content": text}), float(n)) for n, text in enumerate(["", "a", ""])]
+    outcome = read(*events, (END, 3.0))
+    assert (outcome.ttft, outcome.itls, outcome.output_tokens) == (1.0, [1.0], 2)
+
+
+@pytest.mark.parametrize("answer", [said(text=""), said(text="", finish_reason="length")])
+def test_an_answer_of_no_tokens_is_an_error(answer: str) -> None:
+    assert read((answer + usage(0) + END, 1.0)).error == "the answer has no tokens"
 
 
 def test_an_answer_is_over_when_its_last_text_says_so() -> None:
     """Nothing else need follow."""
     outcome = read(*((event + "\n\n", 1.0) for event in VLLM.split("\n\n")[:2]))
     assert (outcome.error, outcome.output_tokens) == ("", 2)
-
-
-BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The common metrics of a run, from what happened to each of its requests.
 
-Definitions are those of ``vllm bench serve``: TTFT is the time from sending a request to its first text, ITL the gap
-between two chunks of text, E2E the time to the last text, TPOT is (E2E - TTFT) / (output tokens - 1). Percentiles are
-taken over requests, those of ITL over all gaps, with linear interpolation.
+Definitions are those of ``vllm bench serve``: TTFT is the time from sending a request to its first chunk of tokens, ITL
+the gap between two chunks, E2E the time to the last chunk, TPOT is (E2E - TTFT) / (output tokens - 1). Tokens without
+text, such as special ones, are tokens; what only opens a chat is no chunk, nor is an end without text, unless the
+service counts more tokens than there were chunks: then E2E is the time to that end. Percentiles are taken over
+requests, those of ITL over all gaps, with linear interpolation.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class RequestOutcome:
     e2e: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    counted_chunks: bool = False
+    """Whether ``output_tokens`` is the number of chunks, as the service told none."""
     error: str = ""
 
 
@@ -39,7 +43,8 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
     duration:
         Seconds from the start of the first request to the end of the last.
     output_tokens:
-        How many each request asked for; ``short`` counts the completed requests that got fewer.
+        How many each request asked for; ``short`` counts the completed requests that got fewer, ``counted_chunks``
+        those whose chunks were counted because the service told no number of tokens.
 
     Latencies of which nothing was measured are absent: without a completed request, all of them.
     """
@@ -67,6 +72,7 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
         "total_input_tokens": received,
         "total_output_tokens": generated,
         "short": sum(outcome.output_tokens < output_tokens for outcome in done),
+        "counted_chunks": sum(outcome.counted_chunks for outcome in done),
         "errors": _count(outcome.error for outcome in outcomes if outcome.error),
     }
 

@@ -22,17 +22,19 @@ _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
 class Stream:
     """Reads the server-sent events of one answer; its times go into a :class:`RequestOutcome`.
 
-    An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed.
+    An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed: tokens
+    may have no text, such as the special ones that follow the end of a text where the service is told to go on.
     """
 
     def __init__(self, outcome: RequestOutcome, sent: float) -> None:
         self.outcome = outcome
-        self.finished = False
         self.full = False
         self.usage: dict[str, int] = {}
         self.chunks = 0
         self._sent = sent
         self._last = 0.0
+        self._texts = False
+        self._over: float | None = None
         self._rest = b""
 
     def feed(self, data: bytes, now: float) -> None:
@@ -42,14 +44,16 @@ class Stream:
             if not line or line == b"\r":
                 continue
             if _TEXT.search(line) and not _tells_more(line):
-                self._text(now)
+                self._texts = True
+                self._chunk(now)
             else:
                 self._other(line, now)
         if len(self._rest) > MAX_LINE:
             self._rest = b""
             self._fail(f"a line of the stream is longer than {MAX_LINE} bytes")
 
-    def _text(self, now: float) -> None:
+    def _chunk(self, now: float) -> None:
+        """One or more tokens have arrived."""
         if self.chunks:
             self.outcome.itls.append(now - self._last)
         else:
@@ -63,7 +67,7 @@ class Stream:
         if name not in (b"data", b"error") or not text:
             return
         if text == b"[DONE]":
-            self.finished = True
+            self._ended(now)
             return
         try:
             event = json.loads(text)
@@ -76,20 +80,29 @@ class Stream:
             if event.get("error") or name == b"error":
                 self._fail(_error_text(event))
             else:
-                self._chunk(event, now)
+                self._event(event, now)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             self._fail(f"an event of the stream is none of OpenAI's: {text[:MAX_ERROR_LENGTH]!r}")
 
-    def _chunk(self, event: dict[str, Any], now: float) -> None:
+    def _event(self, event: dict[str, Any], now: float) -> None:
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or choice
-            if any(delta.get(key) for key in ("text", "content", "reasoning_content", "reasoning")):
-                self._text(now)
+            text = any(delta.get(key) for key in ("text", "content", "reasoning_content", "reasoning"))
+            # The first event of a chat often tells only whose turn it is; the last one that it is over, and why.
+            if text or not (choice.get("finish_reason") or (delta.get("role") and not self.chunks)):
+                self._chunk(now)
+            self._texts = self._texts or text
             if choice.get("finish_reason"):
-                self.finished = True
+                self._ended(now)
                 self.full = choice["finish_reason"] == "length"
         if usage := event.get("usage"):
-            self.usage = {key: _tokens(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+            counts = ("prompt_tokens", "completion_tokens")
+            self.usage = {key: _tokens(usage[key]) for key in counts if usage.get(key) is not None}
+
+    def _ended(self, now: float) -> None:
+        """The answer is over, which may be told twice."""
+        if self._over is None:
+            self._over = now
 
     def _fail(self, why: str) -> None:
         """The request has failed, for the first reason that is told."""
@@ -98,20 +111,29 @@ class Stream:
     def end(self, input_tokens: int, output_tokens: int) -> None:
         """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
 
+        Where the service does not tell its length, one that ended because it is long enough has the length that was
+        asked for, and of any other the chunks are counted.
+
         A service that has no room for the whole answer ends it before its time: that is no speed. One that cannot be
         told to go on after the end of a text (``ignore_eos``) gives another reason.
         """
         outcome = self.outcome
+        told = self.usage.get("completion_tokens")
+        if self._over is not None and (told or 0) > self.chunks:
+            # Either the last token had no text and came with the end, or tokens came several at once, just before it.
+            self._last = max(self._last, self._over)
+            outcome.ttft = outcome.ttft if self.chunks else self._last - self._sent
         outcome.e2e = self._last - self._sent
         outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
-        outcome.output_tokens = self.usage.get("completion_tokens") or self.chunks
+        outcome.counted_chunks = not told and not self.full
+        outcome.output_tokens = told or (output_tokens if self.full else self.chunks)
         if outcome.error:
             return
-        if not self.finished:
+        if self._over is None:
             outcome.error = "the stream ended early"
-        elif not self.chunks:
+        elif not (told or self._texts or (told is None and self.chunks)):
             outcome.error = "the answer has no tokens"
-        elif self.full and self.usage.get("completion_tokens") and outcome.output_tokens < output_tokens:
+        elif self.full and outcome.output_tokens < output_tokens:
             outcome.error = "the service cut the answer short: its context has no room for what was asked"
 
 
