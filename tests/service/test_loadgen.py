@@ -350,6 +350,33 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
     assert gaps.std() > 0.2 * gaps.mean()
 
 
+def test_arrivals_are_those_of_the_common_seed() -> None:
+    """The offered load is the same for all that are compared, and as high as the rate says."""
+    due = loadgen.arrivals(33, 8.0, 5)
+    assert due == loadgen.arrivals(33, 8.0, 5) != loadgen.arrivals(33, 8.0, 6)
+    assert due[0] == 0 and due[-1] == pytest.approx(32 / 8)
+    assert np.diff(due).min() > 0 and np.diff(due).std() == pytest.approx(1 / 8, rel=0.5)
+    assert loadgen.arrivals(1, 8.0, 5) == [0.0]
+
+    def starts(seed: int) -> list[float]:
+        flags = ("--requests", "6", "--request-rate", "20", "--warmup", "0", "--common-seed", "3", "--save-requests")
+        return [each["start"] for each in load(Script(complete), *flags, "--seed", str(seed))["requests"]]
+
+    earliest = loadgen.arrivals(6, 20.0, 3)
+    for seed in (1, 2):
+        assert all(start > when - 0.001 for start, when in zip(starts(seed), earliest, strict=True))
+
+
+def test_warm_up_requests_do_not_wait_for_the_rate() -> None:
+    async def when_both_wait(number: int, writer: asyncio.StreamWriter) -> None:
+        while len(script.bodies) < 2:
+            await asyncio.sleep(0.005)
+        await complete(number, writer)
+
+    script = Script(when_both_wait)
+    assert load(script, "--requests", "1", "--request-rate", "0.001", "--warmup", "2")["completed"] == 1
+
+
 def test_warm_up_requests_are_sent_first_and_do_not_count() -> None:
     script = Script(complete)
     result = load(script, "--requests", "4", "--warmup", "3", "--concurrency", "2")
@@ -443,7 +470,8 @@ def test_a_service_that_is_not_there_still_gives_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["F.json"]
 
 
-def test_it_opens_as_many_connections_as_the_hard_limit_allows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("requests", "warmup"), [(100, 0), (1, 100)])
+def test_it_opens_as_many_connections_as_the_hard_limit_allows(requests: int, warmup: int, tmp_path: Path) -> None:
     async def when_all_wait(number: int, writer: asyncio.StreamWriter) -> None:
         while len(script.bodies) < 100:
             await asyncio.sleep(0.005)
@@ -452,7 +480,7 @@ def test_it_opens_as_many_connections_as_the_hard_limit_allows(tmp_path: Path) -
     async def run() -> int:
         async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
             url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-            words = ["--base-url", url, "--requests", "100", "--concurrency", "100", "--warmup", "0"]
+            words = ["--base-url", url, "--requests", str(requests), "--concurrency", "100", "--warmup", str(warmup)]
             words += ["--output-tokens", "2", "--output", str(tmp_path / "F.json")]
             limited = ["sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", sys.executable, "-m", loadgen.__name__, *words]
             process = await asyncio.create_subprocess_exec(*limited)
@@ -461,7 +489,7 @@ def test_it_opens_as_many_connections_as_the_hard_limit_allows(tmp_path: Path) -
     script = Script(when_all_wait)
     assert asyncio.run(run()) == 0
     result = json.loads((tmp_path / "F.json").read_text())
-    assert (result["completed"], result["errors"]) == (100, {})
+    assert (result["completed"], result["errors"]) == (requests, {})
 
 
 @pytest.mark.parametrize(

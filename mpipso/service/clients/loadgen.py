@@ -3,8 +3,9 @@
 ``python -m mpipso.service.clients.loadgen --base-url http://HOST:PORT --requests 32 --concurrency 16 --output F.json``
 
 The load is a closed loop (``--concurrency``), Poisson arrivals (``--request-rate``) or, with neither, all requests at
-once. Prompts follow from the seed and differ between requests, seeds and warm-up, so that a prefix cache that is kept
-from an earlier run helps no one. They hold exactly the wanted number of tokens for the embedded model; for any other
+once. Arrivals follow from the common seed alone, lest runs that are compared differ in the load itself. Prompts follow
+from the seed and differ between requests, seeds and warm-up, so that a prefix cache that is kept from an earlier run
+helps no one. They hold exactly the wanted number of tokens for the embedded model; for any other
 model the number is approximate, and the token counts are those that the server reports.
 
 Exit codes: 0 when the file was written, whatever became of the requests; 2 for bad flags.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import random
@@ -55,13 +57,19 @@ class Load:
         } | ({"model": options.model} if options.model else {})
         self._origin = 0.0
 
-    async def run(self, prompts: Sequence[str], arrivals: random.Random) -> tuple[list[RequestOutcome], float]:
-        """Send all prompts; their outcomes in the same order, and the seconds it took."""
+    async def run(self, prompts: Sequence[str], due: Sequence[float] = ()) -> tuple[list[RequestOutcome], float]:
+        """Send all prompts; their outcomes in the same order, and the seconds it took.
+
+        Parameters
+        ----------
+        due:
+            When each is sent, in seconds from the start; without it the load is a closed loop.
+        """
         outcomes = [RequestOutcome() for _ in prompts]
         pairs = list(zip(prompts, outcomes, strict=True))
         self._origin = time.perf_counter()
-        if self._options.request_rate:
-            await self._open_loop(pairs, arrivals)
+        if due:
+            await self._open_loop(pairs, due)
         else:
             waiting = iter(pairs)
             loops = min(self._options.concurrency or len(pairs), len(pairs))
@@ -72,12 +80,11 @@ class Load:
         for prompt, outcome in waiting:
             await self._request(prompt, outcome)
 
-    async def _open_loop(self, pairs: Sequence[tuple[str, RequestOutcome]], arrivals: random.Random) -> None:
-        due, sent = self._origin, []
-        for prompt, outcome in pairs:
-            await asyncio.sleep(due - time.perf_counter())
+    async def _open_loop(self, pairs: Sequence[tuple[str, RequestOutcome]], due: Sequence[float]) -> None:
+        sent = []
+        for (prompt, outcome), seconds in zip(pairs, due, strict=True):
+            await asyncio.sleep(self._origin + seconds - time.perf_counter())
             sent.append(asyncio.create_task(self._request(prompt, outcome)))
-            due += arrivals.expovariate(self._options.request_rate)
         await asyncio.gather(*sent)
 
     async def _request(self, prompt: str, outcome: RequestOutcome) -> None:
@@ -136,10 +143,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 options.model = next(iter(await served_models(session, options.base_url)), "")
         load = Load(session, options)
         if options.warmup:
-            await load.run(prompts(options, "warm-up", options.warmup), random.Random(options.seed))
-        outcomes, duration = await load.run(
-            prompts(options, "load", options.requests), random.Random(f"arrivals {options.seed}")
-        )
+            await load.run(prompts(options, "warm-up", options.warmup))
+        due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
+        outcomes, duration = await load.run(prompts(options, "load", options.requests), due)
     result = summarize(outcomes, duration, options.output_tokens)
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
@@ -154,6 +160,18 @@ def allow_connections(number: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def arrivals(number: int, rate: float, seed: int) -> list[float]:
+    """When so many requests are due, in seconds: the first at 0, with exponential gaps between them.
+
+    The gaps are scaled to a mean of exactly 1 / ``rate``, as in ``vllm bench serve``: of few requests the sum of the
+    gaps alone would make some loads half as high again as others.
+    """
+    draw = random.Random(f"arrivals {seed}")
+    due = list(itertools.accumulate((draw.expovariate(1.0) for _ in range(number - 1)), initial=0.0))
+    scale = (number - 1) / rate / due[-1] if number > 1 else 0.0
+    return [scale * when for when in due]
 
 
 def prompts(options: argparse.Namespace, purpose: str, number: int) -> list[str]:
@@ -178,7 +196,8 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--concurrency", type=_number(int, 1), help="closed loop: requests under way at any time")
     loop.add_argument("--request-rate", type=_number(float, 0, above=True), help="open loop: mean requests per second")
     add("--warmup", type=_number(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the prompts and arrivals (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
+    add("--common-seed", type=int, default=0, help="of the arrivals (default: %(default)s)")
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
     add("--timeout", type=_number(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
     add("--save-requests", action="store_true", help="record every request in the output")
@@ -208,7 +227,8 @@ def _url(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    allow_connections(min(options.concurrency or options.requests, options.requests))
+    most = max(options.requests, options.warmup)
+    allow_connections(min(options.concurrency or most, most))
     unfinished = options.output.with_name(options.output.name + ".part")
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.

@@ -50,7 +50,7 @@ class OpenAIClient(Client):
         if benchmark.concurrency is not None:
             words += ["--concurrency", str(benchmark.concurrency)]
         if benchmark.request_rate is not None:
-            words += ["--request-rate", str(benchmark.request_rate)]
+            words += ["--request-rate", str(benchmark.request_rate), "--common-seed", str(benchmark.seed)]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])
