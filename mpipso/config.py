@@ -93,8 +93,9 @@ Where = Annotated[Annotated[str, Tag("a key")] | Annotated[Pattern, Tag("a patte
 class Benchmark(Section):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
-    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. ``requests`` is
-    how many mpipso's own client sends; of another program, that says how many it completed, how many it is to send.
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement; one that takes
+    longer than ``request_timeout`` (unless given, ``timeout``, which is that of the whole) was not. ``requests`` is how
+    many mpipso's own client sends; of another program, that says how many it completed, how many it is to send.
     ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
     """
 
@@ -110,6 +111,7 @@ class Benchmark(Section):
     save_requests: bool = False
     seed: int = 0
     timeout: Seconds = 600.0
+    request_timeout: Seconds | None = None
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     command: Command = ()
     result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -134,6 +136,15 @@ class Benchmark(Section):
     def _one_loop(self) -> Benchmark:
         if self.concurrency is not None and self.request_rate is not None:
             raise ValueError("give concurrency (closed loop) or request_rate (open loop), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _a_request_within_the_whole(self) -> Benchmark:
+        if self.request_timeout is not None and self.request_timeout > self.timeout:
+            raise ValueError(
+                f"request_timeout = {self.request_timeout:g} has no effect: the whole benchmark is stopped after "
+                f"timeout = {self.timeout:g}"
+            )
         return self
 
 

@@ -280,6 +280,15 @@ class TestWhatIsRefused:
             "my.toml: benchmark: give concurrency (closed loop) or request_rate (open loop), not both",
         )
 
+    def test_a_request_may_not_take_longer_than_the_benchmark(self) -> None:
+        data = good()
+        data["benchmark"] |= {"timeout": 60.0, "request_timeout": 60.0}
+        assert read(data).benchmark.request_timeout == 60.0
+        data["benchmark"]["request_timeout"] = 61.0
+        assert problems(data) == (
+            "my.toml: benchmark: request_timeout = 61 has no effect: the whole benchmark is stopped after timeout = 60",
+        )
+
     @pytest.mark.parametrize(
         ("group", "line"),
         [

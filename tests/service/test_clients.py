@@ -504,6 +504,7 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(requests=32, metrics={"output_throughput": "x"})
     assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
+    assert [line.split(":")[0] for line in problems(request_timeout=5.0)] == ["benchmark.request_timeout"]
     assert problems(command=("sh", "-c", "bench {result} {model} {n}")) == []
     folder = told_in("/a b", command=("sh", "-c", "bench > {result_dir}/log"))
     assert [line.partition(" apart")[0] for line in folder] == [
@@ -751,6 +752,20 @@ def test_failed_requests_fail_the_evaluation_with_the_most_frequent_reason(
     assert "cannot serve" in error.value.detail
 
 
+def test_a_request_that_hangs_is_one_that_failed(service: Callable[..., Service], tmp_path: Path) -> None:
+    served = service()
+    numbers, released = iter(range(8)), threading.Event()
+    served.server.before = lambda: next(numbers) % 4 or released.wait(60)
+    limits = {"concurrency": 1, "timeout": 60.0, "request_timeout": 1.0}
+    try:
+        metrics = load(target(tmp_path, served.port), **limits, min_success_rate=0.7)
+        assert (metrics["completed"], metrics["failed"]) == (3, 1)
+        with pytest.raises(EvaluationFailed, match=r"^1 of 4 requests failed: no complete answer within 1 s \(1\)$"):
+            load(target(tmp_path, served.port), **limits)
+    finally:
+        released.set()
+
+
 def test_a_service_that_serves_nothing_fails_the_evaluation(service: Callable[..., Service], tmp_path: Path) -> None:
     with pytest.raises(EvaluationFailed, match=r"^the benchmark completed no request: HTTP 500: .* \(4\)$"):
         load(target(tmp_path, service(status=500).port))
@@ -764,6 +779,8 @@ def test_a_service_that_serves_nothing_fails_the_evaluation(service: Callable[..
         ({"keep_alive": False}, ["--close"]),
         ({"save_requests": True}, ["--save-requests"]),
         ({"warmup": 7}, ["--warmup", "7"]),
+        ({"timeout": 70.0}, ["--timeout", "70.0"]),
+        ({"timeout": 70.0, "request_timeout": 7.0}, ["--timeout", "7.0"]),
     ],
 )
 def test_the_configuration_reaches_the_load_generator(

@@ -114,7 +114,7 @@ class CommandClient(Client):
 
 _OF_OPENAI = (
     *("endpoint", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
-    "save_requests",
+    *("save_requests", "request_timeout"),
 )
 
 

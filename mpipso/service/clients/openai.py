@@ -44,7 +44,8 @@ class OpenAIClient(Client):
         words += ["--endpoint", target.endpoint]
         words += ["--requests", str(benchmark.requests), "--warmup", str(benchmark.warmup)]
         words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
-        words += ["--seed", str(target.seed), "--timeout", str(benchmark.timeout), "--output", str(target.result)]
+        words += ["--timeout", str(benchmark.request_timeout or benchmark.timeout)]
+        words += ["--seed", str(target.seed), "--output", str(target.result)]
         if target.model:
             words += ["--model", target.model]
         if benchmark.concurrency is not None:
