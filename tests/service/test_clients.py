@@ -775,7 +775,8 @@ def test_a_service_that_serves_nothing_fails_the_evaluation(service: Callable[..
     ("benchmark", "words"),
     [
         ({"concurrency": 3}, ["--concurrency", "3"]),
-        ({"request_rate": 2.5, "seed": 7}, ["--request-rate", "2.5", "--common-seed", "7"]),
+        ({"request_rate": 2.5}, ["--request-rate", "2.5"]),
+        ({"seed": 7}, ["--common-seed", "7"]),
         ({"keep_alive": False}, ["--close"]),
         ({"save_requests": True}, ["--save-requests"]),
         ({"warmup": 7}, ["--warmup", "7"]),

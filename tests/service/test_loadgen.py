@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import re
 import signal
 import socket
@@ -394,6 +395,49 @@ def test_prompts_differ_between_requests_seeds_and_warm_up_only() -> None:
     assert len(set(prompts)) == len(prompts) == 12
     assert {len(prompt.split()) for prompt in prompts} == {64}
     assert {f" {word}" for prompt in prompts for word in prompt.split()} <= set(words())
+
+
+@pytest.mark.parametrize(
+    ("told", "flags", "length"),
+    [
+        (lambda words: words, (), 64),
+        (lambda words: words + 3, (), 64),
+        (lambda words: 3 * words, (), 21),
+        (lambda words: 3 * words, ("--warmup", "0"), 64),
+        (lambda words: 3 * words, ("--input-tokens", "1"), 1),
+        (lambda words: 0, (), 64),
+        (lambda words: 1, (), 64),
+    ],
+    ids=["one each", "a template", "three each", "no warm-up", "one word", "not told", "nonsense"],
+)
+def test_prompts_are_as_long_as_the_warm_up_tells(
+    told: Callable[[int], int], flags: tuple[str, ...], length: int
+) -> None:
+    async def answer(number: int, writer: asyncio.StreamWriter) -> None:
+        tokens = told(len(script.bodies[number - 1]["prompt"].split()))
+        text = LLAMACPP.replace('"prompt_tokens":7', f'"prompt_tokens":{tokens}')
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + text.encode())
+
+    script = Script(answer)
+    load(script, "--requests", "3", "--warmup", "2", "--concurrency", "1", "--seed", "5", *flags)
+    draw = random.Random("load 5")
+    assert [body["prompt"] for body in script.bodies[-3:]] == [
+        "".join(draw.choices(words(), k=length)) for _ in range(3)
+    ]
+
+
+def test_all_warm_ups_of_a_common_seed_have_the_same_words() -> None:
+    """They are as many tokens then, and the prompts that are measured equally long."""
+
+    def sent(*flags: str) -> list[str]:
+        flags = ("--base-url", "http://h:1", "--output", "F", *flags)
+        return loadgen.warm_up(loadgen.parser().parse_args(flags))
+
+    one, other = sent("--seed", "1"), sent("--seed", "2")
+    assert one == sent("--seed", "1") != other
+    assert [len(prompt.split()) for prompt in one] == [64, 64]
+    assert sorted(" ".join(one).split()) == sorted(" ".join(other).split())
+    assert sorted(" ".join(one).split()) != sorted(" ".join(sent("--common-seed", "1")).split())
 
 
 def test_a_request_asks_for_an_exact_greedy_stream() -> None:

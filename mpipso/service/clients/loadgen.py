@@ -5,8 +5,8 @@
 The load is a closed loop (``--concurrency``), Poisson arrivals (``--request-rate``) or, with neither, all requests at
 once. Arrivals follow from the common seed alone, lest runs that are compared differ in the load itself. Prompts follow
 from the seed and differ between requests, seeds and warm-up, so that a prefix cache that is kept from an earlier run
-helps no one. They hold exactly the wanted number of tokens for the embedded model; for any other
-model the number is approximate, and the token counts are those that the server reports.
+helps no one. They hold exactly the wanted number of tokens for the embedded model, to which a word is a token; for any
+other model about as many, if the warm-up tells how many a word is. The token counts are those that the server reports.
 
 Exit codes: 0 when the file was written, whatever became of the requests; 2 for bad flags.
 """
@@ -37,6 +37,8 @@ from mpipso.service.embedded.model import words
 
 MAX_ANSWER = 1_000_000
 """Bytes of an answer that is no stream, at most."""
+TOLERANCE = 0.05
+"""By which share prompts may be longer than asked for before they are made shorter."""
 OTHER_FILES = 32
 """What the load generator has open besides its connections, at most."""
 
@@ -142,10 +144,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
                 options.model = next(iter(await served_models(session, options.base_url)), "")
         load = Load(session, options)
+        length = options.input_tokens
         if options.warmup:
-            await load.run(prompts(options, "warm-up", options.warmup))
+            warmed_up, _ = await load.run(warm_up(options))
+            length = prompt_length(options.input_tokens, warmed_up)
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
-        outcomes, duration = await load.run(prompts(options, "load", options.requests), due)
+        outcomes, duration = await load.run(prompts(options, length), due)
     result = summarize(outcomes, duration, options.output_tokens)
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
@@ -174,11 +178,32 @@ def arrivals(number: int, rate: float, seed: int) -> list[float]:
     return [scale * when for when in due]
 
 
-def prompts(options: argparse.Namespace, purpose: str, number: int) -> list[str]:
-    """Random prompts of ``input_tokens`` words each; the same for the same seed and purpose, else different."""
-    draw = random.Random(f"{purpose} {options.seed}")
+def warm_up(options: argparse.Namespace) -> list[str]:
+    """The prompts of the warm-up, of ``input_tokens`` words each.
+
+    All runs of a common seed send the same words, each in an order of its own: so they are as many tokens everywhere,
+    and the measured prompts become equally long.
+    """
+    drawn = random.Random(f"warm-up {options.common_seed}").choices(words(), k=options.warmup * options.input_tokens)
+    random.Random(f"warm-up {options.seed}").shuffle(drawn)
+    return ["".join(drawn[start :: options.warmup]) for start in range(options.warmup)]
+
+
+def prompt_length(tokens: int, warmed_up: Sequence[RequestOutcome]) -> int:
+    """Of how many words a prompt is about so many tokens, after a warm-up with prompts of as many words.
+
+    Where words are tokens but for a few, as of a chat's template, and where the service does not tell, just as many.
+    """
+    told = [outcome.input_tokens for outcome in warmed_up if not outcome.error]
+    excess = sum(told) / (tokens * len(told)) if told else 1.0
+    return max(1, round(tokens / excess)) if excess > 1 + TOLERANCE else tokens
+
+
+def prompts(options: argparse.Namespace, length: int) -> list[str]:
+    """Random prompts of ``length`` words each; the same for the same seed, else different."""
+    draw = random.Random(f"load {options.seed}")
     vocabulary = words()
-    return ["".join(draw.choices(vocabulary, k=options.input_tokens)) for _ in range(number)]
+    return ["".join(draw.choices(vocabulary, k=length)) for _ in range(options.requests)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--request-rate", type=_number(float, 0, above=True), help="open loop: mean requests per second")
     add("--warmup", type=_number(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
-    add("--common-seed", type=int, default=0, help="of the arrivals (default: %(default)s)")
+    add("--common-seed", type=int, default=0, help="of arrivals and the words of the warm-up (default: %(default)s)")
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
     add("--timeout", type=_number(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
     add("--save-requests", action="store_true", help="record every request in the output")

@@ -45,13 +45,13 @@ class OpenAIClient(Client):
         words += ["--requests", str(benchmark.requests), "--warmup", str(benchmark.warmup)]
         words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
         words += ["--timeout", str(benchmark.request_timeout or benchmark.timeout)]
-        words += ["--seed", str(target.seed), "--output", str(target.result)]
+        words += ["--seed", str(target.seed), "--common-seed", str(benchmark.seed), "--output", str(target.result)]
         if target.model:
             words += ["--model", target.model]
         if benchmark.concurrency is not None:
             words += ["--concurrency", str(benchmark.concurrency)]
         if benchmark.request_rate is not None:
-            words += ["--request-rate", str(benchmark.request_rate), "--common-seed", str(benchmark.seed)]
+            words += ["--request-rate", str(benchmark.request_rate)]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])
