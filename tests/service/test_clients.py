@@ -298,6 +298,65 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
     assert measured(tmp_path, 'took 5 ms\n{"x": 3}', metrics=mixed) == {"output_throughput": 3.0, "ttft_p99_ms": 5.0}
 
 
+@pytest.mark.parametrize(
+    ("metric", "pattern", "output", "number"),
+    [
+        ("output_throughput", r'"SET","([\d.]+)"', '"SET","95.1","0.5"', 95.1),
+        ("output_throughput", r"SET,([\d.]+)", "SET,95.1,0.5", 95.1),
+        ("output_throughput", r"SET,(\d+),", "SET,95,120", 95.0),
+        ("output_throughput", r"rps \(?([\d.]+)", "rps (12.5)", 12.5),
+        ("output_throughput", r"rps ([\d.]+)", "rps 12.5/s, 3 failed", 12.5),
+        ("output_throughput", r"rps (\d+)", "rps 12; 13.", 12.0),
+        ("output_throughput", r"rps (\d+)", "done: rps 12.", 12.0),
+        ("output_throughput", r"rps ([\d.]+)", "rps 12.5req/s.", 12.5),
+        ("output_throughput", r"rps ([\d.]+)k", "rps 12.5kreq/s", None),
+        ("output_throughput", r"rps ([\d.]+)k?", "rps 12.5k", None),
+        ("output_throughput", r"rps ([\d.]+)k", "rps 12.5k/s", 12.5),
+        ("completed", r"done (\d+)%", "done 100%", 100.0),
+        ("completed", r"done (\d+)", "done 100/256", 100.0),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 980.00us", 0.98),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99%   1.10s", 1100.0),
+        ("e2e_p99_ms", r"99% +([\d.]+)ms", "99% 9.5ms", 9.5),
+        ("duration", r"took ([\d.]+)", "took 250ms.", 0.25),
+        ("own", r"lat ([\d.]+)us", "lat 980us", 980.0),
+        ("own", r"lat ([\d.]+)", "lat 980us", None),
+        ("own", r"x ([\d.]+)x", "x 1.5x", 1.5),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 2.00m", None),
+        ("output_throughput", r"rps ([\d.]+)", "rps 12,345.67 [#/sec]", None),
+        ("output_throughput", r"rps (\d+)", "rps 12.75", None),
+        ("output_throughput", r"rps ([\d.]+)", "rps 1.2345e+04", None),
+        ("output_throughput", r"rps ([\d.]+)", "rps 12.3k", None),
+        ("output_throughput", r"rps ([\d.]+)", "rps 12_345", None),
+        ("output_throughput", r"rps (\d\d)", "rps 123", None),
+        ("output_throughput", r"rps.*([\d.]+)", "rps 500", None),
+        ("output_throughput", r"rps.*([\d.]+)", "rps 500.2", None),
+    ],
+)
+def test_a_pattern_finds_whole_numbers_with_their_units(
+    metric: str, pattern: str, output: str, number: float | None, tmp_path: Path
+) -> None:
+    metrics = {"output_throughput": "x", metric: {"pattern": pattern}}
+    printed = f'{output}\n{{"x": 1}}'
+    if number is not None:
+        assert measured(tmp_path, printed, metrics=metrics)[metric] == pytest.approx(number)
+    else:
+        with pytest.raises(EvaluationFailed, match=r"directly (before|behind) it stands '.+': let the group hold"):
+            measured(tmp_path, printed, metrics=metrics)
+
+
+def test_what_is_printed_for_progress_is_not_the_figure(tmp_path: Path) -> None:
+    client = CLIENTS.create("command")
+    told = config(metrics={"output_throughput": {"pattern": r"rps: ([\d.]+)"}})
+    progress = "10 % done, rps: 3\n"
+    (tmp_path / "benchmark.json").write_text("rps: 700")
+    assert client.metrics(told, target(tmp_path), done("", progress))["output_throughput"] == 700
+    (tmp_path / "benchmark.json").unlink()
+    assert client.metrics(told, target(tmp_path), done("rps: 500\n", progress))["output_throughput"] == 500
+    assert client.metrics(told, target(tmp_path), done("done\n", progress))["output_throughput"] == 3
+    with pytest.raises(EvaluationFailed, match=r"^nothing in what the benchmark told matches"):
+        client.metrics(told, target(tmp_path), done("done\n", "done\n"))
+
+
 @pytest.mark.parametrize(("pattern", "told"), [("(", "is no regular"), ("a", "one group"), ("(a)(b)", "it has 2")])
 def test_a_pattern_that_is_none_is_told(pattern: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
@@ -754,6 +813,7 @@ def test_failed_requests_fail_the_evaluation_with_the_most_frequent_reason(
 
 def test_a_request_that_hangs_is_one_that_failed(service: Callable[..., Service], tmp_path: Path) -> None:
     served = service()
+    served.server.handle_error = lambda *_: None
     numbers, released = iter(range(8)), threading.Event()
     served.server.before = lambda: next(numbers) % 4 or released.wait(60)
     limits = {"concurrency": 1, "timeout": 60.0, "request_timeout": 1.0}

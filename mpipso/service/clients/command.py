@@ -82,21 +82,23 @@ class CommandClient(Client):
         files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
         if not files and target.result.exists():
             files = [target.result]
-        printed = done.stdout + done.stderr
         told = config.benchmark.metrics
-        result, output = None, ""
+        result, texts = None, [""]
         if any(isinstance(where, str) for where in told.values()):
             result = read(files) if files else last_json(done.stdout)
             if result is None:
-                raise EvaluationFailed("the benchmark command printed no table of JSON", detail=printed[-2000:])
+                raise EvaluationFailed(
+                    "the benchmark command printed no table of JSON", detail=(done.stdout + done.stderr)[-2000:]
+                )
         if any(isinstance(where, Pattern) for where in told.values()):
-            output = "\n".join([printed, *map(content, files)])
+            # What goes to stderr is progress, as a rule, and stdout has the final figures.
+            texts = ["\n".join([done.stdout, *map(content, files)]), done.stderr]
         needed = {*config.objective.metrics, "completed", "failed"}
         measured = {}
         for name, where in told.items():
             try:
                 if isinstance(where, Pattern):
-                    measured[name] = matched(output, where.pattern, name)
+                    measured[name] = matched(texts, where.pattern, name)
                 else:
                     measured[name] = number(result, where, name)
             except Absent:

@@ -7,7 +7,8 @@ import itertools
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mpipso.config import suggestion
@@ -23,6 +24,10 @@ MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 """A number as text, and what stands behind it."""
+_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s,;:()\[\]{}<>|=\"']*")
+"""What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
+_CUT = re.compile(r"\d\.?$")
+"""The end of what stands before a number that a pattern has cut."""
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
 _RATE = re.compile(r"(req|request|tok|token)s?/s")
 _NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
@@ -49,12 +54,57 @@ def number(result: Any, path: str, metric: str) -> float:
     return _converted(_at(result, path), f"the benchmark's {path!r}", metric)
 
 
-def matched(output: str, pattern: str, metric: str) -> float:
-    """The number in the last match of a pattern's group, as :func:`number` takes a text; raises as that does."""
-    found = re.findall(pattern, output, re.MULTILINE)
-    if not found:
-        raise Absent(f"nothing in what the benchmark told matches {pattern!r}")
-    return _converted(found[-1], f"the benchmark's {pattern!r}", metric)
+def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
+    """The number that the group of a pattern holds, as :func:`number` takes a text; raises as that does.
+
+    What counts is the last match in the first of the texts that has any. The group has to hold the number as a whole,
+    ``12,345.6`` not as ``12``; a unit that stands directly behind it is that of the number.
+    """
+    for text in texts:
+        last = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
+        if last:
+            what = f"the benchmark's {pattern!r}"
+            return _converted(_whole(last[0], what, metric), what, metric)
+    raise Absent(f"nothing in what the benchmark told matches {pattern!r}")
+
+
+def _whole(found: re.Match[str], what: str, metric: str) -> str:
+    """What the group of a match holds, with the unit behind it.
+
+    Raises
+    ------
+    EvaluationFailed
+        The group holds a part of a number only, or there is a unit that the metric cannot have, unless the pattern
+        itself goes on with what stands there.
+    """
+    value = found[1] or ""
+    quantity = _QUANTITY.fullmatch(value.strip())
+    if quantity is None or quantity[2]:
+        return value
+    start, end = found.span(1)
+    before, after = found.string[max(0, start - 2) : start], _BEHIND.match(found.string, end)
+    if value[0].isdigit() and _CUT.search(before):
+        raise EvaluationFailed(
+            f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
+        )
+    if after is None:
+        return value
+    rest = after[0].rstrip(".")
+    told = f"{what} is {value!r}, and directly behind it stands {rest!r}"
+    if rest[0].isalpha():
+        with contextlib.suppress(EvaluationFailed):
+            _factor(rest, metric, told)
+            return f"{value} {rest}"
+    # Behind a decimal point a comma is none within a number, but between two.
+    if _goes_on_with(found.re.pattern, rest) or (rest[0] == "," and "." in value):
+        return value
+    raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
+
+
+def _goes_on_with(pattern: str, rest: str) -> bool:
+    """Whether the group of a pattern is followed by the word or sign with which ``rest`` begins, as it stands."""
+    first = re.escape(re.findall(r"[^\W\d_]+|.", rest)[0])
+    return re.search(rf"(?<!\\)\){re.escape(first)}(?![\w?*+{{|])", pattern) is not None
 
 
 def _converted(value: Any, what: str, metric: str) -> float:
