@@ -236,7 +236,7 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
         "result_file": "{result_dir}/*.csv",
         "metrics": {"output_throughput": "Rate.P99", "ttft_p99_ms": "TTFT.P99"},
     }
-    file.write_text('What,Stage,Average,P99\r\n\r\nTTFT, total ,"1,5 ms",9.5 ms\r\n"Rate",total,,2.5 token/s\r\n')
+    file.write_text('What,Stage,Average,P99,,\r\n\r\nTTFT, total ,"1,5 ms",9.5 ms\r\n"Rate",total,,2.5 token/s,,\r\n')
     assert measured(tmp_path, "", **mapped) == {"output_throughput": 2.5, "ttft_p99_ms": 9.5}
     with pytest.raises(EvaluationFailed, match=r"has no 'Rate\.P9'; did you mean 'Rate\.P99'\?$"):
         measured(tmp_path, "", **mapped | {"metrics": {"output_throughput": "Rate.P9"}})
@@ -244,6 +244,8 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
         ("", "holds no rows"),
         ("What,P99\n", "holds no rows"),
         ("What,P99\nRate,1\nRate,2\n", "has two rows of the name 'Rate'"),
+        ("What,P99,P99\nRate,1,2\nTTFT,3,4\n", "has two columns of the name 'P99'"),
+        ("P99,P99\n1,2\n", "has two columns of the name 'P99'"),
         ('What,P99\nRate,"' + 200_000 * "x", "is no CSV: field larger than field limit"),
     ):
         file.write_text(content)
