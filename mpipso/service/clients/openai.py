@@ -64,6 +64,9 @@ class OpenAIClient(Client):
             return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
         except EvaluationFailed as error:
             cause = f"{error.cause}: {errors[0]}" if errors else error.cause
+            kept = config.benchmark.keep_alive and not target.close_connections
+            if kept and result.get("completed") and errors and errors[0].startswith(_LOST):
+                cause += "; if the service closes a connection after each answer, set benchmark.keep_alive = false"
             raise EvaluationFailed(cause, detail="\n".join(errors)) from None
 
 
@@ -104,5 +107,7 @@ def _tokens(text: str) -> bool:
         return False
 
 
+_LOST = ("ClientOSError", "ClientConnectionResetError", "ServerDisconnectedError")
+"""How the errors begin where a connection is lost before an answer."""
 TOLD = 1000
 """How much of an answer is quoted."""

@@ -22,8 +22,8 @@ _SHOWN = 5
 """How many of the keys are told where none is like the one that is missing."""
 MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
-_QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
-"""A number as text, and what stands behind it."""
+_QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
+"""A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows."""
 _BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s,;:()\[\]{}<>|=\"']*")
 """What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
 _CUT = re.compile(r"\d\.?$")
@@ -109,7 +109,7 @@ def _goes_on_with(pattern: str, rest: str) -> bool:
 
 def _converted(value: Any, what: str, metric: str) -> float:
     if isinstance(value, str) and (quantity := _QUANTITY.fullmatch(value.strip())):
-        value = float(quantity[1]) * _factor(quantity[2], metric, f"{what} is {value!r}")
+        value = float(quantity[1].replace(",", "")) * _factor(quantity[2], metric, f"{what} is {value!r}")
     nothing = value.strip().lower() in _NOTHING if isinstance(value, str) else value is None
     if nothing or (isinstance(value, float) and not math.isfinite(value)):
         raise Absent(f"{what} is {value!r}, not a finite number")
