@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class Outcome:
         How often attempts were repeated because a node, a port or the client failed, by cause.
     schedule:
         The schedule that was used, and its size.
+    no_starts:
+        Why there are no ``starts`` although the run has written some: a sentence.
     """
 
     evaluations: Sequence[Judged]
@@ -90,6 +92,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     retries: Mapping[str, int] = field(default_factory=dict)
     schedule: ScheduleChoice | None = None
+    no_starts: str = ""
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
@@ -148,13 +151,12 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         last = {"event": "failed", "cause": failure}
     ended = _ended(folder, last)
     over = ended in ("", _GOING_ON) or last.get("cause", "").startswith(NO_BASELINE) or _comes_back(last)
-    return Outcome(
+    outcome = Outcome(
         evaluations=results(events),
         incumbent=_incumbent(events, last),
         objective=objective,
         higher=_directions(config),
         folder=folder,
-        starts=recipe.read_starts(folder),
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
@@ -163,6 +165,25 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         retries=retries,
         schedule=_schedule(config.get("search", {})),
     )
+    return _with_starts(outcome)
+
+
+def _with_starts(outcome: Outcome) -> Outcome:
+    """With the commands of ``best.toml`` if they are those of the best.
+
+    A session that ended between the journal's line and the file has left an earlier one; and what has become of the
+    file is no reason to tell nothing of a run.
+    """
+    try:
+        written = recipe.read_best(outcome.folder)
+    except UserError as error:
+        return replace(outcome, no_starts=f"{error}; --resume writes it anew")
+    if written is None or outcome.best is None:
+        return outcome
+    if figures.key(written.configuration) == figures.key(outcome.best.configuration):
+        return replace(outcome, starts=written.starts)
+    renewed = "is about to be renewed" if outcome.ended == _GOING_ON else "--resume renews it"
+    return replace(outcome, no_starts=f"{recipe.SCRIPT} is of #{written.number}, not of the best: {renewed}")
 
 
 def resume_command(folder: Path, config: str) -> str:

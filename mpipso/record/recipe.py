@@ -15,7 +15,7 @@ import tomli
 import tomli_w
 
 from mpipso.errors import UserError
-from mpipso.evaluation import Evaluation
+from mpipso.evaluation import Configuration, Evaluation
 from mpipso.printable import clean, printable
 from mpipso.record import figures
 from mpipso.record.folders import remove, replace
@@ -46,6 +46,15 @@ class NodeStart:
     update: tuple[str, ...] = ()
     folder: str = ""
     cores: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of an incumbent: its evaluation, its configuration, and how to start the service with it."""
+
+    number: int
+    configuration: Configuration
+    starts: tuple[NodeStart, ...]
 
 
 def write_best(
@@ -103,8 +112,8 @@ def withdraw_best(folder: Path) -> None:
         remove(path)
 
 
-def read_starts(folder: Path) -> tuple[NodeStart, ...]:
-    """The commands in ``best.toml``, without their secrets; none when there is no such file.
+def read_best(folder: Path) -> Written | None:
+    """What ``best.toml`` says, without secrets; None when there is no such file.
 
     Raises
     ------
@@ -113,12 +122,29 @@ def read_starts(folder: Path) -> tuple[NodeStart, ...]:
     """
     path = folder / TOML
     try:
-        entries = tomli.loads(path.read_text(encoding="utf-8"))["start"]
-        return tuple(NodeStart(entry["host"], tuple(entry["argv"]), entry["env"]) for entry in entries)
+        best = tomli.loads(path.read_text(encoding="utf-8"))
+        starts = tuple(
+            NodeStart(_text(entry["host"]), tuple(map(_text, entry["argv"])), _texts(entry["env"]))
+            for entry in best["start"]
+        )
+        configuration = dict(best["configuration"])
+        if not all(isinstance(setting, (bool, int, float, str)) for setting in configuration.values()):
+            raise TypeError("a setting is no value")
+        return Written(int(best["run"]["evaluation"]), configuration, starts)
     except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{path}: cannot be read as the file that mpipso wrote") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("is no text")
+    return value
+
+
+def _texts(table: Mapping[str, object]) -> dict[str, str]:
+    return {name: _text(content) for name, content in dict(table).items()}
 
 
 def command_words(start: NodeStart) -> list[str]:

@@ -220,6 +220,8 @@ def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
         yield _whole(f"logs:     {outcome.folder / EVALUATIONS}")
     if outcome.resume:
         yield _whole("go on:    ", (clean(outcome.resume), "bold"))
+    if outcome.no_starts:
+        yield Text(f"note: {clean(outcome.no_starts)}", "yellow")
     if outcome.best is None or not outcome.starts:
         return
     script = outcome.folder / recipe.SCRIPT

@@ -12,7 +12,7 @@ import tomli
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
-from mpipso.record.recipe import SCRIPT, TOML, NodeStart, command_words, read_starts, withdraw_best, write_best
+from mpipso.record.recipe import SCRIPT, TOML, NodeStart, Written, command_words, read_best, withdraw_best, write_best
 
 #: Prints what it was started with.
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -45,7 +45,7 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
     assert best["metrics"] == {"output_throughput": 412.3}
     assert best["run"]["evaluation"] == 7 and best["run"]["fitness"] == -412.3
     assert best["run"]["date"].startswith("2001-09-")
-    assert read_starts(tmp_path) == (start,)
+    assert read_best(tmp_path) == Written(7, {"n_parallel": 8, "kv": True}, (start,))
 
 
 def test_the_cores_of_the_measurement_are_told(tmp_path: Path) -> None:
@@ -206,7 +206,18 @@ def test_what_is_no_good_is_withdrawn_with_all_that_belongs_to_it(tmp_path: Path
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_has_no_commands(tmp_path: Path) -> None:
-    assert read_starts(tmp_path) == ()
-    (tmp_path / TOML).write_text("start = 3")
-    with pytest.raises(UserError, match="cannot be read as the file that mpipso wrote"):
-        read_starts(tmp_path)
+    assert read_best(tmp_path) is None
+    good = 'start = [{ host = "a", argv = ["b"], env = {} }]\nrun = { evaluation = 1 }\nconfiguration = { n = 1 }'
+    (tmp_path / TOML).write_text(good)
+    assert read_best(tmp_path) == Written(1, {"n": 1}, (NodeStart("a", ("b",)),))
+    changes = (
+        ("n = 1", "n = []"),
+        ("evaluation = 1", "evaluation = inf"),
+        ('["b"]', "[3]"),
+        ("env = {}", "env = { c = 1 }"),
+    )
+    wrong = [good.replace(*change) for change in changes]
+    for text in ("", "start = 3", "start = []\nrun = 3\nconfiguration = {}", *wrong):
+        (tmp_path / TOML).write_text(text)
+        with pytest.raises(UserError, match="cannot be read as the file that mpipso wrote"):
+            read_best(tmp_path)

@@ -257,6 +257,25 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     assert lines[-1] == "  serve --parallel 16"
 
 
+def test_commands_of_another_configuration_than_the_best_are_not_told(tmp_path: Path) -> None:
+    """As a session leaves them that was killed between the journal's line and the file."""
+    starts = (NodeStart("node1", ("serve", "--parallel", "1")),)
+    write_best(tmp_path, RUN[1].evaluation, fitness=-350.0, score="350", starts=starts)
+    journal_of(tmp_path, *RUN).close()
+    lines = drawn(report(tmp_path), width=120)
+    assert "note: best.sh is of #1, not of the best: --resume renews it" in lines
+    assert not any("start it" in line or "serve" in line for line in lines)
+
+
+def test_damaged_commands_are_a_note_of_the_report(tmp_path: Path) -> None:
+    journal_of(tmp_path, *RUN).close()
+    (tmp_path / "best.toml").touch()
+    lines = drawn(report(tmp_path), width=200)
+    assert "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)" in lines
+    path = tmp_path / "best.toml"
+    assert f"note: {path}: cannot be read as the file that mpipso wrote; --resume writes it anew" in lines
+
+
 def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
     """By the mean of its measurements it keeps to the limits, and one that was not measured again was faster once."""
     faster = judged(6, {**BEST, "flash": False}, 900.0, 100.0)
@@ -433,7 +452,7 @@ def test_foreign_text_moves_no_cursor(tmp_path: Path) -> None:
     script.add(60, "incumbent", number=1, fitness=1.0)
     script.save(tmp_path)
     starts = (NodeStart(evil, ("sh", "-c", f"echo {evil}\nexit", evil), {"A": evil}),)
-    write_best(tmp_path, Evaluation(1, 1, 0, {evil: evil}), fitness=None, score=evil, starts=starts)
+    write_best(tmp_path, Evaluation(1, 1, 0, {evil: f"{evil}1"}), fitness=None, score=evil, starts=starts)
     text = "\n".join(drawn(report(tmp_path)))
     assert "x [2Jy" in text
     assert "\x1b" not in text
