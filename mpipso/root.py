@@ -82,6 +82,7 @@ class Root:
         self._limits = limits
         self._beat_file = beat
         self._beat = 0.0
+        self._looked = 0.0
         self._patience: float | None = None
         self._station = Station(context, interrupts)
         self._membership = Membership(context.plan)
@@ -162,8 +163,9 @@ class Root:
         Raises
         ------
         RunFailed
-            No group is left that could go on.
+            No group is left that could go on, or the run's folder is gone.
         """
+        self._look_for_folder(time.monotonic())
         for event in self._step():
             self._changed = True
             self._take(event)
@@ -326,6 +328,11 @@ class Root:
         return starts + config.benchmark.timeout + config.service.stop_grace + SLACK
 
     # Signs of life, and the end
+
+    def _look_for_folder(self, now: float) -> None:
+        if now - self._looked >= BEAT:
+            self._looked = now
+            self._journal.check_place()
 
     def _sign(self, now: float) -> None:
         if now - self._beat < BEAT:

@@ -100,12 +100,13 @@ class RunRecord:
                 )
                 root.run()
                 if interrupts.received is None:
+                    journal.check_place()
                     feasible = self._write_finish(journal, tuning)
             except RunFailed as error:
-                failure = error
+                failure = _why(journal, error)
                 # The journal may be what has failed.
                 with contextlib.suppress(RunFailed):
-                    journal.write("failed", cause=str(error))
+                    journal.write("failed", cause=str(failure))
             finally:
                 monitor.stop()
             interrupted = interrupts.received if failure is None and feasible is None else None
@@ -114,7 +115,8 @@ class RunRecord:
                     journal.write("interrupted", signal=describe(interrupted))
                 except RunFailed as error:
                     failure = error
-        self._tell(failure, environments)
+            folder = journal.folder
+        self._tell(folder, failure, environments)
         code = _exit_code(failure, interrupted, feasible=bool(feasible))
         if root is None:
             dismiss(context)
@@ -145,11 +147,13 @@ class RunRecord:
             tuning.learn(earlier)
         return tuning
 
-    def _tell(self, failure: RunFailed | None, reservations: Sequence[str]) -> None:
+    def _tell(self, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]) -> None:
+        """The summary of the run whose journal is in ``folder``, unless that is gone; and why the run has failed."""
         mode, width, _, _ = self._screen
         live = mode == "live"
         console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
-        console.print(summary(read_outcome(self._folder.path, failure=str(failure or ""))), crop=False)
+        if folder is not None:
+            console.print(summary(read_outcome(folder, failure=str(failure or ""))), crop=False)
         for line in reservations:
             console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
         if failure is not None:
@@ -228,6 +232,15 @@ class RunRecord:
         else:
             supervisor = "a broken job is not restarted (mpipso launch would)"
         return f"protection: {lease}; {dead}; {supervisor}"
+
+
+def _why(journal: Journal, error: RunFailed) -> RunFailed:
+    """Why a run cannot go on: what cannot be written in a folder that is gone is for that reason."""
+    try:
+        journal.check_place()
+    except RunFailed as moved:
+        return moved
+    return error
 
 
 def _exit_code(failure: RunFailed | None, interrupted: int | None, *, feasible: bool) -> int:

@@ -158,6 +158,10 @@ class Supervisor:
             ended = time.monotonic()
             events = self._events()[before:]
             self._began = self._began or any(event["event"] == "asked" for event in events)
+            if self._is_gone():
+                if end.code == LOST:  # which the root has told
+                    return LOST
+                raise RunFailed(f"{end.how}, and {self._folder} is gone: it was moved or removed")
             code = self._verdict(events, end)
             if code is not None:
                 return code
@@ -308,6 +312,16 @@ class Supervisor:
             raise RunFailed(f"{self._journal}: cannot be copied: {error.strerror}") from error
 
     # Small things
+
+    def _is_gone(self) -> bool:
+        """Whether the run's folder was moved or removed."""
+        try:
+            self._folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # the disk does not answer
+            return False
+        return False
 
     def _events(self) -> list[dict[str, Any]]:
         return journal.read(self._journal) if self._journal.exists() else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from faults.course import LIMIT, SOON, Course
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
 from mpipso.configfile import parse
+from mpipso.errors import LOST
 from mpipso.manual import manual_start
 from mpipso.record.folders import BEAT_FILE
 from mpipso.roles import BEAT
@@ -135,6 +137,28 @@ def test_ctrl_c_when_all_is_done_changes_nothing(course: Course) -> None:
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert course.events()[-1]["event"] == "finished"
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_whose_folder_is_moved_or_removed_ends_in_order_and_says_so(course: Course, removed: bool) -> None:
+    words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain", "--nodes-per-group", "1"]
+    with Job([*words, "--config", str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
+        course.until(job, "evaluated")
+        folder = (course.runs / "latest").resolve()
+        folder.rename(course.runs / "moved")
+        if removed:
+            shutil.rmtree(course.runs / "moved")
+        done = job.wait()
+        left = [process for process in job.tree() if "formula.py" in " ".join(process.cmdline())]
+    assert done.returncode == LOST, done.stdout + done.stderr
+    where = "" if removed else f"; its journal is in {course.runs / 'moved'} now"
+    told = f"{folder}: the run's folder was moved or removed while the run went on{where}"
+    assert done.stderr.splitlines() == [f"mpipso: {told}"]
+    assert left == [] and not folder.exists()
+    if not removed:
+        assert f"--resume {course.runs / 'moved'}" in done.stdout
+        events = [json.loads(line) for line in (course.runs / "moved" / "journal.jsonl").read_text().splitlines()]
+        assert events[-1]["event"] == "failed" and events[-1]["cause"] == told
 
 
 HANGING = """

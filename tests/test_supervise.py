@@ -223,6 +223,14 @@ class TestRestarts:
             f"+ {bench.mpirun} {shlex.join(words)}" for words in bench.calls
         ]
 
+    @pytest.mark.parametrize(("end", "told_again"), [("sys.exit(4)", False), ("die(9)", True)])
+    def test_but_not_where_its_folder_was_moved(self, bench: Bench, end: str, told_again: bool) -> None:
+        done = bench.launch([f"begin(); folder().rename(HERE / 'moved'); {end}"], "--run-name", "night")
+        assert done.returncode == 4, done.stderr
+        assert len(bench.calls) == 1 and not list(bench.runs.glob("night*"))
+        gone = f"{bench.runs / 'night'} is gone: it was moved or removed"
+        assert told(done) == [f"mpirun ended with SIGKILL before the run had ended, and {gone}"] * told_again
+
     def test_a_run_that_does_not_begin_starts_again_under_its_name(self, bench: Bench) -> None:
         words = ("--start-limit", 1.5, "--run-name", "night")
         done = bench.launch(["later(1.6); hang()", WELL], *words, fault=CLOCK)

@@ -98,7 +98,7 @@ class RunFolder:
         Raises
         ------
         RunFailed
-            The disk is full or fails.
+            The disk is full or fails, or the run's folder is gone.
         """
         folder = self.evaluation(evaluation.number, evaluation.attempt)
         contents: dict[str, bytes] = {"configuration.json": self._json(evaluation.configuration)}
@@ -114,10 +114,20 @@ class RunFolder:
         for safe, content in contents.items():
             path = folder / safe
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make(path.parent)
                 path.write_bytes(content)
             except OSError as error:
                 raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+
+    def _make(self, folder: Path) -> None:
+        """A folder in the run's own, which is not made again: it was moved, and what is kept belongs together."""
+        path = self.path
+        try:
+            for part in folder.relative_to(self.path).parts:
+                path /= part
+                path.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise RunFailed(f"{self.path}: the run's folder is gone: it was moved or removed") from None
 
     def _json(self, data: Mapping[str, object]) -> bytes:
         text = json.dumps(self.redactor.data(journal.finite(data)), indent=2, ensure_ascii=False, allow_nan=False)

@@ -56,6 +56,7 @@ import tomli
 from mpipso.errors import RunFailed, UserError
 from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
+from mpipso.record.place import is_there, place
 from mpipso.redact import Redactor
 
 FILE = "journal.jsonl"
@@ -176,6 +177,27 @@ class Journal:
     def evaluated(self, judged: Judged) -> None:
         """Append an ``evaluated`` event."""
         self.write("evaluated", **to_fields(judged))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in which the journal is now; None when it was removed."""
+        if is_there(self.path, self._file):
+            return self.path.parent
+        now = place(self._file)
+        return None if now is None else now.parent
+
+    def check_place(self) -> None:
+        """See that the journal is where it was begun, as all that the run keeps is to be beside it.
+
+        Raises
+        ------
+        RunFailed
+            The folder was moved or removed.
+        """
+        folder = self.folder
+        if folder != self.path.parent:
+            where = "" if folder is None else f"; its journal is in {folder} now"
+            raise RunFailed(f"{self.path.parent}: the run's folder was moved or removed while the run went on{where}")
 
     def close(self) -> None:
         """Close the file and give up the lock."""

@@ -129,6 +129,14 @@ def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
     assert not (folder / "metrics.json").exists()
 
 
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a")
+    run.path.rename(tmp_path / "moved")
+    with pytest.raises(RunFailed, match=r"/a: the run's folder is gone: it was moved or removed$"):
+        run.save(Evaluation(1, 1, 0, {"n": 1}, metrics={"x": 1.0}))
+    assert not run.path.exists()
+
+
 def test_no_file_escapes_from_its_folder_or_replaces_our_own(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "runs", "a")
     names = ["../../../escape", "/etc/passwd", "configuration.json", "a/b/c/d", "a", ".hidden", "..", "x" * 400]

@@ -56,6 +56,25 @@ def test_any_text_round_trips(journal: Journal) -> None:
     assert journal.path.read_bytes().count(b"\n") == 1
 
 
+def test_a_folder_that_was_moved_or_removed_is_noticed_and_found(tmp_path: Path) -> None:
+    folder, moved = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    with Journal.create(folder, Redactor()) as journal:
+        journal.write("interrupted", signal="SIGTERM")
+        journal.check_place()
+        folder.rename(moved)
+        with pytest.raises(RunFailed, match=rf"{folder}: the run's folder was moved or .* journal is in {moved} now$"):
+            journal.check_place()
+        assert journal.folder == moved
+        folder.mkdir()
+        (folder / FILE).touch()  # which is that of another run
+        assert journal.folder == moved
+        (moved / FILE).unlink()
+        assert journal.folder is None
+        with pytest.raises(RunFailed, match=r"was moved or removed while the run went on$"):
+            journal.check_place()
+
+
 def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_writer(journal: Journal, tmp_path: Path) -> None:
     for number in range(3):
         journal.write("assigned", number=number, attempt=1, group=0)
