@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mpipso.cluster.plan import Plan
 from mpipso.config import Config, suggestion
@@ -11,7 +13,7 @@ from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
-from mpipso.wording import listed
+from mpipso.wording import counted, listed, plural
 
 
 def notes(config: Config, placement: Plan) -> Iterator[str]:
@@ -43,6 +45,32 @@ def environment_note(hosts: Sequence[str], names: Sequence[str]) -> str:
         f"services inherit another environment on {listed(hosts, most=5)} than on the root's host, so that groups may "
         f"not be comparable: {listed(names, most=5)}; set in service.env what matters to the service"
     )
+
+
+def regrouping_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """That a resumed run measures with more or less than it did; ``plan`` of two sessions, as in the journal.
+
+    Other hosts, or another number of groups, are no reason.
+    """
+    groups = [_shapes(plan) for plan in (before, now)]
+    if not all(groups) or set(groups[0]) == set(groups[1]):
+        return None
+    was, are = (" and ".join(_formed(count, shape) for shape, count in shapes.items()) for shapes in groups)
+    return (
+        f"service groups differ from the earlier session's: {was}, now {are}: what was measured before may not compare"
+    )
+
+
+def _shapes(plan: Mapping[str, Any]) -> Counter[tuple[int, ...]]:
+    """How many groups there are by the numbers of cores of their nodes; empty where these are not known."""
+    every = [group.get("cores") for group in plan.get("groups", ())]
+    return Counter(tuple(sorted(map(len, cores))) for cores in every if cores)
+
+
+def _formed(count: int, shape: tuple[int, ...]) -> str:
+    cores = " and ".join(map(str, dict.fromkeys(shape)))
+    each = " each" if len(shape) > 1 and len(set(shape)) == 1 else ""
+    return f"{counted(count, 'group')} of {counted(len(shape), 'node')} with {cores} {plural(shape[-1], 'core')}{each}"
 
 
 def _added_paths(config: Config) -> Iterator[str]:

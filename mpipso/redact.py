@@ -175,6 +175,16 @@ class Redactor:
         """A command line without its secrets."""
         return [str(argument) for argument in self._arguments(argv)]
 
+    def line(self, command: str) -> str:
+        """A command as a shell takes it, without its secrets, which it learns; unchanged if it has none."""
+        try:
+            words = shlex.split(command)
+        except ValueError:
+            return self.text(command)
+        self.learn(words)
+        hidden = self.arguments(words)
+        return command if hidden == words else shlex.join(hidden)
+
     def _arguments(self, items: Sequence[Any]) -> list[Any]:
         hidden: list[Any] = []
         follows = False

@@ -20,14 +20,14 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.manual import manual_start
-from mpipso.notes import differing_environments, environment_note, notes
+from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal, read
 from mpipso.record.monitor import Monitor
-from mpipso.record.outcome import RESTARTS, read_outcome
+from mpipso.record.outcome import COMMAND, RESTARTS, read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
-from mpipso.record.usage import usage
+from mpipso.record.usage import BEGINNINGS, usage
 from mpipso.rendezvous import RankContext
 from mpipso.root import Root, dismiss
 from mpipso.search import strategies
@@ -83,11 +83,12 @@ class RunRecord:
         feasible: bool | None = None
         with self._journal as journal:
             try:
-                self._write_start(journal, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
+                placed = self._placed()
+                self._write_start(journal, placed, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
                 tuning = self._tuning(journal, monitor)
                 limits = TimeLimits(config.search.time_limit, usage(self._past).wall, os.environ)
                 monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
-                for line in (*notes(config, plan), *environments):
+                for line in (*notes(config, plan), *environments, *self._regrouped(placed)):
                     monitor.note(f"note: {line}")
                 root = Root(
                     context,
@@ -169,7 +170,23 @@ class RunRecord:
         )
         return feasible
 
-    def _write_start(self, journal: Journal, more: Mapping[str, Any]) -> None:
+    def _placed(self) -> dict[str, Any]:
+        """The plan as the journal has it."""
+        return {
+            "groups": [
+                {"group": i, "hosts": [n.host for n in g.nodes], "cores": [list(n.cores) for n in g.nodes]}
+                for i, g in enumerate(self._plan.groups)
+            ],
+            "spares": [spare.node.host for spare in self._plan.spares],
+        }
+
+    def _regrouped(self, placed: Mapping[str, Any]) -> list[str]:
+        """What there is to say of the groups of the session before this one."""
+        earlier = [event.get("plan", {}) for event in self._past if event["event"] in BEGINNINGS]
+        note = regrouping_note(earlier[-1], placed) if earlier else None
+        return [note] if note else []
+
+    def _write_start(self, journal: Journal, plan: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)
         if (file := self._config.service.config_file) is not None:
             tree, redactor = file.plain(), self._folder.redactor
@@ -178,13 +195,8 @@ class RunRecord:
             if hidden != tree:
                 tables["service"]["config_file"]["content"] = file.written(hidden)
         text = tomli_w.dumps(tables)
-        plan = {
-            "groups": [
-                {"group": i, "hosts": [n.host for n in g.nodes], "cores": [list(n.cores) for n in g.nodes]}
-                for i, g in enumerate(self._plan.groups)
-            ],
-            "spares": [spare.node.host for spare in self._plan.spares],
-        }
+        if command := os.environ.get(COMMAND):
+            more = {"command": self._folder.redactor.line(command), **more}
         if self._resumes:
             journal.write("resumed", version=mpipso.__version__, config=text, plan=plan, **more)
             return

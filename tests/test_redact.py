@@ -198,6 +198,15 @@ secret_size 512.5m
     assert redactor.text("hf_abcdef sk-123456 needed 151643") == "*** *** needed 151643"
 
 
+def test_a_command_for_a_shell_loses_its_secrets_alone() -> None:
+    redactor = Redactor()
+    plain = "mpipso launch -np 2 --config 'my file.toml' --target=-1e-05"
+    assert redactor.line(plain) == plain
+    hidden = redactor.line("mpipso launch --mpirun-args='-x API_KEY=sk-12345678 -x B' --nodes 'a,b:c'")
+    assert hidden == "mpipso launch '--mpirun-args=-x API_KEY=*** -x B' --nodes a,b:c"
+    assert redactor.line("it is sk-12345678's") == "it is ***'s"
+
+
 def test_a_long_line_of_a_file_takes_no_time() -> None:
     text = 200_000 * "a" + " token " + 200_000 * "b-" + 20_000 * " a = b"
     begun = time.monotonic()

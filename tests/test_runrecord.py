@@ -118,6 +118,24 @@ def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(cour
     assert len(asked) == 5 and set(asked) <= {"greedy", "fair"}
 
 
+def test_how_a_session_was_launched_is_kept_and_other_groups_are_told(course: Course) -> None:
+    if len(cores := os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    command = "mpipso launch -np 1 --mpirun-args='-x API_KEY=sk-12345678'"
+    first = run(course, "--config", str(course.config), "--evaluations", "2", MPIPSO_COMMAND=command)
+    assert first.returncode == 0, first.stdout + first.stderr
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        again = run(course, "--resume", str(course.runs / "latest"), "--evaluations", "3")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert course.events("started")[0]["command"] == "mpipso launch -np 1 '--mpirun-args=-x API_KEY=***'"
+    was, now = f"1 group of 1 node with {len(cores)} cores", "1 group of 1 node with 1 core"
+    note = f"note: service groups differ from the earlier session's: {was}, now {now}: "
+    assert note in again.stdout and "service groups differ" not in first.stdout
+
+
 ENDING = """
 import os, signal, sys
 from mpipso.record.journal import Journal

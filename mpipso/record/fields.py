@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tomli
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from mpipso.errors import FailureKind
 
@@ -38,6 +38,7 @@ class _Failure(TypedDict):
 class _Group(TypedDict):
     group: Whole
     hosts: list[str]
+    cores: NotRequired[list[list[Whole]]]
 
 
 class _Plan(TypedDict, total=False):
@@ -66,6 +67,7 @@ class _Fields(TypedDict, total=False):
     config: Annotated[str, AfterValidator(_shallow)]
     objective: str
     plan: _Plan
+    command: str
     source: str
     results: list[_Result]
     told: list[Whole]

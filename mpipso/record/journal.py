@@ -8,9 +8,11 @@ event           fields
 =============== =======================================================================================
 ``started``     version, config (the effective configuration file's text), sha256 (of that text), seed,
                 objective (the metric's name), plan ({groups: [{group, hosts, cores}], spares: [host]});
+                command (how it was launched, as a shell takes it), where a launcher of ours says so;
                 differing ({hosts, names of variables}), where services inherit another environment than on the
                 root's host
-``resumed``     version, config, plan, differing: the same of a later session of the run; group numbers begin anew
+``resumed``     version, config, plan, command, differing: the same of a later session of the run; group numbers begin
+                anew
 ``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
                 new ([{number, label, configuration}])

@@ -143,7 +143,8 @@ def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
 
 def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
     objective = events[0]["objective"]
-    text = [event["config"] for event in events if event["event"] in BEGINNINGS][-1]
+    session = next(event for event in reversed(events) if event["event"] in BEGINNINGS)
+    text = session["config"]
     config = tomli.loads(text)
     retries = Counter(event["cause"] for event in events if event["event"] == "retried")
     last = next(event for event in reversed(events) if event["event"] in (*BEGINNINGS, *ENDINGS))
@@ -160,7 +161,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if over else resume_command(folder, text),
+        resume="" if over else resume_command(folder, text, session.get("command", "")),
         usage=usage(events),
         retries=retries,
         schedule=_schedule(config.get("search", {})),
@@ -186,10 +187,13 @@ def _with_starts(outcome: Outcome) -> Outcome:
     return replace(outcome, no_starts=f"{recipe.SCRIPT} is of #{written.number}, not of the best: {renewed}")
 
 
-def resume_command(folder: Path, config: str) -> str:
-    """What goes on with the run in ``folder``; a configuration with secrets must be given again: they are not kept."""
-    command = os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
-    given = submits(command) or "--config" in shlex.split(command)
+def resume_command(folder: Path, config: str, command: str = "") -> str:
+    """What goes on with the run in ``folder``: where it was last, if its ``command`` is known.
+
+    A configuration with secrets must be given again: they are not kept.
+    """
+    command = command or os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
+    given = submits(command) or "--config" in command.split()
     return resuming(command, folder, " --config FILE" if HIDDEN in config and not given else "")
 
 

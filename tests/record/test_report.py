@@ -386,6 +386,16 @@ def test_a_configuration_whose_secrets_are_gone_must_be_given_again(tmp_path: Pa
     assert read_outcome(tmp_path).resume == f"mpipso launch --resume {tmp_path} --config FILE"
 
 
+def test_a_run_is_to_go_on_where_it_was_last(tmp_path: Path) -> None:
+    """In a shell that knows nothing of its hosts; a session of which nobody knows is resumed as runs are here."""
+    script = Script(config='[service]\nenv = { HF_TOKEN = "***" }\n', command="./run.sh -np 2 --config a.toml")
+    assert read_outcome(script.save(tmp_path)).resume == f"./run.sh -np 2 --config a.toml --resume {tmp_path}"
+    script.add(60, "resumed", config="", command="./run.sh -np 4 --hostfile h", plan={})
+    assert read_outcome(script.save(tmp_path)).resume == f"./run.sh -np 4 --hostfile h --resume {tmp_path}"
+    script.resumed(70)
+    assert read_outcome(script.save(tmp_path)).resume == f"mpipso launch --resume {tmp_path}"
+
+
 def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

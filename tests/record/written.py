@@ -18,9 +18,13 @@ PHASES = {"configuring": 1.0, "starting": 20.0, "measuring": 25.0, "stopping": 3
 class Script:
     """Collects events as a root would write them; ``t`` is in seconds."""
 
-    def __init__(self, config: str = "", objective: str = "output_throughput", **groups: Sequence[str]) -> None:
+    def __init__(
+        self, config: str = "", objective: str = "output_throughput", command: str = "", **groups: Sequence[str]
+    ) -> None:
         self.events: list[Event] = []
-        self.add(0, "started", config=config, objective=objective, plan=plan(groups or {"g0": ["a"], "g1": ["b"]}))
+        more = {"command": command} if command else {}
+        planned = plan(groups or {"g0": ["a"], "g1": ["b"]})
+        self.add(0, "started", config=config, objective=objective, plan=planned, **more)
 
     def add(self, t: float, event: str, **fields: Any) -> Script:
         self.events.append({"seq": len(self.events), "t": float(t), "event": event, **fields})
