@@ -2,7 +2,25 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.evaluation import plain, works
+from mpipso.evaluation import Evaluation, plain, works
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "phases", "seconds"),
+    [
+        (5.0, {}, 5.0),
+        (5.0, {"starting": 2.0, "measuring": 2.5}, 5.0),
+        (-3600.0, {"starting": 2.0, "measuring": 2.5}, 4.5),
+        (3600.0, {"starting": 2.0, "measuring": 2.5}, 4.5),
+        (-1.0, {}, 0.0),
+        (1e9, {}, 0.0),
+        (1e9, {"starting": -2.0}, 0.0),
+    ],
+)
+def test_an_evaluation_during_which_the_clock_was_set_took_as_long_as_its_phases(
+    elapsed: float, phases: dict[str, float], seconds: float
+) -> None:
+    assert Evaluation(0, 1, 0, {}, started=1e9, ended=1e9 + elapsed, phases=phases).seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class _Fields(TypedDict, total=False):
 
     event: str
     t: Seconds
+    up: Seconds
     version: str
     config: Annotated[str, AfterValidator(_shallow)]
     objective: str

@@ -1,7 +1,8 @@
 """The journal: the append-only record of a run, from which it can be resumed.
 
 ``journal.jsonl`` in the run's folder holds one JSON object per line (https://jsonlines.org), each on the disk before
-its event is acted on. Every object has ``seq`` (0, 1, 2, ...), ``t`` (Unix time in seconds) and ``event``; then:
+its event is acted on. Every object has ``seq`` (0, 1, 2, ...), ``t`` (Unix time in seconds), ``up`` (seconds since the
+session began, by a clock that is never set) and ``event``; then:
 
 =============== =======================================================================================
 event           fields
@@ -101,6 +102,7 @@ class Journal:
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
         _lock(path, file)
+        self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
         events, size = _parse(path, file.readall())
@@ -159,7 +161,8 @@ class Journal:
         if isinstance(text := fields.get("config"), str):
             with contextlib.suppress(tomli.TOMLDecodeError):
                 self.redactor.learn(tomli.loads(text))
-        record = {"seq": self._next, "t": time.time(), "event": event, **self.redactor.data(fields)}
+        times = {"t": time.time(), "up": round(time.monotonic() - self._began, 3)}
+        record = {"seq": self._next, **times, "event": event, **self.redactor.data(fields)}
         text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # Half of a surrogate pair, as undecodable bytes of a log leave it, has no UTF-8; \udc80 is its JSON escape.
         line = text.encode("utf-8", "backslashreplace") + b"\n"

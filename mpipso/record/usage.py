@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpipso.evaluation import CONFIRM
+from mpipso.evaluation import CONFIRM, LONGEST, SETTING
 from mpipso.record.judged import from_fields
 from mpipso.record.measured import silent
 
@@ -127,15 +127,16 @@ def busy_share(groups: Sequence[GroupUsage]) -> float:
 def usage(events: Sequence[Event]) -> Usage:
     """Account for the time of every group.
 
-    Durations are differences of one clock each: an evaluation's times are its leader's, all others the root's.
+    Durations are differences of one clock each: an evaluation's times are its leader's, all others the root's, and of a
+    clock that is never set but in journals of earlier versions.
     """
     total = Usage()
     search: dict[int, float] = {}
     for number, (session, last) in enumerate(_sessions(events), start=1):
-        _Session(number, session, total, last).account()
+        _Session(number, _timed(session), total, last).account()
         for event in session:
             if event["event"] == "evaluated" and event["label"] != CONFIRM and not silent(from_fields(event)):
-                search[event["number"]] = event["ended"] - event["started"]
+                search[event["number"]] = from_fields(event).evaluation.seconds
     total.durations = [search[number] for number in sorted(search)]
     return total
 
@@ -150,6 +151,24 @@ def _sessions(events: Iterable[Event]) -> Iterator[tuple[list[Event], bool]]:
         session.append(event)
     if session:
         yield session, True
+
+
+def _timed(session: Sequence[Event]) -> list[Event]:
+    """The events with seconds since the first one as their ``t``.
+
+    Where ``t`` is all there is, the clock may have been set: what then seems to be between two events is left out.
+    """
+    clock = "up" if all("up" in event for event in session) else "t"
+    timed: list[Event] = []
+    since, before = 0.0, session[0][clock]
+    for event in session:
+        gap = event[clock] - before
+        if 0 <= gap <= LONGEST:
+            since += gap
+        if not -SETTING <= gap < 0:
+            before = event[clock]
+        timed.append({**event, "t": since})
+    return timed
 
 
 @dataclass
@@ -176,9 +195,9 @@ class _Session:
         self._lives: dict[int, _Life] = {}
 
     def account(self) -> None:
-        begun, ended = self._events[0]["t"], self._events[-1]["t"]
+        begun, ended = 0.0, self._events[-1]["t"]
         self._total.sessions += 1
-        self._total.wall += ended - begun
+        self._total.wall += ended
         for group in self._events[0].get("plan", {}).get("groups", ()):
             self._form(group["group"], group["hosts"], begun)
         for event in self._events[1:]:
@@ -222,14 +241,15 @@ class _Session:
         self._total.groups.append(self._lives[group].usage)
 
     def _evaluated(self, group: GroupUsage, event: Event) -> None:
-        seconds = max(0.0, event["ended"] - event["started"])
-        if silent(from_fields(event)):
+        judged = from_fields(event)
+        seconds = judged.evaluation.seconds
+        if silent(judged):
             group.lost += seconds
             return
         group.evaluations += 1
         known = 0.0
         for phase, name in _PHASES.items():
-            spent = min(event.get("phases", {}).get(phase, 0.0), seconds - known)
+            spent = min(max(0.0, event.get("phases", {}).get(phase, 0.0)), seconds - known)
             setattr(group, name, getattr(group, name) + spent)
             known += spent
         group.other += seconds - known

@@ -77,7 +77,8 @@ class ServiceGroup:
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
-        started = time.time()
+        # Unix times for people; the clock that gives them may be set at any time, and the difference must not tell it.
+        started, began = time.time(), time.monotonic()
         metrics: Metrics = {}
         failure: Failure | None = None
         problem = ""
@@ -111,7 +112,7 @@ class ServiceGroup:
             metrics if failure is None else {},
             failure,
             started,
-            time.time(),
+            started + time.monotonic() - began,
             self._phases.ended(),
             self._files,
             # One that has failed may be in a state in which it ends no more.

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -34,6 +36,16 @@ def test_events_are_numbered_timed_and_on_the_disk_at_once(journal: Journal) -> 
     assert (first["seq"], second["seq"]) == (0, 1)
     assert first["event"] == "asked" and first["new"] == [{"number": 1, "label": "", "configuration": {"a": 1}}]
     assert before <= first["t"] <= second["t"] <= time.time()
+
+
+def test_events_are_also_timed_by_a_clock_that_is_never_set(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((2e9, 1e9))
+    monkeypatch.setattr("mpipso.record.journal.time", SimpleNamespace(time=lambda: next(times), monotonic=monotonic))
+    journal.write("assigned", number=1, attempt=1, group=0)
+    journal.write("interrupted", signal="SIGTERM")
+    first, second = read(journal.path)
+    assert (first["t"], second["t"]) == (2e9, 1e9)
+    assert 0 <= first["up"] <= second["up"] < 60
 
 
 @given(st.lists(st.floats()))

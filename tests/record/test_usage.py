@@ -108,6 +108,29 @@ def test_nothing_of_a_journal_without_events_or_groups() -> None:
     assert usage([{"event": "started", "t": 5.0}]).groups == []
 
 
+def test_a_clock_that_was_set_changes_nothing_where_another_one_is_known() -> None:
+    script = Script().assigned(0, 0, 0).evaluated(50, 0, 0).assigned(50, 1, 0).evaluated(90, 1, 0, 40.0).finished(100)
+    expected = usage(script.events)
+    events = [{**event, "up": event["t"] + 0.5} for event in script.events]
+    for event, step in zip(events, (0.0, 0.0, -9e8, -9e8, 7200.0, 7200.0), strict=True):
+        event["t"] += step
+    assert usage(events) == expected and expected.wall == 100
+
+
+def test_in_a_journal_that_knows_no_other_no_time_is_negative_or_absurd() -> None:
+    """Earlier versions: the clock is put back by a day during the first evaluation, and is right at the second."""
+    script = Script().assigned(0, 0, 0).evaluated(50, 0, 0).assigned(50, 1, 0).evaluated(90, 1, 0, 40.0).finished(100)
+    for event in script.events[2:4]:
+        event["t"] -= 86400.0
+    script.events[2]["ended"] -= 86400.0
+    script.events[4]["t"] += 1e9
+    script.events[4]["ended"] += 1e9
+    script.events[5]["t"] += 1e9
+    found = usage(script.events)
+    assert found.wall == 10 and found.durations == [49.0, 49.0]
+    assert all(value >= 0 for value in shares(found.groups[0]).values())
+
+
 STEPS = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from(["work", "retry", "lose", "form", "jail", "free", "resume"])),
     max_size=30,

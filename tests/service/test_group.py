@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -461,6 +462,18 @@ def test_a_start_command_that_ends_is_told_to_stay(bench: Bench) -> None:
     kind, cause = failed(bench.evaluate({"command": ("sh", "-c", "echo started in the background; sleep 1000 &")}))
     assert kind == "configuration"
     assert "exited with code 0 while starting (its command has to stay in the foreground)" in cause
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_change_how_long_it_took(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((2e9, 1e9, 1e9))
+    monkeypatch.setattr(
+        "mpipso.service.group.time", SimpleNamespace(time=lambda: next(times), monotonic=time.monotonic)
+    )
+    evaluation = bench.evaluate({"command": ("sleep", "60"), "health_command": ("true",)}, ECHO)
+    assert evaluation.failure is None and evaluation.started == 2e9
+    assert evaluation.ended - evaluation.started == pytest.approx(sum(evaluation.phases.values()), abs=0.1)
 
 
 def test_a_command_that_does_not_exist_is_not_the_configuration_s_fault(bench: Bench) -> None:
