@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from mpipso.config import Config, suggestion
 from mpipso.errors import UserError
-from mpipso.parameters import Section
+from mpipso.parameters import NAME, Section
 
 SHOWN = 200
 """How much of a value a message shows."""
@@ -79,6 +79,10 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
     lines = []
     for key, group in by_key.items():
         first = group[0]
+        if first["loc"][-1:] == (_OF_A_KEY,):
+            table = _dotted([part for part in first["loc"][:-2] if part not in _UNION_MEMBERS])
+            lines.append(f"{table}: the key {_shown(first['input'])} should {_wanted(first)}")
+            continue
         if first["type"] == "missing":
             lines.append(f"{key}: is required")
         elif first["type"] == "extra_forbidden":
@@ -96,6 +100,8 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
 
 def _wanted(details: ErrorDetails) -> str:
     """What pydantic says should have been given, in the words of TOML."""
+    if details.get("ctx", {}).get("pattern") == NAME:
+        return "be letters, digits and '_', and begin with no digit"
     plain = {"tuple_type": "be a list", "dict_type": "be a table", "model_type": "be a table"}
     return plain.get(details["type"], re.sub(r"^\w+ should ", "", details["msg"]))
 
@@ -105,6 +111,8 @@ def _shown(value: object) -> str:
     return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}..."
 
 
+_OF_A_KEY = "[key]"
+"""What pydantic has at the end of a location, after the key, if it is the key that is wrong."""
 _UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']", "a key", "a pattern")
 
 

@@ -320,6 +320,17 @@ class TestWhatIsRefused:
             "my.toml: parallel: group_id 3 is given to 2 service groups",
         )
 
+    def test_a_key_that_is_no_name(self) -> None:
+        data = good()
+        data["service"]["env"] = {"A=B": "1"}
+        data["search"] = {"first": [{"": 3}]}
+        should = "should be letters, digits and '_', and begin with no digit"
+        assert problems(data) == (
+            f"my.toml: service.env: the key 'A=B' {should}",
+            f"my.toml: search.first[0]: the key '' {should}",
+        )
+        assert problems(with_parameter(name="a b")) == (f"my.toml: parameters[0].name = 'a b': {should}",)
+
     def test_everything_wrong_is_told_at_once(self) -> None:
         data = with_parameter(min=9, max=3)
         data["search"] = {"particels": 1, "evaluations": "x"}

@@ -200,13 +200,16 @@ def remove(path: Path) -> None:
 
 def _check_name(name: str | None) -> None:
     if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
-        raise UserError(f"run name {name!r}: should be letters, digits, '.', '_' and '-', and not {LATEST!r}")
+        raise UserError(
+            f"run name {name!r}: should be letters, digits, '_' and, but for its beginning, '.' and '-', no more than "
+            f"100, and not {LATEST!r}"
+        )
 
 
 def _reserved(path: Path) -> bool:
     try:
         return _ours(path) and (path / LAUNCH_LOG).exists() and not (path / journal.FILE).exists()
-    except OSError:  # whoever makes a folder there is told why it cannot be
+    except (OSError, UnicodeEncodeError):  # whoever makes a folder there is told why it cannot be
         return False
 
 
@@ -242,6 +245,11 @@ def _make(output: Path, name: str | None) -> Path:
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 break
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"output folder {output}: this locale has no {error.object[error.start : error.end]!r} in names of files "
+            f"({error.encoding}); set LC_ALL=C.UTF-8, or give another folder"
+        ) from None
     except OSError as error:
         reason = "is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
         raise UserError(f"output folder {output}: {reason}; give a folder you can write to") from None

@@ -61,6 +61,7 @@ from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
 from mpipso.record.place import is_there, place
 from mpipso.redact import Redactor
+from mpipso.wording import counted
 
 FILE = "journal.jsonl"
 
@@ -251,13 +252,19 @@ def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
         try:
             event = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError):
-            raise UserError(f"{path}:{index + 1}: is not a line of JSON: the journal is damaged") from None
+            raise _damaged(path, index, "is not a line of JSON: the journal is damaged") from None
         if not isinstance(event, dict) or not {"event", "t"} <= event.keys() or event.get("seq") != index:
-            raise UserError(f"{path}:{index + 1}: is not event {index} of a journal: the journal is damaged")
+            raise _damaged(path, index, f"is not event {index} of a journal: the journal is damaged")
         if wrong := problem(event):
-            raise UserError(f"{path}:{index + 1}: {wrong}: the journal is damaged, or of another version")
+            raise _damaged(path, index, f"{wrong}: the journal is damaged, or of another version")
         events.append(event)
     return events, len(content) - len(torn)
+
+
+def _damaged(path: Path, index: int, why: str) -> UserError:
+    """What is wrong with a line, by its place from 0 on, and how to do without it and those after it."""
+    before = f"; to go on from before that, keep a copy and leave only the first {counted(index, 'line')} in it"
+    return UserError(f"{path}:{index + 1}: {why}{before if index else ''}")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -68,9 +68,9 @@ def test_a_reserved_folder_is_taken_by_its_run_and_by_no_other(tmp_path: Path) -
     assert len({RunFolder.reserve(tmp_path) for _ in range(3)}) == 3
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "latest", "-x", "a b"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", "latest", "-x", ".x", "a b"])
 def test_a_run_name_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="run name"):
+    with pytest.raises(UserError, match=r"^run name '.*': should be letters, .* but for its beginning, '\.' and '-',"):
         RunFolder.create(tmp_path, name)
     assert not list(tmp_path.iterdir())
 
@@ -84,6 +84,17 @@ def test_an_unwritable_output_is_told_in_one_line(tmp_path: Path) -> None:
         assert caught.value.problems == (f"output folder {output}: is not a folder; give a folder you can write to",)
     with pytest.raises(UserError, match=r"output folder /proc/runs: .+; give a folder you can write to"):
         RunFolder.create(Path("/proc/runs"))
+
+
+@pytest.mark.parametrize("how", ["create", "reserve"])
+def test_a_name_that_the_locale_does_not_have_is_told_in_one_line(tmp_path: Path, how: str) -> None:
+    program = f"from mpipso.record.folders import *; RunFolder.{how}(Path({str(tmp_path)!r} + '/l\\xe4ufe'), 'a')"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **locale}, capture_output=True, text=True, check=False
+    )
+    reason = f"output folder {tmp_path}/l\\xe4ufe: this locale has no '\\xe4' in names of files (ascii); "
+    assert done.stderr.endswith(f"{reason}set LC_ALL=C.UTF-8, or give another folder\n")
 
 
 def test_a_real_folder_named_latest_is_left_alone(tmp_path: Path) -> None:

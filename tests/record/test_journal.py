@@ -130,6 +130,18 @@ def test_a_damaged_line_is_refused_with_file_and_line(journal: Journal, tmp_path
     assert journal.path.read_bytes() == damaged
 
 
+def test_how_to_go_on_without_the_damaged_part_is_told(journal: Journal) -> None:
+    for _ in range(3):
+        journal.write("interrupted", signal="SIGTERM")
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join([*lines[:2], b"\0\n", lines[2]]))
+    hint = "to go on from before that, keep a copy and leave only the first 2 lines in it"
+    with pytest.raises(UserError, match=rf":3: is not a line of JSON: the journal is damaged; {hint}$"):
+        read(journal.path)
+    journal.path.write_bytes(b"".join(lines[:2]))
+    assert len(read(journal.path)) == 2
+
+
 def test_a_second_process_may_read_but_not_write(journal: Journal, tmp_path: Path) -> None:
     journal.write("interrupted", signal="SIGINT")
     program = (
