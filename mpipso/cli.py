@@ -18,7 +18,7 @@ import mpipso
 from mpipso import templates
 from mpipso.cluster.facts import rank_in
 from mpipso.config import suggestion
-from mpipso.errors import MpipsoError, UserError, print_error
+from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.startup import Options
 
 #: Flags that replace a value of the configuration file: its dotted key, type and help.
@@ -310,7 +310,15 @@ def _init(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from mpipso.record.report import report
 
-    Console().print(report(arguments.folder), crop=False)
+    told = report(arguments.folder)
+    try:
+        Console().print(told, crop=False)
+    except OSError as error:
+        # Python would try again to write what is left.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+        raise RunFailed(f"the report cannot be written: {error.strerror}") from None
     return 0
 
 

@@ -152,7 +152,9 @@ class RunRecord:
         """The summary of the run whose journal is in ``folder``, unless that is gone; and why the run has failed."""
         mode, width, _, _ = self._screen
         live = mode == "live"
-        console = Console(width=width if live else 100, force_terminal=live, no_color=not live, highlight=False)
+        # At a terminal NO_COLOR decides.
+        plain = None if live else True
+        console = Console(width=width if live else 100, force_terminal=live, no_color=plain, highlight=False)
         if folder is not None:
             console.print(summary(read_outcome(folder, failure=str(failure or ""))), crop=False)
         for line in reservations:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import tomli
+from record.written import Script
 
 from mpipso import templates
 from mpipso.cli import main
+from mpipso.errors import LOST
 from mpipso.jobs import local_ranks
 
 CONFIG = """
@@ -755,6 +757,15 @@ def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.Ca
         f"{table}:1: has no column for the parameter 'batch'; did you mean 'btach'?",
         f"{gone}: cannot be read: No such file or directory",
     ]
+
+
+def test_a_report_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    Script().save(tmp_path)
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "mpipso", "report", str(tmp_path)]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "mpipso: the report cannot be written: No space left on device\n"
+    assert done.returncode == LOST
 
 
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:

@@ -136,6 +136,13 @@ def test_how_a_session_was_launched_is_kept_and_other_groups_are_told(course: Co
     assert note in again.stdout and "service groups differ" not in first.stdout
 
 
+def test_a_terminal_without_colours_gets_none_in_the_summary(course: Course) -> None:
+    words = ("--config", str(course.config), "--evaluations", "1", "--progress", "live")
+    told = {colours: run(course, *words, NO_COLOR=colours, TERM="xterm").stdout for colours in ("", "1")}
+    coloured = {colours: re.search(r"\x1b\[[\d;]*3[0-7]m", text) is not None for colours, text in told.items()}
+    assert coloured == {"": True, "1": False} and all("results: " in text for text in told.values())
+
+
 ENDING = """
 import os, signal, sys
 from mpipso.record.journal import Journal

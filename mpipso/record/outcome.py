@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -41,6 +42,8 @@ NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
 _GONE = 30.0
+#: And after so many it may be: whoever knows that it was killed is told how to go on.
+_QUIET = 6.0
 
 
 @dataclass(frozen=True)
@@ -234,14 +237,18 @@ def _ended(folder: Path, last: Event) -> str:
         return "interrupted" if last["signal"] == "SIGUSR1" else f"interrupted by {last['signal']}"
     if last["event"] == "failed":
         return "failed"
-    return _GOING_ON if _alive(folder) else "not finished"
+    silence = _silence(folder)
+    if silence > _GONE:
+        return "not finished"
+    return _GOING_ON if silence <= _QUIET else f"{_GOING_ON}, but has given no sign of life for {silence:.0f} s"
 
 
-def _alive(folder: Path) -> bool:
+def _silence(folder: Path) -> float:
+    """Seconds since the last sign of life of the root."""
     try:
-        return time.time() - (folder / BEAT_FILE).stat().st_mtime < _GONE
+        return time.time() - (folder / BEAT_FILE).stat().st_mtime
     except OSError:
-        return False
+        return math.inf
 
 
 def _incumbent(events: Sequence[Event], last: Event) -> int | None:

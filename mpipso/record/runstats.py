@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,10 @@ _LINES = 8
 #: Evaluations that are named after a cause.
 _NUMBERS = 5
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
+#: The columns that a narrow terminal can do without, first those that tell least.
+_LEAST = ("other", "stop", "start", "hosts", "bench", "evals", "lost", "idle")
+#: Characters of the names of hosts that are worth a column.
+_HOSTS = 8
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",
@@ -39,36 +44,56 @@ def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
     yield from _faults(outcome)
     if outcome.usage.groups:
         yield ""
-        yield group_table(outcome.usage)
+        yield GroupTable(outcome.usage)
         if not all(judged.failed for judged in outcome.evaluations):
             yield from _speed(outcome)
 
 
-def group_table(usage: Usage) -> Table:
-    """One row per service group and one for all, with durations; at most about a dozen rows."""
-    hosts = len({host for group in usage.groups for host in group.hosts}) > 1
-    sessions = usage.sessions > 1
-    titles = ["group", *(["hosts"] if hosts else []), "evals", *_COLUMNS, "busy"]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for title in titles:
-        # Where there is no room, the hosts' names alone are cut.
-        words = title in ("group", "hosts")
-        table.add_column(title, justify="left" if words else "right", no_wrap=title != "hosts", overflow="ellipsis")
-    shown, others = _shown(usage.groups)
+class GroupTable:
+    """One row per service group and one for all, with durations; at most about a dozen rows.
 
-    def add(name: str, where: str, groups: Sequence[GroupUsage], style: str | None = None) -> None:
-        cells = [name, *([where] if hosts else []), *_cells(groups)]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
+    Where there is no room the hosts' names are cut, and then columns are left out.
+    """
 
-    for group in shown:
-        name = f"{group.group}" + (f" of session {group.session}" if sessions else "")
-        add(name, _hosts(group.hosts), [group])
-    if others:
-        add(f"{len(others)} others", "", others)
-    if len(usage.groups) > 1:
-        table.add_section()
-        add("all", "", usage.groups, "bold")
-    return table
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+        self._hosts = len({host for group in usage.groups for host in group.hosts}) > 1
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = ["group", *(["hosts"] if self._hosts else []), "evals", *_COLUMNS, "busy"]
+        for title in _LEAST:
+            if self._needs(titles, console, options) <= options.max_width:
+                break
+            titles = [each for each in titles if each != title]
+        yield self._table(titles)
+
+    def _needs(self, titles: Sequence[str], console: Console, options: ConsoleOptions) -> int:
+        """The characters that these columns are wide, of the names of hosts a few."""
+        table = self._table([title for title in titles if title != "hosts"])
+        wide = Measurement.get(console, options.update(width=10_000), table).maximum
+        return wide + (_HOSTS if "hosts" in titles else 0)
+
+    def _table(self, titles: Sequence[str]) -> Table:
+        usage = self._usage
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for title in titles:
+            words = title in ("group", "hosts")
+            table.add_column(title, justify="left" if words else "right", no_wrap=title != "hosts", overflow="ellipsis")
+        shown, others = _shown(usage.groups)
+
+        def add(name: str, where: str, groups: Sequence[GroupUsage], style: str | None = None) -> None:
+            cells = {"group": name, "hosts": where, **_cells(groups)}
+            table.add_row(*(Text(cells[title]) for title in titles), style=style)
+
+        for group in shown:
+            name = f"{group.group}" + (f" of session {group.session}" if usage.sessions > 1 else "")
+            add(name, _hosts(group.hosts), [group])
+        if others:
+            add(f"{len(others)} others", "", others)
+        if len(usage.groups) > 1:
+            table.add_section()
+            add("all", "", usage.groups, "bold")
+        return table
 
 
 def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:
@@ -80,8 +105,8 @@ def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence
     return shown, [group for index, group in enumerate(groups) if index not in worst]
 
 
-def _cells(groups: Sequence[GroupUsage]) -> list[str]:
-    """What is in all columns but the first ones: sums over these groups."""
+def _cells(groups: Sequence[GroupUsage]) -> dict[str, str]:
+    """What is in all columns but the first ones, by their titles: sums over these groups."""
     parts = (
         sum(group.start for group in groups),
         sum(group.benchmark for group in groups),
@@ -92,7 +117,11 @@ def _cells(groups: Sequence[GroupUsage]) -> list[str]:
     )
     evaluations = sum(group.evaluations for group in groups)
     durations = (figures.duration(part) if part else "-" for part in parts)
-    return [str(evaluations), *durations, f"{busy_share(groups):.0%}"]
+    return {
+        "evals": str(evaluations),
+        **dict(zip(_COLUMNS, durations, strict=True)),
+        "busy": f"{busy_share(groups):.0%}",
+    }
 
 
 def _hosts(hosts: Sequence[str]) -> str:
@@ -142,7 +171,10 @@ def _faults(outcome: Outcome) -> Iterator[Text]:
         retries[plain(clean(cause))] += count
     yield from _at_most(_counted(retries, "retried"), "yellow")
     yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
-    yield from _at_most([_quarantined(quarantine) for quarantine in outcome.usage.quarantines], "yellow")
+    quarantines: dict[str, list[Quarantine]] = {}
+    for quarantine in outcome.usage.quarantines:
+        quarantines.setdefault(essence(clean(quarantine.cause)), []).append(quarantine)
+    yield from _at_most([_quarantined(alike) for alike in quarantines.values()], "yellow")
 
 
 def _at_most(lines: Sequence[str], style: str) -> Iterator[Text]:
@@ -173,9 +205,12 @@ def _named(word: str, numbers: Sequence[int]) -> str:
     return f"{plural(len(numbers), word)} {', '.join(map(str, numbers))}".rstrip()
 
 
-def _quarantined(quarantine: Quarantine) -> str:
-    back = "readmitted" if quarantine.readmitted else "not readmitted"
-    return (
-        f"group {quarantine.group} in quarantine for {figures.duration(quarantine.seconds)}, {back}: "
-        f"{clean(quarantine.cause)}"
-    )
+def _quarantined(alike: Sequence[Quarantine]) -> str:
+    """Quarantines of one cause."""
+    groups = _named("group", sorted({quarantine.group for quarantine in alike}))
+    seconds = figures.duration(sum(quarantine.seconds for quarantine in alike))
+    back = sum(quarantine.readmitted for quarantine in alike)
+    cause = plain(clean(alike[0].cause))
+    if len(alike) == 1:
+        return f"{groups} in quarantine for {seconds}, {'readmitted' if back else 'not readmitted'}: {cause}"
+    return f"{groups} in quarantine {len(alike)} times, for {seconds} in all, {back or 'never'} readmitted: {cause}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -368,6 +369,10 @@ def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
     lines = drawn(report(tmp_path))
     assert "The run is still going on; this is what it has found so far." in lines
     assert not any(line.startswith("go on:") for line in lines)
+    os.utime(tmp_path / BEAT_FILE, (time.time() - 17.0,) * 2)
+    lines = drawn(report(tmp_path), width=200)
+    assert any(line.startswith("The run is still going on, but has given no sign of life for 17 s") for line in lines)
+    assert f"go on:    mpipso launch --resume {tmp_path}" in lines, "for whoever knows that it was killed"
     os.utime(tmp_path / BEAT_FILE, (1.0, 1.0))
     assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path)))
 

@@ -7,7 +7,7 @@ from record.written import Script, drawn
 from rich.console import Group
 
 from mpipso.record.outcome import read_outcome
-from mpipso.record.runstats import group_table, run_statistics
+from mpipso.record.runstats import GroupTable, run_statistics
 from mpipso.record.usage import GroupUsage, Usage, usage
 
 
@@ -22,7 +22,7 @@ def row(lines: list[str], first: str) -> list[str]:
 
 def test_each_group_has_a_row_and_all_together_have_one() -> None:
     script = Script(g0=["node0", "node1"], g1=["node2", "node3"]).evaluated(50, 0, 0).evaluated(80, 1, 1, 80.0)
-    lines = drawn(group_table(usage(script.finished(100).events)), 80)
+    lines = drawn(GroupTable(usage(script.finished(100).events)), 80)
     assert lines[0].split() == ["group", "hosts", "evals", "start", "bench", "stop", "other", "idle", "lost", "busy"]
     assert row(lines, "0") == ["0", "node0,node1", "1", "20s", "25s", "3s", "2s", "50s", "-", "50%"]
     assert row(lines, "1") == ["1", "node2,node3", "1", "20s", "25s", "3s", "32s", "20s", "-", "80%"]
@@ -30,13 +30,13 @@ def test_each_group_has_a_row_and_all_together_have_one() -> None:
 
 
 def test_one_group_on_one_host_needs_neither_hosts_nor_a_sum() -> None:
-    lines = drawn(group_table(usage(Script(g0=["a", "a"]).evaluated(50, 0, 0).finished(100).events)))
+    lines = drawn(GroupTable(usage(Script(g0=["a", "a"]).evaluated(50, 0, 0).finished(100).events)))
     assert "hosts" not in lines[0] and not any(line.startswith("all") for line in lines)
 
 
 def test_groups_of_later_sessions_are_told_apart() -> None:
     script = Script(g0=["a"]).evaluated(50, 0, 0).resumed(500, g0=["a"]).evaluated(550, 1, 0).finished(550)
-    lines = drawn(group_table(usage(script.events)))
+    lines = drawn(GroupTable(usage(script.events)))
     assert [line[:14] for line in lines[2:4]] == ["0 of session 1", "0 of session 2"]
 
 
@@ -46,7 +46,7 @@ def test_a_large_cluster_fits_on_a_page(width: int) -> None:
         GroupUsage(1, index, (f"node{index:03d}.cluster.example", "b", "c"), 90_000.0, 30_000.0, 40_000.0 - 100 * index)
         for index in range(64)
     ]
-    lines = drawn(group_table(Usage(groups, sessions=1)), width)
+    lines = drawn(GroupTable(Usage(groups, sessions=1)), width)
     assert len(lines) <= 16 and max(map(len, lines)) <= width
     names = [line.split()[0] for line in lines if line[:1].isdigit()]
     assert names == [*(str(index) for index in range(54, 64)), "54"]
@@ -100,6 +100,34 @@ def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
         "  group 0 in quarantine for 20s, readmitted: 3 failures in a row",
         "",
     ]
+
+
+def test_quarantines_of_one_cause_are_told_once(tmp_path: Path) -> None:
+    script = Script()
+    for number in range(3):
+        t, cause = 10.0 * number, f"failures in a row, the last: {8080 + number} is held"
+        script.add(t, "quarantined", group=number % 2, cause=cause, pause=5).add(t + 5, "readmitted", group=number % 2)
+    script.add(50, "quarantined", group=1, cause="the baseline failed", pause=5).finished(60, cause="exhausted")
+    assert [line for line in told(script, tmp_path) if "quarantine" in line] == [
+        "  groups 0, 1 in quarantine 3 times, for 15s in all, 3 readmitted: failures in a row, the last: 8080 is held",
+        "  group 1 in quarantine for 10s, not readmitted: the baseline failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (60, ["group", "hosts", "evals", "bench", "idle", "lost", "busy"]),
+        (40, ["group", "idle", "lost", "busy"]),
+        (24, ["group", "busy"]),
+    ],
+)
+def test_columns_that_a_narrow_terminal_has_no_room_for_are_left_out(width: int, titles: list[str]) -> None:
+    groups = [GroupUsage(number, 0, (f"node{number}",), 5000.0, 500.0, 4000.0, evaluations=9) for number in (1, 2)]
+    lines = drawn(GroupTable(Usage(groups, sessions=2)), width)
+    assert lines[0].split() == titles
+    assert "…" not in "".join(lines) and max(map(len, lines)) <= width
+    assert "0 of session 1" in lines[2] and "90%" in lines[2]
 
 
 def test_causes_that_differ_in_a_port_are_one_and_a_run_that_failed_gets_no_advice(tmp_path: Path) -> None:
