@@ -74,4 +74,4 @@ class Left:
 
 @dataclass(frozen=True)
 class Depart:
-    """Root to any rank: everyone has left; end MPI."""
+    """Root to any rank: everyone has left, or is not waited for; take leave of MPI."""

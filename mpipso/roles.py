@@ -106,7 +106,7 @@ class Station:
         self.left = False
         """Whether nothing of the run is left here."""
         self.departing = False
-        """Whether the root has said that all ranks have left."""
+        """Whether the root has said that the run is over for all."""
         if context.index is not None:
             placed, port = context.plan.groups[context.index], service_port(context.config, context.plan, context.index)
             self._take_seat(Form(context.index, placed, port))
@@ -382,7 +382,8 @@ def serve(context: RankContext, interrupts: Interrupts) -> int:
             station.hear(source, message)
         station.step()
         if station.forsaken:
-            station.flee()
-            return FORSAKEN
+            break
         context.world.nap()
-    return 0
+    if not station.left:  # the root has not waited for this rank, or is gone
+        station.flee()
+    return 0 if station.departing else FORSAKEN

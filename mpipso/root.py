@@ -45,6 +45,8 @@ SLACK = 300.0
 """Seconds that an evaluation may take on top of all of its own limits before its leader counts as stuck."""
 GOODBYE = 120.0
 """Seconds at the end of a run in which ranks stop what is left; what a rank leaves then ends with it."""
+FAREWELL = 1.0
+"""Seconds in which those that are not waited for hear it."""
 
 
 class Root:
@@ -358,10 +360,17 @@ class Root:
         while not self._all_left():
             if self._out_of_patience() or time.monotonic() > limit:
                 self.abandoned = True
+                _depart(self._context, time.monotonic() + FAREWELL)
                 return
             self._step()
         _depart(self._context, limit)
         self.abandoned = bool(self._membership.lost - self._context.everyone.failed)
+
+    @property
+    def silent(self) -> str:
+        """The ranks that have neither left nor died; empty if there are none."""
+        others = set(range(1, self._context.world.size))
+        return self._who(others - self._left - self._context.everyone.failed)
 
     def _all_left(self) -> bool:
         return set(range(self._context.world.size)) <= self._left | self._membership.lost

@@ -117,7 +117,7 @@ class RunRecord:
                 except RunFailed as error:
                     failure = error
             folder = journal.folder
-        self._tell(folder, failure, environments)
+        self._tell(folder, failure, [*environments, *self._silent(root)])
         code = _exit_code(failure, interrupted, feasible=bool(feasible))
         if root is None:
             dismiss(context)
@@ -147,6 +147,12 @@ class RunRecord:
         for earlier in self._earlier:
             tuning.learn(earlier)
         return tuning
+
+    def _silent(self, root: Root | None) -> list[str]:
+        """A line about the ranks for which a launcher waits that was started by hand: nobody else ends it."""
+        if root is None or not root.silent or not self._world.tolerant or RESTARTS in os.environ:
+            return []
+        return [f"no answer from {root.silent}: mpirun may go on waiting, and can be ended by hand; the run is over"]
 
     def _tell(self, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]) -> None:
         """The summary of the run whose journal is in ``folder``, unless that is gone; and why the run has failed."""

@@ -27,14 +27,15 @@ NAP = 0.02
 """Seconds between two probes: a waiting rank then asks for well below a hundredth of a core."""
 
 _LAST = 0.5
+"""Seconds for the last words of a rank that ends."""
 _LEAVE_LIMIT = 10.0
-"""Seconds for the end of MPI, which may wait for ever for a rank that is frozen or cut off."""
+"""Seconds for all ranks to come to the end, and for that of MPI: one that is frozen or cut off never does."""
 _ASK_FAILED = 0.25
 """Seconds between two questions for dead ranks: a probe alone does not tell of each."""
 _ULFM = ("OMPI_MCA_mpi_ft_enable", "1")
 
 _ROOT_LIMIT = 300.0
-"""Seconds for the root to come to the end of MPI as well: it finishes its record when the others are on their way."""
+"""Seconds for the root to come to the end as well: it finishes its record when the others are on their way."""
 
 T = TypeVar("T")
 
@@ -91,7 +92,11 @@ class World(Protocol):
         """Wait until there may be something to do."""
 
     def leave(self, code: int) -> None:
-        """Take leave of MPI; collective. SIGALRM ends the process if the others cannot be taken leave of."""
+        """Take leave of MPI together with all other ranks.
+
+        Returns only then. If one does not come, this process ends with its code, and so does the job unless it is
+        tolerant; in the end of MPI itself, ``SIGALRM`` ends a process that waits for too long.
+        """
 
     def abort(self, code: int) -> None:
         """End this rank and, unless they survive it, every other with this exit code."""
@@ -99,7 +104,17 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class _Broken:
-    """A rank cannot take part in the start of the job."""
+    """A rank cannot take part in the start of the job; from rank 0 also: it leaves without those that do not come."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Any rank to rank 0: it has come to leave."""
+
+
+@dataclass(frozen=True)
+class _Go:
+    """Rank 0 to any rank: all have come, and MPI can end."""
 
 
 class MpiChannel:
@@ -206,6 +221,7 @@ class MpiWorld:
         self.size: int = self._comm.Get_size()
         self._meeting = self.channel()
         self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in range(self.size)}
+        self._ready: set[int] = set()
         version: str = MPI.Get_library_version().split(",")[0].splitlines()[0]
         self.library = " ".join(version.strip("\0 ").split())
         if self.size == 1 and (tasks := ranks_in(os.environ)) > 1:
@@ -241,7 +257,10 @@ class MpiWorld:
         for source, message in taken:
             if isinstance(message, _Broken):
                 raise RunFailed(f"the job cannot start: rank {source} has failed")
-            self._inbox[source].append(message)
+            if isinstance(message, _Ready):
+                self._ready.add(source)
+            else:
+                self._inbox[source].append(message)
         if not taken and self._meeting.failed:
             ranks = ", ".join(map(str, sorted(self._meeting.failed)))
             raise RunFailed(f"the job cannot start: rank {ranks} died")
@@ -262,28 +281,70 @@ class MpiWorld:
         self._wake.clear()
 
     def leave(self, code: int) -> None:
+        if not (self._all_come() if self.rank == 0 else self._sent_off()):
+            self._leave_alone(code)
         # No thread and no handler of Python's gets a turn in Finalize, which keeps the interpreter's lock.
-        limit = _LEAVE_LIMIT if self.rank == 0 else _ROOT_LIMIT
         sooner, _ = signal.getitimer(signal.ITIMER_REAL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, min(sooner or limit, limit))
+        signal.setitimer(signal.ITIMER_REAL, min(sooner or _LEAVE_LIMIT, _LEAVE_LIMIT))
         self._mpi.Finalize()
         signal.setitimer(signal.ITIMER_REAL, 0)
         if code and self.size > 1:
             # Open MPI prints a page about a rank with an exit code other than 0 while others still run.
             time.sleep(_LAST)
 
+    def _all_come(self) -> bool:
+        """Whether all other ranks come to leave; then they are sent off."""
+        others = set(range(1, self.size))
+        limit = time.monotonic() + _LEAVE_LIMIT
+        while others - self._ready - self._meeting.failed and time.monotonic() < limit:
+            self._take_ready()
+            self.nap()
+        if others - self._ready:
+            return False
+        for rank in others:
+            self._meeting.post(rank, _Go())
+        while not self._meeting.idle and time.monotonic() < limit:
+            self._meeting.take()
+        return True
+
+    def _sent_off(self) -> bool:
+        """Whether rank 0 lets MPI end; to wait for that in the end of MPI would cost a core."""
+        self._meeting.post(0, _Ready())
+        limit = time.monotonic() + _ROOT_LIMIT
+        while time.monotonic() < limit:
+            taken = self._meeting.take()
+            for source, message in taken:
+                if source == 0 and isinstance(message, (_Go, _Broken)):
+                    return isinstance(message, _Go)
+            if not taken and 0 in self._meeting.failed:
+                break
+            self.nap()
+        return False
+
+    def _leave_alone(self, code: int) -> None:
+        if self.rank == 0:
+            self.abort(code)
+        if not self.tolerant:  # rank 0 would have ended the job
+            self._comm.Abort(code or 1)
+        os._exit(code)
+
     def abort(self, code: int) -> None:
         if not self.tolerant:
             self._comm.Abort(code)
-        # Those who still wait for this rank to begin would not learn that it is gone: it was not killed.
+        # Those who wait for this rank, to begin or to leave, would not learn that it is gone: it was not killed.
         for rank in range(self.size):
             if rank != self.rank:
                 self._meeting.post(rank, _Broken())
         limit = time.monotonic() + _LAST
-        while not self._meeting.idle and time.monotonic() < limit:
-            self._meeting.take()
+        # What is under way from a process that exits may be lost, so rank 0 sees those go that have come to leave.
+        while (not self._meeting.idle or self._ready - self._meeting.failed) and time.monotonic() < limit:
+            self._take_ready()
+            self.nap()
         os._exit(code)
+
+    def _take_ready(self) -> None:
+        self._ready |= {source for source, message in self._meeting.take() if isinstance(message, _Ready)}
 
     def _channel(self, comm: Any) -> MpiChannel:
         return MpiChannel(comm, self._wake, self._mpi.Exception, self.tolerant)

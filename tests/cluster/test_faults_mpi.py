@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from bed.job import Job, wait_until
-from bed.launchers import CHECKOUT, LAUNCHERS
+from bed.launchers import CHECKOUT, LAUNCHERS, Launcher
 from faults.course import LIMIT, SOON, Course, all_of, ranks
 from faults.disk import fill, small_disk
 
@@ -104,27 +104,39 @@ def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() 
     assert done.stdout == "still there, without {1}\n", done.stderr
 
 
+def test_nobody_waits_at_the_end_for_a_rank_that_is_frozen(tmp_path: Path) -> None:
+    course = Course(tmp_path, **FEW, parallel__lease=4.0)
+    with course.started() as job:
+        there = all_of(range(5), job)
+        course.until(job, "evaluated", 1)
+        there[3].send_signal(signal.SIGSTOP)
+        course.until(job, "finished")
+        wait_until(lambda: ranks(job).keys() == {3}, SOON, f"the others are gone, and do not spin {job.stdout}")
+        assert job.process.poll() is None, "Open MPI still waits for it"
+        assert f"note: no answer from rank 3 on {socket.gethostname()}: mpirun may go on" in job.stdout
+        there[3].kill()
+        course.finished(job)
+
+
 ALONE = """
-import sys, time
+import os, signal, sys
 import mpipso.cluster.world as world
 world._LEAVE_LIMIT = 1.0
 here = world.MpiWorld()
-if here.rank == 0:
-    print("leaves", flush=True)
-    here.leave(0)
-time.sleep(300)
+if here.rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+here.leave(3 if here.rank == 0 else 0)
 """
 
 
-def test_nobody_waits_for_ever_for_a_rank_that_does_not_leave() -> None:
-    mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
+@pytest.mark.parametrize(
+    "mpi", [launcher for launcher in LAUNCHERS if launcher.name != "MPICH"], ids=lambda mpi: mpi.name
+)
+def test_a_rank_that_freezes_as_all_leave_ends_the_job_with_the_code_of_the_root(mpi: Launcher) -> None:
     if (reason := mpi.available()) is not None:
         pytest.skip(reason)
-    mpirun = mpi.family.command(Launch(str(mpi.launcher), 2, forward=["MPI4PY_LIBMPI"]))
-    with Job([*mpirun, sys.executable, "-c", ALONE], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
-        wait_until(lambda: "leaves" in job.stdout, SOON, "a rank leaves")
-        wait_until(lambda: job.process.poll() is not None, SOON, "MPI has noticed that it is gone")
-        assert "Alarm clock" in job.wait().stderr
+    with Job(mpi.command(3, [sys.executable, "-c", ALONE]), limit=LIMIT, cwd=CHECKOUT) as job:
+        assert job.wait().returncode == 3, job.stderr
 
 
 def test_a_run_that_cannot_be_resumed_sends_every_rank_home(tmp_path: Path) -> None:
