@@ -51,6 +51,10 @@ class RunFailed(MpipsoError):
     exit_code = LOST
 
 
+class Relayed(RunFailed):
+    """As another rank has told the user already."""
+
+
 class EvaluationFailed(MpipsoError):
     """One evaluation has no metrics, and why.
 

@@ -105,6 +105,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
             unless_well.pop_all().close()
             connections = None
         node, reached = _nodes(world, config, placement, connections, unless_well)
+        group, everyone = world.split(index, key=seat or 0), world.channel()
+        # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.gather(node.work_dir)))
         _agreed(world, lambda: claim(config, placement))
         unless_well.pop_all()
@@ -116,8 +118,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         seat=seat,
         node=node,
         work_dirs=work_dirs,
-        group=world.split(index, key=seat or 0),
-        everyone=world.channel(),
+        group=group,
+        everyone=everyone,
         outside=connections,
         reached=reached,
         differing={rank.host: rank.differing for rank in [*ranks, *apart] if rank.differing},

@@ -10,7 +10,7 @@ from mpipso import roles
 from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
-from mpipso.errors import MpipsoError, UserError, print_error
+from mpipso.errors import MpipsoError, Relayed, UserError, print_error
 from mpipso.rendezvous import prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
@@ -27,7 +27,8 @@ def tune(options: Options) -> int:
         try:
             code = _take_part(world, options, interrupts)
         except MpipsoError as error:
-            print_error(error)
+            if not isinstance(error, Relayed):
+                print_error(error)
             world.abort(error.exit_code)
             raise
         except Exception:  # the other ranks would wait for this one for ever

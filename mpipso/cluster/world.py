@@ -21,13 +21,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mpipso.cluster.facts import ranks_in
-from mpipso.errors import RunFailed, UserError
+from mpipso.errors import Relayed, RunFailed, UserError
 
 NAP = 0.02
 """Seconds between two probes: a waiting rank then asks for well below a hundredth of a core."""
 
 _LAST = 0.5
-"""Seconds for the last words of a rank that ends."""
+_ABORT_LIMIT = 5.0
+"""Seconds for the last words of a rank that ends, and for those that it waits for."""
 _LEAVE_LIMIT = 10.0
 """Seconds for all ranks to come to the end, and for that of MPI: one that is frozen or cut off never does."""
 _ASK_FAILED = 0.25
@@ -104,7 +105,10 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class _Broken:
-    """A rank cannot take part in the start of the job; from rank 0 also: it leaves without those that do not come."""
+    """These ranks cannot take part in the start; or from rank 0: it leaves without those that do not come."""
+
+    ranks: tuple[int, ...]
+    died: bool
 
 
 @dataclass(frozen=True)
@@ -219,9 +223,11 @@ class MpiWorld:
         self.tolerant = os.environ.get(_ULFM[0]) == _ULFM[1]
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
-        self._meeting = self.channel()
+        self._meeting = self._channel(self._comm.Dup())
         self._inbox: dict[int, deque[Any]] = {rank: deque() for rank in range(self.size)}
         self._ready: set[int] = set()
+        self._broken = _Broken((self.rank,), died=False)
+        self._gone: set[int] = set()
         version: str = MPI.Get_library_version().split(",")[0].splitlines()[0]
         self.library = " ".join(version.strip("\0 ").split())
         if self.size == 1 and (tasks := ranks_in(os.environ)) > 1:
@@ -255,23 +261,61 @@ class MpiWorld:
     def _hear(self) -> bool:
         taken = self._meeting.take()
         for source, message in taken:
-            if isinstance(message, _Broken):
-                raise RunFailed(f"the job cannot start: rank {source} has failed")
-            if isinstance(message, _Ready):
-                self._ready.add(source)
-            else:
+            if not self._note(source, message):
                 self._inbox[source].append(message)
+            if isinstance(message, _Broken):
+                raise self._cannot_start(message)
         if not taken and self._meeting.failed:
-            ranks = ", ".join(map(str, sorted(self._meeting.failed)))
-            raise RunFailed(f"the job cannot start: rank {ranks} died")
+            raise self._cannot_start(_Broken(tuple(sorted(self._meeting.failed)), died=True))
         return bool(taken)
 
+    def _cannot_start(self, broken: _Broken) -> RunFailed:
+        """The error of this rank, of which :meth:`abort` tells the others; one rank says it to the user."""
+        self._broken = broken
+        ranks = ", ".join(map(str, broken.ranks))
+        kind = RunFailed if self.rank == self._teller() else Relayed
+        return kind(f"the job cannot start: rank {ranks} {'died' if broken.died else 'has failed'}")
+
+    def _teller(self) -> int:
+        """The rank that tells the user why the job cannot start."""
+        others = (rank for rank in range(self.size) if rank not in self._broken.ranks)
+        return next(others) if self._broken.died else 0
+
+    def _note(self, source: int, message: object) -> bool:
+        """Remember what a rank says that comes to its end; returns whether it was that."""
+        if isinstance(message, _Ready):
+            self._ready.add(source)
+        if isinstance(message, _Broken):
+            self._gone.add(source)
+        return isinstance(message, (_Ready, _Broken))
+
+    def _take_notes(self) -> None:
+        for source, message in self._meeting.take():
+            self._note(source, message)
+
     def split(self, color: int | None, *, key: int = 0) -> Channel | None:
-        comm = self._comm.Split(self._mpi.UNDEFINED if color is None else color, key)
+        comm = self._together(lambda: self._comm.Split(self._mpi.UNDEFINED if color is None else color, key))
         return None if comm == self._mpi.COMM_NULL else self._channel(comm)
 
     def channel(self) -> Channel:
-        return self._channel(self._comm.Dup())
+        return self._channel(self._together(self._comm.Dup))
+
+    def _together(self, call: Callable[[], T]) -> T:
+        """What a collective call of MPI returns.
+
+        Raises
+        ------
+        RunFailed
+            A rank has died or failed meanwhile.
+        """
+        try:
+            return call()
+        except self._mpi.Exception as error:
+            limit = time.monotonic() + _LAST
+            while time.monotonic() < limit:  # who it is comes in a message, or MPI says it when it is asked again
+                if not self._hear():
+                    self.nap()
+            raise RunFailed(f"the job cannot start: {error}") from None
 
     def wake(self) -> None:
         self._wake.set()
@@ -298,7 +342,7 @@ class MpiWorld:
         others = set(range(1, self.size))
         limit = time.monotonic() + _LEAVE_LIMIT
         while others - self._ready - self._meeting.failed and time.monotonic() < limit:
-            self._take_ready()
+            self._take_notes()
             self.nap()
         if others - self._ready:
             return False
@@ -335,16 +379,21 @@ class MpiWorld:
         # Those who wait for this rank, to begin or to leave, would not learn that it is gone: it was not killed.
         for rank in range(self.size):
             if rank != self.rank:
-                self._meeting.post(rank, _Broken())
-        limit = time.monotonic() + _LAST
-        # What is under way from a process that exits may be lost, so rank 0 sees those go that have come to leave.
-        while (not self._meeting.idle or self._ready - self._meeting.failed) and time.monotonic() < limit:
-            self._take_ready()
+                self._meeting.post(rank, self._broken)
+        # ... nor would those in a collective call.
+        self._comm.Revoke()
+        limit = time.monotonic() + _ABORT_LIMIT
+        while time.monotonic() < limit and not self._may_go():
+            self._take_notes()
             self.nap()
         os._exit(code)
 
-    def _take_ready(self) -> None:
-        self._ready |= {source for source, message in self._meeting.take() if isinstance(message, _Ready)}
+    def _may_go(self) -> bool:
+        """Whether all is said: when some have ended with a code, Open MPI drops what the others still print."""
+        failed, teller = self._meeting.failed, self._teller()
+        told = teller == self.rank or teller in self._gone | failed
+        # What is under way from a process that exits may be lost, so rank 0 sees those go that have come to leave.
+        return self._meeting.idle and told and self._ready <= failed
 
     def _channel(self, comm: Any) -> MpiChannel:
         return MpiChannel(comm, self._wake, self._mpi.Exception, self.tolerant)

@@ -104,6 +104,39 @@ def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() 
     assert done.stdout == "still there, without {1}\n", done.stderr
 
 
+EARLY = """
+import os, signal, sys
+from mpipso.cluster.world import MpiWorld
+call, what = sys.argv.pop(1).split(":")
+proper = getattr(MpiWorld, call)
+def faulty(self, *args, **kwargs):  # the fault: rank 3 fails or dies as it is about to call
+    if self.rank == 3 and what == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if self.rank == 3:
+        raise ValueError("injected")
+    return proper(self, *args, **kwargs)
+setattr(MpiWorld, call, faulty)
+from mpipso.cli import main
+sys.exit(main(["tune", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("fault", ["gather:dies", "split:dies", "channel:fails", "share:fails"])
+def test_a_rank_that_fails_or_dies_before_the_run_has_begun_ends_the_job_with_one_line(
+    fault: str, tmp_path: Path
+) -> None:
+    course = Course(tmp_path)
+    with course.started("--config", str(course.config), program=("-c", EARLY, fault)) as job:
+        wait_until(lambda: job.process.poll() is not None, SOON, f"it ends {job.stderr}")
+        done = job.wait()
+    told = [line for line in done.stderr.splitlines() if "cannot start" in line]
+    died = fault.endswith("dies")
+    assert told == [f"mpipso: the job cannot start: rank 3 {'died' if died else 'has failed'}"], done.stderr
+    assert done.stderr.count("Traceback") == (0 if died else 1), done.stderr
+    assert done.returncode != 0
+    assert not course.runs.exists(), "nothing has begun"
+
+
 def test_nobody_waits_at_the_end_for_a_rank_that_is_frozen(tmp_path: Path) -> None:
     course = Course(tmp_path, **FEW, parallel__lease=4.0)
     with course.started() as job:

@@ -53,12 +53,19 @@ class Course:
         self.runs = Path(tree["output"])
 
     @contextlib.contextmanager
-    def started(self, *flags: str, ranks: int = RANKS, nodes_per_group: int = 2, limit: float = LIMIT) -> Iterator[Job]:
-        """The job, which is killed at the end of the block if it still runs."""
+    def started(
+        self,
+        *flags: str,
+        ranks: int = RANKS,
+        nodes_per_group: int = 2,
+        limit: float = LIMIT,
+        program: Sequence[str] = ("-m", "mpipso", "tune"),
+    ) -> Iterator[Job]:
+        """The job of a Python ``program``, which is killed at the end of the block if it still runs."""
         launcher = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
         if (reason := launcher.available()) is not None:
             pytest.skip(reason)
-        words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain"]
+        words = [sys.executable, *program, "--progress", "plain"]
         words += [*(flags or ("--config", str(self.config))), "--nodes-per-group", str(nodes_per_group)]
         mpirun = launcher.family.command(
             Launch(str(launcher.launcher), ranks, forward=["MPI4PY_LIBMPI"], tolerant=True)
