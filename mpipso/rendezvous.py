@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpipso.cluster.channel import Channel
 from mpipso.cluster.facts import local_facts
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
-from mpipso.cluster.world import Channel, World
+from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, loopback_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError

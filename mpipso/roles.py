@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol
 
+from mpipso.cluster.channel import Channel
 from mpipso.cluster.dispatch import Cancel, Progress
-from mpipso.cluster.world import Channel
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
@@ -34,7 +34,7 @@ FORSAKEN = 1
 
 
 class Link(Protocol):
-    """How leader and members of a group reach each other, by seat: as a :class:`~mpipso.cluster.world.Channel`."""
+    """How leader and members of a group reach each other, by seat: as a :class:`~mpipso.cluster.channel.Channel`."""
 
     def post(self, dest: int, message: object) -> None: ...
 

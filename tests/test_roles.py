@@ -13,10 +13,10 @@ import pytest
 from bed.job import wait_until
 from faults.course import Course
 
+from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Progress
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.cluster.world import LocalChannel
 from mpipso.configfile import load
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import Form

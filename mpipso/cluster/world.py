@@ -1,11 +1,8 @@
-"""All of MPI: the ranks of the job, and messages between them that cost nothing while nobody speaks.
+"""The ranks of the job: how they begin and end together, and channels between them that cost nothing in silence.
 
 A rank that blocks in MPI keeps a core busy, which belongs to the service under test. So every wait is a nap between
 probes, sends are kept until MPI has taken them, and collectives happen at start-up only. Any thread may post; MPI
 itself is called by the main thread alone.
-
-Where the job runs with ULFM (MPI 5.0 draft, chapter on fault tolerance; ``mpirun --with-ft ulfm``), the death of a rank
-is an error of the calls that name it, and nothing more: messages between the others go on.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from mpipso.cluster.channel import Channel, MpiChannel
 from mpipso.cluster.facts import ranks_in
 from mpipso.errors import Relayed, RunFailed, UserError
 
@@ -27,42 +24,17 @@ NAP = 0.02
 """Seconds between two probes: a waiting rank then asks for well below a hundredth of a core."""
 
 _LAST = 0.5
+"""Seconds in which the others end, or in which they say why a call has failed."""
 _ABORT_LIMIT = 5.0
-"""Seconds for the last words of a rank that ends, and for those that it waits for."""
+"""Seconds for the last words of a rank that aborts, and for those that it waits for."""
 _LEAVE_LIMIT = 10.0
 """Seconds for all ranks to come to the end, and for that of MPI: one that is frozen or cut off never does."""
-_ASK_FAILED = 0.25
-"""Seconds between two questions for dead ranks: a probe alone does not tell of each."""
 _ULFM = ("OMPI_MCA_mpi_ft_enable", "1")
 
 _ROOT_LIMIT = 300.0
 """Seconds for the root to come to the end as well: it finishes its record when the others are on their way."""
 
 T = TypeVar("T")
-
-
-class Channel(Protocol):
-    """Messages between the ranks of one communicator, in order for each pair of ranks."""
-
-    rank: int
-    size: int
-
-    def post(self, dest: int, message: object) -> None:
-        """Hand over a message for ``dest`` (this rank too); returns at once, from any thread."""
-
-    def take(self) -> list[tuple[int, Any]]:
-        """All messages that are here, as (source, message); main thread only, never waits."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything posted has left this rank; :meth:`take` makes it so. What is given up does not count."""
-
-    @property
-    def failed(self) -> frozenset[int]:
-        """The ranks that are dead, where MPI tells; nothing reaches them, and nothing comes from them any more."""
-
-    def give_up(self, rank: int, lost: bool = True) -> None:
-        """Do not wait for messages to ``rank`` to leave; or, with ``lost`` false, wait for them again."""
 
 
 class World(Protocol):
@@ -119,82 +91,6 @@ class _Ready:
 @dataclass(frozen=True)
 class _Go:
     """Rank 0 to any rank: all have come, and MPI can end."""
-
-
-class MpiChannel:
-    """A channel over one communicator, which it owns."""
-
-    def __init__(self, comm: Any, wake: threading.Event, error: type[Exception], tolerant: bool) -> None:
-        self._comm = comm
-        self._wake = wake
-        self._error = error
-        self._tolerant = tolerant
-        self._asked = 0.0
-        self._failed: frozenset[int] = frozenset()
-        self._given_up: set[int] = set()
-        self._outbox: deque[tuple[int, object]] = deque()
-        self._sends: list[tuple[int, Any]] = []
-        self.rank: int = comm.Get_rank()
-        self.size: int = comm.Get_size()
-
-    def post(self, dest: int, message: object) -> None:
-        self._outbox.append((dest, message))
-        self._wake.set()
-
-    def take(self) -> list[tuple[int, Any]]:
-        taken: list[tuple[int, Any]] = []
-        while self._outbox:
-            dest, message = self._outbox.popleft()
-            if dest == self.rank:
-                taken.append((dest, message))
-            elif dest not in self._failed:
-                request = self._survive(dest, partial(self._comm.isend, message, dest))
-                self._sends += [(dest, request)] if request is not None else []
-        self._sends = [(dest, request) for dest, request in self._sends if not self._sent(dest, request)]
-        # Source by source: a probe for any source raises for good once one rank has died.
-        for source in range(self.size):
-            while source != self.rank and (message := self._received(source)) is not None:
-                taken.append((source, message[0]))
-        self._ask_failed()
-        return taken
-
-    @property
-    def idle(self) -> bool:
-        return not self._outbox and all(dest in self._given_up or dest in self._failed for dest, _ in self._sends)
-
-    @property
-    def failed(self) -> frozenset[int]:
-        return self._failed
-
-    def give_up(self, rank: int, lost: bool = True) -> None:
-        (self._given_up.add if lost else self._given_up.discard)(rank)
-
-    def _received(self, source: int) -> tuple[Any] | None:
-        """The next message of a rank; None where none is here, or its sender has died before all of it was sent."""
-        # What a rank has sent before its death can still be here, so the dead are probed as well.
-        arrived = self._survive(source, partial(self._comm.improbe, source))
-        return None if arrived is None else self._survive(source, lambda: (arrived.recv(),))
-
-    def _sent(self, dest: int, request: Any) -> bool:
-        done = self._survive(dest, request.Test)
-        return bool(done) or dest in self._failed
-
-    def _survive(self, other: int, call: Callable[[], T]) -> T | None:
-        """What MPI answers; None where it says that the other rank is dead."""
-        try:
-            return call()
-        except self._error:
-            if not self._tolerant:
-                raise
-            self._failed |= {other}
-            return None
-
-    def _ask_failed(self) -> None:
-        if self._tolerant and time.monotonic() - self._asked >= _ASK_FAILED:
-            self._asked = time.monotonic()
-            group = self._comm.Get_failed()
-            if group.Get_size():
-                self._failed |= frozenset(group.Translate_ranks(None, self._comm.Get_group()))
 
 
 class MpiWorld:
@@ -397,34 +293,3 @@ class MpiWorld:
 
     def _channel(self, comm: Any) -> MpiChannel:
         return MpiChannel(comm, self._wake, self._mpi.Exception, self.tolerant)
-
-
-class LocalChannel:
-    """The one-process twin of :class:`MpiChannel`: every end is an object of the same process."""
-
-    failed: frozenset[int] = frozenset()
-
-    def __init__(self, rank: int, mailboxes: list[deque[tuple[int, object]]]) -> None:
-        self._mailboxes = mailboxes
-        self.rank = rank
-        self.size = len(mailboxes)
-
-    @classmethod
-    def connected(cls, size: int) -> list[LocalChannel]:
-        """The ends of a new channel, by rank."""
-        mailboxes: list[deque[tuple[int, object]]] = [deque() for _ in range(size)]
-        return [cls(rank, mailboxes) for rank in range(size)]
-
-    def post(self, dest: int, message: object) -> None:
-        self._mailboxes[dest].append((self.rank, message))
-
-    def take(self) -> list[tuple[int, Any]]:
-        mailbox = self._mailboxes[self.rank]
-        return [mailbox.popleft() for _ in range(len(mailbox))]
-
-    def give_up(self, rank: int, lost: bool = True) -> None:
-        """Nothing is ever waited for here."""
-
-    @property
-    def idle(self) -> bool:
-        return True

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import (
     PROBE,
     Assigned,
@@ -29,7 +30,6 @@ from mpipso.cluster.dispatch import (
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
-from mpipso.cluster.world import LocalChannel
 from mpipso.errors import FailureKind
 from mpipso.evaluation import Assignment, Evaluation, Failure
 

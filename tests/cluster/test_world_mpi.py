@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from mpipso.cluster.channel import Channel
 from mpipso.cluster.plan import PlacedNode
-from mpipso.cluster.world import Channel, MpiWorld
+from mpipso.cluster.world import MpiWorld
 from mpipso.errors import EvaluationFailed
 from mpipso.service.local import LocalNode
 from mpipso.service.node import CHUNK

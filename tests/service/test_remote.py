@@ -19,8 +19,8 @@ from service.node_interface import (
     python,
 )
 
+from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.plan import PlacedNode
-from mpipso.cluster.world import LocalChannel
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote
 from mpipso.service.local import LocalNode

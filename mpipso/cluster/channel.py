@@ -1,0 +1,150 @@
+"""Messages between the ranks of one communicator, in order for each pair, that never block.
+
+Where the job runs with ULFM (MPI 5.0 draft, chapter on fault tolerance; ``mpirun --with-ft ulfm``), the death of a rank
+is an error of the calls that name it, and nothing more: messages between the others go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+_ASK_FAILED = 0.25
+"""Seconds between two questions for dead ranks: a probe alone does not tell of each."""
+
+T = TypeVar("T")
+
+
+class Channel(Protocol):
+    """Messages between the ranks of one communicator, in order for each pair of ranks."""
+
+    rank: int
+    size: int
+
+    def post(self, dest: int, message: object) -> None:
+        """Hand over a message for ``dest`` (this rank too); returns at once, from any thread."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        """All messages that are here, as (source, message); main thread only, never waits."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything posted has left this rank; :meth:`take` makes it so. What is given up does not count."""
+
+    @property
+    def failed(self) -> frozenset[int]:
+        """The ranks that are dead, where MPI tells; nothing reaches them, and nothing comes from them any more."""
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        """Do not wait for messages to ``rank`` to leave; or, with ``lost`` false, wait for them again."""
+
+
+class MpiChannel:
+    """A channel over one communicator, which it owns."""
+
+    def __init__(self, comm: Any, wake: threading.Event, error: type[Exception], tolerant: bool) -> None:
+        self._comm = comm
+        self._wake = wake
+        self._error = error
+        self._tolerant = tolerant
+        self._asked = 0.0
+        self._failed: frozenset[int] = frozenset()
+        self._given_up: set[int] = set()
+        self._outbox: deque[tuple[int, object]] = deque()
+        self._sends: list[tuple[int, Any]] = []
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def post(self, dest: int, message: object) -> None:
+        self._outbox.append((dest, message))
+        self._wake.set()
+
+    def take(self) -> list[tuple[int, Any]]:
+        taken: list[tuple[int, Any]] = []
+        while self._outbox:
+            dest, message = self._outbox.popleft()
+            if dest == self.rank:
+                taken.append((dest, message))
+            elif dest not in self._failed:
+                request = self._survive(dest, partial(self._comm.isend, message, dest))
+                self._sends += [(dest, request)] if request is not None else []
+        self._sends = [(dest, request) for dest, request in self._sends if not self._sent(dest, request)]
+        # Source by source: a probe for any source raises for good once one rank has died.
+        for source in range(self.size):
+            while source != self.rank and (message := self._received(source)) is not None:
+                taken.append((source, message[0]))
+        self._ask_failed()
+        return taken
+
+    @property
+    def idle(self) -> bool:
+        return not self._outbox and all(dest in self._given_up or dest in self._failed for dest, _ in self._sends)
+
+    @property
+    def failed(self) -> frozenset[int]:
+        return self._failed
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        (self._given_up.add if lost else self._given_up.discard)(rank)
+
+    def _received(self, source: int) -> tuple[Any] | None:
+        """The next message of a rank; None where none is here, or its sender has died before all of it was sent."""
+        # What a rank has sent before its death can still be here, so the dead are probed as well.
+        arrived = self._survive(source, partial(self._comm.improbe, source))
+        return None if arrived is None else self._survive(source, lambda: (arrived.recv(),))
+
+    def _sent(self, dest: int, request: Any) -> bool:
+        done = self._survive(dest, request.Test)
+        return bool(done) or dest in self._failed
+
+    def _survive(self, other: int, call: Callable[[], T]) -> T | None:
+        """What MPI answers; None where it says that the other rank is dead."""
+        try:
+            return call()
+        except self._error:
+            if not self._tolerant:
+                raise
+            self._failed |= {other}
+            return None
+
+    def _ask_failed(self) -> None:
+        if self._tolerant and time.monotonic() - self._asked >= _ASK_FAILED:
+            self._asked = time.monotonic()
+            group = self._comm.Get_failed()
+            if group.Get_size():
+                self._failed |= frozenset(group.Translate_ranks(None, self._comm.Get_group()))
+
+
+class LocalChannel:
+    """The one-process twin of :class:`MpiChannel`: every end is an object of the same process."""
+
+    failed: frozenset[int] = frozenset()
+
+    def __init__(self, rank: int, mailboxes: list[deque[tuple[int, object]]]) -> None:
+        self._mailboxes = mailboxes
+        self.rank = rank
+        self.size = len(mailboxes)
+
+    @classmethod
+    def connected(cls, size: int) -> list[LocalChannel]:
+        """The ends of a new channel, by rank."""
+        mailboxes: list[deque[tuple[int, object]]] = [deque() for _ in range(size)]
+        return [cls(rank, mailboxes) for rank in range(size)]
+
+    def post(self, dest: int, message: object) -> None:
+        self._mailboxes[dest].append((self.rank, message))
+
+    def take(self) -> list[tuple[int, Any]]:
+        mailbox = self._mailboxes[self.rank]
+        return [mailbox.popleft() for _ in range(len(mailbox))]
+
+    def give_up(self, rank: int, lost: bool = True) -> None:
+        """Nothing is ever waited for here."""
+
+    @property
+    def idle(self) -> bool:
+        return True
