@@ -89,11 +89,11 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     root = _agreed(world, lambda: Fingerprint.of(os.environ))
     ranks = _ranks(world, options, config, root)
-    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh else []
+    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     with contextlib.ExitStack() as unless_well:
         connections = None
-        if apart:
-            first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts))
+        first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts) if apart else None)
+        if first is not None:
             connections, known = _meet(world, config, first, ranks, root)
             apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
         if connections is not None:
@@ -108,7 +108,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         node, reached = _nodes(world, config, placement, connections, unless_well)
         group, everyone = world.split(index, key=seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
-        work_dirs = dict(enumerate(world.gather(node.work_dir)))
+        work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
         _agreed(world, lambda: claim(config, placement))
         unless_well.pop_all()
     return RankContext(
@@ -128,10 +128,10 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
 
 
 def _ranks(world: World, options: Options, config: Config, root: Fingerprint) -> list[Rank]:
-    """The ranks with what their machines are, none of which lacks what the configuration needs."""
+    """On rank 0 the ranks with what their machines are, none of which lacks what the configuration needs."""
     problems = [*missing_commands(config), *_problems_here(options, config)]
     facts = world.gather((local_facts(world.rank, root), problems))
-    _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems])
+    _agreed(world, lambda: _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems]))
     return _as_found(world, [rank for rank, _ in facts])
 
 
@@ -141,12 +141,11 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
     A host's own tables often say of its name that it is the loopback.
     """
     hosts = list(dict.fromkeys(rank.host for rank in ranks))
-    if len(hosts) == 1:
-        return list(ranks)
     # Each asks for the next host, so that none waits for the names of all.
-    following = hosts[(hosts.index(ranks[world.rank].host) + 1) % len(hosts)]
-    found = dict(world.gather((following, resolved(following))))
-    return [replace(rank, address=_seen(rank, found[rank.host])) for rank in ranks]
+    following = dict(zip(hosts, [*hosts[1:], *hosts[:1]], strict=True)) if len(hosts) > 1 else {}
+    asked = world.scatter([following.get(rank.host, "") for rank in ranks])
+    found = dict(world.gather((asked, resolved(asked) if asked else ())))
+    return [replace(rank, address=_seen(rank, found.get(rank.host, ()))) for rank in ranks]
 
 
 def _seen(rank: Rank, found: Collection[str]) -> str:
@@ -175,7 +174,8 @@ def _nodes(
                 master.free_port(port)
     except EvaluationFailed as error:
         problem = error.cause
-    _none_wrong([("", found) for found in world.gather(problem) if found])
+    problems = world.gather(problem)
+    _agreed(world, lambda: _none_wrong([("", found) for found in problems if found]))
     if node is None:
         raise LookupError(f"rank {world.rank} has no node")
     return node, reached
@@ -227,7 +227,17 @@ def _meet(
         except UserError as error:
             problems = error.problems
     told = world.gather((own, problems))
-    known = {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
+    try:
+        _agreed(world, lambda: _none_wrong([("", problem) for problem in _unmet(told, ranks)]))
+    except UserError:
+        if connections is not None:
+            connections.close()
+        raise
+    return connections, {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
+
+
+def _unmet(told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[str]]], ranks: Sequence[Rank]) -> list[str]:
+    """What leaders say that they do not reach, and the hosts that have been met under two names."""
     names = {rank.host: rank.host for rank in ranks}
     same = [
         f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"
@@ -235,13 +245,7 @@ def _meet(
         for name, facts in met.values()
         if (other := names.setdefault(facts.host, name)) != name
     ]
-    try:
-        _none_wrong([("", problem) for _, lines in told for problem in lines] + [("", line) for line in same])
-    except UserError:
-        if connections is not None:
-            connections.close()
-        raise
-    return connections, known
+    return [problem for _, problems in told for problem in problems] + same
 
 
 def _outside(config: Config) -> Outside:

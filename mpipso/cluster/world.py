@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -47,7 +47,10 @@ class World(Protocol):
     """Whether the job survives the death of a rank."""
 
     def gather(self, value: T) -> list[T]:
-        """The value of every rank, by rank. Collective, at start-up only."""
+        """The values of all ranks, by rank, on rank 0; nothing on the others. Collective, at start-up only."""
+
+    def scatter(self, values: Sequence[T]) -> T:
+        """What rank 0 has for this rank, by rank. Collective, at start-up only."""
 
     def share(self, value: T) -> T:
         """The value of rank 0. Collective, at start-up only."""
@@ -134,18 +137,20 @@ class MpiWorld:
 
     def gather(self, value: T) -> list[T]:
         self._meeting.post(0, value)
-        values: list[T] = [self._next_of(source) for source in range(self.size)] if self.rank == 0 else []
-        return self.share(values)
+        return [self._next_of(source) for source in range(self.size)] if self.rank == 0 else []
 
-    def share(self, value: T) -> T:
+    def scatter(self, values: Sequence[T]) -> T:
         if self.rank != 0:
-            shared: T = self._next_of(0)
-            return shared
+            own: T = self._next_of(0)
+            return own
         for rank in range(1, self.size):
-            self._meeting.post(rank, value)
+            self._meeting.post(rank, values[rank])
         while self._hear() or not self._meeting.idle:
             self.nap()
-        return value
+        return values[0]
+
+    def share(self, value: T) -> T:
+        return self.scatter([value] * self.size)
 
     def _next_of(self, source: int) -> Any:
         """The next of its messages; not by a collective, which waits for ever for a rank that has died."""

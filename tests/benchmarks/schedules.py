@@ -199,9 +199,9 @@ def ours(
         channel.take()
         world.nap()
     share = (time.process_time() - used) / max(time.monotonic() - begun, 1e-9)
-    done["waiting"] = statistics.median(world.gather(share)[1:])
+    shares = world.gather(share)
     world.leave(0)
-    return done if world.rank == 0 else {}
+    return {**done, "waiting": statistics.median(shares[1:])} if world.rank == 0 else {}
 
 
 def waves(lengths: Sequence[float], wait: float) -> dict[str, Any]:
