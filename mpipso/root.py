@@ -29,7 +29,8 @@ from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
-from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order
+from mpipso.farewell import FAREWELL, GOODBYE, depart
+from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.rendezvous import RankContext
@@ -43,10 +44,6 @@ PATIENCE = 13.0
 """Seconds after a signal in which services are stopped in good order; keepers stop those that are left."""
 SLACK = 300.0
 """Seconds that an evaluation may take on top of all of its own limits before its leader counts as stuck."""
-GOODBYE = 120.0
-"""Seconds at the end of a run in which ranks stop what is left; what a rank leaves then ends with it."""
-FAREWELL = 1.0
-"""Seconds in which those that are not waited for hear it."""
 
 
 class Root:
@@ -116,6 +113,7 @@ class Root:
         try:
             self._search()
         finally:
+            self._closing = True
             self._dispatcher.cancel()
             while self._dispatcher.running and not self._out_of_patience():
                 self._step()
@@ -270,7 +268,11 @@ class Root:
             return []
         self._context.everyone.give_up(rank)
         ended = [loss.group] if loss.ended and loss.group is not None else []
-        self._journal.write("lost", ranks=[rank], hosts=[loss.host], groups=ended, cause=cause)
+        failure: RunFailed | None = None
+        try:
+            self._journal.write("lost", ranks=[rank], hosts=[loss.host], groups=ended, cause=cause)
+        except RunFailed as error:  # what is left of the job is still to be sent home
+            failure = error
         told = f"{loss.host}, rank {rank}: {cause}"
         if not dead:
             # If it is ever heard of again, it has to leave what it was in before it can serve.
@@ -286,6 +288,8 @@ class Root:
             events = [_dated(event, time.time() - now) for event in left]
         else:
             self._monitor.note(f"lost {told}")
+        if failure is not None and not self._closing:
+            raise failure
         return events
 
     def _form(self) -> None:
@@ -351,7 +355,6 @@ class Root:
 
     def _send_home(self) -> None:
         """Have every rank stop what it has, and leave MPI together."""
-        self._closing = True
         limit = time.monotonic() + GOODBYE
         leaders = [self._membership.leader(group) for group in self._membership.groups]
         leaving = self._membership.leaving
@@ -360,10 +363,10 @@ class Root:
         while not self._all_left():
             if self._out_of_patience() or time.monotonic() > limit:
                 self.abandoned = True
-                _depart(self._context, time.monotonic() + FAREWELL)
+                depart(self._context, time.monotonic() + FAREWELL)
                 return
             self._step()
-        _depart(self._context, limit)
+        depart(self._context, limit)
         self.abandoned = bool(self._membership.lost - self._context.everyone.failed)
 
     @property
@@ -386,38 +389,6 @@ class Root:
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
-
-
-def dismiss(context: RankContext) -> None:
-    """Send every rank home before the run has begun, as :meth:`Root.run` does at its end."""
-    limit = time.monotonic() + GOODBYE
-    membership = Membership(context.plan)
-    for rank in {*map(membership.leader, membership.groups), *membership.spares} - {ROOT}:
-        context.everyone.post(rank, Finish())
-    # Leaders send their members home; where this rank was to lead, there is no leader yet.
-    group = context.group if context.index is not None and membership.leader(context.index) == ROOT else None
-    if group is not None:
-        for seat in range(1, group.size):
-            group.post(seat, Finish())
-    left: set[int] = set()
-    others = set(range(1, context.world.size))
-    while not others <= left | context.everyone.failed and time.monotonic() < limit:
-        if group is not None:
-            group.take()
-        left |= {source for source, message in context.everyone.take() if isinstance(message, Left)}
-        context.world.nap()
-    _depart(context, limit)
-    if context.outside is not None:
-        context.outside.close()
-    context.node.close()
-
-
-def _depart(context: RankContext, limit: float) -> None:
-    for rank in range(1, context.world.size):
-        context.everyone.post(rank, Depart())
-    while not context.everyone.idle and time.monotonic() < limit:
-        context.everyone.take()
-        context.world.nap()
 
 
 def _dated(event: Event, offset: float) -> Event:

@@ -19,6 +19,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
+from mpipso.farewell import dismiss
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
@@ -29,7 +30,7 @@ from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import BEGINNINGS, usage
 from mpipso.rendezvous import RankContext
-from mpipso.root import Root, dismiss
+from mpipso.root import Root
 from mpipso.search import strategies
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
