@@ -21,7 +21,7 @@ def dismiss(context: RankContext) -> None:
     for rank in {*map(membership.leader, membership.groups), *membership.spares} - {ROOT}:
         context.everyone.post(rank, Finish())
     # Leaders send their members home; where this rank was to lead, there is no leader yet.
-    group = context.group if context.index is not None and membership.leader(context.index) == ROOT else None
+    group = context.group if context.place.seat == 0 else None
     if group is not None:
         for seat in range(1, group.size):
             group.post(seat, Finish())

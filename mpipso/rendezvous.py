@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.facts import local_facts
@@ -20,6 +20,7 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, loopback_problems, placement_problems
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.messages import Form
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.environment import Fingerprint
@@ -35,13 +36,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Place:
+    """What a rank has to know of the plan: its share of a host, and the group that it is in at first; None: a spare."""
+
+    node: PlacedNode
+    form: Form | None = None
+
+    @property
+    def index(self) -> int | None:
+        """The group's position in the plan."""
+        return self.form.group if self.form is not None else None
+
+    @property
+    def seat(self) -> int | None:
+        """This rank's position in the group (0: leader)."""
+        return self.form.placed.nodes.index(self.node) if self.form is not None else None
+
+
+@dataclass(frozen=True)
 class RankContext:
     """This rank's place in the job.
 
     Attributes
     ----------
-    index, seat:
-        Position of its group in the plan, and its own position in the group (0: leader); None for a spare.
+    plan:
+        All groups, on rank 0; the other ranks know their own ``place`` only.
     node:
         This rank's node.
     work_dirs:
@@ -61,8 +80,7 @@ class RankContext:
     world: World
     config: Config
     plan: Plan
-    index: int | None
-    seat: int | None
+    place: Place
     node: LocalNode
     work_dirs: Mapping[int, str]
     group: Channel | None
@@ -92,21 +110,27 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     with contextlib.ExitStack() as unless_well:
         connections = None
-        first = _agreed(world, lambda: plan([*ranks, *apart], config.parallel, hosts=hosts) if apart else None)
-        if first is not None:
+        if _agreed(world, lambda: bool(apart)):
+            first = _dealt(
+                world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size)
+            )
             connections, known = _meet(world, config, first, ranks, root)
             apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
         if connections is not None:
             unless_well.callback(connections.close)
-        placement = _agreed(world, lambda: _usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
-        index = placement.index_of(world.rank)
-        nodes = placement.groups[index].nodes if index is not None else ()
-        seat = next((i for i, node in enumerate(nodes) if node.rank == world.rank), None)
-        if connections is not None and seat != 0:  # what the nodes have left no room for this group
+        plans: list[Plan] = []
+
+        def places() -> list[Place]:
+            plans.append(_usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
+            return _places(plans[0], config, world.size)
+
+        place = _dealt(world, places)
+        placement = plans[0] if plans else Plan(())
+        if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
-        node, reached = _nodes(world, config, placement, connections, unless_well)
-        group, everyone = world.split(index, key=seat or 0), world.channel()
+        node, reached = _nodes(world, config, place, connections, unless_well)
+        group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
         _agreed(world, lambda: claim(config, placement))
@@ -115,8 +139,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         world=world,
         config=config,
         plan=placement,
-        index=index,
-        seat=seat,
+        place=place,
         node=node,
         work_dirs=work_dirs,
         group=group,
@@ -148,30 +171,38 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
     return [replace(rank, address=_seen(rank, found.get(rank.host, ()))) for rank in ranks]
 
 
+def _places(placement: Plan, config: Config, size: int) -> list[Place]:
+    """The place of every rank, by rank."""
+    forms = [Form(index, group, service_port(config, placement, index)) for index, group in enumerate(placement.groups)]
+    indices = [placement.index_of(rank) for rank in range(size)]
+    return [
+        Place(placement.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)
+    ]
+
+
 def _seen(rank: Rank, found: Collection[str]) -> str:
     return rank.address if rank.address in found else next((a for a in rank.aliases if a in found), rank.address)
 
 
 def _nodes(
-    world: World, config: Config, placement: Plan, connections: Outside | None, unless_well: contextlib.ExitStack
+    world: World, config: Config, place: Place, connections: Outside | None, unless_well: contextlib.ExitStack
 ) -> tuple[LocalNode, Mapping[int, RemoteNode]]:
     """This rank's node, and those that its ``connections`` reach, by their position in the group; their port is free.
 
     What is opened is left to ``unless_well``, which closes it.
     """
-    index = placement.index_of(world.rank)
     node, reached, problem = None, {}, ""
     try:
-        node = _node(placement.node(world.rank), config)
+        node = _node(place.node, config)
         unless_well.callback(node.close)
-        if index is not None:
-            group = placement.groups[index]
+        if place.form is not None:
+            group = place.form.placed
             if connections is not None:
                 reached = _join(connections, group.nodes, config)
             here = group.nodes[group.master_node_index].rank == world.rank
             master = node if here else reached.get(group.master_node_index)
-            if master is not None and (port := service_port(config, placement, index)):
-                master.free_port(port)
+            if master is not None and place.form.port:
+                master.free_port(place.form.port)
     except EvaluationFailed as error:
         problem = error.cause
     problems = world.gather(problem)
@@ -210,11 +241,10 @@ def _node(place: PlacedNode, config: Config) -> LocalNode:
 
 
 def _meet(
-    world: World, config: Config, placement: Plan, ranks: Sequence[Rank], root: Fingerprint
+    world: World, config: Config, place: Place, ranks: Sequence[Rank], root: Fingerprint
 ) -> tuple[Outside | None, dict[int, Facts]]:
     """Have every leader connect to the nodes of its group that have no rank; its connections, and all nodes' facts."""
-    index = placement.index_of(world.rank)
-    nodes = placement.groups[index].nodes if index is not None else ()
+    nodes = place.form.placed.nodes if place.form is not None else ()
     connections = None
     own: dict[int, tuple[str, Facts]] = {}
     problems: tuple[str, ...] = ()
@@ -270,17 +300,21 @@ def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> 
 
 def _agreed(world: World, produce: Callable[[], T]) -> T:
     """What rank 0 produces, on every rank; or its error."""
-    outcome: T | UserError | None = None
+    return _dealt(world, lambda: [produce()] * world.size)
+
+
+def _dealt(world: World, produce: Callable[[], Sequence[T]]) -> T:
+    """What rank 0 produces for this rank, by rank; or its error, on every rank."""
+    outcomes: Sequence[T | UserError] = []
     if world.rank == 0:
         try:
-            outcome = produce()
+            outcomes = produce()
         except UserError as error:
-            outcome = error
-    shared: Any = world.share(outcome)
-    if isinstance(shared, UserError):
-        raise shared
-    agreed: T = shared
-    return agreed
+            outcomes = [error] * world.size
+    own = world.scatter(outcomes)
+    if isinstance(own, UserError):
+        raise own
+    return own
 
 
 def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:

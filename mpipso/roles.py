@@ -25,7 +25,6 @@ from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
 from mpipso.service.remote import Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
-from mpipso.startup import service_port
 
 BEAT = 2.0
 """Seconds between two signs of life."""
@@ -107,9 +106,8 @@ class Station:
         """Whether nothing of the run is left here."""
         self.departing = False
         """Whether the root has said that the run is over for all."""
-        if context.index is not None:
-            placed, port = context.plan.groups[context.index], service_port(context.config, context.plan, context.index)
-            self._take_seat(Form(context.index, placed, port))
+        if context.place.form is not None:
+            self._take_seat(context.place.form)
 
     def hear(self, source: int, message: object) -> None:
         """A message of the root's or, within a group, of another rank's has arrived."""
@@ -159,7 +157,7 @@ class Station:
         if role is not None:
             if self._context.group is not None:
                 for seat, message in self._context.group.take():
-                    if role.form.group == self._context.index:
+                    if role.form.group == self._context.place.index:
                         self._hear_within(role, seat, message)
             role.step()
             if role.over:
@@ -194,7 +192,7 @@ class Station:
         seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._context.world.rank)
         share = form.placed.nodes[seat]
         self._context.node.assign(share.cores, share.devices, share.device_variable)
-        own = self._context.group if form.group == self._context.index else None
+        own = self._context.group if form.group == self._context.place.index else None
         link: Link = own if own is not None else Later(self._context.everyone, form)
         self._role = Leader(self._context, form, link) if seat == 0 else Member(self._context, form, link)
         early, self._early = self._early, []
@@ -221,7 +219,7 @@ class Leader:
         self._link = link
         placed = form.placed
         # Hosts that are reached over ssh belong to the group that this rank led first, and were left with it.
-        own = form.group == context.index
+        own = form.group == context.place.index
         self._outside = context.outside if own else None
         self._members = {
             seat: RemoteNode(node, context.work_dirs[node.rank], self._sender(seat))

@@ -20,6 +20,7 @@ from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.configfile import load
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import Form
+from mpipso.rendezvous import Place
 from mpipso.roles import Leader, Station
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
@@ -39,7 +40,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
     yield SimpleNamespace(
         config=config,
         plan=Plan(tuple(groups)),
-        index=1,
+        place=Place(groups[1].nodes[0], Form(1, groups[1], 0)),
         group=None,
         node=node,
         work_dirs={0: "", 1: node.work_dir, 2: ""},
@@ -63,7 +64,9 @@ def others(leader: Leader) -> list[str]:
 
 def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:
     lease, now = context.config.parallel.lease, 0.0
-    station = Station(SimpleNamespace(**{**vars(context), "index": None}), Interrupts(), lambda: now)
+    station = Station(
+        SimpleNamespace(**{**vars(context), "place": Place(context.place.node)}), Interrupts(), lambda: now
+    )
     now = 5 * lease
     station.step()
     assert not station.forsaken

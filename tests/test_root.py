@@ -20,6 +20,7 @@ from mpipso.messages import ROOT, Depart, Finish, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.redact import Redactor
+from mpipso.rendezvous import Place
 from mpipso.root import Root
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
@@ -72,7 +73,7 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
     context: Any = SimpleNamespace(
         config=config,
         plan=Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),)),
-        index=None,
+        place=Place(nodes[0]),
         group=None,
         node=SimpleNamespace(close=lambda: None),
         everyone=channel,
