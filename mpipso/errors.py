@@ -52,7 +52,7 @@ class RunFailed(MpipsoError):
 
 
 class Relayed(RunFailed):
-    """As another rank has told the user already."""
+    """The run cannot go on, as another rank tells the user."""
 
 
 class EvaluationFailed(MpipsoError):

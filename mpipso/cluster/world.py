@@ -183,7 +183,7 @@ class MpiWorld:
         return next(others) if self._broken.died else 0
 
     def _note(self, source: int, message: object) -> bool:
-        """Remember what a rank says that comes to its end; returns whether it was that."""
+        """Remember it if a rank says that it leaves or aborts; returns whether it does."""
         if isinstance(message, _Ready):
             self._ready.add(source)
         if isinstance(message, _Broken):
@@ -242,7 +242,7 @@ class MpiWorld:
         """Whether all other ranks come to leave; then they are sent off."""
         others = set(range(1, self.size))
         limit = time.monotonic() + _LEAVE_LIMIT
-        while others - self._ready - self._meeting.failed and time.monotonic() < limit:
+        while others - self._ready - self._gone - self._meeting.failed and time.monotonic() < limit:
             self._take_notes()
             self.nap()
         if others - self._ready:
