@@ -83,14 +83,19 @@ class Incumbent:
         """Catch up with a session that ended between a result, the line that makes it the best, and the files."""
         if self.challenge() or (best := self.trial) is None:
             return
-        race = [number for number in self._trials.confirmations(best) if self._trials.result(number)]
+        race = self._leaders.last_race(best)
         confirmed = bool(race) and not self._leaders.refuted(best)
         self._promote(best, race if confirmed else self._trials.searched, confirmed=confirmed)
 
     def _standing(self) -> list[int]:
-        """The search's evaluations, without those of configurations that a race has refuted."""
-        refuted = {number for trial in self._trials if self._leaders.refuted(trial) for number in trial.numbers}
-        return [number for number in self._trials.searched if number not in refuted]
+        """The search's evaluations, without those of configurations that a race has refuted.
+
+        Nor of those that the present best has beaten in a race: luck in the search does not bring them back.
+        """
+        refuted = [trial for trial in self._trials if self._leaders.refuted(trial)]
+        beaten = [] if self.trial is None or self.trial in refuted else self._leaders.beaten_by(self.trial)
+        out = {number for trial in (*refuted, *beaten) for number in trial.numbers}
+        return [number for number in self._trials.searched if number not in out]
 
     def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
         """Make a trial the incumbent, unless it is, and write its files; returns whether it was not."""
@@ -107,7 +112,7 @@ class Incumbent:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = mean([result.metrics for result in found if result.failure is None])
         # As the summary tells it: a race is held against what the baseline measured in it.
-        reference = self._trials.reference(confirmed=confirmed)
+        reference = self._trials.reference(self._trials.race_of(max(among, default=0)) if confirmed else None)
         if found:
             write_best(
                 self._folder.path,

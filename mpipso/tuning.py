@@ -34,7 +34,7 @@ from mpipso.search.objective import Objective
 from mpipso.search.schedule import Schedule
 from mpipso.search.space import Space
 from mpipso.search.strategy import Strategy
-from mpipso.search.trials import Trials
+from mpipso.search.trials import Trial, Trials
 
 
 class Tuning:
@@ -153,11 +153,11 @@ class Tuning:
     def confirmations(self, groups: int) -> list[Assignment]:
         """The next round of measuring the leaders and the baseline again; none once that was done often enough.
 
-        They take turns, so that what changes on the machines in the meantime changes for all of them; several turns at
-        once where there are ``groups`` for them. What an earlier session has asked for and not measured comes first.
+        They take turns, so that what changes on the machines in the meantime changes for all of them; several turns are
+        given out at once where ``groups`` would wait for the end of one. What an earlier session has asked for and not
+        measured comes first.
         """
-        waiting = [number for number in self.trials.waiting if number > self.trials.last]
-        if left := [number for number in waiting if number not in self._handed_out]:
+        if left := [number for number in self._unraced(over=False) if number not in self._handed_out]:
             self._handed_out.update(left)
             return [self._assignment(number) for number in left]
         done = {trial.number: len(self.trials.confirmations(trial)) for trial in self._leaders.racing()}
@@ -167,7 +167,8 @@ class Tuning:
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
         # The baseline and the best first, which is what a race that time cuts short is to tell of.
         turn.sort(key=lambda trial: (trial is not self.trials.baseline, trial.number != self._incumbent.number))
-        times = max(1, min(groups // len(turn), self._search.confirm - fewest))
+        # As many turns as keep all groups busy to the end of the last one.
+        times = min(groups // math.gcd(groups, len(turn)), self._search.confirm - fewest)
         assignments = self._register([], [(trial.configuration, CONFIRM) for _ in range(times) for trial in turn])
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number - self._left_out())
@@ -187,7 +188,7 @@ class Tuning:
             return 0.0, 0.0
         least, all_of_them = (
             (1 + math.ceil(racers * self._search.confirm / groups)) * self.evaluation_seconds
-            for racers in (2, 1 + self._search.leaders)
+            for racers in (2, self._leaders.most_racers())
         )
         return least, all_of_them
 
@@ -201,8 +202,12 @@ class Tuning:
         They are beyond its budget, or of a race that is over.
         """
         beyond = self.trials.searched[self._search.evaluations :]
-        over = [n for n in self.trials.waiting if n < self.trials.last and self.trials.label(n) == CONFIRM]
-        return sum(self.trials.result(number) is None for number in beyond) + len(over)
+        return sum(self.trials.result(number) is None for number in beyond) + len(self._unraced(over=True))
+
+    def _unraced(self, *, over: bool) -> list[int]:
+        """The confirmations without a result, of the race that is on or of those that are over."""
+        waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]
+        return [number for number in waiting if (self.trials.race_of(number) != self.trials.race) == over]
 
     def _due(self, idle: int) -> int:
         """How many evaluations may be asked for now, by the schedule and the budgets."""
@@ -268,12 +273,18 @@ class Tuning:
         if self._search.repeats == 1 or not (turns or self._search.target is not None):
             return repeats
         leader = self._leaders.leader(self._told)
-        if leader is not None and len(leader.numbers) < self._search.repeats:
+        if leader is not None and self._wants_more(leader):
             score = self.trials.score(leader, self._told)
             reached = score is not None and reaches(self._search, self.objective, score)
             for position in turns[:1] or [each for each in positions if each not in repeats and reached][:1]:
                 repeats[position] = leader.configuration
         return repeats
+
+    def _wants_more(self, leader: Trial) -> bool:
+        """Whether the search has measured it less often than ``repeats`` says; what failed is tried again, but once."""
+        asked = [number for number in leader.numbers if self.trials.label(number) != CONFIRM]
+        failed = [number for number in asked if (each := self.trials.result(number)) is not None and each.failure]
+        return len(asked) - min(len(failed), self._search.repeats) < self._search.repeats
 
     def _tell(self, numbers: Sequence[int]) -> None:
         """The strategy learns of further results."""

@@ -5,6 +5,7 @@ What a run proposes depends on the seed and the results alone, so it can be inte
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -567,7 +568,7 @@ class TestRepeats:
         best = session.proposals()[tuning.incumbent][2]
         assert confirmed == [BASELINE, best, BASELINE, best]
 
-    @pytest.mark.parametrize(("groups", "turns"), [(1, 1), (2, 1), (5, 1), (6, 2), (64, 3)])
+    @pytest.mark.parametrize(("groups", "turns"), [(1, 1), (2, 2), (3, 1), (5, 3), (6, 2), (64, 3)])
     def test_the_race_goes_in_turns(self, groups: int, turns: int, folders: Iterator[Path]) -> None:
         """So what changes with time changes for the baseline as well as for the others."""
         whole = Session(next(folders), configured(search__confirm=3, search__leaders=2))
@@ -744,6 +745,103 @@ class TestRaceAfterRace:
             assert measured.metrics["output_throughput"] == pytest.approx(truth, rel=0.01)
         truths = [throughput(dict(asked[number][2])) for number in (first, tuning.incumbent)]
         assert truths[1] >= 0.99 * truths[0], "however much faster others were in the second session"
+
+    @dataclass
+    class Table(Session):
+        """Measures what stands in a table, by batch and whether it is in the race: throughput and latency, or not."""
+
+        measure: Measure = lambda _: {}
+        table: Mapping[tuple[int, bool], tuple[float, float] | None] = field(default_factory=dict)
+        over: Callable[[Assignment], bool] = lambda _: False
+        """Before which measurement the time is over."""
+        tuning: Tuning | None = None
+
+        class TimeOver(Exception):
+            pass
+
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            if self.over(assignment):
+                raise self.TimeOver
+            evaluation = super()._evaluation(group, assignment)
+            key = int(str(assignment.configuration["batch"])), assignment.label == "confirm"
+            found = self.table.get(key, (1.0 + key[0] / 1000.0, 1000.0))
+            if found is None:
+                return replace(evaluation, metrics={}, failure=Failure("it broke", "configuration"))
+            noise = 1.0 + 0.0005 * (assignment.number % 3)
+            metrics = {"completed": 1.0, "output_throughput": noise * found[0], "ttft_p99_ms": found[1]}
+            return replace(evaluation, metrics=metrics)
+
+        def _tuning(self, *arguments: Any) -> Tuning:
+            self.tuning = super()._tuning(*arguments)
+            return self.tuning
+
+        def best(self) -> int | None:
+            """The batch of the best configuration when the session is over."""
+            with contextlib.suppress(self.TimeOver):
+                self.run()
+            assert self.tuning is not None
+            with Journal.open(self.folder) as journal:
+                self.tuning._journal = self.tuning._incumbent._journal = journal
+                self.tuning.conclude()
+            number = self.tuning.incumbent
+            return None if number is None else int(str(self.tuning.trials.of(number).configuration["batch"]))
+
+    @staticmethod
+    def of(evaluations: int, *first: int, **changes: object) -> Config:
+        config = configured(search__evaluations=evaluations, search__confirm=2, search__leaders=2, **changes)
+        tree = tomli.loads(tomli_w.dumps(config.model_dump(exclude_none=True, exclude_defaults=True)))
+        tree["parameters"] = tree["parameters"][:1]
+        tree["search"]["first"] = [{"batch": batch} for batch in first]
+        return parse(tomli_w.dumps(tree), "formula.toml")
+
+    @staticmethod
+    def same(**values: tuple[float, float]) -> dict[tuple[int, bool], tuple[float, float] | None]:
+        """In the race as in the search."""
+        return {(int(batch[1:]), raced): value for batch, value in values.items() for raced in (False, True)}
+
+    def test_the_winner_of_the_last_race_is_in_the_next_one_not_that_of_an_earlier_one(self, tmp_path: Path) -> None:
+        lucky = {(40, False): (90.0, 1.0), (40, True): (65.0, 1.0), (50, False): (95.0, 1.0), (50, True): (66.0, 1.0)}
+        sessions = (
+            (self.of(3, 20, 25), self.same(_8=(10.0, 1.0), _20=(100.0, 1.0), _25=(40.0, 1.0)), 20),
+            (self.of(4, 20, 25, 30), self.same(_8=(5.0, 1.0), _20=(30.0, 1.0), _25=(20.0, 1.0), _30=(60.0, 1.0)), 30),
+            (
+                self.of(6, 20, 25, 30, 40, 50),
+                {**self.same(_8=(10.0, 1.0), _20=(60.0, 1.0), _30=(120.0, 1.0)), **lucky},
+                30,
+            ),
+        )
+        for config, table, best in sessions:
+            assert self.Table(tmp_path, config, table=table).best() == best
+
+    def test_a_race_that_is_cut_after_the_baseline_leaves_the_winner_before(self, tmp_path: Path) -> None:
+        """On a machine twice as fast: what it measured before is not held against the baseline of today."""
+        relative = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline"}]}
+        table = self.same(_8=(10.0, 100.0), _20=(100.0, 90.0))
+        assert self.Table(tmp_path, self.of(3, 20, **relative), table=table).best() == 20
+        faster = self.same(_8=(20.0, 50.0), _20=(200.0, 45.0), _30=(30.0, 45.0))
+        again = self.Table(tmp_path, self.of(4, 20, 30, **relative), groups=1, table=faster)
+        again.over = lambda each: each.label == "confirm" and each.configuration["batch"] != 8
+        assert again.best() == 20
+
+    def test_who_has_lost_the_race_is_not_brought_back_by_its_luck_in_the_search(self, tmp_path: Path) -> None:
+        table = {**self.same(_8=(10.0, 1.0), _30=(100.0, 1.0)), (20, False): (120.0, 1.0), (20, True): (80.0, 1.0)}
+        assert self.Table(tmp_path, self.of(6, 20, 30), table=table).best() == 30
+        again = self.Table(tmp_path, self.of(12, 20, 30), table=table, over=lambda each: each.label == "confirm")
+        assert again.best() == 30
+
+    def test_what_one_race_refuted_and_the_next_did_not_stands(self, tmp_path: Path) -> None:
+        good = self.same(_8=(10.0, 1.0), _20=(100.0, 1.0), _30=(50.0, 1.0))
+        assert self.Table(tmp_path, self.of(6, 20, 30), table={**good, (20, True): None}).best() == 30
+        assert self.Table(tmp_path, self.of(8, 20, 30), table=good).best() == 20
+        cut = self.Table(tmp_path, self.of(10, 20, 30), table=good, over=lambda each: each.label == "confirm")
+        assert cut.best() == 20
+
+    def test_a_target_is_measured_again_though_an_earlier_session_has_confirmed_it(self, tmp_path: Path) -> None:
+        changes = {"search__target": 90.0, "search__repeats": 2}
+        table = self.same(_8=(10.0, 1.0), _20=(100.0, 1.0))
+        assert self.Table(tmp_path, self.of(2, 20, **changes), table=table).best() == 20
+        again = self.Table(tmp_path, self.of(30, 20, **changes), table=table)
+        assert again.run().cause == "target"
 
 
 class TestRelativeLimits:

@@ -7,8 +7,9 @@ did not take part in the choice. So where a configuration was confirmed, its con
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -21,11 +22,11 @@ from mpipso.record.judged import Judged
 class Measured:
     """A configuration and its measurements, at least one, in the order in which they came.
 
-    Confirmations up to number ``last`` are of an earlier race, before a session that went on with the search.
+    ``raced`` are those of the race that counts for it; a run that was resumed for further evaluations has several.
     """
 
     measurements: tuple[Judged, ...]
-    last: int = -1
+    raced: tuple[Judged, ...] = ()
 
     @property
     def number(self) -> int:
@@ -44,10 +45,8 @@ class Measured:
     @property
     def counted(self) -> tuple[Judged, ...]:
         """The measurements that count, at least one; those without a word on the configuration only if all are."""
-        telling = [judged for judged in self.measurements if not silent(judged)]
-        raced = [judged for judged in telling if judged.evaluation.label == CONFIRM]
-        now = [judged for judged in raced if judged.evaluation.number > self.last]
-        return tuple(now or raced or telling or self.measurements)
+        telling = tuple(judged for judged in self.measurements if not silent(judged))
+        return self.raced or telling or self.measurements
 
     @property
     def good(self) -> tuple[Judged, ...]:
@@ -111,12 +110,28 @@ class Measured:
 def by_configuration(results: Iterable[Judged]) -> list[Measured]:
     """The results by configuration, in the order in which these came first."""
     found: dict[Hashable, list[Judged]] = {}
-    last = -1
     for judged in results:
         found.setdefault(figures.key(judged.evaluation.configuration), []).append(judged)
-        if judged.evaluation.label != CONFIRM:
-            last = max(last, judged.evaluation.number)
-    return [Measured(tuple(measurements), last) for measurements in found.values()]
+    races = _races(found)
+    return [
+        Measured(tuple(measurements), next((tuple(race[key]) for race in races if key in race), ()))
+        for key, measurements in found.items()
+    ]
+
+
+def _races(found: Mapping[Hashable, Sequence[Judged]]) -> list[dict[Hashable, list[Judged]]]:
+    """What each race told of each configuration, the last race first, but before those that told of one alone.
+
+    That was cut short, and compares nobody.
+    """
+    every = [(key, judged) for key, measurements in found.items() for judged in measurements]
+    searched = sorted(judged.evaluation.number for _, judged in every if judged.evaluation.label != CONFIRM)
+    races: dict[int, dict[Hashable, list[Judged]]] = {}
+    for key, judged in every:
+        if judged.evaluation.label == CONFIRM and not silent(judged):
+            race = races.setdefault(bisect(searched, judged.evaluation.number), {})
+            race.setdefault(key, []).append(judged)
+    return [races[race] for race in sorted(races, key=lambda race: (len(races[race]) > 1, race), reverse=True)]
 
 
 def silent(judged: Judged) -> bool:

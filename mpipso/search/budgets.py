@@ -38,7 +38,9 @@ def spent(
     if best is None:
         return ""
     trial, score = best
-    if reaches(search, objective, score) and sum(number in visible for number in trial.numbers) >= search.repeats:
+    measured = [trials.result(number) for number in trial.numbers if number in visible]
+    good = [result for result in measured if result is not None and result.failure is None]
+    if reaches(search, objective, score) and len(good) >= search.repeats:
         return "target"
     first = visible.index(next(number for number in trial.numbers if number in visible))
     return "stagnation" if search.stagnation is not None and len(visible) - 1 - first >= search.stagnation else ""

@@ -70,23 +70,40 @@ class Leaders:
 
     def refuted(self, trial: Trial) -> bool:
         """Whether it was measured in a race, and is not feasible in the last one that tells something of it."""
-        now = self._telling(self._trials.confirmations(trial))
-        telling = now or self._telling(self._trials.earlier_confirmations(trial))
-        score = self._trials.score(trial, telling, confirmed=True)
+        score = self._trials.score(trial, self.last_race(trial), confirmed=True)
         return score is not None and not score.feasible
 
-    def _telling(self, numbers: Collection[int]) -> list[int]:
-        """Those with a result that says something of the configuration: not that of a node that failed."""
-        results = filter(None, map(self._trials.result, numbers))
-        return [each.number for each in results if not (each.failure and each.failure.silent)]
+    def last_race(self, trial: Trial) -> list[int]:
+        """The numbers of its confirmations in the last race that tells something of it; none without one."""
+        races = (self._trials.raced(trial, race) for race in reversed(self._trials.races))
+        return next(filter(None, races), [])
+
+    def beaten_by(self, winner: Trial) -> list[Trial]:
+        """Who was in the last race of the winner, and worse than it."""
+        numbers = self.last_race(winner)
+        own = self._trials.score(winner, numbers, confirmed=True)
+        if own is None:
+            return []
+        others = self._raced(self._trials.race_of(numbers[0]))
+        scores = [(self._trials.score(trial, numbers, confirmed=True), trial) for trial, numbers in others]
+        return [trial for score, trial in scores if score is not None and own < score]
+
+    def most_racers(self) -> int:
+        """How many race at the end, the baseline included."""
+        return 1 + self._most + len(self._champion())
 
     def _champion(self) -> list[Trial]:
-        """The best of the races of earlier sessions, if there was one and it was not the baseline.
+        """The winner of the race before the one that is on, unless it was the baseline; none without one."""
+        for race in reversed(self._trials.races):
+            raced = self._raced(race)
+            if race != self._trials.race and len(raced) > 1:
+                best = self.leader({number for _, numbers in raced for number in numbers}, confirmed=True)
+                return [] if best is None or best is self._trials.baseline else [best]
+        return []
 
-        It is judged by what the search knows of the baseline, so that it stays the same while the baseline races.
-        """
-        best = self.leader({number for trial in self._trials for number in self._trials.earlier_confirmations(trial)})
-        return [] if best is None or best is self._trials.baseline or self.refuted(best) else [best]
+    def _raced(self, race: int) -> list[tuple[Trial, list[int]]]:
+        """Of whom a race has told something, with the confirmations that did."""
+        return [(trial, numbers) for trial in self._trials if (numbers := self._trials.raced(trial, race))]
 
     def _given_up(self, trial: Trial) -> bool:
         results = [self._trials.result(number) for number in self._trials.confirmations(trial)]

@@ -6,6 +6,7 @@ that was interrupted says the same again.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -62,6 +63,12 @@ class Trials:
         self._results: dict[int, Evaluation] = {}
         self.searched: list[int] = []
         """The numbers of the search's evaluations, in the order in which they were asked for; no confirmations."""
+        self.races: list[int] = []
+        """The races so far, in their order, each by how many evaluations of the search had been asked for before it.
+
+        A run that was resumed after its race for further evaluations has another race at its end, on machines that are
+        not what they were: nobody is compared with what was measured in the one before.
+        """
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._trials.values())
@@ -71,9 +78,13 @@ class Trials:
         return len(self._of)
 
     @property
-    def last(self) -> int:
-        """The number of the search's last evaluation, -1 without any; what comes after it is the race that is on."""
-        return self.searched[-1] if self.searched else -1
+    def race(self) -> int:
+        """The race that is on, or would begin now."""
+        return len(self.searched)
+
+    def race_of(self, number: int) -> int:
+        """The race of a confirmation."""
+        return bisect(self.searched, number)
 
     @property
     def baseline(self) -> Trial | None:
@@ -97,6 +108,8 @@ class Trials:
         self._labels[number] = label
         if label != CONFIRM:
             self.searched.append(number)
+        elif self.race not in self.races:
+            self.races.append(self.race)
 
     def take(self, evaluation: Evaluation) -> None:
         """The final result of an evaluation that was asked for."""
@@ -112,37 +125,30 @@ class Trials:
     def result(self, number: int) -> Evaluation | None:
         return self._results.get(number)
 
-    def confirmations(self, trial: Trial) -> list[int]:
-        """The numbers of its confirmations in the race that is on, asked for or done.
+    def confirmations(self, trial: Trial, race: int | None = None) -> list[int]:
+        """The numbers of its confirmations in a race, that which is on if none is given, asked for or done."""
+        wanted = self.race if race is None else race
+        return [n for n in trial.numbers if self._labels[n] == CONFIRM and self.race_of(n) == wanted]
 
-        A run that was resumed after its race for further evaluations has another race at its end, on machines that are
-        not what they were: nobody is compared with what was measured in the one before.
-        """
-        return [number for number in self._raced(trial) if number > self.last]
-
-    def earlier_confirmations(self, trial: Trial) -> list[int]:
-        """The numbers of its confirmations in races before."""
-        now = self.confirmations(trial)
-        return [number for number in self._raced(trial) if number not in now]
-
-    def _raced(self, trial: Trial) -> list[int]:
-        return [number for number in trial.numbers if self._labels[number] == CONFIRM]
+    def raced(self, trial: Trial, race: int) -> list[int]:
+        """Its confirmations in a race that tell something of it: a node that failed tells nothing."""
+        results = self._among(trial, self.confirmations(trial, race))
+        return [each.number for each in results if not (each.failure and each.failure.silent)]
 
     def groups(self, trial: Trial) -> tuple[int, ...]:
         """The groups that have measured it."""
         return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))
 
-    def reference(self, *, confirmed: bool = False) -> Metrics | None:
+    def reference(self, race: int | None = None) -> Metrics | None:
         """What limits relative to the baseline refer to; None as long as it is not known, empty if it failed.
 
-        It is the mean of the baseline's first measurements of the search. For what is ``confirmed`` it is that of the
-        good ones of the final race, if there are any: a machine changes with the hours, and a first start may be cold.
+        It is the mean of the baseline's first measurements of the search. In a ``race`` it is that of its good ones
+        there, if there are any: a machine changes with the hours, and a first start may be cold.
         """
         trial = self.baseline
         if trial is None:
             return None
-        races = (self.confirmations(trial), self.earlier_confirmations(trial)) if confirmed else ()
-        if again := next(filter(None, (self._good(trial, race) for race in races)), []):
+        if race is not None and (again := self._good(trial, self.confirmations(trial, race))):
             return mean([result.metrics for result in again])
         first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
@@ -162,11 +168,12 @@ class Trials:
         return lines
 
     def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
-        """The score of a single evaluation. ValueError when a limit refers to a baseline that is not known.
+        """The score of a single evaluation, one that is ``confirmed`` by what the baseline measured in the same race.
 
-        The baseline itself meets what is relative to it, however its measurements vary.
+        The baseline itself meets what is relative to it, however its measurements vary. ValueError when a limit refers
+        to a baseline that is not known.
         """
-        reference = self.reference(confirmed=confirmed) or None
+        reference = self.reference(self.race_of(evaluation.number) if confirmed else None) or None
         if reference is not None and self._space.key(evaluation.configuration) == self._baseline:
             reference = evaluation.metrics
         return self._objective.judge(evaluation, reference)
@@ -176,7 +183,7 @@ class Trials:
 
         Failed measurements count only if they are the majority: a configuration that fails now and then is no good. A
         node that was lost in the meantime says nothing, but where nothing else came of it, attempt after attempt, the
-        configuration may be why. ValueError as for :meth:`judge`.
+        configuration may be why. What is ``confirmed`` is of one race. ValueError as for :meth:`judge`.
         """
         results = self._among(trial, among)
         results = [result for result in results if not (result.failure and result.failure.silent)] or results
@@ -186,7 +193,8 @@ class Trials:
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
         if not works(good, results):
             return next(score for score in scores if score.failed)
-        together = Evaluation(trial.number, 1, 0, trial.configuration, metrics=mean([r.metrics for r in good]))
+        last = good[-1].number
+        together = Evaluation(last, 1, 0, trial.configuration, metrics=mean([result.metrics for result in good]))
         return self.judge(together, confirmed=confirmed)
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:

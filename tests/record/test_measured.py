@@ -26,13 +26,25 @@ def test_measurements_of_one_configuration_are_averaged() -> None:
 
 
 def test_confirmations_alone_count_where_there_are_any() -> None:
-    measured = Measured((good(3, 130.0), good(9, 118.0, "confirm"), good(12, 122.0, "confirm")))
+    (measured,) = by_configuration([good(3, 130.0), good(9, 118.0, "confirm"), good(12, 122.0, "confirm")])
     assert measured.confirmed and measured.metrics == {"tokens": 120.0}
 
 
 def test_a_confirmation_that_says_nothing_leaves_the_search_s_measurements() -> None:
-    measured = Measured((good(3, 130.0), bad(9, "confirm", "infrastructure")))
+    (measured,) = by_configuration([good(3, 130.0), bad(9, "confirm", "infrastructure")])
     assert not measured.confirmed and measured.metrics == {"tokens": 130.0} and not measured.failed
+
+
+def test_of_several_races_the_last_one_counts_that_compares_at_all() -> None:
+    first = [good(0, 100.0), good(1, 130.0, n=2), good(2, 101.0, "confirm"), good(3, 121.0, "confirm", n=2)]
+    second = [good(4, 300.0, n=3), good(5, 202.0, "confirm"), good(6, 242.0, "confirm", n=2)]
+    cut = [good(7, 90.0, n=4), good(8, 50.0, "confirm")]
+    told = [{each.number: each.metrics["tokens"] for each in by_configuration(run)} for run in (first, first + second)]
+    assert told == [{0: 101.0, 1: 121.0}, {0: 202.0, 1: 242.0, 4: 300.0}]
+    assert {each.number: each.metrics["tokens"] for each in by_configuration(first + second + cut)} == {
+        **told[1],
+        7: 90.0,
+    }
 
 
 def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:

@@ -68,10 +68,11 @@ def test_confirmations_are_no_part_of_the_search() -> None:
     record.measure(8, 1.0, label="repeat")
     confirmation = record.ask(8, "confirm")
     assert record.trials.searched == [0, 1]
-    assert record.trials.confirmations(record.trials.of(0)) == [confirmation]
+    trial = record.trials.of(0)
+    assert record.trials.confirmations(trial) == [confirmation]
     record.measure(9, 1.0)
-    assert record.trials.confirmations(record.trials.of(0)) == [], "they are of a race before"
-    assert record.trials.earlier_confirmations(record.trials.of(0)) == [confirmation]
+    assert record.trials.confirmations(trial) == [], "they are of a race before"
+    assert [record.trials.confirmations(trial, race) for race in record.trials.races] == [[confirmation]]
 
 
 def test_the_score_of_a_trial_is_that_of_the_mean_of_the_measurements_asked_about() -> None:
@@ -140,13 +141,13 @@ class TestReference:
         record.measure(8, 10.0, 100.0)
         record.measure(8, 30.0, 500.0, "confirm")
         assert record.trials.reference() == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
-        assert record.trials.reference(confirmed=True) == {"output_throughput": 30.0, "ttft_p99_ms": 500.0}
+        assert record.trials.reference(record.trials.race) == {"output_throughput": 30.0, "ttft_p99_ms": 500.0}
 
     def test_confirmations_of_the_baseline_that_failed_leave_its_first_measurements(self) -> None:
         record = Record(relative=True)
         record.measure(8, 10.0, 100.0)
         record.measure(8, None, label="confirm")
-        assert record.trials.reference(confirmed=True) == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
+        assert record.trials.reference(record.trials.race) == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
 
     def test_a_baseline_that_failed_is_known_and_empty(self) -> None:
         record = Record(relative=True)
