@@ -196,14 +196,14 @@ class ObjectiveSection(Section):
 class SwarmSection(Section):
     """The coefficients of the classic swarm; what they mean, and where their defaults are from: search/swarm.py.
 
-    ``chi`` belongs to constriction, ``inertia`` to inertia; ``phi1`` and ``phi2`` are the weights of the particle's own
-    best and of its informants' best. ``neighbours`` is how far along the ring a particle sees to either side,
-    ``informants`` how many particles each one informs in the random topology. ``max_velocity`` is a share of the range,
-    0 for no limit.
+    ``chi`` belongs to constriction, and follows from ``phi1 + phi2`` where that is more than 4; ``inertia`` belongs to
+    inertia; ``phi1`` and ``phi2`` are the weights of the particle's own best and of its informants' best.
+    ``neighbours`` is how far along the ring a particle sees to either side, ``informants`` how many particles each one
+    informs in the random topology. ``max_velocity`` is a share of the range, 0 for no limit.
     """
 
     form: Literal["constriction", "inertia"] = "inertia"
-    chi: Annotated[float, Field(gt=0, le=1)] = 0.7298
+    chi: Annotated[float, Field(gt=0, le=1)] | None = None
     phi1: Annotated[float, Field(ge=0)] | None = None
     phi2: Annotated[float, Field(ge=0)] | None = None
     inertia: Annotated[float, Field(ge=0)] = 0.7213
@@ -225,7 +225,15 @@ class SwarmSection(Section):
             value, chosen = getattr(self, name), getattr(self, key)
             if value != getattr(default, name) and chosen != wanted:
                 raise ValueError(f'{name} = {value} goes with {key} = "{wanted}", not {chosen!r}')
+        if self.form == "constriction" and self.chi is None and sum(self.weights) <= 4.0:
+            raise ValueError(f"chi follows from phi1 + phi2 only where they are more than 4, not {sum(self.weights):g}")
         return self
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """``phi1`` and ``phi2``."""
+        usual = 2.05 if self.form == "constriction" else 1.1931
+        return usual if self.phi1 is None else self.phi1, usual if self.phi2 is None else self.phi2
 
 
 class Search(Section):

@@ -235,6 +235,10 @@ class TestWhatIsRefused:
                 "search.swarm: inertia = 0.6 goes with form = \"inertia\", not 'constriction'",
             ),
             (
+                {"strategy": "pso", "swarm": {"form": "constriction", "phi1": 1.5}},
+                "search.swarm: chi follows from phi1 + phi2 only where they are more than 4, not 3.55",
+            ),
+            (
                 {"strategy": "pso", "swarm": {"neighbours": 2}},
                 "search.swarm: neighbours = 2 goes with topology = \"ring\", not 'global'",
             ),

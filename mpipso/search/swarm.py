@@ -5,7 +5,8 @@ r2 uniform random numbers for each dimension. A particle moves by x := x + v, wh
 
 - with constriction, v := chi (v + phi1 r1 (p - x) + phi2 r2 (g - x)): M. Clerc, J. Kennedy, "The particle swarm:
   explosion, stability, and convergence in a multidimensional complex space", IEEE Transactions on Evolutionary
-  Computation 6 (2002) 58-73; chi = 0.7298 follows from phi1 = phi2 = 2.05;
+  Computation 6 (2002) 58-73; chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)| for phi = phi1 + phi2 > 4, which is 0.7298 for
+  phi1 = phi2 = 2.05; from less than 4 no constriction follows;
 - with inertia, v := w v + phi1 r1 (p - x) + phi2 r2 (g - x): Y. Shi, R. Eberhart, "A modified particle swarm optimizer"
   (CEC 1998); w = 1 / (2 ln 2) = 0.7213 and phi1 = phi2 = 1/2 + ln 2 = 1.1931 are those of M. Clerc, "Standard particle
   swarm optimisation" (2012).
@@ -16,6 +17,7 @@ inertia weights and constriction factors in particle swarm optimization" (CEC 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,8 +33,6 @@ from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
-
-_PHI = {"constriction": 2.05, "inertia": 1.1931}
 
 
 class Swarm(Strategy):
@@ -59,8 +59,10 @@ class Swarm(Strategy):
         self, space: Space, particles: int, seed: int, section: SwarmSection, *, opening: Sequence[ArrayLike] = ()
     ) -> None:
         self._particles, self._seed, self._section = particles, seed, section
-        self._phi1 = _PHI[section.form] if section.phi1 is None else section.phi1
-        self._phi2 = _PHI[section.form] if section.phi2 is None else section.phi2
+        self._phi1, self._phi2 = section.weights
+        self._chi = 1.0
+        if section.form == "constriction":
+            self._chi = constriction(self._phi1 + self._phi2) if section.chi is None else section.chi
         lattice = Lattice(space)
         self._history = History(lattice)
         self._start = StartingPoints(lattice, seed)
@@ -122,7 +124,7 @@ class Swarm(Strategy):
         r1, r2 = random.random(x.size), random.random(x.size)
         pull = self._phi1 * r1 * (p - x) + self._phi2 * r2 * (g - x)
         constricted = self._section.form == "constriction"
-        v = self._section.chi * (v + pull) if constricted else self._section.inertia * v + pull
+        v = self._chi * (v + pull) if constricted else self._section.inertia * v + pull
         if self._section.max_velocity:
             v = np.clip(v, -self._section.max_velocity, self._section.max_velocity)
         return _reflect(x + v, v)
@@ -153,6 +155,11 @@ class Swarm(Strategy):
             told = generator(self._seed, iteration, LINKS).integers(0, count, (count, section.informants))
             return sorted({particle, *np.flatnonzero((told == particle).any(axis=1)).tolist()})
         return range(count)
+
+
+def constriction(phi: float) -> float:
+    """The factor of M. Clerc, J. Kennedy for ``phi`` > 4, to four digits."""
+    return round(2.0 / abs(2.0 - phi - math.sqrt(phi * phi - 4.0 * phi)), 4)
 
 
 def _reflect(x: Array, v: Array) -> tuple[Array, Array]:

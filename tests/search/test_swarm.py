@@ -12,7 +12,7 @@ from scipy.stats import qmc
 from mpipso.config import Parameter, SwarmSection
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
-from mpipso.search.swarm import Swarm, _reflect
+from mpipso.search.swarm import Swarm, _reflect, constriction
 
 Judge = Callable[[np.ndarray], Score]
 
@@ -46,6 +46,14 @@ def run(searching: Swarm, iterations: int, particles: int, judge: Judge = bowl) 
 def test_every_kind_of_swarm_closes_in_on_the_optimum(form: str, topology: str, moves: str) -> None:
     proposed = run(swarm(3, 12, form=form, topology=topology, moves=moves), 50, 12)
     assert np.abs(proposed - 0.37).max(axis=2).min() < 0.02
+
+
+@pytest.mark.parametrize(("phi", "chi"), [(4.1, 0.7298), (5.0, 0.382), (6.0, 0.2679)])
+def test_the_constriction_follows_from_the_weights(phi: float, chi: float) -> None:
+    assert constriction(phi) == chi
+    weights = {"phi1": phi / 2, "phi2": phi / 2}
+    found, wanted = (run(swarm(3, 4, form="constriction", **weights, **more), 5, 4) for more in ({}, {"chi": chi}))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_first_points_are_more_even_than_random_ones() -> None:
