@@ -13,6 +13,7 @@ from mpipso.search.history import History
 from mpipso.search.knowledge import first_points
 from mpipso.search.lattice import Lattice
 from mpipso.search.space import Space
+from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
 from mpipso.search.surrogate import SurrogateSwarm
 from mpipso.search.swarm import Swarm
@@ -42,7 +43,8 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
 def given_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
     """What is proposed first: the baseline, if there is one, and what the user wants next; each (dimensions,).
 
-    Where nothing is given, it may take seconds to know that there is anything to propose.
+    What is given twice is proposed once. Where nothing is given, it may take seconds to know that there is anything
+    to propose.
 
     Raises
     ------
@@ -51,14 +53,16 @@ def given_points(config: Search, space: Space, baseline: Configuration | None) -
     """
     points = [] if baseline is None else [space.encode(baseline)]
     points += first_points(config, space, baseline)
-    if not points and not satisfiable(space):
+    points = list({point.tobytes(): point for point in points}.values())
+    if not points and not satisfiable(space, config.seed):
         raise UserError(
             "constraints: no configuration was found that satisfies all of them; if there is one, give it as defaults"
         )
     return points
 
 
-def satisfiable(space: Space) -> bool:
-    """Whether a configuration was found that satisfies the known constraints."""
-    middle = np.full(space.dimensions, 0.5)
-    return History(Lattice(space)).nearest_fresh(middle, generator(0, 0)) is not None
+def satisfiable(space: Space, seed: int) -> bool:
+    """Whether a configuration was found that satisfies the known constraints; the starting points of ``seed`` count."""
+    lattice, middle = Lattice(space), np.full(space.dimensions, 0.5)
+    found = History(lattice).nearest_fresh(middle, generator(0, 0)) is not None
+    return found or len(StartingPoints(lattice, seed).valid(1)) > 0

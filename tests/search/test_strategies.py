@@ -99,6 +99,16 @@ def test_what_the_user_wants_measured_first_comes_after_the_baseline(name: Name)
     assert first == [default, {**default, "kv": "q4"}, {**default, "batch": 16, "ubatch": 16}]
 
 
+@both
+def test_what_is_given_twice_is_measured_once(name: Name) -> None:
+    space = mixed()
+    default = space.default()
+    assert default is not None
+    searching = strategy(name, space, first=({"kv": default["kv"]}, {"kv": "q4"}, {"kv": "q4"}, {"kv": "fp8"}))
+    first = [space.decode(point) for point in searching.ask(3)]
+    assert first == [default, {**default, "kv": "q4"}, {**default, "kv": "fp8"}]
+
+
 def test_each_mistake_in_what_is_to_be_measured_first_is_told() -> None:
     with pytest.raises(UserError) as caught:
         strategy("surrogate", mixed(), first=({"kv": "q5"}, {"bach": 8}, {"ubatch": 64}, {"kv": "fp8"}, {"batch": 64}))
@@ -187,6 +197,7 @@ def test_a_space_without_a_valid_configuration_is_refused(name: Name) -> None:
     [
         "a * b * c == 64",  # a continuous parameter, which has no part in it, goes on being searched
         "x * x + y * y < 0.03",  # nothing can be listed where what decides is continuous
+        "abs(x + y - 1) < 0.005",  # a hundredth of the space
     ],
 )
 def test_where_few_points_are_valid_the_search_goes_on(name: Name, text: str) -> None:
