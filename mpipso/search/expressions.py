@@ -6,6 +6,7 @@ import ast
 import math
 import sys
 from collections.abc import Iterable
+from types import CodeType
 
 import simpleeval
 
@@ -14,8 +15,27 @@ from mpipso.evaluation import Value
 from mpipso.search.domains import Domain, Values, tidy
 
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
-
-
+_PLAIN = (
+    *_ALWAYS,
+    ast.UAdd,
+    ast.Not,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+    ast.BoolOp,
+    ast.And,
+    ast.Or,
+    ast.IfExp,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+)
+"""With numbers, Python computes these in bounded time and memory, so they need no evaluator that watches over it."""
+_NUMBERS = (bool, int, float)
 _NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 SHOWN = 200
 """How much of an expression a message shows."""
@@ -83,14 +103,28 @@ class Expression(Domain):
         self.reads = tuple(dict.fromkeys(names))
         self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
         """Whether it surely has a value whatever numbers it reads, unlike a division."""
+        self._code = self._compiled()
 
     def decode(self, u: float, values: Values) -> Value:
-        evaluator = simpleeval.SimpleEval(self.OPERATORS, self.FUNCTIONS, {name: values[name] for name in self.reads})
+        names = {name: values[name] for name in self.reads}
         try:
+            if self._code is not None and all(type(value) in _NUMBERS for value in names.values()):
+                return self._typed(eval(self._code, {"__builtins__": {}}, names))
+            evaluator = simpleeval.SimpleEval(self.OPERATORS, self.FUNCTIONS, names)
             return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
         except (simpleeval.InvalidExpression, *_NO_VALUE) as error:
             known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
             raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
+
+    def _compiled(self) -> CodeType | None:
+        """For Python itself, many times as fast as the evaluator, if it is plain arithmetic on numbers."""
+        for node in ast.walk(self._tree):
+            if not isinstance(node, _PLAIN) or (isinstance(node, ast.Constant) and type(node.value) not in _NUMBERS):
+                return None
+        try:
+            return compile(ast.Expression(self._tree), "<expression>", "eval")
+        except (RecursionError, MemoryError):
+            return None
 
     def encode(self, value: Value, values: Values) -> float:
         return 0.5

@@ -20,6 +20,8 @@ _COARSE = 20
 """As many of them are spread over the dimension."""
 _TRIES = 100
 """How often as many points as are wanted are drawn, at most."""
+_BLIND = 10
+"""As often, where it is known what satisfies the constraints, without regard to it, and as often from it."""
 _REMEMBERED = 50_000
 """Cells whose decoding is remembered, to bound the memory."""
 
@@ -114,10 +116,19 @@ class Lattice:
         return np.concatenate(columns, axis=1)
 
     def sample(self, random: np.random.Generator, count: int) -> Array:
-        """Up to ``count`` valid points, uniformly distributed; fewer where such points are rare."""
+        """Up to ``count`` valid points, fewer where such points are rare.
+
+        They are uniformly distributed; where less than a tenth of the points is valid, those that are missing are from
+        what is known to be.
+        """
         found = np.empty((0, self.dimensions))
-        for _ in range(_TRIES):
-            drawn = self.snap(random.random((count, self.dimensions)))
+        for attempt in range(_TRIES):
+            drawn = random.random((count, self.dimensions))
+            if attempt >= _BLIND and len(decided := self.space.decided):
+                if attempt == 2 * _BLIND:
+                    break
+                drawn[:, self.constrained] = decided[random.integers(len(decided), size=count)][:, self.constrained]
+            drawn = self.snap(drawn)
             found = np.concatenate([found, drawn[self.valid(drawn)]])
             if len(found) >= count:
                 break

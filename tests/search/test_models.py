@@ -249,6 +249,16 @@ def test_samples_are_valid() -> None:
 # --- the flight ---------------------------------------------------------------------------------------------------
 
 
+def test_where_few_points_are_valid_samples_are_from_what_is_known_to_be() -> None:
+    switches = [Parameter(name=f"s{i}", type="bool") for i in range(14)]
+    one = Constraint(expression=" + ".join(f"s{i}" for i in range(14)) + " == 1")
+    lattice = Lattice(Space([*switches, Parameter(name="x", type="float", min=0, max=1)], [one]))
+    found = lattice.sample(np.random.default_rng(0), 30)
+    assert len(found) == 30 and lattice.valid(found).all()
+    assert len(np.unique(np.round(found[:, :14]), axis=0)) > 5
+    assert np.ptp(found[:, 14]) > 0.5
+
+
 def test_the_inner_swarm_finds_the_most_promising_valid_point_that_is_not_taken() -> None:
     lattice = Lattice(integers(30, 30, 30, constraint="p0 <= p1"))
     peak = lattice.centre(np.array([0.4, 0.7, 0.2]))

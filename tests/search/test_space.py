@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mpipso.config import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
+from mpipso.search.expressions import Expression
 from mpipso.search.space import Space
 
 
@@ -351,6 +353,22 @@ def test_powers_of_whole_numbers_are_as_large_as_a_float_may_be() -> None:
         Space([integer("a", 1, 9, default=1), computed("b", "choice", "2**1000 * 2**100 * a")])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["-a / b", "a % b + a // b", "b if a > b > 1 else +a", "not a and b or a * b", "a + 2.5 * b - True"],
+)
+@pytest.mark.parametrize("kind", ["int", "float", "bool", "choice"])
+def test_plain_arithmetic_is_what_the_evaluator_makes_of_it(text: str, kind: str) -> None:
+    for a, b in itertools.product((0, 1, -3, 2.5, True, 10**400), (0, 2, 1e300, False)):
+        found = []
+        for written in (text, f"({text}) if str(0) else 0"):  # the evaluator's, for the function
+            try:
+                found.append(repr(Expression("", written, kind).decode(0.5, {"a": a, "b": b})))
+            except UserError as error:
+                found.append(str(error).rpartition("': ")[2])
+        assert found[0] == found[1]
+
+
 # --- conditions ---------------------------------------------------------------------------------------------------
 
 
@@ -385,7 +403,7 @@ def test_where_a_condition_has_no_value_it_does_not_hold() -> None:
         ("a + 'x' == 1", "constraint: expression"),
         ("a > 5", "constraint: expression 'a > 5' does not hold for the defaults (a = 5)"),
         (" + ".join(5000 * ["a"]), "...': is too long or nested too deeply"),
-        (" + ".join(600 * ["a"]), "...': maximum recursion depth exceeded"),
+        (" + ".join(600 * ["int(a)"]), "...': maximum recursion depth exceeded"),
         (5000 * "-" + "a", "----...': is too long or nested too deeply"),
         ("'a'.ljust(10**10) == a", "has a method or an f-string, which expressions do not have"),
         ("f'{a:10000000000}' == 1", "has a method or an f-string, which expressions do not have"),
