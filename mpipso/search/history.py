@@ -62,8 +62,9 @@ class History:
         self.scores[number] = score
 
     def learn(self, points: Array, scores: Sequence[Score], opening: Sequence[Array]) -> list[Array]:
-        """Measurements from one other place, of shape (n, dimensions); of the same configuration the last counts.
+        """Measurements from one other place, of shape (n, dimensions).
 
+        Of several of the same configuration the last counts, but a failure only where nothing was measured.
         Of more than there is use for, the best are kept and some of the others. Returns the best of all that are not in
         the ``opening``: here they may be worth something else.
         """
@@ -74,7 +75,9 @@ class History:
         rest = order[_MOST_KNOWN // 2 :]
         spread = np.linspace(0, len(rest) - 1, min(len(rest), _MOST_KNOWN // 2)).astype(int)
         for i in sorted([*order[: _MOST_KNOWN // 2], *(rest[at] for at in spread)]):
-            self._known[self.key(centres[i])] = (centres[i], scores[i], self._places)
+            key = self.key(centres[i])
+            if not scores[i].failed or key not in self._known:
+                self._known[key] = (centres[i], scores[i], self._places)
         self._places += 1
         given = {self.key(point) for point in opening}
         best = [centres[i] for i in order[:_REPEATED] if scores[i].feasible]

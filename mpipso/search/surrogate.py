@@ -61,7 +61,7 @@ class SurrogateSwarm(Strategy):
         self._lattice = Lattice(space)
         self._history = History(self._lattice)
         self._seed = seed
-        self._first = max(len(opening) + FIRST, in_flight)
+        self._first = self._unknowing = max(len(opening) + FIRST, in_flight)
         self._stuck = max(STUCK, 2 * in_flight)
         self._start = StartingPoints(self._lattice, seed)
         self._opening = [self._lattice.centre(np.asarray(point, dtype=float)) for point in opening]
@@ -97,7 +97,7 @@ class SurrogateSwarm(Strategy):
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
         self._opening += self._history.learn(points, scores, self._opening)
         known = self._history.size
-        self._first = max(len(self._opening), self._first - known if known < FIRST else 0)
+        self._first = max(len(self._opening), self._unknowing - known if known < FIRST else 0)
 
     def _begin(self, number: int) -> Array:
         if number < len(self._opening):

@@ -415,6 +415,29 @@ def test_a_run_that_knows_a_little_from_elsewhere_goes_on_as_it_would_have() -> 
     assert one.ask(1).tolist() == other.ask(1).tolist()
 
 
+def test_sources_shorten_the_start_by_what_they_tell_in_all() -> None:
+    space = Space([integer(f"i{i}", 1, 20) for i in range(4)])
+    points, scores = np.random.default_rng(0).random((2, 4)), [Score(failed=True)] * 2
+
+    def begun(parts: list[slice]) -> np.ndarray:
+        searching = strategy("surrogate", space, in_flight=8)
+        for part in parts:
+            searching.learn(points[part], scores[part])
+        return searching.ask(6)
+
+    assert begun([slice(0, 1), slice(1, 2)]).tolist() == begun([slice(0, 2)]).tolist()
+
+
+def test_of_several_sources_the_last_counts_but_no_failure_replaces_a_measurement() -> None:
+    point = np.full((1, 1), 0.5)
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    found = []
+    for score in (Score(failed=True), Score(False, fitness=1.0), Score(False, fitness=2.0), Score(failed=True)):
+        history.learn(point, [score], [])
+        found += [known.fitness for _, known in history.foreign()]
+    assert found == [None, 1.0, 2.0, 2.0]
+
+
 @both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
