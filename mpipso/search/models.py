@@ -39,11 +39,14 @@ def _standardised(values: Array) -> Array:
 
 
 def feasibility(score: Score) -> float:
-    """1 for feasible, -1 for failed, between -0.2 and -1 by how far limits are missed, on a logarithmic scale."""
+    """1 for feasible, -1 for failed, between -0.6 and -1 by how far limits are missed, on a logarithmic scale.
+
+    Were what is barely missed nearer to 0, the edge would seem to be farther out than it is.
+    """
     if score.failed:
         return -1.0
     missed = min(math.log1p(score.violation) / math.log1p(_FARTHEST), 1.0)
-    return -0.2 - 0.8 * missed if score.infeasible else 1.0
+    return -0.6 - 0.4 * missed if score.infeasible else 1.0
 
 
 _FARTHEST = 50.0
@@ -59,6 +62,8 @@ _SHARP = 6.0
 """Length of the directions from which that of the edge of the feasible is searched for, for each dimension."""
 _UNLIKELY = 1 / 3
 """To be feasible."""
+_GAIN = 0.3
+"""The most that is hoped for at a time, as a multiple of the deviation of the values, where limits are missed."""
 _LAST = 1000.0
 """More than what is promised differs by, in logarithms, wherever a swarm would fly."""
 _VAGUE = 0.25
@@ -87,6 +92,7 @@ class Models:
         self._value: GaussianProcess | None = None
         self._feasible: GaussianProcess | None = None
         self._best: Array | None = None
+        self._limited = any(score.infeasible for score in scores)
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
             self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
@@ -136,7 +142,9 @@ class Models:
 
         It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
         While nothing is feasible, there is only the probability. Beyond the edge of what is feasible the process of the
-        value, which failures tell nothing, promises ever more, so what is unlikely comes after all that is not.
+        value, which failures tell nothing, promises ever more, so what is unlikely comes after all that is not. What
+        misses limits tells it how much more, but that cannot be had: a point is not better for promising more than so
+        much.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))
@@ -145,7 +153,8 @@ class Models:
         mean, deviation = self._value.predict(features)
         if explore:
             deviation = _DOUBT * deviation
-        gain = log_expected_improvement(mean[:, None], deviation[:, None], self._best)
+        means = np.maximum(mean[:, None], self._best - _GAIN) if self._limited else mean[:, None]
+        gain = log_expected_improvement(means, deviation[:, None], self._best)
         unlikely = _log_mean(likely) < np.log(_UNLIKELY)
         return np.asarray(_log_mean(likely + gain) - np.where(unlikely, _LAST, 0.0))
 

@@ -189,6 +189,7 @@ def test_feasibility_is_graded() -> None:
     assert found[0] == found[1] == found[2] == -1.0
     assert np.all(np.diff(found[2:]) > 0), "latencies of an overloaded service are many times their limits"
     assert found[-1] == 1.0
+    assert found[-2] < -0.5, "the edge is not beyond what barely misses a limit"
 
 
 @pytest.mark.parametrize("z", [-30.0, -5.0, -1.001, -0.999, 0.0, 3.0])
@@ -301,6 +302,21 @@ def test_what_is_unlikely_to_be_feasible_comes_last_however_much_it_promises() -
         assert (likely < 1 / 3).any() and (likely > 1 / 3).any()
         hopeful = (likely > 1 / 3) & (promise > -500.0)
         assert promise[likely < 1 / 3].max() < promise[hopeful].min()
+
+
+def test_what_promises_much_more_is_not_better_for_it_where_limits_are_missed() -> None:
+    """The value goes on getting better beyond the edge, and was measured there."""
+    lattice = Lattice(integers(30, 30))
+    points = lattice.sample(np.random.default_rng(3), 40)
+    missed = np.maximum(points[:, 0] / 0.5 - 1.0, 0.0)
+    scores = [
+        Score(failed=False, infeasible=bool(m > 0.0), violation=float(m), fitness=-float(p[0]))
+        for p, m in zip(points, missed, strict=True)
+    ]
+    models = Models(lattice, points, scores, np.random.default_rng(0))
+    line = np.array([[(i + 0.5) / 30, 0.5] for i in range(30)])
+    best = line[np.argmax(models.promise(line)), 0]
+    assert 0.4 < best < 0.56
 
 
 def test_what_is_in_flight_is_worth_less_around_it() -> None:
