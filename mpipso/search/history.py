@@ -111,20 +111,27 @@ class History:
         """What is known from elsewhere of configurations that were not measured here, as it would be here.
 
         Other machines may be slower or faster by a factor. It is the median over the configurations that were measured
-        both here and there, and 1 until there is one.
+        both here and there, and 1 until there is one. They may also have room for more: if of those that were feasible
+        there most are not here, all that is feasible there is unjudged. What fails there fails here as well.
         """
-        own = {self._keys[number]: score.fitness for number, score in self.scores.items()}
-        both: dict[int, list[float]] = {}
+        own = {self._keys[number]: score for number, score in self.scores.items()}
+        ratios: dict[int, list[float]] = {}
+        feasible: dict[int, list[bool]] = {}
         for key in own.keys() & self._known.keys():
             here, (_, there, place) = own[key], self._known[key]
-            if here is not None and there.fitness is not None and here * there.fitness > 0.0:
-                both.setdefault(place, []).append(here / there.fitness)
-        factors = {place: float(np.median(ratios)) for place, ratios in both.items()}
-        return [
-            (point, score if score.fitness is None else replace(score, fitness=factors.get(place, 1.0) * score.fitness))
-            for key, (point, score, place) in self._known.items()
-            if key not in own
-        ]
+            if here.fitness is not None and there.fitness is not None and here.fitness * there.fitness > 0.0:
+                ratios.setdefault(place, []).append(here.fitness / there.fitness)
+            if there.feasible:
+                feasible.setdefault(place, []).append(here.feasible)
+        factors = {place: float(np.median(found)) for place, found in ratios.items()}
+        roomier = {place for place, found in feasible.items() if 2 * sum(found) < len(found)}
+        found = []
+        for key, (point, score, place) in self._known.items():
+            if key not in own:
+                fitness = None if score.fitness is None else factors.get(place, 1.0) * score.fitness
+                unjudged = score.feasible and place in roomier
+                found.append((point, replace(score, fitness=fitness, unjudged=unjudged)))
+        return found
 
     @property
     def known(self) -> list[Array]:

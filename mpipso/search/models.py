@@ -86,6 +86,7 @@ class Models:
         self._lattice = lattice
         features = lattice.features(points)
         valued = np.array([score.fitness is not None for score in scores])
+        judged = np.array([not score.unjudged for score in scores])
         feasible = np.array([score.feasible for score in scores])
         weights = np.array([1.0 / score.fidelity for score in scores])
         self._random = random
@@ -98,13 +99,13 @@ class Models:
             self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
             # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
             # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
-            full = features[feasible & valued & (weights == 1.0)]
+            full = features[feasible & valued & judged & (weights == 1.0)]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
-        if not feasible.all():
+        if not feasible[judged].all():
             labels = np.array([feasibility(score) for score in scores])
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
-            self._feasible = fit(features, labels, weights, lattice.groups, FEASIBLE, starts)
+            self._feasible = fit(features[judged], labels[judged], weights[judged], lattice.groups, FEASIBLE, starts)
 
     def imagine(self, points: Array) -> None:
         """Take into account what may become of points in flight, of shape (m, dimensions).

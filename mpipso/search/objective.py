@@ -36,6 +36,9 @@ class Score:
     told again with a score of the full benchmark, the proposal counts as any other.
     """
 
+    unjudged: bool = field(default=False, compare=False)
+    """Whether only its value is known: it is from elsewhere, and of what is feasible there most is not here."""
+
     @property
     def feasible(self) -> bool:
         return not (self.failed or self.infeasible)

@@ -128,7 +128,7 @@ class _View:
     def __init__(self, lattice: Lattice, history: History, random: np.random.Generator, count: int) -> None:
         points, scores = history.measured()
         order = sorted(range(len(scores)), key=lambda i: (scores[i].fidelity < 1.0, scores[i]))
-        self.elite = points[order[:ELITE]]
+        self.elite = points[[i for i in order if not scores[i].unjudged][:ELITE]]
         # What is only known from elsewhere may be worth measuring here.
         self.taken = history.proposed()
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]

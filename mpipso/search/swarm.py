@@ -17,6 +17,7 @@ inertia weights and constriction factors in particle swarm optimization" (CEC 20
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -141,7 +142,8 @@ class Swarm(Strategy):
         found = [(self._x[number], score) for score, number in [min(told)]] if told else []
         if len(particles) > 1:
             known = self._history.foreign()
-            found += [(point, score) for point, score in known if not score.failed and score.fidelity == 1.0]
+            usable = (score.fidelity == 1.0 and not (score.failed or score.unjudged) for _, score in known)
+            found += itertools.compress(known, usable)
         return min(found, key=lambda pair: pair[1]) if found else None
 
     def _informants(self, particle: int, iteration: int) -> Sequence[int]:

@@ -438,6 +438,37 @@ def test_of_several_sources_the_last_counts_but_no_failure_replaces_a_measuremen
     assert found == [None, 1.0, 2.0, 2.0]
 
 
+@pytest.mark.parametrize("missed", [False, True])
+def test_what_only_machines_with_more_room_can_do_is_not_taken_for_feasible(missed: bool) -> None:
+    """The best of there all break what is allowed here; that is where the search would go on."""
+    space = Space([integer(f"i{i}", 0, 30) for i in range(4)])
+    points = np.array([space.encode(space.decode(point)) for point in np.random.default_rng(0).random((60, 4))])
+
+    def judge(point: np.ndarray, room: float = 1.4) -> Score:
+        need = float(point.sum())
+        if need > room and not missed:
+            return Score(failed=True)
+        return Score(failed=False, infeasible=need > room, violation=max(0.0, need / room - 1.0), fitness=-need)
+
+    searching = strategy("surrogate", space)
+    searching.learn(points, [judge(point, 3.2) for point in points])
+    scores = [judge(point) for batch in run(searching, [4] * 6, judge) for point in batch]
+    assert sum(score.feasible for score in scores) >= 2
+    assert -1.4 <= (min(scores).fitness or 0.0) < -0.9
+
+
+def test_what_machines_with_more_room_measured_tells_of_values_and_of_failures() -> None:
+    points = np.array([[0.05], [0.35], [0.65], [0.95]])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    history.learn(points, [*(Score(False, fitness=-float(i)) for i in (1, 2, 3)), Score(True)], [])
+    assert not any(score.unjudged for _, score in history.foreign())
+    history.tell(history.add(points[2]), Score(failed=False, infeasible=True, violation=0.1, fitness=-6.0))
+    known = [(score.fitness, score.failed, score.unjudged) for _, score in history.foreign()]
+    assert known == [(-2.0, False, True), (-4.0, False, True), (None, True, False)]
+    history.tell(history.add(points[1]), Score(failed=False, fitness=-4.0))
+    assert not any(score.unjudged for _, score in history.foreign())
+
+
 @both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
