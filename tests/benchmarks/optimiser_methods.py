@@ -253,10 +253,10 @@ METHODS: dict[str, type[Method]] = {
 
 def missing(name: str) -> list[str]:
     """The distributions that a method needs and that are not installed."""
-    return [module for module in METHODS[name].needs if not _importable(module)]
+    return [module for module in METHODS[name].needs if not importable(module)]
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
     try:
         importlib.import_module(module)
     except ImportError:

@@ -35,7 +35,7 @@ from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.swarm import Swarm
 from tests.benchmarks.landscapes import Landscape, bbob_mixint, tables
-from tests.benchmarks.optimiser_methods import METHODS, missing
+from tests.benchmarks.optimiser_methods import METHODS, importable, missing
 
 
 class Run(TypedDict):
@@ -256,6 +256,8 @@ def main() -> None:
         print(f"{method} is left out: pip install {' '.join(missing(method))}")
         options.methods.remove(method)
     if options.what == "bbob":
+        if not importable("cocoex"):
+            raise SystemExit("bbob needs cocoex: pip install coco-experiment")
         numbers = [int(name) for name in options.names or (1, 3, 5, 8, 10, 13, 15, 18, 20, 21, 24)]
         landscapes = list(bbob_mixint((5, 10), numbers))
     elif options.folder is None:
