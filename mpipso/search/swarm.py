@@ -6,7 +6,7 @@ r2 uniform random numbers for each dimension. A particle moves by x := x + v, wh
 - with constriction, v := chi (v + phi1 r1 (p - x) + phi2 r2 (g - x)): M. Clerc, J. Kennedy, "The particle swarm:
   explosion, stability, and convergence in a multidimensional complex space", IEEE Transactions on Evolutionary
   Computation 6 (2002) 58-73; chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)| for phi = phi1 + phi2 > 4, which is 0.7298 for
-  phi1 = phi2 = 2.05; from less than 4 no constriction follows;
+  phi1 = phi2 = 2.05; of 4 or less none follows;
 - with inertia, v := w v + phi1 r1 (p - x) + phi2 r2 (g - x): Y. Shi, R. Eberhart, "A modified particle swarm optimizer"
   (CEC 1998); w = 1 / (2 ln 2) = 0.7213 and phi1 = phi2 = 1/2 + ln 2 = 1.1931 are those of M. Clerc, "Standard particle
   swarm optimisation" (2012).
