@@ -50,10 +50,10 @@ def environment_note(hosts: Sequence[str], names: Sequence[str]) -> str:
 def regrouping_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """That a resumed run measures with more or less than it did; ``plan`` of two sessions, as in the journal.
 
-    Other hosts, or another number of groups, are no reason.
+    Other hosts, or another number of groups, are no reason; nor are cores that nobody knows.
     """
     groups = [_shapes(plan) for plan in (before, now)]
-    if not all(groups) or set(groups[0]) == set(groups[1]):
+    if not all(groups) or set(groups[1]) <= set(groups[0]):
         return None
     was, are = (" and ".join(_formed(count, shape) for shape, count in shapes.items()) for shapes in groups)
     return (
@@ -64,7 +64,7 @@ def regrouping_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | 
 def _shapes(plan: Mapping[str, Any]) -> Counter[tuple[int, ...]]:
     """How many groups there are by the numbers of cores of their nodes; empty where these are not known."""
     every = [group.get("cores") for group in plan.get("groups", ())]
-    return Counter(tuple(sorted(map(len, cores))) for cores in every if cores)
+    return Counter(tuple(sorted(map(len, cores))) for cores in every if cores and all(cores))
 
 
 def _formed(count: int, shape: tuple[int, ...]) -> str:

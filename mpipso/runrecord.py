@@ -205,7 +205,7 @@ class RunRecord:
                 tables["service"]["config_file"]["content"] = file.written(hidden)
         text = tomli_w.dumps(tables)
         if command := os.environ.get(COMMAND):
-            more = {"command": self._folder.redactor.line(command), **more}
+            more = {"command": self._folder.redactor.line(command), "cwd": str(Path.cwd()), **more}
         if self._resumes:
             journal.write("resumed", version=mpipso.__version__, config=text, plan=plan, **more)
             return

@@ -159,8 +159,8 @@ class Supervisor:
             events = self._events()[before:]
             self._began = self._began or any(event["event"] == "asked" for event in events)
             if self._is_gone():
-                if end.code == LOST:  # which the root has told
-                    return LOST
+                if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
+                    return end.code
                 raise RunFailed(f"{end.how}, and {self._folder} is gone: it was moved or removed")
             code = self._verdict(events, end)
             if code is not None:
@@ -217,7 +217,7 @@ class Supervisor:
             elif not begun:
                 if now - launched > self._limits.start and not self._is_elsewhere():
                     return f"the run had not begun {self._limits.start:g} s after its launch"
-            elif now - changed > self._limits.stuck_after:
+            elif now - changed > self._limits.stuck_after and not self._is_gone():
                 return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True

@@ -20,9 +20,9 @@ def plan(*groups: Sequence[int]) -> dict[str, Any]:
         (plan([8, 8]), plan([8]), "1 group of 2 nodes with 8 cores each, now 1 group of 1 node with 8 cores"),
         (
             plan([4], [4, 8]),
-            plan([4], [4]),
-            "1 group of 1 node with 4 cores and 1 group of 2 nodes with 4 and 8 cores, now 2 groups of 1 node with 4 "
-            "cores",
+            plan([4], [2]),
+            "1 group of 1 node with 4 cores and 1 group of 2 nodes with 4 and 8 cores, now 1 group of 1 node with 4 "
+            "cores and 1 group of 1 node with 2 cores",
         ),
     ],
 )
@@ -33,6 +33,6 @@ def test_other_groups_than_those_of_the_earlier_session_are_told(
     assert regrouping_note(before, now) == f"{start}{told}{end}"
 
 
-@pytest.mark.parametrize("before", [{}, {"groups": [{"group": 0, "hosts": ["a"]}]}, plan([1]), plan([1], [1])])
+@pytest.mark.parametrize("before", [{}, {"groups": [{"group": 0, "hosts": ["a"]}]}, plan([1]), plan([1], [2])])
 def test_as_many_nodes_and_cores_are_not_nor_what_is_not_known(before: dict[str, Any]) -> None:
     assert regrouping_note(before, plan([1], [1], [1])) is None

@@ -69,6 +69,7 @@ class _Fields(TypedDict, total=False):
     objective: str
     plan: _Plan
     command: str
+    cwd: str
     source: str
     results: list[_Result]
     told: list[Whole]

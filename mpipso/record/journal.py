@@ -9,11 +9,12 @@ event           fields
 =============== =======================================================================================
 ``started``     version, config (the effective configuration file's text), sha256 (of that text), seed,
                 objective (the metric's name), plan ({groups: [{group, hosts, cores}], spares: [host]});
-                command (how it was launched, as a shell takes it), where a launcher of ours says so;
+                command (how it was launched, as a shell takes it) and cwd (in which folder), where a launcher of ours
+                says so;
                 differing ({hosts, names of variables}), where services inherit another environment than on the
                 root's host
-``resumed``     version, config, plan, command, differing: the same of a later session of the run; group numbers begin
-                anew
+``resumed``     version, config, plan, command, cwd, differing: the same of a later session of the run; group numbers
+                begin anew
 ``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
                 new ([{number, label, configuration}])
@@ -256,7 +257,7 @@ def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
         if not isinstance(event, dict) or not {"event", "t"} <= event.keys() or event.get("seq") != index:
             raise _damaged(path, index, f"is not event {index} of a journal: the journal is damaged")
         if wrong := problem(event):
-            raise _damaged(path, index, f"{wrong}: the journal is damaged, or of another version")
+            raise UserError(f"{path}:{index + 1}: {wrong}: the journal is damaged, or of another version")
         events.append(event)
     return events, len(content) - len(torn)
 

@@ -164,7 +164,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if over else resume_command(folder, text, session.get("command", "")),
+        resume="" if over else resume_command(folder, text, session.get("command", ""), session.get("cwd", "")),
         usage=usage(events),
         retries=retries,
         schedule=_schedule(config.get("search", {})),
@@ -190,14 +190,30 @@ def _with_starts(outcome: Outcome) -> Outcome:
     return replace(outcome, no_starts=f"{recipe.SCRIPT} is of #{written.number}, not of the best: {renewed}")
 
 
-def resume_command(folder: Path, config: str, command: str = "") -> str:
-    """What goes on with the run in ``folder``: where it was last, if its ``command`` is known.
+def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") -> str:
+    """What goes on with the run in ``folder``: where it was last, if its ``command`` and ``cwd`` are known.
 
     A configuration with secrets must be given again: they are not kept.
     """
+    if cwd and not _is_here(cwd):
+        # The command may name files, itself among them, as they are called from there.
+        folder, before = folder.absolute(), f"cd {shlex.quote(cwd)} && "
+    else:
+        before = ""
     command = command or os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
     given = submits(command) or "--config" in command.split()
-    return resuming(command, folder, " --config FILE" if HIDDEN in config and not given else "")
+    if command.startswith("mpipso "):
+        command = shlex.join(called()) + command.removeprefix("mpipso")
+    secrets = "  # with what *** stands for" if HIDDEN in command else ""
+    more = " --config FILE" if HIDDEN in config and not given else ""
+    return f"{before}{resuming(command, folder, more)}{secrets}"
+
+
+def _is_here(folder: str) -> bool:
+    try:
+        return Path(folder).samefile(Path())
+    except OSError:  # neither is there for whoever asks
+        return False
 
 
 def resuming(command: str, folder: Path, more: str = "") -> str:

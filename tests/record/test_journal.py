@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -85,6 +86,21 @@ def test_a_folder_that_was_moved_or_removed_is_noticed_and_found(tmp_path: Path)
         assert journal.folder is None
         with pytest.raises(RunFailed, match=r"was moved or removed while the run went on$"):
             journal.check_place()
+
+
+@pytest.mark.parametrize(("problem", "there"), [(errno.EIO, True), (errno.ESTALE, False)])
+def test_a_disk_that_does_not_answer_has_not_lost_the_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, problem: int, there: bool
+) -> None:
+    """A file server that is away for a moment is no reason to end a run; a file that another host has removed is."""
+
+    def failing(descriptor: int) -> os.stat_result:
+        raise OSError(problem, os.strerror(problem))  # the fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", failing)
+        folder = journal.folder
+    assert folder == (journal.path.parent if there else None)
 
 
 def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_writer(journal: Journal, tmp_path: Path) -> None:

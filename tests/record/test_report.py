@@ -471,3 +471,21 @@ def test_foreign_text_moves_no_cursor(tmp_path: Path) -> None:
     text = "\n".join(drawn(report(tmp_path)))
     assert "x [2Jy" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_goes_on_with_a_run_goes_on_from_where_it_was_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    launched = tmp_path / "a b"
+    folder = launched / "runs" / "x"
+    folder.mkdir(parents=True)
+    with Journal.create(folder, Redactor()) as journal:
+        told = {"command": "./run.sh --hostfile h --env KEY=***", "cwd": str(launched)}
+        journal.write("started", objective="output_throughput", config="", seed=0, **told)
+        journal.write("interrupted", signal="SIGTERM")
+    monkeypatch.chdir(tmp_path if elsewhere else launched)
+    path = Path("a b/runs/x") if elsewhere else Path("runs/x")
+    where = (f"cd '{launched}' && ", f"'{folder}'") if elsewhere else ("", "runs/x")
+    command = f"{where[0]}./run.sh --hostfile h --env KEY=*** --resume {where[1]}  # with what *** stands for"
+    assert read_outcome(path).resume == command

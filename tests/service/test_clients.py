@@ -326,6 +326,13 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("own", r"lat ([\d.]+)us", "lat 980us", 980.0),
         ("own", r"lat ([\d.]+)", "lat 980us", None),
         ("own", r"x ([\d.]+)x", "x 1.5x", 1.5),
+        ("own", r"lat ([\d.]+)\s*ms", "lat 12.5ms", 12.5),
+        ("own", r"lat ([\d.]+)(?:ms|us)", "lat 12.5us", 12.5),
+        ("own", r"speed ([\d.]+) ?t/s", "speed 88.5t/s", 88.5),
+        ("own", r"(?i)lat ([\d.]+)MS", "lat 12.5ms", 12.5),
+        ("e2e_p99_ms", r"99% ([\d.]+)", "99% 12.5ms\x1b[0m", 12.5),
+        ("own", r"x ([\d.]+).*", "x 1.2345e+04", None),
+        ("own", r"x (\d+).*", "x 12,345", None),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 2.00m", None),
         ("output_throughput", r"rps ([\d.,]+)", "rps 12,345.67 [#/sec]", 12345.67),
         ("output_throughput", r"rps ([\d.]+)", "rps 12,345.67 [#/sec]", None),
@@ -845,7 +852,7 @@ def test_a_request_that_hangs_is_one_that_failed(service: Callable[..., Service]
     served.server.handle_error = lambda *_: None
     numbers, released = iter(range(8)), threading.Event()
     served.server.before = lambda: next(numbers) % 4 or released.wait(60)
-    limits = {"concurrency": 1, "timeout": 60.0, "request_timeout": 1.0, "min_success_rate": 0.7}
+    limits = {"concurrency": 1, "timeout": 60.0, "request_timeout": 3.0, "min_success_rate": 0.7}
     try:
         metrics = load(target(tmp_path, served.port), **limits)
     finally:

@@ -131,10 +131,10 @@ def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
     assert not told.counted_chunks and summarize([told], 1.0, output_tokens=2)["counted_chunks"] == 0
 
 
-def test_without_usage_an_answer_of_full_length_has_the_tokens_that_were_asked_for() -> None:
-    """A chunk may hold several."""
+def test_without_usage_an_answer_that_may_have_been_cut_has_as_many_tokens_as_chunks() -> None:
+    """Its end says the same whether it was long enough or the context was full."""
     outcome = read(*((event + "\n\n", 1.0) for event in VLLM.split("\n\n")[:2]), wanted=8)
-    assert (outcome.error, outcome.output_tokens, outcome.counted_chunks) == ("", 8, False)
+    assert (outcome.error, outcome.output_tokens, outcome.counted_chunks) == ("", 2, True)
 
 
 def said(**choice: Any) -> str:
@@ -159,6 +159,25 @@ def test_tokens_without_text_are_tokens(first: str, chat: bool) -> None:
     outcome = read(*opening, *events, wanted=3)
     assert (outcome.error, outcome.output_tokens) == ("", 3)
     assert (outcome.ttft, outcome.itls, outcome.e2e) == (1.0, [1.0], 3.0)
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [[said(text="")], [said(delta={"role": "assistant"}), said(delta={"content": ""})]],
+    ids=["completions", "chats"],
+)
+def test_empty_events_before_the_first_text_are_no_tokens(opening: list[str]) -> None:
+    """They only tell that the service has begun."""
+    events = [(said(text=" a"), 3.0), (said(text=" b", finish_reason="stop"), 4.0), (usage(2), 5.0)]
+    outcome = read(*((event, 1.0) for event in opening), *events)
+    assert (outcome.ttft, outcome.itls, outcome.e2e, outcome.error) == (3.0, [1.0], 4.0, "")
+
+
+def test_what_comes_after_the_end_is_no_token() -> None:
+    events = [(said(text=" a"), 1.0), (said(text=" b", finish_reason="stop"), 2.0)]
+    late = usage(2).replace('"choices":[]', '"choices":[{"delta":{}}]')
+    outcome = read(*events, (late, 9.0), (END, 9.0))
+    assert (outcome.itls, outcome.e2e, outcome.output_tokens, outcome.error) == ([1.0], 2.0, 2, "")
 
 
 def test_an_end_without_text_is_a_token_only_if_there_are_more_than_chunks() -> None:
@@ -426,12 +445,27 @@ def test_prompts_are_as_long_as_the_warm_up_tells(
     ]
 
 
+def test_a_warm_up_that_has_failed_is_repeated_with_shorter_prompts() -> None:
+    """The context has room for as many tokens as were asked for, but not for as many words, which are three each."""
+
+    async def answer(number: int, writer: asyncio.StreamWriter) -> None:
+        tokens = 3 * len(script.bodies[number - 1]["prompt"].split())
+        status, text = "200 OK", LLAMACPP.replace('"prompt_tokens":7', f'"prompt_tokens":{tokens}')
+        if tokens > 80:
+            status, text = "400 Bad Request", "too long"
+        writer.write(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{text}".encode())
+
+    script = Script(answer)
+    assert load(script, "--requests", "3", "--warmup", "2", "--concurrency", "1")["completed"] == 3
+    assert [len(body["prompt"].split()) for body in script.bodies] == [64, 64, 16, 16, 21, 21, 21]
+
+
 def test_all_warm_ups_of_a_common_seed_have_the_same_words() -> None:
     """They are as many tokens then, and the prompts that are measured equally long."""
 
     def sent(*flags: str) -> list[str]:
         flags = ("--base-url", "http://h:1", "--output", "F", *flags)
-        return loadgen.warm_up(loadgen.parser().parse_args(flags))
+        return loadgen.warm_up_prompts(loadgen.parser().parse_args(flags), 64)
 
     one, other = sent("--seed", "1"), sent("--seed", "2")
     assert one == sent("--seed", "1") != other

@@ -146,8 +146,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         load = Load(session, options)
         length = options.input_tokens
         if options.warmup:
-            warmed_up, _ = await load.run(warm_up(options))
-            length = prompt_length(options.input_tokens, warmed_up)
+            length = await warm_up(load, options)
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
         outcomes, duration = await load.run(prompts(options, length), due)
     result = summarize(outcomes, duration, options.output_tokens)
@@ -178,25 +177,36 @@ def arrivals(number: int, rate: float, seed: int) -> list[float]:
     return [scale * when for when in due]
 
 
-def warm_up(options: argparse.Namespace) -> list[str]:
-    """The prompts of the warm-up, of ``input_tokens`` words each.
+async def warm_up(load: Load, options: argparse.Namespace) -> int:
+    """Warm up, and return of how many words the measured prompts are.
+
+    Where no request is served, the first ones may have met a service that is cold, or one whose context has room for as
+    many tokens, but not for what as many words are: shorter ones tell as well how many tokens a word is.
+    """
+    for length in (options.input_tokens, max(1, options.input_tokens // 4)):
+        outcomes, _ = await load.run(warm_up_prompts(options, length))
+        if told := [outcome.input_tokens for outcome in outcomes if not outcome.error]:
+            return prompt_length(options.input_tokens, sum(told) / (length * len(told)))
+    return int(options.input_tokens)
+
+
+def warm_up_prompts(options: argparse.Namespace, length: int) -> list[str]:
+    """The prompts of the warm-up, of ``length`` words each.
 
     All runs of a common seed send the same words, each in an order of its own: so they are as many tokens everywhere,
     and the measured prompts become equally long.
     """
-    drawn = random.Random(f"warm-up {options.common_seed}").choices(words(), k=options.warmup * options.input_tokens)
+    drawn = random.Random(f"warm-up {options.common_seed}").choices(words(), k=options.warmup * length)
     random.Random(f"warm-up {options.seed}").shuffle(drawn)
     return ["".join(drawn[start :: options.warmup]) for start in range(options.warmup)]
 
 
-def prompt_length(tokens: int, warmed_up: Sequence[RequestOutcome]) -> int:
-    """Of how many words a prompt is about so many tokens, after a warm-up with prompts of as many words.
+def prompt_length(tokens: int, per_word: float) -> int:
+    """Of how many words a prompt is about so many tokens.
 
-    Where words are tokens but for a few, as of a chat's template, and where the service does not tell, just as many.
+    Just as many where words are tokens but for a few, as of a chat's template, and where the service does not tell.
     """
-    told = [outcome.input_tokens for outcome in warmed_up if not outcome.error]
-    excess = sum(told) / (tokens * len(told)) if told else 1.0
-    return max(1, round(tokens / excess)) if excess > 1 + TOLERANCE else tokens
+    return max(1, round(tokens / per_word)) if per_word > 1 + TOLERANCE else tokens
 
 
 def prompts(options: argparse.Namespace, length: int) -> list[str]:

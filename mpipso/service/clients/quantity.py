@@ -24,8 +24,9 @@ MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
 _QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 """A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows."""
-_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s,;:()\[\]{}<>|=\"']*")
+_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s\x00-\x1f,;:()\[\]{}<>|=\"']*")
 """What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
+_EXPONENT = re.compile(r"[eE][-+]?\d")
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -91,20 +92,17 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
         return value
     rest = after[0].rstrip(".")
     told = f"{what} is {value!r}, and directly behind it stands {rest!r}"
-    if rest[0].isalpha():
+    if rest[0].isalpha() and not _EXPONENT.match(rest):
         with contextlib.suppress(EvaluationFailed):
             _factor(rest, metric, told)
             return f"{value} {rest}"
-    # Behind a decimal point a comma is none within a number, but between two.
-    if _goes_on_with(found.re.pattern, rest) or (rest[0] == "," and "." in value):
+        word = re.findall(r"[^\W\d_]+", rest)[0]
+        if found.end() - end >= len(word) and f"){word}?" not in found.re.pattern:
+            return value
+    # Behind a decimal point a comma is none within a number, but between two; as the pattern may say as well.
+    if rest[0] == "," and ("." in value or ")," in found.re.pattern):
         return value
     raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
-
-
-def _goes_on_with(pattern: str, rest: str) -> bool:
-    """Whether the group of a pattern is followed by the word or sign with which ``rest`` begins, as it stands."""
-    first = re.escape(re.findall(r"[^\W\d_]+|.", rest)[0])
-    return re.search(rf"(?<!\\)\){re.escape(first)}(?![\w?*+{{|])", pattern) is not None
 
 
 def _converted(value: Any, what: str, metric: str) -> float:

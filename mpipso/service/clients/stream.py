@@ -44,16 +44,24 @@ class Stream:
             if not line or line == b"\r":
                 continue
             if _TEXT.search(line) and not _tells_more(line):
-                self._texts = True
-                self._chunk(now)
+                self._text(now)
             else:
                 self._other(line, now)
         if len(self._rest) > MAX_LINE:
             self._rest = b""
             self._fail(f"a line of the stream is longer than {MAX_LINE} bytes")
 
+    def _text(self, now: float) -> None:
+        """Tokens with a text have arrived; empty events before the first one have only told that one is coming."""
+        if not self._texts:
+            self._texts, self.chunks = True, 0
+            self.outcome.itls.clear()
+        self._chunk(now)
+
     def _chunk(self, now: float) -> None:
-        """One or more tokens have arrived."""
+        """One or more tokens have arrived, unless the answer was over already."""
+        if self._over is not None:
+            return
         if self.chunks:
             self.outcome.itls.append(now - self._last)
         else:
@@ -89,9 +97,10 @@ class Stream:
             delta = choice.get("delta") or choice
             text = any(delta.get(key) for key in ("text", "content", "reasoning_content", "reasoning"))
             # The first event of a chat often tells only whose turn it is; the last one that it is over, and why.
-            if text or not (choice.get("finish_reason") or (delta.get("role") and not self.chunks)):
+            if text:
+                self._text(now)
+            elif not (choice.get("finish_reason") or (delta.get("role") and not self.chunks)):
                 self._chunk(now)
-            self._texts = self._texts or text
             if choice.get("finish_reason"):
                 self._ended(now)
                 self.full = choice["finish_reason"] == "length"
@@ -111,8 +120,7 @@ class Stream:
     def end(self, input_tokens: int, output_tokens: int) -> None:
         """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
 
-        Where the service does not tell its length, one that ended because it is long enough has the length that was
-        asked for, and of any other the chunks are counted.
+        Where the service does not tell its length, the chunks are counted.
 
         A service that has no room for the whole answer ends it before its time: that is no speed. One that cannot be
         told to go on after the end of a text (``ignore_eos``) gives another reason.
@@ -125,15 +133,15 @@ class Stream:
             outcome.ttft = outcome.ttft if self.chunks else self._last - self._sent
         outcome.e2e = self._last - self._sent
         outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
-        outcome.counted_chunks = not told and not self.full
-        outcome.output_tokens = told or (output_tokens if self.full else self.chunks)
+        outcome.counted_chunks = not told
+        outcome.output_tokens = told or self.chunks
         if outcome.error:
             return
         if self._over is None:
             outcome.error = "the stream ended early"
         elif not (told or self._texts or (told is None and self.chunks)):
             outcome.error = "the answer has no tokens"
-        elif self.full and outcome.output_tokens < output_tokens:
+        elif self.full and told and told < output_tokens:
             outcome.error = "the service cut the answer short: its context has no room for what was asked"
 
 
