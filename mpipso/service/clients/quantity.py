@@ -24,9 +24,11 @@ MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
 _QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 """A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows."""
-_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s\x00-\x1f,;:()\[\]{}<>|=\"']*")
+_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s\x00-\x1f\x7f-\x9f,;:()\[\]{}<>|=\"']*")
 """What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
 _EXPONENT = re.compile(r"[eE][-+]?\d")
+_COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
+"""A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -97,10 +99,12 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
             _factor(rest, metric, told)
             return f"{value} {rest}"
         word = re.findall(r"[^\W\d_]+", rest)[0]
-        if found.end() - end >= len(word) and f"){word}?" not in found.re.pattern:
+        # A sign such as k that may be missing is no end that the pattern names: 12.3k would pass for 12.3.
+        optional = len(word) == 1 and f"){word}?" in found.re.pattern
+        if found.end() - end >= len(word) and not optional:
             return value
     # Behind a decimal point a comma is none within a number, but between two; as the pattern may say as well.
-    if rest[0] == "," and ("." in value or ")," in found.re.pattern):
+    if rest[0] == "," and ("." in value or (found.end() > end and _COMMA.search(found.re.pattern))):
         return value
     raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
 
