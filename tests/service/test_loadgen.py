@@ -180,6 +180,12 @@ def test_what_comes_after_the_end_is_no_token() -> None:
     assert (outcome.itls, outcome.e2e, outcome.output_tokens, outcome.error) == ([1.0], 2.0, 2, "")
 
 
+def test_a_text_after_the_end_takes_nothing_from_the_answer() -> None:
+    events = [(said(text=""), 1.0), (said(text=""), 2.0), (said(text="", finish_reason="stop"), 3.0)]
+    outcome = read(*events, (said(text=" late"), 9.0), (END, 9.0))
+    assert (outcome.ttft, outcome.itls, outcome.e2e, outcome.output_tokens) == (1.0, [1.0], 2.0, 2)
+
+
 def test_an_end_without_text_is_a_token_only_if_there_are_more_than_chunks() -> None:
     events = [(said(text=" a"), 1.0), (said(text=" b"), 2.0), (said(text="", finish_reason="stop"), 3.0)]
     assert read(*events, (usage(2), 4.0)).e2e == 2.0

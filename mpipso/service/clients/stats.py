@@ -2,9 +2,9 @@
 
 Definitions are those of ``vllm bench serve``: TTFT is the time from sending a request to its first chunk of tokens, ITL
 the gap between two chunks, E2E the time to the last chunk, TPOT is (E2E - TTFT) / (output tokens - 1). Tokens without
-text, such as special ones, are tokens; what only opens a chat is no chunk, nor is an end without text, unless the
-service counts more tokens than there were chunks: then E2E is the time to that end. Percentiles are taken over
-requests, those of ITL over all gaps, with linear interpolation.
+text, such as special ones, are tokens; but what comes without text before the first text is no chunk, nor is what
+follows the end. An end without text is one only if the service counts more tokens than there were chunks: then E2E is
+the time to that end. Percentiles are taken over requests, those of ITL over all gaps, with linear interpolation.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Stream:
 
     def _text(self, now: float) -> None:
         """Tokens with a text have arrived; empty events before the first one have only told that one is coming."""
-        if not self._texts:
+        if not self._texts and self._over is None:
             self._texts, self.chunks = True, 0
             self.outcome.itls.clear()
         self._chunk(now)
