@@ -38,20 +38,22 @@ def _standardised(values: Array) -> Array:
     return np.asarray((values - values.mean()) / (values.std() or 1.0))
 
 
-def feasibility(score: Score) -> float:
-    """1 for feasible, -1 for failed, between -0.6 and -1 by how far limits are missed, on a logarithmic scale.
-
-    Were what is barely missed nearer to 0, the edge would seem to be farther out than it is.
-    """
+def feasibility(score: Score, barely: float) -> float:
+    """1 for feasible, -1 for failed, from ``barely`` to -1 by how far limits are missed, on a logarithmic scale."""
     if score.failed:
         return -1.0
     missed = min(math.log1p(score.violation) / math.log1p(_FARTHEST), 1.0)
-    return -0.6 - 0.4 * missed if score.infeasible else 1.0
+    return barely - (1.0 + barely) * missed if score.infeasible else 1.0
 
 
 _FARTHEST = 50.0
 """How far limits are missed, as a multiple of them, that tells no more than a failure does. Latencies of a service that
 is overloaded are many times their limits, and what is less overloaded has to be told."""
+_BARELY = -0.6
+"""What barely misses a limit. Were it nearer to 0, the edge would seem to be farther out than it is."""
+_BARELY_AT_FIRST = -0.2
+"""The same while nothing is feasible, nor was elsewhere: there is no edge yet, and what misses limits by less has to
+stand out."""
 VALUE = Prior(share=0.8)
 """Of the process of the value: most of its variance is in main effects."""
 FEASIBLE = Prior(share=0.5, scale_spread=0.5)
@@ -102,7 +104,8 @@ class Models:
             full = features[feasible & valued & judged & (weights == 1.0)]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
         if not feasible[judged].all():
-            labels = np.array([feasibility(score) for score in scores])
+            barely = _BARELY if feasible.any() else _BARELY_AT_FIRST
+            labels = np.array([feasibility(score, barely) for score in scores])
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
             self._feasible = fit(features[judged], labels[judged], weights[judged], lattice.groups, FEASIBLE, starts)

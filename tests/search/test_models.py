@@ -185,11 +185,11 @@ def test_feasibility_is_graded() -> None:
         *(Score(failed=False, infeasible=True, violation=missed, fitness=1.0) for missed in (40.0, 8.0, 2.0, 0.1)),
         Score(failed=False, fitness=1.0),
     ]
-    found = [feasibility(score) for score in scores]
+    found = [feasibility(score, -0.6) for score in scores]
     assert found[0] == found[1] == found[2] == -1.0
     assert np.all(np.diff(found[2:]) > 0), "latencies of an overloaded service are many times their limits"
     assert found[-1] == 1.0
-    assert found[-2] < -0.5, "the edge is not beyond what barely misses a limit"
+    assert found[-2] == pytest.approx(-0.6, abs=0.02)
 
 
 @pytest.mark.parametrize("z", [-30.0, -5.0, -1.001, -0.999, 0.0, 3.0])
@@ -304,19 +304,19 @@ def test_what_is_unlikely_to_be_feasible_comes_last_however_much_it_promises() -
         assert promise[likely < 1 / 3].max() < promise[hopeful].min()
 
 
-def test_what_promises_much_more_is_not_better_for_it_where_limits_are_missed() -> None:
-    """The value goes on getting better beyond the edge, and was measured there."""
+@pytest.mark.parametrize("seed", range(4))
+def test_what_promises_much_more_is_not_better_for_it_where_limits_are_missed(seed: int) -> None:
+    """The value goes on getting better beyond the edge, where it was measured; the edge is where the sum is 1."""
     lattice = Lattice(integers(30, 30))
-    points = lattice.sample(np.random.default_rng(3), 40)
-    missed = np.maximum(points[:, 0] / 0.5 - 1.0, 0.0)
+    points = lattice.sample(np.random.default_rng(seed), 20)
+    missed = [max(0.0, float(point.sum()) - 1.0) for point in points]
     scores = [
-        Score(failed=False, infeasible=bool(m > 0.0), violation=float(m), fitness=-float(p[0]))
-        for p, m in zip(points, missed, strict=True)
+        Score(failed=False, infeasible=m > 0.0, violation=m, fitness=-float(point.sum()))
+        for point, m in zip(points, missed, strict=True)
     ]
     models = Models(lattice, points, scores, np.random.default_rng(0))
-    line = np.array([[(i + 0.5) / 30, 0.5] for i in range(30)])
-    best = line[np.argmax(models.promise(line)), 0]
-    assert 0.4 < best < 0.56
+    everywhere = np.array([[(i + 0.5) / 30, (j + 0.5) / 30] for i in range(30) for j in range(30)])
+    assert everywhere[np.argmax(models.promise(everywhere))].sum() < 1.3
 
 
 def test_what_is_in_flight_is_worth_less_around_it() -> None:

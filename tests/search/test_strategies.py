@@ -197,7 +197,7 @@ def test_a_space_without_a_valid_configuration_is_refused(name: Name) -> None:
     [
         "a * b * c == 64",  # a continuous parameter, which has no part in it, goes on being searched
         "x * x + y * y < 0.03",  # nothing can be listed where what decides is continuous
-        "abs(x + y - 1) < 0.005",  # a hundredth of the space
+        "abs(x + y - 0.7) < 0.004",  # less than a hundredth of the space
     ],
 )
 def test_where_few_points_are_valid_the_search_goes_on(name: Name, text: str) -> None:
