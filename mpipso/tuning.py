@@ -168,7 +168,7 @@ class Tuning:
         # The baseline and the best first, which is what a race that time cuts short is to tell of.
         turn.sort(key=lambda trial: (trial is not self.trials.baseline, trial.number != self._incumbent.number))
         # As many turns as keep all groups busy to the end of the last one.
-        times = min(groups // math.gcd(groups, len(turn)), self._search.confirm - fewest)
+        times = max(1, min(groups // math.gcd(groups, len(turn)), self._search.confirm - fewest))
         assignments = self._register([], [(trial.configuration, CONFIRM) for _ in range(times) for trial in turn])
         self._handed_out.update(assignment.number for assignment in assignments)
         self._monitor.expect(self.trials.next_number - self._left_out())
@@ -283,8 +283,9 @@ class Tuning:
     def _wants_more(self, leader: Trial) -> bool:
         """Whether the search has measured it less often than ``repeats`` says; what failed is tried again, but once."""
         asked = [number for number in leader.numbers if self.trials.label(number) != CONFIRM]
-        failed = [number for number in asked if (each := self.trials.result(number)) is not None and each.failure]
-        return len(asked) - min(len(failed), self._search.repeats) < self._search.repeats
+        told = [self.trials.result(number) for number in asked if number in self._told]
+        failed = sum(result is not None and result.failure is not None for result in told)
+        return len(asked) - min(failed, self._search.repeats) < self._search.repeats
 
     def _tell(self, numbers: Sequence[int]) -> None:
         """The strategy learns of further results."""

@@ -200,10 +200,10 @@ def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") 
         folder, before = folder.absolute(), f"cd {shlex.quote(cwd)} && "
     else:
         before = ""
+    if command.startswith("mpipso "):  # which was in the PATH of that shell
+        command = shlex.join(called()) + command.removeprefix("mpipso")
     command = command or os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
     given = submits(command) or "--config" in command.split()
-    if command.startswith("mpipso "):
-        command = shlex.join(called()) + command.removeprefix("mpipso")
     secrets = "  # with what *** stands for" if HIDDEN in command else ""
     more = " --config FILE" if HIDDEN in config and not given else ""
     return f"{before}{resuming(command, folder, more)}{secrets}"

@@ -410,6 +410,8 @@ def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
     Script().lost(60, 1).save(tmp_path)
     command = shlex.join([sys.executable, "-m", "mpipso", "launch", "--resume", str(tmp_path)])
     assert read_outcome(tmp_path).resume == command
+    Script(command="mpipso launch").lost(60, 1).save(tmp_path)
+    assert read_outcome(tmp_path).resume == command, "launched from one that was"
 
 
 def test_what_starts_ranks_in_a_slurm_job_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
