@@ -25,8 +25,8 @@ _LINES = 8
 _NUMBERS = 5
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 #: The columns that a narrow terminal can do without, first those that tell least.
-_LEAST = ("other", "stop", "start", "hosts", "bench", "evals", "lost", "idle")
-#: Characters of the names of hosts that are worth a column.
+_LEAST = ("other", "stop", "hosts", "start", "bench", "evals", "lost", "idle")
+#: Characters of longer names of hosts that are worth a column.
 _HOSTS = 8
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
@@ -52,7 +52,7 @@ def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
 class GroupTable:
     """One row per service group and one for all, with durations; at most about a dozen rows.
 
-    Where there is no room the hosts' names are cut, and then columns are left out.
+    Where there is no room the hosts' names are cut, and then columns are left out, first those that tell nothing.
     """
 
     def __init__(self, usage: Usage) -> None:
@@ -61,7 +61,8 @@ class GroupTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         titles = ["group", *(["hosts"] if self._hosts else []), "evals", *_COLUMNS, "busy"]
-        for title in _LEAST:
+        total = _cells(self._usage.groups)
+        for title in sorted(_LEAST, key=lambda each: total.get(each) != "-"):
             if self._needs(titles, console, options) <= options.max_width:
                 break
             titles = [each for each in titles if each != title]
@@ -71,7 +72,10 @@ class GroupTable:
         """The characters that these columns are wide, of the names of hosts a few."""
         table = self._table([title for title in titles if title != "hosts"])
         wide = Measurement.get(console, options.update(width=10_000), table).maximum
-        return wide + (_HOSTS if "hosts" in titles else 0)
+        if "hosts" in titles:
+            names = max(len(_hosts(group.hosts)) for group in _shown(self._usage.groups)[0])
+            wide += max(len("hosts"), min(names, _HOSTS)) + 1
+        return wide
 
     def _table(self, titles: Sequence[str]) -> Table:
         usage = self._usage

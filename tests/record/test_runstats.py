@@ -117,8 +117,8 @@ def test_quarantines_of_one_cause_are_told_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "titles"),
     [
-        (60, ["group", "hosts", "evals", "bench", "idle", "lost", "busy"]),
-        (40, ["group", "idle", "lost", "busy"]),
+        (60, ["group", "hosts", "evals", "start", "bench", "idle", "busy"]),
+        (40, ["group", "evals", "idle", "busy"]),
         (24, ["group", "busy"]),
     ],
 )
