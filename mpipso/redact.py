@@ -6,6 +6,7 @@ things that split text (``tokenizer``) do not. Values are learned from names and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -176,14 +177,19 @@ class Redactor:
         return [str(argument) for argument in self._arguments(argv)]
 
     def line(self, command: str) -> str:
-        """A command as a shell takes it, without its secrets, which it learns; unchanged if it has none."""
+        """A command as a shell takes it, without its secrets, which it learns; else as it is, where that hides them."""
         try:
             words = shlex.split(command)
         except ValueError:
             return self.text(command)
         self.learn(words)
         hidden = self.arguments(words)
-        return command if hidden == words else shlex.join(hidden)
+        # What was quoted in another way stays as its user wrote it, if it says the same.
+        for text in (command, self.text(command)):
+            with contextlib.suppress(ValueError):
+                if shlex.split(text) == hidden:
+                    return text
+        return shlex.join(hidden)
 
     def _arguments(self, items: Sequence[Any]) -> list[Any]:
         hidden: list[Any] = []

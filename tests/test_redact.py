@@ -203,7 +203,8 @@ def test_a_command_for_a_shell_loses_its_secrets_alone() -> None:
     plain = "mpipso launch -np 2 --config 'my file.toml' --target=-1e-05"
     assert redactor.line(plain) == plain
     hidden = redactor.line("mpipso launch --mpirun-args='-x API_KEY=sk-12345678 -x B' --nodes 'a,b:c'")
-    assert hidden == "mpipso launch '--mpirun-args=-x API_KEY=*** -x B' --nodes a,b:c"
+    assert hidden == "mpipso launch --mpirun-args='-x API_KEY=*** -x B' --nodes 'a,b:c'"
+    assert redactor.line("a --api-key=s3c --nodes 'b'") == "a '--api-key=***' --nodes b", "too short to be replaced"
     assert redactor.line("it is sk-12345678's") == "it is ***'s"
 
 
