@@ -363,13 +363,17 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
     assert "  1 failed: no answer (#0)" in lines
 
 
-def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path) -> None:
+def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal_of(tmp_path, *RUN).close()
     (tmp_path / BEAT_FILE).touch()
     lines = drawn(report(tmp_path))
     assert "The run is still going on; this is what it has found so far." in lines
     assert not any(line.startswith("go on:") for line in lines)
-    os.utime(tmp_path / BEAT_FILE, (time.time() - 17.0,) * 2)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    os.utime(tmp_path / BEAT_FILE, (now - 9.0,) * 2)
+    assert "The run is still going on; this is what it has found so far." in drawn(report(tmp_path))
+    os.utime(tmp_path / BEAT_FILE, (now - 17.0,) * 2)
     lines = drawn(report(tmp_path), width=200)
     assert any(line.startswith("The run is still going on, but has given no sign of life for 17 s") for line in lines)
     assert f"go on:    mpipso launch --resume {tmp_path}" in lines, "for whoever knows that it was killed"
