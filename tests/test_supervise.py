@@ -231,6 +231,11 @@ class TestRestarts:
         gone = f"{bench.runs / 'night'} is gone: it was moved or removed"
         assert told(done) == [f"mpirun ended with SIGKILL before the run had ended, and {gone}"] * told_again
 
+    def test_nor_is_it_ended_for_its_silence_there(self, bench: Bench) -> None:
+        silent = "begin(); folder().rename(HERE / 'moved'); later(1.6); sys.exit(0)"
+        done = bench.launch([silent], "--run-name", "night", "--stuck-after", 1.5, fault=CLOCK)
+        assert (done.returncode, told(done)) == (0, []), done.stderr
+
     def test_a_run_that_does_not_begin_starts_again_under_its_name(self, bench: Bench) -> None:
         words = ("--start-limit", 1.5, "--run-name", "night")
         done = bench.launch(["later(1.6); hang()", WELL], *words, fault=CLOCK)
