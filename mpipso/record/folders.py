@@ -114,12 +114,12 @@ class RunFolder:
         for safe, content in contents.items():
             path = folder / safe
             try:
-                self._make(path.parent)
+                self._make_inside(path.parent)
                 path.write_bytes(content)
             except OSError as error:
                 raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
-    def _make(self, folder: Path) -> None:
+    def _make_inside(self, folder: Path) -> None:
         """A folder in the run's own, which is not made again: it was moved, and what is kept belongs together."""
         path = self.path
         try:
