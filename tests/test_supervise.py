@@ -232,7 +232,7 @@ class TestRestarts:
         assert told(done) == [f"mpirun ended with SIGKILL before the run had ended, and {gone}"] * told_again
 
     def test_nor_is_it_ended_for_its_silence_there(self, bench: Bench) -> None:
-        silent = "begin(); folder().rename(HERE / 'moved'); later(1.6); sys.exit(0)"
+        silent = "begin(); later(); folder().rename(HERE / 'moved'); later(1.6); sys.exit(0)"
         done = bench.launch([silent], "--run-name", "night", "--stuck-after", 1.5, fault=CLOCK)
         assert (done.returncode, told(done)) == (0, []), done.stderr
 
