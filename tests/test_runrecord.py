@@ -130,7 +130,7 @@ def test_how_a_session_was_launched_is_kept_and_other_groups_are_told(course: Co
     finally:
         os.sched_setaffinity(0, cores)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert course.events("started")[0]["command"] == "mpipso launch -np 1 '--mpirun-args=-x API_KEY=***'"
+    assert course.events("started")[0]["command"] == "mpipso launch -np 1 --mpirun-args='-x API_KEY=***'"
     was, now = f"1 group of 1 node with {len(cores)} cores", "1 group of 1 node with 1 core"
     note = f"note: service groups differ from the earlier session's: {was}, now {now}: "
     assert note in again.stdout and "service groups differ" not in first.stdout
