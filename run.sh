@@ -77,7 +77,8 @@ find_mpirun() {
     cat "$remembered"
     return
   fi
-  if [ -n "$system" ] && works "$system"; then
+  # Once more: Open MPI 5 fails if a launcher that was killed had its process number, and clears up what that has left.
+  if [ -n "$system" ] && { works "$system" || works "$system"; }; then
     printf '%s\n' "$system" >"$remembered"
   else
     [ -z "$system" ] || say "mpi4py does not work with $system"

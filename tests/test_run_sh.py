@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,10 @@ def venv(tmp_path: Path) -> Path:
 
 def run(venv: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     argv = ["bash", str(HERE / "run.sh"), *words]
-    env = {**os.environ, "MPIPSO_VENV": str(venv), **environment}
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    # Away from what launchers of other tests, which were killed, have left.
+    with tempfile.TemporaryDirectory(prefix="job-") as scratch:
+        env = {**os.environ, "MPIPSO_VENV": str(venv), "TMPDIR": scratch, **environment}
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_another_mpi_of_the_system_is_tried(venv: Path, tmp_path: Path) -> None:
