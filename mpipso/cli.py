@@ -309,8 +309,9 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from mpipso.record.report import report
+    from mpipso.worth import worth
 
-    told = report(arguments.folder)
+    told = report(arguments.folder, worth)
     try:
         Console().print(told, crop=False)
     except OSError as error:

@@ -37,6 +37,7 @@ from mpipso.startup import Options, earlier_results, well_defined
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 from mpipso.wording import counted, ranges
+from mpipso.worth import worth
 
 
 class RunRecord:
@@ -163,7 +164,7 @@ class RunRecord:
         plain = None if live else True
         console = Console(width=width if live else 100, force_terminal=live, no_color=plain, highlight=False)
         if folder is not None:
-            console.print(summary(read_outcome(folder, failure=str(failure or ""))), crop=False)
+            console.print(summary(read_outcome(folder, failure=str(failure or "")), worth), crop=False)
         for line in reservations:
             console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
         if failure is not None:

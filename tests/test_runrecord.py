@@ -116,6 +116,7 @@ def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(cour
     assert again.returncode == 0, again.stdout + again.stderr
     asked = [new["configuration"]["policy"] for event in course.events("asked") for new in event["new"]]
     assert len(asked) == 5 and set(asked) <= {"greedy", "fair"}
+    assert again.stdout.count("without it:") == 1, "its values are what the models learn from"
 
 
 def test_how_a_session_was_launched_is_kept_and_other_groups_are_told(course: Course) -> None:

@@ -80,6 +80,8 @@ class Outcome:
         The schedule that was used, and its size.
     no_starts:
         Why there are no ``starts`` although the run has written some: a sentence.
+    config:
+        The configuration that it was run with last, as TOML without its secrets.
     """
 
     evaluations: Sequence[Judged]
@@ -96,6 +98,7 @@ class Outcome:
     retries: Mapping[str, int] = field(default_factory=dict)
     schedule: ScheduleChoice | None = None
     no_starts: str = ""
+    config: str = ""
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
@@ -168,6 +171,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         usage=usage(events),
         retries=retries,
         schedule=_schedule(config.get("search", {})),
+        config=text,
     )
     return _with_starts(outcome)
 

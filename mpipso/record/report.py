@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -23,7 +23,11 @@ from mpipso.record.runstats import run_statistics
 _TOP = 10
 
 
-def summary(outcome: Outcome) -> Group:
+#: Of each change of the best: what the objective would gain without it, as text.
+Worth = Callable[[Outcome], Mapping[str, str]]
+
+
+def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
     """The end of a run: baseline and best side by side, what was changed, how the run went, where the results lie.
 
     To be printed with ``crop=False``: lines that are copied may be longer than the console is wide.
@@ -35,11 +39,11 @@ def summary(outcome: Outcome) -> Group:
             parts += [_alone(outcome, best), ""]
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]
-        parts += [*_settings(baseline, best), ""]
+        parts += [*_settings(baseline, best, {} if worth is None else worth(outcome)), ""]
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
 
-def report(folder: Path) -> Group:
+def report(folder: Path, worth: Worth | None = None) -> Group:
     """A run from its journal alone, finished or not: its :func:`summary` and its best configurations.
 
     Raises
@@ -52,7 +56,8 @@ def report(folder: Path) -> Group:
     # The best comes first whatever the search measured of others once, or one of its own measurements says of a limit.
     best = outcome.best
     ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.rank))
-    return Group(_top(outcome, ranked[:_TOP]), "", summary(outcome)) if ranked else summary(outcome)
+    told = summary(outcome, worth)
+    return Group(_top(outcome, ranked[:_TOP]), "", told) if ranked else told
 
 
 def _ranks(measured: Measured) -> bool:
@@ -194,24 +199,31 @@ def _alone(outcome: Outcome, best: Measured) -> Table:
     return table
 
 
-def _settings(baseline: Measured | None, best: Measured) -> Iterator[RenderableType]:
+def _settings(baseline: Measured | None, best: Measured, worth: Mapping[str, str]) -> Iterator[RenderableType]:
     """The parameters that differ as a table, the others on one line."""
     configuration = best.configuration
     reference = None if baseline is None else baseline.configuration
     changes = figures.changes(configuration, reference)
     if changes:
-        table = _table("parameter", *(["baseline"] if reference is not None else []), "best")
+        before, without = (["baseline"] if reference is not None else []), (["without it"] if worth else [])
+        table = _table("parameter", *before, "best", *without)
         for name, setting in changes.items():
             old = [] if reference is None else [figures.value(reference[name]) if name in reference else "-"]
             table.add_row(
                 Text(clean(name)),
                 *(Text(clean(text)) for text in old),
                 Text(clean(figures.value(setting)), "bold green"),
+                *(Text(worth.get(name, ""), "dim") for _ in without),
             )
         yield table
+        if worth:
+            yield Text(_WITHOUT, "dim")
     unchanged = {name: setting for name, setting in configuration.items() if name not in changes}
     if unchanged:
         yield Text(f"unchanged: {clean(figures.settings(unchanged))}", "dim")
+
+
+_WITHOUT = "without it: by the search's model, the gain if only that parameter is set back; ? if it cannot tell"
 
 
 def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:

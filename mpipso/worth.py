@@ -1,0 +1,59 @@
+"""What the summary says of each change of the best configuration, as the models of the search have learned it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from mpipso.configfile import parse
+from mpipso.errors import UserError
+from mpipso.record.measured import silent
+from mpipso.record.outcome import Outcome
+from mpipso.search.effects import Effect, Known, effects
+from mpipso.search.objective import Score
+from mpipso.search.space import Space
+
+
+def worth(outcome: Outcome) -> Mapping[str, str]:
+    """By parameter: what the objective would gain if that alone were as in the baseline, in percent, in words.
+
+    Empty where there is nothing to tell: no best or no baseline, the configuration of a version that read others, or
+    values that were hidden as secrets.
+    """
+    best, baseline = outcome.best, outcome.baseline
+    if best is None or baseline is None or best is baseline:
+        return {}
+    try:
+        config = parse(outcome.config, str(outcome.folder))
+        space = Space(config.parameters, config.constraints)
+        space.encode(best.configuration)
+    except (UserError, ValueError):
+        return {}
+    known = list(_known(outcome, space))
+    found = effects(space, known, best.configuration, baseline.configuration)
+    failed, infeasible = (any(getattr(each.score, what) for each in known) for what in ("failed", "infeasible"))
+    doubt = " or ".join(["fail"] * failed + ["break a limit"] * infeasible)
+    return {name: _in_words(effect, f"may {doubt}") for name, effect in found.items()}
+
+
+def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
+    """All that was measured and judged, by configuration."""
+    for each in outcome.configurations:
+        if all(map(silent, each.counted)) or not all(judged.judged for judged in each.good):
+            continue
+        failed, infeasible, fitness = each.rank
+        value = fitness if math.isfinite(fitness) else None
+        score = Score(failed, infeasible and not failed, each.violation or 0.0, value)
+        try:
+            space.encode(each.configuration)
+        except ValueError:
+            continue
+        yield Known(each.configuration, score, max(len(each.good), 1))
+
+
+def _in_words(effect: Effect, doubt: str) -> str:
+    if not effect.allowed:
+        return "not allowed"
+    if effect.likely < 0.5:
+        return doubt
+    return "?" if effect.gain is None else f"{round(100.0 * effect.gain):+d} %"

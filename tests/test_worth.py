@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record.written import Script, drawn
+
+from mpipso.record.outcome import Outcome, read_outcome
+from mpipso.record.report import report, summary
+from mpipso.worth import worth
+
+CONFIG = """
+[service]
+engine = "command"
+command = ["serve", "{slots}", "{cache}", "{token}"]
+[benchmark]
+client = "openai"
+requests = 1
+[objective]
+maximize = "output_throughput"
+[[parameters]]
+name = "slots"
+type = "int"
+min = 1
+max = 8
+default = 1
+[[parameters]]
+name = "cache"
+type = "choice"
+choices = ["f16", "q8"]
+default = "f16"
+[[parameters]]
+name = "token"
+type = "choice"
+choices = ["one", "other"]
+default = "one"
+[[constraints]]
+expression = "cache == 'f16' or slots > 1"
+"""
+BASELINE = {"slots": 1, "cache": "f16", "token": "one"}
+BEST = {"slots": 8, "cache": "q8", "token": "one"}
+
+
+def run(folder: Path, config: str = CONFIG, best: Mapping[str, Any] = BEST, **verdict: Any) -> Outcome:
+    """Every configuration of one token, of which each slot is worth 100 tok/s, and q8 nothing."""
+    script = Script(config).evaluated(10, 0, 0, tokens=100.0, label="baseline", configuration=BASELINE)
+    others: list[dict[str, Any]] = [{**BASELINE, "slots": s, "cache": c} for s in range(2, 9) for c in ("f16", "q8")]
+    for number, configuration in enumerate([c for c in others if c != BEST], 1):
+        script.evaluated(10, number, 0, tokens=100.0 * configuration["slots"], configuration=configuration)
+    script.evaluated(10, 20, 0, tokens=800.0, configuration=best, **verdict)
+    return read_outcome(script.finished(30, incumbent=20).save(folder))
+
+
+def test_the_summary_tells_what_each_change_of_the_best_is_worth(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    # Of one slot, q8 is not allowed.
+    assert worth(outcome) == {"slots": "not allowed", "cache": "+0 %"}
+    lines = drawn(report(tmp_path, worth))
+    assert (
+        lines.count(
+            "without it: by the search's model, the gain if only that parameter is set back; ? if it cannot tell"
+        )
+        == 1
+    )
+    (title,) = [line for line in lines if line.startswith("parameter ")]
+    assert title.split() == ["parameter", "baseline", "best", "without", "it"]
+    assert [line.split() for line in lines if line.startswith("slots ")] == [["slots", "1", "8", "not", "allowed"]]
+    assert "without" not in "".join(drawn(summary(outcome)))
+
+
+def test_what_would_not_work_is_told_by_what_has_happened(tmp_path: Path) -> None:
+    best = {**BASELINE, "slots": 8}
+    assert worth(run(tmp_path / "works", best=best)) == {"slots": "-87 %"}
+
+    def judged(**verdict: Any) -> str:
+        script = Script(CONFIG).evaluated(10, 0, 0, tokens=100.0, label="baseline", configuration=BASELINE, **verdict)
+        for slots in range(2, 9):
+            more = verdict if slots < 6 else {"tokens": 100.0}
+            script.evaluated(10, slots, 0, configuration={**BASELINE, "slots": slots}, **{"tokens": 100.0, **more})
+        return worth(read_outcome(script.finished(30, incumbent=8).save(tmp_path)))["slots"]
+
+    broken = {"feasible": False, "violations": ["ttft_p99_ms 2 > 1"], "violation": 1.0}
+    assert judged(**broken) == "may break a limit"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        CONFIG.replace("[benchmark]", "[benchmark]\nkey_of_another_version = 1"),
+        CONFIG.replace('choices = ["f16", "q8"]', 'choices = ["f16", "***"]'),
+    ],
+)
+def test_what_cannot_be_told_is_left_out(tmp_path: Path, config: str) -> None:
+    outcome = run(tmp_path, config)
+    assert worth(outcome) == {}
+    assert "without it" not in "".join(drawn(report(tmp_path, worth)))
+
+
+def test_there_is_nothing_to_tell_without_a_best_or_a_baseline(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    assert worth(replace(outcome, incumbent=None)) == {}
+    assert worth(replace(outcome, incumbent=0)) == {}
+    assert worth(replace(outcome, evaluations=outcome.evaluations[1:])) == {}
+
+
+def test_what_says_nothing_of_its_configuration_is_not_learned(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    script = Script(CONFIG).evaluated(10, 0, 0, tokens=None, configuration=BEST, kind="infrastructure")
+    script.evaluated(10, 1, 0, configuration={**BEST, "token": "***"})
+    (lost, hidden) = read_outcome(script.save(tmp_path)).evaluations
+    assert worth(replace(outcome, evaluations=[*outcome.evaluations, lost, hidden])) == worth(outcome)
