@@ -175,6 +175,11 @@ def _add_init(command: argparse.ArgumentParser) -> None:
 
 def _add_report(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="folder of the run, such as mpipso-runs/latest")
+    command.add_argument(
+        "--csv",
+        action="store_true",
+        help="print a row per evaluation instead, with its parameters and metrics; --warm-start reads that",
+    )
 
 
 def _add_progress(command: argparse.ArgumentParser) -> None:
@@ -308,12 +313,18 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from mpipso.record.outcome import read_outcome
     from mpipso.record.report import report
+    from mpipso.record.table import write_table
     from mpipso.worth import worth
 
-    told = report(arguments.folder, worth)
+    outcome = read_outcome(arguments.folder)
     try:
-        Console().print(told, crop=False)
+        if arguments.csv:
+            write_table(outcome, sys.stdout)
+            sys.stdout.flush()
+        else:
+            Console().print(report(outcome, worth), crop=False)
     except OSError as error:
         # Python would try again to write what is left.
         nothing = os.open(os.devnull, os.O_WRONLY)

@@ -759,10 +759,21 @@ def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.Ca
     ]
 
 
-def test_a_report_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_report_is_a_table_for_other_programs_if_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Script().evaluated(50, 0, 0).save(tmp_path)
+    assert main(["report", str(tmp_path), "--csv"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == "evaluation,label,group,started,seconds,result,cause,n,completed,output_throughput"
+    assert row == "0,,0,0.0,50.0,feasible,,0,32.0,100.0"
+
+
+@pytest.mark.parametrize("flags", [(), ("--csv",)])
+def test_a_report_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...]) -> None:
     Script().save(tmp_path)
     with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "mpipso", "report", str(tmp_path)]
+        words = [sys.executable, "-m", "mpipso", "report", str(tmp_path), *flags]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr == "mpipso: the report cannot be written: No space left on device\n"
     assert done.returncode == LOST

@@ -58,7 +58,7 @@ def test_the_summary_tells_what_each_change_of_the_best_is_worth(tmp_path: Path)
     outcome = run(tmp_path)
     # Of one slot, q8 is not allowed.
     assert worth(outcome) == {"slots": "not allowed", "cache": "+0 %"}
-    lines = drawn(report(tmp_path, worth))
+    lines = drawn(report(outcome, worth))
     assert (
         lines.count(
             "without it: by the search's model, the gain if only that parameter is set back; ? if it cannot tell"
@@ -97,7 +97,7 @@ def test_what_would_not_work_is_told_by_what_has_happened(tmp_path: Path) -> Non
 def test_what_cannot_be_told_is_left_out(tmp_path: Path, config: str) -> None:
     outcome = run(tmp_path, config)
     assert worth(outcome) == {}
-    assert "without it" not in "".join(drawn(report(tmp_path, worth)))
+    assert "without it" not in "".join(drawn(report(outcome, worth)))
 
 
 def test_there_is_nothing_to_tell_without_a_best_or_a_baseline(tmp_path: Path) -> None:

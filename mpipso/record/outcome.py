@@ -22,7 +22,7 @@ from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, CONFIRM
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
-from mpipso.record.folders import BEAT_FILE
+from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.judged import Judged, results
 from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
@@ -137,6 +137,7 @@ def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
     UserError
         The folder has no journal, or it is damaged.
     """
+    RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
     path = folder / journal.FILE
     events = journal.read(path)
     if not events or events[0]["event"] != "started":

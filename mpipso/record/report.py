@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -14,10 +13,10 @@ from rich.text import Text
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.printable import clean
 from mpipso.record import figures, recipe
-from mpipso.record.folders import EVALUATIONS, RunFolder
+from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
-from mpipso.record.outcome import Outcome, read_outcome
+from mpipso.record.outcome import Outcome
 from mpipso.record.runstats import run_statistics
 
 _TOP = 10
@@ -43,16 +42,8 @@ def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
 
-def report(folder: Path, worth: Worth | None = None) -> Group:
-    """A run from its journal alone, finished or not: its :func:`summary` and its best configurations.
-
-    Raises
-    ------
-    UserError
-        The folder has no journal, or it is damaged.
-    """
-    RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
-    outcome = read_outcome(folder)
+def report(outcome: Outcome, worth: Worth | None = None) -> Group:
+    """Of a run, finished or not, its best configurations and its :func:`summary`."""
     # The best comes first whatever the search measured of others once, or one of its own measurements says of a limit.
     best = outcome.best
     ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.rank))

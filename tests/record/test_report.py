@@ -246,7 +246,7 @@ def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
     write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=starts)
     with journal_of(tmp_path, *RUN, late) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
-        lines = drawn(report(tmp_path), width=120)
+        lines = drawn(report(read_outcome(tmp_path)), width=120)
     table = [cells(lines, str(rank)) for rank in range(1, 5)]
     assert table == [
         ["1", "2", "610 tok/s", "+60.5 %", "n_parallel=16"],
@@ -263,7 +263,7 @@ def test_commands_of_another_configuration_than_the_best_are_not_told(tmp_path: 
     starts = (NodeStart("node1", ("serve", "--parallel", "1")),)
     write_best(tmp_path, RUN[1].evaluation, fitness=-350.0, score="350", starts=starts)
     journal_of(tmp_path, *RUN).close()
-    lines = drawn(report(tmp_path), width=120)
+    lines = drawn(report(read_outcome(tmp_path)), width=120)
     assert "note: best.sh is of #1, not of the best: --resume renews it" in lines
     assert not any("start it" in line or "serve" in line for line in lines)
 
@@ -271,7 +271,7 @@ def test_commands_of_another_configuration_than_the_best_are_not_told(tmp_path: 
 def test_damaged_commands_are_a_note_of_the_report(tmp_path: Path) -> None:
     journal_of(tmp_path, *RUN).close()
     (tmp_path / "best.toml").touch()
-    lines = drawn(report(tmp_path), width=200)
+    lines = drawn(report(read_outcome(tmp_path)), width=200)
     assert "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)" in lines
     path = tmp_path / "best.toml"
     assert f"note: {path}: cannot be read as the file that mpipso wrote; --resume writes it anew" in lines
@@ -284,7 +284,7 @@ def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
     under = judged(8, BEST, 610.0, 280.0, "confirm")
     with journal_of(tmp_path, *RUN, faster, over, under) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
-        lines = drawn(report(tmp_path), width=120)
+        lines = drawn(report(read_outcome(tmp_path)), width=120)
     assert cells(lines, "1")[1:3] == ["2", "605 tok/s"]
     assert cells(lines, "1")[-1].startswith("breaks a limit: ttft_p99_ms 310 > 300")
     assert cells(lines, "2")[1] == "6"
@@ -293,7 +293,7 @@ def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
 def test_a_report_shows_no_more_than_ten_configurations(tmp_path: Path) -> None:
     many = [judged(number, {"n_parallel": number}, 100.0 + number, 1.0) for number in range(1, 15)]
     with journal_of(tmp_path, *many, incumbent=14):
-        lines = drawn(report(tmp_path))
+        lines = drawn(report(read_outcome(tmp_path)))
     ranks = [line.split()[:2] for line in lines if "n_parallel=" in line]
     assert ranks == [[str(rank), str(15 - rank)] for rank in range(1, 11)]
 
@@ -312,7 +312,7 @@ def test_the_run_s_own_objective_says_what_is_better(tmp_path: Path) -> None:
 
 def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> None:
     with journal_of(tmp_path, Judged(RUN[1].evaluation, judged=False), incumbent=None):
-        lines = drawn(report(tmp_path))
+        lines = drawn(report(read_outcome(tmp_path)))
     assert not any(line.startswith("rank") for line in lines)
     assert "1 evaluation, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
 
@@ -335,8 +335,8 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
             journal.write("interrupted" if "signal" in ending else "failed", **ending)
     with (folder / "journal.jsonl").open("a") as torn:
         torn.write('{"seq":9,')
-    assert any(line.startswith(sentence) for line in drawn(report(folder), width=200))
-    lines = drawn(report(folder), width=40)
+    assert any(line.startswith(sentence) for line in drawn(report(read_outcome(folder)), width=200))
+    lines = drawn(report(read_outcome(folder)), width=40)
     assert f"results:  {folder}" in lines, "what is copied is not broken, however narrow the terminal"
     assert f"go on:    mpipso launch --resume '{folder}'" in lines
 
@@ -344,7 +344,7 @@ def test_an_unfinished_run_says_so_and_how_to_go_on(tmp_path: Path, ending: dict
 def test_nor_does_one_go_on_whose_baseline_has_failed(tmp_path: Path) -> None:
     with journal_of(tmp_path, *RUN) as journal:
         journal.write("failed", cause=f"{NO_BASELINE}: no answer")
-    lines = drawn(report(tmp_path))
+    lines = drawn(report(read_outcome(tmp_path)))
     assert "The run failed: the baseline configuration failed: no answer." in lines
     assert not any(line.startswith("go on:") for line in lines)
 
@@ -353,7 +353,7 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
     failed = Judged(broken(0, "no answer", "baseline").evaluation, judged=False)
     with journal_of(tmp_path, failed, Judged(RUN[1].evaluation, judged=False), incumbent=None) as journal:
         journal.write("failed", cause=f"{NO_BASELINE}: no answer\nlast line of the log\ngive limits as numbers")
-    lines = drawn(report(tmp_path))
+    lines = drawn(report(read_outcome(tmp_path)))
     assert lines[:4] == [
         "The run failed: the baseline configuration failed: no answer.",
         "This is what it has found so far.",
@@ -366,19 +366,19 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
 def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal_of(tmp_path, *RUN).close()
     (tmp_path / BEAT_FILE).touch()
-    lines = drawn(report(tmp_path))
+    lines = drawn(report(read_outcome(tmp_path)))
     assert "The run is still going on; this is what it has found so far." in lines
     assert not any(line.startswith("go on:") for line in lines)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     os.utime(tmp_path / BEAT_FILE, (now - 9.0,) * 2)
-    assert "The run is still going on; this is what it has found so far." in drawn(report(tmp_path))
+    assert "The run is still going on; this is what it has found so far." in drawn(report(read_outcome(tmp_path)))
     os.utime(tmp_path / BEAT_FILE, (now - 17.0,) * 2)
-    lines = drawn(report(tmp_path), width=200)
+    lines = drawn(report(read_outcome(tmp_path)), width=200)
     assert any(line.startswith("The run is still going on, but has given no sign of life for 17 s") for line in lines)
     assert f"go on:    mpipso launch --resume {tmp_path}" in lines, "for whoever knows that it was killed"
     os.utime(tmp_path / BEAT_FILE, (1.0, 1.0))
-    assert any(line.startswith("The run is not finished") for line in drawn(report(tmp_path)))
+    assert any(line.startswith("The run is not finished") for line in drawn(report(read_outcome(tmp_path))))
 
 
 def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_path: Path) -> None:
@@ -453,13 +453,13 @@ def test_the_last_session_says_how_a_run_ended(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not the folder of a run \(it has no journal\.jsonl\)$"):
-        report(tmp_path)
+        read_outcome(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"lost"}\n')
     with pytest.raises(UserError, match="does not begin with the start of a run"):
-        report(tmp_path)
+        read_outcome(tmp_path)
     (tmp_path / "journal.jsonl").write_text('{"seq":0,"t":1,"event":"started"}\n')
     with pytest.raises(UserError, match="lacks what this version expects: 'objective'"):
-        report(tmp_path)
+        read_outcome(tmp_path)
 
 
 def test_foreign_text_moves_no_cursor(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_foreign_text_moves_no_cursor(tmp_path: Path) -> None:
     script.save(tmp_path)
     starts = (NodeStart(evil, ("sh", "-c", f"echo {evil}\nexit", evil), {"A": evil}),)
     write_best(tmp_path, Evaluation(1, 1, 0, {evil: f"{evil}1"}), fitness=None, score=evil, starts=starts)
-    text = "\n".join(drawn(report(tmp_path)))
+    text = "\n".join(drawn(report(read_outcome(tmp_path))))
     assert "x [2Jy" in text
     assert "\x1b" not in text
 

@@ -1,0 +1,67 @@
+"""A run as a table for other programs, and for the warm start of another search."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from typing import TextIO
+
+from mpipso.evaluation import METRICS, Value
+from mpipso.printable import clean
+from mpipso.record.judged import Judged
+from mpipso.record.measured import silent
+from mpipso.record.outcome import Outcome
+
+
+def write_table(outcome: Outcome, file: TextIO) -> None:
+    """One row of CSV per evaluation, by number: what :func:`mpipso.record.warm.read_earlier` reads, and more.
+
+    Columns are ``evaluation`` (its number), ``label``, ``group``, ``started`` (seconds since 1970) and ``seconds`` (how
+    long it took), ``result`` (``feasible``, ``infeasible``, ``failed``, or ``unjudged`` as long as limits refer to a
+    baseline that is not known), ``cause`` (why it failed, or which limits it breaks), then the parameters and the
+    metrics, by their names, which take the place of a column of these names. Left out are evaluations that say nothing
+    of their configuration: a row without metrics is a configuration that fails.
+    """
+    rows = [judged for judged in outcome.evaluations if not silent(judged)]
+    rows.sort(key=lambda judged: judged.evaluation.number)
+    parameters = _names(judged.evaluation.configuration for judged in rows)
+    measured = _names(judged.evaluation.metrics for judged in rows)
+    metrics = [*(name for name in METRICS if name in measured), *(name for name in measured if name not in METRICS)]
+    about = [name for name in _ABOUT if name not in {*parameters, *metrics}]
+    writer = csv.DictWriter(file, [*about, *parameters, *metrics], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for judged in rows:
+        evaluation = judged.evaluation
+        settings = {name: _cell(value) for name, value in evaluation.configuration.items()}
+        writer.writerow({**_about(judged), **settings, **evaluation.metrics})
+
+
+_ABOUT = ("evaluation", "label", "group", "started", "seconds", "result", "cause")
+
+
+def _about(judged: Judged) -> dict[str, object]:
+    evaluation = judged.evaluation
+    cause = evaluation.failure.cause if evaluation.failure is not None else "; ".join(judged.violations)
+    result = "failed" if judged.failed else "unjudged" if not judged.judged else _FEASIBLE[judged.feasible]
+    values = (
+        evaluation.number,
+        evaluation.label,
+        evaluation.group,
+        round(evaluation.started, 3),
+        round(evaluation.seconds, 3),
+        result,
+        clean(cause),
+    )
+    return dict(zip(_ABOUT, values, strict=True))
+
+
+_FEASIBLE = {True: "feasible", False: "infeasible"}
+
+
+def _names(mappings: Iterable[Iterable[str]]) -> list[str]:
+    """Every key, in the order in which they came."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _cell(value: Value) -> Value:
+    return str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from record.written import Script
+
+from mpipso.configfile import parse
+from mpipso.record.outcome import read_outcome
+from mpipso.record.table import write_table
+from mpipso.record.warm import read_earlier
+
+CONFIG = """
+[service]
+engine = "command"
+command = ["serve", "{slots}", "{cache}", "{on}"]
+[benchmark]
+client = "openai"
+requests = 1
+[objective]
+maximize = "output_throughput"
+[[parameters]]
+name = "slots"
+type = "int"
+min = 1
+max = 8
+[[parameters]]
+name = "cache"
+type = "choice"
+choices = ["f16", "q8, or so"]
+[[parameters]]
+name = "on"
+type = "bool"
+"""
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    file = io.StringIO()
+    write_table(read_outcome(folder), file)
+    return list(csv.DictReader(io.StringIO(file.getvalue(), newline=""), strict=True))
+
+
+def configuration(slots: int, cache: str = "f16", on: bool = False) -> dict[str, Any]:
+    return {"slots": slots, "cache": cache, "on": on}
+
+
+def test_each_evaluation_is_a_row_with_its_parameters_and_metrics(tmp_path: Path) -> None:
+    script = Script(CONFIG).evaluated(100, 0, 1, tokens=10.0, label="baseline", configuration=configuration(1))
+    script.evaluated(180, 2, 0, 60.0, tokens=None, cause="out of\nmemory", configuration=configuration(8))
+    broken = {"feasible": False, "violations": ["a 2 > 1", "b 3 > 1"]}
+    script.evaluated(170, 1, 1, tokens=30.0, configuration=configuration(2, "q8, or so", on=True), **broken)
+    script.evaluated(180, 3, 1, tokens=40.0, configuration=configuration(3), judged=False)
+    script.events[-1]["metrics"]["ttft_p99_ms"] = 7.0
+    found = rows(script.save(tmp_path))
+    assert [*found[0]][:7] == ["evaluation", "label", "group", "started", "seconds", "result", "cause"]
+    assert [*found[0]][7:] == ["slots", "cache", "on", "completed", "output_throughput", "ttft_p99_ms"]
+    assert [tuple(row.values()) for row in found] == [
+        ("0", "baseline", "1", "50.0", "50.0", "feasible", "", "1", "f16", "false", "32.0", "10.0", ""),
+        ("1", "", "1", "120.0", "50.0", "infeasible", "a 2 > 1; b 3 > 1", "2", "q8, or so", "true", "32.0", "30.0", ""),
+        ("2", "", "0", "120.0", "60.0", "failed", "out of memory", "8", "f16", "false", "", "", ""),
+        ("3", "", "1", "130.0", "50.0", "unjudged", "", "3", "f16", "false", "32.0", "40.0", "7.0"),
+    ]
+
+
+def test_another_search_learns_the_same_from_the_table_as_from_the_run(tmp_path: Path) -> None:
+    script = Script(CONFIG).evaluated(10, 0, 0, tokens=10.5, label="baseline", configuration=configuration(1))
+    script.evaluated(20, 1, 0, tokens=30.0, configuration=configuration(2, "q8, or so", on=True))
+    script.evaluated(30, 2, 0, tokens=None, configuration=configuration(8))
+    script.evaluated(40, 3, 0, tokens=None, kind="infrastructure", configuration=configuration(4))
+    folder = script.save(tmp_path / "run")
+    table = tmp_path / "run.csv"
+    with table.open("w") as file:
+        write_table(read_outcome(folder), file)
+    config = parse(CONFIG, "my.toml")
+    run, peers = (read_earlier(path, config, lambda _: None).results for path in (folder, table))
+    assert len(run) == 3 and list(run) == list(peers)
+
+
+def test_parameters_and_metrics_keep_their_names(tmp_path: Path) -> None:
+    script = Script().evaluated(10, 0, 0, configuration={"group": "blue", "n": 1})
+    script.events[-1]["metrics"]["seconds"] = 3.0
+    (row,) = rows(script.save(tmp_path))
+    assert (row["group"], row["seconds"]) == ("blue", "3.0")
+    assert rows(Script().save(tmp_path)) == []
