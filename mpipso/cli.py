@@ -7,6 +7,7 @@ import io
 import math
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -330,6 +331,8 @@ def _report(arguments: argparse.Namespace) -> int:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
+        if isinstance(error, BrokenPipeError):  # as with "| head"
+            return 128 + signal.SIGPIPE
         raise RunFailed(f"the report cannot be written: {error.strerror}") from None
     return 0
 

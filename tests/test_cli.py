@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -767,6 +768,16 @@ def test_a_report_is_a_table_for_other_programs_if_that_is_asked_for(
     header, row = capsys.readouterr().out.splitlines()
     assert header == "evaluation,label,group,started,seconds,result,cause,n,completed,output_throughput"
     assert row == "0,,0,0.0,50.0,feasible,,0,32.0,100.0"
+
+
+def test_a_reader_of_the_table_may_go_away(tmp_path: Path) -> None:
+    Script().evaluated(50, 0, 0).save(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "mpipso", "report", str(tmp_path), "--csv"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize("flags", [(), ("--csv",)])
