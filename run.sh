@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# mpipso on this machine, from nothing: a virtual environment, an MPI, then the tuner under mpirun.
+# Sets mpipso up on this machine, with a virtual environment and an MPI, and runs it under mpirun.
 #
-#   ./run.sh [--hostfile hosts.txt] [-np N] [any mpipso flag]   tune; without a configuration the embedded service
-#   ./run.sh test [pytest arguments]                            run the whole test suite
+#   ./run.sh [--hostfile hosts.txt] [-np N] [any mpipso flag]   tune; without --config the embedded service
+#   ./run.sh test [pytest arguments]                            run the test suite
 #   ./run.sh check|init|report|tune ...                         the other commands of mpipso
-#   ./run.sh install                                            only set up
+#   ./run.sh install                                            only set up; run nothing
 #
-# PYTHON names the interpreter (3.10 or later), MPIPSO_VENV the virtual environment (default: .venv beside this file).
+# PYTHON chooses the interpreter (3.10 or later), MPIPSO_VENV the virtual environment (.venv beside this file).
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -25,18 +25,23 @@ from mpipso.startup import Options
 #: Flags that replace a value of the configuration file: its dotted key, type and help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
-    ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node; --npus-per-node is the same"),
-    ("--mode", "parallel.mode", str, "single_node: groups share one node; multi_node: one rank per node; auto"),
+    ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
+    (
+        "--mode",
+        "parallel.mode",
+        str,
+        "single_node: groups share one node; multi_node: one rank per node; auto (by hosts)",
+    ),
     ("--particles", "search.particles", int, "particles per iteration"),
     ("--schedule", "search.schedule", str, "which results a proposal may see: generation, window or async"),
-    ("--window", "search.window", int, "proposals under way at a time with --schedule window"),
-    ("--evaluations", "search.evaluations", int, "evaluations in all, the baseline included"),
-    ("--iterations", "search.iterations", int, "iterations, of --particles evaluations each"),
+    ("--window", "search.window", int, "how many proposals are under way at a time, with --schedule window"),
+    ("--evaluations", "search.evaluations", int, "evaluations, baseline and repeats included, the final race not"),
+    ("--iterations", "search.iterations", int, "end after this many iterations of --particles evaluations each"),
     ("--time-limit", "search.time_limit", float, "seconds of the whole run after which no evaluation is started"),
     ("--stagnation", "search.stagnation", int, "end after this many evaluations without a better configuration"),
     ("--target", "search.target", float, "end when the objective's metric has reached this value"),
-    ("--seed", "search.seed", int, "seed of the swarm: the same seed proposes the same"),
-    ("--output", "output", str, "folder in which the run makes its own folder"),
+    ("--seed", "search.seed", int, "seed of the search: the same seed and the same results give the same proposals"),
+    ("--output", "output", str, "folder in which the run's own folder is made"),
 )
 #: Pairs of flags the second of which would have no effect, and why.
 _CONTRADICTIONS = (
@@ -97,14 +102,14 @@ def _spelled(flag: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mpipso",
-        description="Tune a service that spans nodes with a particle swarm, many service groups at once, over MPI.",
+        description="Tune a service that spans nodes with a particle swarm over MPI, on many service groups at once.",
         epilog="On a cluster: mpirun -np 8 --hostfile hosts.txt python -m mpipso --config my.toml",
     )
     parser.add_argument("--version", action="version", version=f"mpipso {mpipso.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
     for name, (add, run, what) in _SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=what)
+        command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         add(command)
         command.set_defaults(run=run)
     return parser
@@ -117,15 +122,15 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="leave this host out of the hostfile and of the groups that are named; what is left of those that have it "
-        "forms new ones; may be given several times",
+        help="leave this host out, whether a hostfile or a group names it; the other nodes of its groups form new "
+        "ones; may be given several times",
     )
     _add_progress(command)
 
 
 def _add_launch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-np", "-n", dest="ranks", type=_number, help="ranks (one per host of the hostfile, or per core)"
+        "-np", "-n", dest="ranks", type=_number, help="number of ranks (one per host of the hostfile, or one per core)"
     )
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
@@ -133,29 +138,29 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
         type=_words,
         default=(),
         metavar="WORDS",
-        help='further flags for it, in one word: "--mca btl_tcp_if_include eth0 -x NAME"',
+        help='more launcher flags, quoted as one word: "--mca btl_tcp_if_include eth0 -x NAME"',
     )
     command.add_argument(
         "--restarts",
         type=_count,
         default=3,
         metavar="N",
-        help="restart a job that was lost, on the hosts that answer, at most N times without a completed evaluation "
-        "in between (3); 0: never",
+        help="restart a lost job on the hosts that answer, at most N times without a completed evaluation in between "
+        "(3); 0: never",
     )
     command.add_argument(
         "--stuck-after",
         type=_seconds,
         default=120.0,
         metavar="SECONDS",
-        help="a job of which nothing was heard for so long is ended and restarted (120)",
+        help="end and restart a job that has been silent for this long (120)",
     )
     command.add_argument(
         "--start-limit",
         type=_seconds,
         default=180.0,
         metavar="SECONDS",
-        help="likewise a job whose run has not begun this long after its launch (180)",
+        help="end and restart a job whose run has not begun this long after its launch (180)",
     )
     _add_run_flags(command)
     _add_progress(command)
@@ -164,13 +169,15 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
     command.add_argument(
-        "--ranks", "-np", type=_number, help="ranks (one per host that is named, or as many as launch starts here)"
+        "--ranks", "-np", type=_number, help="number of ranks (one per named host, or as many as launch starts here)"
     )
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:
     command.add_argument("path", nargs="?", type=Path, default=Path("mpipso.toml"), help="file to write (mpipso.toml)")
-    command.add_argument("--engine", choices=templates.names(), default=templates.EMBEDDED, help="the service to tune")
+    command.add_argument(
+        "--engine", choices=templates.names(), default=templates.EMBEDDED, help="the service to tune (%(default)s)"
+    )
     command.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 
@@ -184,7 +191,12 @@ def _add_report(command: argparse.ArgumentParser) -> None:
 
 
 def _add_progress(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--progress", choices=("auto", "live", "plain"), default="auto", help="how progress is shown")
+    command.add_argument(
+        "--progress",
+        choices=("auto", "live", "plain"),
+        default="auto",
+        help="how to show progress (auto: live at a terminal)",
+    )
 
 
 def _number(word: str) -> int:
@@ -227,21 +239,19 @@ def _words(line: str) -> tuple[str, ...]:
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="TOML file; without it the embedded service is tuned")
+    parser.add_argument("--config", type=Path, help="TOML file (without it the embedded service is tuned)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--hostfile", type=Path, help="hosts in the order in which groups are formed, as mpirun reads it"
-    )
-    where.add_argument("--nodes", help="groups by host: 'node0,node1:node2,node3'")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
-    parser.add_argument("--run-name", help="name of the run's folder (the local time); one that is taken gets -2")
+    where.add_argument("--hostfile", type=Path, help="hostfile, in mpirun's format; groups are formed in its order")
+    where.add_argument("--nodes", help="the hosts of each group: 'node0,node1:node2,node3'")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the run in this folder")
+    parser.add_argument("--run-name", help="name of the run's folder (the local time); if it exists, -2 is added")
     parser.add_argument(
         "--warm-start",
         type=Path,
         action="append",
         default=[],
         metavar="DIR|CSV",
-        help="learn from an earlier run's folder or a table of results first; may be given several times",
+        help="begin with the results of an earlier run or of a CSV table; may be given several times",
     )
     for flag, key, kind, text in _OVERRIDES:
         names = [flag, "--npus-per-node"] if flag == "--devices-per-node" else [flag]
@@ -251,14 +261,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         dest="parallel.share_cores",
         action="store_const",
         const=True,
-        help="let groups on one host use all of its cores, instead of a part each",
+        help="let each group on a host use all of its cores instead of a share",
     )
     parser.add_argument(
         "--ssh",
         dest="parallel.ssh",
         action="store_const",
         const=True,
-        help="reach hosts of named groups on which no rank runs over ssh",
+        help="use ssh to reach hosts of named groups on which no rank runs",
     )
 
 
@@ -338,10 +348,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 _SUBCOMMANDS = {
-    "tune": (_add_tune, _tune, "run the tuner (the default); start it with mpirun or srun"),
+    "tune": (_add_tune, _tune, "run the search (the default); start it with mpirun or srun, one rank per node"),
     "launch": (_add_launch, _launch, "compose the mpirun line for tune, print it and run it"),
-    "check": (_add_check, _check, "validate configuration and placement; starts nothing"),
+    "check": (_add_check, _check, "check configuration and placement, and show what would be started; starts nothing"),
     "init": (_add_init, _init, "write a commented configuration file"),
-    "report": (_add_report, _report, "tell about a run from its folder, finished or not"),
+    "report": (_add_report, _report, "show the summary of a run, finished or not"),
 }
 """What adds the flags of each, what runs it, and what its help says."""
