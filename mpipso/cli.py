@@ -91,7 +91,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         # A script that launches anew or resumes passes all flags on.
         excused = flag == "resume" and arguments.run is _launch
         if not excused and getattr(arguments, flag, None) and getattr(arguments, other, None):
-            raise UserError(f"--{_spelled(flag)} goes without --{_spelled(other)}: {why}")
+            raise UserError(f"--{_spelled(flag)} cannot be combined with --{_spelled(other)}: {why}")
     return arguments
 
 

@@ -256,7 +256,9 @@ class Root:
             if leader != ROOT:
                 events += self._lose(leader, "its evaluation does not end", now, dead=False)
         if ROOT in leaders and not self._stuck:
-            self._monitor.note("the root's own evaluation does not end: no sign of life until it does")
+            self._monitor.note(
+                "the root's own evaluation exceeds its limits: the root gives no sign of life until it ends"
+            )
         self._stuck = ROOT in leaders
         # A spare that inherits what a dead rank had may be all that a new group needs.
         self._form()

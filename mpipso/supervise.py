@@ -168,7 +168,7 @@ class Supervisor:
             # A wrong flag or a host that is not there ends every launcher in the same way.
             same = (end.how, job.hosts) if not events and not self._began and not end.stuck else None
             if same is not None and same == vain:
-                raise RunFailed(f"{end.how}, nor begun, twice in the same way")
+                raise RunFailed(f"{end.how}, twice in the same way, and the run never began")
             vain = same
             if any(event["event"] == "evaluated" for event in events):
                 self._left = self._limits.restarts

@@ -384,15 +384,15 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         (["--nodes", "a:b", "--hostfile", "h"], "argument --hostfile: not allowed with argument --nodes"),
         (
             ["launch", "--nodes", "a,b", "--nodes-per-group", "1"],
-            "--nodes goes without --nodes-per-group: the nodes that are named say how many make a group",
+            "--nodes cannot be combined with --nodes-per-group: the nodes that are named say how many make a group",
         ),
         (
             ["--resume", "runs/latest", "--warm-start", "peers.csv"],
-            "--resume goes without --warm-start: a resumed run knows what it knew; give it to a new run",
+            "--resume cannot be combined with --warm-start: a resumed run knows what it knew; give it to a new run",
         ),
         (
             ["check", "--resume", "a", "--run-name", "b"],
-            "--resume goes without --run-name: a resumed run stays in its",
+            "--resume cannot be combined with --run-name: a resumed run stays in its",
         ),
         (
             ["launch", "--resume", "a", "--run-name", "b", "--warm-start", "c"],

@@ -255,7 +255,9 @@ class TestRestarts:
         done = bench.launch(["sys.exit(213)"])
         assert done.returncode == 4
         assert len(bench.calls) == 2
-        assert told(done)[-1] == "mpirun ended with code 213 before the run had ended, nor begun, twice in the same way"
+        assert told(done)[-1] == (
+            "mpirun ended with code 213 before the run had ended, twice in the same way, and the run never began"
+        )
         bench = Bench(bench.folder / "hosts")
         bench.dead.write_text("n2\n")
         hosts = ("--hostfile", bench.hosts("n0", "n1", "n2"), "--nodes-per-group", 1)

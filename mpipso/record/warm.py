@@ -23,7 +23,7 @@ from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
 from mpipso.record.resume import differences, read_run
 from mpipso.redact import HIDDEN
-from mpipso.wording import plural
+from mpipso.wording import counted
 
 Result = tuple[Configuration, Metrics | None]
 #: Raises ValueError, which says why, when a configuration is outside the search space; as ``Space.encode`` does.
@@ -88,8 +88,8 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     if not kept:
         raise UserError(f"{path}: has no result to begin with{': ' if reasons else ''}{'; '.join(reasons)}")
     failed = sum(metrics is None for _, metrics in kept)
-    counted = f"{len(kept)} {plural(len(kept), 'result')}" + (f", {failed} of them failures" if failed else "")
-    return Earlier(str(path), kept, "; ".join([f"{path}: {counted}", *reasons, *notes]))
+    size = counted(len(kept), "result") + (f", {counted(failed, 'failure')} among them" if failed else "")
+    return Earlier(str(path), kept, "; ".join([f"{path}: {size}", *reasons, *notes]))
 
 
 def told(earlier: Earlier, skipped: Iterable[str], *, learned: bool) -> str:

@@ -89,7 +89,7 @@ def test_a_row_without_a_needed_metric_is_a_failure(table: Path, cell: str) -> N
     table.write_text(f"{HEADER},watts\n8,0.5,true,q8,{cell},20,7\n4,0.5,true,q8,50,30,\n")
     found = earlier(table)
     assert [metrics for _, metrics in found.results] == [None, {"output_throughput": 50.0, "ttft_p99_ms": 30.0}]
-    assert found.description == f"{table}: 2 results, 1 of them failures"
+    assert found.description == f"{table}: 2 results, 1 failure among them"
 
 
 def test_columns_may_stand_in_any_order_and_strange_ones_are_named(table: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_run_gives_one_result_per_configuration(tmp_path: Path) -> None:
         found = earlier(path)
         assert found.results == [(BASE, {"output_throughput": 100.0, "ttft_p99_ms": 10.0}), ({**BASE, "n": 2}, None)]
         assert found.description == (
-            f"{path}: 2 results, 1 of them failures; 1 left out: outside the search space (n: 99 is out of bounds)"
+            f"{path}: 2 results, 1 failure among them; 1 left out: outside the search space (n: 99 is out of bounds)"
         )
 
 
