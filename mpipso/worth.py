@@ -54,6 +54,5 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
 def _in_words(effect: Effect, doubt: str) -> str:
     if not effect.allowed:
         return "not allowed"
-    if effect.likely < 0.5:
-        return doubt
-    return "?" if effect.gain is None else f"{round(100.0 * effect.gain):+d} %"
+    gain = "?" if effect.gain is None else f"{round(100.0 * effect.gain):+d} %"
+    return gain if effect.likely >= 0.5 else f"{gain}, {doubt}"
