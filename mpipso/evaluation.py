@@ -68,9 +68,22 @@ def plain(text: str) -> str:
     """Lines of logs without what loggers put before their messages, which is another each time it is said.
 
     That is the time, with process, thread, module, level and place in the code, or a level or a named process alone,
-    at the beginning or after a colon or semicolon, as where a cause quotes a line.
+    at the beginning or after a colon or semicolon, as where a cause quotes a line. Of a line that is no error the level
+    stays.
     """
-    return _LOGGED.sub("", text)
+    return _LOGGED.sub(_harmless_level, text)
+
+
+def parted(line: str) -> tuple[str, str]:
+    """A line of a log in two: what its logger put before its message, empty if nothing, and the message."""
+    logged = _LOGGED.match(line)
+    end = logged.end() if logged else 0
+    return line[:end], line[end:]
+
+
+def _harmless_level(logged: re.Match[str]) -> str:
+    level = _HARMLESS.search(logged[0])
+    return f"{level[0]}: " if level else ""
 
 
 def essence(cause: str) -> str:
@@ -84,6 +97,7 @@ _TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 _TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
 _LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
+_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
 _PROCESS = r"\(\w+ pid=\d+\)"
 # Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
 _FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"

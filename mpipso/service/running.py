@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpipso.errors import EvaluationFailed
-from mpipso.service.engines.base import Engine, remoteness
+from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
+from mpipso.service.reasons import remoteness
 
 LOG_BYTES = 256 * 1024
 """How much of the end of a log travels into the evaluation's folder."""
-REASON_LINES = 200
+REASON_LINES = 2000
 """Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from mpipso.config import Config
 from mpipso.evaluation import Configuration, Value
 from mpipso.parameters import Parameter
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
+from mpipso.service.reasons import telling
 from mpipso.service.registry import Registry
 from mpipso.service.template import config_text, named
 
@@ -211,14 +211,9 @@ class Engine:
             return fill([config.service.health_url], values)[0]
         return f"{layout.base_url}{self.health_path}" if self.health_path else ""
 
-    def reason(self, log: str) -> str:
-        """The line of a log's end that says best why the service ended.
-
-        The last one about memory that was not there, else the last error, one that only points to another only if there
-        is no other, else the last line.
-        """
-        lines = [line.strip() for line in log.splitlines() if line.strip()]
-        return min(reversed(lines), key=remoteness, default="its log is empty")
+    def reason(self, log: str, first: bool = False) -> str:
+        """The line of a log that says best why the service ended; of several the last one, or the ``first``."""
+        return telling(log, first)
 
     def _values(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> dict[str, Value]:
         return {
@@ -279,37 +274,8 @@ def missing_commands(config: Config) -> list[str]:
     return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
 
 
-def remoteness(line: str) -> int:
-    """How far a line of a log is from the cause of an end.
-
-    0: memory was missing; 1: another error; 2: an error that points to another or only says what could not begin for
-    it, or a line of code; 3: anything else.
-    """
-    named = _NAMED.search(line)
-    if _MEMORY.search(line):
-        if not _HARMLESS.search(line) and (named or not _ADVICE.search(line)):
-            return 0
-        if not named:  # it speaks of memory, and of no error
-            return 3
-    return 3 if not _ERROR.search(line) else 2 if _ELSEWHERE.search(line) else 1
-
-
 _SCHEMES = ("http://", "https://")
 _COMMANDS = ("command", "worker_command", "update_command", "stop_command", "health_command")
-_ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
-# What an engine says when memory is short is followed by the errors of those that wait for it.
-_MEMORY = re.compile(
-    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) memory"
-    r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
-)
-_HARMLESS = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b|^[IW]\d{4} ")
-_NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
-_ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
-_ELSEWHERE = re.compile(
-    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w"
-    # Nothing follows that would say why.
-    r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
-)
 _EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
 
 

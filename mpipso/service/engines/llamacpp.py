@@ -62,10 +62,10 @@ class LlamaCpp(Engine):
         # The name by which the service is recognised before it is measured.
         return (*server, *_ADDRESS, model, "--alias", self.model_name(config)) if model else ()
 
-    def reason(self, log: str) -> str:
+    def reason(self, log: str, first: bool = False) -> str:
         # The first error is the cause; those that follow tell what it led to.
         errors = [line.split(" E ", 1)[1] for line in log.splitlines() if " E " in line]
-        return errors[0].strip() if errors else super().reason(log)
+        return errors[0].strip() if errors else super().reason(log, first)
 
     def problems(self, config: Config) -> Iterator[str]:
         model = config.service.model

@@ -1,0 +1,98 @@
+"""Which line of a log says best why a process has ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from mpipso.evaluation import parted
+
+MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
+"""How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; one
+that only points to another, or only says what could not begin for it; anything else."""
+
+
+def remoteness(line: str) -> int:
+    """How far a line of a log is from the cause of an end, by what it says behind its logger's prefix."""
+    prefix, said = parted(line.strip())
+    if _HARMLESS_LEVEL.search(prefix) or _HARMLESS.search(said):
+        return OTHER
+    named = _NAMED.search(said)
+    elsewhere = _ELSEWHERE.search(said)
+    if _MEMORY.search(said):
+        if named or not _ADVICE.search(said):
+            return NAMED if elsewhere else MEMORY
+        return OTHER  # it speaks of memory, and of no error
+    if not _ERROR.search(f"{prefix}{said}"):
+        return NAMED if _REFUSAL.search(said) else OTHER
+    if elsewhere:
+        return ELSEWHERE
+    return NAMED if _WITH_TEXT.search(said) or _REFUSAL.search(said) else ERROR
+
+
+def telling(log: str, first: bool = False) -> str:
+    """The line of a log that says best why the process ended.
+
+    That is one of the nearest of all; of several the last one, or the ``first`` exception, if whatever follows the
+    first is its doing. Without any error it is the last line.
+    """
+    lines = list(_messages(log)) or [line.strip() for line in log.splitlines() if line.strip()]
+    if not lines:
+        return "its log is empty"
+    ranks = list(map(remoteness, lines))
+    nearest = min(ranks)
+    if first and nearest <= NAMED:
+        return lines[ranks.index(nearest)]
+    return lines[len(ranks) - 1 - ranks[::-1].index(nearest)]
+
+
+def _messages(log: str) -> Iterator[str]:
+    """The lines that say something: no code of a traceback, no empty message; with its field where one is refused."""
+    frame: int | None = None  # the indentation of the frame of a traceback whose code follows
+    before = ""
+    for line in map(str.rstrip, log.splitlines()):
+        indentation, said = _indentation(line), parted(line.strip())[1]
+        if said.startswith('File "'):
+            frame = indentation
+        elif (frame is None or indentation <= frame) and not _EMPTY.fullmatch(said):
+            frame = None
+            refusal = _REFUSAL.search(said)
+            if refusal and _FIELD.fullmatch(before):
+                said = f"{before}: {said}"
+            yield _OBJECT.sub("", said) if refusal else line.strip()
+            before = said
+
+
+def _indentation(line: str) -> int:
+    """How many spaces stand before what a line says, behind the bracket that ends its logger's prefix if it has one."""
+    prefix, said = parted(line)
+    return len(prefix) - len(prefix.rstrip()) if prefix else len(said) - len(said.lstrip())
+
+
+_ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
+# What an engine says when memory is short is followed by the errors of those that wait for it.
+_MEMORY = re.compile(
+    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) memory"
+    r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
+    r"|\b(free|available) memory on .* is less than\b|\blarger than the available \w+ cache memory\b"
+)
+_HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
+# Prefixes of glog and of Python's warnings, and what a web server says of each request.
+_HARMLESS = re.compile(r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"')
+_NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
+_WITH_TEXT = re.compile(r"(?:^|[\s.:'\"(])(?:[A-Z]\w*(?:Error|Exception)|Exception): \S")
+# What Pydantic says of a value, and the objects that it was given, which say nothing.
+_REFUSAL = re.compile(r"^(\w[\w.]*: )?(Value error|Assertion failed), |\[type=\w+, input_value=")
+_OBJECT = re.compile(r" \[type=(value|assertion)_error, input_value=.*")
+_FIELD = re.compile(r"[a-z]\w*(\.\w+)*")
+_ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
+_ELSEWHERE = re.compile(
+    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w"
+    r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
+    # Nothing follows that would say why.
+    r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
+)
+# Marks below code, and what is left of a line that has a prefix alone: its place in the code, its level.
+_EMPTY = re.compile(
+    r"\W*|\[\S+:\d+\]|(DEBUG|INFO|WARN(ING)?|ERROR|FATAL|CRITICAL):?|Traceback \(most recent call last\):"
+)
