@@ -32,7 +32,7 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 MARK = "MPIPSO_MARK"
@@ -149,7 +149,36 @@ def kill_all(find: Callable[[], dict[int, Process]], limit: float = UNKILLABLE) 
         time.sleep(0.01)
 
 
-def held(pid: int, written: bool = False) -> set[tuple[str, int]]:
+def files() -> Iterator[tuple[str, int, int]]:
+    """The files of shared memory on this host: path, device, inode."""
+    for folder, _, names in os.walk(SHM):
+        for name in names:
+            with contextlib.suppress(OSError):
+                path = os.path.join(folder, name)
+                found = os.lstat(path)
+                yield path, found.st_dev, found.st_ino
+
+
+class Names:
+    """The names of files of shared memory where /proc has one that has gone; good for one look.
+
+    A named semaphore shows by a name that it never has again: sem_open(3) of the GNU C library maps a temporary file,
+    links it to where it is to be, and removes the temporary name.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, int], str] | None = None
+
+    def now(self, name: str, device: int, inode: int) -> str:
+        """The name of a file, empty if it has none any more."""
+        if not (name.startswith(SHM + "/") and name.endswith(" (deleted)")):
+            return name
+        if self.known is None:
+            self.known = {(device, inode): path for path, device, inode in files()}
+        return self.known.get((device, inode), "")
+
+
+def held(pid: int, names: Names, written: bool = False) -> set[tuple[str, int]]:
     """The shared memory a process maps or holds open: (path, inode), and ("sysv", id) for System V segments.
 
     With ``written``, only what it can write through the mapping or descriptor: a reader may have another's file.
@@ -157,18 +186,21 @@ def held(pid: int, written: bool = False) -> set[tuple[str, int]]:
     found = set()
     for line in _read(f"/proc/{pid}/maps").splitlines():
         if b"/dev/shm/" in line or b"/SYSV" in line:
-            _, mode, _, _, inode, name = line.decode("utf-8", "surrogateescape").split(None, 5)
+            _, mode, _, device, inode, name = line.decode("utf-8", "surrogateescape").split(None, 5)
             if written and not ("w" in mode and "s" in mode):
                 continue
             # proc_pid_maps(5): a System V segment shows as /SYSV<key> with its id for an inode.
-            found.add(("sysv" if name.startswith("/SYSV") else name, int(inode)))
+            major, minor = (int(part, 16) for part in device.split(":"))
+            name = "sysv" if name.startswith("/SYSV") else names.now(name, os.makedev(major, minor), int(inode))
+            found.add((name, int(inode)))
     with contextlib.suppress(OSError):
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 link = f"/proc/{pid}/fd/{number}"
                 name = os.readlink(link)
                 if name.startswith(SHM + "/") and not (written and _read_only(pid, number)):
-                    found.add((name, os.stat(link).st_ino))
+                    file = os.stat(link)
+                    found.add((names.now(name, file.st_dev, file.st_ino), file.st_ino))
     return {(name, inode) for name, inode in found if name == "sysv" or name.startswith(SHM + "/")}
 
 
@@ -189,25 +221,21 @@ class SharedMemory:
 
     def __init__(self, seen: Iterable[tuple[str, int]] = ()) -> None:
         self.seen = set(seen)
-        self._before = {("sysv", number) for number in segments()}
-        for folder, _, names in os.walk(SHM):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    path = os.path.join(folder, name)
-                    self._before.add((path, os.lstat(path).st_ino))
+        self._before = {("sysv", number) for number in segments()} | {(path, inode) for path, _, inode in files()}
 
     def note(self, pids: Iterable[int]) -> None:
         """Add what the processes ``pids`` can write or have created and what was not there before the start."""
-        pids = set(pids)
+        pids, names = set(pids), Names()
         now = {("sysv", number) for number, (creator, _) in segments().items() if creator in pids}
-        self.seen |= now.union(*(held(pid, written=True) for pid in pids)) - self._before
+        self.seen |= now.union(*(held(pid, names, written=True) for pid in pids)) - self._before
 
     def remove(self) -> list[str]:
         """Remove what was noted, is this user's, and is neither mapped nor open anywhere; the names."""
         if not self.seen:
             return []
+        names = Names()
         used: set[tuple[str, int]] = set()
-        used = used.union(*map(held, processes()))
+        used = used.union(*(held(pid, names) for pid in processes()))
         removed = []
         for name, inode in sorted(self.seen - used):
             if name == "sysv":

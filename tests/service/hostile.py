@@ -15,12 +15,13 @@ All but ``noisy`` and ``leaky`` listen on 127.0.0.1:PORT, unless told otherwise 
     flood       serves, and writes 10 MB a second to its standard output
     hang        accepts connections and never answers
     respawn     replaces its dead children at once; all ignore TERM, one of them listens
-    leaky       leaves a shared-memory file and a System V segment behind
+    leaky       leaves a shared-memory file, a named semaphore and a System V segment behind
     retitled    overwrites its environment, as programs that change their title do, in a session of its own
 """
 
 from __future__ import annotations
 
+import _multiprocessing
 import argparse
 import ctypes
 import os
@@ -116,6 +117,7 @@ def leak(name: str) -> None:
     block = shared_memory.SharedMemory(name, create=True, size=4096)
     resource_tracker.unregister(f"/{name}", "shared_memory")  # or Python itself removes it
     block.buf[0] = 1
+    semaphore = _multiprocessing.SemLock(1, 1, 1, f"/{name}-sem", False)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.shmat.restype = ctypes.c_void_p
     segment = libc.shmget(0, 4096, 0o600)
@@ -123,6 +125,7 @@ def leak(name: str) -> None:
     print(f"segment {segment}", flush=True)
     print("ready", flush=True)
     time.sleep(10_000)
+    del block, semaphore  # which are mapped for as long as they are referred to
 
 
 def retitle(port: int) -> None:

@@ -72,7 +72,7 @@ class Start:
             *proc.marked(self.mark, table),
             *(each for each in self.seen.values() if table.get(each.pid, each) == each and each.pid in table),
             *ports.listeners(self.port),
-            *Path("/dev/shm").glob(f"{self.shm}*"),
+            *Path("/dev/shm").glob(f"*{self.shm}*"),
             *(number for number in self.segments() if number in proc.segments()),
         ]
 
@@ -86,8 +86,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def knows_shm(keeper: Keeper) -> bool:
-    """Whether it has noted both kinds: what lives for less than one look is not known."""
-    return len(keeper._known["shm"]) == 2
+    """Whether it has noted all kinds: what lives for less than one look is not known."""
+    return len(keeper._known["shm"]) == 3
 
 
 def post(port: int) -> int:
@@ -173,7 +173,7 @@ def test_shared_memory_left_behind_is_removed_and_nothing_else_is(start: Start, 
         (segment,) = start.segments()
         assert path.exists() and segment in proc.segments()
         gone = keeper.stop()
-        assert set(gone.shm) == {str(path), f"sysv:{segment}"}
+        assert set(gone.shm) == {str(path), f"/dev/shm/sem.{start.shm}-sem", f"sysv:{segment}"}
         assert older.read_bytes() == b"mine"
     finally:
         older.unlink()
@@ -217,7 +217,7 @@ def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial:
     os.kill(keeper.pid, signal.SIGKILL)
     wait_until(lambda: keeper.poll() is not None)
     assert keeper.poll() == -signal.SIGKILL
-    assert len(keeper.stop().shm) == 2
+    assert len(keeper.stop().shm) == 3
     assert start.left() == []
 
 
