@@ -158,8 +158,17 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
+        for running in self._running:
+            running.begin()
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
-            return self._run_benchmark(target, over)
+            try:
+                metrics = self._run_benchmark(target, over)
+            except EvaluationFailed:
+                readiness.outlast(over)
+                raise
+            if metrics.get("failed"):
+                readiness.outlast(over)
+            return metrics
 
     def _layout(self, folders: Sequence[str]) -> Layout:
         master = self._nodes[self._master]
@@ -356,7 +365,7 @@ class ServiceGroup:
                     stops += [pool.submit(stop, each, hurry) for each in running]
                 wait([future for future in stops if not future.done()], timeout=LOOK)
         for each in running:
-            self._files[each.log] = each.log_end()
+            self._files[each.log] = each.kept()
         return "; ".join(dict.fromkeys(problems))
 
 

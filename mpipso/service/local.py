@@ -216,12 +216,35 @@ class LocalNode(Node):
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
-    def log_end(self, path: str, most: int) -> bytes:
+    def log_size(self, path: str) -> int:
         try:
-            size = self._path(path).stat().st_size
+            return self._path(path).stat().st_size
         except OSError as error:
             raise self._failure(f"{path} cannot be read: {error.strerror}") from None
-        return self._redactor.bytes(_whole_lines(self.read_chunk(path, -most, most), size))
+
+    def log_text(self, path: str, since: int, most: int) -> bytes:
+        size = self.log_size(path)
+        first = max(0, size + since) if since < 0 else min(since, size)
+        if size - first <= most:
+            return self._redactor.bytes(self._log_part(path, 0, first, size, most))
+        half = most // 2 - _MARK
+        head = self._log_part(path, 0, first, first + half, most)
+        whole = head[: head.rfind(b"\n") + 1] or head + b"\n"
+        had = first + half - max(0, len(head) - len(whole))
+        return self._redactor.bytes(whole + self._log_part(path, had, size - half, size, most // 2))
+
+    def _log_part(self, path: str, had: int, first: int, last: int, most: int) -> bytes:
+        """The bytes of a log from ``first`` to ``last``, as ``log_text`` has them if it ``had`` those before that byte.
+
+        The keeper of a service writes the same where it cuts a log.
+        """
+        if first == had:
+            return self.read_chunk(path, first, last - first)
+        first = max(first, last - most + _MARK)
+        # With the byte before: it may end a line.
+        text = self.read_chunk(path, first - 1, last - first + 1)
+        kept = text.partition(b"\n")[2] or text[1:]
+        return f"[... {last - len(kept) - had} bytes left out ...]\n".encode() + kept
 
     def file_digest(self, path: str) -> tuple[str, int]:
         try:
@@ -308,15 +331,3 @@ def _sha256(path: Path) -> str:
         while data := file.read(CHUNK):
             digest.update(data)
     return digest.hexdigest()
-
-
-def _whole_lines(end: bytes, size: int) -> bytes:
-    """The end of a log of so many bytes, from the start of a line on if it has one, and what is missing in the first.
-
-    The keeper of a service writes the same where it cuts a log.
-    """
-    if size <= len(end):
-        return end
-    end = end[_MARK:]
-    kept = end.partition(b"\n")[2] or end
-    return f"[... {size - len(kept)} bytes left out ...]\n".encode() + kept

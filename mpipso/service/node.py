@@ -116,10 +116,15 @@ class Node(abc.ABC):
         """A part of a file; a negative offset counts from its end; empty past the end."""
 
     @abc.abstractmethod
-    def log_end(self, path: str, most: int) -> bytes:
-        """At most so many bytes of the end of a log, without the secrets of the node's environment.
+    def log_size(self, path: str) -> int:
+        """Bytes of a log."""
 
-        They begin with a line, if there is one, and tell what is missing before them.
+    @abc.abstractmethod
+    def log_text(self, path: str, since: int, most: int) -> bytes:
+        """What a log says from byte ``since`` on, without the secrets of the node's environment.
+
+        A negative ``since`` counts from its end. If that is more than ``most`` bytes it is their beginning and their
+        end, a half each. Each part begins with a line, if it has one, after a line that tells what is missing before.
         """
 
     @abc.abstractmethod

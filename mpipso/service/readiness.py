@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -23,6 +23,8 @@ HEALTH_LIMIT = 10.0
 """Seconds for one answer of the health URL."""
 COMMAND_LIMIT = 60.0
 """Seconds for one health command: one that hangs, as it asks a service that still loads, is called again."""
+DYING = 5.0
+"""Seconds, at most, from when a service is no longer healthy to its end: it closes its port first."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Readiness:
         What is added to the command's environment, as to the service's.
     explain:
         What may be why the service is not ready, in words, as one learns whether nobody listens where it should.
+    reached:
+        Set once somebody has listened where the service should.
     """
 
     master: Node
@@ -49,6 +53,7 @@ class Readiness:
     health_command: Sequence[str]
     env: Mapping[str, str]
     explain: Callable[[bool], Sequence[str]]
+    reached: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
         """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
@@ -67,6 +72,8 @@ class Readiness:
                 self._check(max(1.0, deadline - time.monotonic()), over)
                 return
             except NotReady as problem:
+                if not (self.health_command or isinstance(problem, _Refused)):
+                    self.reached.set()
                 if time.monotonic() >= deadline:
                     why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
                     raise EvaluationFailed(f"not ready within {limit:g} s: {why}") from None
@@ -76,7 +83,32 @@ class Readiness:
             interruptible(asyncio.sleep(pause), over)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def outlast(self, over: threading.Event) -> None:
+        """Return when the service is healthy, at once if it is; one that is not may be dying, which ``over`` tells.
+
+        It is given :data:`DYING` seconds.
+
+        Raises
+        ------
+        Cancelled
+            ``over`` was set before it was healthy.
+        """
+        deadline = time.monotonic() + DYING
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self._check_health(left, over)
+                return
+            except (NotReady, EvaluationFailed):
+                interruptible(asyncio.sleep(FIRST_PAUSE), over)
+
     def _check(self, left: float, over: threading.Event) -> None:
+        self._check_health(left, over)
+        # Not with a health command, which vouches for its service: one in a container is below no keeper.
+        if not self.health_command:
+            self._ours()
+        interruptible(self.client.probe(self.target, left), over)
+
+    def _check_health(self, left: float, over: threading.Event) -> None:
         if self.health_command:
             limit = min(left, COMMAND_LIMIT)
             done = self.master.execute(self.health_command, limit, env=self.env, cancel=over)
@@ -88,9 +120,6 @@ class Readiness:
             if self.health_url:
                 interruptible(_healthy(self.health_url, min(left, HEALTH_LIMIT)), over)
             interruptible(_listening(self.target.host, self.target.port), over)
-            # Not with a health command, which vouches for its service: one in a container is below no keeper.
-            self._ours()
-        interruptible(self.client.probe(self.target, left), over)
 
     def _ours(self) -> None:
         """The port was free before the start, so that whoever else listens there has come in between."""

@@ -230,8 +230,11 @@ class RemoteNode(Node):
     def read_chunk(self, path: str, offset: int, size: int) -> bytes:
         return bytes(self._call("read_chunk", path, offset, size))
 
-    def log_end(self, path: str, most: int) -> bytes:
-        return bytes(self._call("log_end", path, most))
+    def log_size(self, path: str) -> int:
+        return int(self._call("log_size", path))
+
+    def log_text(self, path: str, since: int, most: int) -> bytes:
+        return bytes(self._call("log_text", path, since, most))
 
     def file_digest(self, path: str) -> tuple[str, int]:
         digest, mode = self._call("file_digest", path)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import remoteness
+from mpipso.service.reasons import OTHER, remoteness
 
 LOG_BYTES = 256 * 1024
-"""How much of the end of a log travels into the evaluation's folder."""
+"""How much of a log travels into the evaluation's folder."""
 REASON_LINES = 2000
 """Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
+LOAD_BYTES = 4 << 20
+"""In how much of what a log says under load: its first half, which has the cause, and its last. After it come the
+tracebacks of all requests that wait."""
+LEAD_BYTES = 16 * 1024
+"""How much is kept before the telling line: the traceback that ends with it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
     """A process of the service: where it runs, what it is there, how it is addressed, its log."""
 
@@ -24,22 +30,63 @@ class Running:
     role: str
     handle: str
     log: str
+    ready: int | None = None
+    """Bytes of the log when the benchmark began."""
+    told: int | None = None
+    """From which byte on the log says why the process ended under load."""
 
-    def log_end(self) -> bytes:
-        """The end of its log, or why there is none: a log that cannot be read explains nothing, and fails nothing."""
+    def begin(self) -> None:
+        """The benchmark begins: what is said from now on is said under load."""
+        with contextlib.suppress(EvaluationFailed):
+            self.ready = self.node.log_size(self.log)
+
+    def kept(self) -> bytes:
+        """What is kept of its log: its end and, if that lacks them, the lines that say why it ended under load.
+
+        A log that cannot be read explains nothing, and fails nothing: it is why it cannot.
+        """
         try:
-            return self.node.log_end(self.log, LOG_BYTES)
+            if self.told is None:
+                return self.node.log_text(self.log, -LOG_BYTES, LOG_BYTES)
+            since = max(0, min(self.told, self.node.log_size(self.log) - LOG_BYTES))
+            return self.node.log_text(self.log, since, LOG_BYTES)
         except EvaluationFailed as error:
             return f"{error.cause}\n".encode()
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines of its log."""
-        return last_lines(self.log_end().decode(errors="replace"), lines)
+        return last_lines(self._text(-LOG_BYTES, LOG_BYTES), lines)
 
-    def reason(self, engine: Engine) -> tuple[int, str]:
-        """The line of its log that tells most: its :func:`remoteness`, and as a cause quotes it."""
-        line = engine.reason(self.tail(REASON_LINES))
+    def reason(self, engine: Engine, lately: bool = False) -> tuple[int, str]:
+        """The line of its log that tells most: its :func:`remoteness`, and as a cause quotes it.
+
+        Under load that is one that was said since the benchmark began, unless nothing was that tells of an error; with
+        ``lately`` even then.
+        """
+        line = engine.reason(self.tail(REASON_LINES)) if self.ready is None else self._reason_under_load(engine)
+        if self.ready is not None and not lately and remoteness(line) == OTHER:
+            line = engine.reason(self.tail(REASON_LINES))
         return remoteness(line), quoted(line)
+
+    def _reason_under_load(self, engine: Engine) -> str:
+        """The first line of those that tell most since the benchmark began; notes where it is."""
+        ready = self.ready or 0
+        said = self._text(ready, LOAD_BYTES)
+        line = engine.reason(said, first=True)
+        before, found, after = said.partition(line)
+        if found:
+            begin = len(before.encode())
+            with contextlib.suppress(EvaluationFailed):  # what is left out of a long log is in the middle of the text
+                size = self.node.log_size(self.log)
+                begin = ready + begin if begin < LOAD_BYTES // 2 else size - len(f"{found}{after}".encode())
+                self.told = max(ready, begin - LEAD_BYTES)
+        return line
+
+    def _text(self, since: int, most: int) -> str:
+        try:
+            return self.node.log_text(self.log, since, most).decode(errors="replace")
+        except EvaluationFailed as error:
+            return f"{error.cause}\n"
 
 
 def tails(several: Sequence[Running]) -> str:

@@ -11,6 +11,8 @@ All but ``noisy`` and ``leaky`` listen on 127.0.0.1:PORT, unless told otherwise 
     noisy       writes to its standard output as fast as it can
     early       answers 200 on /health, 503 on everything else, for ever
     crash       ends with code 7 at the request after the first N
+    fade        says why it ends and then much that says less at the request after the first N, which fails as its port
+                closes; ends with code 0 a second later
     freeze      prints ``frozen`` at the request after the first N, and never answers again
     flood       serves, and writes 10 MB a second to its standard output
     hang        accepts connections and never answers
@@ -44,19 +46,27 @@ def serve(port: int, *, requests: int = -1, last: Callable[[], None] = lambda: N
         with lock:
             left[0] -= 1
             if left[0] == -1:
-                last()
+                last(server)
 
     server = Server("127.0.0.1", port, model="hostile", status=completions, before=before if requests >= 0 else str)
     print("ready", flush=True)
     server.serve_forever()
 
 
-def crash() -> None:
+def crash(_: Server) -> None:
     print("fatal: the engine is on fire", flush=True)
     os._exit(7)
 
 
-def freeze() -> None:
+def fade(server: Server) -> None:
+    print("KeyError: 'cmpl-1'\n" + 30_000 * "EngineDeadError: see stack trace (above)\n", flush=True)
+    server.shutdown()
+    server.server_close()
+    threading.Timer(1.0, os._exit, (0,)).start()
+    raise ConnectionAbortedError
+
+
+def freeze(_: Server) -> None:
     print("frozen", flush=True)
     time.sleep(10_000)
 
@@ -171,6 +181,10 @@ def main() -> None:
             serve(told.port, completions=503)
         case "crash":
             serve(told.port, requests=told.requests, last=crash)
+        case "fade":
+            print("ValueError: what was tried first cannot be used", flush=True)
+            serve(told.port, requests=told.requests, last=fade)
+            time.sleep(10_000)
         case "freeze":
             serve(told.port, requests=told.requests, last=freeze)
         case "flood":

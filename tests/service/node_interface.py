@@ -143,7 +143,7 @@ class TestFiles:
         node.write_file("log", b"0123456789")
         assert [node.read_chunk("log", -4, 100), node.read_chunk("log", -40, 3)] == [b"6789", b"012"]
         assert node.read_chunk("log", 10, 5) == b""
-        assert node.log_end("log", 10) == b"0123456789"
+        assert node.log_text("log", 0, node.log_size("log")) == b"0123456789"
 
     def test_a_file_that_is_not_there(self, node: Node, tmp_path: Path) -> None:
         with pytest.raises(EvaluationFailed, match=r"node7: no-file cannot be read: No such file") as caught:

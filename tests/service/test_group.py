@@ -262,6 +262,27 @@ def test_a_crash_under_load_is_told_as_such(bench: Bench, trial: int) -> None:
 
 
 @REPEAT
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_a_service_that_closes_its_port_before_it_ends_under_load_is_told_with_what_it_said_first(
+    bench: Bench, trial: int, rate: float
+) -> None:
+    load = LOAD | {"requests": 9, "concurrency": 1, "min_success_rate": rate}
+    evaluation = bench.evaluate(hostile("fade", "--requests", "4"), load)
+    cause = "node0: the service exited with code 0 during the benchmark: KeyError: 'cmpl-1'"
+    assert failed(evaluation) == ("configuration", cause)
+    log = evaluation.files["service-0-node0.log"]
+    assert b"\nKeyError: 'cmpl-1'\n" in log and b"EngineDeadError" in log[-2000:]
+    assert LOG_BYTES - 200 < len(log) <= LOG_BYTES
+
+
+def test_a_service_that_serves_on_after_a_failed_benchmark_is_not_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "DYING", 1000.0)
+    assert failed(bench.evaluate(tiny(), ECHO | {"command": ("false",)}))[0] == "measurement"
+
+
+@REPEAT
 def test_a_service_that_freezes_under_load_is_ended_at_the_benchmark_s_timeout(bench: Bench, trial: int) -> None:
     evaluation = bench.evaluate(hostile("freeze", "--requests", "3"), LOAD | {"timeout": 2.0, "requests": 8})
     kind, cause = failed(evaluation)
@@ -392,6 +413,10 @@ def test_the_error_of_a_service_that_hangs_is_told_when_it_is_given_up(bench: Be
     refused = "not ready within 0.5 s: http://127.0.0.1/health: Connection refused"
     assert hangs(memory) == f"{refused}; node1: the worker says: {memory}"
     assert hangs("loading") == refused
+    assert (
+        hangs("WARNING 11-28 08:00:01 [a.py:8] Found a limit, which can cause `OSError: [Errno 24] Too many'")
+        == refused
+    )
 
 
 @pytest.mark.parametrize("health", ["http://{host}:{port}/health", ""])

@@ -118,7 +118,8 @@ def test_failures_carry_the_node_s_name(make: Callable[..., LocalNode]) -> None:
         lambda: node.execute(["/no/such"], 5),
         lambda: node.start_service(["/no/such"], {}, log="log", grace=0.1),
         lambda: node.read_chunk("missing", 0, 1),
-        lambda: node.log_end("missing", 1),
+        lambda: node.log_size("missing"),
+        lambda: node.log_text("missing", -1, 1),
         lambda: node.start_service(["true"], {}, log="/proc/no/log", grace=0.1),
     ]
     for call in calls:
@@ -247,14 +248,24 @@ def test_a_work_folder_that_cannot_be_made_is_told() -> None:
         LocalNode("node0", work_dir="/proc/no/where")
 
 
-def test_the_end_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
+def test_each_part_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_123456")
     node = LocalNode("node7")
     node.write_file("log", b"hf_123456\n" * 20)
-    assert node.log_end("log", 200) == b"***\n" * 20
-    assert node.log_end("log", 100) == b"[... 170 bytes left out ...]\n" + b"***\n" * 3
+    assert node.log_size("log") == 200
+    assert node.log_text("log", 0, 200) == node.log_text("log", -200, 200) == b"***\n" * 20
+    assert node.log_text("log", -100, 100) == b"[... 170 bytes left out ...]\n" + b"***\n" * 3
+    assert node.log_text("log", 150, 200) == b"[... 150 bytes left out ...]\n" + b"***\n" * 5
+    assert node.log_text("log", 145, 200) == b"[... 150 bytes left out ...]\n" + b"***\n" * 5
+    assert node.log_text("log", 300, 200) == b"[... 200 bytes left out ...]\n"
+    node.write_file("log", b"".join(b"line %03d\n" % number for number in range(100)))
+    begin, end = b"line 010\nline 011\n", b"line 098\nline 099\n"
+    told = b"[... 90 bytes left out ...]\n" + begin + b"[... 774 bytes left out ...]\n" + end
+    assert node.log_text("log", 90, 170) == told
+    node.write_file("log", b"x" * 900)
+    assert node.log_text("log", 0, 170) == b"x" * 21 + b"\n[... 858 bytes left out ...]\n" + b"x" * 21
     node.close()
 
 
