@@ -24,6 +24,7 @@ from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
+from mpipso.service.reasons import ELSEWHERE, NAMED
 from mpipso.service.running import LOG_BYTES, Running, tails
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
@@ -151,7 +152,7 @@ class ServiceGroup:
         self._start(starts, configuration, layout)
         target = target_of(self._config, self._engine, layout, assignment, self._local.work_dir)
         readiness = self._readiness(target, configuration, layout, starts[-1].env)
-        with watching(lambda: self._check_alive("while starting", layout.port), cancel) as over:
+        with watching(lambda: self._check_alive("while starting", layout.port, readiness.reached), cancel) as over:
             try:
                 readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
             except EvaluationFailed as error:
@@ -291,27 +292,35 @@ class ServiceGroup:
             cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
-    def _check_alive(self, when: str, port: int = 0) -> None:
-        """Raise if a process of the service has ended; with ``port``, because of another process if that took it."""
+    def _check_alive(self, when: str, port: int = 0, reached: threading.Event | None = None) -> None:
+        """Raise if a process of the service has ended; with ``port``, because of another process if that took it.
+
+        ``reached`` is set once somebody has listened on that port.
+        """
         codes = [(running, running.node.poll_service(running.handle)) for running in self._running]
-        dead = [(running, code) for running, code in codes if code is not None]
-        if not dead:
+        if all(code is None for _, code in codes):
             return
-        causes = []
-        for running, code in dead:
-            how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-            hint = " (its command has to stay in the foreground)" if code == 0 and port else ""
-            rank, line = running.reason(self._engine)
-            # One that is killed has said nothing, and is still no less of a reason than the error of another.
-            causes.append(
-                (rank if code >= 0 else min(1, rank), f"{running.node.name}: {running.role} {how} {when}{hint}: {line}")
-            )
-        told = [cause for _, cause in sorted(causes, key=lambda each: each[0])]
+        causes: list[tuple[int, str]] = []
+        for running, code in codes:
+            if code is not None:
+                rank, line = running.reason(self._engine)
+                how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+                gone = code == 0 and reached is not None and not reached.is_set() and rank > ELSEWHERE
+                hint = " (its command has to stay in the foreground)" if gone else ""
+                # One that is killed has said nothing, and is still no less of a reason than the error of another.
+                rank = rank if code >= 0 else min(NAMED, rank)
+                causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
+        nearest, told = min(rank for rank, _ in causes), [running for running, code in codes if code is not None]
+        for running, code in codes:
+            # One that lives on may have told why the others have ended.
+            if code is None and (reason := running.reason(self._engine, lately=True))[0] < min(nearest, ELSEWHERE):
+                causes.append((reason[0], f"{running.node.name}: {running.role} says: {reason[1]}"))
+                told.append(running)
         taken = self._taken(port) if port else []
         raise EvaluationFailed(
-            "; ".join(taken + told),
+            "; ".join([*taken, *(cause for _, cause in sorted(causes, key=lambda each: each[0]))]),
             kind="infrastructure" if taken else "configuration",
-            detail=tails([running for running, _ in dead]),
+            detail=tails(told),
         )
 
     def _explain(self, master_port: int, refused: bool) -> list[str]:
@@ -326,7 +335,7 @@ class ServiceGroup:
             hints.append(f"the service listens on {', '.join(places)} of {master.node.name} instead")
         told = [(*running.reason(self._engine), running) for running in self._running]
         rank, line, running = min(told, key=lambda each: each[0])
-        if rank <= 1:
+        if rank < ELSEWHERE:
             hints.append(f"{running.node.name}: {running.role} says: {line}")
         return hints
 

@@ -105,6 +105,7 @@ class Readiness:
         self._check_health(left, over)
         # Not with a health command, which vouches for its service: one in a container is below no keeper.
         if not self.health_command:
+            self.reached.set()
             self._ours()
         interruptible(self.client.probe(self.target, left), over)
 

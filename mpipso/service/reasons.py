@@ -87,7 +87,7 @@ _OBJECT = re.compile(r" \[type=(value|assertion)_error, input_value=.*")
 _FIELD = re.compile(r"[a-z]\w*(\.\w+)*")
 _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(
-    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|\braise \w"
+    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"

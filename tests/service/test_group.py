@@ -489,6 +489,26 @@ def test_a_start_command_that_ends_is_told_to_stay(bench: Bench) -> None:
     assert "exited with code 0 while starting (its command has to stay in the foreground)" in cause
 
 
+def test_so_is_none_that_tells_of_an_error_or_that_has_listened(bench: Bench) -> None:
+    _, cause = failed(bench.evaluate({"command": ("echo", "ValueError: bad")}))
+    assert cause == "node0: the service exited with code 0 while starting: ValueError: bad"
+    serve = (
+        "import http.server, os, sys\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    asked = 0\n"
+        "    def do_GET(self):\n"
+        "        Handler.asked += 1\n"
+        "        if Handler.asked == 3:\n"
+        "            os._exit(0)\n"
+        "        self.send_error(503)\n"
+        "print('serving', flush=True)\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()"
+    )
+    command = (sys.executable, "-c", serve, "{port}")
+    _, cause = failed(bench.evaluate({"command": command, "health_url": "http://{host}:{port}/health"}))
+    assert "exited with code 0 while starting: " in cause
+
+
 def test_a_clock_that_is_set_meanwhile_does_not_change_how_long_it_took(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +617,24 @@ def test_of_several_processes_the_one_with_a_reason_is_named_first(
     assert f"{lost_name}exited with code 1 while starting: {LOST}" in causes
     if "too long" in log:
         assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == node_module.LINE
+
+
+def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Bench) -> None:
+    said = bench.folder / "said"
+    memory = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+
+    def evaluate(worker: str) -> tuple[str, str]:
+        says = ("sh", "-c", 'echo "$0"; touch "$1"; exec sleep 1000', worker, str(said))
+        wait = 'while [ ! -e "$0" ]; do sleep 0.01; done; echo "KeyError: 7"; exit 1'
+        evaluation = bench.evaluate({"command": ("sh", "-c", wait, str(said)), "worker_command": says}, nodes=2)
+        assert evaluation.failure
+        return failed(evaluation)[1], evaluation.failure.detail
+
+    master = "node0: the master exited with code 1 while starting: KeyError: 7"
+    cause, detail = evaluate(memory)
+    assert cause == f"node1: the worker says: {memory}; {master}"
+    assert detail.splitlines() == ["--- the master on node0", "KeyError: 7", "--- the worker on node1", memory]
+    assert evaluate("ValueError: no better") == (master, "KeyError: 7")
 
 
 @pytest.mark.parametrize("change", ["begins", "ends"])

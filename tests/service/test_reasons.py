@@ -80,6 +80,7 @@ def test_code_and_empty_messages_are_no_reason(line: str) -> None:
         ("RuntimeError: worker failed with 'Out of memory', check the stack trace above for the root cause", NAMED),
         (f"{CORE}KeyError: 'x'", NAMED),
         ("Exception: no such layer", NAMED),
+        ("ValueError: too few tokens, raise max_tokens", NAMED),
         (f"{CORE}AssertionError", ERROR),
         (f"{CORE}It has been lost", ERROR),
         ("prog: error: unrecognized arguments: --foo 3", ERROR),
