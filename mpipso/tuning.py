@@ -1,6 +1,6 @@
-"""The root's side of the search: what is proposed when, how results are judged, what is written down and shown.
+"""The root's side of the search: when proposals are made, how results are judged, what is written down and shown.
 
-Knows the strategy and the records; knows neither ranks nor processes. Every change of its state is an event of the
+It knows the strategy and the records, but neither ranks nor processes. Every change of its state is an event of the
 journal, and reading the journal again makes the same changes: so a run is resumed as if it had not been interrupted.
 """
 
@@ -45,11 +45,11 @@ class Tuning:
     space, baseline:
         As :func:`mpipso.startup.well_defined` gives them for the configuration.
     strategy:
-        Fresh: it has been asked for nothing yet.
+        A new one, which has not been asked for anything.
     publish:
         Prepares a configuration for use by hand and returns the commands for ``best.sh``.
     past:
-        The events of the run's earlier sessions; the journal goes on after them.
+        The events of the run's earlier sessions, which the journal already holds.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class Tuning:
         self._monitor = monitor
         self.space, self.baseline = space, baseline
         self.objective = Objective(config.objective)
-        # More measurements of the baseline than evaluations will never be there.
+        # There cannot be more measurements of the baseline than evaluations.
         self._baseline_repeats = min(self._search.baseline_repeats, self._search.evaluations)
         self.trials = Trials(self.space, self.objective, self.baseline, self._baseline_repeats)
         self._leaders = Leaders(self.trials, self.objective, self._search.leaders, self._search.confirm)
@@ -95,7 +95,8 @@ class Tuning:
         for event in past:
             self._replay(event)
         if self.objective.relative and self.trials.reference() is None:
-            # A session with a smaller budget may have judged by fewer measurements of the baseline.
+            # An earlier session with a smaller budget may have judged by fewer measurements of the baseline than this
+            # one asks for: then all is judged again once they are there.
             self._unjudged = self.trials.results
             self._incumbent.number = None
         self._earlier = {result.number for result in self.trials.results}
@@ -109,13 +110,13 @@ class Tuning:
         self._incumbent.resume()
 
     def learn(self, earlier: Earlier) -> None:
-        """Take over what an earlier run measured, before the first proposal."""
+        """Take over what an earlier run measured; to be called before the first proposal."""
         self._journal.write("learned", **to_learned(earlier))
         known = self._learn(earlier.results)
         self._monitor.note(told(earlier, known.skipped, learned=bool(known.scores)))
 
     def _learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Knowledge:
-        """Tell the strategy; returns what it was told, and why some results were of no use."""
+        """Tell the strategy of earlier results; returns what it was told, and why some results were skipped."""
         known = knowledge(self.space, self.objective, results, self.baseline)
         self._strategy.learn(known.points, known.scores)
         return known
@@ -128,14 +129,14 @@ class Tuning:
         Parameters
         ----------
         idle:
-            Groups that have nothing to do; an asynchronous search proposes no more than these need.
+            How many groups have nothing to do; an asynchronous search proposes no more than these need.
 
         Raises
         ------
         RunFailed
-            Every evaluation of several iterations failed.
+            So many evaluations failed that the search gives up (:func:`mpipso.search.budgets.fruitless`).
         """
-        # A session with a smaller budget than the one before leaves the rest of its iteration to a later one.
+        # What an earlier session has asked for beyond the budget of this one is left to a later session.
         allowed = set(self.trials.searched[: self._search.evaluations])
         waiting = [number for number in self.trials.waiting if number in allowed]
         assignments = [self._assignment(number) for number in waiting if number not in self._handed_out]
@@ -146,16 +147,16 @@ class Tuning:
                 self.cause = "exhausted"
         self._handed_out.update(assignment.number for assignment in assignments)
         if self.schedule.kind == "generation":
-            # Limits are judged by the baseline, so it begins before all others; then those that take longest.
+            # Limits are judged by the baseline, so it comes before all others; then come the longest ones.
             assignments.sort(key=lambda each: (each.configuration != self.baseline, -each.seconds))
         return assignments
 
     def confirmations(self, groups: int) -> list[Assignment]:
-        """The next round of measuring the leaders and the baseline again; none once that was done often enough.
+        """The next turns of the final race, which measures the leaders and the baseline again; empty once it is over.
 
-        They take turns, so that what changes on the machines in the meantime changes for all of them; several turns are
-        given out at once where ``groups`` would wait for the end of one. What an earlier session has asked for and not
-        measured comes first.
+        In a turn each of them is measured once, so that changes of the machines in the meantime affect all of them.
+        Several turns are given out at once where some of the ``groups`` would be idle at the end of one. What an
+        earlier session has asked for and not measured comes first.
         """
         if left := [number for number in self._unraced(over=False) if number not in self._handed_out]:
             self._handed_out.update(left)
@@ -165,9 +166,9 @@ class Tuning:
         if fewest >= self._search.confirm:
             return []
         turn = [self.trials.of(number) for number, count in done.items() if count == fewest]
-        # The baseline and the best first, which is what a race that time cuts short is to tell of.
+        # The baseline and the incumbent come first: a race that is cut short should at least tell of these.
         turn.sort(key=lambda trial: (trial is not self.trials.baseline, trial.number != self._incumbent.number))
-        # As many turns as keep all groups busy to the end of the last one.
+        # So many turns that all groups are busy to the end of the last one.
         times = max(1, min(groups // math.gcd(groups, len(turn)), self._search.confirm - fewest))
         assignments = self._register([], [(trial.configuration, CONFIRM) for _ in range(times) for trial in turn])
         self._handed_out.update(assignment.number for assignment in assignments)
@@ -176,13 +177,13 @@ class Tuning:
 
     @property
     def evaluation_seconds(self) -> float:
-        """What nine in ten evaluations took at most; 0 before any has ended."""
+        """Seconds within which nine in ten evaluations ended; 0 before any has."""
         return self._durations.long
 
     def race_seconds(self, groups: int) -> tuple[float, float]:
-        """How long the final race may take on so many groups, with what still runs before it.
+        """Seconds that the final race may take on so many groups, with what still runs before it: at least and at most.
 
-        Of the baseline and one leader, which is the least that tells anything, and of all.
+        The least is for the baseline and one leader, without which it tells nothing; the most is for all that may race.
         """
         if self._search.confirm == 0 or groups == 0:
             return 0.0, 0.0
@@ -193,30 +194,34 @@ class Tuning:
         return least, all_of_them
 
     def stop(self, cause: str) -> None:
-        """Propose nothing more: a budget that the root watches is spent."""
+        """Propose nothing more, because a budget that the root watches is spent; ``cause`` names it."""
         self.cause = self.cause or cause
 
     def _left_out(self) -> int:
-        """How many evaluations that an earlier session has asked for this one leaves out.
+        """How many evaluations, asked for by earlier sessions and without a result, this session does not do.
 
-        They are beyond its budget, or of a race that is over.
+        They are beyond its budget, or belong to a race that is over.
         """
         beyond = self.trials.searched[self._search.evaluations :]
         return sum(self.trials.result(number) is None for number in beyond) + len(self._unraced(over=True))
 
     def _unraced(self, *, over: bool) -> list[int]:
-        """The confirmations without a result, of the race that is on or of those that are over."""
+        """The numbers of the confirmations without a result: of races that are over, or of the present one."""
         waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]
         return [number for number in waiting if (self.trials.race_of(number) != self.trials.race) == over]
 
     def _due(self, idle: int) -> int:
-        """How many evaluations may be asked for now, by the schedule and the budgets."""
+        """How many evaluations may be asked for now, by the schedule and the budgets.
+
+        If a budget is spent, this sets ``cause``.
+        """
         if self.cause:
             return 0
         searched = self.trials.searched
         sees = self.schedule.sees(len(searched))
         if sees is None:
-            # Until the baseline is known, nothing can be told: the first proposals do without, later ones wait.
+            # Until the baseline is known, the strategy can be told nothing. As many proposals as particles, or as the
+            # baseline needs, are made without; later ones wait.
             blind = not self._judgeable(self._visible())
             most = max(self._search.particles, self._baseline_repeats)
             if idle <= 0 or (blind and len(searched) >= most):
@@ -230,16 +235,17 @@ class Tuning:
         return min(together, self._search.evaluations - len(searched))
 
     def _visible(self) -> list[int]:
-        """The evaluations whose results the next proposal may see."""
+        """The numbers of the evaluations whose results the next proposal may see, in the order they were asked for."""
         searched = self.trials.searched
         sees = self.schedule.sees(len(searched))
         return [number for number in searched[:sees] if self.trials.result(number) is not None]
 
     def _judgeable(self, visible: Collection[int]) -> bool:
-        """Whether these results say all that it takes to judge them."""
+        """Whether these evaluations can be judged: the baseline's are among them if limits are relative to it."""
         return not self.objective.relative or set(range(self._baseline_repeats)) <= set(visible)
 
     def _spent(self, visible: Sequence[int]) -> str:
+        """The name of the budget that is spent, or empty; RunFailed if the search should give up."""
         best = self._leaders.leader(visible) if self._judgeable(visible) else None
         score = None if best is None else self.trials.score(best, visible)
         if best is None and (lines := fruitless(self._search, self.objective, self.trials, visible, self._earlier)):
@@ -248,6 +254,7 @@ class Tuning:
         return spent(self._search, self.objective, self.trials, visible, pair)
 
     def _ask(self, count: int) -> list[Assignment]:
+        """The next ``count`` evaluations, repeats and proposals; fewer when every configuration has been proposed."""
         visible = self._visible()
         told = [number for number in visible if number not in self._told] if self._judgeable(visible) else []
         self._tell(told)
@@ -264,7 +271,10 @@ class Tuning:
         return self._register(told, wanted)
 
     def _repeats(self, first: int, count: int) -> dict[int, Configuration]:
-        """Which of the next evaluations measure a configuration again, by their position in the search."""
+        """The configurations to measure again, by their position among the search's evaluations.
+
+        ``first`` is the position of the next evaluation, and ``count`` how many are asked for.
+        """
         positions = range(first, first + count)
         repeats: dict[int, Configuration] = {}
         if self.baseline is not None:
@@ -281,14 +291,17 @@ class Tuning:
         return repeats
 
     def _wants_more(self, leader: Trial) -> bool:
-        """Whether the search has measured it less often than ``repeats`` says; what failed is tried again, but once."""
+        """Whether the search should measure a leader again: it has fewer measurements than ``repeats``.
+
+        Failed measurements do not count, up to ``repeats`` of them.
+        """
         asked = [number for number in leader.numbers if self.trials.label(number) != CONFIRM]
         told = [self.trials.result(number) for number in asked if number in self._told]
         failed = sum(result is not None and result.failure is not None for result in told)
         return len(asked) - min(failed, self._search.repeats) < self._search.repeats
 
     def _tell(self, numbers: Sequence[int]) -> None:
-        """The strategy learns of further results."""
+        """Tell the strategy the scores that further results give."""
         self._told.update(numbers)
         for number in dict.fromkeys(self.trials.of(number).number for number in numbers):
             trial = self.trials.of(number)
@@ -325,13 +338,13 @@ class Tuning:
     # What comes back
 
     def assigned(self, group: int, assignment: Assignment) -> None:
-        """An attempt begins on a group."""
+        """Record that an attempt begins on a group."""
         self._journal.write("assigned", number=assignment.number, attempt=assignment.attempt, group=group)
         self._attempts[assignment.number] = assignment.attempt
         self._monitor.assigned(group, assignment.number, assignment.label, assignment.configuration)
 
     def retried(self, evaluation: Evaluation) -> None:
-        """An attempt failed for reasons outside its configuration and will be repeated."""
+        """Record an attempt that failed for reasons outside its configuration and will be repeated."""
         failure = evaluation.failure or Failure("it gave no result", "infrastructure")
         self._folder.save(evaluation)
         self._journal.write(
@@ -345,12 +358,12 @@ class Tuning:
         self._monitor.retried(evaluation.group, evaluation.number, failure.cause)
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """A result is in.
+        """Record a final result, and judge it as soon as the baseline is known if limits are relative to that.
 
         Raises
         ------
         RunFailed
-            It is the baseline's, the baseline failed, and a limit is relative to it.
+            The baseline failed with this result, and a limit is relative to it.
         """
         self._folder.save(evaluation)
         if evaluation.killed and not self._told_of_kill:
@@ -375,7 +388,7 @@ class Tuning:
         self._durations.tell(self.space.encode(evaluation.configuration), evaluation.seconds)
 
     def _settle(self) -> None:
-        """Judge what had to wait for the baseline, once that is known."""
+        """Judge the results that had to wait for the baseline, once that is known."""
         reference = self.trials.reference()
         if not self._unjudged or reference is None:
             return
@@ -391,6 +404,7 @@ class Tuning:
             self._show(judged)
 
     def _baseline_works(self, evaluation: Evaluation) -> None:
+        """Raise RunFailed if the baseline has failed, with ``evaluation`` as an example."""
         reference = self.trials.reference()
         score = self.objective.judge(evaluation, evaluation.metrics)
         if reference or not score.failed:
@@ -425,17 +439,17 @@ class Tuning:
 
     @property
     def incumbent(self) -> int | None:
-        """The number of the best configuration's first evaluation."""
+        """The number of the best configuration's first evaluation; None without a best one."""
         return self._incumbent.number
 
     def conclude(self) -> bool:
-        """Choose the best by what the race says; returns whether there is one within the limits."""
+        """Choose the best by what the final race measured; returns whether there is one that keeps to the limits."""
         confirmations = [number for trial in self.trials for number in self.trials.confirmations(trial)]
         self._judge_again(confirmations)
         return self._incumbent.conclude(confirmations)
 
     def _judge_again(self, confirmations: Sequence[int]) -> None:
-        """Judge the race by what the baseline measured in it, and not only before: a machine changes with the hours."""
+        """Judge confirmations again, by what the baseline measured in their race: a machine changes with the hours."""
         if not self.objective.relative:
             return
         for number in confirmations:
@@ -443,7 +457,7 @@ class Tuning:
                 self._journal.write("judged", number=number, **verdict(self._judged(result, confirmed=True)))
 
     def known_good(self) -> Configuration | None:
-        """A configuration that works, for probing a group: the baseline, or the best so far."""
+        """A configuration that works, to probe a group with: the baseline or the best so far; None without either."""
         baseline = self.trials.baseline
         if baseline is not None and self.trials.reference():
             return baseline.configuration
@@ -452,6 +466,7 @@ class Tuning:
     # What was
 
     def _replay(self, event: Mapping[str, Any]) -> None:
+        """Make the change of state that an event of an earlier session records."""
         match event["event"]:
             case "learned":
                 self._learn([(each["configuration"], each["metrics"]) for each in event["results"]])
