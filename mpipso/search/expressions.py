@@ -38,8 +38,9 @@ _PLAIN = (
 """Syntax that Python itself may evaluate: with numbers it takes bounded time and memory, so that no evaluator has to
 watch over it."""
 _NUMBERS = (bool, int, float)
-_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """Exceptions by which the evaluation of an expression says that it has no value."""
+_TOO_DEEP = "is too long or nested too deeply"
 SHOWN = 200
 """The most characters of an expression that a message shows."""
 
@@ -99,7 +100,7 @@ class Expression(Domain):
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
             raise UserError(f"{self._where}: {reason}") from None
         except (RecursionError, MemoryError):  # the latter of Python's parser
-            raise UserError(f"{self._where}: is too long or nested too deeply") from None
+            raise UserError(f"{self._where}: {_TOO_DEEP}") from None
         if any(isinstance(node, (ast.Attribute, ast.JoinedStr)) for node in ast.walk(self._tree)):
             raise UserError(f"{self._where}: has a method or an f-string, which expressions do not have")
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
@@ -116,6 +117,8 @@ class Expression(Domain):
                 return self._typed(eval(self._code, {"__builtins__": {}}, names))
             evaluator = simpleeval.SimpleEval(self.OPERATORS, self.FUNCTIONS, names)
             return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
+        except RecursionError:  # where Python's parser takes more than the evaluator does
+            raise UserError(f"{self._where}: {_TOO_DEEP}") from None
         except (simpleeval.InvalidExpression, *_NO_VALUE) as error:
             known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
             raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
