@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.special import erfcx, ndtr
 
-from mpipso.search.kernel import squared_distances
 from mpipso.search.lattice import Lattice
 from mpipso.search.swarm import constriction
 
@@ -23,9 +23,8 @@ Array = NDArray[np.float64]
 Acquisition = Callable[[Array], Array]
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
-_NEAR = 1e-5
-"""Distance up to which a position counts as the same as a taken point. Cells are further apart, except in dimensions
-with tens of thousands of values."""
+_NEAR = 1e-9
+"""Difference in every coordinate up to which a position is the same as a taken point; cells are further apart."""
 _PHI = 2.05
 """Weight of the attraction to a particle's own best position, and of that to the swarm's best one."""
 _CHI = constriction(2.0 * _PHI)
@@ -134,7 +133,7 @@ class InnerSwarm:
         """The acquisition at ``points``, of shape (m,); -inf where a point is invalid or taken."""
         allowed = self._lattice.valid(points)
         if len(self._taken):
-            allowed &= squared_distances(points, self._taken).min(axis=1) > _NEAR**2
+            allowed &= cdist(points, self._taken, "chebyshev").min(axis=1) > _NEAR
         worth = np.full(len(points), -np.inf)
         if allowed.any():
             worth[allowed] = acquisition(points[allowed])
