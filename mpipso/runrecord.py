@@ -131,7 +131,7 @@ class RunRecord:
     def _in_flight(self) -> int:
         """How many proposals are typically out at once."""
         search = self._config.search
-        return len(self._plan.groups) if search.schedule == "async" else search.window or search.particles
+        return len(self._plan.groups) if search.schedule == "async" else search.batch
 
     def _tuning(self, journal: Journal, monitor: Monitor) -> Tuning:
         publish = partial(manual_start, self._config, self._plan.groups[0], self._folder.path)
@@ -223,11 +223,8 @@ class RunRecord:
 
     def _headlines(self) -> list[str]:
         plan, search = self._plan, self._config.search
-        schedule = f"{search.particles} particles per iteration"
-        if search.schedule != "generation":
-            schedule = search.schedule + (
-                f" {search.window or search.particles}" if search.schedule == "window" else ""
-            )
+        of_kind = {"generation": f"{search.batch} particles per iteration", "window": f"window {search.batch}"}
+        schedule = of_kind.get(search.schedule, search.schedule)
         size = f"{counted(self._world.size, 'rank')}, {counted(len(plan.groups), 'service group')}"
         lines = [
             f"mpipso {mpipso.__version__}: {size}, {self._world.library}",

@@ -81,7 +81,7 @@ class Tuning:
         self.trials = Trials(self.space, self.objective, self.baseline, self._baseline_repeats)
         self._leaders = Leaders(self.trials, self.objective, self._search.leaders, self._search.confirm)
         self._incumbent = Incumbent(self.trials, self._leaders, self.objective, folder, journal, publish)
-        self.schedule = Schedule(self._search.schedule, self._search.window or self._search.particles)
+        self.schedule = Schedule(self._search.schedule, self._search.batch)
         self._strategy = strategy
         self._proposed = 0
         self._told: set[int] = set()

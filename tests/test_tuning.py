@@ -106,7 +106,7 @@ class Session:
     def _tuning(self, journal: Journal, monitor: Monitor, past: Sequence[Mapping[str, Any]]) -> Tuning:
         search = self.config.search
         space, baseline = well_defined(self.config)
-        in_flight = self.groups if search.schedule == "async" else search.window or search.particles
+        in_flight = self.groups if search.schedule == "async" else search.batch
         strategy = strategies.create(search, space, baseline, in_flight=in_flight)
         folder = RunFolder(self.folder)
         return Tuning(self.config, space, baseline, strategy, folder, journal, monitor, lambda configuration: [], past)

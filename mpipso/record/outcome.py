@@ -291,7 +291,6 @@ def _directions(config: Mapping[str, Any]) -> Higher:
 
 def _schedule(search: Mapping[str, Any]) -> ScheduleChoice:
     """The schedule of a configuration's ``search`` table, from which defaults are left out."""
-    usual = Search()
-    kind = search.get("schedule", usual.schedule)
-    particles = search.get("particles", usual.particles)
-    return ScheduleChoice(kind, search.get("window", particles) if kind == "window" else particles)
+    # Without validation: other keys may be of another version.
+    known = Search.model_construct(**{key: search[key] for key in ("schedule", "window", "particles") if key in search})
+    return ScheduleChoice(known.schedule, known.batch)

@@ -12,8 +12,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from mpipso.config import ScheduleKind
 from mpipso.record.figures import duration
 
 #: Groups that idled for a smaller share of their time are busy enough.
@@ -29,13 +29,13 @@ class ScheduleChoice:
     Where ``async`` was used nothing looks at the size, which then is any number.
     """
 
-    schedule: Literal["generation", "window", "async"]
+    kind: ScheduleKind
     size: int
 
     @property
     def unseen(self) -> float:
         """How many earlier proposals' results a proposal does not see, on average."""
-        return (self.size - 1) / 2 if self.schedule == "generation" else float(self.size - 1)
+        return (self.size - 1) / 2 if self.kind == "generation" else float(self.size - 1)
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Saving:
 
     def __str__(self) -> str:
         choice = self.choice
-        settings = [] if choice.schedule == self.used.schedule else [f'schedule = "{choice.schedule}"']
-        if choice.schedule != "async":
-            settings.append(f"{'particles' if choice.schedule == 'generation' else 'window'} = {choice.size}")
+        settings = [] if choice.kind == self.used.kind else [f'schedule = "{choice.kind}"']
+        if choice.kind != "async":
+            settings.append(f"{'particles' if choice.kind == 'generation' else 'window'} = {choice.size}")
         return (
             f"with {' and '.join(settings)} the search would have taken about {duration(self.seconds)} instead of "
             f"{duration(self.used_seconds)}, {self._price()}"
         )
 
     def _price(self) -> str:
-        if self.choice.schedule == "async":
+        if self.choice.kind == "async":
             return "but its result would depend on timing, not on the seed alone"
         fewer = self.choice.unseen - self.used.unseen
         return f"but a proposal then sees {fewer:.3g} results fewer" if fewer > 0 else "and a proposal sees as much"
@@ -74,12 +74,12 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
     groups:
         How many evaluations run at a time.
     """
-    if choice.schedule == "generation":
+    if choice.kind == "generation":
         return sum(
             _queue(batch if first else sorted(batch, reverse=True), groups)  # nothing can be predicted at first
             for first, batch in _generations(durations, choice.size)
         )
-    if choice.schedule == "async":
+    if choice.kind == "async":
         return _queue(durations, groups)
     free = [0.0] * groups
     # When everything up to this proposal was back.
@@ -98,12 +98,12 @@ def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Sav
     Of those that save about as much, the one whose proposals see most; ``async`` only where no other is worth it,
     because its result depends on timing.
     """
-    if used.schedule == "async" or not durations:
+    if used.kind == "async" or not durations:
         return None
     now = makespan(durations, groups, used)
     found = [(makespan(durations, groups, choice), choice) for choice in _others(len(durations), groups, used)]
     worth = [(seconds, choice) for seconds, choice in found if seconds <= (1 - WORTH) * now]
-    candidates = [pair for pair in worth if pair[1].schedule != "async"] or worth
+    candidates = [pair for pair in worth if pair[1].kind != "async"] or worth
     if not candidates:
         return None
     fastest = min(seconds for seconds, _ in candidates)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Kind = Literal["generation", "window", "async"]
+from mpipso.config import ScheduleKind
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Schedule:
         does not see. Not used by ``async``.
     """
 
-    kind: Kind
+    kind: ScheduleKind
     size: int
 
     def sees(self, number: int) -> int | None:
