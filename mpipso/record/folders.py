@@ -19,7 +19,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mpipso.errors import RunFailed, UserError
@@ -105,10 +105,7 @@ class RunFolder:
         if evaluation.failure is None:
             contents["metrics.json"] = self._json(evaluation.metrics)
         else:
-            failure = evaluation.failure
-            contents["failure.json"] = self._json(
-                {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}
-            )
+            contents["failure.json"] = self._json(asdict(evaluation.failure))
         for name, safe in safe_names(evaluation.files, taken=contents).items():
             contents[safe] = self.redactor.bytes(evaluation.files[name])
         for safe, content in contents.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mpipso.evaluation import Evaluation, Failure
@@ -27,21 +27,12 @@ class Judged:
     judged: bool = True
     violation: float | None = None
 
-    @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """Sort key, best first: feasible before infeasible before failed (Deb 2000), then by fitness."""
-        return self.failed, not self.feasible, float("inf") if self.fitness is None else self.fitness
-
 
 def to_fields(judged: Judged) -> dict[str, Any]:
     """The fields of an ``evaluated`` event; the texts in ``evaluation.files`` stay out of the journal."""
     evaluation = judged.evaluation
     failure = evaluation.failure
-    outcome: dict[str, Any] = (
-        {"metrics": dict(evaluation.metrics)}
-        if failure is None
-        else {"failure": {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}}
-    )
+    outcome = {"metrics": dict(evaluation.metrics)} if failure is None else {"failure": asdict(failure)}
     return {
         "number": evaluation.number,
         "attempt": evaluation.attempt,
@@ -83,15 +74,20 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         ended=event["ended"],
         phases=event.get("phases", {}),
     )
-    return Judged(
-        evaluation,
-        fitness=event.get("fitness"),
-        feasible=event.get("feasible", True),
-        failed=failure is not None or event.get("failed", False),
-        violations=tuple(event.get("violations", ())),
-        judged=event.get("judged", True),
-        violation=event.get("violation"),
-    )
+    # What an event of another version leaves out is as in a new one.
+    told = _read_verdict({**verdict(Judged(evaluation)), **event})
+    return Judged(evaluation, judged=event.get("judged", True), **told)
+
+
+def _read_verdict(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`verdict`; journals of earlier versions do not say how far limits are broken."""
+    return {
+        "fitness": event["fitness"],
+        "feasible": event["feasible"],
+        "failed": event.get("failure") is not None or event["failed"],
+        "violations": tuple(event["violations"]),
+        "violation": event.get("violation"),
+    }
 
 
 def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
@@ -101,13 +97,5 @@ def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
         if event["event"] == "evaluated":
             found[event["number"]] = from_fields(event)
         elif event["event"] == "judged" and event["number"] in found:
-            found[event["number"]] = replace(
-                found[event["number"]],
-                fitness=event["fitness"],
-                feasible=event["feasible"],
-                failed=event["failed"],
-                violations=tuple(event["violations"]),
-                judged=True,
-                violation=event.get("violation"),
-            )
+            found[event["number"]] = replace(found[event["number"]], judged=True, **_read_verdict(event))
     return list(found.values())

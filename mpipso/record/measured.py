@@ -102,7 +102,7 @@ class Measured:
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Sort key, best first, as that of :class:`Judged`, by the mean fitness."""
+        """Sort key, best first: feasible before infeasible before failed (Deb 2000), then by the mean fitness."""
         fitness = [judged.fitness for judged in self.good if judged.fitness is not None]
         return self.failed, not self.feasible, fmean(fitness) if fitness else float("inf")
 
