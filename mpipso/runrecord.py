@@ -23,7 +23,7 @@ from mpipso.farewell import dismiss
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
-from mpipso.record.journal import Journal, read
+from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import COMMAND, RESTARTS, read_outcome
 from mpipso.record.report import summary
@@ -64,11 +64,10 @@ class RunRecord:
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
             self._journal = Journal.open(self._folder.path, self._folder.redactor)
-            self._past = read(self._journal.path)
         else:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
-            self._past = []
+        self._past = self._journal.past
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, context: RankContext, interrupts: Interrupts) -> int:

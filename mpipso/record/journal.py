@@ -98,7 +98,9 @@ class Journal:
     path:
         The file.
     redactor:
-        Knows what is not written.
+        Knows the secrets, which are not written.
+    past:
+        The events that were in the file when it was opened, in their order.
     """
 
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
@@ -107,8 +109,8 @@ class Journal:
         self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
-        events, size = _parse(path, file.readall())
-        self._next = len(events)
+        self.past, size = _parse(path, file.readall())
+        self._next = len(self.past)
         self._size = size
         file.truncate(size)
         file.seek(size)
