@@ -1,7 +1,8 @@
-"""Numbers and lists in messages."""
+"""How numbers, lists, long texts and hosts are told in messages."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 
@@ -19,7 +20,7 @@ def ranges(numbers: tuple[int, ...]) -> str:
 
 
 def listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
-    """The first of them, and how many more there are."""
+    """The first ``most`` words, and how many more there are: ``a, b, 3 more``."""
     more = [f"{len(words) - most} more"] if len(words) > most else []
     return separator.join([*words[:most], *more])
 
@@ -30,4 +31,19 @@ def counted(number: int, noun: str) -> str:
 
 
 def plural(number: int, noun: str) -> str:
+    """The noun as it goes with a number: ``rank`` for 1, ``ranks`` for any other."""
     return noun if number == 1 else f"{noun}s"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, of which three dots take the place of the end if it has more than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def short_host(host: str) -> str:
+    """The name of a host without its domain; an IP address has none, and stays whole."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.partition(".")[0]
+    return host

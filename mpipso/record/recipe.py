@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 import time
@@ -20,6 +19,7 @@ from mpipso.printable import clean, printable
 from mpipso.record import figures
 from mpipso.record.folders import remove, replace
 from mpipso.redact import Redactor, secret_flag
+from mpipso.wording import short_host
 
 TOML = "best.toml"
 SCRIPT = "best.sh"
@@ -249,7 +249,7 @@ def _demand(name: str) -> str:
 def _labels(starts: Sequence[NodeStart]) -> list[list[str]]:
     """What names each node: its host and its short name; where nodes share a host, ``host/0``, ``host/1`` by rank."""
     total = Counter(start.host for start in starts)
-    short = Counter(_short(host) for host in total)
+    short = Counter(short_host(host) for host in total)
     seen: Counter[str] = Counter()
     labels = []
     for start in starts:
@@ -258,14 +258,6 @@ def _labels(starts: Sequence[NodeStart]) -> list[list[str]]:
             labels.append([f"{host}/{seen[host] if start.rank is None else start.rank}"])
             seen[host] += 1
         else:
-            brief = _short(host)
+            brief = short_host(host)
             labels.append([host, brief] if brief != host and short[brief] == 1 else [host])
     return labels
-
-
-def _short(host: str) -> str:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host.partition(".")[0]
-    return host

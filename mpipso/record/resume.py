@@ -15,6 +15,7 @@ from mpipso.errors import UserError
 from mpipso.record import journal
 from mpipso.record.usage import BEGINNINGS
 from mpipso.redact import HIDDEN, Redactor
+from mpipso.wording import shortened
 
 #: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
 #: how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others.
@@ -42,7 +43,8 @@ FREE = (
 )
 #: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
-_LONGEST = 60
+#: Characters of a value in a message.
+_LONGEST = 63
 
 
 def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dict[str, Any]]]:
@@ -171,4 +173,4 @@ def _shown(value: Any) -> str:
     if _unset(value) and not isinstance(value, str):
         return "not set"
     text = str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return shortened(text, _LONGEST)

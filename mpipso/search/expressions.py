@@ -13,6 +13,7 @@ import simpleeval
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.domains import Domain, Values, tidy
+from mpipso.wording import shortened
 
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
 """Syntax that gives a value whatever numbers it reads, unlike a division."""
@@ -91,8 +92,7 @@ class Expression(Domain):
 
     def __init__(self, where: str, text: str, kind: str) -> None:
         """``where`` says whose expression it is and begins every message; ``kind`` is the type of its value."""
-        shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-        self._where = f"{where}: expression {shown!r}"
+        self._where = f"{where}: expression {shortened(text, SHOWN)!r}"
         self.text, self._kind = text, kind
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
