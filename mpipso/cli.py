@@ -308,7 +308,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from mpipso.record.outcome import COMMAND, called
+    from mpipso.launched import COMMAND, called
 
     path: Path = arguments.path
     try:

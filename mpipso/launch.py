@@ -12,16 +12,11 @@ from pathlib import Path
 
 from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
+from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
 from mpipso.launchers import find
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
-from mpipso.record.outcome import COMMAND, REQUEUE, called
-from mpipso.record.screen import TERMINAL
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
-
-NOTE = "MPIPSO_NOTE"
-"""Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
-that starts again finds there what to resume."""
 
 
 def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits, more: Sequence[str] = ()) -> int:

@@ -20,12 +20,13 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.farewell import dismiss
+from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
-from mpipso.record.outcome import COMMAND, RESTARTS, read_outcome
+from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import BEGINNINGS, usage

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple, TextIO
 
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
 from mpipso.jobs import Job
+from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.mpirun import Mpirun
 from mpipso.printable import printable
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
-from mpipso.record.outcome import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
 from mpipso.startup import Options

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mpipso import slurm
-from mpipso.record.outcome import REQUEUE
+from mpipso.launched import REQUEUE
 
 RESERVE = 60.0
 """Seconds before the end of a Slurm job at which everything has to be over."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ import tomli
 from mpipso.config import Search
 from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, CONFIRM
+from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
 from mpipso.record.folders import BEAT_FILE, RunFolder
@@ -31,13 +30,6 @@ from mpipso.redact import HIDDEN
 
 Event = Mapping[str, Any]
 
-COMMAND = "MPIPSO_COMMAND"
-"""Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
-that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
-REQUEUE = "MPIPSO_REQUEUE"
-"""Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
-RESTARTS = "MPIPSO_RESTARTS"
-"""Environment variable with how often the supervisor of this job would restart it."""
 NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
 #: A root whose sign of life is older than this many seconds is gone; it gives one every two.
@@ -219,22 +211,6 @@ def _is_here(folder: str) -> bool:
         return Path(folder).samefile(Path())
     except OSError:  # neither is there for whoever asks
         return False
-
-
-def resuming(command: str, folder: Path, more: str = "") -> str:
-    """What goes on with the run in ``folder`` by the words that launch runs, and where, if not on this machine."""
-    where = "  # inside a Slurm allocation" if "SLURM_JOB_ID" in os.environ and not submits(command) else ""
-    return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"
-
-
-def submits(command: str) -> bool:
-    """Whether the words that launch runs submit a Slurm job with a configuration."""
-    return command.startswith("sbatch ")
-
-
-def called() -> list[str]:
-    """The words that call mpipso in this shell."""
-    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
 
 
 def _comes_back(last: Event) -> bool:

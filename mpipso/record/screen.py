@@ -11,13 +11,10 @@ from typing import Literal, NamedTuple, TextIO
 import psutil
 
 from mpipso.errors import UserError
+from mpipso.launched import TERMINAL
 from mpipso.launchernames import FRONT_ENDS
 
 Mode = Literal["live", "plain"]
-
-#: Says what the launcher writes to, for ranks that cannot see it: ``<columns>`` or ``<columns>x<lines>``, 0 for no
-#: terminal.
-TERMINAL = "MPIPSO_TERMINAL"
 
 _MPI = ("OMPI_", "PMI_", "PMIX_")
 #: Hydra's proxy or a wrapper script may stand between a launcher and its rank.
