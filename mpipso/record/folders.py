@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import journal
+from mpipso.record.place import lock
 from mpipso.redact import Redactor
 
 LATEST = "latest"
@@ -221,12 +221,9 @@ def _looked_after(path: Path) -> bool:
     """Whether a supervisor holds the lock of the launch log there."""
     try:
         with (path / LAUNCH_LOG).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
+            return lock(file) is False
+    except OSError:  # where it cannot be told, the lock does not keep supervisors from the run either
         return False
-    return False
 
 
 def _make(output: Path, name: str | None) -> Path:

@@ -43,8 +43,6 @@ was torn by a crash and never acted on, so readers leave it out and the next wri
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
 import os
@@ -60,7 +58,7 @@ import tomli
 from mpipso.errors import RunFailed, UserError
 from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
-from mpipso.record.place import is_there, place
+from mpipso.record.place import is_there, lock, place
 from mpipso.redact import Redactor
 from mpipso.wording import counted
 
@@ -86,9 +84,6 @@ Event = Literal[
     "failed",
 ]
 
-#: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-
 
 class Journal:
     """The one writer of a run's journal. Use :meth:`create` or :meth:`open`; closes as a context manager.
@@ -105,7 +100,8 @@ class Journal:
 
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
-        _lock(path, file)
+        if lock(file) is False:
+            raise UserError(f"{path}: another process is writing this journal; wait for it or stop it")
         self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
@@ -234,17 +230,6 @@ def read(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     return _parse(path, content)[0]
-
-
-def _lock(path: Path, file: FileIO) -> None:
-    """Keep other writers out, where the file system can."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path}: another process is writing this journal; wait for it or stop it") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -1,11 +1,36 @@
-"""Whether an open file is still where it was opened: whoever writes to it does not notice that it was moved."""
+"""Open files: whether one is still where it was opened, which its writer does not notice, and who holds its lock."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from io import IOBase
 from pathlib import Path
+
+#: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def lock(file: IOBase) -> bool | None:
+    """Take the only lock of a file that is open for writing, without waiting; it is given up when the file is closed.
+
+    Returns True when it was taken, False when somebody else holds it, None where the file system has no locks.
+
+    Raises
+    ------
+    OSError
+        The disk fails, so nobody can tell whether somebody holds it.
+    """
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
 
 
 def is_there(path: Path, file: IOBase) -> bool:
