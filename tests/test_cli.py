@@ -396,14 +396,14 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         ),
         (
             ["launch", "--resume", "a", "--run-name", "b", "--warm-start", "c"],
-            "a: is not the folder of a run (it has no journal.jsonl)",
+            "a: there is no such folder",
         ),
         (["check", "--nodes", "a,-oX"], "--nodes 'a,-oX': '-oX': a host's name does not begin with '-'"),
         (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
         (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
         (["check", "--mode", "both"], "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
         (["check", "--ranks", "2", "--nodes-per-group", "3"], "2 ranks cannot form a group of 3 nodes"),
-        (["report", "no-such-folder"], "no-such-folder"),
+        (["report", "no-such-folder"], "no-such-folder: there is no such folder"),
         (["launch", "--mpirun", "no-such-mpirun"], "no-such-mpirun: command not found"),
         (["launch", "--mpirun", "/bin/true"], "neither Open MPI nor MPICH"),
         (

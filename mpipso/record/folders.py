@@ -81,11 +81,9 @@ class RunFolder:
         Raises
         ------
         UserError
-            It has no journal.
+            As of :func:`check_run`.
         """
-        if not (path / journal.FILE).is_file():
-            hint = f"; did you mean {path / LATEST}?" if (path / LATEST / journal.FILE).is_file() else ""
-            raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE}){hint}")
+        check_run(path)
         return cls(path.resolve())
 
     def evaluation(self, number: int, attempt: int) -> Path:
@@ -129,6 +127,25 @@ class RunFolder:
     def _json(self, data: Mapping[str, object]) -> bytes:
         text = json.dumps(self.redactor.data(journal.finite(data)), indent=2, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def check_run(path: Path) -> None:
+    """See that ``path`` is the folder of a run.
+
+    Raises
+    ------
+    UserError
+        There is no such folder, it cannot be read, or it has no journal.
+    """
+    try:
+        there, begun = path.is_dir(), (path / journal.FILE).is_file()
+        hint = f"; did you mean {path / LATEST}?" if (path / LATEST / journal.FILE).is_file() else ""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not there:
+        raise UserError(f"{path}: {'is not a folder' if path.exists() else 'there is no such folder'}")
+    if not begun:
+        raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE}){hint}")
 
 
 def safe_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:

@@ -21,7 +21,7 @@ from mpipso.evaluation import BASELINE, CONFIRM
 from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
-from mpipso.record.folders import BEAT_FILE, RunFolder
+from mpipso.record.folders import BEAT_FILE, check_run
 from mpipso.record.judged import Judged, results
 from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
@@ -127,9 +127,9 @@ def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
     Raises
     ------
     UserError
-        The folder has no journal, or it is damaged.
+        There is no such folder, it has no journal, or the journal is damaged.
     """
-    RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
+    check_run(folder)
     path = folder / journal.FILE
     events = journal.read(path)
     if not events or events[0]["event"] != "started":

@@ -62,7 +62,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         # The rest of it may be the log of a service.
         first, *_ = outcome.failure.strip().splitlines()
         yield Text(f"The run failed: {clean(first).rstrip(':.')}.", "bold red")
-        yield Text("This is what it has found so far.", "yellow")
+        yield Text("This is what it had found.", "yellow")
     elif outcome.ended:
         yield Text(f"The run is {outcome.ended}; this is what it has found so far.", "yellow")
     total = len(outcome.evaluations)

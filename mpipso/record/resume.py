@@ -13,6 +13,7 @@ import tomli
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.record import journal
+from mpipso.record.folders import check_run
 from mpipso.record.usage import BEGINNINGS
 from mpipso.redact import HIDDEN, Redactor
 from mpipso.wording import shortened
@@ -62,14 +63,7 @@ def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dic
         configuration lacks its secrets, which are not kept, and is not given.
     """
     path = folder / journal.FILE
-    try:
-        there, begun = folder.is_dir(), path.is_file()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    if not there:
-        raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'there is no such folder'}")
-    if not begun:
-        raise UserError(f"{folder}: is not the folder of a run (it has no {journal.FILE})")
+    check_run(folder)
     events = journal.read(path)
     if not events or events[0]["event"] != "started":
         raise UserError(f"{path}: does not begin with the start of a run: there is nothing to go on with")
