@@ -14,7 +14,7 @@ from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
 from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
 from mpipso.launchers import find
-from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
+from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
 from mpipso.supervise import Limits, Supervisor
 
@@ -66,7 +66,7 @@ def _note(folder: Path) -> Path | None:
     """Write the folder of a new run into the file that :data:`NOTE` names, if it does."""
     if not (path := os.environ.get(NOTE)):
         return None
-    replace(Path(path), f"{folder.absolute()}\n")
+    write_whole(Path(path), f"{folder.absolute()}\n")
     return Path(path)
 
 

@@ -175,7 +175,7 @@ def _numbered(name: str, count: int) -> str:
     return f"{path.stem}-{count}{path.suffix}"
 
 
-def replace(path: Path, content: str, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: str, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part; ``mode`` is cut by the umask.
 
     Raises

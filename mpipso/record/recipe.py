@@ -17,7 +17,7 @@ from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation
 from mpipso.printable import clean, printable
 from mpipso.record import figures
-from mpipso.record.folders import remove, replace
+from mpipso.record.folders import remove, write_whole
 from mpipso.redact import Redactor, secret_flag
 from mpipso.wording import short_host
 
@@ -96,8 +96,8 @@ def write_best(
             for start in starts
         ],
     }
-    replace(folder / TOML, tomli_w.dumps(redactor.data(best)))
-    replace(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
+    write_whole(folder / TOML, tomli_w.dumps(redactor.data(best)))
+    write_whole(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
 
 
 def withdraw_best(folder: Path) -> None:
