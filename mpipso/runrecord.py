@@ -72,7 +72,7 @@ class RunRecord:
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, context: RankContext, interrupts: Interrupts) -> int:
-        """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
+        """Go through rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
         config, plan = self._config, self._plan
         groups = {index: group.hosts for index, group in enumerate(plan.groups)}
         hosts, names = differing_environments(config, context.differing)
@@ -151,7 +151,7 @@ class RunRecord:
         return tuning
 
     def _silent(self, root: Root | None) -> list[str]:
-        """A line about the ranks for which a launcher waits that was started by hand: nobody else ends it."""
+        """A note if ranks do not answer for which a launcher waits that nobody but the user can end."""
         if root is None or not root.silent or not self._world.tolerant or RESTARTS in os.environ:
             return []
         return [f"no answer from {root.silent}: mpirun may go on waiting, and can be ended by hand; the run is over"]

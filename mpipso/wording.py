@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
-    """``0-3,8`` for 0, 1, 2, 3, 8."""
+    """Numbers that ascend as text, with a dash for those that follow each other: ``0-3,8`` for 0, 1, 2, 3, 8."""
     if not numbers:
         return "none"
     runs: list[list[int]] = []
@@ -26,7 +26,7 @@ def listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 rank``, ``2 ranks``, ``no ranks``."""
+    """A number with its noun: ``1 rank``, ``2 ranks``, ``no ranks``."""
     return f"{number or 'no'} {plural(number, noun)}"
 
 

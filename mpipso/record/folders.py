@@ -28,6 +28,7 @@ from mpipso.record.place import lock
 from mpipso.redact import Redactor
 
 LATEST = "latest"
+"""The name of the symbolic link, beside the folders of runs, to the one that was made last."""
 BEAT_FILE = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
 EVALUATIONS = "evaluations"
@@ -40,7 +41,15 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its files."""
+    """The folder in which a run keeps its files.
+
+    Attributes
+    ----------
+    path:
+        The folder, which is there.
+    redactor:
+        Hides secrets in what is written by :meth:`save`.
+    """
 
     path: Path
     redactor: Redactor = field(default_factory=lambda: Redactor(os.environ), repr=False)
@@ -63,10 +72,15 @@ class RunFolder:
 
     @classmethod
     def reserve(cls, output: Path, name: str | None = None) -> Path:
-        """Make a folder for a run that is about to be launched, with an empty launch log; names and errors as above.
+        """Make a folder for a run that is about to be launched, with an empty launch log, and return its path.
 
-        :meth:`create` with the folder's name, on whichever host, will take it. A name that is given may have been
-        reserved before, by a launch from which no run came and which is over.
+        :meth:`create` with the folder's name, on whichever host, will take this folder. It is named as there, but that
+        a given name may have been reserved before, by a launch from which no run came and which is over.
+
+        Raises
+        ------
+        UserError
+            The name is no plain file name, or nothing can be written in ``output``.
         """
         _check_name(name)
         again = name is not None and _reserved(output / name) and not _looked_after(output / name)
@@ -76,22 +90,22 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The folder of an earlier run.
+        """The folder of an earlier run, with links resolved.
 
         Raises
         ------
         UserError
-            As of :func:`check_run`.
+            There is no such folder, it cannot be read, or it has no journal.
         """
         check_run(path)
         return cls(path.resolve())
 
     def evaluation(self, number: int, attempt: int) -> Path:
-        """The folder of one evaluation; :meth:`save` makes it."""
+        """The folder of an evaluation, by its number and that of the attempt; :meth:`save` makes it."""
         return self.path / EVALUATIONS / f"{number:04d}-{attempt}"
 
     def save(self, evaluation: Evaluation) -> None:
-        """Write an evaluation's configuration, its metrics or failure, and its files.
+        """Write an evaluation's configuration, its metrics or failure, and its files, without secrets.
 
         Raises
         ------
@@ -115,7 +129,7 @@ class RunFolder:
                 raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
     def _make_inside(self, folder: Path) -> None:
-        """A folder in the run's own, which is not made again: it was moved, and what is kept belongs together."""
+        """Make a folder in the run's own; that is not made again if it was moved: what a run keeps stays together."""
         path = self.path
         try:
             for part in folder.relative_to(self.path).parts:
@@ -130,7 +144,7 @@ class RunFolder:
 
 
 def check_run(path: Path) -> None:
-    """See that ``path`` is the folder of a run.
+    """Make sure that ``path`` is the folder of a run.
 
     Raises
     ------
@@ -149,7 +163,11 @@ def check_run(path: Path) -> None:
 
 
 def safe_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """For each name a distinct relative path that stays in its folder: ``file`` or ``folder/file``."""
+    """For each name, whatever it holds, a distinct relative path that stays in its folder: ``file`` or ``folder/file``.
+
+    Characters that a file system may refuse become ``_``, long names are cut, and what then would be the same, or one
+    of the paths that are ``taken``, gets the suffix ``-2``, ``-3`` and so on.
+    """
     files = set(taken)
     folders: set[str] = set()
     result = {}
@@ -199,7 +217,7 @@ def write_whole(path: Path, content: str, mode: int = 0o666) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there.
+    """Remove a file; one that is not there is no mistake.
 
     Raises
     ------
@@ -228,7 +246,7 @@ def _reserved(path: Path) -> bool:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a folder has the owner that new files beside it get, on a server that maps them too."""
+    """Whether what is at ``path`` is a folder of the owner that new files beside it get, as a server may map owners."""
     status = path.lstat()
     with tempfile.TemporaryFile(dir=path.parent) as new:
         return stat.S_ISDIR(status.st_mode) and status.st_uid == os.fstat(new.fileno()).st_uid

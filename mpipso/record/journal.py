@@ -83,15 +83,18 @@ Event = Literal[
     "interrupted",
     "failed",
 ]
+"""The kinds of events: what each says, and which fields it has, is in the table above."""
 
 
 class Journal:
-    """The one writer of a run's journal. Use :meth:`create` or :meth:`open`; closes as a context manager.
+    """A run's journal, open for writing by this process alone; :meth:`create` or :meth:`open` make one.
+
+    It is a context manager that closes the file at its end.
 
     Attributes
     ----------
     path:
-        The file.
+        The file, where it was opened.
     redactor:
         Knows the secrets, which are not written.
     past:
@@ -113,7 +116,7 @@ class Journal:
 
     @classmethod
     def create(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
-        """Start the journal of a new run.
+        """Start the journal of a new run in its folder; without a redactor, it hides the secrets of the environment.
 
         Raises
         ------
@@ -124,7 +127,7 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
-        """Go on with the journal of an earlier run; a torn last line is cut off.
+        """Go on with the journal in the folder of an earlier run; a torn last line is cut off.
 
         Raises
         ------
@@ -151,7 +154,7 @@ class Journal:
             return journal
 
     def write(self, event: Event, /, **fields: Any) -> None:
-        """Append one event; it is on the disk when this returns.
+        """Append one event with its fields, without secrets; it is on the disk when this returns.
 
         Raises
         ------
@@ -180,7 +183,7 @@ class Journal:
         self._next += 1
 
     def evaluated(self, judged: Judged) -> None:
-        """Append an ``evaluated`` event."""
+        """Append an ``evaluated`` event; errors are those of :meth:`write`."""
         self.write("evaluated", **to_fields(judged))
 
     @property
@@ -192,7 +195,7 @@ class Journal:
         return None if now is None else now.parent
 
     def check_place(self) -> None:
-        """See that the journal is where it was begun, as all that the run keeps is to be beside it.
+        """Make sure that the journal is where it was opened, as all that the run keeps is to be beside it.
 
         Raises
         ------
@@ -218,7 +221,7 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events of a journal, also while it is being written.
+    """All events of the journal at ``path``, in their order, also while it is being written.
 
     Raises
     ------
@@ -233,7 +236,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The events, and how many bytes of the file hold them."""
+    """The events of a journal's content, and how many bytes hold them: all but a torn last line."""
     *lines, torn = content.split(b"\n")
     events: list[dict[str, Any]] = []
     for index, line in enumerate(lines):

@@ -31,10 +31,10 @@ from mpipso.redact import HIDDEN
 Event = Mapping[str, Any]
 
 NO_BASELINE = "the baseline configuration failed"
-"""How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
-#: A root whose sign of life is older than this many seconds is gone; it gives one every two.
+"""How the cause of a run begins that failed with its baseline; to resume it is in vain, as its journal says so."""
+#: Seconds after the last sign of life of a root, which gives one every two, from which on it is taken for gone.
 _GONE = 30.0
-#: And after so many it may be: whoever knows that it was killed is told how to go on.
+#: Seconds from which on it may be gone: whoever knows that it was killed is told how to go on.
 _QUIET = 10.0
 
 
@@ -45,23 +45,23 @@ class Outcome:
     Attributes
     ----------
     evaluations:
-        Every evaluation, those of the baseline, repeats and confirmations included.
+        Every evaluation with its verdict, those of the baseline, repeats and confirmations included.
     incumbent:
         The number of an evaluation of the best configuration, None when there is none.
     objective:
-        The metric that was optimised.
+        The name of the metric that was optimised.
     higher:
-        Whether more of a metric is better.
+        Whether more of a metric is better, by its name; None for neither.
     folder:
-        Where the results lie.
+        The folder of the run.
     starts:
         The commands that start the service with the best configuration, one per node.
     ended:
-        Why the run did not come to its end, empty when it did.
+        How the run is, if it did not come to its end, in words that go on from "The run is"; empty when it did.
     cause:
         Which budget ended a run that did come to its end, by its name in the journal.
     failure:
-        Why the run could not go on, if so.
+        Why the run could not go on, empty if it could.
     resume:
         The command that goes on with the run, empty where there is nothing to go on with.
     usage:
@@ -73,7 +73,7 @@ class Outcome:
     no_starts:
         Why there are no ``starts`` although the run has written some: a sentence.
     config:
-        The configuration that it was run with last, as TOML without its secrets.
+        The configuration that the run's last session had, as TOML without its secrets.
     """
 
     evaluations: Sequence[Judged]
@@ -94,15 +94,17 @@ class Outcome:
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
-        """The evaluations by configuration."""
+        """The evaluations by configuration, in the order in which the configurations came first."""
         return by_configuration(self.evaluations)
 
     @property
     def baseline(self) -> Measured | None:
+        """The baseline configuration with its measurements; None when there is none."""
         return next((each for each in self.configurations if _has_label(each, BASELINE)), None)
 
     @property
     def best(self) -> Measured | None:
+        """The best configuration with its measurements; None when there is none."""
         numbers = ((each, judged.evaluation.number) for each in self.configurations for judged in each.measurements)
         return next((each for each, number in numbers if number == self.incumbent), None)
 
@@ -113,7 +115,7 @@ class Outcome:
 
     @property
     def saving(self) -> Saving | None:
-        """Which schedule would have saved wall time, if groups idled noticeably and one would have."""
+        """The schedule that would have saved most wall time; None if groups hardly idled, or none would have."""
         if self.schedule is None or self.usage.idle_share <= IDLE:
             return None
         return saving(self.usage.durations, self.usage.width, self.schedule)
@@ -122,7 +124,7 @@ class Outcome:
 def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
     """The outcome of the run in ``folder``, as far as its journal goes.
 
-    ``failure`` is why the run cannot go on, which a journal on a full disk does not say.
+    ``failure`` is why the run could not go on, empty if it could; a journal on a full disk does not say so itself.
 
     Raises
     ------
@@ -170,10 +172,10 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
 
 
 def _with_starts(outcome: Outcome) -> Outcome:
-    """With the commands of ``best.toml`` if they are those of the best.
+    """The outcome with the commands of ``best.toml``, or why these are not to be used.
 
-    A session that ended between the journal's line and the file has left an earlier one; and what has become of the
-    file is no reason to tell nothing of a run.
+    A session that ended between the journal's line and the file has left an earlier best there. A file that is damaged
+    is no reason to tell nothing of a run.
     """
     try:
         written = recipe.read_best(outcome.folder)
@@ -188,9 +190,14 @@ def _with_starts(outcome: Outcome) -> Outcome:
 
 
 def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") -> str:
-    """What goes on with the run in ``folder``: where it was last, if its ``command`` and ``cwd`` are known.
+    """The command that goes on with the run in ``folder``, for a shell; a comment in it says what else it takes.
 
-    A configuration with secrets must be given again: they are not kept.
+    Parameters
+    ----------
+    config:
+        The run's configuration as TOML. One with secrets must be given again, as they are not kept.
+    command, cwd:
+        How the run was launched last, quoted for a shell, and in which folder; empty where that is not known.
     """
     if cwd and not _is_here(cwd):
         # The command may name files, itself among them, as they are called from there.
@@ -214,7 +221,7 @@ def _is_here(folder: str) -> bool:
 
 
 def _comes_back(last: Event) -> bool:
-    """Whether the Slurm job that was interrupted goes on by itself; where it does not, its launcher tells."""
+    """Whether the run's last event is an interruption after which its Slurm job starts again and goes on with it."""
     return last["event"] == "interrupted" and os.environ.get(REQUEUE) == "1"
 
 
@@ -226,11 +233,11 @@ _GOING_ON = "still going on"
 
 
 def _ended(folder: Path, last: Event) -> str:
-    """Why a run did not come to its end, after its last beginning or ending."""
+    """How a run is that did not come to its end, empty if it did; ``last`` is its last beginning or ending."""
     if last["event"] == "finished":
         return ""
     if last["event"] == "interrupted":
-        # USR1 is by what a launcher passes a request to stop on, whatever signal its user has sent.
+        # A launcher passes a request to stop on as USR1, whatever signal its user has sent.
         return "interrupted" if last["signal"] == "SIGUSR1" else f"interrupted by {last['signal']}"
     if last["event"] == "failed":
         return "failed"

@@ -49,10 +49,12 @@ _LONGEST = 63
 
 
 def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dict[str, Any]]]:
-    """The configuration's text of the last session of the run in ``folder``, and all events of its journal.
+    """The text of the configuration that the last session of a run had, and all events of its journal.
 
     Parameters
     ----------
+    folder:
+        The folder of the run.
     config_given:
         Whether the user gives the configuration, so that the text may lack its secrets.
 
@@ -93,9 +95,9 @@ def hidden(text: str, source: str) -> list[str]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Why ``new`` cannot go on with a run that was made with ``old``: one line per key, empty when it can.
+    """Why the configuration ``new`` cannot go on with a run of the configuration ``old``: one line per different key.
 
-    Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
+    Empty when it can. Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
     """
     tables = [_tables(old), _tables(new)]
     before, after = map(_flat, tables)
@@ -163,7 +165,7 @@ def _may_hide(pattern: str, text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """As in TOML, more or less, and not too long."""
+    """A value as text for a message: more or less as TOML has it, and shortened."""
     if _unset(value) and not isinstance(value, str):
         return "not set"
     text = str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)

@@ -18,8 +18,9 @@ from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 from mpipso.wording import plural
 
-#: More groups than this are told in fewer rows: those that lost most time, and the others together.
+#: Rows of service groups in the table. Of more groups those that lost most time have rows, the others one together.
 _ROWS = 12
+#: Lines for each kind of fault.
 _LINES = 8
 #: Evaluations that are named after a cause.
 _NUMBERS = 5
@@ -39,7 +40,11 @@ _ENDS = {
 
 
 def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
-    """Counts, why it ended, causes of failures, lost ranks and quarantines; then groups, speed-up, better schedule."""
+    """How a run went, line by line: how many evaluations there were, why it ended, what failed, which ranks were lost.
+
+    After these come a table of the groups, how much faster they were than one, and a schedule that would have saved
+    time.
+    """
     yield from _counts(outcome)
     yield from _faults(outcome)
     if outcome.usage.groups:
@@ -50,7 +55,7 @@ def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
 
 
 class GroupTable:
-    """One row per service group and one for all, with durations; at most about a dozen rows.
+    """A table of what the service groups did with their time: one row per group, a dozen at most, and one for all.
 
     Where there is no room the hosts' names are cut, and then columns are left out, first those that tell nothing.
     """
@@ -69,7 +74,7 @@ class GroupTable:
         yield self._table(titles)
 
     def _needs(self, titles: Sequence[str], console: Console, options: ConsoleOptions) -> int:
-        """The characters that these columns are wide, of the names of hosts a few."""
+        """How many characters wide a table of these columns is, with names of hosts that are cut."""
         table = self._table([title for title in titles if title != "hosts"])
         wide = Measurement.get(console, options.update(width=10_000), table).maximum
         if "hosts" in titles:
@@ -101,7 +106,7 @@ class GroupTable:
 
 
 def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:
-    """Those that get a row, and those that share one."""
+    """The groups that get a row each, and those that share one."""
     if len(groups) <= _ROWS:
         return groups, []
     worst = sorted(range(len(groups)), key=lambda index: groups[index].useful - groups[index].seconds)[: _ROWS - 2]
@@ -110,7 +115,7 @@ def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence
 
 
 def _cells(groups: Sequence[GroupUsage]) -> dict[str, str]:
-    """What is in all columns but the first ones, by their titles: sums over these groups."""
+    """The cells of a row, by the titles of their columns: sums over the groups; without their names and hosts."""
     parts = (
         sum(group.start for group in groups),
         sum(group.benchmark for group in groups),
@@ -193,7 +198,7 @@ def _counted(causes: Mapping[str, int], what: str) -> list[str]:
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    """The first of them, as the folders of their evaluations are named."""
+    """The first numbers of evaluations, as in ``#3, #7, ...``."""
     first = [f"#{number}" for number in sorted(numbers)[:_NUMBERS]]
     return ", ".join([*first, "..."] if len(numbers) > _NUMBERS else first)
 
@@ -210,7 +215,7 @@ def _named(word: str, numbers: Sequence[int]) -> str:
 
 
 def _quarantined(alike: Sequence[Quarantine]) -> str:
-    """Quarantines of one cause."""
+    """A line that tells of all quarantines that had the same cause."""
     groups = _named("group", sorted({quarantine.group for quarantine in alike}))
     seconds = figures.duration(sum(quarantine.seconds for quarantine in alike))
     back = sum(quarantine.readmitted for quarantine in alike)

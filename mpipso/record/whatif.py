@@ -1,9 +1,9 @@
 """What another schedule would have cost: the measured durations, scheduled again on as many groups.
 
 Pure computing: list scheduling (R. L. Graham, "Bounds for certain multiprocessing anomalies", Bell System Technical
-Journal 45 (1966) 1563-1581) of evaluations in the order of their proposal. What is left out is the same for all
-schedules: faults, confirmations, the time between evaluations. And so is what matters most, which other configurations
-would have been proposed: a proposal that sees fewer results learns less.
+Journal 45 (1966) 1563-1581) of evaluations in the order of their proposal. Left out is what is the same for all
+schedules: faults, confirmations, the time between evaluations. Left out too is what matters most, which other
+configurations would have been proposed: a proposal that sees fewer results learns less.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ WORTH = 0.05
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """A schedule and its size: particles of a generation, proposals of a window, groups that ``async`` would keep busy.
+    """Which results a proposal may see, as a user chooses it.
 
-    Where ``async`` was used nothing looks at the size, which then is any number.
+    Attributes
+    ----------
+    kind:
+        ``generation``, ``window`` or ``async``: what they mean is in :class:`mpipso.config.Search`.
+    size:
+        Particles of a generation, proposals of a window, or groups that ``async`` would keep busy. Where ``async`` was
+        used nothing looks at it, and it is any number.
     """
 
     kind: ScheduleKind
@@ -40,7 +46,10 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class Saving:
-    """A schedule that would have saved time: makespans in seconds with it and with the one that was used."""
+    """A schedule that would have saved time, and the one that was used, each with its makespan in seconds.
+
+    As text it is the end of a sentence that tells a user what to set, what that saves and what it costs.
+    """
 
     choice: ScheduleChoice
     seconds: float
@@ -65,7 +74,7 @@ class Saving:
 
 
 def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) -> float:
-    """Seconds from the first start to the last end.
+    """Seconds from the first start to the last end, if the evaluations followed a schedule.
 
     Parameters
     ----------
@@ -73,6 +82,8 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
         Seconds of each evaluation, in the order of proposal.
     groups:
         How many evaluations run at a time.
+    choice:
+        The schedule.
     """
     if choice.kind == "generation":
         return sum(
@@ -95,8 +106,8 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
 def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Saving | None:
     """The schedule that would have saved most; None when none would have saved :data:`WORTH`, or ``async`` was used.
 
-    Of those that save about as much, the one whose proposals see most; ``async`` only where no other is worth it,
-    because its result depends on timing.
+    Of schedules that save about as much it is the one whose proposals see most; ``async`` only where no other is worth
+    it, because its result depends on timing. Parameters are those of :func:`makespan`, with the schedule that was used.
     """
     if used.kind == "async" or not durations:
         return None
@@ -130,7 +141,7 @@ def _generations(durations: Sequence[float], size: int) -> Iterator[tuple[bool, 
 
 
 def _queue(durations: Sequence[float], groups: int) -> float:
-    """The end of a queue from which every group takes the next when it is free."""
+    """Seconds until all are done if every group, when it is free, takes the next evaluation of a queue."""
     free = [0.0] * groups
     for seconds in durations:
         heapq.heappush(free, heapq.heappop(free) + seconds)
