@@ -43,6 +43,7 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--seed", "search.seed", int, "seed of the search: the same seed and the same results give the same proposals"),
     ("--output", "output", str, "folder in which the run's own folder is made"),
 )
+_RANKS = "number of ranks (one per named host; here alone one per node of the named groups, or one per core)"
 #: Pairs of flags the second of which would have no effect, and why.
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
@@ -129,9 +130,7 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
 
 
 def _add_launch(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-np", "-n", dest="ranks", type=_number, help="number of ranks (one per host of the hostfile, or one per core)"
-    )
+    command.add_argument("-np", "-n", dest="ranks", type=_number, help=_RANKS)
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
         "--mpirun-args",
@@ -168,9 +167,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
 
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
-    command.add_argument(
-        "--ranks", "-np", type=_number, help="number of ranks (one per named host, or as many as launch starts here)"
-    )
+    command.add_argument("--ranks", "-np", type=_number, help=_RANKS)
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:
