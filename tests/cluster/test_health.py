@@ -48,6 +48,11 @@ class TestLeases:
         leases.renew(1, 12.0)
         assert leases.expired(12.0) == []
 
+    def test_only_those_that_have_a_lease_expire(self) -> None:
+        leases = Leases([1], LEASE, 0.0)
+        leases.renew(0, 1.0)
+        assert [leases.expired(now) for now in (5.0, 10.0, 12.0)] == [[], [], [1]]
+
     def test_nobody_expires_because_this_process_was_stopped_itself(self) -> None:
         leases = Leases([1, 2], LEASE, 0.0)
         leases.expired(1.0)
