@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ from mpipso import templates
 from mpipso.cluster.facts import rank_in
 from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
+from mpipso.flags import bounded
 from mpipso.startup import Options
 
 #: Flags that replace a value of the configuration file: its dotted key, type and help.
@@ -130,7 +130,7 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
 
 
 def _add_launch(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-np", "-n", dest="ranks", type=_number, help=_RANKS)
+    command.add_argument("-np", "-n", dest="ranks", type=bounded(int, 1), help=_RANKS)
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
         "--mpirun-args",
@@ -141,7 +141,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--restarts",
-        type=_count,
+        type=bounded(int, 0),
         default=3,
         metavar="N",
         help="restart a lost job on the hosts that answer, at most N times without a completed evaluation in between "
@@ -149,14 +149,14 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--stuck-after",
-        type=_seconds,
+        type=bounded(float, 0, above=True),
         default=120.0,
         metavar="SECONDS",
         help="end and restart a job that has been silent for this long (120)",
     )
     command.add_argument(
         "--start-limit",
-        type=_seconds,
+        type=bounded(float, 0, above=True),
         default=180.0,
         metavar="SECONDS",
         help="end and restart a job whose run has not begun this long after its launch (180)",
@@ -167,7 +167,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
 
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
-    command.add_argument("--ranks", "-np", type=_number, help=_RANKS)
+    command.add_argument("--ranks", "-np", type=bounded(int, 1), help=_RANKS)
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:
@@ -194,28 +194,6 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="how to show progress (auto: live at a terminal)",
     )
-
-
-def _number(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
-    return int(word)
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 0")
-    return int(word)
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

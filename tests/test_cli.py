@@ -410,8 +410,8 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
             ["launch", "--restarts", "x"],
             "argument --restarts: 'x' is not a whole number of at least 0; see mpipso launch --help",
         ),
-        (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number of seconds above 0"),
-        (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number of seconds above 0"),
+        (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number above 0"),
+        (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number above 0"),
     ],
 )
 def test_a_wrong_flag(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
