@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +21,10 @@ from mpipso.cluster.facts import rank_in
 from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
+from mpipso.limits import LEAST_SILENCE, Limits
 from mpipso.startup import Options
 
-#: Flags that replace a value of the configuration file: its dotted key, type and help.
+#: Flags that replace a value of the configuration file: its dotted key, type (None for what is so if given) and help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
@@ -42,8 +44,10 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--target", "search.target", float, "end when the objective's metric has reached this value"),
     ("--seed", "search.seed", int, "seed of the search: the same seed and the same results give the same proposals"),
     ("--output", "output", str, "folder in which the run's own folder is made"),
+    ("--share-cores", "parallel.share_cores", None, "let each group on a host use all of its cores instead of a share"),
+    ("--ssh", "parallel.ssh", None, "use ssh to reach hosts of named groups on which no rank runs"),
 )
-_RANKS = "number of ranks (one per named host; here alone one per node of the named groups, or one per core)"
+_RANKS = "number of ranks (one per named host; on this machine alone one per node of the named groups, or per core)"
 #: Pairs of flags the second of which would have no effect, and why.
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
@@ -142,24 +146,22 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--restarts",
         type=bounded(int, 0),
-        default=3,
         metavar="N",
         help="restart a lost job on the hosts that answer, at most N times without a completed evaluation in between "
-        "(3); 0: never",
+        f"({Limits.restarts}); 0: never",
     )
     command.add_argument(
         "--stuck-after",
-        type=bounded(float, 0, above=True),
-        default=120.0,
+        type=bounded(float, LEAST_SILENCE),
         metavar="SECONDS",
-        help="end and restart a job that has been silent for this long (120)",
+        help=f"end and restart a job that has been silent for this long, {LEAST_SILENCE} at least "
+        f"({Limits.stuck_after:g}); healthy ones give a sign of life every 2 s",
     )
     command.add_argument(
         "--start-limit",
         type=bounded(float, 0, above=True),
-        default=180.0,
         metavar="SECONDS",
-        help="end and restart a job whose run has not begun this long after its launch (180)",
+        help=f"end and restart a job whose run has not begun this long after its launch ({Limits.start_limit:g})",
     )
     _add_run_flags(command)
     _add_progress(command)
@@ -230,28 +232,16 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     for flag, key, kind, text in _OVERRIDES:
         names = [flag, "--npus-per-node"] if flag == "--devices-per-node" else [flag]
-        parser.add_argument(*names, dest=key, type=kind, metavar=key.rsplit(".", 1)[-1].upper(), help=text)
-    parser.add_argument(
-        "--share-cores",
-        dest="parallel.share_cores",
-        action="store_const",
-        const=True,
-        help="let each group on a host use all of its cores instead of a share",
-    )
-    parser.add_argument(
-        "--ssh",
-        dest="parallel.ssh",
-        action="store_const",
-        const=True,
-        help="use ssh to reach hosts of named groups on which no rank runs",
-    )
+        value = {"type": kind, "metavar": key.rsplit(".", 1)[-1].upper()}
+        is_so = {"action": "store_const", "const": True}
+        parser.add_argument(*names, dest=key, help=text, **(value if kind else is_so))
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    keys = [key for _, key, _, _ in _OVERRIDES] + ["parallel.share_cores", "parallel.ssh"]
+    given = {key: getattr(arguments, key) for _, key, _, _ in _OVERRIDES}
     return Options(
         config=arguments.config,
-        overrides={key: value for key in keys if (value := getattr(arguments, key)) is not None},
+        overrides={key: value for key, value in given.items() if value is not None},
         hostfile=arguments.hostfile,
         nodes=arguments.nodes,
         progress=getattr(arguments, "progress", "auto"),
@@ -270,9 +260,9 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     from mpipso.launch import launch
-    from mpipso.supervise import Limits
 
-    limits = Limits(arguments.restarts, arguments.stuck_after, arguments.start_limit)
+    given = {field.name: getattr(arguments, field.name) for field in fields(Limits)}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
     return launch(_options(arguments), arguments.ranks, arguments.mpirun, limits, arguments.mpirun_args)
 
 

@@ -14,9 +14,10 @@ from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
 from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
 from mpipso.launchers import find
+from mpipso.limits import Limits
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
-from mpipso.supervise import Limits, Supervisor
+from mpipso.supervise import Supervisor
 
 
 def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits, more: Sequence[str] = ()) -> int:

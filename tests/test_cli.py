@@ -19,6 +19,7 @@ from mpipso import templates
 from mpipso.cli import main
 from mpipso.errors import LOST
 from mpipso.jobs import local_ranks
+from mpipso.limits import Limits
 
 CONFIG = """
 output = "{folder}/runs"
@@ -410,7 +411,7 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
             ["launch", "--restarts", "x"],
             "argument --restarts: 'x' is not a whole number of at least 0; see mpipso launch --help",
         ),
-        (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number above 0"),
+        (["launch", "--stuck-after", "9"], "argument --stuck-after: '9' is not a number of at least 10"),
         (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number above 0"),
     ],
 )
@@ -433,6 +434,14 @@ def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
             patch.setenv(variable, "0")
             assert main(["--seed", "x"]) == 2
             assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_not_said_of_the_supervision_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Limits] = []
+    monkeypatch.setattr("mpipso.launch.launch", lambda _options, _ranks, _mpirun, limits, _more: given.append(limits))
+    for words in ([], ["--restarts", "0"], ["--stuck-after", "900", "--start-limit", "60.5"]):
+        main(["launch", *words])
+        assert given.pop().words() == words
 
 
 class TestInit:
