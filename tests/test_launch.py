@@ -351,6 +351,14 @@ class TestLaunch:
         with pytest.raises(UserError, match="no-such-launcher: command not found"):
             launchers.find("no-such-launcher")
 
+    def test_a_wrapper_that_waits_for_something(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launchers, "_ANSWER", 0.2)
+        wrapper = tmp_path / "mpirun"
+        wrapper.write_text("#!/bin/sh\nexec sleep 600\n")
+        wrapper.chmod(0o755)
+        with pytest.raises(UserError, match=f"{wrapper}: cannot be run: no answer to --version within 0.2 s"):
+            launchers.find(str(wrapper))
+
     def test_families_are_recognised(self, launcher: Launcher) -> None:
         path, family = launchers.find(str(launcher.launcher))
         assert path == str(launcher.launcher)
