@@ -22,6 +22,7 @@ from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
 from mpipso.limits import LEAST_SILENCE, Limits
+from mpipso.printable import silence
 from mpipso.startup import Options
 
 #: Flags that replace a value of the configuration file: its dotted key, type (None for what is so if given) and help.
@@ -302,10 +303,7 @@ def _report(arguments: argparse.Namespace) -> int:
         else:
             Console().print(report(outcome, worth), crop=False)
     except OSError as error:
-        # Python would try again to write what is left.
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
+        silence(sys.stdout)
         if isinstance(error, BrokenPipeError):  # as with "| head"
             return 128 + signal.SIGPIPE
         raise RunFailed(f"the report cannot be written: {error.strerror}") from None

@@ -28,7 +28,7 @@ from mpipso.jobs import Job
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.limits import Limits
 from mpipso.mpirun import Mpirun
-from mpipso.printable import printable
+from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
 from mpipso.record.usage import ENDINGS
@@ -317,9 +317,7 @@ class Supervisor:
             print(text, end=end, file=stream, flush=True)
         except OSError:
             # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, stream.fileno())
-            os.close(nothing)
+            silence(stream)
 
     def _tell(self, line: str) -> None:
         self._keep([line])
