@@ -58,10 +58,10 @@ class Start:
 
 
 def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
-    """The start that the user asks for: one rank on each host that is named.
+    """The start that the user asks for: one rank on each host that is named, by a hostfile, groups or the batch system.
 
-    Where these are all this machine, or the others are reached over ssh, as many as groups have places here, or one per
-    core if no groups are named.
+    On this machine alone, since groups name no other host or those are reached over ssh, there are as many ranks as
+    groups have places here, or one per core if no groups are named.
 
     Parameters
     ----------

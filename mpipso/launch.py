@@ -26,7 +26,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     Parameters
     ----------
     ranks:
-        How many; None: one per host, or one per core of this machine.
+        How many; None: as many as :func:`~mpipso.jobs.wanted_start` finds.
     mpirun:
         The launcher to use; None: the one in PATH.
     more:
