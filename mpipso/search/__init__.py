@@ -1,5 +1,7 @@
 """What to try next: pure computing, knows no MPI, no process, no file.
 
+``agenda`` is the whole of it: what is measured next, of what the strategy proposes and of what is measured again.
+
 ``space`` turns points of the unit cube into configurations and back: ``definition`` makes the ``domains`` of its
 parameters, ``expressions`` are computed values and conditions, ``lattice`` snaps many points at a time. ``strategy`` is
 what every way to search has in common, ``strategies`` finds one by its name: ``swarm`` is the classic one,
