@@ -24,6 +24,7 @@ from mpipso.config import Config
 from mpipso.configfile import parse
 from mpipso.errors import FailureKind, RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
@@ -334,6 +335,16 @@ class TestResume:
         told = [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) group", again.shown.getvalue())]
         assert told and all(done <= total for done, total in told)
         assert told[-1][0] == told[-1][1]
+
+    def test_the_counter_leaves_out_what_a_race_that_is_over_did_not_measure(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured(search__confirm=1, search__evaluations=12))
+        whole.run()
+        again = Session(next(folders), configured(search__confirm=1), groups=1)
+        cut(whole.folder, again.folder, whole.events("asked")[-1]["seq"] + 1)
+        tuning = again.run()
+        assert tuning.trials.waiting, "its confirmations were asked for, and others later"
+        told = re.findall(r"(\d+)/(\d+) group", again.shown.getvalue())
+        assert int(told[-1][0]) == int(told[-1][1]) == len(again.events("evaluated"))
 
     def test_more_evaluations_than_before_go_on_with_the_same_search(self, folders: Iterator[Path]) -> None:
         long, short = (Session(next(folders), configured(search__evaluations=count)) for count in (18, 12))
@@ -743,6 +754,9 @@ class TestRaceAfterRace:
         for measured in (outcome.baseline, outcome.best):
             truth = speed * throughput(dict(measured.configuration))
             assert measured.metrics["output_throughput"] == pytest.approx(truth, rel=0.01)
+        figures = outcome.best.metrics, outcome.baseline.metrics
+        written = tomli.loads((tmp_path / "best.toml").read_text())["run"]["score"]
+        assert written == score("output_throughput", *figures, higher=True), "against the baseline in the same race"
         truths = [throughput(dict(asked[number][2])) for number in (first, tuning.incumbent)]
         assert truths[1] >= 0.99 * truths[0], "however much faster others were in the second session"
 
