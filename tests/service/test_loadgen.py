@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
 from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
-from mpipso.service.clients.stream import MAX_LINE, Stream
+from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
 from mpipso.service.embedded.model import words
 
 LLAMACPP = (
@@ -221,6 +221,7 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
         (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
         (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
         (BEGIN + 'data: {"error":"text"}\n\n' + END, "in the stream: text"),
+        ('data: {"choices":[{"text":" a"}],"error":{"message":"with a text"}}\n\n' + END, "in the stream: with a text"),
         (BEGIN + "data: {bad\n\n" + END, "not a JSON object"),
         (BEGIN + "data: 3\n\n" + END, "not a JSON object"),
         (BEGIN + f"data: {100_000 * '['}\n\n" + END, "not a JSON object"),
@@ -242,6 +243,13 @@ def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
     assert reason in read(*((piece, 1.0) for piece in pieces)).error
 
 
+def test_a_long_reason_is_cut_to_a_line() -> None:
+    told = json.dumps({"error": {"message": "out of\nmemory " + 500 * "x"}})
+    error = read((f"data: {told}\n\n", 1.0)).error
+    assert len(error) == MAX_ERROR_LENGTH
+    assert error.startswith("error in the stream: out of memory xxx") and error.endswith("x...")
+
+
 # --- the numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -252,13 +260,13 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
         RequestOutcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
         RequestOutcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
     ]
-    result = summarize(outcomes, 2.0, output_tokens=4)
+    result = summarize(outcomes, 0.5, output_tokens=4)
     assert set(METRICS) <= set(result)
-    assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 2.0)
+    assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 0.5)
     assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 2)
-    assert result["request_throughput"] == 1.5
-    assert result["output_throughput"] == 4.0
-    assert result["total_throughput"] == 34.0
+    assert result["request_throughput"] == 6.0
+    assert result["output_throughput"] == 16.0
+    assert result["total_throughput"] == 136.0
     assert result["ttft_mean_ms"] == pytest.approx(300)
     assert result["tpot_mean_ms"] == pytest.approx(1000 * (0.3 / 2 + 0.6 / 3) / 2)
     assert result["itl_mean_ms"] == pytest.approx(300)
@@ -273,7 +281,7 @@ def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> No
 
 
 def test_latencies_of_nothing_are_absent() -> None:
-    result = summarize([RequestOutcome(error="refused")] * 3, 1.0, output_tokens=4)
+    result = summarize([RequestOutcome(error="refused")] * 3, 0.0, output_tokens=4)
     assert (result["completed"], result["failed"], result["output_throughput"]) == (0, 3, 0.0)
     assert not [name for name in result if name.startswith(LATENCIES)]
 
