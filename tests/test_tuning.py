@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -546,6 +547,32 @@ def concluded(whole: Session, again: Session, line: int) -> int | None:
     return tuning.incumbent
 
 
+class TestRace:
+    def test_its_time_is_that_of_its_rounds_and_of_what_runs_before_it(self, tmp_path: Path) -> None:
+        tuning = Session(tmp_path, configured(search__confirm=2, search__leaders=3)).run()
+        seconds = tuning.evaluation_seconds
+        taken = sorted(result.seconds for result in tuning.trials.results)
+        assert seconds == taken[math.ceil(0.9 * (len(taken) - 1))] > 0.0
+        assert tuning.race_seconds(1) == (5 * seconds, 9 * seconds), "of two, and of four, each twice"
+        assert tuning.race_seconds(3) == (3 * seconds, 4 * seconds)
+        assert tuning.race_seconds(0) == (0.0, 0.0)
+
+    def test_the_winner_of_an_earlier_one_takes_time_too(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__confirm=1, search__leaders=1, search__evaluations=12))
+        session.run()
+        session.config = configured(search__confirm=1, search__leaders=1)
+        with Journal.open(tmp_path) as journal:
+            monitor = Monitor(18, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = session._tuning(journal, monitor, read(tmp_path / FILE))
+            least, most = tuning.race_seconds(1)
+            assert tuning.propose(1), "so that race is over, and there will be another one"
+            assert tuning.race_seconds(1) == (least, pytest.approx(most + tuning.evaluation_seconds))
+
+    def test_without_one_it_takes_no_time(self, tmp_path: Path) -> None:
+        tuning = Session(tmp_path, configured(search__confirm=0)).run()
+        assert tuning.race_seconds(1) == (0.0, 0.0)
+
+
 class TestRepeats:
     def test_the_baseline_is_measured_again_right_after_it(self, tmp_path: Path) -> None:
         session = Session(tmp_path, configured(search__baseline_repeats=3))
@@ -649,19 +676,45 @@ class TestRepeats:
         assert best == min(fitness, key=lambda number: (fitness[number] is None, fitness[number] or 0.0, number))
         assert (tmp_path / "best.sh").exists()
 
-    def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
-        class Falling(Session):
-            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
-                evaluation = super()._evaluation(group, assignment)
-                if assignment.label == "confirm":
-                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
-                found = 1.0 if assignment.configuration == BASELINE else 900.0
-                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+    class Falling(Session):
+        """Whatever is measured in the race fails there."""
 
-        session = Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            evaluation = super()._evaluation(group, assignment)
+            if assignment.label == "confirm":
+                return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+            found = 1.0 if assignment.configuration == BASELINE else 900.0
+            return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+
+    def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
         for _ in range(2):  # once more, resumed
             assert session.run().incumbent is None
             assert not (tmp_path / "best.sh").exists()
+
+    def test_what_a_finished_run_has_refuted_is_not_written_again(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        session.run()
+        with Journal.open(tmp_path) as journal:
+            journal.write("finished", incumbent=None)
+            monitor = Monitor(6, {0: "node"}, io.StringIO(), mode="plain")
+            assert session._tuning(journal, monitor, read(tmp_path / FILE)).incumbent is None
+        assert not (tmp_path / "best.sh").exists()
+
+    def test_a_best_that_fails_when_it_is_measured_again_gives_way(self, tmp_path: Path) -> None:
+        class Once(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "repeat":
+                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+                return evaluation
+
+        session = Once(tmp_path, configured(search__repeats=2, search__evaluations=7), groups=1)
+        best = session.run().incumbent
+        (again,) = [each for _, label, each in session.proposals() if label == "repeat"]
+        chosen = [session.proposals()[event["number"]][2] for event in session.events("incumbent")]
+        assert again == chosen[-2] and best is not None
+        assert session.proposals()[best][2] == chosen[-1] != again
 
     def test_a_race_that_was_cut_is_run_to_its_end(self, folders: Iterator[Path]) -> None:
         config = configured(search__confirm=2, search__leaders=2)
@@ -990,6 +1043,7 @@ class TestWarmStart:
         (learned,) = whole.events("learned")
         assert learned["source"] == "an earlier run"
         assert len(learned["results"]) == 13
+        assert "learned from an earlier run: 13 results\n" in whole.shown.getvalue()
         cold = Session(next(folders), config)
         cold.run()
         assert cold.proposals() != whole.proposals(), "it makes a difference"
@@ -1014,6 +1068,7 @@ class TestWarmStart:
         earlier = Earlier("a table", [({"batch": 9, "wait": 0, "policy": "fair"}, told)], "a table: 1 results")
         session = Session(tmp_path, configured(**RELATIVE))
         session.run([earlier])
+        assert "learned nothing from a table: 1 results; " in session.shown.getvalue()
         assert "1 not used: limits are relative to the baseline, which is not among the" in session.shown.getvalue()
 
 

@@ -435,6 +435,20 @@ def test_what_is_cancelled_does_not_count_against_a_group() -> None:
     assert groups.health.check_all() == {0: True}
 
 
+def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
+    groups = Groups(1, after=1)
+    groups.dispatcher.known_good = {"batch": 8}
+    groups.submit([0])
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.now = PAUSE
+    groups.step()
+    assert groups.running[0].label == PROBE
+    groups.dispatcher.cancel()
+    assert groups.report(0, "cancelled") == []
+    assert (groups.health.check_all(), groups.health.pause(0)) == ({0: False}, PAUSE)
+
+
 def test_a_lost_probe_is_nobodys_result() -> None:
     groups = Groups(2, after=1)
     groups.dispatcher.known_good = {"batch": 8}
