@@ -125,4 +125,4 @@ class ServiceGroupHealthMonitor:
     @property
     def hopeless(self) -> bool:
         """Whether every group is in quarantine and has failed its probes again and again."""
-        return bool(self._groups) and all(h.cause and h.probes >= HOPELESS for h in self._groups.values())
+        return bool(self._groups) and all(health.probes >= HOPELESS for health in self._groups.values())

@@ -120,8 +120,8 @@ class TestMonitor:
     def test_it_is_hopeless_once_every_group_has_failed_its_probes_again_and_again(self) -> None:
         monitor = Course(2).monitor
         for group in (0, 1):
-            assert not monitor.hopeless
             for _ in range(1 + HOPELESS):
+                assert not monitor.hopeless
                 monitor.mark_unhealthy(group, "it broke", 0.0)
         assert monitor.hopeless
         monitor.join(2)
