@@ -160,8 +160,7 @@ def _unset(value: Any) -> bool:
 
 def _may_hide(pattern: str, text: str) -> bool:
     """Whether ``text`` is ``pattern`` with something in the place of each ``***``."""
-    parts = [re.escape(part) for part in pattern.split(HIDDEN)]
-    return len(parts) > 1 and re.fullmatch(".+".join(parts), text, re.DOTALL) is not None
+    return re.fullmatch(".+".join(map(re.escape, pattern.split(HIDDEN))), text, re.DOTALL) is not None
 
 
 def _shown(value: Any) -> str:
