@@ -94,7 +94,9 @@ def test_a_new_group_takes_the_place_of_the_ended_one_with_a_number_of_its_own()
     ranks = pairs(2, spares=1)
     assert ranks.lose(1, dead=True) == Loss("host1", 0, ended=True, leader=0, survivors=(0,))
     assert formed(ranks) == {}, "its leader has not left it yet"
+    assert ranks.leaving == {0}
     assert not ranks.free(0)
+    assert ranks.leaving == frozenset()
     assert formed(ranks) == {2: [0, 4]}
     assert ranks.leader(2) == 0, "the root leads its own"
     assert ranks.spares == frozenset()
@@ -207,6 +209,12 @@ class TestShares:
         ranks.lose(1, dead=False)
         ranks.free(1)
         assert formed(ranks) == {2: [1]}
+
+    def test_a_spare_without_devices_serves_where_no_group_has_any(self) -> None:
+        without = [PlacedNode(rank, "a", "10.0.0.1", (rank,), ()) for rank in (0, 1, 2)]
+        ranks = membership([without[:1], without[1:2]], without[2:])
+        ranks.lose(1, dead=False)
+        assert formed(ranks) == {2: [2]}
 
     def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
         ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
