@@ -117,7 +117,7 @@ class Incumbent:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = mean([result.metrics for result in found if result.failure is None])
         # As in the summary: a race is compared with what the baseline measured in it.
-        reference = self._trials.reference(self._trials.race_of(max(among, default=0)) if confirmed else None)
+        reference = self._trials.reference(self._trials.race_of(max(among)) if confirmed else None)
         if found:
             write_best(
                 self._folder.path,

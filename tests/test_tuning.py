@@ -136,7 +136,7 @@ class Session:
             number = self.order(list(running))
             group, assignment = running.pop(number)
             tuning.evaluated(self._evaluation(group, assignment))
-        tuning.conclude()
+        assert tuning.conclude() == (tuning.incumbent is not None)
 
     def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
         what = self.measure(assignment.configuration)
@@ -692,6 +692,13 @@ class TestRepeats:
             assert session.run().incumbent is None
             assert not (tmp_path / "best.sh").exists()
 
+    def test_the_next_ones_race_twice_at_most(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=2, search__evaluations=12))
+        best = session.run().incumbent
+        raced = [each for _, label, each in session.proposals() if label == "confirm" and each != BASELINE]
+        assert len(raced) == 6, "in three races of two"
+        assert best is not None and session.proposals()[best][2] not in raced, "what no race has refuted"
+
     def test_what_a_finished_run_has_refuted_is_not_written_again(self, tmp_path: Path) -> None:
         session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
         session.run()
@@ -700,6 +707,20 @@ class TestRepeats:
             monitor = Monitor(6, {0: "node"}, io.StringIO(), mode="plain")
             assert session._tuning(journal, monitor, read(tmp_path / FILE)).incumbent is None
         assert not (tmp_path / "best.sh").exists()
+
+    @pytest.mark.parametrize(("found", "better"), [(103.0, False), (200.0, True)])
+    def test_what_is_better_within_the_noise_alone_is_not_the_best(
+        self, found: float, better: bool, tmp_path: Path
+    ) -> None:
+        class Noisy(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                told = (90.0, 110.0)[assignment.number % 2] if assignment.configuration == BASELINE else found
+                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": told})
+
+        session = Noisy(tmp_path, configured(search__baseline_repeats=4, search__evaluations=8), groups=1)
+        assert session.run().incumbent == (4 if better else 0)
+        assert [event["number"] for event in session.events("incumbent")] == ([0, 4] if better else [0])
 
     def test_a_best_that_fails_when_it_is_measured_again_gives_way(self, tmp_path: Path) -> None:
         class Once(Session):

@@ -9,7 +9,7 @@ from mpipso.search.racing import beats, pooled_noise, still_racing
 from mpipso.search.trials import Trial, Trials
 
 _ROUNDS = 3
-"""Sets of leaders that may race, each once confirmations have refuted the one before; after them a run has no best."""
+"""Sets of leaders that may race, each once the one before is refuted; who comes after all of them stands unraced."""
 
 
 class Leaders:
