@@ -568,6 +568,17 @@ class TestRace:
             assert tuning.propose(1), "so that race is over, and there will be another one"
             assert tuning.race_seconds(1) == (least, pytest.approx(most + tuning.evaluation_seconds))
 
+    def test_what_is_left_of_one_is_given_out_once(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))
+        whole.run()
+        again = Session(next(folders), whole.config)
+        cut(whole.folder, again.folder, until_race(whole)[1] + 1)
+        with Journal.open(again.folder) as journal:
+            monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+            assert [each.number for each in tuning.confirmations(1)] == tuning.trials.waiting
+            assert tuning.confirmations(1) == []
+
     def test_without_one_it_takes_no_time(self, tmp_path: Path) -> None:
         tuning = Session(tmp_path, configured(search__confirm=0)).run()
         assert tuning.race_seconds(1) == (0.0, 0.0)
@@ -720,7 +731,9 @@ class TestRepeats:
 
         session = Noisy(tmp_path, configured(search__baseline_repeats=4, search__evaluations=8), groups=1)
         assert session.run().incumbent == (4 if better else 0)
-        assert [event["number"] for event in session.events("incumbent")] == ([0, 4] if better else [0])
+        chosen = [event["number"] for event in session.events("incumbent")]
+        assert chosen == ([0, 4] if better else [0])
+        assert [int(starred) for starred in re.findall(r"#(\d+) +\*", session.shown.getvalue())] == chosen
 
     def test_a_best_that_fails_when_it_is_measured_again_gives_way(self, tmp_path: Path) -> None:
         class Once(Session):
@@ -910,6 +923,21 @@ class TestRaceAfterRace:
         again = self.Table(tmp_path, self.of(4, 20, 30, **relative), groups=1, table=faster)
         again.over = lambda each: each.label == "confirm" and each.configuration["batch"] != 8
         assert again.best() == 20
+
+    def test_it_is_judged_by_what_the_baseline_measured_in_it(self, tmp_path: Path) -> None:
+        relative = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline"}]}
+        table = {
+            (8, False): (10.0, 100.0),
+            (20, False): (50.0, 90.0),
+            (8, True): (5.0, 200.0),
+            (20, True): (30.0, 180.0),
+        }
+        session = self.Table(tmp_path, self.of(2, 20, **relative), groups=1, table=table)
+        assert session.best() == 20
+        raced = [number for number, label, each in session.proposals() if label == "confirm" and each["batch"] == 20]
+        first = {event["number"]: event["feasible"] for event in session.events("evaluated") if event["judged"]}
+        last = {event["number"]: event["feasible"] for event in session.events("judged")}
+        assert [(first[number], last[number]) for number in raced] == [(False, True)] * 2
 
     def test_who_has_lost_the_race_is_not_brought_back_by_its_luck_in_the_search(self, tmp_path: Path) -> None:
         table = {**self.same(_8=(10.0, 1.0), _30=(100.0, 1.0)), (20, False): (120.0, 1.0), (20, True): (80.0, 1.0)}

@@ -54,6 +54,9 @@ class TestLeases:
         assert [leases.expired(now) for now in (5.0, 10.0, 12.0)] == [[], [], [1]]
 
     def test_nobody_expires_because_this_process_was_stopped_itself(self) -> None:
+        leases = Leases([1], LEASE, 0.0)
+        assert leases.expired(LEASE / 2) == []
+        assert leases.expired(LEASE + 0.1) == [], "half a lease is enough"
         leases = Leases([1, 2], LEASE, 0.0)
         leases.expired(1.0)
         assert leases.expired(1000.0) == [], "it could not hear anybody meanwhile"
