@@ -411,11 +411,17 @@ class TestBudgets:
         _, tuning = self.end(tmp_path, search__target=5000.0)
         assert tuning.cause == "evaluations"
 
-    def test_stagnation(self, tmp_path: Path) -> None:
-        flat: Measure = lambda configuration: {"completed": 1.0, "output_throughput": 100.0}  # noqa: E731
-        session = Session(tmp_path, configured(search__stagnation=8, search__evaluations=100), measure=flat)
+    @pytest.mark.parametrize(("best", "evaluations"), [(0, 12), (3, 12), (4, 18)])
+    def test_stagnation(self, best: int, evaluations: int, tmp_path: Path) -> None:
+        class Flat(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                found = 200.0 if assignment.number == best else 100.0
+                return replace(super()._evaluation(group, assignment), metrics={"output_throughput": found})
+
+        session = Flat(tmp_path, configured(search__stagnation=8, search__evaluations=100))
         assert session.run().cause == "stagnation"
-        assert len(session.events("evaluated")) == 12, "after the first iteration that sees eight without a better one"
+        told = "after the first iteration that sees eight without a better one"
+        assert len(session.events("evaluated")) == evaluations, told
 
     def test_the_same_evaluations_whatever_the_order_of_results(self, folders: Iterator[Path]) -> None:
         config = configured(search__stagnation=5, search__evaluations=60)
