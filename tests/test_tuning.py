@@ -21,7 +21,7 @@ import tomli
 import tomli_w
 from faults.formula import throughput
 
-from mpipso.config import Config
+from mpipso.config import Config, ObjectiveSection
 from mpipso.configfile import parse
 from mpipso.errors import FailureKind, RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
@@ -32,6 +32,8 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.warm import Earlier
 from mpipso.search import strategies
+from mpipso.search.budgets import reaches
+from mpipso.search.objective import Objective, Score
 from mpipso.startup import well_defined
 from mpipso.tuning import Tuning
 
@@ -407,6 +409,12 @@ class TestBudgets:
         assert tuning.cause == "target"
         assert len(session.events("evaluated")) < 18
 
+    def test_a_target_of_what_is_minimised_is_reached_from_above(self) -> None:
+        search, objective = configured(search__target=5.0).search, Objective(ObjectiveSection(minimize="e2e_mean_ms"))
+        scores = [Score(failed=False, fitness=fitness) for fitness in (4.9, 5.0, 5.1)]
+        reached = [reaches(search, objective, score) for score in (*scores, Score(failed=True))]
+        assert reached == [True, True, False, False]
+
     def test_a_target_that_is_not_reached_ends_nothing(self, tmp_path: Path) -> None:
         _, tuning = self.end(tmp_path, search__target=5000.0)
         assert tuning.cause == "evaluations"
@@ -515,6 +523,15 @@ class TestBudgets:
         session = Session(tmp_path, configured(search__evaluations=100, search__fruitless=3), measure=refused)
         with pytest.raises(RunFailed, match=rf"all of the last 18 evaluations failed:\n  18 x n0: the service: {told}"):
             session.run()
+
+    def test_one_that_started_with_the_user_s_own_configuration_starts_with_others(self, tmp_path: Path) -> None:
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return measured(configuration) if configuration == BASELINE else Failure("it exited", "configuration")
+
+        limit = {"objective__slo": [{"metric": "ttft_p99_ms", "max": 1.0}]}
+        for evaluations in (1, 13):  # resumed, so that all of the session's own failed alike
+            session = Session(tmp_path, configured(**limit, search__evaluations=evaluations), measure=refused)
+            assert session.run().cause == "evaluations"
 
     def test_benchmarks_that_fail_for_different_reasons_do_not(self, tmp_path: Path) -> None:
         def refused(configuration: Configuration) -> Metrics | Failure:
