@@ -62,9 +62,9 @@ BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
-def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2) -> RequestOutcome:
+def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2, sent: float = 0.0) -> RequestOutcome:
     outcome = RequestOutcome()
-    stream = Stream(outcome, 0.0)
+    stream = Stream(outcome, sent)
     for piece, now in pieces:
         stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
     stream.end(asked, wanted)
@@ -82,6 +82,15 @@ def test_events_are_timed_and_counted(answer: str) -> None:
     assert outcome.error == ""
     assert (outcome.ttft, outcome.itls, outcome.e2e) == (first, [1.0], first + 1)
     assert (outcome.input_tokens, outcome.output_tokens) == (7, 2)
+
+
+def test_times_count_from_when_the_request_was_sent() -> None:
+    """Also where the only token has no text and comes with the end."""
+    begun, ended = said(text=" a"), said(text="", finish_reason="stop") + usage(1)
+    two = read((begun, 103.0), (begun + ended, 104.0), sent=100.0)
+    assert (two.ttft, two.itls, two.e2e) == (3.0, [1.0], 4.0)
+    one = read((ended, 105.0), sent=100.0)
+    assert (one.ttft, one.itls, one.e2e) == (5.0, [], 5.0)
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
