@@ -29,6 +29,10 @@ _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _LEAST = ("other", "stop", "hosts", "start", "bench", "evals", "lost", "idle")
 #: Characters of longer names of hosts that are worth a column.
 _HOSTS = 8
+#: Share of an evaluation's time; a benchmark that takes less is called short.
+_SHORT = 0.1
+#: Seconds of an evaluation up to which its benchmark may be short: a repeated measurement takes no longer.
+_QUICK = 10.0
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",
@@ -144,8 +148,20 @@ def _speed(outcome: Outcome) -> Iterator[Text]:
         useful = figures.duration(sum(group.useful for group in usage.groups))
         wall = figures.duration(usage.wall)
         yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
+    if (share := _benchmark_share(outcome)) < _SHORT:
+        longer = "a longer one would cost little and vary less"
+        yield Text(f"the benchmark takes {100 * share:.0f} % of the time of an evaluation: {longer}", "yellow")
     if (better := outcome.saving) is not None:
         yield Text(f"groups idled for {100 * usage.idle_share:.0f} % of their time: {better}", "yellow")
+
+
+def _benchmark_share(outcome: Outcome) -> float:
+    """The benchmark's share of the time of evaluations that have a result; 1 if these are quick, or none has."""
+    measured = [judged.evaluation for judged in outcome.evaluations if judged.evaluation.failure is None]
+    seconds = sum(evaluation.seconds for evaluation in measured)
+    if seconds <= _QUICK * len(measured):
+        return 1.0
+    return sum(evaluation.phases.get("measuring", evaluation.seconds) for evaluation in measured) / seconds
 
 
 def _counts(outcome: Outcome) -> Iterator[Text]:
