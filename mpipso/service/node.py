@@ -16,6 +16,7 @@ from pathlib import Path
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Configuration, plain
 from mpipso.service.process import Completed
+from mpipso.wording import shortened
 
 CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
@@ -207,8 +208,7 @@ class Node(abc.ABC):
 
 def quoted(line: str) -> str:
     """A line of a log or an output as a cause has it: what it says alone, and not at any length."""
-    said = plain(line)
-    return said if len(said) <= LINE else f"{said[: LINE - 3]}..."
+    return shortened(plain(line), LINE)
 
 
 def last_lines(text: str, most: int = TAIL_LINES) -> str:
