@@ -35,7 +35,6 @@ from mpipso.startup import (
     earlier_results,
     launched_hosts,
     read_config,
-    service_port,
     wanted_groups,
     well_defined,
 )
@@ -70,7 +69,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         f"time: {len(placement.groups)}",
         soft_wrap=True,
     )
-    port = service_port(config, placement, 0)
+    port = config.service.port  # groups that share a host count up from it, and this is the first
     free = "" if port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
     of = "baseline" if baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)

@@ -27,7 +27,7 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
-from mpipso.startup import Options, read_config, service_port, wanted_groups
+from mpipso.startup import Options, read_config, wanted_groups
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import Outside
@@ -173,7 +173,8 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
 
 def _places(placement: Plan, config: Config, size: int) -> list[Place]:
     """The place of every rank, by rank."""
-    forms = [Form(index, group, service_port(config, placement, index)) for index, group in enumerate(placement.groups)]
+    ports = placement.ports(config.service.port)
+    forms = [Form(index, group, ports[index]) for index, group in enumerate(placement.groups)]
     indices = [placement.index_of(rank) for rank in range(size)]
     return [
         Place(placement.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)
@@ -199,8 +200,7 @@ def _nodes(
             group = place.form.placed
             if connections is not None:
                 reached = _join(connections, group.nodes, config)
-            here = group.nodes[group.master_node_index].rank == world.rank
-            master = node if here else reached.get(group.master_node_index)
+            master = node if group.master.rank == world.rank else reached.get(group.master_node_index)
             if master is not None and place.form.port:
                 master.free_port(place.form.port)
     except EvaluationFailed as error:

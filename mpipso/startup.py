@@ -9,7 +9,6 @@ from typing import Any
 
 from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
-from mpipso.cluster.plan import Plan
 from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import UserError
@@ -181,11 +180,3 @@ def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:
     """The hosts on which a launcher starts ranks, once for each: nodes have one rank unless groups share them."""
     distinct = list(dict.fromkeys(hosts or ()))
     return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct
-
-
-def service_port(config: Config, placement: Plan, index: int) -> int:
-    """The port of a group's service: groups whose masters share a host count up from the configured one."""
-    if config.service.port == 0:
-        return 0
-    masters = [group.nodes[group.master_node_index].host for group in placement.groups[: index + 1]]
-    return config.service.port + masters[:-1].count(masters[-1])

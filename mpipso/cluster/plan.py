@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -64,7 +66,13 @@ class PlacedGroup:
     master_node_index: int = 0
 
     @property
+    def master(self) -> PlacedNode:
+        """The node that runs the service's master, where clients find the service."""
+        return self.nodes[self.master_node_index]
+
+    @property
     def hosts(self) -> str:
+        """The nodes' hosts in one word, as in ``node0+node1``."""
         return "+".join(node.host for node in self.nodes)
 
 
@@ -90,9 +98,28 @@ class Plan:
 
     def node(self, rank: int) -> PlacedNode:
         """A rank's share of its host."""
-        nodes = [node for group in self.groups for node in group.nodes] + [spare.node for spare in self.spares]
-        return next(node for node in nodes if node.rank == rank)
+        return self._nodes[rank]
+
+    def ports(self, first: int) -> tuple[int, ...]:
+        """The port of each group's service: groups whose masters share a host count up from ``first``; 0 as there."""
+        taken: dict[str, set[int]] = defaultdict(set)
+        ports = []
+        for group in self.groups:
+            on_host = taken[group.master.host]
+            ports.append(lowest_port(first, on_host))
+            on_host.add(ports[-1])
+        return tuple(ports)
 
     @cached_property
     def _indices(self) -> dict[int, int]:
         return {node.rank: index for index, group in enumerate(self.groups) for node in group.nodes}
+
+    @cached_property
+    def _nodes(self) -> dict[int, PlacedNode]:
+        nodes = [node for group in self.groups for node in group.nodes] + [spare.node for spare in self.spares]
+        return {node.rank: node for node in nodes}
+
+
+def lowest_port(first: int, taken: Collection[int]) -> int:
+    """The lowest port from ``first`` on that no service on the host has ``taken``; for 0, any free port, 0 itself."""
+    return next(port for port in range(first, first + len(taken) + 1) if port not in taken) if first else 0
