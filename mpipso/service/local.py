@@ -148,7 +148,8 @@ class LocalNode(Node):
 
     def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
         if wanted == 0:
-            return ports.free_port("", exclude=taken)
+            with self._named():
+                return ports.free_port(taken)
         before = self._pids(owner)
         # What has ended since the first look is in that one, what was forked since is in the second.
         held = (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner)

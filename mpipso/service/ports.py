@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import random
@@ -64,20 +63,14 @@ def _command(holder: psutil.Process) -> str:
     return " ".join([Path(program).name, *shown])
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a service on this node could listen on ``host`` (a name or an address of this node, or all) now."""
-    addresses = set(_ALL_ADDRESSES)
-    if host not in ("", "*", *_ALL_ADDRESSES):
-        with contextlib.suppress(socket.gaierror):
-            addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    outcomes = {_bind(address, port) for address in addresses}
-    if errno.EADDRNOTAVAIL in outcomes:  # a name from outside, such as that of a container's host
-        outcomes |= {_bind(address, port) for address in _ALL_ADDRESSES}
-    return outcomes <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+def port_is_free(port: int) -> bool:
+    """Whether a service on this node could listen on a TCP port now, on every address of the node."""
+    # The last two are what a host says on which IPv6 is switched off.
+    return {_bind(address, port) for address in _ALL_ADDRESSES} <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def _bind(address: str, port: int) -> int:
-    """The error number of binding there, 0 for none."""
+    """The number of the system's error (``errno``) when a socket is bound to this address and port; 0 for none."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -91,7 +84,7 @@ def _bind(address: str, port: int) -> int:
     return 0
 
 
-def free_port(host: str, exclude: Collection[int] = ()) -> int:
+def free_port(exclude: Collection[int] = ()) -> int:
     """A port on which nobody listens, below the range that client connections are given their ports from.
 
     Chosen at random, so that several groups on one node seldom meet.
@@ -105,9 +98,9 @@ def free_port(host: str, exclude: Collection[int] = ()) -> int:
     first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
     begin = random.SystemRandom().randrange(first, last)
     for port in itertools.chain(range(begin, last), range(first, begin)):
-        if port not in exclude and port_is_free(host, port):
+        if port not in exclude and port_is_free(port):
             return port
-    raise EvaluationFailed(f"no free port on {host}", kind="infrastructure")
+    raise EvaluationFailed("no free port", kind="infrastructure")
 
 
 def _chosen() -> tuple[int, int]:

@@ -786,7 +786,7 @@ def test_another_service_is_not_measured_in_its_place(
 
 def test_a_service_that_is_not_there_yet_is_not_ready(service: Callable[..., Service], tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="the first request was not answered: Cannot connect"):
-        probe(target(tmp_path, ports.free_port("")))
+        probe(target(tmp_path, ports.free_port()))
     with pytest.raises(NotReady, match=r"answered with HTTP 503: .*cannot serve"):
         probe(target(tmp_path, service(status=503).port))
     with pytest.raises(NotReady, match="not answered within 0 s"):
