@@ -130,11 +130,11 @@ class Node(abc.ABC):
     def close(self) -> None:
         """Stop every service that was started here and remove ``work_dir``."""
 
-    def write_file(self, path: str, content: bytes, mode: int = 0o600) -> None:
-        """Create or replace a file, in one step."""
+    def write_file(self, path: str, content: bytes) -> None:
+        """Create or replace a file, in one step; only its owner may read and write it."""
         for offset in range(0, max(1, len(content)), CHUNK):
             self.write_chunk(path, offset, content[offset : offset + CHUNK])
-        self.finish_file(path, hashlib.sha256(content).hexdigest(), mode)
+        self.finish_file(path, hashlib.sha256(content).hexdigest(), 0o600)
 
     def upload_file(self, local: Path, path: str) -> None:
         """Copy a file of any size from the leader's machine to the node, checksummed, its mode kept."""

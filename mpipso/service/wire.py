@@ -139,9 +139,8 @@ def _restored(table: dict[str, Any]) -> Any:
                 "stdout": str(out),
                 "stderr": str(err),
                 "timed_out": bool(timed_out),
-                "truncated": bool(truncated),
             },
             **rest,
         } if not rest:
-            return Completed(code, out, err, timed_out, truncated)
+            return Completed(code, out, err, timed_out)
     return table

@@ -63,7 +63,7 @@ def target(folder: Path, port: int = 1, model: str = "", close: bool = False, en
 
 
 def done(stdout: str = "", stderr: str = "") -> Completed:
-    return Completed(0, stdout, stderr, False, False)
+    return Completed(0, stdout, stderr, False)
 
 
 def measured(folder: Path, output: str, **benchmark: Any) -> dict[str, float]:
