@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
@@ -75,7 +75,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
     configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
     group = placement.groups[0]
-    placed = layout(config, group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
+    placed = layout(group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
     _print_commands(_starts(config, configuration, group, placed), console)
     console.print("and measure it with:")
     _print_commands([_measurement(config, configuration, group, placed)], console)
@@ -119,7 +119,7 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
 
 def _expected_ranks(named: Sequence[str], ranks: int) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
-    here = local_facts(0)
+    here = rank_here(0)
     if not named:
         return [replace(here, rank=rank) for rank in range(ranks)]
     local = Hosts([here])

@@ -21,7 +21,7 @@ DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
 
-def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
+def layout(group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
     """A start on the nodes of a group, with the same folder on each; ``port`` 0 is one that is left open."""
     port = port or DEFAULT_PORT
     return Layout(
@@ -50,7 +50,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     suffix = service.config_file.suffix if service.config_file is not None else ".json"
     # What the service writes is not to be mixed with what mpipso has written.
     here, work = folder.resolve(), str(folder.resolve() / WORK)
-    placed = layout(config, group, service.port, work, str(here / f"best-config{suffix}"))
+    placed = layout(group, service.port, work, str(here / f"best-config{suffix}"))
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts, written = [], set()

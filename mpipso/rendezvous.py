@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mpipso.cluster.channel import Channel
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
@@ -153,7 +153,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
 def _ranks(world: World, options: Options, config: Config, root: Fingerprint) -> list[Rank]:
     """On rank 0 the ranks with what their machines are, none of which lacks what the configuration needs."""
     problems = [*missing_commands(config), *_problems_here(options, config)]
-    facts = world.gather((local_facts(world.rank, root), problems))
+    facts = world.gather((rank_here(world.rank, root), problems))
     _agreed(world, lambda: _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems]))
     return _as_found(world, [rank for rank, _ in facts])
 
@@ -287,7 +287,7 @@ def _outside(config: Config) -> Outside:
 
 
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
-    return Rank(rank.rank, rank.host, *astuple(facts)[1:])
+    return Rank(rank.rank, **vars(facts) | {"host": rank.host})
 
 
 def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:
