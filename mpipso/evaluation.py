@@ -49,6 +49,10 @@ class Assignment:
     elsewhere: tuple[int, ...] = ()
     """Groups that have measured this configuration before: another one is preferred."""
 
+    def evaluation(self, group: int) -> Evaluation:
+        """An evaluation of this assignment on a group, of which nothing more is known: no metrics, failure or times."""
+        return Evaluation(self.number, self.attempt, group, self.configuration, self.label)
+
 
 @dataclass(frozen=True)
 class Failure:

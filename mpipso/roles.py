@@ -11,12 +11,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.evaluation import Assignment, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
 from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
@@ -291,14 +292,7 @@ class Leader:
             evaluation = self._group.evaluate(assignment, self._cancel)
         except Exception:  # a defect of ours must not keep the root waiting for this group for ever
             failure = Failure("internal error", "infrastructure", traceback.format_exc())
-            evaluation = Evaluation(
-                assignment.number,
-                assignment.attempt,
-                self.form.group,
-                assignment.configuration,
-                assignment.label,
-                failure=failure,
-            )
+            evaluation = replace(assignment.evaluation(self.form.group), failure=failure)
         self._context.everyone.post(ROOT, self._redactor.evaluation(evaluation))
 
     def _close(self) -> None:

@@ -148,16 +148,7 @@ class Dispatcher:
         if assignment is None or assignment.label == PROBE:
             return []
         failure = Failure(cause, "infrastructure")
-        lost = Evaluation(
-            assignment.number,
-            assignment.attempt,
-            group,
-            assignment.configuration,
-            assignment.label,
-            failure=failure,
-            started=since,
-            ended=now,
-        )
+        lost = replace(assignment.evaluation(group), failure=failure, started=since, ended=now)
         return self._settle(lost, assignment)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:

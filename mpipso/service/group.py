@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -103,20 +104,16 @@ class ServiceGroup:
             failure = Failure(problem, "infrastructure")
         elif problem and failure:
             failure = Failure(failure.cause, failure.kind, f"{failure.detail}\n{problem}".strip())
-        return Evaluation(
-            assignment.number,
-            assignment.attempt,
-            self.group_id,
-            assignment.configuration,
-            assignment.label,
-            metrics if failure is None else {},
-            failure,
-            started,
-            started + time.monotonic() - began,
-            self._phases.ended(),
-            self._files,
+        return replace(
+            assignment.evaluation(self.group_id),
+            metrics=metrics if failure is None else {},
+            failure=failure,
+            started=started,
+            ended=started + time.monotonic() - began,
+            phases=self._phases.ended(),
+            files=self._files,
             # One that has failed may be in a state in which it ends no more.
-            self._killed and failure is None,
+            killed=self._killed and failure is None,
         )
 
     def close(self) -> None:
