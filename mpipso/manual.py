@@ -13,6 +13,7 @@ from mpipso.evaluation import Configuration
 from mpipso.record.folders import remove, replace
 from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.service.facts import showing
 from mpipso.wording import ranges
 
 WORK = "best-work"
@@ -72,7 +73,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
             NodeStart(
                 group.nodes[node].host,
                 start.command,
-                {**group.nodes[node].visibility, **start.env},
+                {**showing(group.nodes[node].device_variable, group.nodes[node].devices), **start.env},
                 placed.node_ranks[node],
                 path if needed else "",
                 tuple(update),

@@ -46,12 +46,6 @@ class PlacedNode:
     ssh_user: str = ""
 
     @property
-    def visibility(self) -> dict[str, str]:
-        """The environment that shows the node's devices, and no others, to a process."""
-        shown = self.devices and self.device_variable
-        return {self.device_variable: ",".join(map(str, self.devices))} if shown else {}
-
-    @property
     def transport(self) -> Literal["mpi", "ssh"]:
         """What carries the leader's messages to the node."""
         return "mpi" if self.rank >= 0 else "ssh"

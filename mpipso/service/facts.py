@@ -37,6 +37,14 @@ NO_DEVICES = ("", "-1", "NoDevFiles")
 """What such a variable says where a process is to see none."""
 
 
+def showing(variable: str, devices: Sequence[int]) -> dict[str, str]:
+    """The environment that shows these devices, and no others, to a process; none without devices or their variable.
+
+    ``variable`` is one of :data:`DEVICE_VARIABLES`, or what the user says instead; empty if that is not known.
+    """
+    return {variable: ",".join(map(str, devices))} if variable and devices else {}
+
+
 @dataclass(frozen=True)
 class Facts:
     """A machine; ``address`` is where other nodes reach it, ``aliases`` are further names and addresses of it.

@@ -21,6 +21,7 @@ from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Me
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
@@ -187,8 +188,7 @@ class ServiceGroup:
         text = []
         for start in starts:
             node = self._nodes[start.node]
-            visible = {node.device_variable: ",".join(map(str, node.devices))} if node.devices else {}
-            env = {name: value for name, value in {**visible, **start.env}.items() if name}
+            env = {**showing(node.device_variable, node.devices), **start.env}
             text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
             text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
             text += [shlex.join(start.command), ""]

@@ -17,6 +17,7 @@ from mpipso.redact import Redactor
 from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.environment import scrubbed_environment
+from mpipso.service.facts import showing
 from mpipso.service.node import CHUNK, Node, part_of
 from mpipso.service.process import Completed
 
@@ -286,10 +287,7 @@ class LocalNode(Node):
         return Path(self.work_dir) / path
 
     def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
-        base = scrubbed_environment(os.environ)
-        if self.devices and self.device_variable:
-            base[self.device_variable] = ",".join(map(str, self.devices))
-        return base | dict(added)
+        return scrubbed_environment(os.environ) | showing(self.device_variable, self.devices) | dict(added)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
