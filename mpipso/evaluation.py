@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -15,9 +14,9 @@ Metrics = Mapping[str, float]
 
 BASELINE, REPEAT, CONFIRM, PROBE = "baseline", "repeat", "confirm", "probe"
 """Labels: why a configuration is measured when not as a plain particle."""
-LONGEST = 30 * 86400.0
+LONGEST_DURATION = 30 * 86400.0
 """Seconds beyond which a duration says that a clock was set, not that something took so long."""
-SETTING = 60.0
+CLOCK_JUMP = 60.0
 """Seconds beyond which two clocks that disagree say that one of them was set."""
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p99")
@@ -68,35 +67,6 @@ class Failure:
         return self.kind in ("infrastructure", "cancelled")
 
 
-def plain(text: str) -> str:
-    """Lines of logs without what loggers put before their messages, which is another each time it is said.
-
-    That is the time, with process, thread, module, level and place in the code, or a level or a named process alone,
-    at the beginning or after a colon or semicolon, as where a cause quotes a line.
-    """
-    return _LOGGED.sub("", text)
-
-
-def essence(cause: str) -> str:
-    """What failures of one cause have in common: without numbers, such as ports and process ids, and without the random
-    part of names of temporary files."""
-    return _NUMBER.sub("#", _TEMPORARY.sub("", plain(cause)))
-
-
-_NUMBER = re.compile(r"\d+")
-_TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
-_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
-_LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
-_PROCESS = r"\(\w+ pid=\d+\)"
-# Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
-_FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"
-_GAP = r"(?:\s?[:|-])?\s+"
-_LOGGED = re.compile(
-    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{_PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
-)
-
-
 def mean(several: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric that all of them have; empty for none."""
     common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
@@ -135,5 +105,5 @@ class Evaluation:
     def seconds(self) -> float:
         """How long it took; by its phases if the clock was set meanwhile, as a journal of an earlier version has it."""
         elapsed, spent = self.ended - self.started, sum(self.phases.values())
-        steady = not self.phases or abs(elapsed - spent) <= SETTING
-        return elapsed if 0 <= elapsed <= LONGEST and steady else max(0.0, spent)
+        steady = not self.phases or abs(elapsed - spent) <= CLOCK_JUMP
+        return elapsed if 0 <= elapsed <= LONGEST_DURATION and steady else max(0.0, spent)

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Configuration, plain
+from mpipso.evaluation import Configuration
+from mpipso.logtext import unprefixed
 from mpipso.service.process import Completed
 
 CHUNK = 1 << 20
@@ -202,7 +203,7 @@ class Node(abc.ABC):
 
 def quoted(line: str) -> str:
     """A line of a log or an output as a cause has it: what it says alone, and not at any length."""
-    said = plain(line)
+    said = unprefixed(line)
     return said if len(said) <= LINE else f"{said[: LINE - 3]}..."
 
 
