@@ -90,13 +90,17 @@ class RankContext:
     differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> RankContext:
+def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) -> tuple[RankContext, T | None]:
     """Read the configuration, place the groups, make the channels and the work folders.
 
     Parameters
     ----------
     claim:
-        Called on rank 0 once all is known to be well: makes the run's folder, or raises.
+        Called on rank 0 once all is known to be well: makes the run's folder, or raises a ``UserError``.
+
+    Returns
+    -------
+    This rank's place in the job and, on rank 0, what ``claim`` returned.
 
     Raises
     ------
@@ -107,25 +111,11 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     root = _agreed(world, lambda: Fingerprint.of(os.environ))
     ranks = _ranks(world, options, config, root)
-    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     with contextlib.ExitStack() as unless_well:
-        connections = None
-        if _agreed(world, lambda: bool(apart)):
-            first = _dealt(
-                world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size)
-            )
-            connections, known = _meet(world, config, first, ranks, root)
-            apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
-        if connections is not None:
-            unless_well.callback(connections.close)
-        plans: list[Plan] = []
-
-        def places() -> list[Place]:
-            plans.append(_usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
-            return _places(plans[0], config, world.size)
-
-        place = _dealt(world, places)
-        placement = plans[0] if plans else Plan(())
+        apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
+        every = [*ranks, *apart]
+        placement = _on_root(world, lambda: _usable(plan(every, config.parallel, hosts=hosts), config)) or Plan(())
+        place = world.scatter(_places(placement, config, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
@@ -133,9 +123,9 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
-        _agreed(world, lambda: claim(config, placement))
+        claimed = _on_root(world, lambda: claim(config, placement))
         unless_well.pop_all()
-    return RankContext(
+    context = RankContext(
         world=world,
         config=config,
         plan=placement,
@@ -146,8 +136,9 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         everyone=everyone,
         outside=connections,
         reached=reached,
-        differing={rank.host: rank.differing for rank in [*ranks, *apart] if rank.differing},
+        differing={rank.host: rank.differing for rank in every if rank.differing},
     )
+    return context, claimed
 
 
 def _ranks(world: World, options: Options, config: Config, root: Fingerprint) -> list[Rank]:
@@ -240,6 +231,29 @@ def _node(place: PlacedNode, config: Config) -> LocalNode:
     )
 
 
+def _without_rank(
+    world: World,
+    config: Config,
+    hosts: Sequence[str] | None,
+    ranks: Sequence[Rank],
+    root: Fingerprint,
+    unless_well: contextlib.ExitStack,
+) -> tuple[list[Rank], Outside | None]:
+    """The nodes of groups that have no rank: all of them, on rank 0, and a leader's connections to those of its group.
+
+    Leaders connect to them in groups that are formed by names alone: the groups of the run depend on what the nodes
+    are. What is opened is left to ``unless_well``, which closes it.
+    """
+    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
+    if not _agreed(world, lambda: bool(apart)):
+        return [], None
+    first = _dealt(world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size))
+    connections, known = _meet(world, config, first, ranks, root)
+    if connections is not None:
+        unless_well.callback(connections.close)
+    return [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known], connections
+
+
 def _meet(
     world: World, config: Config, place: Place, ranks: Sequence[Rank], root: Fingerprint
 ) -> tuple[Outside | None, dict[int, Facts]]:
@@ -315,6 +329,21 @@ def _dealt(world: World, produce: Callable[[], Sequence[T]]) -> T:
     if isinstance(own, UserError):
         raise own
     return own
+
+
+def _on_root(world: World, produce: Callable[[], T]) -> T | None:
+    """What rank 0 produces, on rank 0 alone; or its error, on every rank."""
+    made: T | None = None
+    mistake: UserError | None = None
+    if world.rank == 0:
+        try:
+            made = produce()
+        except UserError as error:
+            mistake = error
+    told = world.share(mistake)
+    if told is not None:
+        raise told
+    return made
 
 
 def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:

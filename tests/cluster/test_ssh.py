@@ -73,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if reason is not None:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("sshd")
-    port = free_port("127.0.0.1")
+    port = free_port()
     for key in ("hostkey", "otherhost", "key", "otherkey"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
     (folder / "shadow").write_text("root:*:20000:0:99999:7:::\nsshd:*:20000:0:99999:7:::\n")
@@ -179,7 +179,7 @@ class TestRefusal:
         assert refusal(Ssh(known_hosts="/no/file")) == "ssh.known_hosts = '/no/file': there is no such file"
 
     def test_a_host_where_nobody_listens(self, home: Path) -> None:
-        (home / ".ssh" / "config").write_text(f"Host node7\n  HostName 127.0.0.1\n  Port {free_port('127.0.0.1')}\n")
+        (home / ".ssh" / "config").write_text(f"Host node7\n  HostName 127.0.0.1\n  Port {free_port()}\n")
         assert refusal(Ssh()).startswith("node7: no ssh connection: ")
 
     def test_a_python_that_is_not_there(self, home: Path) -> None:
