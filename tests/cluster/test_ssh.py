@@ -222,15 +222,15 @@ def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path,
 
 
 def test_an_answer_that_comes_too_late_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault is injected: a link with nobody at its other end."""
+    """The fault is injected: a connection with nobody at its other end."""
     monkeypatch.setattr(ssh, "ANSWER_LIMIT", 0.01)
 
     async def ask() -> None:
-        link = ssh.Link(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
+        connection = ssh.AgentConnection(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
         with pytest.raises(EvaluationFailed, match="far: no answer to facts within"):
-            await link._ask("facts")
-        link._take(Answer(-1))
-        assert not link._asked
+            await connection._ask("facts")
+        connection._take(Answer(-1))
+        assert not connection._asked
 
     asyncio.run(ask())
 
