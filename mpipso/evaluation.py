@@ -36,7 +36,10 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the root sends to a leader: measure ``configuration`` as attempt ``attempt`` of ``number``."""
+    """What the root asks a group's leader for: measure ``configuration``, as the ``attempt``-th try at ``number``.
+
+    ``number`` counts the evaluations of a run from 0, and ``attempt`` from 1; probes have numbers below 0.
+    """
 
     number: int
     attempt: int
@@ -55,7 +58,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an evaluation has no metrics; ``detail`` holds the last lines of the log that tells."""
+    """Why an evaluation has no metrics.
+
+    ``cause`` says why in one line, ``kind`` what is to blame, and ``detail`` holds the last lines of a log that tells.
+    """
 
     cause: str
     kind: FailureKind
@@ -63,18 +69,18 @@ class Failure:
 
     @property
     def silent(self) -> bool:
-        """Whether it says nothing about the configuration."""
+        """Whether the failure says nothing about the configuration that was to be measured."""
         return self.kind in ("infrastructure", "cancelled")
 
 
 def mean(several: Sequence[Metrics]) -> dict[str, float]:
-    """The mean of each metric that all of them have; empty for none."""
+    """The mean of each metric that all of several measurements have; empty without measurements."""
     common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
     return {name: fmean(metrics[name] for metrics in several) for name in common}
 
 
 def works(good: Sized, every: Sized) -> bool:
-    """Whether a configuration works of which these measurements are good: one that fails half of the time does not."""
+    """Whether a configuration counts as one that works: more than half of ``every`` measurement of it was ``good``."""
     return 2 * len(good) > len(every)
 
 
@@ -103,7 +109,10 @@ class Evaluation:
 
     @property
     def seconds(self) -> float:
-        """How long it took; by its phases if the clock was set meanwhile, as a journal of an earlier version has it."""
+        """How long the evaluation took.
+
+        It is the sum of the phases if the clock was set meanwhile, as may be so in a journal of an earlier version.
+        """
         elapsed, spent = self.ended - self.started, sum(self.phases.values())
         steady = not self.phases or abs(elapsed - spent) <= CLOCK_JUMP
         return elapsed if 0 <= elapsed <= LONGEST_DURATION and steady else max(0.0, spent)

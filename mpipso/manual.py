@@ -23,7 +23,11 @@ DEFAULT_PORT = 8080
 
 
 def layout(group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
-    """A start on the nodes of a group, with the same folder on each; ``port`` 0 is one that is left open."""
+    """Where a service runs that is started by hand on the nodes of a group.
+
+    ``work_dir`` is the folder on each node, and ``config_name`` the configuration file in it, or an absolute path. For
+    ``port`` 0, which leaves the port open, :data:`DEFAULT_PORT` stands.
+    """
     port = port or DEFAULT_PORT
     return Layout(
         hosts=tuple(node.host for node in group.nodes),

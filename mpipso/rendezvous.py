@@ -37,19 +37,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank has to know of the plan: its share of a host, and the group that it is in at first; None: a spare."""
+    """What a rank has to know of the plan.
+
+    Attributes
+    ----------
+    node:
+        The rank's share of its host.
+    form:
+        The group that the rank belongs to at first; None for a spare rank.
+    """
 
     node: PlacedNode
     form: Form | None = None
 
     @property
     def index(self) -> int | None:
-        """The group's position in the plan."""
+        """The number of the rank's group, which is its position in the plan; None for a spare rank."""
         return self.form.group if self.form is not None else None
 
     @property
     def seat(self) -> int | None:
-        """This rank's position in the group (0: leader)."""
+        """The rank's position in its group, where 0 is the leader's; None for a spare rank."""
         return self.form.placed.nodes.index(self.node) if self.form is not None else None
 
 
@@ -59,20 +67,26 @@ class RankContext:
 
     Attributes
     ----------
+    world:
+        The job: how many ranks there are, and which one this is.
+    config:
+        The configuration of the run, the same on all ranks.
     plan:
-        All groups, on rank 0; the other ranks know their own ``place`` only.
+        All groups, on rank 0; an empty plan on other ranks, which know their own ``place`` only.
+    place:
+        Which group this rank belongs to, and as what.
     node:
-        This rank's node.
+        The host that this rank runs on, as the group may use it.
     work_dirs:
-        The work folder of every rank.
+        The work folder of every rank on its host, by rank.
     group:
-        The communicator of the group's ranks; None for a spare.
+        The channel of the ranks of this rank's group, by seat; None for a spare rank.
     everyone:
         The channel of all ranks.
     outside:
         A leader's connections to the nodes of its group that have no rank; None if there are none.
     reached:
-        Those nodes, by their position in the group.
+        The nodes that ``outside`` connects to, by their position in the group.
     differing:
         By host, the variables of which services inherit another value there than on the root's host.
     """

@@ -53,7 +53,7 @@ class Root:
     limits:
         Until when evaluations may be started.
     beat:
-        A file that is touched as a sign of life for a supervisor.
+        A file that is touched every few seconds: the sign of life for the process that supervises the job.
 
     Attributes
     ----------
@@ -365,7 +365,7 @@ class Root:
 
     @property
     def silent(self) -> str:
-        """The ranks that have neither left nor died; empty if there are none."""
+        """The ranks that have neither left nor died, in words; empty if there are none."""
         others = set(range(1, self._context.world.size))
         return self._who(others - self._left - self._context.everyone.failed)
 

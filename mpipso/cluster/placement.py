@@ -24,8 +24,9 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
     parallel:
         The configuration's section; its ``service_groups`` win over ``hosts``, and those over the order of the ranks.
     hosts:
-        The names of a hostfile, once per slot, in the order in which the user wants groups formed. Slots without a
-        rank are ignored on hosts that have at least one, and so are hosts where the job has fewer ranks than hosts.
+        The names of a hostfile, once per slot, in the order in which the user wants groups formed; None without a
+        hostfile. Slots without a rank are ignored on a host that has at least one rank, and so are hosts without any
+        rank where the job has fewer ranks than hosts.
 
     Raises
     ------
@@ -58,9 +59,9 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
 
 
 def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
-    """The hosts named for groups on which no rank runs, each with a number of its own below 0; arguments as above.
+    """The hosts that are named for groups, but on which no rank runs: each as a rank with a number of its own below 0.
 
-    Nothing is known of them yet but their names.
+    Nothing is known of these hosts yet but their names. The arguments are those of :func:`plan`.
     """
     known = Hosts(ranks)
     if parallel.service_groups:
@@ -72,10 +73,11 @@ def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | No
 
 
 def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[GroupEntry, ...]:
-    """The groups without those that have one of the ``lost`` hosts, by whatever of its names they call it.
+    """The groups that can be formed without the ``lost`` hosts.
 
-    If all groups are of one size, what is left of those forms new ones, which are numbered and have their master as
-    those that they replace. What is said of a node stays with it.
+    A group in which a lost host is named, by whichever of its names, is left out. If all groups are of one size, the
+    other nodes of the groups left out form new groups of that size, as far as they suffice. A new group has the number
+    and the master's position of a group that was left out, and each node keeps the settings that it had there.
     """
     gone = Hosts(map(Name, lost), local=False)
     broken = [entry for entry in entries if any(gone.find(node.host) is not None for node in entry.nodes)]

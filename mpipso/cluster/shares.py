@@ -32,9 +32,24 @@ class _Host:
 
 
 def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], parallel: Parallel) -> Plan:
-    """Give the groups on each host disjoint cores and devices; groups for which none is left become spare.
+    """Give the groups on each host disjoint cores and devices, and make the plan of the run.
 
-    What no group has of a host is for its spare ranks.
+    The ranks of a group for which a host has no core or device left become spare. The spare ranks of a host share what
+    no group there has.
+
+    Parameters
+    ----------
+    drafts:
+        The groups to be, that of the root first.
+    left:
+        The ranks that are in none of them.
+    ranks:
+        All ranks, with what they found on their hosts.
+
+    Raises
+    ------
+    UserError
+        What the configuration says of devices, addresses or masters does not fit the hosts, or a group has no rank.
     """
     left = list(left)
     hosts = _found(ranks, parallel)
