@@ -30,7 +30,7 @@ ROOM = 1 << 16
 """Bytes that a disk must have left for the end of a process not to be its doing."""
 
 _MARK = 64
-"""Bytes of these that are kept for the line that tells what is missing."""
+"""Bytes of the end of a log that make room for the line that says how much is left out."""
 
 
 @dataclass
@@ -233,12 +233,12 @@ class LocalNode(Node):
 
     @contextlib.contextmanager
     def new_folder(self, path: str) -> Iterator[None]:
-        """There is a new, empty folder, and afterwards there is none.
+        """Make a new, empty folder for the block, and remove it afterwards.
 
         Raises
         ------
         EvaluationFailed
-            It cannot be made, or is there already.
+            The folder cannot be made, or is there already.
         """
         folder = self._path(path)
         try:
@@ -273,7 +273,7 @@ class LocalNode(Node):
             self.stop_service(handle, CLOSE_GRACE)
 
     def assign(self, cores: Sequence[int], devices: Sequence[int], device_variable: str) -> None:
-        """Its share of the host, as the group says that it serves now."""
+        """Take the share of the host that the node has in the group that it serves from now on."""
         if (tuple(cores), tuple(devices)) != (self.cores, self.devices):
             self.cores, self.devices, self.device_variable = tuple(cores), tuple(devices), device_variable
             self._memory = DeviceMemory(self.devices)

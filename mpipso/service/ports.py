@@ -1,4 +1,4 @@
-"""TCP ports of this node: who listens on one, and which are free."""
+"""TCP ports of this node: which processes listen on a port, and which ports are free."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def listeners(port: int) -> list[int | None]:
 
 
 def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[str]:
-    """Where processes listen for clients: ``127.0.0.1:8000``, or ``*:8000`` if on every address.
+    """Where these processes listen for clients: ``127.0.0.1:8000``, or ``*:8000`` if on every address.
 
-    Ports of the range from which the system chooses are left out: whoever lets it choose means them for its own use.
+    Left out are the ports in ``exclude``, and those of the range from which the system chooses: a process that lets
+    the system choose means the port for its own use.
     """
     first, last = _chosen()
     found = {
@@ -45,7 +46,10 @@ def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[
 
 
 def port_holder(port: int) -> str:
-    """Who holds a port, in words, empty if nobody does; of the command line only its beginning, as keys may follow."""
+    """Which processes listen on a port, in words; empty if none does.
+
+    Of a command line only the beginning is told, as secrets may follow.
+    """
     words = []
     for pid in listeners(port):
         try:

@@ -50,11 +50,14 @@ class Completed:
 
 @dataclass(frozen=True)
 class Gone:
-    """What stopping took: processes that had to be killed, those that cannot be, shared memory removed."""
+    """What it took to stop a service."""
 
     killed: int = 0
+    """How many processes had to be killed."""
     survivors: tuple[int, ...] = ()
+    """The pids of processes that cannot be killed."""
     shm: tuple[str, ...] = ()
+    """The names of shared memory that the service had left behind, and that was removed."""
 
 
 class Keeper:
@@ -278,10 +281,14 @@ def run(
 
 
 def sweep(mark: str, known: Iterable[Sequence[int]] = ()) -> tuple[set[int], list[int]]:
-    """Kill every process of this user that carries ``mark``, and all below it; the pids killed, and those that survive.
+    """Kill what is left of a service whose keeper was itself killed.
 
-    For what a keeper left that was itself killed: its service's leader has died with it. So does what is ``known``
-    (pid, session, start), as not every worker keeps its environment.
+    That is every process of this user that carries ``mark`` in its environment, every process of ``known`` (pid,
+    session, time of its start), as not every worker keeps its environment, and all that descends from either.
+
+    Returns
+    -------
+    The pids that were killed, and those that survive.
     """
     known = [tuple(each) for each in known]
     sessions = {session for _, session, _ in known}

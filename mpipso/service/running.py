@@ -17,7 +17,11 @@ REASON_LINES = 200
 
 @dataclass(frozen=True)
 class Running:
-    """A process of the service: where it runs, what it is there, how it is addressed, its log."""
+    """A process of the service that was started.
+
+    ``role`` is what it is, in words (``the master``), ``handle`` what the node calls it by, and ``log`` the path of its
+    log on the node.
+    """
 
     node: Node
     role: str
@@ -42,7 +46,7 @@ class Running:
 
 
 def tails(several: Sequence[Running]) -> str:
-    """The last lines of several logs."""
+    """The last lines of the logs of these processes; of several, each log stands under a line that names its process."""
     if len(several) == 1:
         return several[0].tail()
     return "\n".join(f"--- {each.role} on {each.node.name}\n{each.tail()}" for each in several)

@@ -81,7 +81,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Start:
-    """One process to start: on ``node`` (an index into the group), this command, this added environment."""
+    """A process to start: ``command`` on the node of index ``node`` in the group, with ``env`` added to its own."""
 
     node: int
     command: tuple[str, ...]
@@ -225,11 +225,11 @@ class Engine:
         layout: Layout,
         node: int | None = None,
     ) -> list[str]:
-        """Words with the placeholders of a node, the master's if none is given."""
+        """The words with every placeholder replaced by its value on a node; None is the master's node."""
         return fill(words, self._values(config, configuration, layout, layout.master if node is None else node))
 
     def health_url(self, config: Config, configuration: Configuration, layout: Layout) -> str:
-        """What must answer 200 before the service is used; empty if there is nothing to ask."""
+        """The URL that must answer with HTTP 200 before the service is used; empty if there is none to ask."""
         if config.service.health_url:
             values = self._values(config, configuration, layout, layout.master)
             values |= {name: in_url(text(values[name])) for name in ("host", "master_addr", "node_addr")}
