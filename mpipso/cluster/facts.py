@@ -1,4 +1,4 @@
-"""What a rank finds out before MPI is asked: its number, how many there are, and its node."""
+"""What a rank finds out without MPI: its number, how many ranks there are, and what its machine is."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Running:
 
 
 def tails(several: Sequence[Running]) -> str:
-    """The last lines of the logs of these processes; of several, each log stands under a line that names its process."""
+    """The last lines of the logs of these processes; of several, each log is under a line that names its process."""
     if len(several) == 1:
         return several[0].tail()
     return "\n".join(f"--- {each.role} on {each.node.name}\n{each.tail()}" for each in several)
