@@ -283,8 +283,8 @@ def run(
 def sweep(mark: str, known: Iterable[Sequence[int]] = ()) -> tuple[set[int], list[int]]:
     """Kill what is left of a service whose keeper was itself killed.
 
-    That is every process of this user that carries ``mark`` in its environment, every process of ``known`` (pid,
-    session, time of its start), as not every worker keeps its environment, and all that descends from either.
+    That is every process of this user that carries ``mark`` in its environment; as not every worker keeps that, also
+    every process of ``known`` (pid, session, time of its start) and of the sessions there; and all their descendants.
 
     Returns
     -------
