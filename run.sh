@@ -10,7 +10,7 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=${MPIPSO_VENV:-$here/.venv}
 
 say() { printf '%s\n' "run.sh: $*" >&2; }
@@ -39,19 +39,31 @@ pip_install() {
   exit 1
 }
 
-# Install the extras once for each state of pyproject.toml.
+# Install the extras once for each state of pyproject.toml; of two calls at the same time the second waits.
 install() {
   local extras=$1 stamp
   stamp=$venv/.mpipso-$extras-$(cksum <"$here/pyproject.toml" | tr ' ' '-')
   [ -e "$stamp" ] && return
-  if [ ! -x "$venv/bin/python" ]; then
+  {
+    if command -v flock >/dev/null && ! flock -n 9; then
+      say "waiting for another run.sh that installs"
+      flock 9 || true
+    fi
+    [ -e "$stamp" ] || install_now "$extras" "$stamp"
+  } 9<"$here/pyproject.toml"
+}
+
+install_now() {
+  local python
+  # Without pip it is what a call that was interrupted has left.
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     say "making $venv"
     "$python" -m venv "$venv"
   fi
-  say "installing mpipso[$extras]"
-  pip_install --editable "$here[$extras]"
-  touch "$stamp"
+  say "installing mpipso[$1]"
+  pip_install --editable "$here[$1]"
+  touch "$2"
 }
 
 works() {

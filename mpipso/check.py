@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import Hosts, batch_hosts, slurm_hosts
-from mpipso.cluster.placement import plan
+from mpipso.cluster.hosts import Hosts
+from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration
-from mpipso.jobs import alone, local_ranks
+from mpipso.jobs import Start, wanted_start
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe
@@ -30,14 +30,7 @@ from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import target_of
-from mpipso.startup import (
-    Options,
-    earlier_results,
-    launched_hosts,
-    read_config,
-    wanted_groups,
-    well_defined,
-)
+from mpipso.startup import Options, earlier_results, read_config, well_defined
 from mpipso.wording import counted, ranges
 
 
@@ -47,8 +40,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     Parameters
     ----------
     ranks:
-        Of which a launch would start one on each host that is named, while they last, or all on this machine if none
-        is; None for as many as ``mpipso launch`` starts.
+        How many; None for as many as ``mpipso launch`` starts.
 
     Raises
     ------
@@ -58,7 +50,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     config, placement, earlier = _verified(options, ranks)
     space, baseline = well_defined(config)
     console.print(_table(placement))
-    for line in notes(config, placement):
+    for line in (*notes(config, placement), *_names_for_ssh(placement)):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     for source in earlier:
         known = knowledge(space, Objective(config.objective), source.results, baseline)
@@ -85,22 +77,17 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
 def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[Earlier]]:
     """The configuration, the groups, and what a run would learn from; UserError with all that is wrong with them."""
     config = read_config(options)
-    config, hosts = wanted_groups(options, config)
-    hosts = launched_hosts(hosts, config)
     problems = missing_commands(config)
-    named = hosts or [node.host for group in config.parallel.service_groups for node in group.nodes]
-    named = named or batch_hosts() or slurm_hosts()
-    if ranks is not None and not config.parallel.service_groups and len(set(named)) >= ranks:
-        named = list(dict.fromkeys(named))[:ranks]  # one on each of the first hosts
-    if ranks is None and not named and alone(config.parallel):
-        config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"nodes_per_group": 1})})
-    expected = _expected_ranks(named, ranks or local_ranks())
-    strangers = [host for host in dict.fromkeys(rank.host for rank in expected) if not _resolves(host)]
-    if strangers:
-        problems.append(f"names that cannot be resolved here: {', '.join(strangers)}")
+    start = wanted_start(options, config, ranks)
+    config = start.config
+    expected = _expected_ranks(start)
+    if unknown := _unresolved(rank.host for rank in expected):
+        problems.append(f"names that cannot be resolved here: {', '.join(unknown)}")
     placement, earlier = Plan((), ()), []
+    hosts = start.hosts if options.hostfile is not None else None
     try:
-        placement = plan(expected, config.parallel, hosts=hosts)
+        apart = outside(expected, config.parallel, hosts) if config.parallel.ssh else []
+        placement = plan([*expected, *apart], config.parallel, hosts=hosts)
         # What other hosts would detect cannot be seen from here.
         problems += device_problems(config, _only(placement, socket.gethostname()))
         problems += placement_problems(config, placement)
@@ -117,19 +104,29 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     return config, placement, earlier
 
 
-def _expected_ranks(named: Sequence[str], ranks: int) -> list[Rank]:
+def _expected_ranks(start: Start) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
     here = rank_here(0)
-    if not named:
-        return [replace(here, rank=rank) for rank in range(ranks)]
     local = Hosts([here])
-    return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in enumerate(named)]
+    hosts = enumerate(start.host_of_each())
+    return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in hosts]
 
 
 def _only(placement: Plan, host: str) -> Plan:
     """The plan with the nodes on one host alone."""
     groups = [replace(group, nodes=tuple(n for n in group.nodes if n.host == host)) for group in placement.groups]
     return Plan(tuple(group for group in groups if group.nodes))
+
+
+def _names_for_ssh(placement: Plan) -> Iterator[str]:
+    """Hosts that are reached over ssh and that only the user's configuration of ssh can know."""
+    reached = (node.host for group in placement.groups for node in group.nodes if node.transport == "ssh")
+    if unknown := _unresolved(reached):
+        yield f"names that cannot be resolved here, unless ~/.ssh/config knows them: {', '.join(unknown)}"
+
+
+def _unresolved(hosts: Iterable[str]) -> list[str]:
+    return [host for host in dict.fromkeys(hosts) if not _resolves(host)]
 
 
 def _resolves(host: str) -> bool:
@@ -151,7 +148,8 @@ def _table(placement: Plan) -> Table:
                 "leader" if seat == 0 else "member",
                 *(["master"] if seat == group.master_node_index else []),
             ]
-            table.add_row(str(index), str(node.rank), node.host, ", ".join(roles), *_share(node))
+            rank = str(node.rank) if node.transport == "mpi" else "over ssh"
+            table.add_row(str(index), rank, node.host, ", ".join(roles), *_share(node))
     for spare in placement.spares:
         table.add_row("-", str(spare.node.rank), spare.node.host, f"spare: {spare.reason}", "", "")
     return table

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +20,12 @@ from mpipso import templates
 from mpipso.cluster.facts import rank_in
 from mpipso.config import suggestion
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
+from mpipso.flags import bounded
+from mpipso.limits import LEAST_SILENCE, Limits
+from mpipso.printable import silence
 from mpipso.startup import Options
 
-#: Flags that replace a value of the configuration file: its dotted key, type and help.
+#: Flags that replace a value of the configuration file: its dotted key, type (None for what is so if given) and help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
@@ -42,7 +45,10 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--target", "search.target", float, "end when the objective's metric has reached this value"),
     ("--seed", "search.seed", int, "seed of the search: the same seed and the same results give the same proposals"),
     ("--output", "output", str, "folder in which the run's own folder is made"),
+    ("--share-cores", "parallel.share_cores", None, "let each group on a host use all of its cores instead of a share"),
+    ("--ssh", "parallel.ssh", None, "use ssh to reach hosts of named groups on which no rank runs"),
 )
+_RANKS = "number of ranks (one per named host; on this machine alone one per node of the named groups, or per core)"
 #: Pairs of flags the second of which would have no effect, and why.
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
@@ -129,9 +135,7 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
 
 
 def _add_launch(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-np", "-n", dest="ranks", type=_number, help="number of ranks (one per host of the hostfile, or one per core)"
-    )
+    command.add_argument("-np", "-n", dest="ranks", type=bounded(int, 1), help=_RANKS)
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
         "--mpirun-args",
@@ -142,25 +146,23 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--restarts",
-        type=_count,
-        default=3,
+        type=bounded(int, 0),
         metavar="N",
         help="restart a lost job on the hosts that answer, at most N times without a completed evaluation in between "
-        "(3); 0: never",
+        f"({Limits.restarts}); 0: never",
     )
     command.add_argument(
         "--stuck-after",
-        type=_seconds,
-        default=120.0,
+        type=bounded(float, LEAST_SILENCE),
         metavar="SECONDS",
-        help="end and restart a job that has been silent for this long (120)",
+        help=f"end and restart a job that has been silent for this long, {LEAST_SILENCE} at least "
+        f"({Limits.stuck_after:g}); healthy ones give a sign of life every 2 s",
     )
     command.add_argument(
         "--start-limit",
-        type=_seconds,
-        default=180.0,
+        type=bounded(float, 0, above=True),
         metavar="SECONDS",
-        help="end and restart a job whose run has not begun this long after its launch (180)",
+        help=f"end and restart a job whose run has not begun this long after its launch ({Limits.start_limit:g})",
     )
     _add_run_flags(command)
     _add_progress(command)
@@ -168,9 +170,7 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
 
 def _add_check(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
-    command.add_argument(
-        "--ranks", "-np", type=_number, help="number of ranks (one per named host, or as many as launch starts here)"
-    )
+    command.add_argument("--ranks", "-np", type=bounded(int, 1), help=_RANKS)
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:
@@ -197,28 +197,6 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="how to show progress (auto: live at a terminal)",
     )
-
-
-def _number(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
-    return int(word)
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 0")
-    return int(word)
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -255,28 +233,16 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     for flag, key, kind, text in _OVERRIDES:
         names = [flag, "--npus-per-node"] if flag == "--devices-per-node" else [flag]
-        parser.add_argument(*names, dest=key, type=kind, metavar=key.rsplit(".", 1)[-1].upper(), help=text)
-    parser.add_argument(
-        "--share-cores",
-        dest="parallel.share_cores",
-        action="store_const",
-        const=True,
-        help="let each group on a host use all of its cores instead of a share",
-    )
-    parser.add_argument(
-        "--ssh",
-        dest="parallel.ssh",
-        action="store_const",
-        const=True,
-        help="use ssh to reach hosts of named groups on which no rank runs",
-    )
+        value = {"type": kind, "metavar": key.rsplit(".", 1)[-1].upper()}
+        is_so = {"action": "store_const", "const": True}
+        parser.add_argument(*names, dest=key, help=text, **(value if kind else is_so))
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    keys = [key for _, key, _, _ in _OVERRIDES] + ["parallel.share_cores", "parallel.ssh"]
+    given = {key: getattr(arguments, key) for _, key, _, _ in _OVERRIDES}
     return Options(
         config=arguments.config,
-        overrides={key: value for key in keys if (value := getattr(arguments, key)) is not None},
+        overrides={key: value for key, value in given.items() if value is not None},
         hostfile=arguments.hostfile,
         nodes=arguments.nodes,
         progress=getattr(arguments, "progress", "auto"),
@@ -295,9 +261,9 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     from mpipso.launch import launch
-    from mpipso.supervise import Limits
 
-    limits = Limits(arguments.restarts, arguments.stuck_after, arguments.start_limit)
+    given = {field.name: getattr(arguments, field.name) for field in fields(Limits)}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
     return launch(_options(arguments), arguments.ranks, arguments.mpirun, limits, arguments.mpirun_args)
 
 
@@ -308,7 +274,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from mpipso.record.outcome import COMMAND, called
+    from mpipso.launched import COMMAND, called
 
     path: Path = arguments.path
     try:
@@ -337,10 +303,7 @@ def _report(arguments: argparse.Namespace) -> int:
         else:
             Console().print(report(outcome, worth), crop=False)
     except OSError as error:
-        # Python would try again to write what is left.
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
+        silence(sys.stdout)
         if isinstance(error, BrokenPipeError):  # as with "| head"
             return 128 + signal.SIGPIPE
         raise RunFailed(f"the report cannot be written: {error.strerror}") from None

@@ -15,6 +15,8 @@ from mpipso.parameters import Constraint, Count, Name, Parameter, Seconds, Secti
 from mpipso.servicefile import ConfigFile
 
 Command = tuple[str, ...]
+ScheduleKind = Literal["generation", "window", "async"]
+"""Which results a proposal may see: :class:`Search` says what each kind means."""
 
 REQUESTS = 32
 """How many requests mpipso's own client sends unless the configuration says it."""
@@ -256,7 +258,7 @@ class Search(Section):
 
     strategy: Literal["surrogate", "pso"] = "surrogate"
     swarm: SwarmSection = SwarmSection()
-    schedule: Literal["generation", "window", "async"] = "generation"
+    schedule: ScheduleKind = "generation"
     window: Count | None = None
     particles: Annotated[int, Field(ge=2)] = 16
     evaluations: Count = 128
@@ -273,6 +275,14 @@ class Search(Section):
     leaders: Count = 3
     confirm: Annotated[int, Field(ge=0)] = 2
     first: tuple[dict[Name, Value], ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """How many consecutive proposals do without each other's results: ``window``, or else ``particles``.
+
+        It has no meaning for the schedule ``async``.
+        """
+        return self.window or self.particles if self.schedule == "window" else self.particles
 
     @model_validator(mode="after")
     def _window_of_a_window(self) -> Search:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from mpipso.config import Config, suggestion
 from mpipso.errors import UserError
 from mpipso.parameters import NAME, Section
+from mpipso.wording import shortened
 
 SHOWN = 200
 """How much of a value a message shows."""
@@ -107,8 +108,7 @@ def _wanted(details: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    told = repr(list(value) if isinstance(value, tuple) else value)
-    return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}..."
+    return shortened(repr(list(value) if isinstance(value, tuple) else value), SHOWN)
 
 
 _OF_A_KEY = "[key]"

@@ -1,4 +1,4 @@
-"""Which configuration is the best so far, what the final race makes of it, and the files that tell it."""
+"""Which configuration is the best so far, how the final race decides on it, and the files that hold it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpipso.search.trials import Trial, Trials
 
 
 class Incumbent:
-    """The best configuration so far; every change is a line of the journal, and then of ``best.*``.
+    """The best configuration so far. Every change is written to the journal, and then to the files ``best.*``.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Incumbent:
     Attributes
     ----------
     number:
-        Its first evaluation, None as long as there is none.
+        The number of its first evaluation, None as long as there is no best configuration.
     """
 
     def __init__(
@@ -51,19 +51,23 @@ class Incumbent:
         return None if self.number is None else self._trials.of(self.number)
 
     def challenge(self) -> bool:
-        """Make the search's leader the incumbent if it is better beyond the noise; returns whether it was made so."""
+        """Make the search's leader the incumbent if it is better beyond the noise; returns whether that was done."""
         leader = self._leaders.leader(self._standing())
         if leader is None or not self._leaders.succeeds(leader, self.trial):
             return False
         return self._promote(leader, self._trials.searched)
 
     def conclude(self, confirmations: Collection[int]) -> bool:
-        """Choose the best by what the final race measured; returns whether there is one within the limits."""
+        """Choose the best by the confirmations of the final race; returns whether one keeps to the limits.
+
+        If the race does not tell, the incumbent stays, with two exceptions. If it is refuted, the best trial that races
+        have not ruled out replaces it, or none. If that trial is the baseline, it replaces the incumbent in any case.
+        """
         done = {number for number in confirmations if self._trials.result(number) is not None}
         raced = [done.intersection(self._trials.confirmations(trial)) for trial in self._leaders.racing()]
         numbers = set().union(*raced) or done
-        # A race that time has cut short says who of those that it came to is the best, but not whether that is better
-        # than a best that it did not come to.
+        # A race that was cut short says which of the trials that it measured is the best, but not whether that one is
+        # better than an incumbent that it did not measure.
         known = all(raced) or (self.trial is not None and not done.isdisjoint(self.trial.numbers))
         best = self._leaders.leader(numbers, confirmed=True) if known else None
         if best is not None:
@@ -80,7 +84,7 @@ class Incumbent:
         return self.number is not None
 
     def resume(self) -> None:
-        """Catch up with a session that ended between a result, the line that makes it the best, and the files."""
+        """Catch up with a session that ended after a result, before the incumbent's line or its files were written."""
         if self.challenge() or (best := self.trial) is None:
             return
         race = self._leaders.last_race(best)
@@ -88,9 +92,10 @@ class Incumbent:
         self._promote(best, race if confirmed else self._trials.searched, confirmed=confirmed)
 
     def _standing(self) -> list[int]:
-        """The search's evaluations, without those of configurations that a race has refuted.
+        """The search's evaluations, without those of configurations that races have ruled out.
 
-        Nor of those that the present best has beaten in a race: luck in the search does not bring them back.
+        A race rules out what it refuted, and what the incumbent has beaten in it: luck in the search does not bring
+        these back.
         """
         refuted = [trial for trial in self._trials if self._leaders.refuted(trial)]
         beaten = [] if self.trial is None or self.trial in refuted else self._leaders.beaten_by(self.trial)
@@ -98,7 +103,7 @@ class Incumbent:
         return [number for number in self._trials.searched if number not in out]
 
     def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
-        """Make a trial the incumbent, unless it is, and write its files; returns whether it was not."""
+        """Make a trial the incumbent and write its files; returns whether another one, or none, was it before."""
         known = best.number == self.number
         score = self._trials.score(best, set(among), confirmed=confirmed)
         fitness = None if score is None else score.fitness
@@ -111,8 +116,8 @@ class Incumbent:
     def _write(self, best: Trial, among: Collection[int], fitness: float | None, *, confirmed: bool) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = mean([result.metrics for result in found if result.failure is None])
-        # As the summary tells it: a race is held against what the baseline measured in it.
-        reference = self._trials.reference(self._trials.race_of(max(among, default=0)) if confirmed else None)
+        # As in the summary: a race is compared with what the baseline measured in it.
+        reference = self._trials.reference(self._trials.race_of(max(among)) if confirmed else None)
         if found:
             write_best(
                 self._folder.path,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-import socket
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +15,9 @@ from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launch, Launcher
-from mpipso.parallel import GroupEntry, Parallel
+from mpipso.parallel import GroupEntry
 from mpipso.startup import Options, launched_hosts, wanted_groups
+from mpipso.survivors import strangers
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""
@@ -27,9 +28,64 @@ def local_ranks() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
 
 
-def alone(parallel: Parallel) -> bool:
-    """Whether each of those ranks is a group of its own, as nobody says otherwise."""
-    return parallel.nodes_per_group is None and not parallel.service_groups
+@dataclass(frozen=True)
+class Start:
+    """Where the ranks of a job are started.
+
+    Attributes
+    ----------
+    config:
+        The configuration with the groups of the command line; ``nodes_per_group`` is 1 where each rank of this machine
+        is a group of its own, as nobody says otherwise.
+    hosts:
+        The hosts for the ranks, once for each slot, in order; none for this machine alone.
+    named:
+        Whether they are named on the launcher's command line.
+    ranks:
+        How many there are.
+    """
+
+    config: Config
+    hosts: tuple[str, ...]
+    named: bool
+    ranks: int
+
+    def host_of_each(self) -> list[str]:
+        """The host of each rank: there is one on each as long as there are enough hosts."""
+        distinct = tuple(dict.fromkeys(self.hosts))
+        hosts = distinct if len(distinct) >= self.ranks else self.hosts
+        return list(itertools.islice(itertools.cycle(hosts or LOCAL[:1]), self.ranks))
+
+
+def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
+    """The start that the user asks for: one rank on each host that is named, by a hostfile, groups or the batch system.
+
+    On this machine alone, since groups name no other host or those are reached over ssh, there are as many ranks as
+    groups have places here, or one per core if no groups are named.
+
+    Parameters
+    ----------
+    ranks:
+        How many if the user says so.
+
+    Raises
+    ------
+    UserError
+        The hostfile or the list of nodes is wrong.
+    """
+    config, slots = wanted_groups(options, config)
+    parallel = config.parallel
+    places = [node.host for group in parallel.service_groups for node in group.nodes]
+    away = strangers(places) if places else []
+    hosts = launched_hosts(slots, config) or []
+    named = [] if hosts or parallel.ssh or not away else places
+    # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
+    named = named or ([] if hosts else batch_hosts())
+    hosts = hosts or named or slurm_hosts()
+    if ranks is None and not hosts and not places and parallel.nodes_per_group is None:
+        config = config.model_copy(update={"parallel": parallel.model_copy(update={"nodes_per_group": 1})})
+    here = max(1, len(places) - len(away)) if places else local_ranks()
+    return Start(config, tuple(hosts), bool(named), ranks or len(hosts) or here)
 
 
 @dataclass(frozen=True)
@@ -85,28 +141,19 @@ class Job:
         ranks: int | None,
         more: Sequence[str] = (),
     ) -> Job:
-        """The job as the user asks for it: one rank on each host that is named, or one per core of this machine.
+        """The job as the user asks for it, see :func:`wanted_start`.
 
         Raises
         ------
         UserError
             The hostfile or the list of nodes is wrong.
         """
-        config, slots = wanted_groups(options, config)
-        hosts = launched_hosts(slots, config) or []
-        groups = config.parallel.service_groups
-        named = [] if hosts or config.parallel.ssh else _distant(groups)
-        # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
-        named = named or ([] if hosts else batch_hosts())
-        hosts = hosts or named or slurm_hosts()
-        if ranks is None and hosts:
-            ranks = len(hosts)
-        elif ranks is None:
-            ranks = local_ranks()
-            if alone(config.parallel):
-                options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
-        size = group_size(config.parallel, ranks)
-        where = (ranks, tuple(hosts), options.hostfile, bool(named), groups, size)
+        start = wanted_start(options, config, ranks)
+        parallel = start.config.parallel
+        if parallel.nodes_per_group != config.parallel.nodes_per_group:  # the ranks are told how many, and not why
+            options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
+        size = group_size(parallel, start.ranks)
+        where = (start.ranks, start.hosts, options.hostfile, start.named, parallel.service_groups, size)
         return cls(path, launcher, options, *where, more=tuple(more))
 
     def command(self, forward: Sequence[str]) -> list[str]:
@@ -164,10 +211,3 @@ class Job:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except OSError as error:
             raise RunFailed(f"{path}: hosts that are left cannot be written: {error.strerror}") from error
-
-
-def _distant(groups: Sequence[GroupEntry]) -> list[str]:
-    """The hosts of named groups, unless all are this machine."""
-    hosts = [node.host for group in groups for node in group.nodes]
-    here = set(hosts) <= set(LOCAL) or set(hosts) == {socket.gethostname()}
-    return [] if here else hosts

@@ -12,16 +12,12 @@ from pathlib import Path
 
 from mpipso.errors import Taken, UserError
 from mpipso.jobs import Job
+from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
 from mpipso.launchers import find
-from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace
-from mpipso.record.outcome import COMMAND, REQUEUE, called
-from mpipso.record.screen import TERMINAL
+from mpipso.limits import Limits
+from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
-from mpipso.supervise import Limits, Supervisor
-
-NOTE = "MPIPSO_NOTE"
-"""Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
-that starts again finds there what to resume."""
+from mpipso.supervise import Supervisor
 
 
 def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits, more: Sequence[str] = ()) -> int:
@@ -30,7 +26,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     Parameters
     ----------
     ranks:
-        How many; None: one per host, or one per core of this machine.
+        How many; None: as many as :func:`~mpipso.jobs.wanted_start` finds.
     mpirun:
         The launcher to use; None: the one in PATH.
     more:
@@ -71,7 +67,7 @@ def _note(folder: Path) -> Path | None:
     """Write the folder of a new run into the file that :data:`NOTE` names, if it does."""
     if not (path := os.environ.get(NOTE)):
         return None
-    replace(Path(path), f"{folder.absolute()}\n")
+    write_whole(Path(path), f"{folder.absolute()}\n")
     return Path(path)
 
 

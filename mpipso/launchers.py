@@ -28,6 +28,8 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
 """Of the ports on which Open MPI's ranks listen; its own choice is 1024 and the next, which services may want."""
+_ANSWER = 60.0
+"""Seconds in which a launcher says its version; a wrapper of a site's own may have modules to load."""
 
 
 @dataclass(frozen=True)
@@ -215,16 +217,20 @@ def find(path: str | None) -> tuple[str, Launcher]:
     Raises
     ------
     UserError
-        There is none, or it is of no family that is known here.
+        There is none, it cannot be run, or it is of no family that is known here.
     """
     found = shutil.which(path) if path else shutil.which("mpirun") or shutil.which("mpiexec")
     if found is None:
         raise UserError(f"{path or 'mpirun'}: command not found; install an MPI, or use ./run.sh, which does")
     # Under another name than mpirun, Open MPI 4 calls itself OpenRTE.
     try:
-        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        version = subprocess.run(
+            [found, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER, check=False
+        ).stdout
     except OSError as error:
         raise UserError(f"{found}: cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{found}: cannot be run: no answer to --version within {_ANSWER:g} s") from None
     for launcher in LAUNCHERS:
         if any(word in version for word in launcher.versions):
             return found, launcher

@@ -10,7 +10,7 @@ from mpipso.cluster.plan import PlacedGroup
 from mpipso.config import Config
 from mpipso.conflicts import LAST_PORT
 from mpipso.evaluation import Configuration
-from mpipso.record.folders import remove, replace
+from mpipso.record.folders import remove, write_whole
 from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.service.facts import showing
@@ -63,7 +63,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
         # Nodes that are told their own addresses have files of their own.
         alike = texts[node] == texts[placed.master]
         name = f"best-config{suffix}" if alike else f"best-config-{placed.node_ranks[node]}{suffix}"
-        replace(folder / name, texts[node].decode(), 0o600)
+        write_whole(folder / name, texts[node].decode(), 0o600)
         written.add(name)
         own = dataclasses.replace(placed, config_name=str(here / name))
         start = engine.starts(config, configuration, own)[position]

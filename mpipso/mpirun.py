@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import psutil
 
 from mpipso.errors import RunFailed
 from mpipso.launchers import Launcher
-from mpipso.signals import ENDING, die_with_parent
+from mpipso.signals import adopt_orphans, die_with_parent, heard
 
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL for a launcher that is to end."""
@@ -26,7 +25,6 @@ CLEARING = 20.0
 _POLL = 0.1
 _SAME = 0.5
 """Seconds in which a second signal counts for the same: a terminal's Ctrl-C and a scheduler's may arrive twice."""
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Mpirun:
@@ -58,12 +56,8 @@ class Mpirun:
         for process in self._strangers:
             with contextlib.suppress(OSError):
                 self._sessions.add(os.getsid(process.pid))
-        # Orphans of a launcher that was killed become children of this process, which can then tell what is left.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        # nohup means that a run outlives its terminal. (Of SIGINT a shell makes every command in the background deaf.)
-        deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        heard = [number for number in ENDING if number != signal.SIGHUP or not deaf]
-        self._before = {number: signal.signal(number, self._handle) for number in heard}
+        adopt_orphans()  # of a launcher that was killed: so it can be told what is left
+        self._before = {number: signal.signal(number, self._handle) for number in heard()}
         return self
 
     def __exit__(

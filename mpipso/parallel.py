@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mpipso.parameters import Count, Seconds, Section
 
+LEAST_LEASE = 3.0
+"""Seconds: a rank gives a sign of life every 2 s (``roles.BEAT``), and each may be late by half of that."""
+
 
 class NodeEntry(Section):
     """A node of a hand-written service group; port and user matter only if it is reached over ssh.
@@ -73,7 +76,8 @@ class Parallel(Section):
     Groups take two nodes each unless ``nodes_per_group`` says otherwise or the job has a single rank.
     The nodes of a group reach each other at their addresses in ``network`` (10.0.0.0/24), or where their names lead.
     With ``ssh``, hosts of named groups on which no rank runs are reached over ssh by the leader of their group.
-    A rank that has not been heard of for ``lease`` seconds counts as lost. A group that fails ``quarantine_after``
+    A rank that has not been heard of for ``lease`` seconds counts as lost: healthy ones, too, are silent for 2 s at a
+    time. A group that fails ``quarantine_after``
     evaluations in a row gets no more until it measures the baseline, which it tries after ``probe_pause`` seconds and,
     each time that this fails, after twice the pause before.
     """
@@ -86,7 +90,7 @@ class Parallel(Section):
     share_cores: bool = False
     network: str = ""
     ssh: bool = False
-    lease: Seconds = 30.0
+    lease: Annotated[float, Field(ge=LEAST_LEASE)] = 30.0
     quarantine_after: Count = 3
     probe_pause: Seconds = 30.0
     master_node_index: Annotated[int, Field(ge=0)] = 0

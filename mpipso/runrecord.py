@@ -20,12 +20,13 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.farewell import dismiss
+from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
-from mpipso.record.journal import Journal, read
+from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
-from mpipso.record.outcome import COMMAND, RESTARTS, read_outcome
+from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
 from mpipso.record.usage import BEGINNINGS, usage
@@ -64,15 +65,14 @@ class RunRecord:
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
             self._journal = Journal.open(self._folder.path, self._folder.redactor)
-            self._past = read(self._journal.path)
         else:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
-            self._past = []
+        self._past = self._journal.past
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
 
     def keep(self, context: RankContext, interrupts: Interrupts) -> int:
-        """Rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
+        """Go through rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
         config, plan = self._config, self._plan
         groups = {index: group.hosts for index, group in enumerate(plan.groups)}
         hosts, names = differing_environments(config, context.differing)
@@ -131,7 +131,7 @@ class RunRecord:
     def _in_flight(self) -> int:
         """How many proposals are typically out at once."""
         search = self._config.search
-        return len(self._plan.groups) if search.schedule == "async" else search.window or search.particles
+        return len(self._plan.groups) if search.schedule == "async" else search.batch
 
     def _tuning(self, journal: Journal, monitor: Monitor) -> Tuning:
         publish = partial(manual_start, self._config, self._plan.groups[0], self._folder.path)
@@ -151,7 +151,7 @@ class RunRecord:
         return tuning
 
     def _silent(self, root: Root | None) -> list[str]:
-        """A line about the ranks for which a launcher waits that was started by hand: nobody else ends it."""
+        """A note if ranks do not answer for which a launcher waits that nobody but the user can end."""
         if root is None or not root.silent or not self._world.tolerant or RESTARTS in os.environ:
             return []
         return [f"no answer from {root.silent}: mpirun may go on waiting, and can be ended by hand; the run is over"]
@@ -223,11 +223,8 @@ class RunRecord:
 
     def _headlines(self) -> list[str]:
         plan, search = self._plan, self._config.search
-        schedule = f"{search.particles} particles per iteration"
-        if search.schedule != "generation":
-            schedule = search.schedule + (
-                f" {search.window or search.particles}" if search.schedule == "window" else ""
-            )
+        of_kind = {"generation": f"{search.batch} particles per iteration", "window": f"window {search.batch}"}
+        schedule = of_kind.get(search.schedule, search.schedule)
         size = f"{counted(self._world.size, 'rank')}, {counted(len(plan.groups), 'service group')}"
         lines = [
             f"mpipso {mpipso.__version__}: {size}, {self._world.library}",

@@ -19,12 +19,22 @@ ENDING = (
 )
 """What asks a run to end."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PATIENT = ("hydra_pmi_proxy",)
 """Launchers that wait for their ranks after SIGTERM; the others kill them 0.3 to 4 s later."""
 _BEFORE_KILL = 1.0
 """Seconds after SIGTERM in which this process ends, rather than be killed with its services still to be stopped."""
 _SECOND = 1.0
 """Seconds from the first signal on in which a further one is taken for the same: launchers send several at once."""
+
+
+def heard() -> list[signal.Signals]:
+    """Those of :data:`ENDING` that this process is to heed: after ``nohup`` a run outlives its terminal.
+
+    SIGINT is heeded in any case, since a shell makes every command in the background deaf to it.
+    """
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in ENDING if number != signal.SIGHUP or not deaf]
 
 
 class Interrupts:
@@ -49,10 +59,8 @@ class Interrupts:
         self.received: int | None = None
 
     def __enter__(self) -> Interrupts:
-        for number in ENDING:
-            # nohup means that a run outlives its terminal.
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        for number in heard():
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -96,6 +104,11 @@ def launcher() -> psutil.Process | None:
 def die_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Have the kernel make what loses its parent below this process a child of it."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_launcher() -> None:

@@ -18,18 +18,19 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
 from mpipso.jobs import Job
+from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
+from mpipso.limits import Limits
 from mpipso.mpirun import Mpirun
-from mpipso.printable import printable
+from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
-from mpipso.record.outcome import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
 from mpipso.startup import Options
@@ -46,36 +47,6 @@ _PAUSE = 5.0
 """Seconds between two turns of the watch from which on this process, and the run with it, was stopped: by ``SIGSTOP``,
 or ``scontrol suspend``."""
 _SHOW_CURSOR = "\033[?25h"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How a job is supervised.
-
-    Attributes
-    ----------
-    restarts:
-        How often it is restarted at most in a row; an evaluation that was completed in between makes the count begin
-        anew, since the limit is there for runs that do not get on, not for long ones. 0: never.
-    stuck_after:
-        Seconds without a change of the journal or the beat after which a run is stuck.
-    start:
-        Seconds from the launch in which the run begins.
-    """
-
-    restarts: int = 3
-    stuck_after: float = 120.0
-    start: float = 180.0
-
-    def words(self) -> list[str]:
-        """The flags that say the same again; none for what is so anyway."""
-        usual = Limits()
-        pairs = [
-            ("--restarts", self.restarts, usual.restarts),
-            ("--stuck-after", self.stuck_after, usual.stuck_after),
-            ("--start-limit", self.start, usual.start),
-        ]
-        return [word for flag, value, other in pairs if value != other for word in (flag, f"{value:.12g}")]
 
 
 class End(NamedTuple):
@@ -215,8 +186,8 @@ class Supervisor:
             if (seen := self._state()) != state:
                 state, changed, begun, checked = seen, now, True, False
             elif not begun:
-                if now - launched > self._limits.start and not self._is_elsewhere():
-                    return f"the run had not begun {self._limits.start:g} s after its launch"
+                if now - launched > self._limits.start_limit and not self._is_elsewhere():
+                    return f"the run had not begun {self._limits.start_limit:g} s after its launch"
             elif now - changed > self._limits.stuck_after and not self._is_gone():
                 return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
@@ -346,9 +317,7 @@ class Supervisor:
             print(text, end=end, file=stream, flush=True)
         except OSError:
             # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, stream.fileno())
-            os.close(nothing)
+            silence(stream)
 
     def _tell(self, line: str) -> None:
         self._keep([line])

@@ -1,8 +1,8 @@
 """How long a run may still start evaluations: its own time limit, and the end of the Slurm job that it runs in.
 
-The limit is on what is started; what runs then may end. At the end of a job everything is killed, so an evaluation is
-begun only if it is likely to end before, and the search ends in time for the final race. But in a job that is started
-again at its end, and then goes on with the run, that end is none of the run's.
+After the run's own limit nothing is started any more, but what runs may end. At the end of a job everything is killed,
+so an evaluation is started only if it is likely to end before, and the search ends in time for the final race. The end
+of a job does not count if the job is started again then and goes on with the run.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import time
 from collections.abc import Callable, Mapping
 
 from mpipso import slurm
-from mpipso.record.outcome import REQUEUE
+from mpipso.launched import REQUEUE
 
 RESERVE = 60.0
-"""Seconds before the end of a Slurm job's time by which all is to be over."""
+"""Seconds before the end of a Slurm job at which everything has to be over."""
 RACE_SHARE = 0.25
-"""The most of the time that is there when a session begins that the final race may take from the search."""
+"""Largest share of the time, as it is when a session begins, that the final race may take from the search."""
 
 
 class TimeLimits:
-    """Of one session.
+    """How long one session may still start evaluations.
 
     Parameters
     ----------
     limit:
-        Seconds of the whole run after which nothing is started; None for no limit.
+        Seconds of the whole run, over all sessions, after which nothing is started; None for no limit.
     used:
         Seconds that earlier sessions of the run took.
     environment:
         As ``os.environ``; ``SLURM_JOB_END_TIME`` is in seconds since 1970. A Slurm that does not set it (22.05) is
-        asked.
+        asked for it.
     clock:
-        Seconds that only go forward.
+        Returns seconds that never go back.
     """
 
     def __init__(
@@ -50,29 +50,31 @@ class TimeLimits:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds in which evaluations may be started, however long they take; None for no limit."""
+        """Seconds in which evaluations may still be started if they took no time; None for no limit."""
         left = self._left(0.0)
         return None if left == math.inf else max(0.0, left)
 
     def over(self, evaluation: float, race: tuple[float, float] = (0.0, 0.0)) -> bool:
-        """Whether no evaluation that takes so long may be started any more.
+        """Whether it is too late to start another evaluation.
 
         Parameters
         ----------
         evaluation:
-            Seconds that it is likely to take.
+            Seconds that an evaluation is likely to take.
         race:
-            Seconds that are to be left for the final race: at least, else there is no point in it, and at most.
+            Seconds that the final race takes at least and at most. The most is kept free, but no more than the race's
+            share of the time; if that is too short for the least, nothing is kept free.
         """
         least, most = race
         return self._left(evaluation) <= (0.0 if least > self._race else min(most, self._race))
 
     def _left(self, evaluation: float) -> float:
+        """Seconds in which an evaluation that takes so long may still be started; infinite for no limit."""
         return min(self._starts, self._ends - evaluation) - self._clock()
 
 
 def _end_of_job(environment: Mapping[str, str]) -> float:
-    """When the Slurm job ends, and the run with it, in seconds since 1970; infinite if it does not, or nobody knows."""
+    """When the Slurm job ends, and the run with it, in seconds since 1970; infinite if they do not, or if unknown."""
     job, end = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_END_TIME", "")
     if environment.get(REQUEUE) == "1":
         return math.inf
@@ -82,7 +84,7 @@ def _end_of_job(environment: Mapping[str, str]) -> float:
 
 
 def _asked(job: str, environment: Mapping[str, str]) -> float:
-    """What ``squeue`` says: local time, or that there is no end."""
+    """The end of a job by ``squeue``, which gives local time, in seconds since 1970; infinite if it gives no time."""
     words = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
     answer = slurm.ask(words, {**environment, "SLURM_TIME_FORMAT": "standard"})
     try:

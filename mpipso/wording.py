@@ -1,12 +1,13 @@
-"""Numbers and lists in messages."""
+"""How numbers, lists, long texts and hosts are told in messages."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
-    """``0-3,8`` for 0, 1, 2, 3, 8."""
+    """Numbers that ascend as text, with a dash for those that follow each other: ``0-3,8`` for 0, 1, 2, 3, 8."""
     if not numbers:
         return "none"
     runs: list[list[int]] = []
@@ -19,15 +20,30 @@ def ranges(numbers: tuple[int, ...]) -> str:
 
 
 def listed(words: Sequence[str], separator: str = ", ", most: int = 10) -> str:
-    """The first of them, and how many more there are."""
+    """The first ``most`` words, and how many more there are: ``a, b, 3 more``."""
     more = [f"{len(words) - most} more"] if len(words) > most else []
     return separator.join([*words[:most], *more])
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 rank``, ``2 ranks``, ``no ranks``."""
+    """A number with its noun: ``1 rank``, ``2 ranks``, ``no ranks``."""
     return f"{number or 'no'} {plural(number, noun)}"
 
 
 def plural(number: int, noun: str) -> str:
+    """The noun as it goes with a number: ``rank`` for 1, ``ranks`` for any other."""
     return noun if number == 1 else f"{noun}s"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, of which three dots take the place of the end if it has more than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def short_host(host: str) -> str:
+    """The name of a host without its domain; an IP address has none, and stays whole."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.partition(".")[0]
+    return host

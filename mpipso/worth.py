@@ -1,4 +1,4 @@
-"""What the summary says of each change of the best configuration, as the models of the search have learned it."""
+"""What each change that makes the best configuration is worth, by the models of the search, in words of the summary."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mpipso.search.space import Space
 
 
 def worth(outcome: Outcome) -> Mapping[str, str]:
-    """By parameter: what the objective would gain if that alone were as in the baseline, in percent, in words.
+    """In words, by parameter: what the objective would gain if that parameter alone were as in the baseline.
 
-    Empty where there is nothing to tell: no best or no baseline, the configuration of a version that read others, or
-    values that were hidden as secrets.
+    The gain is in percent. The result is empty where there is nothing to tell: no best or no baseline, a configuration
+    that this version cannot read, or values that were hidden as secrets.
     """
     best, baseline = outcome.best, outcome.baseline
     if best is None or baseline is None or best is baseline:
@@ -37,7 +37,7 @@ def worth(outcome: Outcome) -> Mapping[str, str]:
 
 
 def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
-    """All that was measured and judged, by configuration."""
+    """The configurations of the space that were measured and judged, with their scores."""
     for each in outcome.configurations:
         if all(map(silent, each.counted)) or not all(judged.judged for judged in each.good):
             continue
@@ -52,6 +52,7 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
 
 
 def _in_words(effect: Effect, doubt: str) -> str:
+    """The effect as in ``-12 %``; with ``doubt`` where the configuration is rather not feasible."""
     if not effect.allowed:
         return "not allowed"
     gain = "?" if effect.gain is None else f"{round(100.0 * effect.gain):+d} %"

@@ -19,6 +19,7 @@ from mpipso import templates
 from mpipso.cli import main
 from mpipso.errors import LOST
 from mpipso.jobs import local_ranks
+from mpipso.limits import Limits
 
 CONFIG = """
 output = "{folder}/runs"
@@ -396,22 +397,22 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         ),
         (
             ["launch", "--resume", "a", "--run-name", "b", "--warm-start", "c"],
-            "a: is not the folder of a run (it has no journal.jsonl)",
+            "a: there is no such folder",
         ),
         (["check", "--nodes", "a,-oX"], "--nodes 'a,-oX': '-oX': a host's name does not begin with '-'"),
         (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
         (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
         (["check", "--mode", "both"], "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
         (["check", "--ranks", "2", "--nodes-per-group", "3"], "2 ranks cannot form a group of 3 nodes"),
-        (["report", "no-such-folder"], "no-such-folder"),
+        (["report", "no-such-folder"], "no-such-folder: there is no such folder"),
         (["launch", "--mpirun", "no-such-mpirun"], "no-such-mpirun: command not found"),
         (["launch", "--mpirun", "/bin/true"], "neither Open MPI nor MPICH"),
         (
             ["launch", "--restarts", "x"],
             "argument --restarts: 'x' is not a whole number of at least 0; see mpipso launch --help",
         ),
-        (["launch", "--stuck-after", "0"], "argument --stuck-after: '0' is not a number of seconds above 0"),
-        (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number of seconds above 0"),
+        (["launch", "--stuck-after", "9"], "argument --stuck-after: '9' is not a number of at least 10"),
+        (["launch", "--start-limit", "soon"], "argument --start-limit: 'soon' is not a number above 0"),
     ],
 )
 def test_a_wrong_flag(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,6 +434,14 @@ def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
             patch.setenv(variable, "0")
             assert main(["--seed", "x"]) == 2
             assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_not_said_of_the_supervision_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Limits] = []
+    monkeypatch.setattr("mpipso.launch.launch", lambda _options, _ranks, _mpirun, limits, _more: given.append(limits))
+    for words in ([], ["--restarts", "0"], ["--stuck-after", "900", "--start-limit", "60.5"]):
+        main(["launch", *words])
+        assert given.pop().words() == words
 
 
 class TestInit:

@@ -108,6 +108,7 @@ class TestWhatIsRefused:
             ("service", "stop_grace", -1.0, "service.stop_grace = -1.0: should be greater than or equal to 0"),
             ("service", "command", "serve --x", "service.command = 'serve --x': should be a list"),
             ("benchmark", "client", "wrk", "benchmark.client = 'wrk': unknown; known are: command, openai"),
+            ("parallel", "lease", 2.9, "parallel.lease = 2.9: should be greater than or equal to 3"),
             ("parallel", "mode", "both", "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
             (
                 "parallel",

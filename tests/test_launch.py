@@ -17,6 +17,7 @@ from bed.launchers import LAUNCHERS, Launcher
 from mpipso import launchers
 from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.errors import UserError
+from mpipso.jobs import local_ranks
 from mpipso.launchers import Launch
 from mpipso.record import journal
 
@@ -263,6 +264,16 @@ class TestLaunch:
         log = (config.parent / "runs" / name / "launch.log").read_text()
         assert len(log.splitlines()) == 1, f"{log}{done.stdout}{done.stderr}"
 
+    def test_groups_on_this_machine_have_a_rank_for_each_of_their_nodes(self, one: Launcher, config: Path) -> None:
+        """Of more than would be started without them."""
+        count = local_ranks() + 1
+        group = '[[parallel.service_groups]]\ngroup_id = {}\nnodes = [{{ host = "localhost" }}]\n'
+        config.write_text(config.read_text() + "".join(map(group.format, range(count))))
+        words = ["--mpirun", one.launcher, "--config", config, "--share-cores", "--evaluations", 1]
+        done = self.launched(config, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(events(config.parent)[0]["plan"]["groups"]) == count
+
     def test_bad_input_is_told_before_anything_is_launched(self, config: Path) -> None:
         config.write_text(config.read_text().replace("requests = 6", "request = 6"))
         done = self.launched(config, "--config", config)
@@ -339,6 +350,14 @@ class TestLaunch:
             launchers.find("true")
         with pytest.raises(UserError, match="no-such-launcher: command not found"):
             launchers.find("no-such-launcher")
+
+    def test_a_wrapper_that_waits_for_something(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launchers, "_ANSWER", 0.2)
+        wrapper = tmp_path / "mpirun"
+        wrapper.write_text("#!/bin/sh\nexec sleep 600\n")
+        wrapper.chmod(0o755)
+        with pytest.raises(UserError, match=f"{wrapper}: cannot be run: no answer to --version within 0.2 s"):
+            launchers.find(str(wrapper))
 
     def test_families_are_recognised(self, launcher: Launcher) -> None:
         path, family = launchers.find(str(launcher.launcher))

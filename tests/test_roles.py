@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +15,13 @@ from faults.course import Course
 
 from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Progress
+from mpipso.cluster.health import Leases
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.configfile import load
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import Form
+from mpipso.messages import Alive, Form
+from mpipso.parallel import LEAST_LEASE
 from mpipso.rendezvous import Place
 from mpipso.roles import Leader, Station
 from mpipso.service.clients.base import CLIENTS
@@ -32,7 +34,7 @@ from mpipso.signals import Interrupts
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Any]:
     """Rank 1 of three, each of which leads a group with a host that is reached over ssh; its links are not used."""
-    course = Course(tmp_path, parallel__lease=0.2)
+    course = Course(tmp_path, parallel__lease=LEAST_LEASE)
     config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
     groups = [PlacedGroup(rank, (placed(rank, f"h{rank}"), placed(-rank - 1, f"s{rank}"))) for rank in range(3)]
     node = LocalNode("h1")
@@ -57,6 +59,12 @@ def placed(rank: int, host: str) -> PlacedNode:
     return PlacedNode(rank, host, host, (0,), ())
 
 
+def spare(context: Any, clock: Callable[[], float]) -> Station:
+    """What the rank is without a group."""
+    context.place = Place(context.place.node)
+    return Station(context, Interrupts(), clock)
+
+
 def others(leader: Leader) -> list[str]:
     """Where its service runs, besides here."""
     return list(leader._group._layout(()).addresses[1:])
@@ -64,9 +72,7 @@ def others(leader: Leader) -> list[str]:
 
 def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:
     lease, now = context.config.parallel.lease, 0.0
-    station = Station(
-        SimpleNamespace(**{**vars(context), "place": Place(context.place.node)}), Interrupts(), lambda: now
-    )
+    station = spare(context, lambda: now)
     now = 5 * lease
     station.step()
     assert not station.forsaken
@@ -77,6 +83,20 @@ def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context:
     now += 0.2 * lease
     station.step()
     assert station.forsaken
+
+
+def test_the_shortest_lease_outlasts_a_late_sign_of_life(context: Any) -> None:
+    """The rank is slow: between two of its turns 0.9 s go by."""
+    now = 0.0
+    station = spare(context, lambda: now)
+    leases = Leases([1], context.config.parallel.lease, now)
+    for turn in range(1, 41):
+        now = 0.9 * turn
+        station.step()
+        for source, message in context.root.take():
+            assert isinstance(message, Alive)
+            leases.renew(source, now)
+        assert leases.expired(now) == []
 
 
 def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(context: Any) -> None:

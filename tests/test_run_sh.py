@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -29,9 +30,15 @@ def venv(tmp_path: Path) -> Path:
     """What ``run.sh`` takes for the environment that it has made."""
     folder = tmp_path / "venv"
     script(folder / "bin" / "python", f'exec {shlex.quote(sys.executable)} "$@"')
-    done = subprocess.run(["cksum"], stdin=(HERE / "pyproject.toml").open(), capture_output=True, text=True, check=True)
-    (folder / f".mpipso-embedded-{done.stdout.strip().replace(' ', '-')}").touch()
+    stamp(folder).touch()
     return folder
+
+
+def stamp(venv: Path) -> Path:
+    """The file by which ``run.sh`` knows that everything is installed."""
+    with (HERE / "pyproject.toml").open() as file:
+        done = subprocess.run(["cksum"], stdin=file, capture_output=True, text=True, check=True)
+    return venv / f".mpipso-embedded-{done.stdout.strip().replace(' ', '-')}"
 
 
 def run(venv: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +72,7 @@ def test_another_mpi_of_the_system_is_tried(venv: Path, tmp_path: Path) -> None:
     assert found.stdout == f"{first}\n"
     nowhere = tmp_path / "none"
     nowhere.mkdir()
-    for word in ("bash", "dirname", "cksum", "tr", "cat", "id", "sed", "env"):
+    for word in ("bash", "dirname", "readlink", "cksum", "tr", "cat", "id", "sed", "env"):
         (nowhere / word).symlink_to(shutil.which(word) or word)
     found = run(venv, "install", PATH=str(nowhere))
     assert found.stdout == f"{first}\n", f"a job may have no mpirun in its PATH: {found.stderr}"
@@ -84,3 +91,36 @@ def test_without_a_package_index_it_is_told_how_to_go_on(tmp_path: Path) -> None
     done = run(tmp_path / "new", "install", **nothing)
     assert done.returncode == 1
     assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR ./run.sh" in done.stderr.splitlines()[-1]
+
+
+def test_an_environment_that_an_interrupted_call_left_half_made_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    python = script(folder / "bin" / "python", 'echo "$0: No module named pip" >&2', "exit 1")
+    made = script(tmp_path / "made", f'exec {shlex.quote(sys.executable)} "$@"')
+    maker = script(tmp_path / "python", f'[ "$2" != venv ] || cp {shlex.quote(str(made))} {shlex.quote(str(python))}')
+    nothing = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    done = run(folder, "install", PYTHON=str(maker), **nothing)
+    assert f"making {folder}" in done.stderr
+    assert "No module named pip" not in done.stderr
+
+
+def test_the_second_of_two_calls_waits_until_the_first_has_installed(venv: Path) -> None:
+    stamp(venv).unlink()
+    with (HERE / "pyproject.toml").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        argv, env = ["bash", str(HERE / "run.sh"), "--version"], {**os.environ, "MPIPSO_VENV": str(venv)}
+        with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr is not None
+            assert any("waiting for another run.sh" in line for line in iter(second.stderr.readline, ""))
+            stamp(venv).touch()
+            fcntl.flock(file, fcntl.LOCK_UN)
+            printed, told = second.communicate(timeout=120)
+    assert (second.returncode, printed[:7]) == (0, "mpipso "), told
+    assert "installing" not in told
+
+
+def test_it_may_be_called_by_a_link(venv: Path, tmp_path: Path) -> None:
+    (tmp_path / "mpipso-run").symlink_to(HERE / "run.sh")
+    argv, env = [str(tmp_path / "mpipso-run"), "--version"], {**os.environ, "MPIPSO_VENV": str(venv)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout[:7]) == (0, "mpipso "), done.stderr

@@ -202,7 +202,7 @@ sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1"]))
 def test_a_root_whose_own_evaluation_does_not_end_gives_no_sign_of_life(course: Course) -> None:
     with Job([sys.executable, "-c", HANGING, str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
         beat = course.runs / "latest" / BEAT_FILE
-        wait_until(lambda: "own evaluation does not end: no sign of life" in job.stdout, SOON, "it is told")
+        wait_until(lambda: "the root gives no sign of life until it ends" in job.stdout, SOON, "it is told")
         last = beat.stat().st_mtime
         wait_until(lambda: time.time() - last > 3 * BEAT, SOON, "time for more signs of life goes by")
         assert beat.stat().st_mtime == last

@@ -77,6 +77,8 @@ def monotonic():
 supervise.time = SimpleNamespace(monotonic=monotonic, sleep=lambda _: time.sleep(0.02), strftime=time.strftime)
 supervise._LOOK, Supervisor._state = 0.0, look
 """
+#: More than ten seconds of that clock, in steps in which the supervisor was not suspended itself.
+SILENT = "[later(3.4) for _ in range(3)]"
 #: The same, and another launch takes the lock between this one's look at it and its own try.
 LATE = """
 from mpipso.record import folders
@@ -232,8 +234,8 @@ class TestRestarts:
         assert told(done) == [f"mpirun ended with SIGKILL before the run had ended, and {gone}"] * told_again
 
     def test_nor_is_it_ended_for_its_silence_there(self, bench: Bench) -> None:
-        silent = "begin(); later(); folder().rename(HERE / 'moved'); later(1.6); sys.exit(0)"
-        done = bench.launch([silent], "--run-name", "night", "--stuck-after", 1.5, fault=CLOCK)
+        silent = f"begin(); later(); folder().rename(HERE / 'moved'); {SILENT}; sys.exit(0)"
+        done = bench.launch([silent], "--run-name", "night", "--stuck-after", 10, fault=CLOCK)
         assert (done.returncode, told(done)) == (0, []), done.stderr
 
     def test_a_run_that_does_not_begin_starts_again_under_its_name(self, bench: Bench) -> None:
@@ -307,15 +309,15 @@ class TestRestarts:
 
     @pytest.mark.parametrize("deaf", [False, True])
     def test_a_stuck_job_is_ended_and_resumes(self, bench: Bench, deaf: bool) -> None:
-        stuck = f"begin(); ignore_term({deaf}); later(1.6); hang()"
-        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 1.5, fault=CLOCK)
+        stuck = f"begin(); ignore_term({deaf}); {SILENT}; hang()"
+        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 10, fault=CLOCK)
         assert done.returncode == 0, done.stderr
-        assert told(done)[0].startswith("the run has been silent for 1.5 s; resuming")
+        assert told(done)[0].startswith("the run has been silent for 10 s; resuming")
 
     def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
         last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
-        stuck = f"begin(); {last}; later(1.6); hang()"
-        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 1.5, fault=CLOCK)
+        stuck = f"begin(); {last}; {SILENT}; hang()"
+        done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 10, fault=CLOCK)
         assert done.returncode == 0, done.stderr
         assert bench.events == ["started", "interrupted", "resumed", "finished"]
 
@@ -328,7 +330,7 @@ class TestRestarts:
 
     def test_a_beat_is_a_sign_of_life(self, bench: Bench) -> None:
         done = bench.launch(
-            ["begin(); [(beat(), later(2.0)) for _ in range(3)]; finish()"], "--stuck-after", 2.5, fault=CLOCK
+            ["begin(); [(beat(), later(4.0)) for _ in range(3)]; finish()"], "--stuck-after", 10, fault=CLOCK
         )
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 1

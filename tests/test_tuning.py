@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,16 +21,19 @@ import tomli
 import tomli_w
 from faults.formula import throughput
 
-from mpipso.config import Config
+from mpipso.config import Config, ObjectiveSection
 from mpipso.configfile import parse
 from mpipso.errors import FailureKind, RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.warm import Earlier
 from mpipso.search import strategies
+from mpipso.search.budgets import reaches
+from mpipso.search.objective import Objective, Score
 from mpipso.startup import well_defined
 from mpipso.tuning import Tuning
 
@@ -106,7 +110,7 @@ class Session:
     def _tuning(self, journal: Journal, monitor: Monitor, past: Sequence[Mapping[str, Any]]) -> Tuning:
         search = self.config.search
         space, baseline = well_defined(self.config)
-        in_flight = self.groups if search.schedule == "async" else search.window or search.particles
+        in_flight = self.groups if search.schedule == "async" else search.batch
         strategy = strategies.create(search, space, baseline, in_flight=in_flight)
         folder = RunFolder(self.folder)
         return Tuning(self.config, space, baseline, strategy, folder, journal, monitor, lambda configuration: [], past)
@@ -134,7 +138,7 @@ class Session:
             number = self.order(list(running))
             group, assignment = running.pop(number)
             tuning.evaluated(self._evaluation(group, assignment))
-        tuning.conclude()
+        assert tuning.conclude() == (tuning.incumbent is not None)
 
     def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
         what = self.measure(assignment.configuration)
@@ -335,6 +339,16 @@ class TestResume:
         assert told and all(done <= total for done, total in told)
         assert told[-1][0] == told[-1][1]
 
+    def test_the_counter_leaves_out_what_a_race_that_is_over_did_not_measure(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured(search__confirm=1, search__evaluations=12))
+        whole.run()
+        again = Session(next(folders), configured(search__confirm=1), groups=1)
+        cut(whole.folder, again.folder, whole.events("asked")[-1]["seq"] + 1)
+        tuning = again.run()
+        assert tuning.trials.waiting, "its confirmations were asked for, and others later"
+        told = re.findall(r"(\d+)/(\d+) group", again.shown.getvalue())
+        assert int(told[-1][0]) == int(told[-1][1]) == len(again.events("evaluated"))
+
     def test_more_evaluations_than_before_go_on_with_the_same_search(self, folders: Iterator[Path]) -> None:
         long, short = (Session(next(folders), configured(search__evaluations=count)) for count in (18, 12))
         long.run()
@@ -395,15 +409,27 @@ class TestBudgets:
         assert tuning.cause == "target"
         assert len(session.events("evaluated")) < 18
 
+    def test_a_target_of_what_is_minimised_is_reached_from_above(self) -> None:
+        search, objective = configured(search__target=5.0).search, Objective(ObjectiveSection(minimize="e2e_mean_ms"))
+        scores = [Score(failed=False, fitness=fitness) for fitness in (4.9, 5.0, 5.1)]
+        reached = [reaches(search, objective, score) for score in (*scores, Score(failed=True))]
+        assert reached == [True, True, False, False]
+
     def test_a_target_that_is_not_reached_ends_nothing(self, tmp_path: Path) -> None:
         _, tuning = self.end(tmp_path, search__target=5000.0)
         assert tuning.cause == "evaluations"
 
-    def test_stagnation(self, tmp_path: Path) -> None:
-        flat: Measure = lambda configuration: {"completed": 1.0, "output_throughput": 100.0}  # noqa: E731
-        session = Session(tmp_path, configured(search__stagnation=8, search__evaluations=100), measure=flat)
+    @pytest.mark.parametrize(("best", "evaluations"), [(0, 12), (3, 12), (4, 18)])
+    def test_stagnation(self, best: int, evaluations: int, tmp_path: Path) -> None:
+        class Flat(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                found = 200.0 if assignment.number == best else 100.0
+                return replace(super()._evaluation(group, assignment), metrics={"output_throughput": found})
+
+        session = Flat(tmp_path, configured(search__stagnation=8, search__evaluations=100))
         assert session.run().cause == "stagnation"
-        assert len(session.events("evaluated")) == 12, "after the first iteration that sees eight without a better one"
+        told = "after the first iteration that sees eight without a better one"
+        assert len(session.events("evaluated")) == evaluations, told
 
     def test_the_same_evaluations_whatever_the_order_of_results(self, folders: Iterator[Path]) -> None:
         config = configured(search__stagnation=5, search__evaluations=60)
@@ -498,6 +524,15 @@ class TestBudgets:
         with pytest.raises(RunFailed, match=rf"all of the last 18 evaluations failed:\n  18 x n0: the service: {told}"):
             session.run()
 
+    def test_one_that_started_with_the_user_s_own_configuration_starts_with_others(self, tmp_path: Path) -> None:
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return measured(configuration) if configuration == BASELINE else Failure("it exited", "configuration")
+
+        limit = {"objective__slo": [{"metric": "ttft_p99_ms", "max": 1.0}]}
+        for evaluations in (1, 13):  # resumed, so that all of the session's own failed alike
+            session = Session(tmp_path, configured(**limit, search__evaluations=evaluations), measure=refused)
+            assert session.run().cause == "evaluations"
+
     def test_benchmarks_that_fail_for_different_reasons_do_not(self, tmp_path: Path) -> None:
         def refused(configuration: Configuration) -> Metrics | Failure:
             return Failure(f"{configuration['batch']} of 64 requests failed", "measurement")
@@ -533,6 +568,43 @@ def concluded(whole: Session, again: Session, line: int) -> int | None:
         tuning = again._tuning(journal, monitor, read(again.folder / FILE))
         assert tuning.conclude()
     return tuning.incumbent
+
+
+class TestRace:
+    def test_its_time_is_that_of_its_rounds_and_of_what_runs_before_it(self, tmp_path: Path) -> None:
+        tuning = Session(tmp_path, configured(search__confirm=2, search__leaders=3)).run()
+        seconds = tuning.evaluation_seconds
+        taken = sorted(result.seconds for result in tuning.trials.results)
+        assert seconds == taken[math.ceil(0.9 * (len(taken) - 1))] > 0.0
+        assert tuning.race_seconds(1) == (5 * seconds, 9 * seconds), "of two, and of four, each twice"
+        assert tuning.race_seconds(3) == (3 * seconds, 4 * seconds)
+        assert tuning.race_seconds(0) == (0.0, 0.0)
+
+    def test_the_winner_of_an_earlier_one_takes_time_too(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__confirm=1, search__leaders=1, search__evaluations=12))
+        session.run()
+        session.config = configured(search__confirm=1, search__leaders=1)
+        with Journal.open(tmp_path) as journal:
+            monitor = Monitor(18, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = session._tuning(journal, monitor, read(tmp_path / FILE))
+            least, most = tuning.race_seconds(1)
+            assert tuning.propose(1), "so that race is over, and there will be another one"
+            assert tuning.race_seconds(1) == (least, pytest.approx(most + tuning.evaluation_seconds))
+
+    def test_what_is_left_of_one_is_given_out_once(self, folders: Iterator[Path]) -> None:
+        whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))
+        whole.run()
+        again = Session(next(folders), whole.config)
+        cut(whole.folder, again.folder, until_race(whole)[1] + 1)
+        with Journal.open(again.folder) as journal:
+            monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+            tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+            assert [each.number for each in tuning.confirmations(1)] == tuning.trials.waiting
+            assert tuning.confirmations(1) == []
+
+    def test_without_one_it_takes_no_time(self, tmp_path: Path) -> None:
+        tuning = Session(tmp_path, configured(search__confirm=0)).run()
+        assert tuning.race_seconds(1) == (0.0, 0.0)
 
 
 class TestRepeats:
@@ -638,19 +710,68 @@ class TestRepeats:
         assert best == min(fitness, key=lambda number: (fitness[number] is None, fitness[number] or 0.0, number))
         assert (tmp_path / "best.sh").exists()
 
-    def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
-        class Falling(Session):
-            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
-                evaluation = super()._evaluation(group, assignment)
-                if assignment.label == "confirm":
-                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
-                found = 1.0 if assignment.configuration == BASELINE else 900.0
-                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+    class Falling(Session):
+        """Whatever is measured in the race fails there."""
 
-        session = Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            evaluation = super()._evaluation(group, assignment)
+            if assignment.label == "confirm":
+                return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+            found = 1.0 if assignment.configuration == BASELINE else 900.0
+            return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
+
+    def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
         for _ in range(2):  # once more, resumed
             assert session.run().incumbent is None
             assert not (tmp_path / "best.sh").exists()
+
+    def test_the_next_ones_race_twice_at_most(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=2, search__evaluations=12))
+        best = session.run().incumbent
+        raced = [each for _, label, each in session.proposals() if label == "confirm" and each != BASELINE]
+        assert len(raced) == 6, "in three races of two"
+        assert best is not None and session.proposals()[best][2] not in raced, "what no race has refuted"
+
+    def test_what_a_finished_run_has_refuted_is_not_written_again(self, tmp_path: Path) -> None:
+        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        session.run()
+        with Journal.open(tmp_path) as journal:
+            journal.write("finished", incumbent=None)
+            monitor = Monitor(6, {0: "node"}, io.StringIO(), mode="plain")
+            assert session._tuning(journal, monitor, read(tmp_path / FILE)).incumbent is None
+        assert not (tmp_path / "best.sh").exists()
+
+    @pytest.mark.parametrize(("found", "better"), [(103.0, False), (200.0, True)])
+    def test_what_is_better_within_the_noise_alone_is_not_the_best(
+        self, found: float, better: bool, tmp_path: Path
+    ) -> None:
+        class Noisy(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                told = (90.0, 110.0)[assignment.number % 2] if assignment.configuration == BASELINE else found
+                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": told})
+
+        session = Noisy(tmp_path, configured(search__baseline_repeats=4, search__evaluations=8), groups=1)
+        assert session.run().incumbent == (4 if better else 0)
+        chosen = [event["number"] for event in session.events("incumbent")]
+        assert chosen == ([0, 4] if better else [0])
+        assert [int(starred) for starred in re.findall(r"#(\d+) +\*", session.shown.getvalue())] == chosen
+
+    def test_a_best_that_fails_when_it_is_measured_again_gives_way(self, tmp_path: Path) -> None:
+        class Once(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "repeat":
+                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+                return evaluation
+
+        session = Once(tmp_path, configured(search__repeats=2, search__evaluations=7), groups=1)
+        best = session.run().incumbent
+        (again,) = [each for _, label, each in session.proposals() if label == "repeat"]
+        chosen = [session.proposals()[event["number"]][2] for event in session.events("incumbent")]
+        assert again == chosen[-2] and best is not None
+        assert session.proposals()[best][2] == chosen[-1] != again
 
     def test_a_race_that_was_cut_is_run_to_its_end(self, folders: Iterator[Path]) -> None:
         config = configured(search__confirm=2, search__leaders=2)
@@ -743,6 +864,9 @@ class TestRaceAfterRace:
         for measured in (outcome.baseline, outcome.best):
             truth = speed * throughput(dict(measured.configuration))
             assert measured.metrics["output_throughput"] == pytest.approx(truth, rel=0.01)
+        figures = outcome.best.metrics, outcome.baseline.metrics
+        written = tomli.loads((tmp_path / "best.toml").read_text())["run"]["score"]
+        assert written == score("output_throughput", *figures, higher=True), "against the baseline in the same race"
         truths = [throughput(dict(asked[number][2])) for number in (first, tuning.incumbent)]
         assert truths[1] >= 0.99 * truths[0], "however much faster others were in the second session"
 
@@ -822,6 +946,21 @@ class TestRaceAfterRace:
         again = self.Table(tmp_path, self.of(4, 20, 30, **relative), groups=1, table=faster)
         again.over = lambda each: each.label == "confirm" and each.configuration["batch"] != 8
         assert again.best() == 20
+
+    def test_it_is_judged_by_what_the_baseline_measured_in_it(self, tmp_path: Path) -> None:
+        relative = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline"}]}
+        table = {
+            (8, False): (10.0, 100.0),
+            (20, False): (50.0, 90.0),
+            (8, True): (5.0, 200.0),
+            (20, True): (30.0, 180.0),
+        }
+        session = self.Table(tmp_path, self.of(2, 20, **relative), groups=1, table=table)
+        assert session.best() == 20
+        raced = [number for number, label, each in session.proposals() if label == "confirm" and each["batch"] == 20]
+        first = {event["number"]: event["feasible"] for event in session.events("evaluated") if event["judged"]}
+        last = {event["number"]: event["feasible"] for event in session.events("judged")}
+        assert [(first[number], last[number]) for number in raced] == [(False, True)] * 2
 
     def test_who_has_lost_the_race_is_not_brought_back_by_its_luck_in_the_search(self, tmp_path: Path) -> None:
         table = {**self.same(_8=(10.0, 1.0), _30=(100.0, 1.0)), (20, False): (120.0, 1.0), (20, True): (80.0, 1.0)}
@@ -976,6 +1115,7 @@ class TestWarmStart:
         (learned,) = whole.events("learned")
         assert learned["source"] == "an earlier run"
         assert len(learned["results"]) == 13
+        assert "learned from an earlier run: 13 results\n" in whole.shown.getvalue()
         cold = Session(next(folders), config)
         cold.run()
         assert cold.proposals() != whole.proposals(), "it makes a difference"
@@ -1000,6 +1140,7 @@ class TestWarmStart:
         earlier = Earlier("a table", [({"batch": 9, "wait": 0, "policy": "fair"}, told)], "a table: 1 results")
         session = Session(tmp_path, configured(**RELATIVE))
         session.run([earlier])
+        assert "learned nothing from a table: 1 results; " in session.shown.getvalue()
         assert "1 not used: limits are relative to the baseline, which is not among the" in session.shown.getvalue()
 
 

@@ -28,8 +28,9 @@ class Leases:
         self._checked = now
 
     def renew(self, rank: int, now: float) -> None:
-        """A rank was heard of."""
-        self._heard[rank] = now
+        """A rank was heard of; one that has no lease, such as the root, gets none."""
+        if rank in self._heard:
+            self._heard[rank] = now
 
     def expired(self, now: float) -> list[int]:
         """The ranks that were not heard of for too long, in order.
@@ -128,4 +129,4 @@ class ServiceGroupHealthMonitor:
     @property
     def hopeless(self) -> bool:
         """Whether every group is in quarantine and has failed :data:`HOPELESS` probes in a row."""
-        return bool(self._groups) and all(h.cause and h.probes >= HOPELESS for h in self._groups.values())
+        return bool(self._groups) and all(health.probes >= HOPELESS for health in self._groups.values())

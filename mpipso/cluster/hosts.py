@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from typing import Protocol
 from mpipso import slurm
 from mpipso.errors import UserError
 from mpipso.parallel import GroupEntry, NodeEntry
+from mpipso.wording import short_host
 
 LOCAL = ("localhost", "127.0.0.1")
 HOST = r"(?:[\w.][\w.\-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.\-]*"
@@ -198,7 +198,7 @@ class Hosts:
                 continue
             self.names[rank.host] = None
             self._named[_key(rank.host)] = rank.host
-            self._by_short[_short(_key(rank.host))].add(rank.host)
+            self._by_short[short_host(_key(rank.host))].add(rank.host)
             for alias in (rank.address, *rank.aliases):
                 self._exact[_key(alias)].add(rank.host)
         if local and len(self.names) == 1:
@@ -230,19 +230,11 @@ class Hosts:
         if name in self._exact:
             return set(self._exact[name])
         # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
-        return {host for host in self._by_short.get(_short(name), ()) if "." not in name or "." not in host}
+        return {host for host in self._by_short.get(short_host(name), ()) if "." not in name or "." not in host}
 
 
 def _key(name: str) -> str:
     return name.rpartition("@")[2].casefold()
-
-
-def _short(host: str) -> str:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host.split(".", 1)[0]
-    return host
 
 
 def batch_hosts() -> list[str]:

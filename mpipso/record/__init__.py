@@ -1,9 +1,11 @@
 """What is kept of a run and what is shown of it; knows neither MPI nor processes.
 
-``journal`` keeps every event (``place``: whether its file is still there), ``folders`` the files of each evaluation,
-``recipe`` the incumbent as a file and as a start script; ``monitor`` shows a run while it lasts. From the journal
-alone, later: ``outcome`` is what came of a run (``measured`` what the measurements of one configuration say together,
-``interval`` how sure that is, ``usage`` what the groups did with their time, ``whatif`` which schedule would have saved
-some), ``report`` and ``runstats`` show it. ``resume`` and ``warm`` read earlier runs for one that goes on with them, or
-begins with what they found.
+``journal`` keeps every event (``fields`` says what may be in one, ``judged`` is an evaluation with its verdict,
+``place`` tells whether a file is still there and who holds its lock), ``folders`` the files of each evaluation,
+``recipe`` the incumbent as a file and as a start script; ``monitor`` shows a run while it lasts (``screen`` on which
+display, ``lasting`` as long as somebody reads it). From the journal alone, later: ``outcome`` is what came of a run
+(``measured`` what the measurements of one configuration say together, ``interval`` how sure that is, ``usage`` what the
+groups did with their time, ``whatif`` which schedule would have saved some); ``report`` and ``runstats`` show it,
+``table`` writes it as CSV, and ``figures`` is how numbers are written. ``resume`` and ``warm`` read earlier runs for
+one that goes on with them, or begins with what they found.
 """

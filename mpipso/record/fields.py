@@ -22,7 +22,7 @@ Metrics = dict[str, Number | None]
 
 def _shallow(text: str) -> str:
     try:
-        with contextlib.suppress(tomli.TOMLDecodeError):  # which is told, in other words, where it is needed
+        with contextlib.suppress(tomli.TOMLDecodeError):  # whoever needs the configuration tells that it is no TOML
             tomli.loads(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
@@ -59,7 +59,7 @@ class _Result(TypedDict):
 
 @with_config(ConfigDict(strict=True))
 class _Fields(TypedDict, total=False):
-    """Those of all events; which of them an event has is up to whoever reads it."""
+    """The fields of events of all kinds. None is required here: whoever reads a kind of event knows what it has."""
 
     event: str
     t: Seconds
@@ -106,7 +106,10 @@ _FIELDS = TypeAdapter(_Fields)
 
 
 def problem(event: Mapping[str, Any]) -> str:
-    """What is wrong with an event, in words; empty for nothing."""
+    """What is wrong with a field of an event, as ``told.0: Input should be a valid integer``; ``""`` for nothing.
+
+    Only the first field that is wrong is told. Fields that no event of this version has are left alone.
+    """
     try:
         _FIELDS.validate_python(event)
     except ValidationError as error:

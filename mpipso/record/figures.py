@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Mapping
 
 from mpipso.evaluation import Configuration, Metrics, Value
 
-#: Says of a metric whether more of it is better, less of it, or neither (None).
 Higher = Callable[[str], bool | None]
+"""A function that says of a metric, by its name, whether more of it is better: True, False, or None for neither."""
 
 _UNITS = {
     "duration": "s",
@@ -24,12 +24,12 @@ def unit(metric: str) -> str:
 
 
 def usually_higher(metric: str) -> bool | None:
-    """Throughputs are good when high, latencies when low, of others the name does not tell."""
+    """Whether more of a metric is better: True for throughputs, False for latencies, None if its name tells nothing."""
     return True if metric.endswith("throughput") else False if unit(metric) == "ms" else None
 
 
 def number(value: float) -> str:
-    """About four significant digits; whole numbers stay whole."""
+    """A number as text: whole ones below a million as they are, others with about four digits; ``-`` if not finite."""
     if not math.isfinite(value):
         return "-"
     size = abs(value)
@@ -58,11 +58,22 @@ def gain(metric: str, baseline: float, value: float, higher: Higher) -> float | 
 
 
 def percent(change: float) -> str:
+    """A change, given in percent, with its sign and one decimal, as in ``+12.4 %``."""
     return f"{round(change, 1) + 0.0:+.1f} %"  # the zero added makes no difference that rounds to -0.0
 
 
 def score(metric: str, metrics: Metrics, baseline: Metrics | None, *, higher: bool) -> str:
-    """One metric and its gain over the baseline, as in ``412.3 tok/s (+12.4 %)``; ``higher`` is better, or less."""
+    """A metric's value and its gain over the baseline, as in ``412.3 tok/s (+12.4 %)``.
+
+    Parameters
+    ----------
+    metric:
+        The name of the metric.
+    metrics, baseline:
+        What was measured of a configuration and of the baseline, by name; without a baseline no gain is told.
+    higher:
+        Whether more of the metric is better; if not, less is.
+    """
     value = metrics.get(metric)
     if value is None:
         return f"no {metric}"
@@ -72,7 +83,7 @@ def score(metric: str, metrics: Metrics, baseline: Metrics | None, *, higher: bo
 
 
 def duration(seconds: float) -> str:
-    """Seconds in at most two units: ``42s``, ``3m12s``, ``2h05m``, ``3d04h``."""
+    """Seconds as text in at most two units: ``42s``, ``3m12s``, ``2h05m``, ``3d04h``."""
     whole = max(0, int(seconds))
     for size, large, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:
@@ -81,24 +92,24 @@ def duration(seconds: float) -> str:
 
 
 def value(setting: Value) -> str:
-    """A parameter's value: booleans as in TOML, floats with six digits."""
+    """A parameter's value as text: booleans as in TOML, floats with six significant digits."""
     if isinstance(setting, bool):
         return str(setting).lower()
     return f"{setting:.6g}" if isinstance(setting, float) else str(setting)
 
 
 def same(one: Value, other: Value) -> bool:
-    """Equality that tells True from 1."""
+    """Whether two values of a parameter are equal; True and 1, which Python takes for equal, are not."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def key(configuration: Configuration) -> Hashable:
-    """Two configurations have the same key if and only if all their values are the :func:`same`."""
+    """What a dictionary can have configurations by: equal if and only if all their values are the :func:`same`."""
     return frozenset((name, isinstance(setting, bool), setting) for name, setting in configuration.items())
 
 
 def changes(configuration: Configuration, baseline: Configuration | None) -> dict[str, Value]:
-    """The part of a configuration that differs from the baseline: all of it without one."""
+    """The parameters, with their values, in which a configuration differs from the baseline; all where that is None."""
     if baseline is None:
         return dict(configuration)
     return {
@@ -109,5 +120,5 @@ def changes(configuration: Configuration, baseline: Configuration | None) -> dic
 
 
 def settings(configuration: Mapping[str, Value]) -> str:
-    """``name=value`` for each parameter, on one line."""
+    """A configuration on one line: ``name=value`` for each parameter."""
     return " ".join(f"{name}={value(setting)}" for name, setting in configuration.items())

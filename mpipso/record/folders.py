@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -19,15 +18,17 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record import journal
+from mpipso.record.place import lock
 from mpipso.redact import Redactor
 
 LATEST = "latest"
+"""The name of the symbolic link, beside the folders of runs, to the one that was made last."""
 BEAT_FILE = "beat"
 """A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
 EVALUATIONS = "evaluations"
@@ -40,7 +41,15 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its files."""
+    """The folder in which a run keeps its files.
+
+    Attributes
+    ----------
+    path:
+        The folder, which is there.
+    redactor:
+        Hides secrets in what is written by :meth:`save`.
+    """
 
     path: Path
     redactor: Redactor = field(default_factory=lambda: Redactor(os.environ), repr=False)
@@ -63,10 +72,15 @@ class RunFolder:
 
     @classmethod
     def reserve(cls, output: Path, name: str | None = None) -> Path:
-        """Make a folder for a run that is about to be launched, with an empty launch log; names and errors as above.
+        """Make a folder for a run that is about to be launched, with an empty launch log, and return its path.
 
-        :meth:`create` with the folder's name, on whichever host, will take it. A name that is given may have been
-        reserved before, by a launch from which no run came and which is over.
+        :meth:`create` with the folder's name, on whichever host, will take this folder. It is named as there, but that
+        a given name may have been reserved before, by a launch from which no run came and which is over.
+
+        Raises
+        ------
+        UserError
+            The name is no plain file name, or nothing can be written in ``output``.
         """
         _check_name(name)
         again = name is not None and _reserved(output / name) and not _looked_after(output / name)
@@ -76,24 +90,22 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The folder of an earlier run.
+        """The folder of an earlier run, with links resolved.
 
         Raises
         ------
         UserError
-            It has no journal.
+            There is no such folder, it cannot be read, or it has no journal.
         """
-        if not (path / journal.FILE).is_file():
-            hint = f"; did you mean {path / LATEST}?" if (path / LATEST / journal.FILE).is_file() else ""
-            raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE}){hint}")
+        check_run(path)
         return cls(path.resolve())
 
     def evaluation(self, number: int, attempt: int) -> Path:
-        """The folder of one evaluation; :meth:`save` makes it."""
+        """The folder of an evaluation, by its number and that of the attempt; :meth:`save` makes it."""
         return self.path / EVALUATIONS / f"{number:04d}-{attempt}"
 
     def save(self, evaluation: Evaluation) -> None:
-        """Write an evaluation's configuration, its metrics or failure, and its files.
+        """Write an evaluation's configuration, its metrics or failure, and its files, without secrets.
 
         Raises
         ------
@@ -105,10 +117,7 @@ class RunFolder:
         if evaluation.failure is None:
             contents["metrics.json"] = self._json(evaluation.metrics)
         else:
-            failure = evaluation.failure
-            contents["failure.json"] = self._json(
-                {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}
-            )
+            contents["failure.json"] = self._json(asdict(evaluation.failure))
         for name, safe in safe_names(evaluation.files, taken=contents).items():
             contents[safe] = self.redactor.bytes(evaluation.files[name])
         for safe, content in contents.items():
@@ -120,7 +129,7 @@ class RunFolder:
                 raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
     def _make_inside(self, folder: Path) -> None:
-        """A folder in the run's own, which is not made again: it was moved, and what is kept belongs together."""
+        """Make a folder in the run's own; that is not made again if it was moved: what a run keeps stays together."""
         path = self.path
         try:
             for part in folder.relative_to(self.path).parts:
@@ -134,8 +143,31 @@ class RunFolder:
         return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+def check_run(path: Path) -> None:
+    """Make sure that ``path`` is the folder of a run.
+
+    Raises
+    ------
+    UserError
+        There is no such folder, it cannot be read, or it has no journal.
+    """
+    try:
+        there, begun = path.is_dir(), (path / journal.FILE).is_file()
+        hint = f"; did you mean {path / LATEST}?" if (path / LATEST / journal.FILE).is_file() else ""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not there:
+        raise UserError(f"{path}: {'is not a folder' if path.exists() else 'there is no such folder'}")
+    if not begun:
+        raise UserError(f"{path}: is not the folder of a run (it has no {journal.FILE}){hint}")
+
+
 def safe_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """For each name a distinct relative path that stays in its folder: ``file`` or ``folder/file``."""
+    """For each name, whatever it holds, a distinct relative path that stays in its folder: ``file`` or ``folder/file``.
+
+    Characters that a file system may refuse become ``_``, long names are cut, and what then would be the same, or one
+    of the paths that are ``taken``, gets the suffix ``-2``, ``-3`` and so on.
+    """
     files = set(taken)
     folders: set[str] = set()
     result = {}
@@ -161,7 +193,7 @@ def _numbered(name: str, count: int) -> str:
     return f"{path.stem}-{count}{path.suffix}"
 
 
-def replace(path: Path, content: str, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: str, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part; ``mode`` is cut by the umask.
 
     Raises
@@ -185,7 +217,7 @@ def replace(path: Path, content: str, mode: int = 0o666) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there.
+    """Remove a file; one that is not there is no mistake.
 
     Raises
     ------
@@ -214,7 +246,7 @@ def _reserved(path: Path) -> bool:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a folder has the owner that new files beside it get, on a server that maps them too."""
+    """Whether what is at ``path`` is a folder of the owner that new files beside it get, as a server may map owners."""
     status = path.lstat()
     with tempfile.TemporaryFile(dir=path.parent) as new:
         return stat.S_ISDIR(status.st_mode) and status.st_uid == os.fstat(new.fileno()).st_uid
@@ -224,12 +256,9 @@ def _looked_after(path: Path) -> bool:
     """Whether a supervisor holds the lock of the launch log there."""
     try:
         with (path / LAUNCH_LOG).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
+            return lock(file) is False
+    except OSError:  # where it cannot be told, the lock does not keep supervisors from the run either
         return False
-    return False
 
 
 def _make(output: Path, name: str | None) -> Path:

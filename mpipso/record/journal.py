@@ -43,8 +43,6 @@ was torn by a crash and never acted on, so readers leave it out and the next wri
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
 import os
@@ -60,7 +58,7 @@ import tomli
 from mpipso.errors import RunFailed, UserError
 from mpipso.record.fields import problem
 from mpipso.record.judged import Judged, to_fields
-from mpipso.record.place import is_there, place
+from mpipso.record.place import is_there, lock, place
 from mpipso.redact import Redactor
 from mpipso.wording import counted
 
@@ -85,37 +83,40 @@ Event = Literal[
     "interrupted",
     "failed",
 ]
-
-#: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""The kinds of events: what each says, and which fields it has, is in the table above."""
 
 
 class Journal:
-    """The one writer of a run's journal. Use :meth:`create` or :meth:`open`; closes as a context manager.
+    """A run's journal, open for writing by this process alone; :meth:`create` or :meth:`open` make one.
+
+    It is a context manager that closes the file at its end.
 
     Attributes
     ----------
     path:
-        The file.
+        The file, where it was opened.
     redactor:
-        Knows what is not written.
+        Knows the secrets, which are not written.
+    past:
+        The events that were in the file when it was opened, in their order.
     """
 
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
-        _lock(path, file)
+        if lock(file) is False:
+            raise UserError(f"{path}: another process is writing this journal; wait for it or stop it")
         self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
-        events, size = _parse(path, file.readall())
-        self._next = len(events)
+        self.past, size = _parse(path, file.readall())
+        self._next = len(self.past)
         self._size = size
         file.truncate(size)
         file.seek(size)
 
     @classmethod
     def create(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
-        """Start the journal of a new run.
+        """Start the journal of a new run in its folder; without a redactor, it hides the secrets of the environment.
 
         Raises
         ------
@@ -126,7 +127,7 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, redactor: Redactor | None = None) -> Journal:
-        """Go on with the journal of an earlier run; a torn last line is cut off.
+        """Go on with the journal in the folder of an earlier run; a torn last line is cut off.
 
         Raises
         ------
@@ -153,7 +154,7 @@ class Journal:
             return journal
 
     def write(self, event: Event, /, **fields: Any) -> None:
-        """Append one event; it is on the disk when this returns.
+        """Append one event with its fields, without secrets; it is on the disk when this returns.
 
         Raises
         ------
@@ -182,7 +183,7 @@ class Journal:
         self._next += 1
 
     def evaluated(self, judged: Judged) -> None:
-        """Append an ``evaluated`` event."""
+        """Append an ``evaluated`` event; errors are those of :meth:`write`."""
         self.write("evaluated", **to_fields(judged))
 
     @property
@@ -194,7 +195,7 @@ class Journal:
         return None if now is None else now.parent
 
     def check_place(self) -> None:
-        """See that the journal is where it was begun, as all that the run keeps is to be beside it.
+        """Make sure that the journal is where it was opened, as all that the run keeps is to be beside it.
 
         Raises
         ------
@@ -220,7 +221,7 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events of a journal, also while it is being written.
+    """All events of the journal at ``path``, in their order, also while it is being written.
 
     Raises
     ------
@@ -234,19 +235,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return _parse(path, content)[0]
 
 
-def _lock(path: Path, file: FileIO) -> None:
-    """Keep other writers out, where the file system can."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path}: another process is writing this journal; wait for it or stop it") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-
-
 def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The events, and how many bytes of the file hold them."""
+    """The events of a journal's content, and how many bytes hold them: all but a torn last line."""
     *lines, torn = content.split(b"\n")
     events: list[dict[str, Any]] = []
     for index, line in enumerate(lines):

@@ -1,9 +1,9 @@
-"""An evaluation together with what the objective made of it."""
+"""An evaluation together with its verdict: what the objective and its limits say of what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mpipso.evaluation import Evaluation, Failure
@@ -11,12 +11,25 @@ from mpipso.evaluation import Evaluation, Failure
 
 @dataclass(frozen=True)
 class Judged:
-    """An evaluation and its place among others.
+    """An evaluation and its verdict.
 
-    ``fitness`` is minimised and None when there is none; ``violations`` holds one text per broken limit,
-    ``violation`` the sum of how far they are broken, each relative to its limit, None where nobody wrote that down.
-    ``judged`` is False as long as limits refer to a baseline that is not known yet; then the other fields say
-    nothing, but that an evaluation with a failure has ``failed``, whatever the limits.
+    Attributes
+    ----------
+    evaluation:
+        What was measured, or why nothing was.
+    fitness:
+        The objective as a number that is better when it is smaller; None when there is none.
+    feasible:
+        Whether all limits are kept.
+    failed:
+        Whether the evaluation has no metrics, or lacks one that it takes to judge.
+    violations:
+        One text per broken limit.
+    judged:
+        False as long as limits refer to a baseline that is not known yet. Then the verdict says nothing, but that an
+        evaluation with a failure has ``failed``, whatever the limits.
+    violation:
+        The sum of how far the limits are broken, each relative to its limit; None where nobody wrote that down.
     """
 
     evaluation: Evaluation
@@ -27,21 +40,12 @@ class Judged:
     judged: bool = True
     violation: float | None = None
 
-    @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """Sort key, best first: feasible before infeasible before failed (Deb 2000), then by fitness."""
-        return self.failed, not self.feasible, float("inf") if self.fitness is None else self.fitness
-
 
 def to_fields(judged: Judged) -> dict[str, Any]:
-    """The fields of an ``evaluated`` event; the texts in ``evaluation.files`` stay out of the journal."""
+    """The fields of the ``evaluated`` event that tells of this; the texts in ``evaluation.files`` are left out."""
     evaluation = judged.evaluation
     failure = evaluation.failure
-    outcome: dict[str, Any] = (
-        {"metrics": dict(evaluation.metrics)}
-        if failure is None
-        else {"failure": {"cause": failure.cause, "kind": failure.kind, "detail": failure.detail}}
-    )
+    outcome = {"metrics": dict(evaluation.metrics)} if failure is None else {"failure": asdict(failure)}
     return {
         "number": evaluation.number,
         "attempt": evaluation.attempt,
@@ -58,7 +62,7 @@ def to_fields(judged: Judged) -> dict[str, Any]:
 
 
 def verdict(judged: Judged) -> dict[str, Any]:
-    """The fields of a ``judged`` event, besides its number."""
+    """The fields of an event that hold the verdict: all of a ``judged`` event but the number."""
     return {
         "fitness": judged.fitness,
         "feasible": judged.feasible,
@@ -69,7 +73,15 @@ def verdict(judged: Judged) -> dict[str, Any]:
 
 
 def from_fields(event: Mapping[str, Any]) -> Judged:
-    """The inverse of :func:`to_fields`; a metric that was not a finite number is left out."""
+    """The evaluation and the verdict of which an ``evaluated`` event tells, the inverse of :func:`to_fields`.
+
+    A metric that was not a finite number is left out.
+
+    Raises
+    ------
+    KeyError, TypeError, AttributeError
+        The event lacks a field, or one has another shape, as in a journal that was written by somebody else.
+    """
     failure = event.get("failure")
     evaluation = Evaluation(
         number=event["number"],
@@ -83,31 +95,32 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         ended=event["ended"],
         phases=event.get("phases", {}),
     )
-    return Judged(
-        evaluation,
-        fitness=event.get("fitness"),
-        feasible=event.get("feasible", True),
-        failed=failure is not None or event.get("failed", False),
-        violations=tuple(event.get("violations", ())),
-        judged=event.get("judged", True),
-        violation=event.get("violation"),
-    )
+    # What an event of another version leaves out is as in a new one.
+    told = _read_verdict({**verdict(Judged(evaluation)), **event})
+    return Judged(evaluation, judged=event.get("judged", True), **told)
+
+
+def _read_verdict(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`verdict`; journals of earlier versions do not say how far limits are broken."""
+    return {
+        "fitness": event["fitness"],
+        "feasible": event["feasible"],
+        "failed": event.get("failure") is not None or event["failed"],
+        "violations": tuple(event["violations"]),
+        "violation": event.get("violation"),
+    }
 
 
 def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
-    """One result per evaluation number, in the order in which they came; ``judged`` events are folded in."""
+    """From the events of a journal one result per evaluation, in the order in which they came first.
+
+    Each has its last verdict, from its ``evaluated`` event or a later ``judged`` one. Errors are those of
+    :func:`from_fields`.
+    """
     found: dict[int, Judged] = {}
     for event in events:
         if event["event"] == "evaluated":
             found[event["number"]] = from_fields(event)
         elif event["event"] == "judged" and event["number"] in found:
-            found[event["number"]] = replace(
-                found[event["number"]],
-                fitness=event["fitness"],
-                feasible=event["feasible"],
-                failed=event["failed"],
-                violations=tuple(event["violations"]),
-                judged=True,
-                violation=event.get("violation"),
-            )
+            found[event["number"]] = replace(found[event["number"]], judged=True, **_read_verdict(event))
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Output that lasts as long as its reader, and does no harm when that has gone."""
+"""Output whose reader may go away, as at the end of a pipe or a connection, without an error for its writer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class _Lasting(io.RawIOBase):
-    """The bytes of a text stream whose reader may go away, which does not end a run."""
+    """What takes bytes and writes them to a text stream, until that fails for the first time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
@@ -37,6 +37,6 @@ class _Lasting(io.RawIOBase):
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream, whose failures are not told to whoever writes to it."""
+    """A stream that writes to ``stream`` until that fails, and nowhere from then on; writing to it raises no error."""
     raw = _Lasting(stream)
     return io.TextIOWrapper(cast(BinaryIO, raw), raw.encoding, "replace", newline="\n", write_through=True)

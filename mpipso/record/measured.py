@@ -20,9 +20,15 @@ from mpipso.record.judged import Judged
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and its measurements, at least one, in the order in which they came.
+    """A configuration and what all its measurements say together.
 
-    ``raced`` are those of the race that counts for it; a run that was resumed for further evaluations has several.
+    Attributes
+    ----------
+    measurements:
+        Its measurements, at least one, in the order in which they came.
+    raced:
+        Those of its confirmations that were measured in the final race that counts for it, empty if none does. A run
+        that was resumed for further evaluations has several races.
     """
 
     measurements: tuple[Judged, ...]
@@ -30,32 +36,36 @@ class Measured:
 
     @property
     def number(self) -> int:
-        """That of its first measurement."""
+        """The number of its first measurement, by which people are told of it."""
         return min(judged.evaluation.number for judged in self.measurements)
 
     @property
     def configuration(self) -> Configuration:
+        """The parameters with their values."""
         return self.measurements[0].evaluation.configuration
 
     @property
     def confirmed(self) -> bool:
-        """Whether its confirmations count."""
+        """Whether the measurements that count are confirmations."""
         return self.counted[0].evaluation.label == CONFIRM
 
     @property
     def counted(self) -> tuple[Judged, ...]:
-        """The measurements that count, at least one; those without a word on the configuration only if all are."""
+        """The measurements that count, at least one: those of the race if there was one, else all that tell something.
+
+        One whose failure says nothing about the configuration counts only where no other measurement does.
+        """
         telling = tuple(judged for judged in self.measurements if not silent(judged))
         return self.raced or telling or self.measurements
 
     @property
     def good(self) -> tuple[Judged, ...]:
-        """Those that count and have metrics."""
+        """The measurements that count and have not failed."""
         return tuple(judged for judged in self.counted if not judged.failed)
 
     @property
     def failed(self) -> bool:
-        """Whether the configuration does not work."""
+        """Whether the configuration does not work: half or more of the measurements that count have failed."""
         return not works(self.good, self.counted)
 
     @property
@@ -78,9 +88,9 @@ class Measured:
 
     @property
     def violation(self) -> float | None:
-        """How far the good measurements break the limits, in the mean: the sum over the limits, relative to each.
+        """How far the limits are broken, as the mean over the good measurements of :attr:`Judged.violation`.
 
-        None where that is not known of all of them.
+        None where one of the measurements does not tell, or none is good.
         """
         known = [judged.violation for judged in self.good if judged.violation is not None]
         return fmean(known) if known and len(known) == len(self.good) else None
@@ -91,24 +101,27 @@ class Measured:
         return mean([judged.evaluation.metrics for judged in self.good])
 
     def values(self, metric: str) -> list[float]:
-        """What each good measurement says of one metric."""
+        """The values of one metric in the good measurements that have it."""
         return [judged.evaluation.metrics[metric] for judged in self.good if metric in judged.evaluation.metrics]
 
     @property
     def cause(self) -> str:
-        """Why it failed: the most frequent cause, ``""`` when no measurement has one."""
+        """Why the measurements that count failed: the most frequent cause, ``""`` when none has one."""
         causes = Counter(j.evaluation.failure.cause for j in self.counted if j.evaluation.failure is not None)
         return causes.most_common(1)[0][0] if causes else ""
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Sort key, best first, as that of :class:`Judged`, by the mean fitness."""
+        """A sort key, best first: feasible before infeasible before failed, then by the mean fitness of the good ones.
+
+        The order is that of K. Deb's feasibility rules, as the search has it (search/objective.py).
+        """
         fitness = [judged.fitness for judged in self.good if judged.fitness is not None]
         return self.failed, not self.feasible, fmean(fitness) if fitness else float("inf")
 
 
 def by_configuration(results: Iterable[Judged]) -> list[Measured]:
-    """The results by configuration, in the order in which these came first."""
+    """The results by configuration, one object for each, in the order in which the configurations came first."""
     found: dict[Hashable, list[Judged]] = {}
     for judged in results:
         found.setdefault(figures.key(judged.evaluation.configuration), []).append(judged)
@@ -120,9 +133,9 @@ def by_configuration(results: Iterable[Judged]) -> list[Measured]:
 
 
 def _races(found: Mapping[Hashable, Sequence[Judged]]) -> list[dict[Hashable, list[Judged]]]:
-    """What each race told of each configuration, the last race first, but before those that told of one alone.
+    """For each race its confirmations by configuration, the last race first.
 
-    That was cut short, and compares nobody.
+    After all others come races in which one configuration alone was measured: they were cut short and compare nothing.
     """
     every = [(key, judged) for key, measurements in found.items() for judged in measurements]
     searched = sorted(judged.evaluation.number for _, judged in every if judged.evaluation.label != CONFIRM)
@@ -135,6 +148,6 @@ def _races(found: Mapping[Hashable, Sequence[Judged]]) -> list[dict[Hashable, li
 
 
 def silent(judged: Judged) -> bool:
-    """Whether a result says nothing about its configuration."""
+    """Whether a result says nothing about its configuration: it failed because of a node, or was cancelled."""
     failure = judged.evaluation.failure
     return failure is not None and failure.silent

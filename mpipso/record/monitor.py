@@ -26,16 +26,16 @@ from mpipso.record.screen import Mode, terminal_size
 _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
 #: Seconds without a line after which plain mode says that the run is alive.
 _HEARTBEAT = 30.0
-#: Lines of the live display besides the table's rows.
+#: Lines of the live display besides the rows of groups.
 _FRAME = 6
 _PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "stopping": "magenta"}
 
 
 @dataclass
 class _Row:
-    """A service group and what it is doing; ``number`` is None while it does nothing.
+    """A service group and what it is doing; ``number``, of its evaluation, is None while it does nothing.
 
-    ``out`` says how it takes no part, ``lost`` or ``quarantine``, and ``cause`` why; empty while it does.
+    ``out`` is ``lost`` or ``quarantine`` when it takes no part, else empty, and ``cause`` says why.
     """
 
     nodes: str
@@ -123,9 +123,9 @@ class Monitor:
             self._print(Text(clean(line)))
 
     def resumed(self, done: int, failed: int, seconds: float) -> None:
-        """Earlier sessions have done some evaluations, which took so many seconds in all.
+        """The run goes on: earlier sessions have ``done`` evaluations, of which some failed, in ``seconds`` altogether.
 
-        Those that are still to be judged are left out: they are told like all others when they are.
+        Evaluations that are still to be judged are not among them: when they are, :meth:`evaluated` tells of them.
         """
         self._progress.advance(self._task, done)
         self._counts["done"] += done
@@ -133,7 +133,7 @@ class Monitor:
         self._spent += seconds
 
     def expect(self, total: int) -> None:
-        """The number of evaluations to come has changed."""
+        """The run has ``total`` evaluations from now on, those that are done included."""
         self._progress.update(self._task, total=total)
         self._changed = True
 
@@ -145,7 +145,7 @@ class Monitor:
         self._changed = True
 
     def phase(self, group: int, text: str, detail: str = "") -> None:
-        """What a group is doing in its evaluation, ``starting``, ``measuring``, ..., and what that waits for."""
+        """A group enters a phase of its evaluation, such as ``starting``; ``detail`` is what that waits for."""
         row = self._rows[group]
         row.phase, row.detail = clean(text), clean(detail)
         self._changed = True
@@ -195,7 +195,7 @@ class Monitor:
         )
 
     def retried(self, group: int, number: int, cause: str) -> None:
-        """An evaluation failed for reasons outside its configuration and goes back to the queue."""
+        """A group's evaluation failed for reasons outside its configuration and goes back to the queue."""
         row = self._rows[group]
         if row.number == number:
             row.number = None
@@ -227,7 +227,7 @@ class Monitor:
         self._print(Text(f"group {group}  formed of {clean(nodes)}", "yellow"))
 
     def note(self, text: str) -> None:
-        """Print one line."""
+        """Print a line with the time that the run has taken so far."""
         self._print(Text(clean(text)))
 
     def tick(self) -> None:
@@ -240,7 +240,7 @@ class Monitor:
             self._draw()
 
     def stop(self) -> None:
-        """Remove the live display; may be called again."""
+        """Remove the live display, if there is one; may be called again."""
         if self._live is not None:
             self._live.stop()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +18,10 @@ import tomli
 from mpipso.config import Search
 from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, CONFIRM
+from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
-from mpipso.record.folders import BEAT_FILE, RunFolder
+from mpipso.record.folders import BEAT_FILE, check_run
 from mpipso.record.judged import Judged, results
 from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
@@ -31,18 +30,11 @@ from mpipso.redact import HIDDEN
 
 Event = Mapping[str, Any]
 
-COMMAND = "MPIPSO_COMMAND"
-"""Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
-that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
-REQUEUE = "MPIPSO_REQUEUE"
-"""Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
-RESTARTS = "MPIPSO_RESTARTS"
-"""Environment variable with how often the supervisor of this job would restart it."""
 NO_BASELINE = "the baseline configuration failed"
-"""How the cause of a run begins that cannot go on: whoever resumes it finds the same result in its journal."""
-#: A root whose sign of life is older than this many seconds is gone; it gives one every two.
+"""How the cause of a run begins that failed with its baseline; to resume it is in vain, as its journal says so."""
+#: Seconds after the last sign of life of a root, which gives one every two, from which on it is taken for gone.
 _GONE = 30.0
-#: And after so many it may be: whoever knows that it was killed is told how to go on.
+#: Seconds from which on it may be gone: whoever knows that it was killed is told how to go on.
 _QUIET = 10.0
 
 
@@ -53,23 +45,23 @@ class Outcome:
     Attributes
     ----------
     evaluations:
-        Every evaluation, those of the baseline, repeats and confirmations included.
+        Every evaluation with its verdict, those of the baseline, repeats and confirmations included.
     incumbent:
         The number of an evaluation of the best configuration, None when there is none.
     objective:
-        The metric that was optimised.
+        The name of the metric that was optimised.
     higher:
-        Whether more of a metric is better.
+        Whether more of a metric is better, by its name; None for neither.
     folder:
-        Where the results lie.
+        The folder of the run.
     starts:
         The commands that start the service with the best configuration, one per node.
     ended:
-        Why the run did not come to its end, empty when it did.
+        How the run is, if it did not come to its end, in words that go on from "The run is"; empty when it did.
     cause:
         Which budget ended a run that did come to its end, by its name in the journal.
     failure:
-        Why the run could not go on, if so.
+        Why the run could not go on, empty if it could.
     resume:
         The command that goes on with the run, empty where there is nothing to go on with.
     usage:
@@ -81,7 +73,7 @@ class Outcome:
     no_starts:
         Why there are no ``starts`` although the run has written some: a sentence.
     config:
-        The configuration that it was run with last, as TOML without its secrets.
+        The configuration that the run's last session had, as TOML without its secrets.
     """
 
     evaluations: Sequence[Judged]
@@ -102,15 +94,17 @@ class Outcome:
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
-        """The evaluations by configuration."""
+        """The evaluations by configuration, in the order in which the configurations came first."""
         return by_configuration(self.evaluations)
 
     @property
     def baseline(self) -> Measured | None:
+        """The baseline configuration with its measurements; None when there is none."""
         return next((each for each in self.configurations if _has_label(each, BASELINE)), None)
 
     @property
     def best(self) -> Measured | None:
+        """The best configuration with its measurements; None when there is none."""
         numbers = ((each, judged.evaluation.number) for each in self.configurations for judged in each.measurements)
         return next((each for each, number in numbers if number == self.incumbent), None)
 
@@ -121,7 +115,7 @@ class Outcome:
 
     @property
     def saving(self) -> Saving | None:
-        """Which schedule would have saved wall time, if groups idled noticeably and one would have."""
+        """The schedule that would have saved most wall time; None if groups hardly idled, or none would have."""
         if self.schedule is None or self.usage.idle_share <= IDLE:
             return None
         return saving(self.usage.durations, self.usage.width, self.schedule)
@@ -130,14 +124,14 @@ class Outcome:
 def read_outcome(folder: Path, *, failure: str = "") -> Outcome:
     """The outcome of the run in ``folder``, as far as its journal goes.
 
-    ``failure`` is why the run cannot go on, which a journal on a full disk does not say.
+    ``failure`` is why the run could not go on, empty if it could; a journal on a full disk does not say so itself.
 
     Raises
     ------
     UserError
-        The folder has no journal, or it is damaged.
+        There is no such folder, it has no journal, or the journal is damaged.
     """
-    RunFolder.open(folder)  # or it is told what is wrong with the folder as a whole
+    check_run(folder)
     path = folder / journal.FILE
     events = journal.read(path)
     if not events or events[0]["event"] != "started":
@@ -178,10 +172,10 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
 
 
 def _with_starts(outcome: Outcome) -> Outcome:
-    """With the commands of ``best.toml`` if they are those of the best.
+    """The outcome with the commands of ``best.toml``, or why these are not to be used.
 
-    A session that ended between the journal's line and the file has left an earlier one; and what has become of the
-    file is no reason to tell nothing of a run.
+    A session that ended between the journal's line and the file has left an earlier best there. A file that is damaged
+    is no reason to tell nothing of a run.
     """
     try:
         written = recipe.read_best(outcome.folder)
@@ -196,9 +190,14 @@ def _with_starts(outcome: Outcome) -> Outcome:
 
 
 def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") -> str:
-    """What goes on with the run in ``folder``: where it was last, if its ``command`` and ``cwd`` are known.
+    """The command that goes on with the run in ``folder``, for a shell; a comment in it says what else it takes.
 
-    A configuration with secrets must be given again: they are not kept.
+    Parameters
+    ----------
+    config:
+        The run's configuration as TOML. One with secrets must be given again, as they are not kept.
+    command, cwd:
+        How the run was launched last, quoted for a shell, and in which folder; empty where that is not known.
     """
     if cwd and not _is_here(cwd):
         # The command may name files, itself among them, as they are called from there.
@@ -221,24 +220,8 @@ def _is_here(folder: str) -> bool:
         return False
 
 
-def resuming(command: str, folder: Path, more: str = "") -> str:
-    """What goes on with the run in ``folder`` by the words that launch runs, and where, if not on this machine."""
-    where = "  # inside a Slurm allocation" if "SLURM_JOB_ID" in os.environ and not submits(command) else ""
-    return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"
-
-
-def submits(command: str) -> bool:
-    """Whether the words that launch runs submit a Slurm job with a configuration."""
-    return command.startswith("sbatch ")
-
-
-def called() -> list[str]:
-    """The words that call mpipso in this shell."""
-    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
-
-
 def _comes_back(last: Event) -> bool:
-    """Whether the Slurm job that was interrupted goes on by itself; where it does not, its launcher tells."""
+    """Whether the run's last event is an interruption after which its Slurm job starts again and goes on with it."""
     return last["event"] == "interrupted" and os.environ.get(REQUEUE) == "1"
 
 
@@ -250,11 +233,11 @@ _GOING_ON = "still going on"
 
 
 def _ended(folder: Path, last: Event) -> str:
-    """Why a run did not come to its end, after its last beginning or ending."""
+    """How a run is that did not come to its end, empty if it did; ``last`` is its last beginning or ending."""
     if last["event"] == "finished":
         return ""
     if last["event"] == "interrupted":
-        # USR1 is by what a launcher passes a request to stop on, whatever signal its user has sent.
+        # A launcher passes a request to stop on as USR1, whatever signal its user has sent.
         return "interrupted" if last["signal"] == "SIGUSR1" else f"interrupted by {last['signal']}"
     if last["event"] == "failed":
         return "failed"
@@ -291,7 +274,6 @@ def _directions(config: Mapping[str, Any]) -> Higher:
 
 def _schedule(search: Mapping[str, Any]) -> ScheduleChoice:
     """The schedule of a configuration's ``search`` table, from which defaults are left out."""
-    usual = Search()
-    kind = search.get("schedule", usual.schedule)
-    particles = search.get("particles", usual.particles)
-    return ScheduleChoice(kind, search.get("window", particles) if kind == "window" else particles)
+    # Without validation: other keys may be of another version.
+    known = Search.model_construct(**{key: search[key] for key in ("schedule", "window", "particles") if key in search})
+    return ScheduleChoice(known.schedule, known.batch)

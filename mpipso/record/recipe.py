@@ -1,8 +1,7 @@
-"""The incumbent for the operator: ``best.toml`` to read, ``best.sh`` to start the service with it."""
+"""The best configuration so far for the operator: ``best.toml`` to read, ``best.sh`` to start the service with it."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 import time
@@ -18,8 +17,9 @@ from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation
 from mpipso.printable import clean, printable
 from mpipso.record import figures
-from mpipso.record.folders import remove, replace
+from mpipso.record.folders import remove, write_whole
 from mpipso.redact import Redactor, secret_flag
+from mpipso.wording import short_host
 
 TOML = "best.toml"
 SCRIPT = "best.sh"
@@ -30,12 +30,26 @@ _NUMBER = re.compile(r"-[\d.].*")
 
 @dataclass(frozen=True)
 class NodeStart:
-    """The command that starts one node's part of the service, and the variables set for it.
+    """How one node's part of the service is started by hand.
 
-    ``rank`` is the service's own number of the node, None where it has none. ``file`` is the path of a file that must
-    be copied to the node before; empty if none has to. ``update`` is a command that is run on the node before, and
-    ``folder`` the path of a folder that is made there for the service, if it uses one. ``cores`` are those of its host
-    on which it was measured.
+    Attributes
+    ----------
+    host:
+        The name of the node's host.
+    argv:
+        The words of the command.
+    env:
+        The environment variables that are set for it, by name.
+    rank:
+        The service's own number of the node, None where it has none.
+    file:
+        The path of a file that must be copied to the node before; empty if none has to.
+    update:
+        The words of a command that is run on the node before; empty for none.
+    folder:
+        The path of a folder that is made on the node for the service; empty if it uses none.
+    cores:
+        The cores of the host on which this part was measured, as in ``0-3,8``; empty if that is not known.
     """
 
     host: str
@@ -50,7 +64,7 @@ class NodeStart:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written of an incumbent: its evaluation, its configuration, and how to start the service with it."""
+    """What ``best.toml`` holds: the number and configuration of an evaluation, and how to start the service with it."""
 
     number: int
     configuration: Configuration
@@ -66,14 +80,20 @@ def write_best(
     starts: Sequence[NodeStart],
     redactor: Redactor | None = None,
 ) -> None:
-    """Write both files anew, each in one step.
+    """Write ``best.toml`` and ``best.sh`` into the run's folder, without secrets, each in one step.
 
     Parameters
     ----------
+    evaluation:
+        One of the best configuration.
+    fitness:
+        The objective as a number that is better when it is smaller; None when there is none.
     score:
         The objective's metric and its gain, for people: ``412.3 tok/s (+12.4 %)``.
     starts:
         One per node, in the order in which they are to be started.
+    redactor:
+        Knows secrets besides those that can be told by the names of variables and flags.
 
     Raises
     ------
@@ -96,12 +116,12 @@ def write_best(
             for start in starts
         ],
     }
-    replace(folder / TOML, tomli_w.dumps(redactor.data(best)))
-    replace(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
+    write_whole(folder / TOML, tomli_w.dumps(redactor.data(best)))
+    write_whole(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
 
 
 def withdraw_best(folder: Path) -> None:
-    """Remove both files, and the service's configuration beside them: what they hold has turned out to be no good.
+    """Remove ``best.toml``, ``best.sh`` and the service's configuration beside them: the best turned out to be none.
 
     Raises
     ------
@@ -113,7 +133,7 @@ def withdraw_best(folder: Path) -> None:
 
 
 def read_best(folder: Path) -> Written | None:
-    """What ``best.toml`` says, without secrets; None when there is no such file.
+    """What ``best.toml`` in the run's folder says, without secrets; None when there is no such file.
 
     Raises
     ------
@@ -148,7 +168,7 @@ def _texts(table: Mapping[str, object]) -> dict[str, str]:
 
 
 def command_words(start: NodeStart) -> list[str]:
-    """The variables and the command to be shown, each word as a shell takes it, secrets hidden."""
+    """The variables and the words of a start for people, each as a shell takes it, with ``***`` for secrets."""
     redactor = Redactor()
     redactor.learn({"env": start.env, "argv": start.argv})
     variables = [f"{name}={shlex.quote(content)}" for name, content in redactor.data(start.env).items()]
@@ -180,7 +200,7 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Node
 
 
 def _enter() -> list[str]:
-    """Relative words of the command are found from where the run was started."""
+    """The lines of the script that change to where the run was started, as relative paths are meant from there."""
     try:
         here = Path.cwd()
     except OSError:  # it is gone
@@ -249,7 +269,7 @@ def _demand(name: str) -> str:
 def _labels(starts: Sequence[NodeStart]) -> list[list[str]]:
     """What names each node: its host and its short name; where nodes share a host, ``host/0``, ``host/1`` by rank."""
     total = Counter(start.host for start in starts)
-    short = Counter(_short(host) for host in total)
+    short = Counter(short_host(host) for host in total)
     seen: Counter[str] = Counter()
     labels = []
     for start in starts:
@@ -258,14 +278,6 @@ def _labels(starts: Sequence[NodeStart]) -> list[list[str]]:
             labels.append([f"{host}/{seen[host] if start.rank is None else start.rank}"])
             seen[host] += 1
         else:
-            brief = _short(host)
+            brief = short_host(host)
             labels.append([host, brief] if brief != host and short[brief] == 1 else [host])
     return labels
-
-
-def _short(host: str) -> str:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host.partition(".")[0]
-    return host

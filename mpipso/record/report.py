@@ -22,12 +22,12 @@ from mpipso.record.runstats import run_statistics
 _TOP = 10
 
 
-#: Of each change of the best: what the objective would gain without it, as text.
 Worth = Callable[[Outcome], Mapping[str, str]]
+"""A function that says, by parameter that the best changes, what the gain would be without that change, as text."""
 
 
 def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
-    """The end of a run: baseline and best side by side, what was changed, how the run went, where the results lie.
+    """What came of a run: baseline and best side by side, what was changed, how the run went, where the results lie.
 
     To be printed with ``crop=False``: lines that are copied may be longer than the console is wide.
     """
@@ -43,8 +43,8 @@ def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
 
 
 def report(outcome: Outcome, worth: Worth | None = None) -> Group:
-    """Of a run, finished or not, its best configurations and its :func:`summary`."""
-    # The best comes first whatever the search measured of others once, or one of its own measurements says of a limit.
+    """The :func:`summary` of a run, finished or not, below a table of its best configurations; printed likewise."""
+    # The best comes first even if others measured better, but only once, or if one of its measurements broke a limit.
     best = outcome.best
     ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.rank))
     told = summary(outcome, worth)
@@ -56,13 +56,13 @@ def _ranks(measured: Measured) -> bool:
 
 
 def _verdict(outcome: Outcome) -> Iterator[Text]:
-    """What came of it, in a sentence or two."""
+    """What came of the run, in a sentence or two."""
     baseline, best = outcome.baseline, outcome.best
     if outcome.failure:
         # The rest of it may be the log of a service.
         first, *_ = outcome.failure.strip().splitlines()
         yield Text(f"The run failed: {clean(first).rstrip(':.')}.", "bold red")
-        yield Text("This is what it has found so far.", "yellow")
+        yield Text("This is what it had found.", "yellow")
     elif outcome.ended:
         yield Text(f"The run is {outcome.ended}; this is what it has found so far.", "yellow")
     total = len(outcome.evaluations)
@@ -89,7 +89,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
 
 
 def _closest(outcome: Outcome, baseline: Measured | None) -> Iterator[Text]:
-    """Of those that break limits, the one that breaks them least, for whoever has to choose other limits."""
+    """The configuration that breaks the limits least, for whoever has to choose other limits."""
     infeasible = [each for each in outcome.configurations if each.broken and not each.failed]
     if not infeasible:
         return
@@ -130,7 +130,7 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
 
 
 def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[float, float] | None:
-    """Of the gain in the objective, in percent; lower bound first."""
+    """The confidence interval of the gain in the objective, in percent, its lower bound first; None for none."""
     better_high = outcome.higher(outcome.objective)
     name = outcome.objective
     # Without a race, the best was chosen among all.
@@ -157,7 +157,7 @@ def _table(*titles: str) -> Table:
 
 
 def _title(name: str, measured: Measured) -> str:
-    """With a second line that says on how many measurements the figures rest, unless on one of the search."""
+    """The title of a column, and below it on how many measurements it rests, unless on a single one of the search."""
     count = len(measured.good)
     often = f"mean of {count}" if count > 1 else "measured again" if measured.confirmed else ""
     return f"{name} #{measured.number}" + (f"\n{often}" if often else "")

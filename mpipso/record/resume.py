@@ -13,8 +13,10 @@ import tomli
 from mpipso.config import Config
 from mpipso.errors import UserError
 from mpipso.record import journal
+from mpipso.record.folders import check_run
 from mpipso.record.usage import BEGINNINGS
 from mpipso.redact import HIDDEN, Redactor
+from mpipso.wording import shortened
 
 #: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
 #: how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others.
@@ -42,14 +44,17 @@ FREE = (
 )
 #: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
-_LONGEST = 60
+#: Characters of a value in a message.
+_LONGEST = 63
 
 
 def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dict[str, Any]]]:
-    """The configuration's text of the last session of the run in ``folder``, and all events of its journal.
+    """The text of the configuration that the last session of a run had, and all events of its journal.
 
     Parameters
     ----------
+    folder:
+        The folder of the run.
     config_given:
         Whether the user gives the configuration, so that the text may lack its secrets.
 
@@ -60,14 +65,7 @@ def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dic
         configuration lacks its secrets, which are not kept, and is not given.
     """
     path = folder / journal.FILE
-    try:
-        there, begun = folder.is_dir(), path.is_file()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    if not there:
-        raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'there is no such folder'}")
-    if not begun:
-        raise UserError(f"{folder}: is not the folder of a run (it has no {journal.FILE})")
+    check_run(folder)
     events = journal.read(path)
     if not events or events[0]["event"] != "started":
         raise UserError(f"{path}: does not begin with the start of a run: there is nothing to go on with")
@@ -97,9 +95,9 @@ def hidden(text: str, source: str) -> list[str]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Why ``new`` cannot go on with a run that was made with ``old``: one line per key, empty when it can.
+    """Why the configuration ``new`` cannot go on with a run of the configuration ``old``: one line per different key.
 
-    Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
+    Empty when it can. Keys in :data:`FREE` may differ, and so may a secret that is ``***`` on one side.
     """
     tables = [_tables(old), _tables(new)]
     before, after = map(_flat, tables)
@@ -162,13 +160,12 @@ def _unset(value: Any) -> bool:
 
 def _may_hide(pattern: str, text: str) -> bool:
     """Whether ``text`` is ``pattern`` with something in the place of each ``***``."""
-    parts = [re.escape(part) for part in pattern.split(HIDDEN)]
-    return len(parts) > 1 and re.fullmatch(".+".join(parts), text, re.DOTALL) is not None
+    return re.fullmatch(".+".join(map(re.escape, pattern.split(HIDDEN))), text, re.DOTALL) is not None
 
 
 def _shown(value: Any) -> str:
-    """As in TOML, more or less, and not too long."""
+    """A value as text for a message: more or less as TOML has it, and shortened."""
     if _unset(value) and not isinstance(value, str):
         return "not set"
     text = str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return shortened(text, _LONGEST)

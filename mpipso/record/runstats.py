@@ -18,8 +18,9 @@ from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 from mpipso.wording import plural
 
-#: More groups than this are told in fewer rows: those that lost most time, and the others together.
+#: Rows of service groups in the table. Of more groups those that lost most time have rows, the others one together.
 _ROWS = 12
+#: Lines for each kind of fault.
 _LINES = 8
 #: Evaluations that are named after a cause.
 _NUMBERS = 5
@@ -28,6 +29,10 @@ _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
 _LEAST = ("other", "stop", "hosts", "start", "bench", "evals", "lost", "idle")
 #: Characters of longer names of hosts that are worth a column.
 _HOSTS = 8
+#: Share of an evaluation's time; a benchmark that takes less is called short.
+_SHORT = 0.1
+#: Seconds of an evaluation up to which its benchmark may be short: a repeated measurement takes no longer.
+_QUICK = 10.0
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",
@@ -39,7 +44,11 @@ _ENDS = {
 
 
 def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
-    """Counts, why it ended, causes of failures, lost ranks and quarantines; then groups, speed-up, better schedule."""
+    """How a run went, line by line: how many evaluations there were, why it ended, what failed, which ranks were lost.
+
+    After these come a table of the groups, how much faster they were than one, and a schedule that would have saved
+    time.
+    """
     yield from _counts(outcome)
     yield from _faults(outcome)
     if outcome.usage.groups:
@@ -50,7 +59,7 @@ def run_statistics(outcome: Outcome) -> Iterator[RenderableType]:
 
 
 class GroupTable:
-    """One row per service group and one for all, with durations; at most about a dozen rows.
+    """A table of what the service groups did with their time: one row per group, a dozen at most, and one for all.
 
     Where there is no room the hosts' names are cut, and then columns are left out, first those that tell nothing.
     """
@@ -69,7 +78,7 @@ class GroupTable:
         yield self._table(titles)
 
     def _needs(self, titles: Sequence[str], console: Console, options: ConsoleOptions) -> int:
-        """The characters that these columns are wide, of the names of hosts a few."""
+        """How many characters wide a table of these columns is, with names of hosts that are cut."""
         table = self._table([title for title in titles if title != "hosts"])
         wide = Measurement.get(console, options.update(width=10_000), table).maximum
         if "hosts" in titles:
@@ -101,7 +110,7 @@ class GroupTable:
 
 
 def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:
-    """Those that get a row, and those that share one."""
+    """The groups that get a row each, and those that share one."""
     if len(groups) <= _ROWS:
         return groups, []
     worst = sorted(range(len(groups)), key=lambda index: groups[index].useful - groups[index].seconds)[: _ROWS - 2]
@@ -110,7 +119,7 @@ def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence
 
 
 def _cells(groups: Sequence[GroupUsage]) -> dict[str, str]:
-    """What is in all columns but the first ones, by their titles: sums over these groups."""
+    """The cells of a row, by the titles of their columns: sums over the groups; without their names and hosts."""
     parts = (
         sum(group.start for group in groups),
         sum(group.benchmark for group in groups),
@@ -139,8 +148,20 @@ def _speed(outcome: Outcome) -> Iterator[Text]:
         useful = figures.duration(sum(group.useful for group in usage.groups))
         wall = figures.duration(usage.wall)
         yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
+    if (share := _benchmark_share(outcome)) < _SHORT:
+        longer = "a longer one would cost little and vary less"
+        yield Text(f"the benchmark takes {100 * share:.0f} % of the time of an evaluation: {longer}", "yellow")
     if (better := outcome.saving) is not None:
         yield Text(f"groups idled for {100 * usage.idle_share:.0f} % of their time: {better}", "yellow")
+
+
+def _benchmark_share(outcome: Outcome) -> float:
+    """The benchmark's share of the time of evaluations that have a result; 1 if these are quick, or none has."""
+    measured = [judged.evaluation for judged in outcome.evaluations if judged.evaluation.failure is None]
+    seconds = sum(evaluation.seconds for evaluation in measured)
+    if seconds <= _QUICK * len(measured):
+        return 1.0
+    return sum(evaluation.phases.get("measuring", evaluation.seconds) for evaluation in measured) / seconds
 
 
 def _counts(outcome: Outcome) -> Iterator[Text]:
@@ -193,7 +214,7 @@ def _counted(causes: Mapping[str, int], what: str) -> list[str]:
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    """The first of them, as the folders of their evaluations are named."""
+    """The first numbers of evaluations, as in ``#3, #7, ...``."""
     first = [f"#{number}" for number in sorted(numbers)[:_NUMBERS]]
     return ", ".join([*first, "..."] if len(numbers) > _NUMBERS else first)
 
@@ -210,7 +231,7 @@ def _named(word: str, numbers: Sequence[int]) -> str:
 
 
 def _quarantined(alike: Sequence[Quarantine]) -> str:
-    """Quarantines of one cause."""
+    """A line that tells of all quarantines that had the same cause."""
     groups = _named("group", sorted({quarantine.group for quarantine in alike}))
     seconds = figures.duration(sum(quarantine.seconds for quarantine in alike))
     back = sum(quarantine.readmitted for quarantine in alike)

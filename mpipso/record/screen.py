@@ -11,22 +11,29 @@ from typing import Literal, NamedTuple, TextIO
 import psutil
 
 from mpipso.errors import UserError
+from mpipso.launched import TERMINAL
 from mpipso.launchernames import FRONT_ENDS
 
 Mode = Literal["live", "plain"]
 
-#: Says what the launcher writes to, for ranks that cannot see it: ``<columns>`` or ``<columns>x<lines>``, 0 for no
-#: terminal.
-TERMINAL = "MPIPSO_TERMINAL"
-
 _MPI = ("OMPI_", "PMI_", "PMIX_")
-#: Hydra's proxy or a wrapper script may stand between a launcher and its rank.
+#: How many generations above a rank its launcher is looked for: Hydra's proxy or a wrapper may stand in between.
 _NEAREST = 3
 _DEFAULT = (80, 24)
 
 
 class Screen(NamedTuple):
-    """The mode of a display, its size in characters, and the terminal's device if it can be asked for a new size."""
+    """What a run's progress is shown on.
+
+    Attributes
+    ----------
+    mode:
+        ``live`` for a display that is drawn anew, ``plain`` for lines.
+    width, height:
+        Its size in characters.
+    terminal:
+        The path of the terminal's device if that can be asked for a new size, else empty.
+    """
 
     mode: Mode
     width: int = _DEFAULT[0]
@@ -37,7 +44,7 @@ class Screen(NamedTuple):
 def pick_mode(
     requested: Literal["auto", "live", "plain"], stream: TextIO, environment: Mapping[str, str] | None = None
 ) -> Screen:
-    """Choose the display for what is written to ``stream``.
+    """Choose the display for what is written to ``stream``; ``auto`` is live on a terminal and plain anywhere else.
 
     Launchers give their ranks a pseudo-terminal or a pipe whatever they write to themselves, so under MPI what counts
     is the variable ``MPIPSO_TERMINAL``, else the standard output of the launcher if it runs on this host. A terminal
@@ -57,7 +64,7 @@ def pick_mode(
 
 
 def terminal_size(device: str) -> tuple[int, int] | None:
-    """Columns and lines of a terminal, None if it is gone or does not know."""
+    """Columns and lines of a terminal, by the path of its device; None if it is gone or does not know."""
     try:
         descriptor = os.open(device, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError:

@@ -14,13 +14,14 @@ from mpipso.record.outcome import Outcome
 
 
 def write_table(outcome: Outcome, file: TextIO) -> None:
-    """One row of CSV per evaluation, by number: what :func:`mpipso.record.warm.read_earlier` reads, and more.
+    """Write the evaluations of a run to ``file`` as CSV, with a header and one row each, in the order of their numbers.
 
-    Columns are ``evaluation`` (its number), ``label``, ``group``, ``started`` (seconds since 1970) and ``seconds`` (how
-    long it took), ``result`` (``feasible``, ``infeasible``, ``failed``, or ``unjudged`` as long as limits refer to a
-    baseline that is not known), ``cause`` (why it failed, or which limits it breaks), then the parameters and the
-    metrics, by their names, which take the place of a column of these names. Left out are evaluations that say nothing
-    of their configuration: a row without metrics is a configuration that fails.
+    :func:`mpipso.record.warm.read_earlier` can read it. Columns are ``evaluation`` (its number), ``label``, ``group``,
+    ``started`` (seconds since 1970) and ``seconds`` (how long it took), ``result`` (``feasible``, ``infeasible``,
+    ``failed``, or ``unjudged`` as long as limits refer to a baseline that is not known), ``cause`` (why it failed, or
+    which limits it breaks), then the parameters and the metrics, by their names, which take the place of a column of
+    these names. Left out are evaluations that say nothing of their configuration: a row without metrics is a
+    configuration that fails.
     """
     rows = [judged for judged in outcome.evaluations if not silent(judged)]
     rows.sort(key=lambda judged: judged.evaluation.number)

@@ -21,22 +21,26 @@ _PHASES = {"starting": "start", "measuring": "benchmark", "stopping": "stop"}
 
 @dataclass
 class GroupUsage:
-    """One service group and its seconds, from when it was formed until it was lost or its session ended.
+    """A service group and what it did with its time, in seconds, from when it was formed until it or its session ended.
 
     Attributes
     ----------
     session:
-        In which session of the run, from 1 on; group numbers begin anew in each.
+        In which session of the run it was, from 1 on; group numbers begin anew in each.
+    group:
+        Its number.
+    hosts:
+        The names of its nodes' hosts.
     seconds:
         How long the group existed.
     start, benchmark, stop, other:
-        Spent in evaluations that have a result: until the service was ready, measuring it, stopping it, the rest.
+        Seconds of the evaluations that have a result: until the service was ready, measuring it, stopping it, the rest.
     lost:
-        Spent in attempts that were repeated or cut short, and in quarantine.
+        Seconds of attempts that were repeated or cut short, and of quarantines.
     running:
-        Spent in an attempt that was under way when the journal was read.
+        Seconds of an attempt that was under way when the journal was read.
     evaluations:
-        How many have a result.
+        How many evaluations of the group have a result.
     """
 
     session: int
@@ -58,12 +62,13 @@ class GroupUsage:
 
     @property
     def idle(self) -> float:
+        """Seconds in which it had nothing to do."""
         return max(0.0, self.seconds - self.useful - self.lost - self.running)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Ranks that were lost, with the groups that ended with them."""
+    """Ranks that were lost at once, their hosts, the numbers of the groups that ended with them, and the cause."""
 
     ranks: tuple[int, ...]
     hosts: tuple[str, ...]
@@ -73,7 +78,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """A group that got no evaluations for some seconds; ``readmitted`` is False when it stayed out until the end."""
+    """A group, by its number, that got no evaluations for ``seconds``, and why.
+
+    ``readmitted`` is False when it stayed out until it or its session ended.
+    """
 
     group: int
     cause: str
@@ -83,14 +91,19 @@ class Quarantine:
 
 @dataclass
 class Usage:
-    """All groups of all sessions of a run.
+    """What all groups of all sessions of a run did with their time.
 
     Attributes
     ----------
+    groups, losses, quarantines:
+        The groups in the order in which they were formed; what was lost, and which groups were left out for a while.
+    sessions:
+        How many sessions the run has had.
     wall:
         Seconds at work: from the beginning of each session to its last event.
     durations:
-        The seconds of the search's evaluations with a result (no confirmations), by number: as they were proposed.
+        The seconds that each of the search's evaluations took which have a result, without confirmations, in the order
+        of their numbers, in which they were proposed.
     """
 
     groups: list[GroupUsage] = field(default_factory=list)
@@ -125,10 +138,15 @@ def busy_share(groups: Sequence[GroupUsage]) -> float:
 
 
 def usage(events: Sequence[Event]) -> Usage:
-    """Account for the time of every group.
+    """Account for the time of every group, from all events of a run's journal.
 
     Durations are differences of one clock each: an evaluation's times are its leader's, all others the root's, and of a
     clock that is never set but in journals of earlier versions.
+
+    Raises
+    ------
+    KeyError, TypeError, AttributeError
+        An event lacks a field, or one has another shape, as in a journal that was written by somebody else.
     """
     total = Usage()
     search: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""What earlier runs and tables of others have measured, for a search that begins with it."""
+"""What earlier runs have measured, or other programs as a table, for a search that begins with these results."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ from mpipso.redact import HIDDEN
 from mpipso.wording import counted
 
 Result = tuple[Configuration, Metrics | None]
-#: Raises ValueError, which says why, when a configuration is outside the search space; as ``Space.encode`` does.
+"""A configuration with its metrics, None where it failed."""
 Fits = Callable[[Configuration], object]
+"""A function that raises ValueError, which says why, for a configuration outside the search space: ``Space.encode``."""
 
 _TRUE, _FALSE = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
+#: Reasons, or differences, that a message names.
 _TOLD = 3
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What was read from one source.
+    """The results that were read from one source, an earlier run or a table.
 
     Attributes
     ----------
     source:
-        Where it was read from.
+        The path that it was read from.
     results:
         Configurations with their metrics, None where the configuration failed; one per configuration of a run, its
         metrics the mean of all measurements, and one per row of a table.
@@ -93,7 +95,15 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
 
 
 def told(earlier: Earlier, skipped: Iterable[str], *, learned: bool) -> str:
-    """What a search takes from a source, in a line; ``skipped`` holds why each result was of no use that was not."""
+    """What a search has learned from a source, for people, in a line.
+
+    Parameters
+    ----------
+    skipped:
+        For each result that the search could not use, why.
+    learned:
+        Whether it has learned anything.
+    """
     unused = [f"{count} not used: {reason}" for reason, count in Counter(skipped).most_common(_TOLD)]
     what = "learned" if learned else "learned nothing"
     return f"{what} from {'; '.join([earlier.description, *unused])}"
@@ -176,7 +186,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not empty, with the number of the line on which each ends."""
+    """The rows of CSV text that are not empty, each after the number of the line on which it ends."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         try:
@@ -260,7 +270,7 @@ def _writes(cell: str, choice: Value) -> bool:
 
 
 def _metric(name: str, cell: str) -> float | None:
-    """None for a cell that is empty, or whose number is not finite.
+    """The number in a cell; None for a cell that is empty, or whose number is not finite.
 
     Raises
     ------
@@ -275,7 +285,7 @@ def _metric(name: str, cell: str) -> float | None:
 
 
 def to_fields(earlier: Earlier) -> Mapping[str, object]:
-    """The fields of a ``learned`` event."""
+    """The fields of the ``learned`` event that tells of these results."""
     rows = [
         {"configuration": dict(configuration), "metrics": None if metrics is None else dict(metrics)}
         for configuration, metrics in earlier.results

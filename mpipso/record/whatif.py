@@ -1,9 +1,9 @@
 """What another schedule would have cost: the measured durations, scheduled again on as many groups.
 
 Pure computing: list scheduling (R. L. Graham, "Bounds for certain multiprocessing anomalies", Bell System Technical
-Journal 45 (1966) 1563-1581) of evaluations in the order of their proposal. What is left out is the same for all
-schedules: faults, confirmations, the time between evaluations. And so is what matters most, which other configurations
-would have been proposed: a proposal that sees fewer results learns less.
+Journal 45 (1966) 1563-1581) of evaluations in the order of their proposal. Left out is what is the same for all
+schedules: faults, confirmations, the time between evaluations. Left out too is what matters most, which other
+configurations would have been proposed: a proposal that sees fewer results learns less.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from mpipso.config import ScheduleKind
 from mpipso.record.figures import duration
 
 #: Groups that idled for a smaller share of their time are busy enough.
@@ -24,23 +24,32 @@ WORTH = 0.05
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """A schedule and its size: particles of a generation, proposals of a window, groups that ``async`` would keep busy.
+    """Which results a proposal may see, as a user chooses it.
 
-    Where ``async`` was used nothing looks at the size, which then is any number.
+    Attributes
+    ----------
+    kind:
+        ``generation``, ``window`` or ``async``: what they mean is in :class:`mpipso.config.Search`.
+    size:
+        Particles of a generation, proposals of a window, or groups that ``async`` would keep busy. Where ``async`` was
+        used nothing looks at it, and it is any number.
     """
 
-    schedule: Literal["generation", "window", "async"]
+    kind: ScheduleKind
     size: int
 
     @property
     def unseen(self) -> float:
         """How many earlier proposals' results a proposal does not see, on average."""
-        return (self.size - 1) / 2 if self.schedule == "generation" else float(self.size - 1)
+        return (self.size - 1) / 2 if self.kind == "generation" else float(self.size - 1)
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A schedule that would have saved time: makespans in seconds with it and with the one that was used."""
+    """A schedule that would have saved time, and the one that was used, each with its makespan in seconds.
+
+    As text it is the end of a sentence that tells a user what to set, what that saves and what it costs.
+    """
 
     choice: ScheduleChoice
     seconds: float
@@ -49,23 +58,23 @@ class Saving:
 
     def __str__(self) -> str:
         choice = self.choice
-        settings = [] if choice.schedule == self.used.schedule else [f'schedule = "{choice.schedule}"']
-        if choice.schedule != "async":
-            settings.append(f"{'particles' if choice.schedule == 'generation' else 'window'} = {choice.size}")
+        settings = [] if choice.kind == self.used.kind else [f'schedule = "{choice.kind}"']
+        if choice.kind != "async":
+            settings.append(f"{'particles' if choice.kind == 'generation' else 'window'} = {choice.size}")
         return (
             f"with {' and '.join(settings)} the search would have taken about {duration(self.seconds)} instead of "
             f"{duration(self.used_seconds)}, {self._price()}"
         )
 
     def _price(self) -> str:
-        if self.choice.schedule == "async":
+        if self.choice.kind == "async":
             return "but its result would depend on timing, not on the seed alone"
         fewer = self.choice.unseen - self.used.unseen
         return f"but a proposal then sees {fewer:.3g} results fewer" if fewer > 0 else "and a proposal sees as much"
 
 
 def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) -> float:
-    """Seconds from the first start to the last end.
+    """Seconds from the first start to the last end, if the evaluations followed a schedule.
 
     Parameters
     ----------
@@ -73,13 +82,15 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
         Seconds of each evaluation, in the order of proposal.
     groups:
         How many evaluations run at a time.
+    choice:
+        The schedule.
     """
-    if choice.schedule == "generation":
+    if choice.kind == "generation":
         return sum(
             _queue(batch if first else sorted(batch, reverse=True), groups)  # nothing can be predicted at first
             for first, batch in _generations(durations, choice.size)
         )
-    if choice.schedule == "async":
+    if choice.kind == "async":
         return _queue(durations, groups)
     free = [0.0] * groups
     # When everything up to this proposal was back.
@@ -95,15 +106,15 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
 def saving(durations: Sequence[float], groups: int, used: ScheduleChoice) -> Saving | None:
     """The schedule that would have saved most; None when none would have saved :data:`WORTH`, or ``async`` was used.
 
-    Of those that save about as much, the one whose proposals see most; ``async`` only where no other is worth it,
-    because its result depends on timing.
+    Of schedules that save about as much it is the one whose proposals see most; ``async`` only where no other is worth
+    it, because its result depends on timing. Parameters are those of :func:`makespan`, with the schedule that was used.
     """
-    if used.schedule == "async" or not durations:
+    if used.kind == "async" or not durations:
         return None
     now = makespan(durations, groups, used)
     found = [(makespan(durations, groups, choice), choice) for choice in _others(len(durations), groups, used)]
     worth = [(seconds, choice) for seconds, choice in found if seconds <= (1 - WORTH) * now]
-    candidates = [pair for pair in worth if pair[1].schedule != "async"] or worth
+    candidates = [pair for pair in worth if pair[1].kind != "async"] or worth
     if not candidates:
         return None
     fastest = min(seconds for seconds, _ in candidates)
@@ -130,7 +141,7 @@ def _generations(durations: Sequence[float], size: int) -> Iterator[tuple[bool, 
 
 
 def _queue(durations: Sequence[float], groups: int) -> float:
-    """The end of a queue from which every group takes the next when it is free."""
+    """Seconds until all are done if every group, when it is free, takes the next evaluation of a queue."""
     free = [0.0] * groups
     for seconds in durations:
         heapq.heappush(free, heapq.heappop(free) + seconds)

@@ -1,9 +1,10 @@
-"""How promising a point is, and the inner swarm that flies over a model to the most promising ones.
+"""How promising a point is, and the inner swarm that searches a model for the most promising points.
 
-Expected improvement: D. R. Jones, M. Schonlau, W. J. Welch, "Efficient global optimization of expensive black-box
-functions", Journal of Global Optimization 13 (1998) 455-492, equation 15; times the probability that the point is
-feasible: M. A. Gelbart, J. Snoek, R. P. Adams, "Bayesian optimization with unknown constraints" (UAI 2014). Both are
-logarithms: S. Ament et al., "Unexpected improvements to expected improvement for Bayesian optimization" (NeurIPS 2023).
+A point is as promising as its expected improvement (D. R. Jones, M. Schonlau, W. J. Welch, "Efficient global
+optimization of expensive black-box functions", Journal of Global Optimization 13 (1998) 455-492, equation 15) times the
+probability that it is feasible (M. A. Gelbart, J. Snoek, R. P. Adams, "Bayesian optimization with unknown constraints",
+UAI 2014). :mod:`mpipso.search.models` multiplies the two. Both are computed as logarithms: S. Ament et al., "Unexpected
+improvements to expected improvement for Bayesian optimization" (NeurIPS 2023).
 """
 
 from __future__ import annotations
@@ -12,31 +13,37 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.special import erfcx, ndtr
 
-from mpipso.search.kernel import squared_distances
 from mpipso.search.lattice import Lattice
+from mpipso.search.swarm import constriction
 
 Array = NDArray[np.float64]
 Acquisition = Callable[[Array], Array]
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
-_NEAR = 1e-5
-"""How far from a taken point another one is not the same; levels are further apart."""
-_CHI, _PHI = 0.7298, 2.05
-"""Constriction of M. Clerc, J. Kennedy, as in :mod:`mpipso.search.swarm`."""
+_NEAR = 1e-9
+"""Difference in every coordinate up to which a position is the same as a taken point; cells are further apart."""
+_PHI = 2.05
+"""Weight of the attraction to a particle's own best position, and of that to the swarm's best one."""
+_CHI = constriction(2.0 * _PHI)
 _SCOUTS = 30
-"""Particles that set out from anywhere; half as many mix two of the elite."""
+"""Particles that start at random points; half as many start at crossings of two elite points."""
 _STEPS = 12
-"""How often each particle moves."""
+"""Moves of each particle."""
 _ROUNDS = 4
-"""The most steps of a climb from the most promising point."""
+"""The most rounds of the final climb; each judges all neighbours of the most promising point."""
 
 
 def log_expected_improvement(mean: Array, deviation: Array, best: float | Array) -> Array:
-    """The logarithm of E[max(best - y, 0)], y normal with ``mean`` and ``deviation``; to be maximised."""
+    """The logarithm of the expected improvement E[max(best - y, 0)], where y is normal with ``mean`` and ``deviation``.
+
+    Small values of y are good, so a promising point has a high expected improvement. The arguments are broadcast;
+    ``deviation`` is positive.
+    """
     z = (best - mean) / deviation
-    # log(phi(z) + z Phi(z)). Below -1 the two terms cancel, so there Phi is taken as a multiple of phi.
+    # log(phi(z) + z Phi(z)). Below z = -1 the two terms nearly cancel, so there phi(z) is factored out.
     far, near = np.minimum(z, -1.0), np.maximum(z, -1.0)
     mills = np.sqrt(np.pi / 2.0) * erfcx(-far / np.sqrt(2.0))  # Phi(z) / phi(z)
     tail = -0.5 * far**2 - _LOG_ROOT_2PI + np.log(np.maximum(1.0 + far * mills, 1e-300))
@@ -45,27 +52,32 @@ def log_expected_improvement(mean: Array, deviation: Array, best: float | Array)
 
 
 class InnerSwarm:
-    """A particle swarm over a model: every position is snapped to what can be set before it is judged.
+    """A particle swarm that searches a model for promising points.
+
+    Every position is snapped to a configuration that can be set before it is judged.
 
     Parameters
     ----------
+    lattice:
+        What positions are snapped to, and which of them are valid.
     taken:
-        Points that are measured or in flight, of shape (n, dimensions); positions at them are worth nothing.
+        Points that are measured or in flight, of shape (n, dimensions); the swarm does not return them.
     elite:
-        The best points so far, of shape (k, dimensions), best first; the flight begins at them and among them.
+        The best points so far, of shape (k, dimensions), best first. Particles start at them, at crossings of two of
+        them, and at random points.
     """
 
     def __init__(self, lattice: Lattice, taken: Array, elite: Array) -> None:
         self._lattice, self._taken, self._elite = lattice, taken, elite
 
     def fly(self, acquisition: Acquisition, random: np.random.Generator) -> Array:
-        """The points that were visited, of shape (m, dimensions), the most promising first; without those taken."""
+        """The visited points, of shape (m, dimensions), most promising first, without those taken or invalid."""
         lattice = self._lattice
         x = np.concatenate([self._elite, self._crossings(random), lattice.sample(random, _SCOUTS)])
         count, d = x.shape
         visited = [lattice.snap(x)]
         worth = [self._judge(acquisition, visited[0])]
-        # The elite's own positions are taken, so a particle's best starts where it is worth most nearby.
+        # An elite point is usually taken, thus worth -inf: the next position then becomes its particle's best.
         p, p_worth = np.array(x), np.array(worth[0])
         v = np.zeros_like(x)
         for _ in range(_STEPS):
@@ -89,7 +101,10 @@ class InnerSwarm:
         return points[order[np.isfinite(values[order])]]
 
     def _climb(self, acquisition: Acquisition, visited: list[Array], worth: list[Array]) -> None:
-        """From the most promising point, the best of its neighbours while that is better."""
+        """Move from the most promising point to its best neighbour as long as that is better.
+
+        What is judged on the way is appended to ``visited`` and ``worth``.
+        """
         for _ in range(_ROUNDS):
             block = int(np.argmax([w.max() for w in worth]))
             top = int(np.argmax(worth[block]))
@@ -103,7 +118,11 @@ class InnerSwarm:
                 return
 
     def _crossings(self, random: np.random.Generator) -> Array:
-        """Points that mix the coordinates of two of the elite: joint changes that are known to go together."""
+        """Points that take each coordinate from one of two elite points, of shape (m, dimensions).
+
+        They differ from an elite point in several coordinates at once, but only by values that proved good. There are
+        none if the elite is a single point.
+        """
         k, d = self._elite.shape
         if k < 2:
             return np.empty((0, d))
@@ -111,9 +130,10 @@ class InnerSwarm:
         return np.where(random.random(one.shape) < 0.5, one, other)
 
     def _judge(self, acquisition: Acquisition, points: Array) -> Array:
+        """The acquisition at ``points``, of shape (m,); -inf where a point is invalid or taken."""
         allowed = self._lattice.valid(points)
         if len(self._taken):
-            allowed &= squared_distances(points, self._taken).min(axis=1) > _NEAR**2
+            allowed &= cdist(points, self._taken, "chebyshev").min(axis=1) > _NEAR
         worth = np.full(len(points), -np.inf)
         if allowed.any():
             worth[allowed] = acquisition(points[allowed])

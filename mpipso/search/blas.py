@@ -8,6 +8,6 @@ from threadpoolctl import ThreadpoolController
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """While it is entered, BLAS computes in the calling thread; the result is then the same on any number of cores."""
+    """A context in which BLAS uses the calling thread only, so that results do not depend on the number of cores."""
     limited: AbstractContextManager[object] = ThreadpoolController().limit(limits=1)
     return limited

@@ -1,4 +1,4 @@
-"""When a search is over: its budgets, and its patience with failures."""
+"""When a search ends: because a budget is spent, or because too many evaluations have failed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.trials import Trial, Trials
 
 _CAUSES_TOLD = 5
+"""The most causes of failure that a message lists."""
 _ALIKE, _CONFIGURATIONS = 6, 3
-"""Evaluations and configurations from which on a common cause of failure is taken to lie outside the configuration."""
+"""How many evaluations, of how many configurations, have to fail alike before the cause is sought outside of them."""
 _MEMORY = re.compile(r"memory|\boom\b|alloc|killed by signal 9\b", re.IGNORECASE)
-"""In a cause that less of something may cure."""
+"""Matches causes of failure that a smaller setting may cure."""
 
 
 def spent(
     search: Search, objective: Objective, trials: Trials, visible: Sequence[int], best: tuple[Trial, Score] | None
 ) -> str:
-    """Which budget is spent, by its name in the journal; empty if none is.
+    """The name, as in the journal, of the budget that is spent; empty if none is.
 
     Parameters
     ----------
     visible:
-        The evaluations of the search that the next proposal may see, so that the answer is as repeatable as that.
+        The numbers of the evaluations that the next proposal may see, in the order in which they were asked for. The
+        target and stagnation are judged by these alone, so that the answer is as repeatable as the proposal.
     best:
-        The best of them, if any is feasible.
+        The best feasible trial by these evaluations, with its score; None if none is feasible.
     """
     searched = len(trials.searched)
     if searched >= search.evaluations:
@@ -48,7 +50,7 @@ def spent(
 
 
 def reaches(search: Search, objective: Objective, score: Score) -> bool:
-    """Whether a score is as good as the target; one measurement may be so by luck."""
+    """Whether a score is at least as good as the target. A single measurement may be so by luck."""
     if search.target is None or score.fitness is None:
         return False
     return score.fitness <= (-search.target if objective.maximized else search.target)
@@ -57,12 +59,22 @@ def reaches(search: Search, objective: Objective, score: Score) -> bool:
 def fruitless(
     search: Search, objective: Objective, trials: Trials, visible: Sequence[int], earlier: Collection[int] = ()
 ) -> list[str]:
-    """Why to give up, in lines; empty if there is no reason.
+    """Why the search should give up, as the lines of a message; empty if it should not.
 
-    Every evaluation of the last ``fruitless`` iterations failed; or all that there are, of several configurations,
-    failed alike in a way that no configuration cures: in their benchmark or update command, or, with the baseline among
-    them, in their service, unless for want of memory: less of something may fit. Those of ``earlier`` sessions do not
-    count for that, as what lies outside the configuration may have been repaired since.
+    There are two reasons to give up:
+
+    - All evaluations of the last ``fruitless`` iterations failed.
+    - All evaluations of this session, at least six of at least three configurations, failed alike, and no configuration
+      would cure that. This holds if the benchmark or the update command failed. It also holds if the service failed and
+      the baseline is among the evaluations, unless memory was lacking: a smaller setting may fit.
+
+    Parameters
+    ----------
+    visible:
+        As for :func:`spent`.
+    earlier:
+        The numbers of the evaluations of earlier sessions. They do not count for the second reason, since what lies
+        outside the configuration may have been repaired since.
     """
     new = [number for number in visible if number not in earlier]
     failures = [result.failure for number in new if (result := trials.result(number)) is not None]
@@ -87,16 +99,18 @@ def fruitless(
 
 
 def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) -> bool:
-    """Whether the user's own configuration fails like this too, and nothing that is tried could mend it."""
+    """Whether the service fails for a reason that no configuration cures: the baseline, which is among the evaluations
+    that all failed alike, fails too, and not for want of memory."""
     baseline = trials.baseline
     tried = baseline is not None and any(number in numbers for number in baseline.numbers)
     return tried and failure.kind == "configuration" and not _MEMORY.search(failure.cause)
 
 
 def _reason(failure: Failure | None) -> tuple[str, str]:
-    """What failures have in common whichever node, whose name comes first, they happened on.
+    """What failures that are alike have in common: their kind, and their cause without the node's name and numbers.
 
-    How many requests failed depends on the configuration, so there numbers count.
+    A cause begins with the name of its node. The number of requests that failed depends on the configuration, so a
+    cause that tells it keeps its numbers.
     """
     if failure is None:
         return "", ""

@@ -1,4 +1,4 @@
-"""From what the user has written of parameters and constraints to the domains of the values."""
+"""Turns the parameters and constraints that the user has written into domains: which values each parameter takes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from mpipso.search.expressions import Expression
 
 
 def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain]:
-    """The domain of every parameter, in an order in which each follows those that its values depend on.
+    """The domain of every parameter by its name, each after the domains that its values depend on.
 
-    That products and ratios name parameters has been checked with the configuration; what expressions name has not.
+    The configuration has been checked for products and ratios that name unknown parameters; expressions that do are
+    found here.
 
     Raises
     ------
     UserError
-        Parameters or constraints that contradict each other, one line per mistake.
+        Parameters or constraints contradict each other, or an expression is wrong; one line per mistake.
     """
     factors = _factors(known, constraints)
     expressions = _expressions(known.values())
@@ -58,13 +59,17 @@ def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -
 
 
 def typed(parameter: Parameter, value: Value) -> Value:
-    """The value as it is written for a parameter of this type."""
+    """``value`` converted to the type of the parameter: an int or a float; others stay as they are."""
     if parameter.type == "int":
         return int(value)
     return float(value) if parameter.type == "float" else value
 
 
 def _domain(parameter: Parameter, defaults: Values) -> Domain:
+    """The domain of a parameter that is neither an expression nor in a product; ValueError when it cannot be made.
+
+    ``defaults`` are those of the parameters before it, by name.
+    """
     if parameter.type == "bool":
         return Choices((False, True))
     if parameter.type == "choice":
@@ -97,6 +102,7 @@ def _expressions(parameters: Iterable[Parameter]) -> dict[str, Expression]:
 
 
 def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Factor]:
+    """The domains of the members of product constraints, by name; UserError when a product cannot be satisfied."""
     problems = []
     factors: dict[str, Factor] = {}
     for constraint in constraints:
@@ -127,6 +133,7 @@ def _factors(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) 
 
 
 def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Container[str]) -> Iterator[str]:
+    """Why parameters cannot be members of a product constraint; ``taken`` are the members of other products."""
     for name in sorted(set(constraint.product)):
         parameter = known[name]
         if constraint.product.count(name) > 1:
@@ -142,7 +149,7 @@ def _misfits(known: Mapping[str, Parameter], constraint: Constraint, taken: Cont
 
 
 MAX_TRIED = 10_000_000
-"""How many whole numbers are tried as divisors of a product: a second's work."""
+"""The most whole numbers that are tried as divisors of a product: about a second's work."""
 
 
 def _divisors(parameter: Parameter, product: int) -> list[int]:
@@ -162,6 +169,10 @@ def _divisors(parameter: Parameter, product: int) -> list[int]:
 def _dependency_order(
     known: Mapping[str, Parameter], factors: Mapping[str, Factor], expressions: Mapping[str, Expression]
 ) -> tuple[str, ...]:
+    """The names of all parameters, each after those that its values depend on.
+
+    UserError when they depend on each other in a circle, on unknown parameters, or, as ratios, on what is not numeric.
+    """
     problems = []
     reads: dict[str, list[str]] = {}
     for name, parameter in known.items():

@@ -1,4 +1,4 @@
-"""What a search with models measures before it has any: points that would teach a model the most."""
+"""The initial design: the points, measured before there is a model, from which a model would learn the most."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from mpipso.search.start import StartingPoints
 Array = NDArray[np.float64]
 
 CANDIDATES = 256
-"""Points that are chosen from, and as many others at which a model is wanted."""
+"""Points that the design is chosen from. As many others stand for the space when the variance is averaged."""
 
 
 def design(lattice: Lattice, start: StartingPoints, given: Array, count: int, prior: Prior) -> Array:
-    """Points that together leave the least variance, on average over the space.
+    """Points that, once measured, leave the least posterior variance on average over the space.
 
-    The variance is that of a process with the most probable hyperparameters before anything is measured, so it takes
-    no result to know it: the integrated mean squared error of J. Sacks, W. J. Welch, T. J. Mitchell, H. P. Wynn,
-    "Design and analysis of computer experiments", Statistical Science 4 (1989) 409-423. It is brought down one point
-    after the other, as in D. A. Cohn, "Neural network exploration using optimal experiment design" (NIPS 1993).
+    The variance is that of a Gaussian process whose hyperparameters are at the mode of the prior. It does not depend on
+    results, so it is known before anything is measured. Its average is the integrated mean squared error of J. Sacks,
+    W. J. Welch, T. J. Mitchell, H. P. Wynn, "Design and analysis of computer experiments", Statistical Science 4 (1989)
+    409-423. Points are chosen one after the other, each to reduce it the most, as in D. A. Cohn, "Neural network
+    exploration using optimal experiment design" (NIPS 1993).
 
     Parameters
     ----------
     lattice:
-        Of the space that the points are in.
+        The lattice of the space that the points are in.
     start:
-        The candidates, and after them where the variance is taken.
+        Where the candidates come from and, after them, the points over which the variance is averaged.
     given:
         Points that are measured anyway, centres of cells, of shape (n, dimensions).
     count:
         How many points are wanted.
     prior:
-        Of the process.
+        The prior of the process.
 
     Returns
     -------
-    Of shape (m, dimensions): distinct ones that satisfy the known constraints. There are fewer than wanted where such
-    points are rare, and never more than ``CANDIDATES``.
+    Distinct points that satisfy the known constraints, of shape (m, dimensions), none of them given. There are fewer
+    than wanted where such points are rare, and never more than ``CANDIDATES``.
     """
     points = [lattice.centre(point) for point in start.valid(2 * CANDIDATES)]
     taken = {point.tobytes() for point in given}
@@ -55,7 +56,7 @@ def design(lattice: Lattice, start: StartingPoints, given: Array, count: int, pr
         gain = (cross**2).sum(axis=1) / variance
         gain[chosen] = -np.inf
         i = int(np.argmax(gain))
-        # What a measurement at i tells of the others: Rasmussen and Williams, equation A.6.
+        # A measurement at i reduces all covariances, by Rasmussen and Williams, equation A.6.
         told = own[i] / np.sqrt(variance[i])
         cross -= np.outer(told, cross[i] / np.sqrt(variance[i]))
         own -= np.outer(told, told)
@@ -66,7 +67,8 @@ def design(lattice: Lattice, start: StartingPoints, given: Array, count: int, pr
 def _remaining(
     lattice: Lattice, prior: Prior, given: Array, candidates: Array, elsewhere: Array
 ) -> tuple[Array, Array]:
-    """Covariances of the candidates with one another and with points elsewhere, once what is given is measured."""
+    """Covariances once the given points are measured: of the c candidates with one another, of shape (c, c), and with
+    the e points elsewhere, of shape (c, e)."""
     kernel = prior.kernel(lattice.groups)
     here, there, known = map(lattice.features, (candidates, elsewhere, given))
     covariance = Covariance(kernel, here)

@@ -22,19 +22,23 @@ Values = Mapping[str, Value]
 _NOTHING: Values = {}
 
 _FINE = 1024
-"""Cells into which a continuum is divided for the smallest step in it."""
+"""Number of cells that a continuum counts as having where a step is given in cells."""
 _MOST_STEPS = 12
+"""Number of distances (1, 4, 16, ... cells) to either side of a point at which :meth:`Domain.drawn` places values."""
 _MOST_CELLS_PICKED = 1024
-"""The most cells from which the roundest number is picked."""
+"""The most cells among which the roundest number is looked for."""
 _MOST_CELLS = 2**45
-"""Beyond these, a float can no longer tell the cells of the unit interval apart."""
+"""The most cells of a domain: a float in [0, 1] cannot safely tell more of them apart."""
 
 
 class Domain(ABC):
-    """The values of one parameter, laid out over [0, 1]."""
+    """The values of one parameter, laid out over [0, 1].
+
+    Methods take the ``values`` of other parameters by name; those in ``reads`` have to be among them.
+    """
 
     reads: tuple[str, ...] = ()
-    """The parameters whose values ``decode`` and ``encode`` need."""
+    """The parameters whose values decide which values this one takes, and where."""
     free = True
     """Whether it is a dimension of the search; if not, the values it reads determine its own."""
     continuous = False
@@ -48,20 +52,20 @@ class Domain(ABC):
 
     @abstractmethod
     def encode(self, value: Value, values: Values) -> float:
-        """The centre of the cell of ``value``; ValueError when the domain does not contain it."""
+        """The centre of the cell of ``value``, in [0, 1]; ValueError when the domain does not contain the value."""
 
     @abstractmethod
     def count(self, values: Values) -> float:
-        """How many values there are; inf when continuous."""
+        """How many values there are; infinite if the domain is continuous."""
 
     @abstractmethod
     def options(self, values: Values) -> Iterable[Value]:
-        """Every value, in order, unless continuous."""
+        """Every value, in the order of the cells; not for continuous domains."""
 
     def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
-        """The centres of all its cells, or of ``most`` that are spread evenly where there are more; ascending.
+        """The centres of all cells or, where there are more than ``most``, of at most so many that are spread evenly.
 
-        Without order it is always all of them.
+        They are in ascending order, of shape (n,). A domain without order always gives all of its cells.
         """
         if self.count(values) <= most:
             return np.array([self.encode(value, values) for value in self.options(values)])
@@ -70,14 +74,18 @@ class Domain(ABC):
 
     @property
     def axis(self) -> Domain | None:
-        """What its unit interval stands for by itself, whatever else its values depend on; None if nothing."""
+        """The domain that [0, 1] stands for whatever other values are, as a ratio's multiples; None without one."""
         return self
 
     def drawn(self, most: int, offset: float, near: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The centres of some cells of an :attr:`axis`, others for every ``offset`` in [0, 1); ascending.
+        """The centres of some cells of an :attr:`axis`, in ascending order; which ones varies with ``offset``.
 
-        They are one of each of ``most`` parts of the interval, with ``offset`` of a part at its beginning; those at
-        ``near``, of shape (n,); and those that are 1, 4, 16, ... cells from the first of them, within a part's width.
+        They are the centres of
+
+        - one cell in each of the parts, ``most`` to a unit length, into which [0, 1] is divided; ``offset``, in [0, 1),
+          shifts all divisions by that share of a part;
+        - the cells at ``near``, of shape (n,);
+        - the cells that are 1, 4, 16, ... cells to either side of ``near[0]`` and less than a part away from it.
         """
         edges = np.unique(np.clip((np.arange(most + 2) - offset) / most, 0.0, 1.0))
         found = [self._pick(float(low), float(high)) for low, high in itertools.pairwise(edges)]
@@ -88,11 +96,11 @@ class Domain(ABC):
         return np.unique([self.encode(self.decode(u, _NOTHING), _NOTHING) for u in (*found, *map(float, near))])
 
     def _pick(self, low: float, high: float) -> float:
-        """A place between two."""
+        """A place from ``low`` to ``high``, both in [0, 1]; where values are whole numbers, that of a round one."""
         return (low + high) / 2
 
     def _moved(self, u: float, cells: int) -> float:
-        """A place so many cells from ``u``, or the end of the interval."""
+        """The place that is ``cells`` cells after ``u``, or before it if negative, without leaving [0, 1]."""
         count = self.count(_NOTHING)
         return min(max(u + cells / (count if math.isfinite(count) else _FINE), 0.0), 1.0)
 
@@ -121,12 +129,18 @@ class Choices(Domain):
         return self._choices
 
     def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
-        # Nothing stands for what is left out where neighbours have nothing in common.
+        # Without order, no value can stand for its neighbours, so none is left out.
         return super().levels(most if self.ordered else len(self._choices), values)
 
 
 class Steps(Domain):
-    """``low, low + step, ...`` up to ``high``, in cells of equal width: an int, or a float with a step."""
+    """``low, low + step, ...`` up to ``high``, in cells of equal width: an int, or a float with a step.
+
+    Raises
+    ------
+    ValueError
+        There are too many values.
+    """
 
     def __init__(self, low: float, high: float, step: float, *, whole: bool) -> None:
         if high - low > _MOST_CELLS * step:
@@ -163,7 +177,13 @@ class Steps(Domain):
 
 
 class LogInts(Domain):
-    """The whole numbers from ``low`` to ``high``; k holds what rounds to it on the logarithmic axis."""
+    """The whole numbers from ``low``, at least 1, to ``high`` on a logarithmic axis; the cell of k is what rounds to k.
+
+    Raises
+    ------
+    ValueError
+        There are too many values.
+    """
 
     def __init__(self, low: int, high: int) -> None:
         self._low, self._high = low, high
@@ -201,7 +221,12 @@ class Continuum(Domain):
     """The floats from ``low`` to ``high``, rounded to ``digits`` digits more than it takes to tell the bounds apart.
 
     Rounding gives values that a person can read and a command line repeats exactly, and makes ``encode`` exact.
-    ``anchor``, the user's default, takes the place of the number it would be rounded to.
+    ``anchor``, the user's default, is not rounded: it takes the place of the number that it would be rounded to.
+
+    Raises
+    ------
+    ValueError
+        The bounds are further apart than the greatest float.
     """
 
     continuous = True
@@ -252,14 +277,15 @@ class Continuum(Domain):
 
 
 class Ratio(Domain):
-    """A number that is a multiple of the parameter ``of``; the multiple is the dimension.
+    """A number that is a multiple of the value of another parameter, ``of``; the multiple is what is searched.
 
-    A ``whole`` value is rounded, and at least 1. ``default`` is a value, and ``of_default`` that of the other.
+    The multiple is from ``low`` to ``high``, on a logarithmic axis if ``log``. A ``whole`` value is rounded, and at
+    least 1. ``default`` and ``of_default`` are the default values of this parameter and of the other one.
 
     Raises
     ------
     ValueError
-        The default is not within the bounds of the ratio.
+        The ratio of the defaults is not within the bounds.
     """
 
     def __init__(
@@ -318,17 +344,18 @@ class Ratio(Domain):
 
 
 class Product:
-    """Whole numbers whose product is ``equals``: which values each can take once those before it are known."""
+    """Whole numbers whose product is ``equals``: which values each can take, given those of the members before it."""
 
     def __init__(self, options: Mapping[str, Sequence[int]], equals: int) -> None:
-        """``options`` holds the members, in the order they are decoded in, each with the values that divide ``equals``.
+        """``options`` has, for each member, in the order of decoding, its values that divide ``equals``.
 
         Raises ValueError when no combination has the product.
         """
         self.members = tuple(options)
         self.equals = equals
         self._options: dict[tuple[int, int], tuple[int, ...]] = {}
-        # What may be left of the product before each member, and then what each can take of that.
+        # Forwards, what may be left of the product before each member; then backwards, which values of each member the
+        # later ones can complete.
         before = [{equals}]
         for name in self.members:
             before.append({left // v for left in before[-1] for v in options[name] if left % v == 0})
@@ -344,6 +371,7 @@ class Product:
             raise ValueError(f"no combination of {', '.join(self.members)} has the product {equals}")
 
     def options(self, position: int, values: Values) -> tuple[int, ...]:
+        """The values, ascending, that the member at ``position`` can take, given those of the members before it."""
         remaining = self.equals
         for name in self.members[:position]:
             remaining //= int(values[name])
@@ -351,7 +379,7 @@ class Product:
 
 
 class Factor(Domain):
-    """A member of a product: any value that leaves the later members a completion, all equally likely."""
+    """A member of a product: the values that the later members can complete, in cells of equal width."""
 
     def __init__(self, product: Product, position: int) -> None:
         self._product, self._position = product, position
@@ -387,12 +415,12 @@ def number(value: Value) -> float:
 
 
 def tidy(value: float) -> float:
-    """Without the last digit of rounding error: 0.1 x 3 is 0.3."""
+    """``value`` without rounding errors in its last digit: 0.1 x 3 becomes 0.3."""
     return float(f"{value:.15g}")
 
 
 def _ascending(choices: Sequence[Value]) -> bool:
-    """Whether they are numbers, from the least to the greatest or back: degrees of parallelism, sizes, ..."""
+    """Whether the choices are numbers in ascending or descending order: degrees of parallelism, sizes, ..."""
     if any(isinstance(choice, (bool, str)) for choice in choices):
         return False
     numbers = [float(choice) for choice in choices]
@@ -400,15 +428,19 @@ def _ascending(choices: Sequence[Value]) -> bool:
 
 
 def _cell(u: float, cells: int) -> int:
+    """The index of the cell that ``u`` is in, of ``cells`` cells of equal width."""
     return min(int(u * cells), cells - 1)
 
 
 def _roundest(first: int, step: int, count: int) -> int:
-    """Which of ``first``, ``first`` + ``step``, ... the greatest power of two divides: a size that hardware likes."""
+    """The index of the number, of ``first``, ``first`` + ``step``, ..., that the greatest power of two divides.
+
+    Hardware likes such sizes.
+    """
     values = first + step * np.arange(count)
     return int(np.argmax(np.where(values == 0, np.iinfo(np.int64).max, values & -values)))
 
 
 def _magnitude(value: float) -> int:
-    """The power of ten of the first digit of ``value``, which is positive."""
+    """The decimal exponent of ``value``, which is not negative; 0 for 0."""
     return math.floor(math.log10(value)) if value else 0

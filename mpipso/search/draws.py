@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 PROPOSAL, START, LINKS = range(3)
-"""Purposes: a proposal's own numbers, the start of the search, who informs whom in an iteration of the swarm."""
+"""What random numbers are for: a proposal; the start of the search; who informs whom in an iteration of the swarm."""
 
 
 def generator(seed: int, number: int, purpose: int = PROPOSAL) -> np.random.Generator:
-    """A generator of its own for each (seed, number, purpose); purpose is less than 256."""
+    """An independent generator for each (seed, number, purpose); ``purpose`` is less than 256."""
     return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, number << 8 | purpose], np.uint64)))

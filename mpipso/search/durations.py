@@ -9,16 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 NEIGHBOURS = 3
+"""Measured points, the nearest ones, that a prediction averages over."""
 
 
 class Durations:
-    """Remembers points of the unit cube with their seconds, and predicts by the nearest of them."""
+    """Durations of evaluations at points of the unit cube, from which those at other points are predicted."""
 
     def __init__(self) -> None:
         self._points: list[np.ndarray] = []
         self._seconds: list[float] = []
         self.long = 0.0
-        """The seconds that nine in ten took at most; 0 before anything is known."""
+        """Seconds within which nine in ten evaluations ended; 0 before any has."""
 
     def tell(self, point: np.ndarray, seconds: float) -> None:
         """An evaluation at ``point``, shape (dimensions,), took ``seconds``."""
@@ -27,7 +28,10 @@ class Durations:
         self.long = float(np.quantile(self._seconds, 0.9, method="higher"))
 
     def predict(self, point: np.ndarray) -> float:
-        """The mean of the nearest points' seconds, weighted by inverse distance; 0 before anything is known."""
+        """The seconds that an evaluation at ``point``, of shape (dimensions,), will take; 0 before anything is known.
+
+        It is the mean over the nearest measured points, weighted by inverse distance.
+        """
         if not self._points:
             return 0.0
         distances = np.linalg.norm(np.array(self._points) - point, axis=1)

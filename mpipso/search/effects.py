@@ -1,4 +1,4 @@
-"""What each change of a configuration is worth, by models of all that was measured."""
+"""What each change of a configuration is worth, according to models of all that was measured."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from mpipso.search.space import Space
 Array = NDArray[np.float64]
 
 _MOST = 300
-"""Configurations that the models are fitted to, from the best to the worst, which bounds the time."""
+"""The most configurations that the models are fitted to, spread evenly from the best to the worst; bounds the time."""
 _SURE = 2.0
-"""Deviations of the process by which an effect has to differ from none to be told."""
+"""Standard deviations by which an effect has to differ from zero to be told."""
 _SMALL = 0.1
-"""Logarithm of a factor. What is known as well as that is told whatever it is: that there is no effect is news too."""
+"""Uncertainty, as the logarithm of a factor, up to which an effect is told however small it is: that a change has no
+effect is news too."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A configuration, its score, and of how many measurements that is the mean."""
+    """A configuration and its score, which is the mean of ``count`` measurements."""
 
     configuration: Configuration
     score: Score
@@ -37,17 +38,17 @@ class Known:
 
 @dataclass(frozen=True)
 class Effect:
-    """What becomes of a configuration if one parameter alone is set back.
+    """What happens to a configuration if one parameter alone is set back to its former value.
 
     Attributes
     ----------
     allowed:
-        Whether the known constraints allow it; if not, the rest says nothing.
+        Whether the space and the known constraints allow that; if not, the other attributes mean nothing.
     likely:
-        The probability that it works and keeps to the limits.
+        The probability that the configuration then works and keeps to the limits.
     gain:
-        By how much its value gets better, as a share of that with the change: negative where the change is of use.
-        None where the model cannot tell.
+        By how much the metric that is optimised gets better, as a share of its present value: negative where the
+        change was an improvement. None where the model is not sure enough.
     """
 
     allowed: bool = False
@@ -56,18 +57,18 @@ class Effect:
 
 
 def effects(space: Space, known: Sequence[Known], best: Configuration, before: Configuration) -> dict[str, Effect]:
-    """For each searched parameter that ``best`` sets otherwise than ``before``, what setting it back would do.
+    """The effect of setting back each searched parameter whose value in ``best`` differs from ``before``, by its name.
 
-    The models are those that the search flies over (:mod:`mpipso.search.models`), but that of the value learns
-    logarithms: effects on throughputs and latencies are factors rather than differences. So values that are not of the
-    sign of the best tell it nothing.
+    The models are those of the search (:mod:`mpipso.search.models`), except that the model of the value is fitted to
+    logarithms: effects on throughputs and latencies are factors rather than differences. It therefore leaves out values
+    that do not have the sign of the best one.
 
     Parameters
     ----------
     known:
         Configurations of ``space``, each once.
     best, before:
-        Two of them.
+        Two of these configurations.
     """
     searched = [parameter.name for parameter in space.parameters if parameter.searched]
     found = {name: Effect() for name in searched if name in before and best[name] != before[name]}
@@ -86,7 +87,7 @@ def effects(space: Space, known: Sequence[Known], best: Configuration, before: C
 
 
 def _set_back(space: Space, best: Configuration, name: str, before: Configuration) -> Configuration | None:
-    """``best`` with one value of ``before``; None where that alone is not in the space, or breaks a constraint."""
+    """``best`` with the value of ``name`` in ``before``; None if the space lacks that, or it breaks a constraint."""
     try:
         other = space.decode(space.encode({**best, name: before[name]}))
     except ValueError:
@@ -105,7 +106,10 @@ def _likely(lattice: Lattice, known: Sequence[Known], points: Array) -> Array:
 
 
 def _gains(lattice: Lattice, known: Sequence[Known], points: Array) -> list[float | None]:
-    """Of all points but the first over the first one; ``points`` is of shape (m + 1, dimensions), ``known`` sorted."""
+    """The gain of every point but the first over the first; None where the model is not sure enough.
+
+    ``points`` is of shape (m + 1, dimensions); ``known`` is sorted, the best first.
+    """
     sign = np.sign(known[0].score.fitness or 0.0)
     valued = [each for each in known if (each.score.fitness or 0.0) * sign > 0.0]
     if not valued:
@@ -117,7 +121,7 @@ def _gains(lattice: Lattice, known: Sequence[Known], points: Array) -> list[floa
     process = fit(features, (logarithms - logarithms.mean()) / spread, weights, lattice.groups, VALUE)
     at = lattice.features(points)
     own = float(process.predict(at[:1])[0][0])
-    # As if the best were known to be what the process says, which leaves what the difference may be.
+    # Given the predicted value at the first point, the remaining deviations are those of the differences from it.
     means, deviations = process.imagine(at[0], own).predict(at[1:])
     told = _SURE * deviations <= np.maximum(np.abs(means - own), _SMALL / spread)
     gains = -sign * np.expm1(spread * (means - own))

@@ -13,8 +13,10 @@ import simpleeval
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.domains import Domain, Values, tidy
+from mpipso.wording import shortened
 
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
+"""Syntax that gives a value whatever numbers it reads, unlike a division."""
 _PLAIN = (
     *_ALWAYS,
     ast.UAdd,
@@ -34,15 +36,18 @@ _PLAIN = (
     ast.Gt,
     ast.GtE,
 )
-"""With numbers, Python computes these in bounded time and memory, so they need no evaluator that watches over it."""
+"""Syntax that Python itself may evaluate: with numbers it takes bounded time and memory, so that no evaluator has to
+watch over it."""
 _NUMBERS = (bool, int, float)
-_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+_NO_VALUE = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+"""Exceptions by which the evaluation of an expression says that it has no value."""
+_TOO_DEEP = "is too long or nested too deeply"
 SHOWN = 200
-"""How much of an expression a message shows."""
+"""The most characters of an expression that a message shows."""
 
 
 def _power(base: float, exponent: float) -> float:
-    # A whole number that no float has room for is no value of a parameter, and may fill the memory.
+    # A whole number too large for a float cannot be the value of a parameter, and computing it may fill the memory.
     if (
         isinstance(base, int)
         and isinstance(exponent, int)
@@ -55,18 +60,19 @@ def _power(base: float, exponent: float) -> float:
 
 
 def _modulo(value: float, divisor: float) -> float:
-    if isinstance(value, str):  # which formats it, to any length
+    if isinstance(value, str):  # there % formats, and the result may be of any length
         raise TypeError("% is for numbers")
     return value % divisor
 
 
 class Expression(Domain):
-    """A value computed from others.
+    """The domain of a value that is computed from the values of other parameters.
 
     Raises
     ------
     UserError
-        ``text`` is not an expression; or, when decoding, it cannot be computed or is of the wrong type.
+        ``text`` is not an expression. :meth:`decode` raises it where the expression has no value or one of the wrong
+        type.
     """
 
     free = False
@@ -85,9 +91,8 @@ class Expression(Domain):
     OPERATORS = simpleeval.DEFAULT_OPERATORS | {ast.Pow: _power, ast.Mod: _modulo}
 
     def __init__(self, where: str, text: str, kind: str) -> None:
-        """``where`` begins the messages: whose expression it is."""
-        shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-        self._where = f"{where}: expression {shown!r}"
+        """``where`` says whose expression it is and begins every message; ``kind`` is the type of its value."""
+        self._where = f"{where}: expression {shortened(text, SHOWN)!r}"
         self.text, self._kind = text, kind
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
@@ -95,14 +100,14 @@ class Expression(Domain):
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
             raise UserError(f"{self._where}: {reason}") from None
         except (RecursionError, MemoryError):  # the latter of Python's parser
-            raise UserError(f"{self._where}: is too long or nested too deeply") from None
+            raise UserError(f"{self._where}: {_TOO_DEEP}") from None
         if any(isinstance(node, (ast.Attribute, ast.JoinedStr)) for node in ast.walk(self._tree)):
             raise UserError(f"{self._where}: has a method or an f-string, which expressions do not have")
         called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
         names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
         self.reads = tuple(dict.fromkeys(names))
         self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
-        """Whether it surely has a value whatever numbers it reads, unlike a division."""
+        """Whether it has a value whatever numbers it reads, unlike a division."""
         self._code = self._compiled()
 
     def decode(self, u: float, values: Values) -> Value:
@@ -112,12 +117,14 @@ class Expression(Domain):
                 return self._typed(eval(self._code, {"__builtins__": {}}, names))
             evaluator = simpleeval.SimpleEval(self.OPERATORS, self.FUNCTIONS, names)
             return self._typed(evaluator.eval(self.text, previously_parsed=self._tree))
+        except RecursionError:  # where Python's parser takes more than the evaluator does
+            raise UserError(f"{self._where}: {_TOO_DEEP}") from None
         except (simpleeval.InvalidExpression, *_NO_VALUE) as error:
             known = ", ".join(f"{name} = {values[name]!r}" for name in self.reads)
             raise UserError(f"{self._where}: {error}" + (f" (with {known})" if known else "")) from None
 
     def _compiled(self) -> CodeType | None:
-        """For Python itself, many times as fast as the evaluator, if it is plain arithmetic on numbers."""
+        """Code that Python runs many times as fast as the evaluator; None unless it is plain arithmetic on numbers."""
         for node in ast.walk(self._tree):
             if not isinstance(node, _PLAIN) or (isinstance(node, ast.Constant) and type(node.value) not in _NUMBERS):
                 return None
@@ -136,6 +143,7 @@ class Expression(Domain):
         return (self.decode(0.5, values),)
 
     def _typed(self, result: object) -> Value:
+        """``result`` as a value of this type; TypeError or ValueError when it is none."""
         if not isinstance(result, (bool, int, float, str)):
             raise TypeError(f"gives a {type(result).__name__}, not a {self._kind}")
         if self._kind == "bool":
@@ -150,7 +158,7 @@ class Expression(Domain):
 
 
 class Condition:
-    """A known constraint: an expression that is true of the configurations that may be tried.
+    """A known constraint: an expression that has to be true of every configuration that is tried.
 
     Raises
     ------
@@ -172,7 +180,7 @@ class Condition:
         return ""
 
     def holds(self, values: Values) -> bool:
-        """Whether it is true; a configuration for which it has no value (a division by zero) does not satisfy it."""
+        """Whether it is true of a configuration; false where it has no value, as after a division by zero."""
         try:
             return bool(self._expression.decode(0.5, values))
         except UserError:

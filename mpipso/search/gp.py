@@ -2,9 +2,9 @@
 
 C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006): equations 2.25-2.26
 (prediction) and 5.9 (gradient of the marginal likelihood). The prior of the length scales grows with the square root of
-the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs great in high dimensions"
-(ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan, "Some Bayesian numerical
-analysis" (Bayesian Statistics 4, 1992), which makes the marginal likelihood that of a Student t.
+the number of dimensions: C. Hvarfner, E. O. Hellsten, L. Nardi, "Vanilla Bayesian optimization performs great in high
+dimensions" (ICML 2024). The amplitude is integrated out under an inverse gamma prior, as in A. O'Hagan, "Some Bayesian
+numerical analysis" (Bayesian Statistics 4, 1992), so the marginal likelihood is a Student t density.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ from mpipso.search.kernel import Covariance, Groups, Kernel, coordinates, matern
 Array = NDArray[np.float64]
 
 _JITTER = 1e-8
+"""Added to the diagonal of the covariance, as a share of the amplitude, so that rounding cannot make it singular."""
 _DEGREES = 4.0
-"""Weight of the prior that the amplitude is 1, in observations."""
+"""Weight of the prior of the amplitude, which expects it to be 1, as a number of observations."""
 
 _FITTED = 80
-"""The most points that hyperparameters are fitted to, which bounds the time it takes; all are predicted from."""
+"""The most points that the hyperparameters are fitted to, which bounds the time; predictions use all points."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Log-normal ones of the length scales, around ``scale`` x sqrt(dimensions), and of the noise variance.
+    """Priors of the hyperparameters.
 
-    ``share``, of main effects, is logit-normal, unless it is 0. ``direction`` is the standard deviation of the normal
-    prior of the direction's coordinates.
+    Length scales and the noise variance are log-normal, with medians ``scale`` x sqrt(dimensions) and ``noise``; the
+    noise is a share of the amplitude. The share of main effects is logit-normal with median ``share``; where that is 0,
+    there are none. Each ``..._spread`` is the standard deviation of the logarithm or the logit. The coordinates of the
+    direction are normal, with mean 0 and standard deviation ``direction``.
     """
 
     scale: float = 0.4
@@ -47,27 +50,29 @@ class Prior:
     direction: float = 8.0
 
     def kernel(self, groups: Groups) -> Kernel:
-        """Of the most probable hyperparameters; ``groups`` is the dimension of each feature."""
+        """The kernel at the mode of the prior; ``groups`` is the dimension of each feature, of shape (features,)."""
         dimensions = len(np.unique(groups))
         scales = np.full(dimensions, self.scale * np.sqrt(dimensions))
         return Kernel(scales, np.zeros(len(groups)), self.share, groups)
 
 
 class GaussianProcess:
-    """The posterior at given hyperparameters; :func:`fit` finds them.
+    """A Gaussian process given measurements and hyperparameters; :func:`fit` finds the hyperparameters.
 
     Parameters
     ----------
     features:
-        Points, of shape (n, features).
+        The measured points, of shape (n, features).
     targets:
-        Of shape (n,), or (n, samples).
+        The measured values, of shape (n,), or (n, samples) for several alternatives of them.
     weights:
-        Noise variance of each point in units of ``noise``, of shape (n,).
+        The noise variance at each point as a multiple of ``noise``, of shape (n,).
     kernel:
-        The covariance, of variance 1.
-    amplitude, noise:
-        Variance of the process; variance of the noise as a share of it.
+        The covariance function, of variance 1.
+    amplitude:
+        The variance of the process.
+    noise:
+        The noise variance of one measurement, as a share of ``amplitude``.
     """
 
     def __init__(
@@ -88,9 +93,9 @@ class GaussianProcess:
         self._solve()
 
     def predict(self, features: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, without the noise, at points of shape (m, features).
+        """Mean and standard deviation of the process, without noise, at points of shape (m, features).
 
-        The deviation is of shape (m,); so is the mean, or (m, samples) when there are samples of the targets.
+        The deviation is of shape (m,); so is the mean, or (m, samples) if the targets are samples.
         """
         cross = self._covariance(features)
         explained = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
@@ -98,16 +103,17 @@ class GaussianProcess:
         return self._mean + cross @ self._alpha, np.sqrt(self._amplitude * variance)
 
     def imagine(self, point: Array, result: Array | float) -> GaussianProcess:
-        """This process had ``result`` been measured at a point of shape (features,), or each of shape (samples,).
+        """This process as if ``result`` had also been measured, without noise, at a point of shape (features,).
 
-        It is without noise. The hyperparameters stay what they are, so the triangle only grows by a row; to factorise
-        anew for every point that is in flight would take most of the time of a proposal.
+        ``result`` is one number, or one for each sample, of shape (samples,). The hyperparameters stay what they are,
+        so the Cholesky factor only grows by a row; to factorise anew for every point in flight would take most of the
+        time of a proposal.
         """
         targets = self._targets
         if np.ndim(result) > targets.ndim - 1:
             targets = np.tile(targets[:, None], np.size(result))
         row = solve_triangular(self._lower, self._covariance(point[None])[0], lower=True, check_finite=False)
-        # Rounding may leave less than the jitter of a point that is known already.
+        # At a point that is known already, rounding may leave less than the jitter, or even less than 0.
         own = np.sqrt(max(1.0 + _JITTER - row @ row, _JITTER))
         other = copy.copy(self)
         other._targets = np.concatenate([targets, np.broadcast_to(result, targets[:1].shape)])
@@ -128,7 +134,7 @@ def fit(
     prior: Prior,
     directions: Sequence[Array] = (),
 ) -> GaussianProcess:
-    """The process of the most probable hyperparameters.
+    """The process with the most probable hyperparameters.
 
     Parameters
     ----------
@@ -137,9 +143,10 @@ def fit(
     groups:
         The dimension that each feature belongs to, of shape (features,): features of one share a length scale.
     directions:
-        Where to begin the search for a direction, each of shape (features,). One is only taken if it gains log(n) for
-        each coordinate, twice what G. Schwarz, "Estimating the dimension of a model" (Annals of Statistics 6, 1978)
-        asks for: a direction that is not there costs more than one that is missed.
+        Where to start the search for the kernel's direction, each of shape (features,); without any, it is 0. Another
+        direction than 0 is taken only if it adds log(n) to the log posterior for each coordinate of its start that is
+        not 0, twice what G. Schwarz, "Estimating the dimension of a model" (Annals of Statistics 6, 1978) asks for: a
+        spurious direction costs more than a missed one.
     """
     count = len(targets)
     some = np.linspace(0, count - 1, min(count, _FITTED)).astype(int)
@@ -152,21 +159,23 @@ def fit(
             loss, found = other + penalty, theta
     kernel, noise = posterior.kernel(found), posterior.noise(found)
     process = GaussianProcess(features, targets, weights, kernel, 1.0, noise)
-    # It takes the factors to know the amplitude, and they do not depend on it.
+    # The amplitude is computed from the solved process, whose factor and weights do not depend on it.
     process._amplitude = (_DEGREES + float((targets - np.mean(targets)) @ process._alpha)) / (count + _DEGREES)
     return process
 
 
 class _Posterior:
-    """Of the hyperparameters theta: logarithms of the length scales and of the noise, the logit of the share of main
-    effects, the direction."""
+    """The posterior of the hyperparameters theta = (log scales, log noise, logit share, direction).
+
+    Theta is one vector, of shape (dimensions + 2 + features,).
+    """
 
     def __init__(self, features: Array, targets: Array, weights: Array, groups: Groups, prior: Prior) -> None:
         self._features, self._weights, self._groups = features, weights, groups
         self._centred = targets - np.mean(targets)
         middle = prior.kernel(groups)
         self._dimensions = len(middle.scales)
-        # Pairs of points, each once: below the diagonal.
+        # Every pair of points once: the entries of the covariance below its diagonal.
         self._pairs = np.tril_indices(len(targets), -1)
         at = coordinates(features, groups)
         one, other = at[self._pairs[0]], at[self._pairs[1]]
@@ -189,10 +198,10 @@ class _Posterior:
         return float(1.0 / (1.0 + np.exp(-theta[self._dimensions + 1]))) if self._mains else 0.0
 
     def maximise(self, direction: Array) -> tuple[float, Array]:
-        """The least loss from a direction on, and its theta."""
+        """The least loss that is found, and its theta; the search starts at ``direction`` and the mode of the prior."""
         start = np.append(self._middle[: self._dimensions + 2], direction)
         bounds = list(zip(self._middle - 4.0 * self._spread, self._middle + 4.0 * self._spread, strict=True))
-        # A thousandth of a nat more would change no prediction that matters.
+        # Relative to losses of about 100, this is a thousandth of a nat, which changes no prediction that matters.
         options = {"maxiter": 40, "ftol": 1e-5}
         found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return float(found.fun), np.asarray(found.x)
@@ -212,15 +221,15 @@ class _Posterior:
         kernel = np.zeros((count, count))
         kernel[first, second] = pairs
         kernel[np.diag_indices(count)] = 1.0 + noise * self._weights + _JITTER
-        # Neither can fail: the jitter is far above rounding, also where points are the same and without noise.
+        # Neither call can fail: the jitter is far above rounding errors, even for equal points without noise.
         lower, _ = lapack.dpotrf(kernel, lower=True)
         alpha = cho_solve((lower, True), self._centred, check_finite=False)
         precision, _ = lapack.dpotri(lower, lower=True)  # the lower triangle of the inverse
         residual, total = _DEGREES + self._centred @ alpha, count + _DEGREES
         off = (theta - self._middle) / self._spread
         value = 0.5 * total * np.log(residual) + np.log(np.diag(lower)).sum() + 0.5 * off @ off
-        # By the chain rule: the loss by the kernel, the kernel by the squared distance, that by theta. A pair is in the
-        # kernel twice.
+        # The chain rule: the derivative of the loss by entries of the kernel, of these by squared distances, and of
+        # those by theta. A pair has two entries in the kernel, a single point one: hence 0.5 only for the latter.
         by_pair = precision[first, second] - total / residual * alpha[first] * alpha[second]
         by_own = 0.5 * (np.diag(precision) - total / residual * alpha**2)
         by_square = (1.0 - share) * by_pair * slope

@@ -1,4 +1,4 @@
-"""What a strategy has proposed and what it was told: the whole state of a search."""
+"""What a strategy has proposed, the scores that it was told, and what it has learned from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from mpipso.search.objective import Score
 Array = NDArray[np.float64]
 
 _REPEATED = 3
-"""The best of each place elsewhere are measured again, first of all."""
+"""How many of the best configurations of each other place are measured here before any further proposal."""
 _MOST_KNOWN = 1000
-"""Of each place elsewhere, so that the time of an ask and the memory are bounded."""
+"""The most measurements that are kept of each other place, which bounds the memory and the time of an ask."""
 _RANDOM_TRIES = 64
+"""Random points that are tried at each stage of the search for a fresh one."""
 _HALVINGS = 12
-"""Sizes of the changes of points that are known to be valid, down to a ten thousandth of each range."""
+"""Sizes of the changes to valid points, each half of the one before, down to a ten-thousandth of each range."""
 _MOST_LISTED = 300_000
-"""Configurations, valid or not, that are looked through for one that has not been proposed, in one search for it: the
-root hears nobody meanwhile. A third of them for the very first one, which may as well be given."""
+"""The most configurations, valid or not, that one search for a fresh one lists: the root hears nobody meanwhile. For
+the first proposal, which the user can give instead, it is a third of them."""
 
 
 class History:
-    """Proposals by number, their scores, and measurements from elsewhere."""
+    """The proposals and their scores, both by number, and measurements from elsewhere."""
 
     def __init__(self, lattice: Lattice) -> None:
         self.lattice = lattice
@@ -41,6 +42,7 @@ class History:
         self._listing = iter(()) if lattice.space.continuous else lattice.space.configurations()
 
     def key(self, point: Array) -> str:
+        """The canonical text of the configuration at ``point``, of shape (dimensions,)."""
         space = self.lattice.space
         return space.key(space.decode(point))
 
@@ -57,16 +59,19 @@ class History:
         return len(self.points) - 1
 
     def tell(self, number: int, score: Score) -> None:
+        """Record the score of a proposal, in place of an earlier one; ValueError when there is no such proposal."""
         if not 0 <= number < len(self.points):
             raise ValueError(f"proposal {number} was not asked for")
         self.scores[number] = score
 
     def learn(self, points: Array, scores: Sequence[Score], opening: Sequence[Array]) -> list[Array]:
-        """Measurements from one other place, of shape (n, dimensions).
+        """Record measurements from one other place: points of shape (n, dimensions), and a score for each.
 
-        Of several of the same configuration the last counts, but a failure only where nothing was measured.
-        Of more than there is use for, the best are kept and some of the others. Returns the best of all that are not in
-        the ``opening``: here they may be worth something else.
+        Of several measurements of one configuration the last is kept, but a failure only if all of them failed. If
+        there are more than can be kept, the best ones are, and an even choice of the others.
+
+        Returns the points of the best feasible measurements that are not in ``opening``, a few at most: they are to be
+        measured here as well, where they may be worth something else. Raises ValueError after the first ask.
         """
         if self.points:
             raise ValueError("measurements from elsewhere are learned before the first ask")
@@ -85,11 +90,14 @@ class History:
 
     @property
     def size(self) -> int:
-        """How many measurements there are."""
+        """How many measurements there are, from here and from elsewhere."""
         return len(self.scores) + len(self._known)
 
     def told_since_best(self) -> int:
-        """How many proposals have been told after the best one."""
+        """How many proposals with a score come after the best one; 0 before any has a score.
+
+        Only scores of the full benchmark count.
+        """
         full = {number: score for number, score in self.scores.items() if score.fidelity == 1.0}
         if not full:
             return 0
@@ -97,9 +105,9 @@ class History:
         return sum(number > best for number in full)
 
     def measured(self) -> tuple[Array, list[Score]]:
-        """All that is known: points, of shape (n, dimensions), with their scores; first what was measured here.
+        """All measured points, of shape (n, dimensions), with their scores; those that were measured here come first.
 
-        That replaces what was learned from elsewhere about the same configuration.
+        What was measured here replaces what was learned from elsewhere about the same configuration.
         """
         numbers = sorted(self.scores)
         known = self.foreign()
@@ -108,11 +116,12 @@ class History:
         return np.array(points).reshape(len(points), self.lattice.dimensions), scores
 
     def foreign(self) -> list[tuple[Array, Score]]:
-        """What is known from elsewhere of configurations that were not measured here, as it would be here.
+        """Points that were measured only elsewhere, with the scores that are expected of them here.
 
-        Other machines may be slower or faster by a factor. It is the median over the configurations that were measured
-        both here and there, and 1 until there is one. They may also have room for more: if of those that were feasible
-        there most are not here, all that is feasible there is unjudged. What fails there fails here as well.
+        Other machines may be slower or faster by a factor. The factor is estimated by the median of the ratio over the
+        configurations that were measured both here and there; it is 1 until there is one. Other machines may also have
+        more room: if most configurations that were feasible there, and were measured here, are not feasible here, then
+        all others that were feasible there are marked ``unjudged``. What failed there is expected to fail here as well.
         """
         own = {self._keys[number]: score for number, score in self.scores.items()}
         ratios: dict[int, list[float]] = {}
@@ -135,7 +144,7 @@ class History:
 
     @property
     def known(self) -> list[Array]:
-        """Where elsewhere was measured, whatever has been measured here since."""
+        """The points that were measured elsewhere, including those that have been measured here since."""
         return [point for point, *_ in self._known.values()]
 
     def proposed(self) -> Array:
@@ -148,19 +157,25 @@ class History:
         return np.array(points).reshape(len(points), self.lattice.dimensions)
 
     def nearest_fresh(self, point: Array, random: np.random.Generator) -> Array | None:
-        """``point``, or one near it that has not been proposed, or any such; None when there is none.
+        """``point`` if its configuration is fresh, else a fresh one near it, else any; None when there is none.
 
-        First one coordinate is drawn anew, then more and more of them; then what decides on validity is set to
-        something valid, and points that are known to be valid are changed, less and less, or crossed; then the space is
-        gone through in order. Where it is continuous, or larger than can be gone through, None only means that none was
-        found.
+        A fresh configuration is valid and has not been proposed. The point that is returned is the centre of its cell,
+        of shape (dimensions,). The following are tried in turn:
+
+        - one coordinate of ``point`` is drawn anew, then more and more of them;
+        - the dimensions that decide on validity are set to values that are known to be valid;
+        - a few coordinates of points that are known to be valid are drawn anew;
+        - such points are moved along the line to another one, or at random by less and less;
+        - the configurations of the space are listed in order.
+
+        If the space is continuous, or too large to be listed, None only means that no fresh configuration was found.
         """
         for candidate in self._candidates(np.asarray(point, dtype=float), random):
             centre = self.lattice.centre(candidate)
             if self.fresh(centre):
                 return centre
         space = self.lattice.space
-        # What the listing has passed is proposed or invalid, so it never has to be looked at again.
+        # What the listing has passed has been proposed or is invalid, so it never has to be looked at again.
         for configuration in itertools.islice(self._listing, _MOST_LISTED if self.points else _MOST_LISTED // 3):
             if space.key(configuration) not in self._proposed and space.valid(configuration):
                 return space.encode(configuration)
@@ -180,7 +195,7 @@ class History:
         known = np.array([*self.points, *self.known])
         for attempt in range(_RANDOM_TRIES if len(known) else 0):
             yield _redrawn(known[random.integers(len(known))], 1 + attempt % 3, random)
-        # Where what is valid is a thin layer, a random change leaves it, and a small one or one along it may not.
+        # Where the valid points form a thin layer, a random change leaves it; a small change, or one along it, may not.
         for attempt in range(_RANDOM_TRIES if len(known) > 1 else 0):
             one, other = known[random.integers(len(known), size=2)]
             yield np.clip(one + random.uniform(-0.5, 1.5) * (other - one), 0.0, 1.0)
@@ -189,7 +204,7 @@ class History:
 
 
 def _redrawn(point: Array, count: int, random: np.random.Generator) -> Array:
-    """``point`` with so many of its coordinates drawn anew."""
+    """``point`` with ``count`` of its coordinates, chosen at random, drawn anew from [0, 1)."""
     axes = np.argsort(random.random(len(point)))[:count]
     moved = np.array(point)
     moved[axes] = random.random(len(axes))

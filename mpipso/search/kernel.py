@@ -1,11 +1,12 @@
-"""The covariance of a process: main effects of the dimensions one by one, and a rest in which they act together.
+"""The covariance of a Gaussian process: main effects of single dimensions, and a joint effect of all of them.
 
 Most of what a configuration does is the sum of what its parameters do one by one, and a sum is learned from fewer
-points than a product: D. Duvenaud, H. Nickisch, C. E. Rasmussen, "Additive Gaussian processes" (NIPS 2011), here of
-the first and of the full order. Both are Matérn 5/2: C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for
-Machine Learning" (MIT Press, 2006), equation 4.17; the distance of the second is equation 4.22: a length scale per
-dimension and, as in factor analysis, a direction across them, along which the sum of several parameters counts, as when
-they share a memory, or their product, on logarithmic axes, when it is a number of devices.
+points than a product: D. Duvenaud, H. Nickisch, C. E. Rasmussen, "Additive Gaussian processes" (NIPS 2011), here with
+terms of the first and of the full order. Both are Matérn 5/2: C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes
+for Machine Learning" (MIT Press, 2006), equation 4.17. The distance in the joint effect is that of equation 4.22: it
+has a length scale per dimension and, as in factor analysis, a direction across the dimensions. Along the direction,
+what counts is a weighted sum of several parameters, as when they share a memory; on logarithmic axes the sum is a
+product, such as a number of devices.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ Array = NDArray[np.float64]
 Groups = NDArray[np.intp]
 
 _ROWS = 256
-"""Values that are remembered per dimension, on average, before all are forgotten, which bounds the memory."""
+"""Values per dimension, on average, whose main effects are remembered; beyond, all are forgotten to save memory."""
 
 
 @dataclass(frozen=True)
 class Kernel:
     """(1 - ``share``) x Matérn(all) + ``share`` x mean over the dimensions of Matérn(each).
 
-    The square of the distance is the sum of (difference / ``scales``)^2, and for all (difference . ``direction``)^2 in
-    addition; of shapes (dimensions,) and (features,). ``groups`` is the dimension of each feature.
+    In each dimension the squared distance is (difference / scale)^2. The joint one, for all dimensions, is the sum of
+    these and of (difference of the features . ``direction``)^2. ``scales`` is of shape (dimensions,), ``direction`` of
+    shape (features,); ``groups``, of shape (features,), is the dimension of each feature.
     """
 
     scales: Array
@@ -37,30 +39,31 @@ class Kernel:
     groups: Groups
 
     def apply(self, features: Array) -> Array:
-        """Points between which the distance of all is the Euclidean one, of shape (m, features + 1)."""
+        """Points of shape (m, features + 1) whose Euclidean distances are the joint ones of ``features``."""
         return np.hstack([features / self.scales[self.groups], (features @ self.direction)[:, None]])
 
 
 class Covariance:
-    """Of any points with given ones, of shape (n, features).
+    """Covariances between any points and a fixed set of shape (n, features).
 
-    Features of ordered dimensions are in [0, 1], those of others tell one value of several.
+    An ordered dimension has one feature, in [0, 1]. A dimension without order has a feature per value; all are 0 except
+    that of the value that is set.
     """
 
     def __init__(self, kernel: Kernel, features: Array) -> None:
         self._kernel = kernel
         self._scaled = kernel.apply(features)
         self._at = coordinates(features, kernel.groups)
-        # Of main effects there are few distinct ones: a row for each value that a dimension takes, computed once. The
-        # values of all dimensions are in one sorted list, each dimension in a range of its own. Infinity ends it, so
-        # that there is always one to compare with.
+        # A dimension takes few distinct values, so its main effect is computed once for each of them: a row of shape
+        # (n,). The values of all dimensions are the keys of one sorted list, in which each dimension has a range of its
+        # own. Infinity ends the list, so that a search in it always finds a key to compare with.
         widths = np.bincount(kernel.groups) + 1.0
         self._ranges = np.cumsum(widths) - widths
         self._keys = np.array([np.inf])
         self._rows = np.empty((0, len(features)))
 
     def __call__(self, features: Array) -> Array:
-        """Of points of shape (m, features), of shape (m, n)."""
+        """Covariances of points of shape (m, features) with the fixed ones; of shape (m, n)."""
         kernel = self._kernel
         found = matern(squared_distances(kernel.apply(features), self._scaled))
         if kernel.share > 0.0:
@@ -70,7 +73,7 @@ class Covariance:
         return found
 
     def _mains(self, at: Array) -> Groups:
-        """Which row is the share of each coordinate, of shape (m, dimensions)."""
+        """The index of the row with the main effect of each coordinate in ``at``; both of shape (m, dimensions)."""
         keys = at + self._ranges
         where = np.searchsorted(self._keys, keys)
         unknown = self._keys[where] != keys
@@ -82,7 +85,7 @@ class Covariance:
         return np.asarray(where)
 
     def extended(self, point: Array) -> Covariance:
-        """With one given point more, of shape (features,); what was remembered stays so."""
+        """These covariances with one more fixed point, of shape (features,); remembered rows only grow by an entry."""
         other = copy.copy(self)
         at = coordinates(point[None], self._kernel.groups)
         other._scaled = np.vstack([self._scaled, self._kernel.apply(point[None])])
@@ -91,13 +94,16 @@ class Covariance:
         return other
 
     def _remember(self, keys: Array) -> None:
-        """Compute the rows of keys, which are in ascending order."""
+        """Compute and keep the rows of new keys, which are in ascending order."""
         places = np.searchsorted(self._keys, keys)
         self._rows = np.insert(self._rows, places, self._shares(keys, self._at), axis=0)
         self._keys = np.insert(self._keys, places, keys)
 
     def _shares(self, keys: Array, at: Array) -> Array:
-        """The shares of keys, in ascending order, with coordinates of shape (n, dimensions); of shape (keys, n)."""
+        """The main effects between keys, in ascending order, and points with the coordinates ``at``.
+
+        ``at`` is of shape (n, dimensions), the result of shape (keys, n).
+        """
         bounds = np.searchsorted(keys, np.append(self._ranges, np.inf))
         rows = [np.empty((0, len(at)))]
         for d in map(int, np.flatnonzero(np.diff(bounds))):
@@ -108,26 +114,29 @@ class Covariance:
 
 
 def coordinates(features: Array, groups: Groups) -> Array:
-    """One number per dimension, of shape (m, dimensions): the feature itself, or which of several is set."""
+    """One number per dimension, of shape (m, dimensions): its only feature, or the index of the feature that is set."""
     columns = [np.flatnonzero(groups == d) for d in range(groups[-1] + 1)]
     return np.stack([features[:, c[0]] if len(c) == 1 else features[:, c].argmax(axis=1) for c in columns], axis=1)
 
 
 def separations(a: Array, b: Array, d: int, groups: Groups) -> Array:
-    """Squared distances of coordinates in dimension ``d``: 1 where categories differ."""
+    """Squared distances between coordinates in dimension ``d``; without order, any two values are at distance 1."""
     if np.count_nonzero(groups == d) > 1:
         return np.asarray(a != b, dtype=float)
     return np.asarray((a - b) ** 2)
 
 
 def matern(squares: Array) -> Array:
-    """By the squared distance; of predictions this takes most of the time, so the slope is not computed with it."""
+    """Matérn 5/2 as a function of the squared distance.
+
+    This takes most of the time of predictions, so it does not compute the slope as well.
+    """
     scaled = np.sqrt(5.0 * squares)
     return np.asarray((1.0 + scaled + 5.0 / 3.0 * squares) * np.exp(-scaled))
 
 
 def matern_and_slope(squares: Array) -> tuple[Array, Array]:
-    """By the squared distance, with its derivative by that."""
+    """Matérn 5/2 as a function of the squared distance, and its derivative by the squared distance."""
     scaled = np.sqrt(5.0 * squares)
     decay = np.exp(-scaled)
     slope = (1.0 + scaled) * decay
@@ -135,6 +144,6 @@ def matern_and_slope(squares: Array) -> tuple[Array, Array]:
 
 
 def squared_distances(a: Array, b: Array) -> Array:
-    """Between points of shapes (m, d) and (n, d), of shape (m, n)."""
+    """Squared Euclidean distances between points of shapes (m, d) and (n, d); of shape (m, n)."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * a @ b.T
     return np.asarray(np.maximum(squares, 0.0))

@@ -1,4 +1,4 @@
-"""What is known before a search: earlier results, of other runs or other tools, as points and scores, and guesses."""
+"""What is known before a search: results of earlier runs or of other tools, and the user's guesses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
 Result = tuple[Mapping[str, object], Metrics | None]
-"""A configuration and its metrics; None when it failed."""
+"""A configuration and its metrics, which are None when it failed."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What fits the space, for :meth:`mpipso.search.strategy.Strategy.learn`, and why the rest was skipped.
+    """Earlier results that fit the space, for :meth:`mpipso.search.strategy.Strategy.learn`, and why others do not.
 
     ``points`` are of shape (n, dimensions), with one score each; ``skipped`` has one reason per skipped result.
     """
@@ -35,12 +35,12 @@ class Knowledge:
 def knowledge(
     space: Space, objective: Objective, results: Iterable[Result], baseline: Configuration | None = None
 ) -> Knowledge:
-    """Results as points and scores.
+    """Turn earlier results into points and scores.
 
-    A configuration is skipped when it lacks a parameter, has a value that cannot be set, or breaks a known constraint;
-    what else it holds is ignored. Results with metrics are skipped when limits are relative to the baseline and no
-    result is one of ``baseline``. Several results of one configuration count by their mean; it has failed unless most
-    of them succeeded.
+    A result is skipped when its configuration lacks a parameter, has a value that cannot be set, or breaks a known
+    constraint; parameters that the space does not have are ignored. A result with metrics is also skipped when limits
+    are relative to the baseline and ``baseline`` has no result with metrics. Several results of one configuration are
+    replaced by their mean, or by a failure unless more than half of them have metrics.
     """
     fitting: list[tuple[Configuration, Metrics | None]] = []
     skipped: list[str] = []
@@ -71,7 +71,7 @@ def knowledge(
 def _together(
     space: Space, results: Iterable[tuple[Configuration, Metrics | None]]
 ) -> dict[str, tuple[Configuration, Metrics | None]]:
-    """Each configuration by its key, with the mean of its metrics; None if it has failed."""
+    """By the key of each configuration, the configuration and the mean of its metrics, which is None if it failed."""
     found: dict[str, tuple[Configuration, list[Metrics | None]]] = {}
     for configuration, metrics in results:
         found.setdefault(space.key(configuration), (configuration, []))[1].append(metrics)
@@ -83,7 +83,10 @@ def _together(
 
 
 def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
-    """The configuration of the space that ``given`` is; ValueError when there is none."""
+    """``given`` as a configuration of the space, with what expressions compute.
+
+    Raises ValueError when a parameter is missing, a value cannot be set, or a known constraint is broken.
+    """
     values: dict[str, Value] = {}
     for parameter in space.parameters:
         if parameter.searched:
@@ -105,7 +108,8 @@ def first_points(config: Search, space: Space, baseline: Configuration | None) -
     Raises
     ------
     UserError
-        They name what is not searched, or values that cannot be set, or break a known constraint; one line for each.
+        They name a parameter that is not searched, have a value that cannot be set, or break a known constraint; one
+        line per mistake.
     """
     searched = [parameter.name for parameter in space.parameters if parameter.searched]
     points, problems = [], []
@@ -122,7 +126,7 @@ def first_points(config: Search, space: Space, baseline: Configuration | None) -
 
 
 def _typed(parameter: Parameter, value: object) -> Value:
-    """``value`` as a value of the parameter; ValueError when it is none."""
+    """``value`` with the type of the parameter; ValueError when the parameter has no such value."""
     number = _number(value)
     if parameter.type == "choice":
         for choice in parameter.choices:
@@ -137,12 +141,14 @@ def _typed(parameter: Parameter, value: object) -> Value:
 
 
 def _number(value: object) -> float | None:
+    """``value`` as a float; None unless it is a finite number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def _same(given: Value, found: Value) -> bool:
+    """Whether the value that can be set is the given one; floats may differ by what rounding changes."""
     if isinstance(given, float) and isinstance(found, float):
         return math.isclose(given, found, rel_tol=1e-4, abs_tol=1e-12)
     return repr(given) == repr(found)

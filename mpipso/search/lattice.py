@@ -15,22 +15,24 @@ Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 LEVELS = 33
-"""The values of one dimension, if it has more, of which a search over models sees as many at a time."""
+"""The most values of one ordered dimension that a search over models usually sees at a time."""
 _COARSE = 20
-"""As many of them are spread over the dimension."""
+"""Parts into which :meth:`Lattice.drawn` divides a dimension, each of which gives a value; others are near the best."""
 _TRIES = 100
-"""How often as many points as are wanted are drawn, at most."""
+"""The most rounds in which a sample is drawn; each draws as many points as are wanted."""
 _BLIND = 10
-"""As often, where it is known what satisfies the constraints, without regard to it, and as often from it."""
+"""Rounds that draw at random from the whole space before rounds, as many, that draw from what is known to satisfy the
+constraints. Where nothing is known, all rounds draw from the whole space."""
 _REMEMBERED = 50_000
-"""Cells whose decoding is remembered, to bound the memory."""
+"""The most results of decoding that one memory holds; then it is cleared."""
 
 
 class Lattice:
-    """Snaps points of shape (m, dimensions) to what can be set, and tells which of them are valid.
+    """Snaps points of shape (m, dimensions) to configurations that can be set, and tells which of them are valid.
 
-    A dimension of its own is snapped by a table. One whose cells depend on others (a ratio, a member of a product) has
-    to be decoded; so have the dimensions that decide on validity. Both are remembered.
+    Most dimensions are snapped to the nearest of their ``levels``, the centres of the cells that are seen. A dimension
+    whose cells depend on others (a ratio, a member of a product) has to be decoded; so have the dimensions that decide
+    on validity. What is decoded is remembered.
     """
 
     def __init__(self, space: Space) -> None:
@@ -50,12 +52,13 @@ class Lattice:
             np.arange(self.dimensions),
             [1 if o else len(levels) for o, levels in zip(self.ordered, self.levels, strict=True)],
         )
+        """The dimension of each feature, of shape (features,)."""
 
     def drawn(self, random: np.random.Generator, best: Array) -> Lattice:
-        """One that sees other values of the dimensions that have more than can be seen at a time.
+        """A lattice with other levels in the dimensions that have more values than can be seen at a time.
 
-        They are spread over the dimension at random, and closer and closer around the first of the ``best`` points,
-        of shape (n, dimensions), all of which it sees.
+        The levels are spread over the dimension, at random places, and are closer and closer together around the first
+        of the ``best`` points, of shape (n, dimensions). They include the coordinates of all of these points.
         """
         if not self._fine or not len(best):
             return self
@@ -67,14 +70,14 @@ class Lattice:
         return other
 
     def snap(self, points: Array) -> Array:
-        """The nearest of the levels in every dimension, then the centres of the cells that depend on others."""
+        """``points`` moved to the nearest level in every dimension; where cells depend on others, to their centres."""
         snapped = np.clip(points, 0.0, 1.0)
         for axis, (levels, edges) in enumerate(zip(self.levels, self._edges, strict=True)):
             snapped[:, axis] = levels[np.searchsorted(edges, snapped[:, axis])]
         return self.settle(snapped)
 
     def settle(self, points: Array) -> Array:
-        """``points`` with the dimensions that depend on others moved to the centres of their cells."""
+        """Move the dimensions whose cells depend on others to the centres of these, in place; returns ``points``."""
         for axis, behind in self._dependent.items():
             settled = self._settled[axis]
             for i, row in enumerate(points[:, behind]):
@@ -100,10 +103,10 @@ class Lattice:
         return found
 
     def features(self, points: Array) -> Array:
-        """Coordinates for models: a dimension without order becomes one column per value.
+        """Coordinates for models, of shape (m, features).
 
-        They are scaled such that any two values of it are at distance 1: the Hamming distance. The columns of dimension
-        ``groups[i]``, in the order of the dimensions; shape (m, len(groups)).
+        An ordered dimension is one column. A dimension without order is one column per value, scaled such that any two
+        values are at distance 1, as in the Hamming distance. Column i belongs to dimension ``groups[i]``.
         """
         columns = []
         for axis in range(self.dimensions):
@@ -116,10 +119,10 @@ class Lattice:
         return np.concatenate(columns, axis=1)
 
     def sample(self, random: np.random.Generator, count: int) -> Array:
-        """Up to ``count`` valid points, fewer where such points are rare.
+        """Up to ``count`` valid points, of shape (m, dimensions); fewer where such points are rare.
 
-        They are uniformly distributed; where less than a tenth of the points is valid, those that are missing are from
-        what is known to be.
+        They are uniformly distributed. But where less than about a tenth of all points is valid, those still missing
+        take the dimensions that decide on validity from what is known to be valid.
         """
         found = np.empty((0, self.dimensions))
         for attempt in range(_TRIES):
@@ -135,7 +138,7 @@ class Lattice:
         return found[:count]
 
     def neighbours(self, point: Array) -> Array:
-        """Every point that differs in one dimension, valid or not; shape (m, dimensions)."""
+        """Every point whose level differs from that of ``point`` in one dimension, valid or not; (m, dimensions)."""
         changed = []
         for axis, levels in enumerate(self.levels):
             copies = np.tile(point, (len(levels), 1))
@@ -145,6 +148,7 @@ class Lattice:
 
 
 def _between(levels: Array) -> Array:
+    """The middles between neighbouring levels."""
     return (levels[1:] + levels[:-1]) / 2
 
 

@@ -1,4 +1,4 @@
-"""Who is the best: the order of the trials, a new incumbent beyond the noise, and who is still in the final race."""
+"""Which trial is the best: how trials are ranked, when one replaces the incumbent, and which ones are in the race."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mpipso.search.racing import beats, pooled_noise, still_racing
 from mpipso.search.trials import Trial, Trials
 
 _ROUNDS = 3
-"""Races, each of other leaders, before a run in which confirmations refute all of them has no best."""
+"""Sets of leaders that may race, each once the one before is refuted; who comes after all of them stands unraced."""
 
 
 class Leaders:
@@ -30,14 +30,18 @@ class Leaders:
         self._confirm = confirm
 
     def leader(self, among: Collection[int], *, confirmed: bool = False) -> Trial | None:
-        """The best feasible trial by these evaluations, the earliest of equals; None if there is none."""
+        """The best feasible trial by the evaluations ``among`` these; None if there is none.
+
+        Of equals it is the earliest. ``confirmed`` is as for :meth:`mpipso.search.trials.Trials.score`.
+        """
         ranked = self._ranked(set(among), confirmed=confirmed)
         return ranked[0][1] if ranked else None
 
     def succeeds(self, challenger: Trial | None, incumbent: Trial | None) -> bool:
-        """Whether a trial becomes the incumbent: it is better beyond the noise, or the incumbent is not feasible.
+        """Whether the challenger is to replace the incumbent, as it does if there is none.
 
-        Both are judged by all that the search, without the final race, has measured.
+        It does if it is better by more than the noise explains, or if the incumbent is not feasible. Both are judged by
+        all that the search has measured, without final races.
         """
         if challenger is None or incumbent is None:
             return challenger is not None
@@ -49,10 +53,12 @@ class Leaders:
         return beats(self._trials.values(challenger, searched), self._trials.values(incumbent, searched), noise)
 
     def racing(self) -> list[Trial]:
-        """The baseline and the leaders of the search that may still be the best; none if the baseline leads.
+        """The trials of the final race: the baseline, and the leaders of the search that may still be the best.
 
-        Only confirmations drop a leader: what the search measured has made it one, so it flatters it. When they have
-        refuted all of them, the next ones race, twice at most. Who has won an earlier race is in this one too.
+        There are none if no other trial leads the baseline or has won an earlier race. Leaders are dropped by
+        confirmations alone: what the search measured has made them leaders, so it flatters them. When confirmations
+        have refuted all leaders, the next best ones race instead, twice at most. The winner of the race before takes
+        part in this one too.
         """
         ranked = [trial for _, trial in self._ranked(set(self._trials.searched))]
         baseline = self._trials.baseline
@@ -69,17 +75,17 @@ class Leaders:
         return [*([baseline] if baseline is not None else []), *leaders] if leaders else []
 
     def refuted(self, trial: Trial) -> bool:
-        """Whether it was measured in a race, and is not feasible in the last one that tells something of it."""
+        """Whether the trial has raced and is not feasible by the last race that tells something about it."""
         score = self._trials.score(trial, self.last_race(trial), confirmed=True)
         return score is not None and not score.feasible
 
     def last_race(self, trial: Trial) -> list[int]:
-        """The numbers of its confirmations in the last race that tells something of it; none without one."""
+        """The trial's confirmations, by number, in the last race that tells something about it; empty without one."""
         races = (self._trials.raced(trial, race) for race in reversed(self._trials.races))
         return next(filter(None, races), [])
 
     def beaten_by(self, winner: Trial) -> list[Trial]:
-        """Who was in the last race of the winner, and worse than it."""
+        """The trials that were worse than ``winner`` in the last race that tells something about it."""
         numbers = self.last_race(winner)
         own = self._trials.score(winner, numbers, confirmed=True)
         if own is None:
@@ -89,11 +95,12 @@ class Leaders:
         return [trial for score, trial in scores if score is not None and own < score]
 
     def most_racers(self) -> int:
-        """How many race at the end, the baseline included."""
+        """The most trials that may be in the race at the end, the baseline included."""
         return 1 + self._most + len(self._champion())
 
     def _champion(self) -> list[Trial]:
-        """The winner of the race before the one that is on, unless it was the baseline; none without one."""
+        """The winner, alone in a list, of the last race before the present one; empty if that was the baseline, or
+        without such a race."""
         for race in reversed(self._trials.races):
             raced = self._raced(race)
             if race != self._trials.race and len(raced) > 1:
@@ -102,14 +109,16 @@ class Leaders:
         return []
 
     def _raced(self, race: int) -> list[tuple[Trial, list[int]]]:
-        """Of whom a race has told something, with the confirmations that did."""
+        """The trials that a race tells something about, each with the numbers of the confirmations that do."""
         return [(trial, numbers) for trial in self._trials if (numbers := self._trials.raced(trial, race))]
 
     def _given_up(self, trial: Trial) -> bool:
+        """Whether all confirmations of the trial in the present race are done, and have refuted it."""
         results = [self._trials.result(number) for number in self._trials.confirmations(trial)]
         return len(results) >= self._confirm and None not in results and self.refuted(trial)
 
     def _ranked(self, among: Collection[int], *, confirmed: bool = False) -> list[tuple[Score, Trial]]:
+        """The feasible trials with their scores, best first; none while limits are relative to an unknown baseline."""
         if self._objective.relative and self._trials.reference() is None:
             return []
         scored = [(self._trials.score(trial, among, confirmed=confirmed), trial) for trial in self._trials]

@@ -1,4 +1,4 @@
-"""What the measurements so far say of points that were not measured: their value, and whether they are feasible."""
+"""What the measurements so far say about points that were not measured: their value, and whether they are feasible."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Array = NDArray[np.float64]
 
 
 def targets(values: Array) -> Array:
-    """Values as a model can learn them: half normal scores of the ranks, half winsorised and standardised values.
+    """``values`` transformed for a model to learn; both of shape (n,), least is best.
 
-    The ranks take the sting out of heavy tails, the values keep what the ranks lose. Of shape (n,), least is best.
-    Normal scores: G. Blom, "Statistical estimates and transformed beta-variables" (1958).
+    The result is half the normal scores of the ranks (G. Blom, "Statistical estimates and transformed beta-variables",
+    1958) and half the winsorised values, both standardised. Ranks take the sting out of heavy tails; values keep the
+    distances that ranks lose.
     """
     count = len(values)
     order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
@@ -39,7 +40,10 @@ def _standardised(values: Array) -> Array:
 
 
 def feasibility(score: Score, barely: float) -> float:
-    """1 for feasible, -1 for failed, from ``barely`` to -1 by how far limits are missed, on a logarithmic scale."""
+    """The label that the model of feasibility learns for a score: 1 if it is feasible, -1 if it failed.
+
+    In between are scores that miss limits: ``barely`` for the least miss, and down to -1 on a logarithmic scale.
+    """
     if score.failed:
         return -1.0
     missed = min(math.log1p(score.violation) / math.log1p(_FARTHEST), 1.0)
@@ -47,41 +51,45 @@ def feasibility(score: Score, barely: float) -> float:
 
 
 _FARTHEST = 50.0
-"""How far limits are missed, as a multiple of them, that tells no more than a failure does. Latencies of a service that
-is overloaded are many times their limits, and what is less overloaded has to be told."""
+"""Violation, relative to the limits, from which on the label is that of a failure. Latencies of an overloaded service
+are many times their limits, and labels have to tell which service is overloaded less."""
 _BARELY = -0.6
-"""What barely misses a limit. Were it nearer to 0, the edge would seem to be farther out than it is."""
+"""Label of what barely misses a limit. Were it nearer to 0, the edge of the feasible would seem to be farther out than
+it is."""
 _BARELY_AT_FIRST = -0.2
-"""The same while nothing is feasible, nor was elsewhere: there is no edge yet, and what misses limits by less has to
+"""The same while nothing is known to be feasible, here or elsewhere: there is no edge yet, and smaller misses have to
 stand out."""
 VALUE = Prior(share=0.8)
-"""Of the process of the value: most of its variance is in main effects."""
+"""The prior of the process of the value: most of the variance is in main effects."""
 FEASIBLE = Prior(share=0.5, scale_spread=0.5)
-"""Of the process of feasibility: labels of two values say little of length scales, so less of them is left open."""
+"""The prior of the process of feasibility. It leaves less open about length scales, since labels, most of which are 1
+or -1, say little about them."""
 _DOUBT = 3.0
-"""How many times the deviation of the process an explorer supposes."""
+"""Factor by which an explorer multiplies the standard deviation of the process of the value."""
 _SHARP = 6.0
-"""Length of the directions from which that of the edge of the feasible is searched for, for each dimension."""
+"""Coordinate, in each ordered dimension, of the directions at which the search for the direction of the edge of the
+feasible starts; also its negative."""
 _UNLIKELY = 1 / 3
-"""To be feasible."""
+"""Probability of being feasible below which a point comes last."""
 _GAIN = 0.3
-"""The most that is hoped for at a time, as a multiple of the deviation of the values, where limits are missed."""
+"""Upper bound of the hoped-for gain, in standard deviations of the values, once a limit has been missed."""
 _LAST = 1000.0
-"""More than what is promised differs by, in logarithms, wherever a swarm would fly."""
+"""Subtracted from the log promise of points that come last: more than promises differ by."""
 _VAGUE = 0.25
-"""Variance between the process of feasibility and what becomes of a point."""
+"""Variance of the difference between the process of feasibility at a point and what a measurement there shows."""
 _SAMPLES = 16
-"""Of what may become of a point that is in flight."""
+"""Number of samples of whether the points in flight will be feasible."""
 
 
 class Models:
-    """Fitted to the measurements at ``points``, of shape (n, dimensions), with one score each.
+    """Models of the value and of feasibility, fitted to measurements at ``points``, of shape (n, dimensions).
 
-    One process for the value, to which failures say nothing, and as soon as something was infeasible one for
-    feasibility: least-squares classification, C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine
-    Learning" (MIT Press, 2006), section 6.5. Its edge may lie across dimensions that only count together, so it has a
-    direction as well; the search for it begins where all ordered dimensions count alike, and at signs that ``random``
-    draws. Results of less than full fidelity count as measurements with more noise.
+    Each point has a score. The value is a Gaussian process fitted to the scores that have one, which failures have not.
+    As soon as some score is not feasible, feasibility is a second process: least-squares classification, C. E.
+    Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006), section 6.5. The edge of
+    the feasible may depend on a sum over several dimensions, so the kernel of this process has a direction. The search
+    for it starts at equal weights of all ordered dimensions, and again with signs that ``random`` draws. Results of
+    less than full fidelity count as measurements with more noise.
     """
 
     def __init__(self, lattice: Lattice, points: Array, scores: Sequence[Score], random: np.random.Generator) -> None:
@@ -99,8 +107,9 @@ class Models:
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
             self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
-            # What the process says of the best point, not what noise made of it: V. Picheny, T. Wagner, D. Ginsbourger,
-            # "A benchmark of kriging-based infill criteria for noisy optimization" (2013), plug-in.
+            # The best value is the least that the process predicts at feasible points, since measured ones may be low
+            # by luck: the plug-in of V. Picheny, T. Wagner, D. Ginsbourger, "A benchmark of kriging-based infill
+            # criteria for noisy optimization" (2013).
             full = features[feasible & valued & judged & (weights == 1.0)]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
         if not feasible[judged].all():
@@ -111,19 +120,20 @@ class Models:
             self._feasible = fit(features[judged], labels[judged], weights[judged], lattice.groups, FEASIBLE, starts)
 
     def imagine(self, points: Array) -> None:
-        """Take into account what may become of points in flight, of shape (m, dimensions).
+        """Take into account what points in flight, of shape (m, dimensions), may turn out to be.
 
-        Their values will be what the process of the value says: the believer of D. Ginsbourger, R. Le Riche, L.
-        Carraro, "Kriging is well-suited to parallelize optimization" (2010). Whether they will be feasible is sampled,
-        as in J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning algorithms"
-        (NIPS 2012), section 3.2. To gain anything, a point has to beat them too, where they are feasible. While nothing
-        is feasible it is believed as well, which keeps them apart: around what is believed to fail less is hoped for.
+        Their values are assumed to be what the model of the value predicts: the believer of D. Ginsbourger, R. Le
+        Riche, L. Carraro, "Kriging is well-suited to parallelize optimization" (2010). Whether they are feasible is
+        sampled, as in J. Snoek, H. Larochelle, R. P. Adams, "Practical Bayesian optimization of machine learning
+        algorithms" (NIPS 2012), section 3.2. To promise a gain, a point then has to beat the points in flight as well,
+        in the samples in which they are feasible. While nothing is known to be feasible, feasibility is not sampled but
+        assumed as predicted. That keeps proposals apart: a point assumed to fail lowers the hope around it.
         """
         for point in self._lattice.features(points):
             feasible = np.ones(1, dtype=np.bool_)
             if self._feasible is not None:
                 mean, deviation = self._feasible.predict(point[None])
-                # What the process is there, not the label: labels that contradict each other would bend it.
+                # A value of the process, not a label of 1 or -1: labels that contradict each other would bend it.
                 found = mean.ravel()
                 if self._best is not None:
                     found = found + deviation * ndtri(self._strata())
@@ -138,17 +148,19 @@ class Models:
                         self._best = self._best[:1]
 
     def _strata(self) -> Array:
-        """One number of each stratum of [0, 1], in random order, of shape (samples,)."""
+        """The middles of equal strata of [0, 1], in random order, of shape (samples,)."""
         return (self._random.permutation(_SAMPLES) + 0.5) / _SAMPLES
 
     def promise(self, points: Array, *, explore: bool = False) -> Array:
-        """Logarithm of the expected improvement times the probability of being feasible, of shape (m,).
+        """The logarithm of the expected improvement times the probability of being feasible, of shape (m,).
 
-        It is the mean over the samples. An explorer supposes that the process is less sure of itself than it says.
-        While nothing is feasible, there is only the probability. Beyond the edge of what is feasible the process of the
-        value, which failures tell nothing, promises ever more, so what is unlikely comes after all that is not. What
-        misses limits tells it how much more, but that cannot be had: a point is not better for promising more than so
-        much.
+        The product is averaged over the samples. While nothing is known to be feasible, it is the probability alone. To
+        ``explore`` is to take the model of the value for less certain than it says it is.
+
+        Beyond the edge of the feasible, the model of the value promises ever more: it learns nothing from failures. So
+        points that are unlikely to be feasible come after all others. From what misses limits it does learn how good
+        values are there, but these cannot be had. So once a limit has been missed, a point is not better for promising
+        more than a certain gain.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))
@@ -167,7 +179,7 @@ class Models:
         return np.asarray(self._likely(self._lattice.features(points)).mean(axis=1))
 
     def _likely(self, features: Array) -> Array:
-        """Of shape (m, 1) or (m, samples)."""
+        """The probability of being feasible in each sample, of shape (m, samples), or (m, 1) without samples."""
         if self._feasible is None:
             return np.ones((len(features), 1))
         mean, deviation = self._feasible.predict(features)
@@ -175,11 +187,11 @@ class Models:
 
 
 def _probability(mean: Array, deviation: Array) -> Array:
-    # Not less than this, so that its logarithm still tells points apart that are all but impossible.
+    # The least probability keeps the logarithm finite, and low enough to tell all but impossible points apart.
     return np.asarray(np.maximum(ndtr(mean / np.sqrt(deviation**2 + _VAGUE)), 1e-300))
 
 
 def _log_mean(logarithms: Array) -> Array:
-    """Of the mean over the last axis."""
+    """The logarithm of the mean, over the last axis, of numbers whose logarithms are given."""
     top = logarithms.max(axis=-1)
     return np.asarray(top + np.log(np.exp(logarithms - top[..., None]).mean(axis=-1)))

@@ -30,14 +30,15 @@ class Score:
     cause: str = field(default="", compare=False)
     """Why it failed."""
     fidelity: float = field(default=1.0, compare=False)
-    """The share of the full benchmark that it is from, in (0, 1].
+    """The share of the full benchmark that was measured, in (0, 1].
 
-    A strategy learns from less than the full benchmark, as from a noisier measurement, but never takes it for a best;
-    told again with a score of the full benchmark, the proposal counts as any other.
+    A strategy learns from a score of less than the full benchmark as from a noisier measurement, but never takes it for
+    the best; told again with a score of the full benchmark, the proposal counts like any other.
     """
 
     unjudged: bool = field(default=False, compare=False)
-    """Whether only its value is known: it is from elsewhere, and of what is feasible there most is not here."""
+    """Whether its fitness counts but not its feasibility: it was measured elsewhere, and most of what is feasible there
+    is not feasible here."""
 
     @property
     def feasible(self) -> bool:
@@ -60,8 +61,8 @@ class Objective:
     def judge(self, evaluation: Evaluation, baseline: Metrics | None) -> Score:
         """Score an evaluation.
 
-        It has failed without metrics, without a completed request, or when a metric that the objective or a limit
-        needs is missing or not a finite number.
+        It counts as failed if it has no metrics, if no request was completed, or if a metric that the objective or a
+        limit needs is missing or not a finite number.
 
         Parameters
         ----------
@@ -105,6 +106,7 @@ class Objective:
 
 
 def _bound(limit: Limit, baseline: Metrics) -> float:
+    """The number that the metric is held against; ValueError when it depends on one that the baseline lacks."""
     given = limit.max if limit.max is not None else limit.min
     if isinstance(given, float):
         return given
@@ -114,6 +116,7 @@ def _bound(limit: Limit, baseline: Metrics) -> float:
 
 
 def _in_words(limit: Limit, value: float, bound: float) -> str:
+    """How a limit is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""
     left, right = f"{value:.6g}", f"{bound:.6g}"
     if left == right:
         left, right = repr(value), repr(bound)

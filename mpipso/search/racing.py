@@ -20,14 +20,14 @@ from scipy.special import ndtri, stdtrit
 _SURE = 0.9
 """Confidence of the one-sided normal test by which a challenger beats the incumbent."""
 _OUT = 0.95
-"""Of the one-sided t test by which a candidate drops out of a race."""
+"""Confidence of the one-sided t test by which a candidate drops out of a race."""
 
 
 @dataclass(frozen=True)
 class Noise:
     """The standard deviation of one measurement, and its degrees of freedom; both 0 when nothing was measured twice.
 
-    It is ``relative`` to the mean, or absolute.
+    The deviation is ``relative`` to the mean of the measurements, or absolute.
     """
 
     deviation: float
@@ -35,15 +35,16 @@ class Noise:
     relative: bool = True
 
     def error(self, values: Sequence[float]) -> float:
-        """The standard error of their mean."""
+        """The standard error of the mean of ``values``."""
         scale = abs(fmean(values)) if self.relative else 1.0
         return self.deviation * scale / math.sqrt(len(values))
 
 
 def pooled_noise(values: Sequence[Sequence[float]]) -> Noise:
-    """The noise of the measurements of several candidates.
+    """The noise of one measurement, pooled over those of several candidates; ``values`` has a sequence for each.
 
-    It is absolute where those that were repeated have both signs, or zeros: near zero there is none in proportion.
+    It is absolute if the values of repeated measurements are not all of one sign: near zero, a share of the mean is no
+    measure of noise.
     """
     every = [value for repeated in values if len(repeated) > 1 for value in repeated]
     relative = not every or min(every) > 0.0 or max(every) < 0.0
@@ -66,7 +67,7 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise)
     challenger, incumbent:
         Fitness values, at least one each.
     noise:
-        Of one measurement; where it is 0 the lower mean wins.
+        The noise of one measurement; where it is 0, the lower mean wins.
     """
     ours, theirs = fmean(challenger), fmean(incumbent)
     error = math.hypot(noise.error(challenger), noise.error(incumbent))
@@ -74,7 +75,7 @@ def beats(challenger: Sequence[float], incumbent: Sequence[float], noise: Noise)
 
 
 def still_racing(values: Sequence[Sequence[float]]) -> list[bool]:
-    """Which of the candidates may still be the best, in their order; all of them as long as the noise is unknown.
+    """Whether each candidate may still be the best; all of them may as long as the noise is unknown.
 
     Parameters
     ----------

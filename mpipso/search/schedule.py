@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Kind = Literal["generation", "window", "async"]
+from mpipso.config import ScheduleKind
 
 
 @dataclass(frozen=True)
@@ -19,18 +18,22 @@ class Schedule:
     Parameters
     ----------
     size:
-        Proposals of a generation; or how far the window reaches back. Not used by ``async``.
+        How many proposals a generation has; or how many the window has that ends with a proposal, and whose results it
+        does not see. Not used by ``async``.
     """
 
-    kind: Kind
+    kind: ScheduleKind
     size: int
 
     def sees(self, number: int) -> int | None:
-        """Proposal ``number`` sees the results of exactly this many first proposals; None: of all that are there."""
+        """How many proposals, counted from the first, proposal ``number`` sees the results of, and of no others.
+
+        None if it sees all results that are there.
+        """
         if self.kind == "generation":
             return number - number % self.size
         return max(0, number - self.size + 1) if self.kind == "window" else None
 
     def together(self, number: int) -> int:
-        """How many proposals are made at once, beginning with ``number``: those of a generation see the same."""
+        """How many proposals are made at once, from ``number`` on: those of a generation see the same results."""
         return self.size - number % self.size if self.kind == "generation" else 1

@@ -1,4 +1,4 @@
-"""The search space: points of the unit cube to configurations and back."""
+"""The search space: turns points of the unit cube into configurations and back."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression
 
 _MOST_LISTED = 100_000
+"""The most combinations of values that are listed, or tried one by one, which bounds the time and the memory."""
 _MANY = 64
-"""Values of a dimension of which some are tried at a time."""
+"""The most values of a parameter that are tried at a time; of more values, so many are drawn."""
 
 
 class Space:
-    """The configurations that can be tried, as the unit cube [0, 1]^d.
+    """The configurations that can be tried, as points of the unit cube [0, 1]^d.
 
-    A searched parameter is a dimension, except the last member of a product constraint, which the others determine.
-    Within a dimension every value is about equally likely; on a log scale, as likely as its cell is wide.
+    Each searched parameter is a dimension, except the last member of a product constraint, which the others determine.
+    In a random point every value of a dimension is about equally likely; on a log scale, it is as likely as its cell is
+    wide.
 
     Raises
     ------
@@ -37,7 +39,7 @@ class Space:
 
     def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
-        # In the order of their dependence.
+        # Each after those that its values depend on.
         self._domains = domains(self._parameters, constraints)
         self._order = tuple(self._domains)
         #: The dimensions, by parameter, in the order of the file.
@@ -45,7 +47,7 @@ class Space:
         self._axis = {name: axis for axis, name in enumerate(self.names)}
         if not self.names:
             raise UserError("no parameter is left to search")
-        # Tells of an expression that cannot be computed before anything is started.
+        # An expression that cannot be computed is reported here, before anything is started.
         probes = [self.decode(np.full(self.dimensions, u)) for u in (0.0, 0.5, 1.0)]
         if problems := _without_value(self._domains, probes):
             raise UserError(problems)
@@ -64,8 +66,8 @@ class Space:
     def decode(self, point: ArrayLike) -> dict[str, Value]:
         """The configuration at ``point``, of shape (dimensions,); coordinates outside [0, 1] are clipped.
 
-        Returns every parameter, in the order of the file. Where an expression has no value (a division by zero), it is
-        nan, and the configuration is not valid.
+        Returns the value of every parameter, in the order of the file. An expression without a value (a division by
+        zero) gives nan, and the configuration is not valid. Raises ValueError when ``point`` has another shape or nan.
         """
         u = np.asarray(point, dtype=float)
         if u.shape != (self.dimensions,) or np.isnan(u).any():
@@ -80,7 +82,7 @@ class Space:
     def encode(self, configuration: Configuration) -> NDArray[np.float64]:
         """The centre of the cell of ``configuration``, of shape (dimensions,).
 
-        What expressions computed is not needed. Raises ValueError when the space does not contain the configuration.
+        The values of expressions may be left out. Raises ValueError when the space does not contain the configuration.
         """
         point = np.full(self.dimensions, 0.5)
         values: dict[str, Value] = {}
@@ -99,9 +101,9 @@ class Space:
         return point
 
     def default(self) -> dict[str, Value] | None:
-        """The user's baseline, of every searched parameter's default; None when none has one.
+        """The user's baseline: the default of every searched parameter; None when no parameter has one.
 
-        Raises UserError when some have a default and some lack it.
+        Raises UserError when some parameters have a default and others lack it.
         """
         searched = [parameter for parameter in self._parameters.values() if parameter.searched]
         missing = [parameter.name for parameter in searched if parameter.default is None]
@@ -121,7 +123,10 @@ class Space:
         return self.broken(configuration) == ""
 
     def broken(self, configuration: Configuration) -> str:
-        """The first known constraint that is not satisfied, or expression without a value; empty when there is none."""
+        """The text of the first constraint that is not satisfied, or else of the first expression without a value.
+
+        Empty when the configuration, with every parameter in it, is valid.
+        """
         for condition in self._conditions:
             if not condition.holds(configuration):
                 return condition.text
@@ -137,24 +142,24 @@ class Space:
 
     @property
     def _deciding(self) -> set[str]:
-        """What a configuration has to hold to tell whether it is valid."""
+        """The parameters whose values tell whether a configuration is valid."""
         partial = [name for name, domain in self._domains.items() if isinstance(domain, Expression)]
         partial = [name for name in partial if not self._surely(name)]
         return self._behind([*partial, *(name for condition in self._conditions for name in condition.reads)])
 
     def _surely(self, name: str) -> bool:
-        """Whether an expression has a value whatever it reads."""
+        """Whether a parameter is an expression that has a value whatever values it reads."""
         domain = self._domains[name]
         numbers = all(self._parameters[read].type in ("int", "float") for read in domain.reads)
         return isinstance(domain, Expression) and domain.total and numbers
 
     @cached_property
     def decided(self) -> NDArray[np.float64]:
-        """Points whose deciding dimensions make them valid, the other dimensions at 0.5; shape (n, dimensions).
+        """Valid settings of the dimensions that decide on validity, as points with all others at 0.5.
 
-        All of them if these dimensions can be set in at most 100 000 ways; else those among the first so many, and what
-        is reached from them and from the default, so that no corner of the space is preferred. None where a dimension
-        is continuous.
+        Of shape (n, dimensions). If these dimensions can be set in at most 100 000 ways, they are all valid settings.
+        Else they are the valid ones among the first so many, and those that changes reach from these and from the
+        default, so that no corner of the space is preferred. There are none if a deciding dimension is continuous.
         """
         deciding = self._deciding
         names = [name for name in self._order if name in deciding]
@@ -171,13 +176,14 @@ class Space:
         return points
 
     def _allowed(self, values: Values) -> bool:
-        """Whether what decides on validity makes a configuration valid."""
+        """Whether these values of the deciding parameters make a configuration valid."""
         return not self.broken({**dict.fromkeys(self._domains, 0), **values})
 
     def _walked(self, names: Sequence[str], found: Sequence[dict[str, Value]]) -> list[dict[str, Value]]:
-        """``found`` and what can be reached from it and from the default by changing two at a time, many times over.
+        """``found``, and the valid settings that are reached from it and from the default by many random changes.
 
-        A condition on a product, a sum or a number of switches is kept by no change of a single one.
+        A change is of two parameters at a time, since that of a single one would break a condition on a product, a sum
+        or a number of switches.
         """
         random, tries = np.random.default_rng(0), _MOST_LISTED
         start = [] if self._default is None else [{name: self._default[name] for name in names}]
@@ -185,7 +191,7 @@ class Space:
         known = {tuple(values.values()) for values in pool}
         free = [name for name in names if self._domains[name].free and not self._domains[name].reads]
         while pool and free and tries > 0:
-            # The latest are taken more often, which leads away from where it began.
+            # Settings that were found later are taken more often, which leads away from the start.
             base = pool[int(len(pool) * np.sqrt(random.random()))]
             changed = random.choice(free, size=min(2, len(free)), replace=False)
             for pair in itertools.product(*(self._some(name, random) for name in changed)):
@@ -197,7 +203,7 @@ class Space:
         return pool
 
     def _some(self, name: str, random: np.random.Generator) -> list[Value]:
-        """Its values, or some of them where there are many."""
+        """The values of a parameter, or a random choice of them where there are many."""
         domain = self._domains[name]
         if domain.count({}) <= _MANY:
             return list(domain.options({}))
@@ -206,8 +212,8 @@ class Space:
     def _following(
         self, names: Sequence[str], values: dict[str, Value], random: np.random.Generator
     ) -> dict[str, Value] | None:
-        """``values`` with what follows from them: what expressions make of them, and another value where the others
-        leave that one no room. None if they leave none.
+        """``values`` made consistent in place: expressions are computed, and a value that others no longer allow is
+        replaced by one that they do. None if they allow none.
         """
         for name in names:
             domain = self._domains[name]
@@ -224,12 +230,12 @@ class Space:
 
     @property
     def dependent(self) -> dict[int, tuple[int, ...]]:
-        """The dimensions whose cells depend on others: by each, what they depend on, itself included, ascending."""
+        """For each dimension whose cells depend on other dimensions: the latter and itself, in ascending order."""
         return {self._axis[name]: self._axes(self._behind([name])) for name in self.names if self._domains[name].reads}
 
     @property
     def ordered(self) -> tuple[bool, ...]:
-        """Of each dimension, whether neighbouring cells hold similar values; if not, any two differ as much."""
+        """For each dimension, whether neighbouring cells hold similar values; if not, any two differ equally."""
         return tuple(self._domains[name].ordered for name in self.names)
 
     @property
@@ -238,12 +244,18 @@ class Space:
         return any(domain.continuous for domain in self._domains.values())
 
     def levels(self, most: int) -> list[NDArray[np.float64] | None]:
-        """Of each dimension the centres of its cells, at most ``most``; None where they depend on other dimensions."""
+        """For each dimension, in order, the centres of at most ``most`` of its cells, ascending, of shape (n,).
+
+        All cells of a dimension without order are given. None stands for a dimension whose cells depend on others.
+        """
         free = [self._domains[name] for name in self.names]
         return [None if domain.reads else domain.levels(most) for domain in free]
 
     def axes(self, most: int) -> dict[int, Domain]:
-        """What the dimensions stand for that have more than ``most`` values in order, by dimension."""
+        """The domains, by the index of the dimension, of the ordered dimensions with more than ``most`` values.
+
+        For a ratio it is the domain of its multiples. Members of products are left out.
+        """
         found = {self._axis[name]: self._domains[name].axis for name in self.names if self._domains[name].ordered}
         return {axis: domain for axis, domain in found.items() if domain is not None and domain.count({}) > most}
 
@@ -253,7 +265,7 @@ class Space:
             yield {name: values[name] for name in self._parameters}
 
     def size(self) -> float:
-        """The number of distinct configurations; inf with floats, or when there are too many to count exactly."""
+        """The number of distinct configurations, valid or not; infinite with floats, or if too many to be counted."""
         if self.continuous:
             return math.inf
         read = self._read_by_counts()
@@ -270,7 +282,7 @@ class Space:
         return sum(count for _, count in partial)
 
     def _value(self, name: str, at: float, values: Values) -> Value:
-        """What is decoded at ``at``; nan where that is an expression without a value, or reads one."""
+        """The value of a parameter at ``at``, in [0, 1]; nan if it is an expression without a value, or reads one."""
         domain = self._domains[name]
         if _undefined(domain, values):
             return math.nan
@@ -280,6 +292,7 @@ class Space:
             return math.nan
 
     def _options(self, name: str, values: Values) -> Iterable[Value]:
+        """Every value of a parameter, given those that it reads; only nan if one of these has no value."""
         domain = self._domains[name]
         fixed = isinstance(domain, Expression) or _undefined(domain, values)
         return (self._value(name, 0.5, values),) if fixed else domain.options(values)
@@ -289,7 +302,7 @@ class Space:
         return 1 if isinstance(domain, Expression) or _undefined(domain, values) else domain.count(values)
 
     def _listed(self, names: Iterable[str]) -> Iterator[dict[str, Value]]:
-        """Every combination of the values of ``names``, which are in the order of their dependence."""
+        """Every combination of the values of ``names``, in which each comes after those that it reads."""
         partial: Iterator[dict[str, Value]] = iter(({},))
         for name in names:
             partial = self._extended(partial, name)
@@ -302,7 +315,7 @@ class Space:
         return tuple(sorted(self._axis[name] for name in names if name in self._axis))
 
     def _behind(self, names: Iterable[str]) -> set[str]:
-        """``names`` and all that their values depend on."""
+        """``names`` and all parameters that their values depend on."""
         behind: set[str] = set()
         pending = list(names)
         while pending:
@@ -313,6 +326,7 @@ class Space:
         return behind
 
     def _read_by_counts(self) -> set[str]:
+        """The parameters whose values decide how many values other parameters have."""
         read: set[str] = set()
         for name in reversed(self._order):
             if not isinstance(self._domains[name], Expression) or name in read:
@@ -320,6 +334,7 @@ class Space:
         return read
 
     def _find_default(self) -> dict[str, Value] | None:
+        """The configuration of the defaults, None if a searched parameter lacks one; UserError if it is not valid."""
         defaults = {p.name: p.default for p in self._parameters.values() if p.default is not None}
         if any(p.searched and p.name not in defaults for p in self._parameters.values()):
             return None
@@ -355,12 +370,15 @@ def _nan(value: Value) -> bool:
 
 
 def _undefined(domain: Domain, values: Values) -> bool:
-    """Whether the domain reads an expression that has no value."""
+    """Whether the domain reads a parameter that has no value."""
     return any(_nan(values[name]) for name in domain.reads)
 
 
 def _without_value(domains: Mapping[str, Domain], probes: Sequence[Values]) -> list[str]:
-    """Why expressions have no value for any of ``probes``, one line each; what reads another such is not told."""
+    """Why expressions have no value for any of ``probes``, one line each.
+
+    An expression that has none because it reads another one without a value is left out.
+    """
     problems = []
     for name, domain in domains.items():
         if all(_nan(probe[name]) for probe in probes) and not any(_undefined(domain, probe) for probe in probes):

@@ -12,12 +12,14 @@ from mpipso.search.lattice import Lattice
 Array = NDArray[np.float64]
 
 _MOST_DRAWN = 2**13
+"""The most Sobol points that are drawn as they are; as many more with their deciding dimensions set to valid values."""
 
 
 class StartingPoints:
-    """Scrambled Sobol points, snapped to cells; those that break known constraints are left out.
+    """Scrambled Sobol points without those that break known constraints.
 
-    Where most do, what decides on validity is drawn from what is known to be valid.
+    Where too few are left, further points take the dimensions that decide on validity from what is known to be valid.
+    Dimensions whose cells depend on others are at the centres of their cells.
 
     A. B. Owen, "Scrambling Sobol' and Niederreiter-Xing points", Journal of Complexity 14 (1998) 466-489.
     """
@@ -31,18 +33,22 @@ class StartingPoints:
         self._drawn = 0
 
     def __getitem__(self, index: int) -> Array:
-        """Point ``index``, of shape (dimensions,); where none that is valid was found, one that is not."""
+        """Valid point ``index``, of shape (dimensions,), again from the first where there are fewer.
+
+        Where no valid point was found, it is the middle of the cube, which is not valid either.
+        """
         valid = self.valid(index + 1)
         return valid[index % len(valid)] if len(valid) else np.full(self._lattice.dimensions, 0.5)
 
     def valid(self, count: int) -> Array:
-        """The first points, of shape (count, dimensions), or fewer where valid ones are rare and cannot be listed."""
+        """The first valid points, of shape (count, dimensions), or fewer where these are rare."""
         while count > len(self._valid) and self._drawn < self._most:
             self._draw(256)
         return np.array(self._valid[:count]).reshape(-1, self._lattice.dimensions)
 
     @property
     def _most(self) -> int:
+        """How many points may be drawn: twice as many, once the first half is, if settings are known to be valid."""
         return _MOST_DRAWN if self._drawn < _MOST_DRAWN or not len(self._lattice.space.decided) else 2 * _MOST_DRAWN
 
     def _draw(self, count: int) -> None:

@@ -27,12 +27,13 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
     baseline:
         The configuration that is proposed first.
     in_flight:
-        How many proposals are typically out at once; with iterations, the particles of one.
+        How many proposals are typically out at once; if the search has iterations, the particles of one.
 
     Raises
     ------
     UserError
-        No configuration satisfies the known constraints, or one that is to be measured first is none of the space.
+        No configuration was found that satisfies the known constraints, or one that is to be measured first is not in
+        the space.
     """
     opening = given_points(config, space, baseline)
     if config.strategy == "pso":
@@ -41,10 +42,10 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
 
 
 def given_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
-    """What is proposed first: the baseline, if there is one, and what the user wants next; each (dimensions,).
+    """The points that are proposed first, each of shape (dimensions,) and once.
 
-    What is given twice is proposed once. Where nothing is given, it may take seconds to know that there is anything
-    to propose.
+    They are the baseline, if there is one, and then what the user wants measured first. If there are none, this looks
+    for a valid configuration, which may take seconds.
 
     Raises
     ------
@@ -62,7 +63,10 @@ def given_points(config: Search, space: Space, baseline: Configuration | None) -
 
 
 def satisfiable(space: Space, seed: int) -> bool:
-    """Whether a configuration was found that satisfies the known constraints; the starting points of ``seed`` count."""
+    """Whether a configuration that satisfies the known constraints was found.
+
+    It is looked for from the middle of the space, and among the starting points of a search with ``seed``.
+    """
     lattice, middle = Lattice(space), np.full(space.dimensions, 0.5)
     found = History(lattice).nearest_fresh(middle, generator(0, 0)) is not None
     return found or len(StartingPoints(lattice, seed).valid(1)) > 0

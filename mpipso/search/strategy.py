@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 class Strategy(ABC):
-    """Proposals are numbered 0, 1, 2, ... in the order in which they are asked for.
+    """A way to search. Proposals are numbered 0, 1, 2, ... in the order in which they are asked for.
 
     Those that have been asked for and not told are in flight. What is proposed depends on the arguments of the
     constructor and on the sequence of calls alone, never on a clock or on a shared generator: random numbers are drawn
@@ -30,7 +30,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def tell(self, number: int, score: Score) -> None:
-        """The score of proposal ``number``; told again, it replaces the earlier one (the mean of several measurements).
+        """Take the score of proposal ``number``; told again, as the mean of more measurements, it replaces the earlier.
 
         Raises
         ------
@@ -47,7 +47,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def learn(self, points: Array, scores: Sequence[Score]) -> None:
-        """Measurements from elsewhere (an earlier run, another's table), before the first ``ask``; not proposals.
+        """Take measurements from elsewhere (an earlier run, another's table) before the first ``ask``.
 
-        Each call is another place, which may be slower or faster than this one by a factor.
+        They are not proposals. ``points`` has shape (n, dimensions), and each point a score. Each call is for another
+        place, which may be slower or faster than this one by a factor.
         """

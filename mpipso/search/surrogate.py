@@ -1,10 +1,10 @@
-"""Surrogate-assisted particle swarm: many virtual steps over models, only the most promising positions are measured.
+"""Surrogate-assisted particle swarm: it moves over models in many steps, and only the best positions are measured.
 
 The swarm is the ten best distinct points that were measured. For each proposal an inner swarm sets out from them
 (:mod:`mpipso.search.acquisition`) and flies over what the models promise (:mod:`mpipso.search.models`). Swarms assisted
 by models: C. Sun et al., "Surrogate-assisted cooperative swarm optimization of high-dimensional expensive problems",
 IEEE Transactions on Evolutionary Computation 21 (2017) 644-660. Proposals of one batch, and those in flight, keep apart
-because a proposal is judged by what it adds to all that may become of them.
+because each proposal is judged by what it would add to the results that the others may have.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from mpipso.search.strategy import Strategy
 
 Array = NDArray[np.float64]
 STUCK = 12
-"""Evaluations without a gain, and at least two batches, after which every other proposal explores: it doubts the model
-of the value or, in turn, does not ask it."""
+"""Evaluations without a gain, and at least two batches of them, after which every other proposal explores. In turn, one
+of these takes the model of the value for less certain than it says, and the next ignores it."""
 _STRAYED = 64
-"""Positions that are drawn when it is not asked."""
+"""Positions that are drawn for a proposal that ignores the model of the value."""
 ELITE = 10
+"""How many of the best points each inner swarm starts from."""
 FIRST = 4
-"""Points before the first model, besides those that are given: it says little of so few, but better than nothing."""
+"""Points that are measured before the first model, besides those that are given. A model of so few says little, but
+better than nothing."""
 MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
-"""Proposals of one ask for which an inner swarm flies, and points in flight that the models take into account: the time
-of an ask is bounded, as the root hears nobody meanwhile. Further proposals of the ask stray."""
+"""The most proposals of one ask for which an inner swarm flies, and the most points in flight that the models take into
+account: the root hears nobody during an ask, so its time is bounded. Further proposals of the ask ignore the model of
+the value."""
 _RANKED = 20
-"""Of the positions an inner swarm has visited, those that are looked through for a fresh one."""
+"""The most promising positions among which a fresh one is looked for."""
 
 
 class SurrogateSwarm(Strategy):
-    """Stateless but for its history, so that a replayed run goes on as the first one would have.
+    """The surrogate-assisted swarm. It has no state but its history, so a replayed run goes on as if it had not ended.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ class SurrogateSwarm(Strategy):
     opening:
         What is proposed first, each of shape (dimensions,).
     in_flight:
-        How many proposals are typically out at once; the first that many are proposed without a model.
+        How many proposals are typically out at once; at least so many are proposed before there is a model.
     """
 
     def __init__(self, space: Space, seed: int, *, opening: Sequence[ArrayLike] = (), in_flight: int = 4) -> None:
@@ -100,16 +103,19 @@ class SurrogateSwarm(Strategy):
         self._first = max(len(self._opening), self._unknowing - known if known < FIRST else 0)
 
     def _begin(self, number: int) -> Array:
+        """The point for a proposal before there is a model: of the opening, the design, or the starting points."""
         if number < len(self._opening):
             return self._opening[number]
         if self._design is None:
-            # All that is known, also once it is measured here: a session that resumes has to come to the same design.
+            # What was learned stays among the given points when it is measured here, so that a resumed session comes to
+            # the same design.
             given = np.array([*self._opening, *self._history.known]).reshape(-1, self._lattice.dimensions)
             self._design = design(self._lattice, self._start, given[:MODELLED], self._first - len(self._opening), VALUE)
         index = number - len(self._opening)
         return self._design[index] if index < len(self._design) else self._start[CANDIDATES + index]
 
     def _propose(self, view: _View, number: int, random: np.random.Generator, *, stray: bool) -> Array:
+        """The point for a proposal by the models; if it is to ``stray``, without that of the value."""
         explore = number % 2 == 1 and self._history.told_since_best() >= self._stuck
         lattice = self._lattice if stray else self._lattice.drawn(random, view.elite)
         if stray or (explore and number % 4 == 3):
@@ -123,18 +129,18 @@ class SurrogateSwarm(Strategy):
 
 
 class _View:
-    """What an ask for ``count`` points knows: the models, the elite, and the points that are taken."""
+    """What an ask for ``count`` points works with: the models, the elite, and the points that are taken."""
 
     def __init__(self, lattice: Lattice, history: History, random: np.random.Generator, count: int) -> None:
         points, scores = history.measured()
         order = sorted(range(len(scores)), key=lambda i: (scores[i].fidelity < 1.0, scores[i]))
         self.elite = points[[i for i in order if not scores[i].unjudged][:ELITE]]
-        # What is only known from elsewhere may be worth measuring here.
+        # Points that were measured only elsewhere are not taken: they may be worth measuring here.
         self.taken = history.proposed()
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
-        # The latest ones, and few enough that there is room for some of this ask.
+        # Of the points in flight the latest ones, and few enough to leave room for proposals of this ask.
         flying = history.in_flight()[-(TOGETHER - min(count, TOGETHER // 2)) :]
         self.models.imagine(flying)
         self._room = TOGETHER - len(flying)
@@ -147,9 +153,9 @@ class _View:
 
 
 def _strayed(lattice: Lattice, view: _View, random: np.random.Generator) -> Array:
-    """Elite points with about two coordinates drawn anew, those that are likely to be feasible first.
+    """Elite points with about two coordinates drawn anew, of shape (m, dimensions), those likely to be feasible first.
 
-    Whatever the model of the value says: it may be wrong, and sure of itself.
+    They do not depend on the model of the value, which may be wrong and yet sure of itself.
     """
     points = view.elite[random.integers(0, len(view.elite), _STRAYED)]
     drawn = random.random(points.shape) < 2.0 / lattice.dimensions
@@ -158,4 +164,5 @@ def _strayed(lattice: Lattice, view: _View, random: np.random.Generator) -> Arra
 
 
 def _latest(numbers: list[int]) -> list[int]:
+    """The last of ``numbers`` in ascending order, as many as half of the measurements that models are fitted to."""
     return sorted(numbers)[-(MODELLED - MODELLED // 2) :]

@@ -6,13 +6,13 @@ r2 uniform random numbers for each dimension. A particle moves by x := x + v, wh
 - with constriction, v := chi (v + phi1 r1 (p - x) + phi2 r2 (g - x)): M. Clerc, J. Kennedy, "The particle swarm:
   explosion, stability, and convergence in a multidimensional complex space", IEEE Transactions on Evolutionary
   Computation 6 (2002) 58-73; chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)| for phi = phi1 + phi2 > 4, which is 0.7298 for
-  phi1 = phi2 = 2.05; of 4 or less none follows;
+  phi1 = phi2 = 2.05; for phi <= 4 there is no such chi;
 - with inertia, v := w v + phi1 r1 (p - x) + phi2 r2 (g - x): Y. Shi, R. Eberhart, "A modified particle swarm optimizer"
   (CEC 1998); w = 1 / (2 ln 2) = 0.7213 and phi1 = phi2 = 1/2 + ln 2 = 1.1931 are those of M. Clerc, "Standard particle
   swarm optimisation" (2012).
 
-What limits a step is Vmax = Xmax on a range of [-Xmax, Xmax], half of the range: R. Eberhart, Y. Shi, "Comparing
-inertia weights and constriction factors in particle swarm optimization" (CEC 2000).
+Each component of v is limited to Vmax = Xmax for a range of [-Xmax, Xmax], so to half of the range: R. Eberhart, Y.
+Shi, "Comparing inertia weights and constriction factors in particle swarm optimization" (CEC 2000).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Array = NDArray[np.float64]
 
 
 class Swarm(Strategy):
-    """Particles take turns: proposal n is a move of particle n mod ``particles``.
+    """The classic swarm. Particles take turns: proposal n is a move of particle n mod ``particles``.
 
-    With asynchronous moves a particle sees whatever has been told; with synchronous ones, what was told of earlier
-    iterations, one iteration being a move of every particle. Positions are compared by Deb's rules, which
+    An iteration is one move of every particle. With asynchronous moves a particle knows all scores that have been told;
+    with synchronous moves, those of earlier iterations only. Positions are compared by Deb's rules, which
     :class:`~mpipso.search.objective.Score` follows. A particle whose move ends in a cell that was proposed before goes
     to a fresh one: one coordinate is drawn anew, then more and more of them.
 
@@ -51,7 +51,7 @@ class Swarm(Strategy):
     seed:
         Any whole number from 0.
     section:
-        The coefficients.
+        The coefficients, and who informs whom.
     opening:
         What is proposed first, each of shape (dimensions,); the other particles begin at quasi-random points.
     """
@@ -68,7 +68,7 @@ class Swarm(Strategy):
         self._history = History(lattice)
         self._start = StartingPoints(lattice, seed)
         self._opening = [np.array(point, dtype=float) for point in opening]
-        # Positions as they were flown, by proposal: they keep what the centre of a cell loses.
+        # The exact positions, by proposal: the centre of a cell, which is what is proposed, would lose small moves.
         self._x: list[Array] = []
         self._v = np.zeros((particles, space.dimensions))
 
@@ -92,7 +92,7 @@ class Swarm(Strategy):
         self._opening += self._history.learn(points, scores, self._opening)
 
     def _advance(self, given: Array | None = None) -> Array | None:
-        """The next proposal; of an earlier run, the one that is ``given``. None when there is none."""
+        """Make the next proposal, or that of an earlier run if one is ``given``; None when there is none."""
         number = len(self._x)
         particle = number % self._particles
         random = generator(self._seed, number)
@@ -131,7 +131,10 @@ class Swarm(Strategy):
         return _reflect(x + v, v)
 
     def _best(self, particles: Sequence[int], seen: int) -> tuple[Array, Score] | None:
-        """The best position of some particles, or learned from elsewhere, with its score; None if none has a result."""
+        """The best position of some particles before proposal ``seen``, with its score; None if none has a result.
+
+        If there are several particles, positions that were learned from elsewhere count as well.
+        """
         scores = self._history.scores
         told = [
             (scores[number], number)
@@ -153,19 +156,19 @@ class Swarm(Strategy):
             reach = min(section.neighbours, count // 2)
             return sorted({(particle + offset) % count for offset in range(-reach, reach + 1)})
         if section.topology == "random":
-            # As in the standard swarm each particle informs some at random, but anew in every iteration.
+            # As in the standard swarm, each particle informs some random ones, but drawn anew in every iteration.
             told = generator(self._seed, iteration, LINKS).integers(0, count, (count, section.informants))
             return sorted({particle, *np.flatnonzero((told == particle).any(axis=1)).tolist()})
         return range(count)
 
 
 def constriction(phi: float) -> float:
-    """The factor of M. Clerc, J. Kennedy for ``phi`` > 4, to four digits."""
+    """The constriction factor chi of M. Clerc, J. Kennedy for ``phi`` = phi1 + phi2 > 4, rounded to four digits."""
     return round(2.0 / abs(2.0 - phi - math.sqrt(phi * phi - 4.0 * phi)), 4)
 
 
 def _reflect(x: Array, v: Array) -> tuple[Array, Array]:
-    """Throw back what left the unit cube, so that no particle sticks to a wall."""
+    """Reflect positions and velocities at the walls of the unit cube, so that no particle sticks to a wall."""
     below, above = x < 0.0, x > 1.0
     x = np.where(below, -x, np.where(above, 2.0 - x, x))
     return np.clip(x, 0.0, 1.0), np.where(below | above, -v, v)

@@ -1,7 +1,7 @@
 """What has been asked and measured so far: configurations, their measurements, and what these together are worth.
 
-Knows nothing of time or order of arrival: what it says depends on which evaluations it is asked about, so that a run
-that was interrupted says the same again.
+Times and the order in which results arrive do not matter: what is said depends only on the evaluations that are asked
+about, so that a resumed run comes to the same conclusions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 
 _VAGUE = 1.5
-"""By which factor measurements of the baseline differ that say little."""
+"""Ratio of the greatest to the least measurement of the baseline above which limits relative to it are called vague."""
 
 
 @dataclass
@@ -25,9 +25,9 @@ class Trial:
     Attributes
     ----------
     proposal:
-        Its number among the strategy's proposals.
+        The number of the configuration among the strategy's proposals.
     numbers:
-        Its evaluations that were asked for, in that order; the first one names the trial.
+        The numbers of its evaluations, in the order in which they were asked for; the first one names the trial.
     """
 
     proposal: int
@@ -45,9 +45,9 @@ class Trials:
     Parameters
     ----------
     baseline:
-        The user's own configuration, for limits relative to it.
+        The user's own configuration, which limits may be relative to; None without one.
     baseline_repeats:
-        How many of its first measurements make up what limits are relative to.
+        How many of the baseline's first measurements are averaged for such limits.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Trials:
         self.searched: list[int] = []
         """The numbers of the search's evaluations, in the order in which they were asked for; no confirmations."""
         self.races: list[int] = []
-        """The races so far, in their order, each by how many evaluations of the search had been asked for before it.
+        """The races so far, in order. A race is named by how many evaluations of the search were asked for before it.
 
-        A run that was resumed after its race for further evaluations has another race at its end, on machines that are
-        not what they were: nobody is compared with what was measured in the one before.
+        A run that is resumed after its race, for further evaluations, has another race at its end. The machines may
+        have changed by then, so measurements of different races are not compared.
         """
 
     def __iter__(self) -> Iterator[Trial]:
@@ -79,11 +79,11 @@ class Trials:
 
     @property
     def race(self) -> int:
-        """The race that is on, or would begin now."""
+        """The present race: the one that is on, or would begin now."""
         return len(self.searched)
 
     def race_of(self, number: int) -> int:
-        """The race of a confirmation."""
+        """The race that a confirmation belongs to."""
         return bisect(self.searched, number)
 
     @property
@@ -96,11 +96,14 @@ class Trials:
 
     @property
     def waiting(self) -> list[int]:
-        """Evaluations that were asked for and have no result."""
+        """The numbers of the evaluations that were asked for and have no result."""
         return [number for number in self._of if number not in self._results]
 
     def ask(self, number: int, configuration: Configuration, label: str, proposal: int) -> None:
-        """Evaluation ``number`` will measure a configuration; ``proposal`` counts only for one that is new."""
+        """Record that evaluation ``number`` will measure a configuration.
+
+        ``proposal`` is the number of the strategy's proposal; it is not used if the configuration has a trial already.
+        """
         key = self._space.key(configuration)
         trial = self._trials.setdefault(key, Trial(proposal, configuration))
         trial.numbers.append(number)
@@ -112,7 +115,7 @@ class Trials:
             self.races.append(self.race)
 
     def take(self, evaluation: Evaluation) -> None:
-        """The final result of an evaluation that was asked for."""
+        """Record the final result of an evaluation that was asked for."""
         self._results[evaluation.number] = evaluation
 
     def of(self, number: int) -> Trial:
@@ -126,24 +129,25 @@ class Trials:
         return self._results.get(number)
 
     def confirmations(self, trial: Trial, race: int | None = None) -> list[int]:
-        """The numbers of its confirmations in a race, that which is on if none is given, asked for or done."""
+        """The numbers of a trial's confirmations, measured or not, in a race; without one, in the present race."""
         wanted = self.race if race is None else race
         return [n for n in trial.numbers if self._labels[n] == CONFIRM and self.race_of(n) == wanted]
 
     def raced(self, trial: Trial, race: int) -> list[int]:
-        """Its confirmations in a race that tell something of it: a node that failed tells nothing."""
+        """The numbers of a trial's confirmations in a race that tell something about it; a lost node tells nothing."""
         results = self._among(trial, self.confirmations(trial, race))
         return [each.number for each in results if not (each.failure and each.failure.silent)]
 
     def groups(self, trial: Trial) -> tuple[int, ...]:
-        """The groups that have measured it."""
+        """The groups that have measured a trial, each once."""
         return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))
 
     def reference(self, race: int | None = None) -> Metrics | None:
-        """What limits relative to the baseline refer to; None as long as it is not known, empty if it failed.
+        """The metrics that limits relative to the baseline refer to; None while unknown, empty if the baseline failed.
 
-        It is the mean of the baseline's first measurements of the search. In a ``race`` it is that of its good ones
-        there, if there are any: a machine changes with the hours, and a first start may be cold.
+        They are the mean of the baseline's first measurements in the search. For a ``race`` they are the mean of its
+        successful measurements in that race, if there are any: a machine changes with the hours, and a first start may
+        be cold.
         """
         trial = self.baseline
         if trial is None:
@@ -156,7 +160,10 @@ class Trials:
         return mean([result.metrics for result in self._good(trial, first)])
 
     def vague(self) -> list[str]:
-        """Limits relative to what the baseline measured differently each time, as after a cold start; a line each."""
+        """Warnings about metrics that limits are relative to and of which the baseline's measurements differ widely.
+
+        There is one line per metric. A cold start may be the reason.
+        """
         trial = self.baseline
         results = [] if trial is None else self._good(trial, self.searched)
         lines = []
@@ -168,10 +175,11 @@ class Trials:
         return lines
 
     def judge(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score:
-        """The score of a single evaluation, one that is ``confirmed`` by what the baseline measured in the same race.
+        """The score of a single evaluation.
 
-        The baseline itself meets what is relative to it, however its measurements vary. ValueError when a limit refers
-        to a baseline that is not known.
+        Limits may be relative to the baseline: to its first measurements or, if ``confirmed``, to those in the race of
+        this evaluation. The baseline itself always meets such limits, however its measurements vary. Raises ValueError
+        when a limit is relative to a baseline that is not known.
         """
         reference = self.reference(self.race_of(evaluation.number) if confirmed else None) or None
         if reference is not None and self._space.key(evaluation.configuration) == self._baseline:
@@ -179,11 +187,12 @@ class Trials:
         return self._objective.judge(evaluation, reference)
 
     def score(self, trial: Trial, among: Collection[int], *, confirmed: bool = False) -> Score | None:
-        """The score of the mean of those of its measurements that are ``among`` these; None if there are none.
+        """The score of the mean of a trial's measurements that are ``among`` these evaluations; None if there are none.
 
-        Failed measurements count only if they are the majority: a configuration that fails now and then is no good. A
-        node that was lost in the meantime says nothing, but where nothing else came of it, attempt after attempt, the
-        configuration may be why. What is ``confirmed`` is of one race. ValueError as for :meth:`judge`.
+        The trial has failed if at least half of them have; otherwise the failed ones are left out. A lost node says
+        nothing about a configuration, so its failures are left out too, unless there is nothing else: then the
+        configuration may be the reason. ``confirmed`` is as for :meth:`judge`, with measurements of one race, and so is
+        the ValueError.
         """
         results = self._among(trial, among)
         results = [result for result in results if not (result.failure and result.failure.silent)] or results
@@ -198,7 +207,7 @@ class Trials:
         return self.judge(together, confirmed=confirmed)
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
-        """The fitness of each of its successful measurements among these, for an estimate of the noise."""
+        """The fitness of each successful measurement of a trial among these evaluations, to estimate the noise."""
         scores = [self.judge(result) for result in self._among(trial, among)]
         return [score.fitness for score in scores if score.fitness is not None]
 

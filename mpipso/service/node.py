@@ -17,6 +17,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Configuration
 from mpipso.logtext import unprefixed
 from mpipso.service.process import Completed
+from mpipso.wording import shortened
 
 CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
@@ -217,8 +218,7 @@ class Node(abc.ABC):
 
 def quoted(line: str) -> str:
     """A line of a log or an output as a cause quotes it: without a logger's prefix, and :data:`LINE` long at most."""
-    said = unprefixed(line)
-    return said if len(said) <= LINE else f"{said[: LINE - 3]}..."
+    return shortened(unprefixed(line), LINE)
 
 
 def last_lines(text: str, most: int = TAIL_LINES) -> str:

@@ -40,8 +40,9 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests"), str(CHECKOUT / "tests" /
 from mpipso.cluster import world as mpi  # noqa: E402
 from mpipso.cluster.dispatch import Assigned, Dispatcher, Evaluated  # noqa: E402
 from mpipso.cluster.health import ServiceGroupHealthMonitor  # noqa: E402
+from mpipso.config import ScheduleKind  # noqa: E402
 from mpipso.evaluation import Assignment, Evaluation, Failure  # noqa: E402
-from mpipso.search.schedule import Kind, Schedule  # noqa: E402
+from mpipso.search.schedule import Schedule  # noqa: E402
 
 GROUPS = 4
 EVALUATIONS = 64
@@ -55,7 +56,7 @@ WAIT = 4.0
 TARGETS = {"generation 16, longest first": 0.90, "window 12, longest first": 0.90, "async": 0.94}
 
 #: name, schedule, error of the predicted durations (None: queue order)
-OURS: Sequence[tuple[str, Kind, int, float | None]] = (
+OURS: Sequence[tuple[str, ScheduleKind, int, float | None]] = (
     ("generation 16, queue order", "generation", 16, None),
     ("generation 16, longest first", "generation", 16, 0.0),
     ("generation 16, longest first, 30 % error", "generation", 16, 0.3),
@@ -81,7 +82,7 @@ def predicted(lengths: Sequence[float], error: float) -> list[float]:
 class Proposals:
     """What a search would submit when: the rule of the schedule alone."""
 
-    def __init__(self, kind: Kind, size: int, count: int, order: Sequence[float] | None) -> None:
+    def __init__(self, kind: ScheduleKind, size: int, count: int, order: Sequence[float] | None) -> None:
         self._schedule = Schedule(kind, size)
         self._count = count
         self._order = order
@@ -112,7 +113,7 @@ class Proposals:
         return [Assignment(number, 1, {}, "", 0.0 if order is None else order[number]) for number in new]
 
 
-def computed(lengths: Sequence[float], kind: Kind, size: int, error: float | None) -> float:
+def computed(lengths: Sequence[float], kind: ScheduleKind, size: int, error: float | None) -> float:
     """The busy share if nothing but the evaluations took time."""
     proposals = Proposals(kind, size, len(lengths), None if error is None else predicted(lengths, error))
     queue: list[Assignment] = []
@@ -149,7 +150,7 @@ def typical(sigma: float) -> tuple[int, list[float]]:
 
 
 def ours(
-    lengths: Sequence[float], kind: Kind, size: int, error: float | None, nap: float, wait: float
+    lengths: Sequence[float], kind: ScheduleKind, size: int, error: float | None, nap: float, wait: float
 ) -> dict[str, Any]:
     mpi.NAP = nap
     world = mpi.MpiWorld()
@@ -309,7 +310,7 @@ def overheads() -> None:
 
 
 def time_to_good(
-    folder: str, table: str, kind: Kind, size: int, sigma: float, seed: int, budget: int
+    folder: str, table: str, kind: ScheduleKind, size: int, sigma: float, seed: int, budget: int
 ) -> tuple[float, bool]:
     """Virtual time until a configuration within 5 % of the best is measured, or until the end, and whether one is."""
     import landscapes  # beside this file
@@ -387,7 +388,7 @@ def time_to_good(
                     tuning.evaluated(event.evaluation)
 
 
-SCHEDULES: Sequence[tuple[str, Kind, int]] = (
+SCHEDULES: Sequence[tuple[str, ScheduleKind, int]] = (
     ("waves of 4 (generation 4)", "generation", 4),
     ("generation 8", "generation", 8),
     ("generation 16", "generation", 16),

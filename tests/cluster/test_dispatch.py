@@ -252,10 +252,13 @@ def test_progress_of_what_runs_is_passed_on() -> None:
 def test_what_a_lost_group_was_doing_goes_to_another_one_and_its_late_result_is_dropped() -> None:
     groups = Groups(2)
     groups.submit([0, 1])
+    groups.now = 3.0
     groups.step()
     lost = groups.running[0]
+    groups.now = 7.0
     (retried,) = groups.lose(0)
     assert isinstance(retried, Retried)
+    assert (retried.evaluation.started, retried.evaluation.ended) == (3.0, 7.0)
     assert retried.evaluation.failure == Failure("the rank died", "infrastructure")
     assert groups.report(0, assignment=lost) == []
     groups.report(1)
@@ -305,6 +308,10 @@ def test_cancel_reaches_every_running_group_once_and_ends_the_queue() -> None:
     groups.step()
     assert groups.running == {}
     assert not groups.dispatcher.busy
+    groups.submit([9])
+    groups.step()
+    groups.dispatcher.cancel()
+    assert sorted(groups.cancelled) == [0, 0, 1], "what begins later can be given up too"
 
 
 def test_a_result_that_comes_after_the_order_to_give_up_counts() -> None:
@@ -433,6 +440,20 @@ def test_what_is_cancelled_does_not_count_against_a_group() -> None:
     groups.dispatcher.cancel()
     groups.report(0, "cancelled")
     assert groups.health.check_all() == {0: True}
+
+
+def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
+    groups = Groups(1, after=1)
+    groups.dispatcher.known_good = {"batch": 8}
+    groups.submit([0])
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.now = PAUSE
+    groups.step()
+    assert groups.running[0].label == PROBE
+    groups.dispatcher.cancel()
+    assert groups.report(0, "cancelled") == []
+    assert (groups.health.check_all(), groups.health.pause(0)) == ({0: False}, PAUSE)
 
 
 def test_a_lost_probe_is_nobodys_result() -> None:

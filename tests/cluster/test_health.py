@@ -48,7 +48,15 @@ class TestLeases:
         leases.renew(1, 12.0)
         assert leases.expired(12.0) == []
 
+    def test_only_those_that_have_a_lease_expire(self) -> None:
+        leases = Leases([1], LEASE, 0.0)
+        leases.renew(0, 1.0)
+        assert [leases.expired(now) for now in (5.0, 10.0, 12.0)] == [[], [], [1]]
+
     def test_nobody_expires_because_this_process_was_stopped_itself(self) -> None:
+        leases = Leases([1], LEASE, 0.0)
+        assert leases.expired(LEASE / 2) == []
+        assert leases.expired(LEASE + 0.1) == [], "half a lease is enough"
         leases = Leases([1, 2], LEASE, 0.0)
         leases.expired(1.0)
         assert leases.expired(1000.0) == [], "it could not hear anybody meanwhile"
@@ -115,8 +123,8 @@ class TestMonitor:
     def test_it_is_hopeless_once_every_group_has_failed_its_probes_again_and_again(self) -> None:
         monitor = Course(2).monitor
         for group in (0, 1):
-            assert not monitor.hopeless
             for _ in range(1 + HOPELESS):
+                assert not monitor.hopeless
                 monitor.mark_unhealthy(group, "it broke", 0.0)
         assert monitor.hopeless
         monitor.join(2)

@@ -70,6 +70,13 @@ def test_two_losses_in_one_group_end_it_once() -> None:
     assert set(ranks.groups) == {0}
 
 
+def test_a_node_that_has_no_rank_has_no_group_to_leave() -> None:
+    """It is reached by ssh."""
+    ranks = membership([[node(0)], [node(1), node(-1)]])
+    assert ranks.lose(1, dead=True) == Loss("host1", 1, ended=True, leader=None, survivors=())
+    assert ranks.leaving == frozenset()
+
+
 def test_a_loss_is_told_once() -> None:
     ranks = pairs(1)
     assert ranks.lose(1, dead=False) is not None
@@ -79,15 +86,17 @@ def test_a_loss_is_told_once() -> None:
 
 def test_a_lost_spare_is_no_ones_loss() -> None:
     ranks = pairs(1, spares=1)
-    assert ranks.lose(2, dead=True) == Loss("host2")
+    assert ranks.lose(2, dead=True) == Loss("host2", group=None, ended=False, leader=None, survivors=())
     assert ranks.spares == frozenset()
 
 
 def test_a_new_group_takes_the_place_of_the_ended_one_with_a_number_of_its_own() -> None:
     ranks = pairs(2, spares=1)
-    ranks.lose(1, dead=True)
+    assert ranks.lose(1, dead=True) == Loss("host1", 0, ended=True, leader=0, survivors=(0,))
     assert formed(ranks) == {}, "its leader has not left it yet"
+    assert ranks.leaving == {0}
     assert not ranks.free(0)
+    assert ranks.leaving == frozenset()
     assert formed(ranks) == {2: [0, 4]}
     assert ranks.leader(2) == 0, "the root leads its own"
     assert ranks.spares == frozenset()
@@ -108,7 +117,12 @@ def test_a_survivor_alone_waits() -> None:
 
 
 def test_no_group_forms_where_none_has_ended() -> None:
-    assert formed(pairs(1, spares=4)) == {}
+    ranks = pairs(1, spares=4)
+    assert formed(ranks) == {}
+    ranks.lose(1, dead=True)
+    assert formed(ranks) == {1: [2, 3]}
+    ranks.free(0)
+    assert formed(ranks) == {}, "its place is taken"
 
 
 def test_a_rank_that_comes_back_restores_a_group() -> None:
@@ -196,6 +210,12 @@ class TestShares:
         ranks.free(1)
         assert formed(ranks) == {2: [1]}
 
+    def test_a_spare_without_devices_serves_where_no_group_has_any(self) -> None:
+        without = [PlacedNode(rank, "a", "10.0.0.1", (rank,), ()) for rank in (0, 1, 2)]
+        ranks = membership([without[:1], without[1:2]], without[2:])
+        ranks.lose(1, dead=False)
+        assert formed(ranks) == {2: [2]}
+
     def test_only_one_spare_inherits_however_often_the_death_is_told(self) -> None:
         ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "a", ()), node(3, "a", ())])
         for _ in range(3):
@@ -215,6 +235,12 @@ class TestShares:
         ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
         ranks.lose(1, dead=True)
         assert formed(ranks) == {}
+
+    def test_nor_does_one_that_has_a_share_of_its_own(self) -> None:
+        ranks = membership([[node(0, "a")], [node(1, "a", (7,))]], [node(2, "a", (5,)), node(3, "a", ())])
+        ranks.lose(1, dead=True)
+        ranks.lose(0, dead=False)
+        assert [(each.nodes[0].rank, each.nodes[0].cores) for _, each in ranks.form()] == [(2, (5,)), (3, (7,))]
 
     def test_an_heir_that_dies_leaves_it_to_the_next(self) -> None:
         ranks = membership([[node(0, "a")], [node(1, "a", (7,))]], [node(2, "a", ()), node(3, "a", ())])

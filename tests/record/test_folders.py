@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.record.folders import LAUNCH_LOG, RunFolder, replace, safe_names
+from mpipso.record.folders import LAUNCH_LOG, RunFolder, safe_names, write_whole
 from mpipso.record.journal import Journal
 from mpipso.redact import Redactor
 
@@ -50,7 +50,7 @@ def test_nor_is_one_that_lies_elsewhere(tmp_path: Path) -> None:
 def test_a_draft_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("as it was")
     (tmp_path / f".best.toml.{os.getpid()}").symlink_to(tmp_path / "victim")
-    replace(tmp_path / "best.toml", "new")
+    write_whole(tmp_path / "best.toml", "new")
     assert ((tmp_path / "best.toml").read_text(), (tmp_path / "victim").read_text()) == ("new", "as it was")
 
 
@@ -184,11 +184,11 @@ def test_a_replaced_file_keeps_its_old_content_when_the_disk_is_full(tmp_path: P
     program = (
         "import sys, pathlib, resource\n"
         "from mpipso.errors import RunFailed\n"
-        "from mpipso.record.folders import replace\n"
+        "from mpipso.record.folders import write_whole\n"
         "path = pathlib.Path(sys.argv[1])\n"
-        "replace(path, 'old')\n"
+        "write_whole(path, 'old')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
-        "try:\n    replace(path, 'new' * 100)\nexcept RunFailed as error:\n    print(error)\n"
+        "try:\n    write_whole(path, 'new' * 100)\nexcept RunFailed as error:\n    print(error)\n"
     )
     path = tmp_path / "best.toml"
     run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
@@ -199,7 +199,7 @@ def test_a_replaced_file_keeps_its_old_content_when_the_disk_is_full(tmp_path: P
 def test_a_replaced_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        replace(tmp_path / "script", "x", 0o777)
+        write_whole(tmp_path / "script", "x", 0o777)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "script").stat().st_mode) == 0o750

@@ -356,7 +356,7 @@ def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(
     lines = drawn(report(read_outcome(tmp_path)))
     assert lines[:4] == [
         "The run failed: the baseline configuration failed: no answer.",
-        "This is what it has found so far.",
+        "This is what it had found.",
         "",
         "2 evaluations, 1 failed, 0 infeasible, 1 not judged in 0s",
     ]

@@ -113,6 +113,17 @@ def test_parameters_are_compared_by_name_and_in_their_order() -> None:
     assert "parameters.flash.type was 'bool' and is now not set" in lines and not any("n_parallel." in x for x in lines)
 
 
+def test_a_configuration_file_is_compared_by_what_it_says() -> None:
+    def serving(content: str) -> Config:
+        return changed(service__config_file={"content": content})
+
+    one, same, other = map(
+        serving, ('{"batch": 1, "port": 80}', '{ "batch": 1,\n  "port": 80 }', '{"batch": 2, "port": 80}')
+    )
+    assert differences(one, same) == []
+    assert differences(one, other) == ["service.config_file.content.batch was 1 and is now 2"]
+
+
 def test_a_long_value_is_cut_to_one_line() -> None:
     (line,) = differences(SAME, changed(service__command=["serve", "x" * 500]))
     assert len(line) < 200

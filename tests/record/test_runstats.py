@@ -54,6 +54,19 @@ def test_a_large_cluster_fits_on_a_page(width: int) -> None:
     assert row(lines, "63")[-1] == "71%" and row(lines, "all")[-1] == "74%"
 
 
+@pytest.mark.parametrize(
+    ("measuring", "seconds", "told_of"), [(4.0, 50.0, True), (6.0, 50.0, False), (0.4, 9.0, False)]
+)
+def test_a_benchmark_that_is_short_beside_the_start_is_pointed_out(
+    tmp_path: Path, measuring: float, seconds: float, told_of: bool
+) -> None:
+    phases = {"starting": seconds - measuring, "measuring": measuring}
+    script = Script(g0=["a"]).evaluated(100, 0, 0, seconds, phases=phases)
+    script.evaluated(200, 1, 0, 60.0, tokens=None, phases={"starting": 60.0})  # has no benchmark
+    line = "the benchmark takes 8 % of the time of an evaluation: a longer one would cost little and vary less"
+    assert (line in told(script.finished(200), tmp_path)) == told_of
+
+
 def test_the_gain_over_one_group_is_told(tmp_path: Path) -> None:
     script = Script().evaluated(100, 0, 0, 100.0).evaluated(90, 1, 1, 80.0).finished(100)
     assert "3m00s of evaluations in 1m40s: 1.80 times as fast as one group" in told(script, tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,12 @@ def test_columns_may_stand_in_any_order_and_strange_ones_are_named(table: Path) 
     assert found.description == f"{table}: 1 result; ignored columns: time, note"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_any_system_has_them(table: Path, end: str) -> None:
+    table.write_bytes(f"{HEADER}{end}8,0.5,true,q8,100,20{end}4,0.5,true,q8,50,30{end}".encode())
+    assert [configuration["n"] for configuration, _ in earlier(table).results] == [8, 4]
+
+
 def test_every_damaged_line_is_told_with_its_number(table: Path) -> None:
     table.write_text(
         f"{HEADER}\n8.5,0.5,true,q8,1,1\n8,0.5,true,q8,1\n8,much,true,q8,1,1\n8,0.5,maybe,q8,1,1\n8,0.5,true,q8,fast,1\n"
@@ -159,6 +166,9 @@ def test_what_this_search_has_no_use_for_is_left_out_and_counted(table: Path) ->
         "1 left out: outside the search space (cache: 'f32' is not among the choices); "
         "1 left out: n was hidden as a secret"
     )
+    more = ["8,0.5,true,f64,1,1", "98,0.5,true,q8,1,1"]
+    table.write_text("\n".join([HEADER, *rows, *more]))
+    assert earlier(table).description == f"{found.description}; 2 left out for other reasons"
     table.write_text("\n".join([HEADER, rows[1]]))
     assert problems(table) == (
         ": has no result to begin with: 1 left out: outside the search space (n: 99 is out of bounds)",
@@ -201,6 +211,9 @@ def test_a_run_that_lacks_a_metric_or_hid_a_value_says_so(tmp_path: Path) -> Non
 def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
     folder = measured(Script(config=TEXT.replace("requests = 32", "requests = 8")), 0, 100.0).save(tmp_path)
     assert earlier(folder).description.endswith("1 result; measured otherwise: benchmark.requests was 8 and is now 32")
+    text = TEXT.replace("requests = 32", "requests = 8\nconcurrency = 4\nseed = 7\nwarmup = 0")
+    folder = measured(Script(config=text), 0, 100.0).save(tmp_path)
+    assert re.search(r"measured otherwise: benchmark\.requests was [^,]*, .* and 1 more$", earlier(folder).description)
     folder = measured(Script(config="[service]\nnew_key = 1"), 0, 100.0).save(tmp_path)
     assert "its configuration is of another version" in earlier(folder).description
 

@@ -71,7 +71,7 @@ def test_log_normal_durations_keep_four_groups_as_busy_as_they_should(choice: Sc
 def test_the_cheapest_schedule_that_saves_about_as_much_is_named() -> None:
     durations = np.random.default_rng(3).lognormal(4.5, 0.8, 64).tolist()
     found = saving(durations, 4, generation(4))
-    assert found is not None and found.choice.schedule in ("generation", "window")
+    assert found is not None and found.choice.kind in ("generation", "window")
     assert found.seconds < 0.75 * found.used_seconds == 0.75 * makespan(durations, 4, generation(4))
     fastest = min(makespan(durations, 4, choice) for choice in (generation(20), window(16), window(20)))
     assert found.seconds <= fastest + 0.05 * found.used_seconds

@@ -274,6 +274,16 @@ def test_the_inner_swarm_finds_the_most_promising_valid_point_that_is_not_taken(
     assert squared_distances(visited, elite).min() > 0
 
 
+def test_of_a_million_values_the_one_next_to_a_taken_one_is_not_taken() -> None:
+    space = Space([Parameter(name="n", type="int", min=1, max=1_000_000)])
+    taken, *others = np.array([space.encode({"n": n}) for n in (500_000, 500_001, 500_002)])
+    lattice = Lattice(space).drawn(np.random.default_rng(0), taken[None])
+    visited = InnerSwarm(lattice, taken[None], taken[None]).fly(
+        lambda points: -np.abs(points[:, 0] - others[0][0]), np.random.default_rng(1)
+    )
+    assert space.decode(visited[0]) == {"n": 500_001}
+
+
 def test_what_fails_is_unlikely_to_be_feasible_and_what_works_is_likely() -> None:
     """Fails where two coordinates are high together, which is also where the fitness would be best."""
     lattice = Lattice(integers(20, 20, 20))

@@ -16,12 +16,15 @@ def test_the_deviation_is_relative_and_pooled_over_candidates() -> None:
 
 def test_a_maximised_metric_has_negative_fitness_and_the_same_deviation() -> None:
     assert pooled_noise([[-90.0, -110.0]]) == pooled_noise([[90.0, 110.0]])
+    assert pooled_noise([[-0.09, -0.11]]) == pooled_noise([[0.09, 0.11]]) == Noise(pytest.approx(math.sqrt(0.02)), 1)
 
 
 def test_the_deviation_of_values_around_zero_is_absolute() -> None:
     """A candidate near zero would make that in proportion as large as one likes, and nothing would beat anything."""
     noise = pooled_noise([[0.01, -0.012], [5.0, 5.4], [-40.0]])
     assert noise == Noise(pytest.approx(math.sqrt((0.022**2 / 2 + 0.4**2 / 2) / 2)), 2, relative=False)
+    assert noise.error([-40.0, -40.0]) == pytest.approx(noise.deviation / math.sqrt(2))
+    assert not pooled_noise([[0.01, -0.012]]).relative
     assert beats([-40.0], [-5.25], noise)
     assert pooled_noise([[100.0, 150.0], [10.0, 10.5], [0.0], [-9.0]]).relative, "those that were measured twice count"
     assert still_racing([[0.01, -0.012], [5.0, 5.4], [-40.0, -40.1]]) == [False, False, True]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.search.schedule import Kind, Schedule
+from mpipso.config import ScheduleKind
+from mpipso.search.schedule import Schedule
 
 
 def test_a_generation_sees_all_earlier_generations_and_nothing_of_its_own() -> None:
@@ -41,7 +42,7 @@ def test_asynchronous_proposals_see_whatever_is_there() -> None:
 
 @pytest.mark.parametrize("kind", ["generation", "window"])
 @pytest.mark.parametrize("size", [1, 3, 16])
-def test_later_proposals_see_no_less(kind: Kind, size: int) -> None:
+def test_later_proposals_see_no_less(kind: ScheduleKind, size: int) -> None:
     schedule = Schedule(kind, size)
     seen = [schedule.sees(number) for number in range(50)]
     assert all(count is not None and count <= number for number, count in enumerate(seen))

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
 from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
-from mpipso.service.clients.stream import MAX_LINE, Stream
+from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
 from mpipso.service.clients.vocabulary import words
 
 LLAMACPP = (
@@ -62,9 +62,9 @@ BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
-def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2) -> RequestOutcome:
+def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2, sent: float = 0.0) -> RequestOutcome:
     outcome = RequestOutcome()
-    stream = Stream(outcome, 0.0)
+    stream = Stream(outcome, sent)
     for piece, now in pieces:
         stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
     stream.end(asked, wanted)
@@ -82,6 +82,15 @@ def test_events_are_timed_and_counted(answer: str) -> None:
     assert outcome.error == ""
     assert (outcome.ttft, outcome.itls, outcome.e2e) == (first, [1.0], first + 1)
     assert (outcome.input_tokens, outcome.output_tokens) == (7, 2)
+
+
+def test_times_count_from_when_the_request_was_sent() -> None:
+    """Also where the only token has no text and comes with the end."""
+    begun, ended = said(text=" a"), said(text="", finish_reason="stop") + usage(1)
+    two = read((begun, 103.0), (begun + ended, 104.0), sent=100.0)
+    assert (two.ttft, two.itls, two.e2e) == (3.0, [1.0], 4.0)
+    one = read((ended, 105.0), sent=100.0)
+    assert (one.ttft, one.itls, one.e2e) == (5.0, [], 5.0)
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
@@ -221,6 +230,7 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
         (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
         (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
         (BEGIN + 'data: {"error":"text"}\n\n' + END, "in the stream: text"),
+        ('data: {"choices":[{"text":" a"}],"error":{"message":"with a text"}}\n\n' + END, "in the stream: with a text"),
         (BEGIN + "data: {bad\n\n" + END, "not a JSON object"),
         (BEGIN + "data: 3\n\n" + END, "not a JSON object"),
         (BEGIN + f"data: {100_000 * '['}\n\n" + END, "not a JSON object"),
@@ -242,6 +252,13 @@ def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
     assert reason in read(*((piece, 1.0) for piece in pieces)).error
 
 
+def test_a_long_reason_is_cut_to_a_line() -> None:
+    told = json.dumps({"error": {"message": "out of\nmemory " + 500 * "x"}})
+    error = read((f"data: {told}\n\n", 1.0)).error
+    assert len(error) == MAX_ERROR_LENGTH
+    assert error.startswith("error in the stream: out of memory xxx") and error.endswith("x...")
+
+
 # --- the numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -252,13 +269,13 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
         RequestOutcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
         RequestOutcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
     ]
-    result = summarize(outcomes, 2.0, output_tokens=4)
+    result = summarize(outcomes, 0.5, output_tokens=4)
     assert set(METRICS) <= set(result)
-    assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 2.0)
+    assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 0.5)
     assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 2)
-    assert result["request_throughput"] == 1.5
-    assert result["output_throughput"] == 4.0
-    assert result["total_throughput"] == 34.0
+    assert result["request_throughput"] == 6.0
+    assert result["output_throughput"] == 16.0
+    assert result["total_throughput"] == 136.0
     assert result["ttft_mean_ms"] == pytest.approx(300)
     assert result["tpot_mean_ms"] == pytest.approx(1000 * (0.3 / 2 + 0.6 / 3) / 2)
     assert result["itl_mean_ms"] == pytest.approx(300)
@@ -273,7 +290,7 @@ def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> No
 
 
 def test_latencies_of_nothing_are_absent() -> None:
-    result = summarize([RequestOutcome(error="refused")] * 3, 1.0, output_tokens=4)
+    result = summarize([RequestOutcome(error="refused")] * 3, 0.0, output_tokens=4)
     assert (result["completed"], result["failed"], result["output_throughput"]) == (0, 3, 0.0)
     assert not [name for name in result if name.startswith(LATENCIES)]
 

@@ -18,12 +18,11 @@ import asyncio
 import contextlib
 import itertools
 import json
-import math
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from mpipso.flags import bounded
 from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.clients.stream import Stream, shortened
 from mpipso.service.clients.vocabulary import words
@@ -224,33 +224,20 @@ def parser() -> argparse.ArgumentParser:
     add("--base-url", required=True, type=_url, help="http://HOST:PORT")
     add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
     add("--model", default="", help="name of the model (default: the first that the service lists)")
-    add("--requests", type=_number(int, 1), default=32, help="requests that are measured (default: %(default)s)")
-    add("--input-tokens", type=_number(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
-    add("--output-tokens", type=_number(int, 1), default=48, help="tokens of an answer (default: %(default)s)")
+    add("--requests", type=bounded(int, 1), default=32, help="requests that are measured (default: %(default)s)")
+    add("--input-tokens", type=bounded(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
+    add("--output-tokens", type=bounded(int, 1), default=48, help="tokens of an answer (default: %(default)s)")
     loop = flags.add_mutually_exclusive_group()
-    loop.add_argument("--concurrency", type=_number(int, 1), help="closed loop: requests under way at any time")
-    loop.add_argument("--request-rate", type=_number(float, 0, above=True), help="open loop: mean requests per second")
-    add("--warmup", type=_number(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
+    loop.add_argument("--concurrency", type=bounded(int, 1), help="closed loop: requests under way at any time")
+    loop.add_argument("--request-rate", type=bounded(float, 0, above=True), help="open loop: mean requests per second")
+    add("--warmup", type=bounded(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
     add("--common-seed", type=int, default=0, help="of arrivals and the words of the warm-up (default: %(default)s)")
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
-    add("--timeout", type=_number(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
+    add("--timeout", type=bounded(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
     add("--save-requests", action="store_true", help="record every request in the output")
     add("--output", required=True, type=Path, help="the JSON file to write")
     return flags
-
-
-def _number(kind: type[int] | type[float], low: float, *, above: bool = False) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{text} is not {'above' if above else 'at least'} {low}")
-        return value
-
-    return number
 
 
 def _url(text: str) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from mpipso import wording
 from mpipso.service.clients.stats import RequestOutcome
 
 MAX_ERROR_LENGTH = 200
@@ -171,5 +172,4 @@ def _error_text(event: dict[str, Any]) -> str:
 
 
 def shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
+    return wording.shortened(" ".join(text.split()), MAX_ERROR_LENGTH)

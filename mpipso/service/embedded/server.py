@@ -12,18 +12,23 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 when the server cannot start (the reaso
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mpipso.flags import bounded
 
 if TYPE_CHECKING:
     from xllamacpp import CommonParams
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 FLASH_ATTENTION = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
+_whole = functools.partial(bounded, int, high=2**31 - 1)
+"""The type of a flag for what llama.cpp's integers hold."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("-m", "--model", required=True, help="GGUF file")
     add("-a", "--alias", help="model name that the API shows (default: the file)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=_whole(1, 65535), default=8080, help="port to listen on (default: %(default)s)")
+    add("--port", type=_whole(1, high=65535), default=8080, help="port to listen on (default: %(default)s)")
     add("-np", "--parallel", type=_whole(1), help="slots (default: 4, which share one KV cache)")
     add("-c", "--ctx-size", type=_whole(0), help="context of all slots together in tokens; 0: that of the model")
     add("-b", "--batch-size", type=_whole(1), help="tokens in a logical batch (default: 2048)")
@@ -64,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("-fa", "--flash-attn", choices=FLASH_ATTENTION, help="flash attention (default: auto)")
     add("-ctk", "--cache-type-k", choices=CACHE_TYPES, help="data type of the K cache (default: f16)")
     add("-ctv", "--cache-type-v", choices=CACHE_TYPES, help="data type of the V cache (default: f16)")
-    add("--poll", type=_whole(0, 100), help="how much threads spin while they wait (default: 50)")
+    add("--poll", type=_whole(0, high=100), help="how much threads spin while they wait (default: 50)")
     add("-ngl", "--n-gpu-layers", type=_whole(0), help="layers kept in the memory of an accelerator (default: all)")
     add("--metrics", action="store_true", help="serve Prometheus metrics at /metrics")
     _switch(flags, ("-kvu", "--kv-unified"), ("-no-kvu", "--no-kv-unified"), "one KV cache for all slots")
@@ -123,19 +128,6 @@ def physical_cores(cpus: Iterable[int]) -> int:
         except OSError:
             siblings.add(f"cpu{cpu}")
     return len(siblings)
-
-
-def _whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{value} is outside {low}..{high}")
-        return value
-
-    return whole
 
 
 def _switch(flags: argparse.ArgumentParser, on: tuple[str, ...], off: tuple[str, ...], text: str) -> None:

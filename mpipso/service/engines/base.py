@@ -142,6 +142,16 @@ class Engine:
             except ValueError as error:
                 yield f"service.config_file: {error}"
 
+    def kind_problems(self, config: Config) -> Iterator[str]:
+        """Parameters that go to flags the engine knows, but of another kind than these; one line each."""
+        for parameter in config.parameters:
+            flag = self.known.get(parameter.name, {}).get("flag", "")
+            if flag and not (parameter.flag or parameter.env or parameter.path):
+                switch = "/" in flag
+                if switch != (parameter.type == "bool"):
+                    wanted = 'type = "bool"' if switch else f'a value for {flag}, as with type = "choice"'
+                    yield f"parameter {parameter.name!r}: should be {wanted}, not type = {parameter.type!r}"
+
     def _placeholder_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
         service = config.service
         allowed = {parameter.name for parameter in config.parameters} | set(self._anywhere(config))

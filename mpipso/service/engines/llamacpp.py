@@ -17,7 +17,6 @@ from mpipso.config import Config
 from mpipso.service.engines.base import ENGINES, Engine
 
 EMBEDDED = "embedded"
-_ON_OFF = ', as with type = "choice" and choices = ["on", "off", "auto"]'
 _ADDRESS = ("--host", "{host}", "--port", "{port}", "--model")
 
 
@@ -76,11 +75,5 @@ class LlamaCpp(Engine):
             yield "service.command: llama-server is not in PATH; install llama.cpp or give its command"
         if model and model != EMBEDDED and not Path(model).is_file():
             yield f"service.model: {model}: no such file"
-        for parameter in config.parameters:
-            flag = self.known.get(parameter.name, {}).get("flag", "")
-            if flag and not (parameter.flag or parameter.env or parameter.path):
-                switch = "/" in flag
-                if switch != (parameter.type == "bool"):
-                    of = 'type = "bool"' if switch else f"a value for {flag}" + (_ON_OFF if "flash" in flag else "")
-                    yield f"parameter {parameter.name!r}: should be {of}, not type = {parameter.type!r}"
+        yield from self.kind_problems(config)
         yield from super().problems(config)

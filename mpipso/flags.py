@@ -1,0 +1,26 @@
+"""Numbers on a command line: what is none, or out of bounds, is refused in words."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def bounded(
+    kind: type[int] | type[float], low: float, high: float = math.inf, *, above: bool = False
+) -> Callable[[str], float]:
+    """The ``type`` of a flag for whole or any numbers from ``low``, or ``above`` it, to ``high``."""
+    bounds = f"above {low}" if above else f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+    wanted = f"{'whole ' if kind is int else ''}number {bounds}"
+
+    def read(word: str) -> float:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or value == math.inf or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{word!r} is not a {wanted}")
+        return value
+
+    return read

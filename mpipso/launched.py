@@ -1,0 +1,47 @@
+"""Environment variables by which job script, launcher and ranks tell each other, and the words by which runs start."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+COMMAND = "MPIPSO_COMMAND"
+"""Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
+that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
+REQUEUE = "MPIPSO_REQUEUE"
+"""Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
+RESTARTS = "MPIPSO_RESTARTS"
+"""Environment variable with how often the supervisor of this job would restart it."""
+TERMINAL = "MPIPSO_TERMINAL"
+"""Environment variable that says what the launcher writes to, for ranks that cannot see it: ``<columns>`` or
+``<columns>x<lines>``, 0 for no terminal."""
+NOTE = "MPIPSO_NOTE"
+"""Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
+that starts again finds there what to resume."""
+
+
+def called() -> list[str]:
+    """The words that call mpipso in this shell: its name where that is in the PATH, else this Python and the module."""
+    return ["mpipso"] if shutil.which("mpipso") else [sys.executable, "-m", "mpipso"]
+
+
+def submits(command: str) -> bool:
+    """Whether a command that launches runs submits a Slurm job, which is given a configuration with it."""
+    return command.startswith("sbatch ")
+
+
+def resuming(command: str, folder: Path, more: str = "") -> str:
+    """The command that resumes the run in ``folder``, for people: in a comment it says where, if not on this machine.
+
+    Parameters
+    ----------
+    command:
+        The words that launch runs, quoted for a shell.
+    more:
+        Further words, quoted likewise and with a space before them.
+    """
+    where = "  # inside a Slurm allocation" if "SLURM_JOB_ID" in os.environ and not submits(command) else ""
+    return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"

@@ -1,0 +1,116 @@
+"""vLLM's adapter: what would be started. That vLLM understands it was tried with vLLM 0.32 itself, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpipso import templates
+from mpipso.config import Config
+from mpipso.configfile import parse
+from mpipso.search.space import Space
+from mpipso.service.engines.base import ENGINES, Layout
+
+ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "vllm.yaml")
+TWO = Layout(("a", "b"), ("10.0.0.5", "10.0.0.6"), 1, 8000, 29500, ("/work/a", "/work/b"), "vllm.yaml")
+SEQS = {"name": "max_num_seqs", "type": "int", "min": 1, "max": 9}
+ENGINE = ENGINES.create("vllm")
+
+
+@pytest.fixture(autouse=True)
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Something that is called vllm is in the PATH; it is never run."""
+    program = tmp_path / "vllm"
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return str(program)
+
+
+def config(parameter: dict[str, Any] = SEQS, **service: Any) -> Config:
+    return Config.model_validate(
+        {
+            "service": {"engine": "vllm", **service},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": (parameter,),
+        }
+    )
+
+
+def test_on_one_node_it_serves_the_model_with_the_known_flags(vllm: str) -> None:
+    told = config(model="org/m", env={"HF_HUB_OFFLINE": "1"})
+    assert list(ENGINE.problems(told)) == []
+    (start,) = ENGINE.starts(told, {"max_num_seqs": 5}, ONE)
+    assert " ".join(start.command) == f"{vllm} serve org/m --host 127.0.0.1 --port 8000 --max-num-seqs 5"
+    assert start.env["HF_HUB_OFFLINE"] == "1" and "VLLM_HOST_IP" not in start.env
+    assert ENGINE.model_name(told) == "org/m"
+    assert ENGINE.health_url(told, {}, ONE) == "http://127.0.0.1:8000/health"
+
+
+@pytest.mark.parametrize(("value", "flag"), [(True, "--enable-prefix-caching"), (False, "--no-enable-prefix-caching")])
+def test_a_switch_is_said_both_ways(value: bool, flag: str) -> None:
+    told = config({"name": "enable_prefix_caching", "type": "bool"}, model="m")
+    assert ENGINE.starts(told, {"enable_prefix_caching": value}, ONE)[0].command[-1] == flag
+
+
+def test_on_several_nodes_every_node_runs_it_and_all_but_the_master_are_headless(vllm: str) -> None:
+    file = {"template": "flags.yaml", "content": "tensor-parallel-size: 8"}
+    told = config(model="m", env={"VLLM_LOGGING_LEVEL": "DEBUG"}, config_file=file)
+    worker, master = ENGINE.starts(told, {"max_num_seqs": 5}, TWO)
+    mp = "--master-addr 10.0.0.6 --master-port 29500 --distributed-executor-backend mp"
+    assert (worker.node, master.node) == (0, 1)
+    assert " ".join(worker.command) == (
+        f"{vllm} serve m --config /work/a/vllm.yaml --nnodes 2 --node-rank 1 {mp} --headless --max-num-seqs 5"
+    )
+    assert " ".join(master.command) == (
+        f"{vllm} serve m --config /work/b/vllm.yaml --host 10.0.0.6 --port 8000 --nnodes 2 --node-rank 0 {mp} "
+        "--max-num-seqs 5"
+    )
+    assert [start.env["VLLM_HOST_IP"] for start in (worker, master)] == ["10.0.0.5", "10.0.0.6"]
+    assert worker.env["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    own = config(model="m", env={"VLLM_HOST_IP": "192.168.0.1"})
+    assert {start.env["VLLM_HOST_IP"] for start in ENGINE.starts(own, {"max_num_seqs": 5}, TWO)} == {"192.168.0.1"}
+
+
+def test_a_command_of_the_user_s_is_all_that_is_started() -> None:
+    told = config(model="m", command=("/opt/vllm", "serve", "{model}", "--port", "{port}"))
+    (start,) = ENGINE.starts(told, {"max_num_seqs": 5}, TWO)
+    assert start.command == ("/opt/vllm", "serve", "m", "--port", "8000", "--max-num-seqs", "5")
+    assert ENGINE.model_name(told) == ""
+    worker, _ = ENGINE.starts(
+        config(command=("vllm",), worker_command=("vllm", "{node_rank}")), {"max_num_seqs": 5}, TWO
+    )
+    assert worker.command == ("vllm", "1", "--max-num-seqs", "5")
+
+
+@pytest.mark.parametrize(
+    ("service", "parameter", "problem"),
+    [
+        ({}, SEQS, "service.model or service.command: is required for engine = 'vllm'"),
+        ({"model": "m", "worker_command": ("w",)}, SEQS, "service.worker_command: has no effect without"),
+        ({"model": "m"}, {**SEQS, "name": "max_num_seq"}, "parameter 'max_num_seq': reaches nothing"),
+        ({"model": "m"}, {"name": "enforce_eager", "type": "int", "min": 0, "max": 1}, 'should be type = "bool"'),
+        ({"model": "m"}, {"name": "kv_cache_dtype", "type": "bool"}, "should be a value for --kv-cache-dtype"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(
+    service: dict[str, Any], parameter: dict[str, Any], problem: str
+) -> None:
+    (line,) = ENGINE.problems(config(parameter, **service))
+    assert problem in line
+
+
+def test_that_there_is_no_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    (line,) = ENGINE.problems(config(model="m"))
+    assert line.startswith("service.command: vllm is not in PATH")
+    assert list(ENGINE.problems(config(command=("/opt/vllm",)))) == []
+
+
+def test_the_template_is_a_configuration_without_mistakes() -> None:
+    told = parse(templates.template("vllm"), "vllm.toml")
+    assert list(ENGINE.problems(told)) == []
+    default = Space(told.parameters, told.constraints).default()
+    assert default is not None and default["max_num_seqs"] == 256
