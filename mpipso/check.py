@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
@@ -30,13 +30,7 @@ from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import target_of
-from mpipso.startup import (
-    Options,
-    earlier_results,
-    read_config,
-    service_port,
-    well_defined,
-)
+from mpipso.startup import Options, earlier_results, read_config, well_defined
 from mpipso.wording import counted, ranges
 
 
@@ -67,13 +61,13 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         f"time: {len(placement.groups)}",
         soft_wrap=True,
     )
-    port = service_port(config, placement, 0)
+    port = config.service.port  # groups that share a host count up from it, and this is the first
     free = "" if port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
     of = "baseline" if baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
     configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
     group = placement.groups[0]
-    placed = layout(config, group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
+    placed = layout(group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
     _print_commands(_starts(config, configuration, group, placed), console)
     console.print("and measure it with:")
     _print_commands([_measurement(config, configuration, group, placed)], console)
@@ -112,7 +106,7 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
 
 def _expected_ranks(start: Start) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
-    here = local_facts(0)
+    here = rank_here(0)
     local = Hosts([here])
     hosts = enumerate(start.host_of_each())
     return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in hosts]

@@ -33,7 +33,7 @@ def device_problems(config: Config, placement: Plan) -> list[str]:
 
 def port_problems(config: Config, placement: Plan) -> list[str]:
     """Whether the ports that groups on one host count up to exist; one line if not."""
-    masters = Counter(group.nodes[group.master_node_index].host for group in placement.groups)
+    masters = Counter(group.master.host for group in placement.groups)
     last = config.service.port + max(masters.values()) - 1
     if config.service.port == 0 or last <= LAST_PORT:
         return []
@@ -45,8 +45,7 @@ def moving_port(config: Config, placement: Plan) -> str:
     """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
     if config.service.port == 0:
         return "service.port = 0 stands for any free port"
-    masters = [group.nodes[group.master_node_index].host for group in placement.groups]
-    host, most = Counter(masters).most_common(1)[0]
+    host, most = Counter(group.master.host for group in placement.groups).most_common(1)[0]
     return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
 
 

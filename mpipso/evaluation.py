@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -15,9 +14,9 @@ Metrics = Mapping[str, float]
 
 BASELINE, REPEAT, CONFIRM, PROBE = "baseline", "repeat", "confirm", "probe"
 """Labels: why a configuration is measured when not as a plain particle."""
-LONGEST = 30 * 86400.0
+LONGEST_DURATION = 30 * 86400.0
 """Seconds beyond which a duration says that a clock was set, not that something took so long."""
-SETTING = 60.0
+CLOCK_JUMP = 60.0
 """Seconds beyond which two clocks that disagree say that one of them was set."""
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p99")
@@ -37,7 +36,10 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the root sends to a leader: measure ``configuration`` as attempt ``attempt`` of ``number``."""
+    """What the root asks a group's leader for: measure ``configuration``, as the ``attempt``-th try at ``number``.
+
+    ``number`` counts the evaluations of a run from 0, and ``attempt`` from 1; probes have numbers below 0.
+    """
 
     number: int
     attempt: int
@@ -49,10 +51,17 @@ class Assignment:
     elsewhere: tuple[int, ...] = ()
     """Groups that have measured this configuration before: another one is preferred."""
 
+    def evaluation(self, group: int) -> Evaluation:
+        """An evaluation of this assignment on a group, of which nothing more is known: no metrics, failure or times."""
+        return Evaluation(self.number, self.attempt, group, self.configuration, self.label)
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an evaluation has no metrics; ``detail`` holds the last lines of the log that tells."""
+    """Why an evaluation has no metrics.
+
+    ``cause`` says why in one line, ``kind`` what is to blame, and ``detail`` holds the last lines of a log that tells.
+    """
 
     cause: str
     kind: FailureKind
@@ -60,61 +69,18 @@ class Failure:
 
     @property
     def silent(self) -> bool:
-        """Whether it says nothing about the configuration."""
+        """Whether the failure says nothing about the configuration that was to be measured."""
         return self.kind in ("infrastructure", "cancelled")
 
 
-def plain(text: str) -> str:
-    """Lines of logs without what loggers put before their messages, which is another each time it is said.
-
-    That is the time, with process, thread, module, level and place in the code, or a level or a named process alone,
-    at the beginning or after a colon or semicolon, as where a cause quotes a line. Of a line that is no error the level
-    stays.
-    """
-    return _LOGGED.sub(_harmless_level, text)
-
-
-def parted(line: str) -> tuple[str, str]:
-    """A line of a log in two: what its logger put before its message, empty if nothing, and the message."""
-    logged = _LOGGED.match(line)
-    end = logged.end() if logged else 0
-    return line[:end], line[end:]
-
-
-def _harmless_level(logged: re.Match[str]) -> str:
-    level = _HARMLESS.search(logged[0])
-    return f"{level[0]}: " if level else ""
-
-
-def essence(cause: str) -> str:
-    """What failures of one cause have in common: without numbers, such as ports and process ids, and without the random
-    part of names of temporary files."""
-    return _NUMBER.sub("#", _TEMPORARY.sub("", plain(cause)))
-
-
-_NUMBER = re.compile(r"\d+")
-_TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
-_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
-_LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
-_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
-_PROCESS = r"\(\w+ pid=\d+\)"
-# Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
-_FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"
-_GAP = r"(?:\s?[:|-])?\s+"
-_LOGGED = re.compile(
-    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{_PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
-)
-
-
 def mean(several: Sequence[Metrics]) -> dict[str, float]:
-    """The mean of each metric that all of them have; empty for none."""
+    """The mean of each metric that all of several measurements have; empty without measurements."""
     common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
     return {name: fmean(metrics[name] for metrics in several) for name in common}
 
 
 def works(good: Sized, every: Sized) -> bool:
-    """Whether a configuration works of which these measurements are good: one that fails half of the time does not."""
+    """Whether a configuration counts as one that works: more than half of ``every`` measurement of it was ``good``."""
     return 2 * len(good) > len(every)
 
 
@@ -143,7 +109,10 @@ class Evaluation:
 
     @property
     def seconds(self) -> float:
-        """How long it took; by its phases if the clock was set meanwhile, as a journal of an earlier version has it."""
+        """How long the evaluation took.
+
+        It is the sum of the phases if the clock was set meanwhile, as may be so in a journal of an earlier version.
+        """
         elapsed, spent = self.ended - self.started, sum(self.phases.values())
-        steady = not self.phases or abs(elapsed - spent) <= SETTING
-        return elapsed if 0 <= elapsed <= LONGEST and steady else max(0.0, spent)
+        steady = not self.phases or abs(elapsed - spent) <= CLOCK_JUMP
+        return elapsed if 0 <= elapsed <= LONGEST_DURATION and steady else max(0.0, spent)

@@ -13,6 +13,7 @@ from mpipso.evaluation import Configuration
 from mpipso.record.folders import remove, write_whole
 from mpipso.record.recipe import NodeStart
 from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.service.facts import showing
 from mpipso.wording import ranges
 
 WORK = "best-work"
@@ -21,8 +22,12 @@ DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
 
-def layout(config: Config, group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
-    """A start on the nodes of a group, with the same folder on each; ``port`` 0 is one that is left open."""
+def layout(group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
+    """Where a service runs that is started by hand on the nodes of a group.
+
+    ``work_dir`` is the folder on each node, and ``config_name`` the configuration file in it, or an absolute path. For
+    ``port`` 0, which leaves the port open, :data:`DEFAULT_PORT` stands.
+    """
     port = port or DEFAULT_PORT
     return Layout(
         hosts=tuple(node.host for node in group.nodes),
@@ -50,7 +55,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     suffix = service.config_file.suffix if service.config_file is not None else ".json"
     # What the service writes is not to be mixed with what mpipso has written.
     here, work = folder.resolve(), str(folder.resolve() / WORK)
-    placed = layout(config, group, service.port, work, str(here / f"best-config{suffix}"))
+    placed = layout(group, service.port, work, str(here / f"best-config{suffix}"))
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts, written = [], set()
@@ -72,7 +77,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
             NodeStart(
                 group.nodes[node].host,
                 start.command,
-                {**group.nodes[node].visibility, **start.env},
+                {**showing(group.nodes[node].device_variable, group.nodes[node].devices), **start.env},
                 placed.node_ranks[node],
                 path if needed else "",
                 tuple(update),

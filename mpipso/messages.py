@@ -14,7 +14,7 @@ ROOT = 0
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Any rank to root: a signal asks the run to end."""
+    """Any rank to root: this rank was sent a signal (by its number), which asks the run to end."""
 
     signal: int
 
@@ -26,7 +26,11 @@ class Alive:
 
 @dataclass(frozen=True)
 class Form:
-    """Root to the ranks of a new group: take your seats in it."""
+    """Root to each rank of a new group: take your seat in it.
+
+    ``group`` is the number of the group for the root, which is used only once; ``placed`` holds its nodes, and
+    ``port`` is where its services listen, 0 for any free port.
+    """
 
     group: int
     placed: PlacedGroup
@@ -35,7 +39,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Disband:
-    """Root to a rank: leave this group, if you are in it, and whatever you are in say so. ``gone`` does not answer."""
+    """Root to a rank: leave this group if you are in it, and tell when you are in no group.
+
+    The ranks ``gone`` do not answer any more. ``group`` None is for a rank that is in no group, as far as is known.
+    """
 
     group: int | None
     gone: tuple[int, ...] = ()
@@ -43,12 +50,12 @@ class Disband:
 
 @dataclass(frozen=True)
 class Free:
-    """Any rank to root: it belongs to no group (any more), and nothing of the last one runs on its node."""
+    """Any rank to root: this rank belongs to no group (any more), and nothing of a group runs on its node."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Root to the leader of a group."""
+    """Root to the leader of a group: evaluate this assignment, or give up the evaluation that runs."""
 
     group: int
     content: Assignment | Cancel
@@ -56,7 +63,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Within:
-    """Between the ranks of a group that was formed later, which has no communicator of its own."""
+    """A message between ranks of a group that was formed during the run, and so has no channel of its own."""
 
     group: int
     content: object
@@ -69,9 +76,9 @@ class Finish:
 
 @dataclass(frozen=True)
 class Left:
-    """Any rank to root: nothing of the run is left on its node."""
+    """Any rank to root: nothing of the run is left on this rank's node."""
 
 
 @dataclass(frozen=True)
 class Depart:
-    """Root to any rank: everyone has left, or is not waited for; take leave of MPI."""
+    """Root to any rank: every rank has cleared its node, or is not waited for; take leave of MPI."""

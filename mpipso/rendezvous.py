@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mpipso.cluster.channel import Channel
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
@@ -27,7 +27,7 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.remote import RemoteNode
-from mpipso.startup import Options, read_config, service_port, wanted_groups
+from mpipso.startup import Options, read_config, wanted_groups
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import Outside
@@ -37,19 +37,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """What a rank has to know of the plan: its share of a host, and the group that it is in at first; None: a spare."""
+    """What a rank has to know of the plan.
+
+    Attributes
+    ----------
+    node:
+        The rank's share of its host.
+    form:
+        The group that the rank belongs to at first; None for a spare rank.
+    """
 
     node: PlacedNode
     form: Form | None = None
 
     @property
     def index(self) -> int | None:
-        """The group's position in the plan."""
+        """The number of the rank's group, which is its position in the plan; None for a spare rank."""
         return self.form.group if self.form is not None else None
 
     @property
     def seat(self) -> int | None:
-        """This rank's position in the group (0: leader)."""
+        """The rank's position in its group, where 0 is the leader's; None for a spare rank."""
         return self.form.placed.nodes.index(self.node) if self.form is not None else None
 
 
@@ -59,20 +67,26 @@ class RankContext:
 
     Attributes
     ----------
+    world:
+        The job: how many ranks there are, and which one this is.
+    config:
+        The configuration of the run, the same on all ranks.
     plan:
-        All groups, on rank 0; the other ranks know their own ``place`` only.
+        All groups, on rank 0; an empty plan on other ranks, which know their own ``place`` only.
+    place:
+        Which group this rank belongs to, and as what.
     node:
-        This rank's node.
+        The host that this rank runs on, as the group may use it.
     work_dirs:
-        The work folder of every rank.
+        The work folder of every rank on its host, by rank.
     group:
-        The communicator of the group's ranks; None for a spare.
+        The channel of the ranks of this rank's group, by seat; None for a spare rank.
     everyone:
         The channel of all ranks.
     outside:
         A leader's connections to the nodes of its group that have no rank; None if there are none.
     reached:
-        Those nodes, by their position in the group.
+        The nodes that ``outside`` connects to, by their position in the group.
     differing:
         By host, the variables of which services inherit another value there than on the root's host.
     """
@@ -90,13 +104,17 @@ class RankContext:
     differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None]) -> RankContext:
+def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) -> tuple[RankContext, T | None]:
     """Read the configuration, place the groups, make the channels and the work folders.
 
     Parameters
     ----------
     claim:
-        Called on rank 0 once all is known to be well: makes the run's folder, or raises.
+        Called on rank 0 once all is known to be well: makes the run's folder, or raises a ``UserError``.
+
+    Returns
+    -------
+    This rank's place in the job and, on rank 0, what ``claim`` returned.
 
     Raises
     ------
@@ -107,25 +125,11 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     root = _agreed(world, lambda: Fingerprint.of(os.environ))
     ranks = _ranks(world, options, config, root)
-    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     with contextlib.ExitStack() as unless_well:
-        connections = None
-        if _agreed(world, lambda: bool(apart)):
-            first = _dealt(
-                world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size)
-            )
-            connections, known = _meet(world, config, first, ranks, root)
-            apart = [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known]
-        if connections is not None:
-            unless_well.callback(connections.close)
-        plans: list[Plan] = []
-
-        def places() -> list[Place]:
-            plans.append(_usable(plan([*ranks, *apart], config.parallel, hosts=hosts), config))
-            return _places(plans[0], config, world.size)
-
-        place = _dealt(world, places)
-        placement = plans[0] if plans else Plan(())
+        apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
+        every = [*ranks, *apart]
+        placement = _on_root(world, lambda: _usable(plan(every, config.parallel, hosts=hosts), config)) or Plan(())
+        place = world.scatter(_places(placement, config, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
@@ -133,9 +137,9 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
-        _agreed(world, lambda: claim(config, placement))
+        claimed = _on_root(world, lambda: claim(config, placement))
         unless_well.pop_all()
-    return RankContext(
+    context = RankContext(
         world=world,
         config=config,
         plan=placement,
@@ -146,14 +150,15 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], None
         everyone=everyone,
         outside=connections,
         reached=reached,
-        differing={rank.host: rank.differing for rank in [*ranks, *apart] if rank.differing},
+        differing={rank.host: rank.differing for rank in every if rank.differing},
     )
+    return context, claimed
 
 
 def _ranks(world: World, options: Options, config: Config, root: Fingerprint) -> list[Rank]:
     """On rank 0 the ranks with what their machines are, none of which lacks what the configuration needs."""
     problems = [*missing_commands(config), *_problems_here(options, config)]
-    facts = world.gather((local_facts(world.rank, root), problems))
+    facts = world.gather((rank_here(world.rank, root), problems))
     _agreed(world, lambda: _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems]))
     return _as_found(world, [rank for rank, _ in facts])
 
@@ -173,7 +178,8 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
 
 def _places(placement: Plan, config: Config, size: int) -> list[Place]:
     """The place of every rank, by rank."""
-    forms = [Form(index, group, service_port(config, placement, index)) for index, group in enumerate(placement.groups)]
+    ports = placement.ports(config.service.port)
+    forms = [Form(index, group, ports[index]) for index, group in enumerate(placement.groups)]
     indices = [placement.index_of(rank) for rank in range(size)]
     return [
         Place(placement.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)
@@ -199,8 +205,7 @@ def _nodes(
             group = place.form.placed
             if connections is not None:
                 reached = _join(connections, group.nodes, config)
-            here = group.nodes[group.master_node_index].rank == world.rank
-            master = node if here else reached.get(group.master_node_index)
+            master = node if group.master.rank == world.rank else reached.get(group.master_node_index)
             if master is not None and place.form.port:
                 master.free_port(place.form.port)
     except EvaluationFailed as error:
@@ -238,6 +243,29 @@ def _node(place: PlacedNode, config: Config) -> LocalNode:
         device_variable=place.device_variable,
         work_dir=config.service.work_dir,
     )
+
+
+def _without_rank(
+    world: World,
+    config: Config,
+    hosts: Sequence[str] | None,
+    ranks: Sequence[Rank],
+    root: Fingerprint,
+    unless_well: contextlib.ExitStack,
+) -> tuple[list[Rank], Outside | None]:
+    """The nodes of groups that have no rank: all of them, on rank 0, and a leader's connections to those of its group.
+
+    Leaders connect to them in groups that are formed by names alone: the groups of the run depend on what the nodes
+    are. What is opened is left to ``unless_well``, which closes it.
+    """
+    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
+    if not _agreed(world, lambda: bool(apart)):
+        return [], None
+    first = _dealt(world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size))
+    connections, known = _meet(world, config, first, ranks, root)
+    if connections is not None:
+        unless_well.callback(connections.close)
+    return [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known], connections
 
 
 def _meet(
@@ -287,7 +315,7 @@ def _outside(config: Config) -> Outside:
 
 
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
-    return Rank(rank.rank, rank.host, *astuple(facts)[1:])
+    return Rank(rank.rank, **vars(facts) | {"host": rank.host})
 
 
 def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:
@@ -315,6 +343,21 @@ def _dealt(world: World, produce: Callable[[], Sequence[T]]) -> T:
     if isinstance(own, UserError):
         raise own
     return own
+
+
+def _on_root(world: World, produce: Callable[[], T]) -> T | None:
+    """What rank 0 produces, on rank 0 alone; or its error, on every rank."""
+    made: T | None = None
+    mistake: UserError | None = None
+    if world.rank == 0:
+        try:
+            made = produce()
+        except UserError as error:
+            mistake = error
+    told = world.share(mistake)
+    if told is not None:
+        raise told
+    return made
 
 
 def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:

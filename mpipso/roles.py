@@ -11,12 +11,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.evaluation import Assignment, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
 from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
@@ -33,7 +34,10 @@ FORSAKEN = 1
 
 
 class Link(Protocol):
-    """How leader and members of a group reach each other, by seat: as a :class:`~mpipso.cluster.channel.Channel`."""
+    """How leader and members of a group reach each other: a part of :class:`~mpipso.cluster.channel.Channel`.
+
+    Destinations are seats: a rank's position among the nodes of its group, where the leader has 0.
+    """
 
     def post(self, dest: int, message: object) -> None: ...
 
@@ -44,7 +48,7 @@ class Link(Protocol):
 
 
 class Later:
-    """The link of a group that was formed later: over the channel of all ranks."""
+    """The link of a group that was formed during the run: it has no channel of its own, and uses that of all ranks."""
 
     def __init__(self, everyone: Channel, form: Form) -> None:
         self._everyone = everyone
@@ -62,31 +66,42 @@ class Later:
 
 
 class Role(Protocol):
-    """What a rank does in a group."""
+    """What a rank does in a group, as leader or as member; ``form`` is the message that formed the group."""
 
     form: Form
 
     def hear(self, seat: int, message: object) -> None:
-        """Another rank of the group speaks."""
+        """Take a message of another rank of the group, by its seat."""
 
     def obey(self, content: Assignment | Cancel) -> None:
-        """The root orders something."""
+        """Do what the root orders: evaluate an assignment, or give up the evaluation that runs."""
 
     def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
-        """Stop what runs, and with ``close`` give the node back for good; never waits. ``gone`` ranks do not answer."""
+        """Begin to stop what runs, without waiting for it.
+
+        Parameters
+        ----------
+        gone:
+            Ranks of the job that do not answer any more.
+        close:
+            Whether the run is over, so that the node's files are removed too; else the node will serve another group.
+        """
 
     def step(self) -> None:
-        """Do what there is to do; never waits."""
+        """Do what there is to do at this moment; never waits."""
 
     @property
     def over(self) -> bool:
-        """Whether it has ended and all is said."""
+        """Whether everything has been stopped, and every message sent."""
 
 
 class Station:
     """What this rank is at the moment, as the root says: leader or member of a group, or spare.
 
-    ``clock``, in seconds, is what silence is measured by.
+    Parameters
+    ----------
+    clock:
+        Tells the time in seconds, by which the root's silence is measured.
     """
 
     def __init__(
@@ -110,7 +125,7 @@ class Station:
             self._take_seat(context.place.form)
 
     def hear(self, source: int, message: object) -> None:
-        """A message of the root's or, within a group, of another rank's has arrived."""
+        """Take a message that rank ``source`` has sent: the root, or another rank of this rank's group."""
         if source == ROOT:
             self._heard = self._clock()
         role = self._role
@@ -172,7 +187,7 @@ class Station:
         self._say()
 
     def cancel(self) -> None:
-        """Give up the evaluation that runs."""
+        """Give up the evaluation that runs here, if any."""
         if self._role is not None:
             self._role.obey(Cancel())
 
@@ -211,7 +226,10 @@ class Station:
 
 
 class Leader:
-    """Rank 0 of a group: evaluates what it is assigned in a thread, while its main thread passes messages on."""
+    """The first rank of a group: evaluates what the root assigns to the group.
+
+    An evaluation runs in a thread, while the main thread passes messages on.
+    """
 
     def __init__(self, context: RankContext, form: Form, link: Link) -> None:
         self.form = form
@@ -291,14 +309,7 @@ class Leader:
             evaluation = self._group.evaluate(assignment, self._cancel)
         except Exception:  # a defect of ours must not keep the root waiting for this group for ever
             failure = Failure("internal error", "infrastructure", traceback.format_exc())
-            evaluation = Evaluation(
-                assignment.number,
-                assignment.attempt,
-                self.form.group,
-                assignment.configuration,
-                assignment.label,
-                failure=failure,
-            )
+            evaluation = replace(assignment.evaluation(self.form.group), failure=failure)
         self._context.everyone.post(ROOT, self._redactor.evaluation(evaluation))
 
     def _close(self) -> None:
@@ -329,7 +340,7 @@ class Leader:
 
 
 class Member:
-    """The agent of its node: does what its leader asks for until it is sent away."""
+    """Any other rank of a group: starts, stops and copies on its node what the group's leader asks for."""
 
     def __init__(self, context: RankContext, form: Form, link: Link) -> None:
         self.form = form
@@ -369,7 +380,7 @@ class Member:
 
 
 def serve(context: RankContext, interrupts: Interrupts) -> int:
-    """A rank other than the root, from its first seat until all leave; returns its exit code."""
+    """What a rank other than the root does, from its first place until all ranks leave; returns its exit code."""
     station = Station(context, interrupts)
     told = False
     while not (station.departing and context.everyone.idle):

@@ -26,7 +26,7 @@ from mpipso.cluster.dispatch import (
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
-from mpipso.cluster.plan import PlacedGroup
+from mpipso.cluster.plan import lowest_port
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
@@ -36,7 +36,6 @@ from mpipso.record.monitor import Monitor
 from mpipso.rendezvous import RankContext
 from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
-from mpipso.startup import service_port
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 
@@ -54,7 +53,7 @@ class Root:
     limits:
         Until when evaluations may be started.
     beat:
-        A file that is touched as a sign of life for a supervisor.
+        A file that is touched every few seconds: the sign of life for the process that supervises the job.
 
     Attributes
     ----------
@@ -85,7 +84,7 @@ class Root:
         self._patience: float | None = None
         self._station = Station(context, interrupts)
         self._membership = Membership(context.plan)
-        self._ports = {n: service_port(context.config, context.plan, n) for n in range(len(context.plan.groups))}
+        self._ports = dict(enumerate(context.plan.ports(context.config.service.port)))
         parallel = context.config.parallel
         self._leases = Leases(range(1, context.world.size), parallel.lease, time.monotonic())
         health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
@@ -299,7 +298,9 @@ class Root:
         if self._closing:
             return
         for number, placed in self._membership.form():
-            self._ports[number] = self._free_port(placed)
+            host, groups = placed.master.host, self._membership.groups
+            taken = [port for other, port in self._ports.items() if groups[other].master.host == host]
+            self._ports[number] = lowest_port(self._context.config.service.port, taken)
             for node in placed.nodes:
                 self._context.everyone.post(node.rank, Form(number, placed, self._ports[number]))
             self._journal.write(
@@ -312,15 +313,6 @@ class Root:
             self._monitor.formed(number, placed.hosts)
             self._dispatcher.join(number)
             self._changed = True
-
-    def _free_port(self, placed: PlacedGroup) -> int:
-        """Groups whose masters share a host count up from the configured port."""
-        first = self._context.config.service.port
-        if first == 0:
-            return 0
-        host = _master(placed)
-        taken = {port for number, port in self._ports.items() if _master(self._membership.groups[number]) == host}
-        return next(port for port in range(first, first + len(taken) + 1) if port not in taken)
 
     def _order(self, group: int, content: Assignment | Cancel) -> None:
         self._context.everyone.post(self._membership.leader(group), Order(group, content))
@@ -373,7 +365,7 @@ class Root:
 
     @property
     def silent(self) -> str:
-        """The ranks that have neither left nor died; empty if there are none."""
+        """The ranks that have neither left nor died, in words; empty if there are none."""
         others = set(range(1, self._context.world.size))
         return self._who(others - self._left - self._context.everyone.failed)
 
@@ -399,7 +391,3 @@ def _dated(event: Event, offset: float) -> Event:
         return event
     lost = event.evaluation
     return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))
-
-
-def _master(placed: PlacedGroup) -> str:
-    return placed.nodes[placed.master_node_index].host

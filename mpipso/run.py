@@ -42,16 +42,13 @@ def tune(options: Options) -> int:
 
 
 def _take_part(world: World, options: Options, interrupts: Interrupts) -> int:
-    records: list[RunRecord] = []
     try:
-        context = prepare(
-            world, options, lambda config, plan: records.append(_open_record(config, plan, options, world))
-        )
+        context, record = prepare(world, options, lambda config, plan: _open_record(config, plan, options, world))
     except UserError as error:
         if world.rank == 0:
             print_error(error)
         return error.exit_code if world.rank == 0 else 0
-    return records[0].keep(context, interrupts) if records else roles.serve(context, interrupts)
+    return record.keep(context, interrupts) if record is not None else roles.serve(context, interrupts)
 
 
 def _open_record(config: Config, plan: Plan, options: Options, world: World) -> RunRecord:

@@ -9,7 +9,6 @@ from typing import Any
 
 from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
-from mpipso.cluster.plan import Plan
 from mpipso.config import Config
 from mpipso.configfile import load, parse
 from mpipso.errors import UserError
@@ -28,11 +27,26 @@ from mpipso.templates import EMBEDDED, template
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. ``overrides`` are configuration values by dotted key.
+    """What the command line says of a run.
 
-    ``resume`` is the folder of a run to go on with, ``name`` that of the folder of a new one in the output folder,
-    ``warm_start`` holds folders of earlier runs, or CSV files, to learn from. ``without`` are hosts that are not to be
-    used, whoever names them.
+    Attributes
+    ----------
+    config:
+        The configuration file; None for the embedded configuration, or that of the run to resume.
+    overrides:
+        Values that take the place of the configuration's, by dotted key.
+    hostfile, nodes:
+        A file with names of hosts; groups of hosts, as in ``node0,node1:node2,node3``.
+    progress:
+        How the run is shown: ``auto``, or one of the values of ``--progress``.
+    resume:
+        The folder of a run to go on with.
+    name:
+        The name of a new run's folder in the output folder.
+    warm_start:
+        Folders of earlier runs, or CSV files, to learn from.
+    without:
+        Hosts that are not to be used, whoever names them.
     """
 
     config: Path | None = None
@@ -46,7 +60,7 @@ class Options:
     without: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
-        """The flags that say the same again."""
+        """The words of a command line that says the same."""
         pairs = [("--config", self.config), ("--hostfile", self.hostfile), ("--nodes", self.nodes)]
         pairs += [("--resume", self.resume), ("--run-name", self.name)]
         pairs += [("--warm-start", path) for path in self.warm_start]
@@ -181,11 +195,3 @@ def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:
     """The hosts on which a launcher starts ranks, once for each: nodes have one rank unless groups share them."""
     distinct = list(dict.fromkeys(hosts or ()))
     return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct
-
-
-def service_port(config: Config, placement: Plan, index: int) -> int:
-    """The port of a group's service: groups whose masters share a host count up from the configured one."""
-    if config.service.port == 0:
-        return 0
-    masters = [group.nodes[group.master_node_index].host for group in placement.groups[: index + 1]]
-    return config.service.port + masters[:-1].count(masters[-1])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mpipso import slurm
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
 
 LIMIT = 10.0
@@ -55,7 +55,7 @@ def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], 
 
 def strangers(hosts: Iterable[str]) -> list[str]:
     """Those of the names that do not stand for this host."""
-    here = Hosts([local_facts(0)])
+    here = Hosts([rank_here(0)])
     return [host for host in hosts if here.find(host) is None]
 
 

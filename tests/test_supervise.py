@@ -20,7 +20,7 @@ import pytest
 from bed.job import Job, wait_until
 
 from mpipso import survivors
-from mpipso.cluster.facts import local_facts
+from mpipso.cluster.facts import rank_here
 from mpipso.config import Config
 from mpipso.configfile import parse
 from mpipso.errors import UserError
@@ -651,7 +651,7 @@ class TestHosts:
     def test_of_a_slurm_job_are_lost_where_a_step_runs_on_this_one_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: bool
     ) -> None:
-        here = local_facts(0).host
+        here = rank_here(0).host
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         script(tmp_path / "sinfo", f"#!/bin/sh\nfor host in {here} n1 n2; do echo $host allocated; done\n")
@@ -663,7 +663,7 @@ class TestHosts:
         monkeypatch.setattr(survivors, "LIMIT", 1.0)
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         agent = script(tmp_path / "agent", '#!/bin/sh\n[ "$1" != frozen ] || sleep 60\n')
-        here = local_facts(0).host
+        here = rank_here(0).host
         told: list[str] = []
         assert survivors.answering(["a", "frozen", here, "a"], [str(agent)], told.append) == {"a", here}
         assert survivors.answering(["frozen", "localhost"], [str(agent)], told.append) == {"localhost"}

@@ -33,14 +33,14 @@ class Channel(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether everything posted has left this rank; :meth:`take` makes it so. What is given up does not count."""
+        """Whether every message posted here has left, but for those to ranks given up; :meth:`take` sends them."""
 
     @property
     def failed(self) -> frozenset[int]:
         """The ranks that are dead, where MPI tells; nothing reaches them, and nothing comes from them any more."""
 
     def give_up(self, rank: int, lost: bool = True) -> None:
-        """Do not wait for messages to ``rank`` to leave; or, with ``lost`` false, wait for them again."""
+        """Count messages to ``rank`` no more for :attr:`idle`; with ``lost`` false, count them again."""
 
 
 class MpiChannel:

@@ -131,10 +131,11 @@ class Dispatcher:
 
     @property
     def running(self) -> Collection[Assignment]:
+        """What the groups evaluate now, probes included."""
         return tuple(assignment for assignment, _ in self._running.values())
 
     def overdue(self, now: float, limit: float) -> list[int]:
-        """The groups whose evaluation runs for more than ``limit`` seconds."""
+        """The groups whose evaluation has run for more than ``limit`` seconds at the time ``now``."""
         return [group for group, (_, since) in self._running.items() if now - since > limit]
 
     def join(self, group: int) -> None:
@@ -142,22 +143,16 @@ class Dispatcher:
         self._health.join(group)
 
     def leave(self, group: int, cause: str, now: float) -> list[Event]:
-        """A group is no more: what it runs goes back to the queue."""
+        """A group has ended, for a reason in words (``cause``): the assignment that it ran goes back to the queue.
+
+        The times in the events are those of the caller's clock, in seconds.
+        """
         self._health.leave(group)
         assignment, since = self._running.pop(group, (None, now))
         if assignment is None or assignment.label == PROBE:
             return []
         failure = Failure(cause, "infrastructure")
-        lost = Evaluation(
-            assignment.number,
-            assignment.attempt,
-            group,
-            assignment.configuration,
-            assignment.label,
-            failure=failure,
-            started=since,
-            ended=now,
-        )
+        lost = replace(assignment.evaluation(group), failure=failure, started=since, ended=now)
         return self._settle(lost, assignment)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:

@@ -1,9 +1,8 @@
-"""What a rank finds out before MPI is asked: its number, how many there are, and its node."""
+"""What a rank finds out without MPI: its number, how many ranks there are, and what its machine is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 
 from mpipso.cluster.plan import Rank
 from mpipso.service.environment import Fingerprint
@@ -15,9 +14,12 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCI
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-def local_facts(rank: int, root: Fingerprint | None = None) -> Rank:
-    """Host name, address, cores and accelerators of the machine that this process runs on; ``root`` as in ``facts``."""
-    return Rank(rank, *astuple(facts(root)))
+def rank_here(rank: int, root: Fingerprint | None = None) -> Rank:
+    """The rank of this number on the machine that this process runs on, with what that machine is.
+
+    ``root`` is the environment of the root's host, to compare the one here with; None for no comparison.
+    """
+    return Rank(rank, **vars(facts(root)))
 
 
 def rank_in(environ: Mapping[str, str]) -> int:

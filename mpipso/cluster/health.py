@@ -60,7 +60,8 @@ class ServiceGroupHealthMonitor:
 
     A group that fails ``after`` evaluations in a row (those that failed by their configuration, as it seems, count
     half), or a configuration that is known to be good, goes into quarantine: it is probed after ``pause`` seconds, then
-    after twice that, and so on, and is readmitted when a probe passes.
+    after twice that, and so on, and is readmitted when a probe passes. Groups are told apart by their numbers, and
+    ``now`` is a time in seconds on whatever clock the caller has.
     """
 
     def __init__(self, *, after: int, pause: float) -> None:
@@ -77,7 +78,10 @@ class ServiceGroupHealthMonitor:
         del self._groups[group]
 
     def record(self, evaluation: Evaluation, now: float, *, known_good: bool) -> bool:
-        """Take note of what a healthy group reports; returns whether it goes into quarantine for it."""
+        """Take note of what a healthy group reports; returns whether that sends the group into quarantine.
+
+        ``known_good`` tells that the configuration has worked before.
+        """
         health, failure = self._groups[evaluation.group], evaluation.failure
         if failure is None:
             health.streak = 0.0
@@ -124,5 +128,5 @@ class ServiceGroupHealthMonitor:
 
     @property
     def hopeless(self) -> bool:
-        """Whether every group is in quarantine and has failed its probes again and again."""
+        """Whether every group is in quarantine and has failed :data:`HOPELESS` probes in a row."""
         return bool(self._groups) and all(health.probes >= HOPELESS for health in self._groups.values())

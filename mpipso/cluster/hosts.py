@@ -1,4 +1,4 @@
-"""Names of hosts as users and schedulers write them (host files, ``--nodes``, Slurm's lists), and who goes by them."""
+"""Names of hosts as users and schedulers write them (host files, ``--nodes``, Slurm's lists), and whose they are."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _KEYS = {
 }
 """What Open MPI's host files have, and those of MPICH."""
 _NEAR = 0.85
-"""How like one of them a word is that is taken for a slip; others may be another MPI's."""
+"""From which likeness on (0 to 1) an unknown key counts as a known one misspelled; others may be another MPI's."""
 _MOST = 100_000
-"""Names that a list may stand for; more is a slip of the pen."""
+"""How many hosts a list may stand for, at most; more is a slip of the pen."""
 
 
 class Named(Protocol):
@@ -101,7 +101,13 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
 
 
 def read_hostfile(path: Path) -> list[tuple[str, int]]:
-    """:func:`parse_hostfile` of a file that may be missing, or that launchers cannot read as it is."""
+    """The hosts and slots of a file, as :func:`parse_hostfile` returns them.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, here or by launchers, or one of its lines is wrong.
+    """
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +120,7 @@ def read_hostfile(path: Path) -> list[tuple[str, int]]:
 
 
 def parse_nodes(text: str) -> tuple[GroupEntry, ...]:
-    """Groups from ``"node0,node1:node2,node3"``: colon between groups, comma within.
+    """The groups of ``"node0,node1:node2,node3"``: a colon stands between groups, a comma between nodes of a group.
 
     Raises
     ------
@@ -182,7 +188,7 @@ class Hosts:
     """
 
     def __init__(self, ranks: Iterable[Named], *, local: bool = True) -> None:
-        """With ``local``, the names of the loopback stand for the only host, if there is a single one."""
+        """``ranks`` are what runs on the hosts; with ``local``, ``localhost`` is the job's host if it has only one."""
         self.names: dict[str, None] = {}
         self._named: dict[str, str] = {}
         self._exact: dict[str, set[str]] = defaultdict(set)
@@ -200,16 +206,16 @@ class Hosts:
                 self._exact[name].update(self.names)
 
     def find(self, name: str) -> str | None:
-        """The host that ``name`` stands for; None if there is none or if it cannot be told which."""
+        """The host that ``name`` stands for, by the name that its ranks give; None if it is none or several."""
         found = self._candidates(name)
         return found.pop() if len(found) == 1 else None
 
     def absent(self, name: str) -> bool:
-        """Whether ``name`` can only be a host of which nothing is known."""
+        """Whether ``name`` stands for none of these hosts, and is not ``localhost`` either."""
         return not self._candidates(name) and _key(name) not in LOCAL
 
     def problem(self, name: str) -> str | None:
-        """Why :meth:`find` finds nothing, in words; None if it does."""
+        """Why :meth:`find` finds no host of that name, in words; None if it finds one."""
         found = self._candidates(name)
         if len(found) > 1:
             return f"{name} may be {' or '.join(sorted(found))}: write the full name"

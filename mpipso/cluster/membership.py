@@ -16,14 +16,16 @@ class Loss:
 
     Attributes
     ----------
+    host:
+        The host on which the rank runs, or ran.
     group:
-        The group that it was in, or had to leave; None if there was none.
+        The number of the group that the rank was in or had still to leave; None if there was none.
     ended:
-        Whether that group ends with it.
+        Whether the group existed until now, and ends with this loss.
     leader:
-        The rank that leads what is left of that group on its way out; None if it is the lost one, or lost before.
+        The rank that led the group and now has to end it; None if it is the lost one, or was lost before.
     survivors:
-        The group's other ranks that have to leave it before they can serve again.
+        The ranks that have to leave the group before they can serve in another, in order.
     """
 
     host: str
@@ -41,7 +43,7 @@ class Membership:
     groups:
         The groups that exist, by number.
     lost:
-        The ranks that are not there, or not heard of.
+        The ranks that have died, or of which no sign of life has come for too long.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -70,16 +72,17 @@ class Membership:
         return frozenset(self._leaving)
 
     def leader(self, group: int) -> int:
+        """The rank that leads the group of this number."""
         return self.groups[group].nodes[0].rank
 
     def group_of(self, rank: int) -> int | None:
-        """The number of the group that ``rank`` belongs to."""
+        """The number of the group that ``rank`` belongs to; None if it belongs to none."""
         return next((n for n, group in self.groups.items() if any(node.rank == rank for node in group.nodes)), None)
 
     def lose(self, rank: int, *, dead: bool) -> Loss | None:
-        """A rank is gone (``dead``) or not heard of any more; None if that is known already.
+        """Take note that a rank has died (``dead``), or is not heard of any more; None if its loss is known already.
 
-        The share of a dead rank's host falls to a spare rank there that has none of its own.
+        A dead rank's share of its host goes to a spare rank on the same host that has no cores or devices of its own.
         """
         if dead and rank not in self._dead:
             self._dead.add(rank)
@@ -109,7 +112,7 @@ class Membership:
         self._leaving.update((rank, number) for rank in present)
 
     def free(self, rank: int) -> bool:
-        """A rank belongs to no group (any more); returns whether it was lost and is back."""
+        """Take note that a rank belongs to no group (any more); returns whether it was lost and is back."""
         back = rank in self.lost
         self.lost.discard(rank)
         self._leaving.pop(rank, None)
@@ -118,7 +121,10 @@ class Membership:
         return back
 
     def form(self) -> list[tuple[int, PlacedGroup]]:
-        """New groups in the place of those that have ended, as far as there are ranks; the root leads its own."""
+        """Form groups of spare ranks in the place of groups that have ended, as far as there are ranks.
+
+        Returns the new groups with their numbers. A new group has as many nodes as the one that it replaces.
+        """
         formed = []
         for ended in sorted(self._vacancies, key=lambda group: -len(group.nodes)):
             able = sorted(rank for rank in self._spare if self._able(self._share[rank]))

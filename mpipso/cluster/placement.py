@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mpipso.cluster.hosts import Hosts, Name
 from mpipso.cluster.plan import Plan, Rank
-from mpipso.cluster.shares import Left, Taken, share_hosts
+from mpipso.cluster.shares import Drafts, LeftOver, share_hosts
 from mpipso.errors import UserError
 from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.wording import counted, listed
@@ -24,8 +24,9 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
     parallel:
         The configuration's section; its ``service_groups`` win over ``hosts``, and those over the order of the ranks.
     hosts:
-        The names of a hostfile, once per slot, in the order in which the user wants groups formed. Slots without a
-        rank are ignored on hosts that have at least one, and so are hosts where the job has fewer ranks than hosts.
+        The names of a hostfile, once per slot, in the order in which the user wants groups formed; None without a
+        hostfile. Slots without a rank are ignored on a host that has at least one rank, and so are hosts without any
+        rank where the job has fewer ranks than hosts.
 
     Raises
     ------
@@ -36,31 +37,31 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
         _one_rank_per_node(ranks)
     idle: list[str] = []
     if parallel.service_groups:
-        taken, spares = _by_name(ranks, parallel.service_groups, "not named in any group")
+        drafts, spares = _by_name(ranks, parallel.service_groups, "not named in any group")
     elif hosts is not None:
         idle = _idle(ranks, hosts)
         size, entries = _from_hostfile(ranks, parallel, [host for host in hosts if host not in set(idle)])
-        taken, spares = _by_name(ranks, entries, f"left over: groups take {counted(size, 'node')} each")
+        drafts, spares = _by_name(ranks, entries, f"left over: groups take {counted(size, 'node')} each")
     else:
-        taken, spares = _in_rank_order(ranks, parallel)
-    if not taken:
+        drafts, spares = _in_rank_order(ranks, parallel)
+    if not drafts:
         raise UserError(
             f"{counted(len(ranks), 'rank')} cannot form a group of "
             f"{counted(group_size(parallel, len(ranks)), 'node')}: "
             f"start more ranks (mpirun -np) or lower --nodes-per-group"
         )
-    if not parallel.enabled and len(taken) > 1:
+    if not parallel.enabled and len(drafts) > 1:
         raise UserError(
-            f"parallel.enabled = false allows one group, but {counted(len(ranks), 'rank')} form {len(taken)}: "
+            f"parallel.enabled = false allows one group, but {counted(len(ranks), 'rank')} form {len(drafts)}: "
             f"start fewer ranks or raise --nodes-per-group"
         )
-    return replace(share_hosts(_root_first(taken), spares, ranks, parallel), idle=tuple(idle))
+    return replace(share_hosts(_root_first(drafts), spares, ranks, parallel), idle=tuple(idle))
 
 
 def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
-    """The hosts named for groups on which no rank runs, each with a number of its own below 0; arguments as above.
+    """The hosts that are named for groups, but on which no rank runs: each as a rank with a number of its own below 0.
 
-    Nothing is known of them yet but their names.
+    Nothing is known of these hosts yet but their names. The arguments are those of :func:`plan`.
     """
     known = Hosts(ranks)
     if parallel.service_groups:
@@ -72,10 +73,11 @@ def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | No
 
 
 def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[GroupEntry, ...]:
-    """The groups without those that have one of the ``lost`` hosts, by whatever of its names they call it.
+    """The groups that can be formed without the ``lost`` hosts.
 
-    If all groups are of one size, what is left of those forms new ones, which are numbered and have their master as
-    those that they replace. What is said of a node stays with it.
+    A group in which a lost host is named, by whichever of its names, is left out. If all groups are of one size, the
+    other nodes of the groups left out form new groups of that size, as far as they suffice. A new group has the number
+    and the master's position of a group that was left out, and each node keeps the settings that it had there.
     """
     gone = Hosts(map(Name, lost), local=False)
     broken = [entry for entry in entries if any(gone.find(node.host) is not None for node in entry.nodes)]
@@ -113,12 +115,12 @@ def _one_rank_per_node(ranks: Sequence[Rank]) -> None:
         )
 
 
-def _in_rank_order(ranks: Sequence[Rank], parallel: Parallel) -> tuple[Taken, list[Left]]:
+def _in_rank_order(ranks: Sequence[Rank], parallel: Parallel) -> tuple[Drafts, list[LeftOver]]:
     size = group_size(parallel, len(ranks))
     whole = len(ranks) - len(ranks) % size
-    taken: Taken = [(None, list(ranks[start : start + size])) for start in range(0, whole, size)]
+    drafts: Drafts = [(None, list(ranks[start : start + size])) for start in range(0, whole, size)]
     reason = f"left over: groups take {counted(size, 'node')} each"
-    return taken, [(rank, reason) for rank in ranks[whole:]]
+    return drafts, [(rank, reason) for rank in ranks[whole:]]
 
 
 def _idle(ranks: Sequence[Rank], hosts: Sequence[str]) -> list[str]:
@@ -155,7 +157,7 @@ def _from_hostfile(
     )
 
 
-def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) -> tuple[Taken, list[Left]]:
+def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) -> tuple[Drafts, list[LeftOver]]:
     known = Hosts(ranks)
     entries = tuple(entries)
     _all_known([node.host for entry in entries for node in entry.nodes], known, ranks)
@@ -163,7 +165,7 @@ def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) 
     for rank in ranks:
         by_host[rank.host].append(rank)
     short: list[str] = []
-    taken: Taken = []
+    drafts: Drafts = []
     for entry in entries:
         members = []
         for node in entry.nodes:
@@ -172,14 +174,14 @@ def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) 
                 members.append(free.popleft())
             else:
                 short.append(node.host)
-        taken.append((entry, members))
+        drafts.append((entry, members))
     if short:
         raise UserError(
             f"no rank of this job is left for {', '.join(dict.fromkeys(short))}: a host has as many places in groups "
             f"as it has ranks"
         )
     left = sorted((rank for group in by_host.values() for rank in group), key=lambda rank: rank.rank)
-    return taken, [(rank, reason) for rank in left]
+    return drafts, [(rank, reason) for rank in left]
 
 
 def _all_known(names: Iterable[str], known: Hosts, ranks: Sequence[Rank]) -> None:
@@ -195,12 +197,12 @@ def _all_known(names: Iterable[str], known: Hosts, ranks: Sequence[Rank]) -> Non
     raise UserError(f"{listed(problems, '; ')}: {where}")
 
 
-def _root_first(taken: Taken) -> Taken:
+def _root_first(drafts: Drafts) -> Drafts:
     """The group of rank 0 comes first, because the root leads group 0; the others keep their order.
 
     If rank 0 was not named, it would neither lead nor idle usefully; that is a user's error.
     """
-    for index, (_, members) in enumerate(taken):
+    for index, (_, members) in enumerate(drafts):
         if any(member.rank == 0 for member in members):
-            return [taken[index], *taken[:index], *taken[index + 1 :]]
+            return [drafts[index], *drafts[:index], *drafts[index + 1 :]]
     raise UserError("rank 0 belongs to no group: name its host in a group, because it runs the swarm and leads a group")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,10 +11,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank found out about its node at start-up; ``aliases`` are further names and addresses of the host.
+    """A rank of the job, with what it found out about its host at start-up.
 
-    ``differing`` names the variables of which services inherit another value there than on the root's host. A
-    negative number stands for a host outside of the job, see :func:`outside`.
+    Attributes
+    ----------
+    rank:
+        Its number; a negative one stands for a host on which no rank runs (``placement.outside``).
+    host, address, aliases:
+        The host's name, the address at which other hosts reach it, and its further names and addresses.
+    cores, devices:
+        The cores and the accelerators that the job may use there, by their numbers.
+    device_variable:
+        The environment variable that shows a process some of ``devices``; empty if it is not known.
+    differing:
+        The environment variables of which a service inherits another value there than on the root's host.
     """
 
     rank: int
@@ -27,11 +39,11 @@ class Rank:
 
 @dataclass(frozen=True)
 class PlacedNode:
-    """One node of a group: its rank, and its share of the host.
+    """One node of a group: its rank, and its share of a host.
 
-    Groups on one host have disjoint cores and devices; the nodes of one group have disjoint devices but the same cores.
-    ``device_variable`` makes ``devices`` visible to a process; empty if it is not known. A node without a rank has a
-    negative number for it, and its leader reaches it over ssh, as ``ssh_user`` on ``ssh_port`` unless these are unset.
+    Groups on one host have disjoint cores and devices. Nodes of one group on one host have disjoint devices, but the
+    same cores. The fields are those of :class:`Rank`, but for ``rank``: a negative number means that the node has no
+    rank. The group's leader then reaches the node over ssh, as ``ssh_user`` and on ``ssh_port`` if these are given.
     """
 
     rank: int
@@ -44,12 +56,6 @@ class PlacedNode:
     ssh_user: str = ""
 
     @property
-    def visibility(self) -> dict[str, str]:
-        """The environment that shows the node's devices, and no others, to a process."""
-        shown = self.devices and self.device_variable
-        return {self.device_variable: ",".join(map(str, self.devices))} if shown else {}
-
-    @property
     def transport(self) -> Literal["mpi", "ssh"]:
         """What carries the leader's messages to the node."""
         return "mpi" if self.rank >= 0 else "ssh"
@@ -57,20 +63,30 @@ class PlacedNode:
 
 @dataclass(frozen=True)
 class PlacedGroup:
-    """A service group: ``nodes[0]`` is its leader's, ``nodes[master_node_index]`` runs the service's master."""
+    """A service group: the nodes on which one instance of the service runs.
+
+    The rank of ``nodes[0]`` leads the group, and ``nodes[master_node_index]`` runs the service's master. ``group_id``
+    is the group's number in the configuration.
+    """
 
     group_id: int
     nodes: tuple[PlacedNode, ...]
     master_node_index: int = 0
 
     @property
+    def master(self) -> PlacedNode:
+        """The node that runs the service's master, where clients find the service."""
+        return self.nodes[self.master_node_index]
+
+    @property
     def hosts(self) -> str:
+        """The nodes' hosts in one word, as in ``node0+node1``."""
         return "+".join(node.host for node in self.nodes)
 
 
 @dataclass(frozen=True)
 class Spare:
-    """A rank that belongs to no group, and why; ``node`` is its share of the host if it is needed after all."""
+    """A rank that belongs to no group, and why, in words; ``node`` is its share of the host in a later group."""
 
     reason: str
     node: PlacedNode
@@ -78,21 +94,57 @@ class Spare:
 
 @dataclass(frozen=True)
 class Plan:
-    """All groups of a run, in the order in which the root counts them, the ranks left over, and hosts without any."""
+    """Who does what at the beginning of a run.
+
+    Attributes
+    ----------
+    groups:
+        The groups; a group's position here is its number for the root. The root leads the first one.
+    spares:
+        The ranks that belong to no group.
+    idle:
+        Hosts that the user named, but on which no rank runs.
+    """
 
     groups: tuple[PlacedGroup, ...]
     spares: tuple[Spare, ...] = ()
     idle: tuple[str, ...] = ()
 
     def index_of(self, rank: int) -> int | None:
-        """The position in ``groups`` of the group that ``rank`` belongs to."""
+        """The position in ``groups`` of the group that ``rank`` belongs to; None for a spare rank."""
         return self._indices.get(rank)
 
     def node(self, rank: int) -> PlacedNode:
-        """A rank's share of its host."""
-        nodes = [node for group in self.groups for node in group.nodes] + [spare.node for spare in self.spares]
-        return next(node for node in nodes if node.rank == rank)
+        """The share of its host that ``rank`` has, in a group or as a spare; ``KeyError`` for a rank of another job."""
+        return self._nodes[rank]
+
+    def ports(self, first: int) -> tuple[int, ...]:
+        """The port of each group's service, in the order of ``groups``.
+
+        Groups whose masters share a host count up from ``first``; 0 is for all of them 0, which stands for any free
+        port.
+        """
+        taken: dict[str, set[int]] = defaultdict(set)
+        ports = []
+        for group in self.groups:
+            on_host = taken[group.master.host]
+            ports.append(lowest_port(first, on_host))
+            on_host.add(ports[-1])
+        return tuple(ports)
 
     @cached_property
     def _indices(self) -> dict[int, int]:
         return {node.rank: index for index, group in enumerate(self.groups) for node in group.nodes}
+
+    @cached_property
+    def _nodes(self) -> dict[int, PlacedNode]:
+        nodes = [node for group in self.groups for node in group.nodes] + [spare.node for spare in self.spares]
+        return {node.rank: node for node in nodes}
+
+
+def lowest_port(first: int, taken: Collection[int]) -> int:
+    """The lowest port from ``first`` on that is not ``taken`` by another service on the same host.
+
+    For ``first`` = 0, which stands for any free port, it is 0.
+    """
+    return next(port for port in range(first, first + len(taken) + 1) if port not in taken) if first else 0

@@ -12,10 +12,10 @@ from mpipso.errors import UserError
 from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.wording import counted, listed
 
-Taken = list[tuple[GroupEntry | None, list[Rank]]]
-"""Groups to be: the entry that wants each, and its ranks."""
-Left = tuple[Rank, str]
-"""A rank that no group took, and why."""
+Drafts = list[tuple[GroupEntry | None, list[Rank]]]
+"""Groups to be, in order: the configuration's entry for each, None without one, and the ranks of its nodes."""
+LeftOver = tuple[Rank, str]
+"""A rank that is in no group, and why, in words."""
 
 
 @dataclass
@@ -31,15 +31,30 @@ class _Host:
         return _part(whole, self.slots[index], len(self.slots))
 
 
-def share_hosts(taken: Taken, left: list[Left], ranks: Sequence[Rank], parallel: Parallel) -> Plan:
-    """Give the groups on each host disjoint cores and devices; groups for which none is left become spare.
+def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], parallel: Parallel) -> Plan:
+    """Give the groups on each host disjoint cores and devices, and make the plan of the run.
 
-    What no group has of a host is for its spare ranks.
+    The ranks of a group for which a host has no core or device left become spare. The spare ranks of a host share what
+    no group there has.
+
+    Parameters
+    ----------
+    drafts:
+        The groups to be, that of the root first.
+    left:
+        The ranks that are in none of them.
+    ranks:
+        All ranks, with what they found on their hosts.
+
+    Raises
+    ------
+    UserError
+        What the configuration says of devices, addresses or masters does not fit the hosts, or a group has no rank.
     """
     left = list(left)
     hosts = _found(ranks, parallel)
-    kept: Taken = []
-    for entry, members in taken:
+    kept: Drafts = []
+    for entry, members in drafts:
         lacking = next((m for m in members if _full(hosts[m.host], entry, parallel)), None)
         if lacking is not None:
             reason = _full(hosts[lacking.host], entry, parallel)
@@ -55,7 +70,7 @@ def share_hosts(taken: Taken, left: list[Left], ranks: Sequence[Rank], parallel:
 
 
 def _spares(
-    left: Sequence[Left], groups: Sequence[PlacedGroup], hosts: dict[str, _Host], parallel: Parallel
+    left: Sequence[LeftOver], groups: Sequence[PlacedGroup], hosts: dict[str, _Host], parallel: Parallel
 ) -> Iterator[Spare]:
     taken: dict[str, list[PlacedNode]] = defaultdict(list)
     for group in groups:

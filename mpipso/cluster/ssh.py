@@ -51,7 +51,7 @@ class Outside:
 
     def __init__(self, settings: Ssh) -> None:
         self._settings = settings
-        self._links: dict[int, Link] = {}
+        self._connections: dict[int, AgentConnection] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
         self._thread.start()
@@ -71,7 +71,7 @@ class Outside:
         UserError
             With everything that is wrong, one line for each node and mistake.
         """
-        self._links = {node.rank: Link(self._loop, node, self._settings) for node in nodes}
+        self._connections = {node.rank: AgentConnection(self._loop, node, self._settings) for node in nodes}
         found = self._run(self._meet(commands, root))
         problems = [str(line) for each in found if isinstance(each, UserError) for line in each.problems]
         if problems:
@@ -79,14 +79,14 @@ class Outside:
         return [each for each in found if not isinstance(each, UserError)]
 
     async def _meet(self, commands: Mapping[str, str], root: Fingerprint) -> list[Facts | UserError]:
-        async def meet(link: Link) -> Facts | UserError:
+        async def meet(connection: AgentConnection) -> Facts | UserError:
             try:
-                await link.open()
-                return await link.facts(commands, root)
+                await connection.open()
+                return await connection.facts(commands, root)
             except UserError as error:
                 return error
 
-        return list(await asyncio.gather(*map(meet, self._links.values())))
+        return list(await asyncio.gather(*map(meet, self._connections.values())))
 
     def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
         """Make a node a part of the group, with its share.
@@ -96,7 +96,7 @@ class Outside:
         EvaluationFailed
             The node cannot; with its name.
         """
-        return self._run(self._links[placed.rank].join(placed, work_dir))
+        return self._run(self._connections[placed.rank].join(placed, work_dir))
 
     def close(self) -> None:
         """Hang up; what the agents still have running ends with them."""
@@ -106,13 +106,13 @@ class Outside:
         self._loop.close()
 
     async def _leave(self) -> None:
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-class Link:
+class AgentConnection:
     """The connection to one node; coroutines run in the loop, :meth:`send` may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, place: PlacedNode, settings: Ssh) -> None:

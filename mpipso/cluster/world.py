@@ -38,40 +38,47 @@ T = TypeVar("T")
 
 
 class World(Protocol):
-    """The ranks of the job."""
+    """The ranks of the job, as one of them sees it.
+
+    What is collective is called by all ranks in the same order, and at start-up only.
+    """
 
     rank: int
+    """The number of this rank, from 0; rank 0 is the root."""
     size: int
+    """How many ranks there are."""
     library: str
+    """The MPI library and its version, in words."""
     tolerant: bool
     """Whether the job survives the death of a rank."""
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, by rank, on rank 0; nothing on the others. Collective, at start-up only."""
+        """The values of all ranks, by rank, on rank 0; an empty list on the others. Collective."""
 
     def scatter(self, values: Sequence[T]) -> T:
-        """What rank 0 has for this rank, by rank. Collective, at start-up only."""
+        """What rank 0 has for this rank: ``values``, by rank, count on rank 0 alone. Collective."""
 
     def share(self, value: T) -> T:
-        """The value of rank 0. Collective, at start-up only."""
+        """The value that rank 0 gives; those of other ranks do not count. Collective."""
 
     def split(self, color: int | None, *, key: int = 0) -> Channel | None:
-        """The channel of the ranks with the same colour, ordered by key. Collective, at start-up only."""
+        """A channel of the ranks with the same ``color``, ordered by ``key``; none for ``color`` None. Collective."""
 
     def channel(self) -> Channel:
-        """A channel of all ranks. Collective, at start-up only."""
+        """A channel of all ranks. Collective."""
 
     def wake(self) -> None:
         """End the main thread's nap, from any thread."""
 
     def nap(self) -> None:
-        """Wait until there may be something to do."""
+        """Wait for :data:`NAP` seconds, or until :meth:`wake` is called."""
 
     def leave(self, code: int) -> None:
         """Take leave of MPI together with all other ranks.
 
-        Returns only then. If one does not come, this process ends with its code, and so does the job unless it is
-        tolerant; in the end of MPI itself, ``SIGALRM`` ends a process that waits for too long.
+        The call returns when MPI has ended. If a rank does not come, this process ends with its exit code ``code``
+        instead, and so does the job unless it is tolerant; in the end of MPI itself, ``SIGALRM`` ends a process that
+        waits for too long.
         """
 
     def abort(self, code: int) -> None:

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import essence, plain
+from mpipso.logtext import essence, unprefixed
 from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.outcome import Outcome
@@ -186,14 +186,14 @@ def _faults(outcome: Outcome) -> Iterator[Text]:
     told: dict[str, str] = {}
     for evaluation in failed:
         if (failure := evaluation.failure) is not None:
-            cause = plain(clean(failure.cause))
+            cause = unprefixed(clean(failure.cause))
             cause = told.setdefault(essence(cause), cause)
             causes.setdefault(cause, []).append(evaluation.number)
     named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
     yield from _at_most(_counted(named, "failed"), "red")
     retries: Counter[str] = Counter()
     for cause, count in outcome.retries.items():
-        retries[plain(clean(cause))] += count
+        retries[unprefixed(clean(cause))] += count
     yield from _at_most(_counted(retries, "retried"), "yellow")
     yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
     quarantines: dict[str, list[Quarantine]] = {}
@@ -235,7 +235,7 @@ def _quarantined(alike: Sequence[Quarantine]) -> str:
     groups = _named("group", sorted({quarantine.group for quarantine in alike}))
     seconds = figures.duration(sum(quarantine.seconds for quarantine in alike))
     back = sum(quarantine.readmitted for quarantine in alike)
-    cause = plain(clean(alike[0].cause))
+    cause = unprefixed(clean(alike[0].cause))
     if len(alike) == 1:
         return f"{groups} in quarantine for {seconds}, {'readmitted' if back else 'not readmitted'}: {cause}"
     return f"{groups} in quarantine {len(alike)} times, for {seconds} in all, {back or 'never'} readmitted: {cause}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpipso.evaluation import CONFIRM, LONGEST, SETTING
+from mpipso.evaluation import CLOCK_JUMP, CONFIRM, LONGEST_DURATION
 from mpipso.record.judged import from_fields
 from mpipso.record.measured import silent
 
@@ -181,9 +181,9 @@ def _timed(session: Sequence[Event]) -> list[Event]:
     since, before = 0.0, session[0][clock]
     for event in session:
         gap = event[clock] - before
-        if 0 <= gap <= LONGEST:
+        if 0 <= gap <= LONGEST_DURATION:
             since += gap
-        if not -SETTING <= gap < 0:
+        if not -CLOCK_JUMP <= gap < 0:
             before = event[clock]
         timed.append({**event, "t": since})
     return timed

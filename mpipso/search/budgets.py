@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from mpipso.config import Search
-from mpipso.evaluation import Failure, essence
+from mpipso.evaluation import Failure
+from mpipso.logtext import essence
 from mpipso.search.objective import Objective, Score
 from mpipso.search.trials import Trial, Trials
 

@@ -41,27 +41,30 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What services inherit on a host, of which no value can be told: a digest of each, salted."""
+    """The environment that services inherit on a host, for a comparison with that of other hosts.
+
+    It travels without the values, which may be secrets: ``digests`` holds a digest of each with ``salt``, by name.
+    """
 
     salt: str
     digests: Mapping[str, str]
 
     @classmethod
     def of(cls, environ: Mapping[str, str], salt: str = "") -> Fingerprint:
-        """Of what a service that is started with ``environ`` inherits; with a new salt unless one is given."""
+        """The fingerprint of what a service inherits from ``environ``; with a new salt unless one is given."""
         salt = salt or secrets.token_hex(16)
         names = [name for name in scrubbed_environment(environ) if not _OF_THE_HOST.fullmatch(name)]
         return cls(salt, {name: _digest(name, environ[name], salt) for name in names})
 
     def differing(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """The names of the variables that are others in ``environ``, or in one of both alone."""
+        """The names of the variables that have another value in ``environ``, or are in only one of the two."""
         other = Fingerprint.of(environ, self.salt).digests
         names = {name for name in {*self.digests, *other} if self.digests.get(name) != other.get(name)}
         return by_weight(names)
 
 
 def by_weight(names: set[str]) -> tuple[str, ...]:
-    """In the order in which they are worth telling."""
+    """Names of variables, those first that most often change how fast a service is."""
     return tuple(sorted(names, key=lambda name: (not _WEIGHTY.match(name), name)))
 
 

@@ -34,15 +34,31 @@ DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
 LOOPBACK = "127.0.0.1"
 """The address of a node that has no other."""
 NO_DEVICES = ("", "-1", "NoDevFiles")
-"""What such a variable says where a process is to see none."""
+"""Values of these variables with which a process sees no device."""
+
+
+def showing(variable: str, devices: Sequence[int]) -> dict[str, str]:
+    """The environment that shows these devices, and no others, to a process; none without devices or their variable.
+
+    ``variable`` is one of :data:`DEVICE_VARIABLES`, or what the user says instead; empty if that is not known.
+    """
+    return {variable: ",".join(map(str, devices))} if variable and devices else {}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine; ``address`` is where other nodes reach it, ``aliases`` are further names and addresses of it.
+    """What a machine is.
 
-    ``device_variable`` is the environment variable that shows a process some of ``devices``; empty if not known.
-    ``differing`` names the variables of which services inherit another value here than on the root's host.
+    Attributes
+    ----------
+    host, address, aliases:
+        Its name, the address at which other machines reach it, and all of its addresses but the loopback's.
+    cores, devices:
+        The cores and accelerators that this job may use, by their numbers.
+    device_variable:
+        The environment variable that shows a process some of ``devices``; empty if it is not known.
+    differing:
+        The environment variables of which a service inherits another value here than on the root's host.
     """
 
     host: str
@@ -55,7 +71,7 @@ class Facts:
 
 
 def facts(root: Fingerprint | None = None) -> Facts:
-    """What this machine is; ``root`` is the environment of the root's host, to compare with."""
+    """What this machine is; ``root`` is the environment of the root's host, None for no comparison with it."""
     host = socket.gethostname()
     devices, variable = _devices(os.environ)
     own = _own_addresses()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Me
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
 from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
@@ -104,20 +106,16 @@ class ServiceGroup:
             failure = Failure(problem, "infrastructure")
         elif problem and failure:
             failure = Failure(failure.cause, failure.kind, f"{failure.detail}\n{problem}".strip())
-        return Evaluation(
-            assignment.number,
-            assignment.attempt,
-            self.group_id,
-            assignment.configuration,
-            assignment.label,
-            metrics if failure is None else {},
-            failure,
-            started,
-            started + time.monotonic() - began,
-            self._phases.ended(),
-            self._files,
+        return replace(
+            assignment.evaluation(self.group_id),
+            metrics=metrics if failure is None else {},
+            failure=failure,
+            started=started,
+            ended=started + time.monotonic() - began,
+            phases=self._phases.ended(),
+            files=self._files,
             # One that has failed may be in a state in which it ends no more.
-            self._killed and failure is None,
+            killed=self._killed and failure is None,
         )
 
     def close(self) -> None:
@@ -200,8 +198,7 @@ class ServiceGroup:
         text = []
         for start in starts:
             node = self._nodes[start.node]
-            visible = {node.device_variable: ",".join(map(str, node.devices))} if node.devices else {}
-            env = {name: value for name, value in {**visible, **start.env}.items() if name}
+            env = {**showing(node.device_variable, node.devices), **start.env}
             text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
             text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
             text += [shlex.join(start.command), ""]

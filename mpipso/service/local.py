@@ -17,6 +17,7 @@ from mpipso.redact import Redactor
 from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.environment import scrubbed_environment
+from mpipso.service.facts import showing
 from mpipso.service.node import CHUNK, Node, part_of
 from mpipso.service.process import Completed
 
@@ -29,7 +30,7 @@ ROOM = 1 << 16
 """Bytes that a disk must have left for the end of a process not to be its doing."""
 
 _MARK = 64
-"""Bytes of these that are kept for the line that tells what is missing."""
+"""Bytes of the end of a log that make room for the line that says how much is left out."""
 
 
 @dataclass
@@ -148,7 +149,8 @@ class LocalNode(Node):
 
     def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
         if wanted == 0:
-            return ports.free_port("", exclude=taken)
+            with self._named():
+                return ports.free_port(taken)
         before = self._pids(owner)
         # What has ended since the first look is in that one, what was forked since is in the second.
         held = (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner)
@@ -254,12 +256,12 @@ class LocalNode(Node):
 
     @contextlib.contextmanager
     def new_folder(self, path: str) -> Iterator[None]:
-        """There is a new, empty folder, and afterwards there is none.
+        """Make a new, empty folder for the block, and remove it afterwards.
 
         Raises
         ------
         EvaluationFailed
-            It cannot be made, or is there already.
+            The folder cannot be made, or is there already.
         """
         folder = self._path(path)
         try:
@@ -294,7 +296,7 @@ class LocalNode(Node):
             self.stop_service(handle, CLOSE_GRACE)
 
     def assign(self, cores: Sequence[int], devices: Sequence[int], device_variable: str) -> None:
-        """Its share of the host, as the group says that it serves now."""
+        """Take the share of the host that the node has in the group that it serves from now on."""
         if (tuple(cores), tuple(devices)) != (self.cores, self.devices):
             self.cores, self.devices, self.device_variable = tuple(cores), tuple(devices), device_variable
             self._memory = DeviceMemory(self.devices)
@@ -308,10 +310,7 @@ class LocalNode(Node):
         return Path(self.work_dir) / path
 
     def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
-        base = scrubbed_environment(os.environ)
-        if self.devices and self.device_variable:
-            base[self.device_variable] = ",".join(map(str, self.devices))
-        return base | dict(added)
+        return scrubbed_environment(os.environ) | showing(self.device_variable, self.devices) | dict(added)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -14,18 +14,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import Configuration, plain
+from mpipso.evaluation import Configuration
+from mpipso.logtext import unprefixed
 from mpipso.service.process import Completed
 from mpipso.wording import shortened
 
 CHUNK = 1 << 20
 """Bytes of a file that travel in one message."""
 TAIL_LINES = 20
-"""How many of the last lines of a command's output tell why it failed."""
+"""How many of the last lines of a command's output are kept to tell why it failed."""
 LONG_LINE = 500
-"""Characters of each of them, on average."""
+"""Characters that these lines may have on average."""
 LINE = 160
-"""How much of a telling line of a log or an output goes into the cause."""
+"""Characters, at most, of a line of a log or an output that a cause quotes."""
 
 
 class Node(abc.ABC):
@@ -33,6 +34,19 @@ class Node(abc.ABC):
 
     Every method raises :class:`~mpipso.errors.EvaluationFailed` with the node's name in it when the node cannot do
     what it is asked to, and when it does not answer. Paths are the node's own, relative ones below its ``work_dir``.
+
+    Attributes
+    ----------
+    name:
+        The host's name.
+    address:
+        Where the other nodes of the group reach it.
+    cores, devices:
+        The cores and accelerators that the group may use there, by their numbers.
+    device_variable:
+        The environment variable that shows a process these devices; empty if it is not known.
+    work_dir:
+        The node's folder for files of the run.
     """
 
     name: str
@@ -73,23 +87,24 @@ class Node(abc.ABC):
 
     @abc.abstractmethod
     def poll_service(self, handle: str) -> int | None:
-        """None while the service's first process runs, else its exit code (minus the signal)."""
+        """None while the service's first process runs, else its exit code: negative, the signal that ended it."""
 
     @abc.abstractmethod
     def stop_service(self, handle: str, grace: float | None = None) -> tuple[list[int], int]:
         """Stop the service and everything below it. Idempotent.
 
         Returns the pids that could not be killed, and how many processes had to be, because TERM did not end them.
-        It is over, or raises, when the memory of the node's devices is free again. With ``grace``, in seconds, it
-        hurries: at most that long between TERM and KILL, also for a call that is under way, and the devices are not
-        waited for.
+        The call returns when the memory of the node's devices is free again, and raises if it is not after a while.
+        ``grace``, in seconds, is for a stop in a hurry: no more than that passes between TERM and KILL, in a call that
+        is under way too, and the devices are not waited for.
         """
 
     @abc.abstractmethod
     def free_port(self, wanted: int, taken: Sequence[int] = (), owner: str = "") -> int:
-        """``wanted`` if it is free, for 0 any free port not in ``taken``; raises with the holder's name otherwise.
+        """The port ``wanted`` if it is free, or for 0 any free port that is not in ``taken``.
 
-        With ``owner``, the handle of a service, it may as well be held by that.
+        If another process holds the port, the error names that. A process of the service ``owner``, a handle, may
+        hold it.
         """
 
     @abc.abstractmethod
@@ -98,11 +113,11 @@ class Node(abc.ABC):
 
     @abc.abstractmethod
     def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:
-        """Where the service listens for clients: ports, with the address if not on all, but for those ``exclude``-d."""
+        """Where the service listens for clients, without the ports in ``exclude``: ``*:8000`` or ``127.0.0.1:8000``."""
 
     @abc.abstractmethod
     def start_folder(self) -> str:
-        """A new, empty folder for the files of one start of the service; that of the start before is removed."""
+        """Make a new, empty folder for the files of one start of the service; that of the start before is removed."""
 
     @abc.abstractmethod
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
@@ -136,11 +151,11 @@ class Node(abc.ABC):
     def close(self) -> None:
         """Stop every service that was started here and remove ``work_dir``."""
 
-    def write_file(self, path: str, content: bytes, mode: int = 0o600) -> None:
-        """Create or replace a file, in one step."""
+    def write_file(self, path: str, content: bytes) -> None:
+        """Create or replace a file, in one step; only its owner may read and write it."""
         for offset in range(0, max(1, len(content)), CHUNK):
             self.write_chunk(path, offset, content[offset : offset + CHUNK])
-        self.finish_file(path, hashlib.sha256(content).hexdigest(), mode)
+        self.finish_file(path, hashlib.sha256(content).hexdigest(), 0o600)
 
     def upload_file(self, local: Path, path: str) -> None:
         """Copy a file of any size from the leader's machine to the node, checksummed, its mode kept."""
@@ -207,12 +222,12 @@ class Node(abc.ABC):
 
 
 def quoted(line: str) -> str:
-    """A line of a log or an output as a cause has it: what it says alone, and not at any length."""
-    return shortened(plain(line), LINE)
+    """A line of a log or an output as a cause quotes it: without a logger's prefix, and :data:`LINE` long at most."""
+    return shortened(unprefixed(line), LINE)
 
 
 def last_lines(text: str, most: int = TAIL_LINES) -> str:
-    """The last of what a process printed; lines that are long on average lose their beginning."""
+    """The last ``most`` lines of what a process printed, or less where lines are longer than :data:`LONG_LINE`."""
     return "\n".join(text.strip().splitlines()[-most:])[-most * LONG_LINE :]
 
 

@@ -1,8 +1,7 @@
-"""TCP ports of this node: who listens on one, and which are free."""
+"""TCP ports of this node: which processes listen on a port, and which ports are free."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import random
@@ -28,9 +27,10 @@ def listeners(port: int) -> list[int | None]:
 
 
 def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[str]:
-    """Where processes listen for clients: ``127.0.0.1:8000``, or ``*:8000`` if on every address.
+    """Where these processes listen for clients: ``127.0.0.1:8000``, or ``*:8000`` if on every address.
 
-    Ports of the range from which the system chooses are left out: whoever lets it choose means them for its own use.
+    Left out are the ports in ``exclude``, and those of the range from which the system chooses: a process that lets
+    the system choose means the port for its own use.
     """
     first, last = _chosen()
     found = {
@@ -46,7 +46,10 @@ def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[
 
 
 def port_holder(port: int) -> str:
-    """Who holds a port, in words, empty if nobody does; of the command line only its beginning, as keys may follow."""
+    """Which processes listen on a port, in words; empty if none does.
+
+    Of a command line only the beginning is told, as secrets may follow.
+    """
     words = []
     for pid in listeners(port):
         try:
@@ -64,20 +67,14 @@ def _command(holder: psutil.Process) -> str:
     return " ".join([Path(program).name, *shown])
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a service on this node could listen on ``host`` (a name or an address of this node, or all) now."""
-    addresses = set(_ALL_ADDRESSES)
-    if host not in ("", "*", *_ALL_ADDRESSES):
-        with contextlib.suppress(socket.gaierror):
-            addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    outcomes = {_bind(address, port) for address in addresses}
-    if errno.EADDRNOTAVAIL in outcomes:  # a name from outside, such as that of a container's host
-        outcomes |= {_bind(address, port) for address in _ALL_ADDRESSES}
-    return outcomes <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+def port_is_free(port: int) -> bool:
+    """Whether a service on this node could listen on a TCP port now, on every address of the node."""
+    # The last two are what a host says on which IPv6 is switched off.
+    return {_bind(address, port) for address in _ALL_ADDRESSES} <= {0, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def _bind(address: str, port: int) -> int:
-    """The error number of binding there, 0 for none."""
+    """The number of the system's error (``errno``) when a socket is bound to this address and port; 0 for none."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -91,7 +88,7 @@ def _bind(address: str, port: int) -> int:
     return 0
 
 
-def free_port(host: str, exclude: Collection[int] = ()) -> int:
+def free_port(exclude: Collection[int] = ()) -> int:
     """A port on which nobody listens, below the range that client connections are given their ports from.
 
     Chosen at random, so that several groups on one node seldom meet.
@@ -105,9 +102,9 @@ def free_port(host: str, exclude: Collection[int] = ()) -> int:
     first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
     begin = random.SystemRandom().randrange(first, last)
     for port in itertools.chain(range(begin, last), range(first, begin)):
-        if port not in exclude and port_is_free(host, port):
+        if port not in exclude and port_is_free(port):
             return port
-    raise EvaluationFailed(f"no free port on {host}", kind="infrastructure")
+    raise EvaluationFailed("no free port", kind="infrastructure")
 
 
 def _chosen() -> tuple[int, int]:

@@ -27,6 +27,9 @@ from mpipso.service import keeper as proc
 from mpipso.service.environment import scrubbed_environment
 
 LOG_LIMIT = 64_000_000
+"""Bytes of a service's log; beyond them its middle is cut out."""
+OUTPUT_LIMIT = 1_000_000
+"""Bytes that are kept of each stream of a command: the last ones."""
 START_LIMIT = 30.0
 """Seconds until the keeper has started the command: 0.05 on an idle machine."""
 RUN_GRACE = 1.0
@@ -35,23 +38,26 @@ RUN_GRACE = 1.0
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended; the texts are the last part of each stream where ``truncated``."""
+    """How a command ended, with the last :data:`OUTPUT_LIMIT` bytes of each of its streams as texts."""
 
     exit_code: int
     """Negative: the signal that ended it."""
     stdout: str
     stderr: str
     timed_out: bool
-    truncated: bool
+    """Whether it was ended because its time was over."""
 
 
 @dataclass(frozen=True)
 class Gone:
-    """What stopping took: processes that had to be killed, those that cannot be, shared memory removed."""
+    """What it took to stop a service."""
 
     killed: int = 0
+    """How many processes had to be killed."""
     survivors: tuple[int, ...] = ()
+    """The pids of processes that cannot be killed."""
     shm: tuple[str, ...] = ()
+    """The names of shared memory that the service had left behind, and that was removed."""
 
 
 class Keeper:
@@ -69,7 +75,6 @@ class Keeper:
         self.mark = str(order["mark"])
         self.pid = 0
         self._grace = float(order["grace"])
-        self._log = Path(order["log"])
         self._command = str(order["argv"][0])
         self._failed = ""
         self._code: int | None = None
@@ -177,14 +182,6 @@ class Keeper:
         table = proc.processes()
         return sorted({**proc.descendants([self._process.pid], table), **proc.marked(self.mark, table)})
 
-    def tail(self, lines: int = 30) -> str:
-        """The last lines of the log."""
-        try:
-            with self._log.open("rb") as file:
-                return "\n".join(_end(file, 65536).splitlines()[-lines:])
-        except OSError:
-            return ""
-
     def _say(self, command: Mapping[str, Any]) -> None:
         # Whether the keeper is dead is for the reader to notice.
         with self._writing, contextlib.suppress(OSError, ValueError):
@@ -236,13 +233,12 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     cores: Sequence[int] | None = None,
-    limit: int = 1_000_000,
     cancel: threading.Event | None = None,
-    log: Path | None = None,
 ) -> Completed:
     """Run a command to its end, without a shell; whatever it leaves running in the background ends with it.
 
-    May be called from any thread.
+    May be called from any thread. The command never waits for a reader: of each stream the last :data:`OUTPUT_LIMIT`
+    bytes are kept, and the rest is dropped.
 
     Parameters
     ----------
@@ -252,12 +248,8 @@ def run(
         The complete environment; None for that of this process, scrubbed.
     cores:
         As for ``Keeper.start``.
-    limit:
-        Bytes kept of each stream: the last ones. The rest is dropped, the command never waits for a reader.
     cancel:
         Ends the command early when set.
-    log:
-        A file that gets both streams instead; ``stdout`` and ``stderr`` are then empty.
 
     Raises
     ------
@@ -269,30 +261,34 @@ def run(
     env = scrubbed_environment(os.environ) if env is None else env
     with contextlib.ExitStack() as stack:
         # Nameless files: nothing of them is left whatever happens to this process.
-        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(0 if log else 2)]
-        paths = [f"/dev/fd/{stream.fileno()}" for stream in streams] or [str(log), ""]
-        room = LOG_LIMIT if log else 8 * limit  # of which the keeper leaves the last quarter, twice what is asked for
-        order = _order(argv, env, cwd, cores, RUN_GRACE, log=paths[0], errors=paths[1], log_limit=room)
-        command = Keeper(order, pass_fds=[stream.fileno() for stream in streams])
+        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+        files = [stream.fileno() for stream in streams]
+        log, errors = (f"/dev/fd/{file}" for file in files)
+        room = 8 * OUTPUT_LIMIT  # of which the keeper leaves the last quarter, twice what is kept
+        order = _order(argv, env, cwd, cores, RUN_GRACE, log=log, errors=errors, log_limit=room)
+        command = Keeper(order, pass_fds=files)
         try:
             code = command.wait(timeout, cancel)
         finally:
             gone = command.stop()
-        stdout, stderr = [_end(stream, limit) for stream in streams] or ["", ""]
+        stdout, stderr = map(_end, streams)
         if code is None and cancel and cancel.is_set():
             raise Cancelled(f"{argv[0]} was cancelled", output=stdout + stderr)
-        truncated = any(stream.seek(0, os.SEEK_END) > limit for stream in streams)
     ended = command.poll()
     if ended is None:
         raise EvaluationFailed(f"{argv[0]} cannot be killed: pids {gone.survivors}", kind="infrastructure")
-    return Completed(ended, stdout, stderr, code is None, truncated)
+    return Completed(ended, stdout, stderr, timed_out=code is None)
 
 
 def sweep(mark: str, known: Iterable[Sequence[int]] = ()) -> tuple[set[int], list[int]]:
-    """Kill every process of this user that carries ``mark``, and all below it; the pids killed, and those that survive.
+    """Kill what is left of a service whose keeper was itself killed.
 
-    For what a keeper left that was itself killed: its service's leader has died with it. So does what is ``known``
-    (pid, session, start), as not every worker keeps its environment.
+    That is every process of this user that carries ``mark`` in its environment; as not every worker keeps that, also
+    every process of ``known`` (pid, session, time of its start) and of the sessions there; and all their descendants.
+
+    Returns
+    -------
+    The pids that were killed, and those that survive.
     """
     known = [tuple(each) for each in known]
     sessions = {session for _, session, _ in known}
@@ -333,7 +329,7 @@ def _order(
     }
 
 
-def _end(file: IO[bytes], limit: int) -> str:
-    """The last ``limit`` bytes of an open file."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-    return file.read(limit).decode(errors="replace")
+def _end(file: IO[bytes]) -> str:
+    """The last :data:`OUTPUT_LIMIT` bytes of an open file."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_LIMIT))
+    return file.read(OUTPUT_LIMIT).decode(errors="replace")

@@ -34,13 +34,16 @@ class Readiness:
     Attributes
     ----------
     master, handle:
-        The node of the master process, and how the process is addressed there.
+        The node of the master process, and the handle of the process there.
+    target, client:
+        What is to be measured, and the client that will measure it and probes it before.
     health_url, health_command:
         The command decides if there is one, else the URL; with neither, the open port.
     env:
         What is added to the command's environment, as to the service's.
     explain:
-        What may be why the service is not ready, in words, as one learns whether nobody listens where it should.
+        Says in words what may be why the service is not ready; it is told whether a connection was refused where the
+        service should listen.
     reached:
         Set once somebody has listened where the service should.
     """

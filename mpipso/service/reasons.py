@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mpipso.evaluation import parted
+from mpipso.logtext import parted
 
 MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
 """How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; one

@@ -30,7 +30,7 @@ _POLL = 0.1
 
 
 class Share(Protocol):
-    """A node's part in a group: the host, where others reach it, and the cores and devices that the group may use."""
+    """A node's share of a host in a group; the fields are those of a :class:`~mpipso.service.node.Node`."""
 
     @property
     def host(self) -> str: ...
@@ -50,7 +50,7 @@ class Share(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """Leader to agent: call this method of your node."""
+    """Leader to agent: call this method of your node, and answer with the same number."""
 
     number: int
     method: str
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Agent to leader: what the call returned, or the failure it raised."""
+    """Agent to leader: what the call of a request returned, or the failure that it raised."""
 
     number: int
     value: Any = None
@@ -69,13 +69,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Abandon:
-    """Leader to agent: give up the command of this request."""
+    """Leader to agent: end the command that the request of this number runs."""
 
     number: int
 
 
 class Agent:
-    """The node's side: serves the requests of its leader there."""
+    """The node's side: carries out the requests of the group's leader on a node.
+
+    Parameters
+    ----------
+    answer:
+        Hands an answer over to the leader; called from any thread.
+    """
 
     METHODS = Node.__abstractmethods__
 
@@ -124,10 +130,14 @@ class Agent:
 
 
 class RemoteNode(Node):
-    """The leader's side of one node.
+    """The leader's side of one node: every call becomes a request to the node's agent, and waits for its answer.
 
     Parameters
     ----------
+    placed:
+        The node's share of its host.
+    work_dir:
+        The node's folder for files of the run, on its own machine.
     send:
         Hands a message over to the agent; callable from any thread.
     """
@@ -148,7 +158,7 @@ class RemoteNode(Node):
         self._lost: str | None = None
 
     def answered(self, answer: Answer) -> None:
-        """An answer has arrived for this node."""
+        """Take an answer of the node's agent."""
         future = self._waiting.pop(answer.number, None)
         if future is None:
             if answer.number in self._late and answer.failure is None:
@@ -161,7 +171,7 @@ class RemoteNode(Node):
             future.set_result(answer.value)
 
     def lost(self, reason: str) -> None:
-        """The node is gone: every call fails, now and later."""
+        """Let every call fail, now and later, because the node is gone; ``reason`` says in words why."""
         self._lost = reason
         for number in list(self._waiting):
             self.answered(Answer(number, failure=self._gone()))

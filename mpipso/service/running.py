@@ -24,7 +24,11 @@ LEAD_BYTES = 16 * 1024
 
 @dataclass
 class Running:
-    """A process of the service: where it runs, what it is there, how it is addressed, its log."""
+    """A process of the service that was started.
+
+    ``role`` is what it is, in words (``the master``), ``handle`` what the node calls it by, and ``log`` the path of its
+    log on the node.
+    """
 
     node: Node
     role: str
@@ -90,7 +94,7 @@ class Running:
 
 
 def tails(several: Sequence[Running]) -> str:
-    """The last lines of several logs."""
+    """The last lines of the logs of these processes; of several, each log is under a line that names its process."""
     if len(several) == 1:
         return several[0].tail()
     return "\n".join(f"--- {each.role} on {each.node.name}\n{each.tail()}" for each in several)

@@ -22,7 +22,7 @@ def named(file: ConfigFile | None) -> set[str]:
 
 
 def loaded(file: ConfigFile) -> ConfigFile:
-    """With the text of its template, which the root reads for all ranks, and for the journal.
+    """The file's section with the text of its template, which the root reads for all ranks and for the journal.
 
     Raises
     ------
@@ -40,7 +40,9 @@ def loaded(file: ConfigFile) -> ConfigFile:
 def config_text(
     file: ConfigFile, parameters: Iterable[Parameter], configuration: Configuration, values: Mapping[str, Value]
 ) -> bytes:
-    """The content with its placeholders filled from ``values``, and then the parameters' values at their paths.
+    """The text of the file for a configuration.
+
+    It is the template with its placeholders filled from ``values``, and then the parameters' values at their paths.
 
     A text that is a placeholder and nothing else, as in ``{"port": "{port}"}``, becomes the value itself, a number if
     it is one; names that are not among ``values``, and those behind a ``$``, are left alone. A path is dotted; a number

@@ -15,20 +15,23 @@ class Phases:
         self._since = 0.0
 
     def enter(self, phase: str) -> None:
-        """A phase begins, and with it the one before is over."""
+        """Begin a phase, by its name; the one before is over then."""
         now = time.monotonic()
         if self._phase:
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
 
     def ended(self) -> dict[str, float]:
-        """The last phase is over too: seconds by phase."""
+        """End the last phase; returns the seconds of each phase, by name."""
         self.enter("")
         return dict(self._seconds)
 
 
 class TimeLimit(threading.Event):
-    """Is set when ``cancel`` is, or when ``seconds`` are over (None: never); :meth:`close` ends the watch."""
+    """An event that is set when ``cancel`` is set, or when ``seconds`` are over; None is no limit.
+
+    Call :meth:`close` when it is needed no more.
+    """
 
     def __init__(self, cancel: threading.Event, seconds: float | None) -> None:
         super().__init__()

@@ -21,14 +21,14 @@ LINE_LIMIT = 1 << 24
 
 @dataclass(frozen=True)
 class Ready:
-    """Agent to leader, first of all: it runs, and which mpipso it is."""
+    """Agent to leader, as its first message: it runs, and it is this version of mpipso."""
 
     version: str
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Leader to agent, now and then: stay."""
+    """Leader to agent, every few seconds: a sign of life, without which the agent ends."""
 
 
 Message = Request | Answer | Abandon | Ready | Alive
@@ -139,9 +139,8 @@ def _restored(table: dict[str, Any]) -> Any:
                 "stdout": str(out),
                 "stderr": str(err),
                 "timed_out": bool(timed_out),
-                "truncated": bool(truncated),
             },
             **rest,
         } if not rest:
-            return Completed(code, out, err, timed_out, truncated)
+            return Completed(code, out, err, timed_out)
     return table

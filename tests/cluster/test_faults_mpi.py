@@ -223,7 +223,7 @@ def test_each_fault_of_an_evaluation_has_its_cause_in_the_journal_and_is_retried
 
 
 def test_a_port_that_somebody_else_takes_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
-    port = free_port("127.0.0.1", [])
+    port = free_port()
     course = Course(tmp_path, **{**FEW, "service__port": port, "search__retries": 20, "parallel__quarantine_after": 50})
     over = threading.Event()
 

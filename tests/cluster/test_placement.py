@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mpipso import slurm
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile, slurm_hosts
 from mpipso.cluster.placement import plan, regrouped
-from mpipso.cluster.plan import Plan, Rank
+from mpipso.cluster.plan import Plan, Rank, lowest_port
 from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.notes import notes
@@ -286,7 +286,7 @@ class TestGroups:
         result = plan(ranks_on("a", "b", "c"), Parallel(service_groups=(group(0, "b", "c", "a", master=1),)))
         (only,) = result.groups
         assert only.nodes[0].rank == 0
-        assert only.nodes[only.master_node_index].host == "c"
+        assert only.master.host == "c"
 
     def test_a_master_beyond_the_group(self) -> None:
         assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=1, master_node_index=1)) == (
@@ -315,6 +315,12 @@ class TestSharedHosts:
             ("b", (4, 5, 6, 7)),
         ]
 
+    def test_services_whose_masters_share_a_host_count_their_ports_up(self) -> None:
+        result = plan(ranks_on("a", "b", "a", "a"), Parallel(mode="single_node", nodes_per_group=1))
+        assert result.ports(8000) == (8000, 8000, 8001, 8002)
+        assert result.ports(0) == (0, 0, 0, 0)
+        assert lowest_port(8000, [8000, 8002]) == 8001
+
     def test_groups_on_one_host_have_disjoint_cores_and_devices(self) -> None:
         result = plan(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())
         first, second = result.groups
@@ -332,6 +338,7 @@ class TestSharedHosts:
     def test_groups_for_which_no_core_is_left_are_spare(self) -> None:
         result = plan(ranks_on(*"aaaaaa", cores=(0, 1)), Parallel())
         assert placed(result) == [[0, 1], [2, 3]]
+        assert [result.node(rank).rank for rank in range(6)] == list(range(6))
         assert [(s.node.rank, s.reason) for s in result.spares] == [
             (4, "a has no core left of 2 for more groups"),
             (5, "a has no core left of 2 for more groups"),

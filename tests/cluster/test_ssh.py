@@ -73,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if reason is not None:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("sshd")
-    port = free_port("127.0.0.1")
+    port = free_port()
     for key in ("hostkey", "otherhost", "key", "otherkey"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
     (folder / "shadow").write_text("root:*:20000:0:99999:7:::\nsshd:*:20000:0:99999:7:::\n")
@@ -179,7 +179,7 @@ class TestRefusal:
         assert refusal(Ssh(known_hosts="/no/file")) == "ssh.known_hosts = '/no/file': there is no such file"
 
     def test_a_host_where_nobody_listens(self, home: Path) -> None:
-        (home / ".ssh" / "config").write_text(f"Host node7\n  HostName 127.0.0.1\n  Port {free_port('127.0.0.1')}\n")
+        (home / ".ssh" / "config").write_text(f"Host node7\n  HostName 127.0.0.1\n  Port {free_port()}\n")
         assert refusal(Ssh()).startswith("node7: no ssh connection: ")
 
     def test_a_python_that_is_not_there(self, home: Path) -> None:
@@ -222,15 +222,15 @@ def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path,
 
 
 def test_an_answer_that_comes_too_late_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault is injected: a link with nobody at its other end."""
+    """The fault is injected: a connection with nobody at its other end."""
     monkeypatch.setattr(ssh, "ANSWER_LIMIT", 0.01)
 
     async def ask() -> None:
-        link = ssh.Link(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
+        connection = ssh.AgentConnection(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
         with pytest.raises(EvaluationFailed, match="far: no answer to facts within"):
-            await link._ask("facts")
-        link._take(Answer(-1))
-        assert not link._asked
+            await connection._ask("facts")
+        connection._take(Answer(-1))
+        assert not connection._asked
 
     asyncio.run(ask())
 

@@ -63,7 +63,7 @@ def target(folder: Path, port: int = 1, model: str = "", close: bool = False, en
 
 
 def done(stdout: str = "", stderr: str = "") -> Completed:
-    return Completed(0, stdout, stderr, False, False)
+    return Completed(0, stdout, stderr, False)
 
 
 def measured(folder: Path, output: str, **benchmark: Any) -> dict[str, float]:
@@ -786,7 +786,7 @@ def test_another_service_is_not_measured_in_its_place(
 
 def test_a_service_that_is_not_there_yet_is_not_ready(service: Callable[..., Service], tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="the first request was not answered: Cannot connect"):
-        probe(target(tmp_path, ports.free_port("")))
+        probe(target(tmp_path, ports.free_port()))
     with pytest.raises(NotReady, match=r"answered with HTTP 503: .*cannot serve"):
         probe(target(tmp_path, service(status=503).port))
     with pytest.raises(NotReady, match="not answered within 0 s"):

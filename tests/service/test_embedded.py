@@ -27,6 +27,7 @@ from mpipso.configfile import parse
 from mpipso.errors import UserError
 from mpipso.rendezvous import _problems_here
 from mpipso.service.clients.base import CLIENTS
+from mpipso.service.clients.vocabulary import words
 from mpipso.service.embedded import model, server
 from mpipso.service.engines.base import ENGINES
 from mpipso.startup import Options
@@ -166,7 +167,7 @@ def test_the_command_prints_the_path(gguf: Path) -> None:
 
 
 def test_words_are_tokens_in_prompts_and_answers(gguf: Path) -> None:
-    vocabulary = model.words()
+    vocabulary = words()
     assert len(set(vocabulary)) == len(vocabulary)
     with running(gguf, "-np", "4") as (_, port):
         all_words = call(port, "/tokenize", {"content": "".join(vocabulary)})["tokens"]

@@ -156,3 +156,8 @@ def test_link_local_addresses_and_those_of_bridges_and_tunnels_lead_to_no_host(i
     assert facts.facts().address == "10.0.0.5"
     interfaces(bmc0="169.254.3.1", docker0="172.17.0.1")
     assert facts.facts().address == "127.0.0.1"
+
+
+def test_devices_are_shown_by_their_variable_if_it_is_known() -> None:
+    assert facts.showing("CUDA_VISIBLE_DEVICES", (2, 3)) == {"CUDA_VISIBLE_DEVICES": "2,3"}
+    assert facts.showing("CUDA_VISIBLE_DEVICES", ()) == facts.showing("", (2, 3)) == {}

@@ -313,7 +313,7 @@ def test_shared_memory_of_a_service_is_removed(bench: Bench, ready: None) -> Non
 
 def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
     """The stranger comes after the look at the port; the service itself waits and never listens."""
-    port = ports.free_port("")
+    port = ports.free_port()
     stranger = [sys.executable, str(HERE / "tiny_service.py"), "--port", str(port)]
 
     def come_in_between() -> None:
@@ -336,7 +336,7 @@ def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
 
 
 def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: Bench) -> None:
-    port = ports.free_port("")
+    port = ports.free_port()
     gate = bench.folder / "gate"
     command = ["sh", "-c", 'while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@"', str(gate), *TINY]
 
@@ -421,8 +421,8 @@ def test_the_error_of_a_service_that_hangs_is_told_when_it_is_given_up(bench: Be
 
 @pytest.mark.parametrize("health", ["http://{host}:{port}/health", ""])
 def test_where_else_a_service_listens_is_told_when_it_is_given_up(bench: Bench, begun: None, health: str) -> None:
-    one = ports.free_port("")
-    other = ports.free_port("", exclude=[one])
+    one = ports.free_port()
+    other = ports.free_port(exclude=[one])
     listen = (
         "import pathlib, socket, sys, time\n"
         "places = zip(sys.argv[2::2], map(int, sys.argv[3::2]))\n"

@@ -35,7 +35,7 @@ class Start:
     """One start of the hostile service, and what to look for afterwards."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = ports.free_port("127.0.0.1")
+        self.port = ports.free_port()
         self.shm = f"mpipso-test-{os.getpid()}-{self.port}"
         self.log = folder / "service.log"
         self.seen: dict[int, proc.Process] = {}
@@ -109,7 +109,7 @@ def test_nothing_is_left_after_a_stop(start: Start, mode: str, trial: int) -> No
     assert gone.survivors == ()
     assert gone.killed == 0 if mode in ("good", "early", "crash", "hang") else gone.killed > 0
     assert start.left() == []
-    assert ports.port_is_free("127.0.0.1", start.port)
+    assert ports.port_is_free(start.port)
     assert keeper.poll() is not None
     assert keeper.stop() == gone
 

@@ -30,7 +30,7 @@ from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
 from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
 from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
-from mpipso.service.embedded.model import words
+from mpipso.service.clients.vocabulary import words
 
 LLAMACPP = (
     'data: {"choices":[{"text":" lom","index":0,"logprobs":null,"finish_reason":null}],"created":1,"model":"m"}\n\n'

@@ -150,6 +150,8 @@ def test_a_port_is_free_or_its_holder_is_named(make: Callable[..., LocalNode]) -
         with pytest.raises(EvaluationFailed, match=rf"^node0: port {free} is in use by pid {os.getpid()} \("):
             node.free_port(free)
         assert node.free_port(0) != free
+    with pytest.raises(EvaluationFailed, match=r"^node0: no free port$"):
+        node.free_port(0, range(1, 65536))
 
 
 def test_a_port_whose_holder_goes_while_it_is_looked_for_is_free(

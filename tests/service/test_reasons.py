@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.evaluation import essence
+from mpipso.logtext import essence
 from mpipso.service.node import quoted
 from mpipso.service.reasons import ELSEWHERE, ERROR, MEMORY, NAMED, OTHER, remoteness, telling
 

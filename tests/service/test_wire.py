@@ -17,7 +17,7 @@ MESSAGES: list[Message] = [
     Request(3, "write_chunk", ("a b", 0, bytes(range(256))), {}),
     Request(4, "execute", (["echo", "ü\n\x00\udc80"], 1.5), {"env": {"A": "b"}}),
     Abandon(4),
-    Answer(4, Completed(-9, "out", "err\n", True, False)),
+    Answer(4, Completed(-9, "out", "err\n", True)),
     Answer(5, None),
     Answer(6, b""),
     Ready("0.1"),

@@ -33,7 +33,7 @@ import aiohttp
 from mpipso.flags import bounded
 from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.clients.stream import Stream, shortened
-from mpipso.service.embedded.model import words
+from mpipso.service.clients.vocabulary import words
 
 MAX_ANSWER = 1_000_000
 """Bytes of an answer that is no stream, at most."""

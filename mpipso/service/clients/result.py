@@ -65,16 +65,17 @@ def only(name: str, wanted: str, folder: Path) -> Path:
 
 
 class Results:
-    """The files that a benchmark is to write, one for each pattern, as they are before it; then what it made of them.
+    """The files that a benchmark is to write, one for each pattern, to be made before the benchmark runs.
 
-    Most are in the evaluation's own folder, which is empty before; those elsewhere may be of an earlier benchmark.
+    It takes note of what the patterns match at that time: most files are in the evaluation's own folder, which is empty
+    then, but one elsewhere may be of an earlier benchmark.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._before = {wanted: found(wanted) for wanted in patterns}
 
     def kept(self, most: int) -> dict[str, bytes]:
-        """The last ``most`` bytes of each that was written, by the name that it has in the evaluation's folder."""
+        """The last ``most`` bytes of each file that was written, by its name in the evaluation's folder."""
         kept = {}
         for number, (wanted, before) in enumerate(self._before.items(), 1):
             now = found(wanted)

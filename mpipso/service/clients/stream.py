@@ -119,12 +119,16 @@ class Stream:
         self.outcome.error = self.outcome.error or shortened(why)
 
     def end(self, input_tokens: int, output_tokens: int) -> None:
-        """The answer is over: fill in its length, or why it does not count; so many tokens were sent and asked for.
+        """End the outcome of an answer that is over: fill in its times and its length, or why it does not count.
 
-        Where the service does not tell its length, the chunks are counted.
+        Where the service does not tell the length, the chunks are counted. An answer that is shorter than was asked for
+        because the service had no room for more does not count: that is no speed. It counts where the service gives
+        another reason, as it cannot be told to go on after the end of a text (``ignore_eos``).
 
-        A service that has no room for the whole answer ends it before its time: that is no speed. One that cannot be
-        told to go on after the end of a text (``ignore_eos``) gives another reason.
+        Parameters
+        ----------
+        input_tokens, output_tokens:
+            How many tokens the prompt was to have, and how many the answer.
         """
         outcome = self.outcome
         told = self.usage.get("completion_tokens")

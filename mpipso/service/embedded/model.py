@@ -1,8 +1,8 @@
 """A small model with random weights: enough for a real server to do real work, without downloading one.
 
-It is a llama-architecture GGUF file (27 M weights, Q8_0, 29 MB) with a byte-level BPE tokenizer in which each of
-:func:`words` is exactly one token. Only these words have non-zero rows in the output matrix, so a greedy answer holds
-nothing else: it never ends early, never splits a UTF-8 character, and has as many words as tokens.
+It is a llama-architecture GGUF file (27 M weights, Q8_0, 29 MB) with a byte-level BPE tokenizer in which each of the
+load generator's :func:`words` is exactly one token. Only these words have non-zero rows in the output matrix, so a
+greedy answer holds nothing else: it never ends early, never splits a UTF-8 character, and has as many words as tokens.
 
 ``python -m mpipso.service.embedded.model`` prints the path of the file, which is made on first use.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpipso.errors import MpipsoError, UserError
+from mpipso.service.clients.vocabulary import CONSONANTS, VOWELS, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,17 +39,10 @@ HEADS = 2
 HEAD_WIDTH = 64
 FEED_FORWARD = 8192
 
-CONSONANTS = "bdfghjklmnprstvz"
-VOWELS = "aeiou"
 END_OF_TEXT = "<|endoftext|>"
 
 #: A Q8_0 block holds 32 weights: one half-precision scale, then 32 signed bytes (ggml-common.h, ``block_q8_0``).
 BLOCK = 32
-
-
-def words() -> list[str]:
-    """The 1280 words of the vocabulary, each with its leading space: n of them joined are a prompt of n tokens."""
-    return [f" {first}{vowel}{last}" for first in CONSONANTS for vowel in VOWELS for last in CONSONANTS]
 
 
 def model_path(cache: Path | None = None) -> Path:

@@ -21,7 +21,32 @@ from mpipso.service.template import config_text, named
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one start of the service runs: hosts, ports and the place of its configuration file on each node."""
+    """Where one start of the service runs: hosts, ports and the place of its configuration file on each node.
+
+    What is told by node has one entry for each node of the group, in the group's order: the leader's comes first.
+
+    Attributes
+    ----------
+    hosts:
+        The host of each node; two nodes may be on the same one.
+    addresses:
+        Where other hosts reach each node: an address of IPv4 or IPv6, or a name.
+    master:
+        The index of the node that runs the service's master, which clients talk to.
+    port:
+        The TCP port on which the master listens for clients.
+    master_port:
+        Another free port of the master's node, on which the service's own processes may find each other.
+    work_dirs:
+        The folder on each node for the files of this start.
+    config_name:
+        The name of the service's configuration file in these folders, or an absolute path, which is then the same on
+        every node.
+    devices:
+        The ids of the accelerators of each node that the service may use; no entries at all where nothing is known.
+    cores:
+        The numbers of the cores of each node that the service may use; no entries at all where nothing is known.
+    """
 
     hosts: tuple[str, ...]
     addresses: tuple[str, ...]
@@ -56,7 +81,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Start:
-    """One process to start: on ``node`` (an index into the group), this command, this added environment."""
+    """A process to start: ``command`` on the node of index ``node`` in the group, with ``env`` added to its own."""
 
     node: int
     command: tuple[str, ...]
@@ -210,11 +235,11 @@ class Engine:
         layout: Layout,
         node: int | None = None,
     ) -> list[str]:
-        """Words with the placeholders of a node, the master's if none is given."""
+        """The words with every placeholder replaced by its value on a node; None is the master's node."""
         return fill(words, self._values(config, configuration, layout, layout.master if node is None else node))
 
     def health_url(self, config: Config, configuration: Configuration, layout: Layout) -> str:
-        """What must answer 200 before the service is used; empty if there is nothing to ask."""
+        """The URL that must answer with HTTP 200 before the service is used; empty if there is none to ask."""
         if config.service.health_url:
             values = self._values(config, configuration, layout, layout.master)
             values |= {name: in_url(text(values[name])) for name in ("host", "master_addr", "node_addr")}

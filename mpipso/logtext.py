@@ -1,0 +1,50 @@
+"""Lines of logs, and causes of failures that quote them, without what differs each time the same thing is said."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBER = re.compile(r"\d+")
+_TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
+_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
+_LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
+_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
+_PROCESS = r"\(\w+ pid=\d+\)"
+# Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
+_FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"
+_GAP = r"(?:\s?[:|-])?\s+"
+_LOGGED = re.compile(
+    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{_PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
+)
+
+
+def unprefixed(text: str) -> str:
+    """The text without what loggers put before their messages.
+
+    A logger's prefix is the time, with process, thread, module, level and place in the code, or a level or a named
+    process alone. It is found at the beginning of the text, and after a colon or semicolon, as where a cause of a
+    failure quotes a line of a log. Of a line that is no error the level stays.
+    """
+    return _LOGGED.sub(_harmless_level, text)
+
+
+def parted(line: str) -> tuple[str, str]:
+    """A line of a log in two: what its logger put before its message, empty if nothing, and the message."""
+    logged = _LOGGED.match(line)
+    end = logged.end() if logged else 0
+    return line[:end], line[end:]
+
+
+def _harmless_level(logged: re.Match[str]) -> str:
+    level = _HARMLESS.search(logged[0])
+    return f"{level[0]}: " if level else ""
+
+
+def essence(cause: str) -> str:
+    """The text that failures of one and the same cause have in common.
+
+    It is the cause without loggers' prefixes, with ``#`` for every number (ports, process ids), and without the random
+    part of names of temporary files.
+    """
+    return _NUMBER.sub("#", _TEMPORARY.sub("", unprefixed(cause)))

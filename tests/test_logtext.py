@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from mpipso.logtext import essence, unprefixed
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "[2026-11-28 08:00:01.123456+08:00] [1234] [5678] [llm] [ERROR] [infer_instances.cpp:88] : ",
+        "[2026-11-28 08:00:01.123+08:00] [1234] [5678] [llm] [ERROR] ",
+        "[ERROR] 2026-11-28T08:00:01Z ",
+        "2026-11-28 08:00:01,123 - ERROR - ",
+        "2026-11-28 08:00:01,123 - vllm.engine - ERROR - ",
+        "2026-11-28 08:00:01,123 ERROR: ",
+        "ERROR 11-28 08:00:01 [core.py:123] ",
+        "(EngineCore pid=1234) ERROR 11-28 08:00:01 [core.py:899] ",
+        "(EngineCore_DP0 pid=1234) ",
+        "[2026-11-28 08:00:01 TP0] ",
+        "ERROR: ",
+    ],
+)
+@pytest.mark.parametrize("message", ["[MIE04E070301] it failed to init", "ValueError: [3] is no size", "-5 is small"])
+def test_what_loggers_put_before_their_messages_is_left_out(prefix: str, message: str) -> None:
+    assert unprefixed(f"{prefix}{message}") == message
+    assert (
+        unprefixed(f"a: it ended: {prefix}{message}; b: {prefix}{message}") == f"a: it ended: {message}; b: {message}"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ERROR",
+        "ValueError: [3] is no size",
+        "KeyError: [llm] is missing",
+        "the model ERROR 2 of 2026-11-28 08:00:01 is told",
+        "http://10.0.0.1:8000/health: HTTP 503",
+        "date: 2026-11-28",
+    ],
+)
+def test_what_only_looks_like_that_stays(text: str) -> None:
+    assert unprefixed(text) == text
+
+
+def test_causes_are_one_whatever_their_numbers_and_the_names_of_their_temporary_files() -> None:
+    first = "node0: ERROR 11-28 08:00:01 [core.py:123] port 8001: /tmp/mpipso-a1b2c3d4/start-abcdefgh/config.json"
+    second = "node0: ERROR 11-29 10:20:30 [core.py:123] port 8002: /tmp/mpipso-z9y8x7w6/start-ijklmnop/config.json"
+    assert essence(first) == essence(second) == "node#: port #: /tmp///config.json"
