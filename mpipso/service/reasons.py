@@ -33,15 +33,15 @@ def remoteness(line: str) -> int:
 def telling(log: str, first: bool = False) -> str:
     """The line of a log that says best why the process ended.
 
-    That is one of the nearest of all; of several the last one, or the ``first`` exception, if whatever follows the
-    first is its doing. Without any error it is the last line.
+    That is one of the nearest of all; of several the last one, or the ``first`` if whatever follows an error is its
+    doing. Without any error it is the last line.
     """
     lines = list(_messages(log)) or [line.strip() for line in log.splitlines() if line.strip()]
     if not lines:
         return "its log is empty"
     ranks = list(map(remoteness, lines))
     nearest = min(ranks)
-    if first and nearest <= NAMED:
+    if first and nearest <= ERROR:
         return lines[ranks.index(nearest)]
     return lines[len(ranks) - 1 - ranks[::-1].index(nearest)]
 

@@ -53,7 +53,9 @@ def test_what_pydantic_refuses_is_named_by_what_it_says_of_the_value() -> None:
 
 def test_the_reason_of_an_engine_that_dies_under_load_is_what_others_point_to() -> None:
     assert telling(UNDER_LOAD) == f"{CORE}KeyError: 'cmpl-1'"
-    assert telling(UNDER_LOAD.replace("KeyError: 'cmpl-1'", "AssertionError")) == f"{SERVER}output_handler failed."
+    without = UNDER_LOAD.replace("KeyError: 'cmpl-1'", "AssertionError")
+    assert telling(without) == f"{SERVER}output_handler failed."
+    assert telling(without, first=True) == f"{CORE}The core encountered a fatal error."
 
 
 def test_of_several_exceptions_the_first_is_the_reason_if_the_others_follow_from_it() -> None:
