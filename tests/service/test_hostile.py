@@ -140,7 +140,8 @@ def test_a_flood_of_output_neither_blocks_the_service_nor_fills_the_disk(
     keeper.stop()
     assert start.log.stat().st_size <= 1_000_000
     assert "0000000 all work" in start.log.read_text()[:200]
-    assert keeper.tail(3).count("all work and no play") >= 2  # the last line may have been cut by the end
+    end = "".join(start.log.read_text().splitlines()[-3:])
+    assert end.count("all work and no play") >= 2  # the last line may have been cut by the end
     assert start.left() == []
 
 
