@@ -19,7 +19,7 @@ from mpipso.config import Config
 from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration
-from mpipso.jobs import Start, wanted_start
+from mpipso.launch.jobs import Start, wanted_start
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe

@@ -16,12 +16,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import mpipso
-from mpipso import templates
 from mpipso.cluster.facts import rank_in
-from mpipso.config import suggestion
+from mpipso.config import suggestion, templates
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
-from mpipso.limits import LEAST_SILENCE, Limits
+from mpipso.launch.limits import LEAST_SILENCE, Limits
 from mpipso.printable import silence
 from mpipso.startup import Options
 
@@ -260,7 +259,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from mpipso.launch import launch
+    from mpipso.launch.supervised import launch
 
     given = {field.name: getattr(arguments, field.name) for field in fields(Limits)}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})

@@ -10,10 +10,11 @@ from typing import Any
 from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
 from mpipso.config import Config
-from mpipso.configfile import load, parse
+from mpipso.config.file import load, parse
+from mpipso.config.parallel import GroupEntry
+from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
-from mpipso.parallel import GroupEntry
 from mpipso.record.resume import differences, read_run
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
@@ -22,7 +23,6 @@ from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded
-from mpipso.templates import EMBEDDED, template
 
 
 @dataclass(frozen=True)

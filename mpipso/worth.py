@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome

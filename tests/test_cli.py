@@ -15,11 +15,11 @@ import pytest
 import tomli
 from record.written import Script
 
-from mpipso import templates
 from mpipso.cli import main
+from mpipso.config import templates
 from mpipso.errors import LOST
-from mpipso.jobs import local_ranks
-from mpipso.limits import Limits
+from mpipso.launch.jobs import local_ranks
+from mpipso.launch.limits import Limits
 
 CONFIG = """
 output = "{folder}/runs"

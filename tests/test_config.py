@@ -11,9 +11,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso import templates
-from mpipso.config import Config
-from mpipso.configfile import load, parse
+from mpipso.config import Config, templates
+from mpipso.config.file import load, parse
 from mpipso.errors import UserError
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mpipso.cli import main
-from mpipso.configfile import load
-from mpipso.jobs import Job
-from mpipso.launchers import Hydra
+from mpipso.config.file import load
+from mpipso.launch.jobs import Job
+from mpipso.launch.launchers import Hydra
 from mpipso.startup import Options
 
 CONFIG = """

@@ -14,11 +14,11 @@ import pytest
 from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS, Launcher
 
-from mpipso import launchers
 from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.errors import UserError
-from mpipso.jobs import local_ranks
-from mpipso.launchers import Launch
+from mpipso.launch import launchers
+from mpipso.launch.jobs import local_ranks
+from mpipso.launch.launchers import Launch
 from mpipso.record import journal
 
 HERE = Path(__file__).resolve().parent

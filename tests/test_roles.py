@@ -18,10 +18,10 @@ from mpipso.cluster.dispatch import Progress
 from mpipso.cluster.health import Leases
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.configfile import load
+from mpipso.config.file import load
+from mpipso.config.parallel import LEAST_LEASE
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import Alive, Form
-from mpipso.parallel import LEAST_LEASE
 from mpipso.rendezvous import Place
 from mpipso.roles import Leader, Station
 from mpipso.service.clients.base import CLIENTS

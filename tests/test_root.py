@@ -13,7 +13,7 @@ from faults.course import Course
 from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Cancel
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
-from mpipso.configfile import load
+from mpipso.config.file import load
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Depart, Finish, Left, Order

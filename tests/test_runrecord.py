@@ -21,7 +21,7 @@ from faults.course import LIMIT, SOON, Course
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import LOST
 from mpipso.manual import manual_start
 from mpipso.record.folders import BEAT_FILE

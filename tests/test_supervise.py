@@ -19,13 +19,13 @@ import psutil
 import pytest
 from bed.job import Job, wait_until
 
-from mpipso import survivors
 from mpipso.cluster.facts import rank_here
 from mpipso.config import Config
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import UserError
-from mpipso.jobs import Job as MpiJob
-from mpipso.launchers import Hydra, Launch, Launcher, OpenMPI4, OpenMPI5
+from mpipso.launch import survivors
+from mpipso.launch.jobs import Job as MpiJob
+from mpipso.launch.launchers import Hydra, Launch, Launcher, OpenMPI4, OpenMPI5
 from mpipso.startup import Options, wanted_groups
 
 STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
@@ -33,7 +33,7 @@ LIMIT = 60.0
 #: ``mpipso launch`` with shorter pauses, so that the tests need not wait for them.
 LAUNCH = """
 import sys
-from mpipso import mpirun, supervise
+from mpipso.launch import mpirun, supervise
 mpirun.GRACE, mpirun.CLEARING, mpirun._SAME = 1.0, 3.0, {same}
 supervise.LINGER, supervise.SETTLING, supervise._LOOK = 0.5, 0.1, 0.1
 from mpipso.cli import main
@@ -65,8 +65,8 @@ CLOCK = """
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from mpipso.supervise import Supervisor
-from mpipso import supervise
+from mpipso.launch.supervise import Supervisor
+from mpipso.launch import supervise
 clock, state = Path("{folder}/clock"), Supervisor._state
 def look(supervisor):
     with open("{folder}/looks", "a") as looks:

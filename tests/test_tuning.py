@@ -22,7 +22,7 @@ import tomli_w
 from faults.formula import throughput
 
 from mpipso.config import Config, ObjectiveSection
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
 from mpipso.record.figures import score

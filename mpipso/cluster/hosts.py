@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mpipso import slurm
+from mpipso.config.parallel import GroupEntry, NodeEntry
 from mpipso.errors import UserError
-from mpipso.parallel import GroupEntry, NodeEntry
 from mpipso.wording import short_host
 
 LOCAL = ("localhost", "127.0.0.1")

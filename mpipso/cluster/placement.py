@@ -9,8 +9,8 @@ from dataclasses import replace
 from mpipso.cluster.hosts import Hosts, Name
 from mpipso.cluster.plan import Plan, Rank
 from mpipso.cluster.shares import Drafts, LeftOver, share_hosts
+from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
-from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.wording import counted, listed
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare
+from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
-from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.wording import counted, listed
 
 Drafts = list[tuple[GroupEntry | None, list[Rank]]]

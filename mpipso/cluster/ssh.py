@@ -21,8 +21,8 @@ import asyncssh
 
 import mpipso
 from mpipso.cluster.plan import PlacedNode
+from mpipso.config.parallel import Ssh
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.parallel import Ssh
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 from mpipso.service.remote import Abandon, Answer, RemoteNode, Request

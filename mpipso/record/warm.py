@@ -13,10 +13,10 @@ from pathlib import Path
 import tomli
 
 from mpipso.config import Config, suggestion
-from mpipso.configfile import parse
+from mpipso.config.file import parse
+from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean, works
-from mpipso.parameters import Parameter
 from mpipso.printable import clean
 from mpipso.record import journal
 from mpipso.record.judged import results

@@ -6,9 +6,9 @@ import graphlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
+from mpipso.config.parameters import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
-from mpipso.parameters import Constraint, Parameter
 from mpipso.search.domains import (
     Choices,
     Continuum,

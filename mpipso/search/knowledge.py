@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpipso.config import Search, suggestion
+from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
-from mpipso.parameters import Parameter
 from mpipso.search.objective import Objective, Score
 from mpipso.search.space import Space
 

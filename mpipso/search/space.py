@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mpipso.config.parameters import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Value
-from mpipso.parameters import Constraint, Parameter
 from mpipso.search.definition import domains, typed
 from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression

@@ -1,8 +1,8 @@
 """How one configuration is measured on one service group.
 
-``group`` is the life cycle of an evaluation: ``running`` is a process of the service and its log, ``readiness`` says
-when the service can be measured, ``watch`` gives work up when the service dies, ``timing`` keeps the time of each
-phase. A configuration reaches the service by ``command`` (flags), ``template`` (a file) and ``environment``. Adapters
+``group`` is the life cycle of an evaluation: ``running`` is a process of the service and its log, in which ``reasons``
+finds the line that tells why it ended; ``readiness`` says when the service can be measured, ``watch`` gives work up
+when the service dies, ``timing`` keeps the time of each phase. A configuration reaches the service by ``command`` (flags), ``template`` (a file) and ``environment``. Adapters
 are in ``engines``, for services, and in ``clients``, for what measures them; ``registry`` finds one by its name.
 ``embedded`` is the default service.
 

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Value
-from mpipso.parameters import Parameter
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """Braces around anything but a name, as in JSON, are plain text."""

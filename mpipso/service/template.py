@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mpipso.config.parameters import Parameter
+from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import Configuration, Value
-from mpipso.parameters import Parameter
 from mpipso.service.command import PLACEHOLDER, text
-from mpipso.servicefile import ConfigFile
 
 _IN_FILE = re.compile(rf"(?<!\$){PLACEHOLDER.pattern}")
 """``${name}`` is a variable of the service's own."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso import launchers
+from mpipso.launch import launchers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mpipso.config import Search
+from mpipso.config.templates import EMBEDDED, template
 from mpipso.evaluation import Configuration
 from mpipso.record.outcome import read_outcome
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.strategy import Array, Strategy
-from mpipso.templates import EMBEDDED, template
 from tests.benchmarks.landscapes import Axis, Landscape
 from tests.benchmarks.optimiser_methods import METHODS, Method, missing
 

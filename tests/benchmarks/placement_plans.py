@@ -8,7 +8,7 @@ import time
 from mpipso.cluster.hosts import expand_node_list
 from mpipso.cluster.placement import plan
 from mpipso.cluster.plan import Rank
-from mpipso.parallel import GroupEntry, NodeEntry, Parallel
+from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 
 NODES = 2
 CORES, DEVICES = tuple(range(128)), tuple(range(8))

@@ -316,7 +316,7 @@ def time_to_good(
     import landscapes  # beside this file
 
     from mpipso.config import ObjectiveSection, Search
-    from mpipso.configfile import load
+    from mpipso.config.file import load
     from mpipso.record.folders import RunFolder
     from mpipso.record.journal import Journal
     from mpipso.record.monitor import Monitor

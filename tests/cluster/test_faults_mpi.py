@@ -22,7 +22,7 @@ from faults.course import LIMIT, SOON, Course, all_of, ranks
 from faults.disk import fill, small_disk
 
 from mpipso.errors import LOST
-from mpipso.launchers import Launch
+from mpipso.launch.launchers import Launch
 from mpipso.service.ports import free_port
 
 REPEAT = int(os.environ.get("MPIPSO_REPEAT", "1"))

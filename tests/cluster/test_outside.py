@@ -9,8 +9,8 @@ import pytest
 from mpipso.cluster.hosts import parse_nodes
 from mpipso.cluster.placement import outside, plan
 from mpipso.cluster.plan import Rank
+from mpipso.config.parallel import Parallel
 from mpipso.errors import UserError
-from mpipso.parallel import Parallel
 
 RANKS = [Rank(0, "node0", "10.0.0.10", (0, 1)), Rank(1, "node2", "10.0.0.12", (0, 1))]
 

@@ -15,13 +15,13 @@ from mpipso import slurm
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile, slurm_hosts
 from mpipso.cluster.placement import plan, regrouped
 from mpipso.cluster.plan import Plan, Rank, lowest_port
-from mpipso.configfile import parse
+from mpipso.config.file import parse
+from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
+from mpipso.config.templates import template
 from mpipso.errors import UserError
 from mpipso.notes import notes
-from mpipso.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
-from mpipso.templates import template
 from mpipso.wording import ranges
 
 CORES = tuple(range(8))

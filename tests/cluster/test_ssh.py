@@ -26,8 +26,8 @@ from service.node_interface import TestExecute, TestFiles, TestService, TestUpda
 from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.ssh import Outside
+from mpipso.config.parallel import Ssh
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.parallel import Ssh
 from mpipso.service.environment import Fingerprint
 from mpipso.service.ports import free_port
 from mpipso.service.remote import Answer, RemoteNode
@@ -288,7 +288,7 @@ LEADER = """
 import pathlib, sys, time
 from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode
-from mpipso.parallel import Ssh
+from mpipso.config.parallel import Ssh
 from mpipso.service.environment import Fingerprint
 host, silence, service = sys.argv[1:]
 ssh.SILENCE = float(silence)

@@ -17,7 +17,7 @@ import tomli_w
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT, LAUNCHERS
 
-from mpipso.launchers import Launch
+from mpipso.launch.launchers import Launch
 
 HERE = Path(__file__).resolve().parent
 RANKS = 5

@@ -9,7 +9,7 @@ import tomli_w
 from record.written import Script
 
 from mpipso.config import Config
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.resume import differences, hidden, read_run
 

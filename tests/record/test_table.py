@@ -7,7 +7,7 @@ from typing import Any
 
 from record.written import Script
 
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.record.outcome import read_outcome
 from mpipso.record.table import write_table
 from mpipso.record.warm import read_earlier

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from record.written import Script
 
 from mpipso.config import Config
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.journal import Journal, read
 from mpipso.record.warm import Earlier, _writes, read_earlier, to_fields

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpipso.parameters import Constraint, Parameter
+from mpipso.config.parameters import Constraint, Parameter
 from mpipso.search.effects import Effect, Known, effects
 from mpipso.search.objective import Score
 from mpipso.search.space import Space

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.config import Config, ObjectiveSection, Pattern
-from mpipso.configfile import parse
+from mpipso.config.file import parse
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
 from mpipso.service import ports, process

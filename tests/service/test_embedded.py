@@ -23,7 +23,8 @@ import pytest
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
-from mpipso.configfile import parse
+from mpipso.config.file import parse
+from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.rendezvous import _problems_here
 from mpipso.service.clients.base import CLIENTS
@@ -31,7 +32,6 @@ from mpipso.service.clients.vocabulary import words
 from mpipso.service.embedded import model, server
 from mpipso.service.engines.base import ENGINES
 from mpipso.startup import Options
-from mpipso.templates import EMBEDDED, template
 
 SERVER = (sys.executable, "-m", "mpipso.service.embedded.server")
 

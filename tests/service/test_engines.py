@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from mpipso import templates
-from mpipso.config import Config, Service
-from mpipso.configfile import parse
+from mpipso.config import Config, Service, templates
+from mpipso.config.file import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 

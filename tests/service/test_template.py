@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mpipso.parameters import Parameter
+from mpipso.config.parameters import Parameter
+from mpipso.config.servicefile import ConfigFile
 from mpipso.service.template import config_text, loaded, named
-from mpipso.servicefile import ConfigFile
 
 TEMPLATE = {"Backend": {"Models": [{"name": "a", "npuMemSize": -1}, {"name": "b"}], "keep": [1, 2.5, "x"]}, "off": None}
 PATHS = {"Backend.Models.0.npuMemSize": 7, "Backend.Models.1.new.deep": 8, "Backend.keep.2": 9, "top": 10}

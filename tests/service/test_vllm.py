@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from mpipso import templates
-from mpipso.config import Config
-from mpipso.configfile import parse
+from mpipso.config import Config, templates
+from mpipso.config.file import parse
 from mpipso.search.space import Space
 from mpipso.service.engines.base import ENGINES, Layout
 

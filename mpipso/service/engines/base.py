@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from mpipso.config import Config
+from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
-from mpipso.parameters import Parameter
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
 from mpipso.service.reasons import telling
 from mpipso.service.registry import Registry

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from mpipso.errors import RunFailed
-from mpipso.launchers import Launcher
+from mpipso.launch.launchers import Launcher
 from mpipso.signals import adopt_orphans, die_with_parent, heard
 
 GRACE = 10.0

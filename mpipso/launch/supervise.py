@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
-from mpipso.jobs import Job
+from mpipso.launch.jobs import Job
+from mpipso.launch.limits import Limits
+from mpipso.launch.mpirun import Mpirun
+from mpipso.launch.survivors import answering, strangers, succeeding
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
-from mpipso.limits import Limits
-from mpipso.mpirun import Mpirun
 from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
 from mpipso.startup import Options
-from mpipso.survivors import answering, strangers, succeeding
 
 LINGER = 15.0
 """Seconds of silence after which a launcher is ended whose run has come to its end: MPI_Finalize may hang."""

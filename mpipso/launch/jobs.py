@@ -13,11 +13,11 @@ from pathlib import Path
 from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
+from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed
-from mpipso.launchers import Launch, Launcher
-from mpipso.parallel import GroupEntry
+from mpipso.launch.launchers import Launch, Launcher
+from mpipso.launch.survivors import strangers
 from mpipso.startup import Options, launched_hosts, wanted_groups
-from mpipso.survivors import strangers
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""

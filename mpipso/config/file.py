@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mpipso.config import Config, suggestion
+from mpipso.config.parameters import NAME, Section
 from mpipso.errors import UserError
-from mpipso.parameters import NAME, Section
 from mpipso.wording import shortened
 
 SHOWN = 200

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpipso.errors import Taken, UserError
-from mpipso.jobs import Job
+from mpipso.launch.jobs import Job
+from mpipso.launch.launchers import find
+from mpipso.launch.limits import Limits
+from mpipso.launch.supervise import Supervisor
 from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
-from mpipso.launchers import find
-from mpipso.limits import Limits
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
-from mpipso.supervise import Supervisor
 
 
 def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limits, more: Sequence[str] = ()) -> int:
@@ -26,7 +26,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     Parameters
     ----------
     ranks:
-        How many; None: as many as :func:`~mpipso.jobs.wanted_start` finds.
+        How many; None: as many as :func:`~mpipso.launch.jobs.wanted_start` finds.
     mpirun:
         The launcher to use; None: the one in PATH.
     more:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
+from mpipso.config.parallel import Parallel, Ssh
+from mpipso.config.parameters import Constraint, Count, Name, Parameter, Seconds, Section
+from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import METRICS, Value
-from mpipso.parallel import Parallel, Ssh
-from mpipso.parameters import Constraint, Count, Name, Parameter, Seconds, Section
-from mpipso.servicefile import ConfigFile
 
 Command = tuple[str, ...]
 ScheduleKind = Literal["generation", "window", "async"]

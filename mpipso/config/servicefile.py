@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mpipso.parameters import Section
+from mpipso.config.parameters import Section
 
 _FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -98,7 +98,7 @@ def _named(tree: Any) -> Any:
 
 
 def _yaml() -> ModuleType:
-    from mpipso import yamltext  # few need it, and it takes its time
+    from mpipso.config import yamltext  # few need it, and it takes its time
 
     return yamltext
 

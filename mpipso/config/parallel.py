@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mpipso.parameters import Count, Seconds, Section
+from mpipso.config.parameters import Count, Seconds, Section
 
 LEAST_LEASE = 3.0
 """Seconds: a rank gives a sign of life every 2 s (``roles.BEAT``), and each may be late by half of that."""

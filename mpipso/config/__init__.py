@@ -1,0 +1,35 @@
+"""The configuration of a run: one TOML file as validated, frozen data.
+
+``sections`` are its tables, with ``parameters`` (what is searched, and conditions on it), ``parallel`` (nodes and
+groups) and ``servicefile`` (the service's own configuration file) apart. ``file`` reads them and explains mistakes,
+``templates`` are the commented files that come with mpipso, and ``yamltext`` changes YAML without rewriting it.
+"""
+
+from mpipso.config.parameters import Constraint, Parameter
+from mpipso.config.sections import (
+    Benchmark,
+    Config,
+    Limit,
+    ObjectiveSection,
+    Pattern,
+    ScheduleKind,
+    Search,
+    Service,
+    SwarmSection,
+    suggestion,
+)
+
+__all__ = [
+    "Benchmark",
+    "Config",
+    "Constraint",
+    "Limit",
+    "ObjectiveSection",
+    "Parameter",
+    "Pattern",
+    "ScheduleKind",
+    "Search",
+    "Service",
+    "SwarmSection",
+    "suggestion",
+]

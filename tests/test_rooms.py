@@ -1,0 +1,63 @@
+"""The rooms of the house: what their docstrings say is in them, and which of them may know which others."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mpipso
+
+HOUSE = Path(mpipso.__file__).parent
+ROOMS = {
+    "search": {"config", "search"},
+    "cluster": {"config", "cluster", "service"},
+    "service": {"config", "service"},
+    "record": {"config", "record"},
+    "config": {"config"},
+    "launch": {"config", "launch", "record", "cluster"},
+}
+"""Each room, and the rooms of which it may import something."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of which a file imports something, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(room: str) -> list[Path]:
+    found = sorted((HOUSE / room).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "service/clients"])
+def test_a_room_s_docstring_names_all_of_its_files(room: str) -> None:
+    said = ast.get_docstring(ast.parse((HOUSE / room / "__init__.py").read_text())) or ""
+    names = {path.stem for path in (HOUSE / room).glob("*.py")} - {"__init__"}
+    assert names <= set(re.findall(r"``(\w+)``", said))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_only_those_below_it(room: str) -> None:
+    known = {
+        (path.name, module.split(".")[1])
+        for path in files(room)
+        for module in imported(path)
+        if module.startswith("mpipso.") and module.split(".")[1] in ROOMS
+    }
+    assert {other for _, other in known} <= ROOMS[room], sorted(known)
+
+
+def test_only_the_cluster_knows_mpi() -> None:
+    knows = {path for path in HOUSE.rglob("*.py") if any(each.split(".")[0] == "mpi4py" for each in imported(path))}
+    assert knows
+    assert {path.relative_to(HOUSE).parts[0] for path in knows} == {"cluster"}
