@@ -87,8 +87,8 @@ def _flags_left_out(config: Config) -> Iterator[str]:
         flag = parameter.flag or ""
         if parameter.type == "bool" and parameter.default is True and flag and "/" not in flag:
             yield (
-                f"parameter {parameter.name!r}: false leaves {flag} out, and a service whose own default is true stays "
-                f'at that; say how it is switched off, as in flag = "{flag}/--no-{flag.lstrip("-")}"'
+                f"parameter {parameter.name!r}: false passes no flag, so a service whose own default is true stays "
+                f'true; say how it is switched off, as in flag = "{flag}/--no-{flag.lstrip("-")}"'
             )
 
 

@@ -668,7 +668,7 @@ def test_check_notes_a_bool_that_may_not_be_switched_off(
     change(config, "max = 64", "max = 64\ndefault = 8")
     config.write_text(config.read_text() + BOOL.format(flag=flag, default=default))
     line = (
-        "parameter 'cache': false leaves --enable-cache out, and a service whose own default is true stays at that; "
+        "parameter 'cache': false passes no flag, so a service whose own default is true stays true; "
         'say how it is switched off, as in flag = "--enable-cache/--no-enable-cache"'
     )
     assert notes(config, capsys) == ([line] if noted else [])

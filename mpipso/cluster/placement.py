@@ -177,8 +177,8 @@ def _by_name(ranks: Sequence[Rank], entries: Iterable[GroupEntry], reason: str) 
         drafts.append((entry, members))
     if short:
         raise UserError(
-            f"no rank of this job is left for {', '.join(dict.fromkeys(short))}: a host has as many places in groups "
-            f"as it has ranks"
+            f"the groups name {', '.join(dict.fromkeys(short))} more often than there are ranks of this job; "
+            "each place in a group needs a rank"
         )
     left = sorted((rank for group in by_host.values() for rank in group), key=lambda rank: rank.rank)
     return drafts, [(rank, reason) for rank in left]

@@ -246,9 +246,9 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
     for content, told in (
         ("", "holds no rows"),
         ("What,P99\n", "holds no rows"),
-        ("What,P99\nRate,1\nRate,2\n", "has two rows of the name 'Rate'"),
-        ("What,P99,P99\nRate,1,2\nTTFT,3,4\n", "has two columns of the name 'P99'"),
-        ("P99,P99\n1,2\n", "has two columns of the name 'P99'"),
+        ("What,P99\nRate,1\nRate,2\n", "has two rows named 'Rate'"),
+        ("What,P99,P99\nRate,1,2\nTTFT,3,4\n", "has two columns named 'P99'"),
+        ("P99,P99\n1,2\n", "has two columns named 'P99'"),
         ('What,P99\nRate,"' + 200_000 * "x", "is no CSV: field larger than field limit"),
     ):
         file.write_text(content)
@@ -293,7 +293,7 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
     assert measured(tmp_path, AB, metrics=metrics) == {"output_throughput": 4400.0, "ttft_p99_ms": 12.0}
     (tmp_path / "out.txt").write_text(AB.replace("4400.00", "4500.00"))
     assert measured(tmp_path, AB, result_file="{result_dir}/out.txt", metrics=metrics)["output_throughput"] == 4500.0
-    with pytest.raises(EvaluationFailed, match=r"^nothing in what the benchmark told matches '\^Rate"):
+    with pytest.raises(EvaluationFailed, match=r"^nothing in the benchmark's output matches '\^Rate"):
         measured(tmp_path, AB, metrics={"output_throughput": {"pattern": "^Rate (.*)"}})
     (tmp_path / "out.txt").unlink()
     (tmp_path / "out.json").write_text('{"x": 3}')
@@ -370,7 +370,7 @@ def test_what_is_printed_for_progress_is_not_the_figure(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").unlink()
     assert client.metrics(told, target(tmp_path), done("rps: 500\n", progress))["output_throughput"] == 500
     assert client.metrics(told, target(tmp_path), done("done\n", progress))["output_throughput"] == 3
-    with pytest.raises(EvaluationFailed, match=r"^nothing in what the benchmark told matches"):
+    with pytest.raises(EvaluationFailed, match=r"^nothing in the benchmark's output matches"):
         client.metrics(told, target(tmp_path), done("done\n", "done\n"))
 
 
@@ -418,7 +418,7 @@ def test_the_tables_of_several_files_become_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", ["", "no JSON", "[", '"text"', "3"])
 def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFailed, match="printed no table of JSON") as error:
+    with pytest.raises(EvaluationFailed, match="printed no JSON object") as error:
         measured(tmp_path, output)
     assert error.value.detail == output
     with pytest.raises(EvaluationFailed, match=r"wrote no result file /.*/gone\.json$"):

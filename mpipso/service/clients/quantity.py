@@ -68,7 +68,7 @@ def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
         if last:
             what = f"the benchmark's {pattern!r}"
             return _converted(_whole(last[0], what, metric), what, metric)
-    raise Absent(f"nothing in what the benchmark told matches {pattern!r}")
+    raise Absent(f"nothing in the benchmark's output matches {pattern!r}")
 
 
 def _whole(found: re.Match[str], what: str, metric: str) -> str:

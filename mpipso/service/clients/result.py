@@ -172,13 +172,13 @@ def _rows(text: str, name: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for line in lines[1:]:
         if line[0] in table:
-            raise EvaluationFailed(f"the benchmark client's result file {name} has two rows of the name {line[0]!r}")
+            raise EvaluationFailed(f"the benchmark client's result file {name} has two rows named {line[0]!r}")
         table[line[0]] = dict(zip(lines[0][1:], line[1:], strict=False))
     if not table:
         raise EvaluationFailed(f"the benchmark client's result file {name} holds no rows")
     columns = [column for column in lines[0][0 if len(lines) == 2 else 1 :] if column]
     if twice := [column for column in columns if columns.count(column) > 1]:
-        raise EvaluationFailed(f"the benchmark client's result file {name} has two columns of the name {twice[0]!r}")
+        raise EvaluationFailed(f"the benchmark client's result file {name} has two columns named {twice[0]!r}")
     return dict(zip(*lines, strict=False)) | table if len(lines) == 2 else table
 
 
