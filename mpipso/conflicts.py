@@ -52,7 +52,8 @@ def moving_port(config: Config, placement: Plan) -> str:
 def address_problems(config: Config, placement: Plan) -> list[str]:
     """Whether the user's own benchmark is told which service it is to load; one line if not."""
     service, command = config.service, config.benchmark.command
-    told = (*service.command, *service.worker_command, *service.update_command, *service.env.values())
+    started = service.command or ENGINES.create(service.engine).default_command(config)
+    told = (*started, *service.worker_command, *service.update_command, *service.env.values())
     if "port" not in placeholders((*told, service.health_url)):  # where it listens is its own matter
         return []
     if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):

@@ -438,7 +438,9 @@ def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
 
 def test_what_is_not_said_of_the_supervision_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Limits] = []
-    monkeypatch.setattr("mpipso.launch.supervised.launch", lambda _options, _ranks, _mpirun, limits, _more: given.append(limits))
+    monkeypatch.setattr(
+        "mpipso.launch.supervised.launch", lambda _options, _ranks, _mpirun, limits, _more: given.append(limits)
+    )
     for words in ([], ["--restarts", "0"], ["--stuck-after", "900", "--start-limit", "60.5"]):
         main(["launch", *words])
         assert given.pop().words() == words

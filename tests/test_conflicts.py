@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.conflicts import loopback_problems
+from mpipso.config import Config
+from mpipso.conflicts import address_problems, loopback_problems
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,22 @@ def test_a_host_with_no_address_but_loopback_is_no_part_of_a_group(nodes: list[t
     placed = tuple(PlacedNode(rank, host, address, (), ()) for rank, (host, address) in enumerate(nodes))
     told = loopback_problems(Plan((PlacedGroup(0, placed),)))
     assert [line.partition(":")[0] for line in told] == ([lonely] if lonely else [])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+@pytest.mark.parametrize(("hosts", "told"), [(("a", "a"), True), (("a", "b"), False)])
+def test_a_benchmark_of_a_fixed_port_would_load_another_group_s_service(
+    engine: str, hosts: tuple[str, ...], told: bool
+) -> None:
+    config = Config.model_validate(
+        {
+            "service": {"engine": engine, "model": "m", "port": 8000},
+            "benchmark": {"client": "command", "command": ("bench", "--port", "8000"), "metrics": {"rate": "r"}},
+            "objective": {"maximize": "rate"},
+            "parameters": ({"name": "n", "type": "bool", "flag": "--n"},),
+        }
+    )
+    nodes = [PlacedNode(rank, host, "10.0.0.1", (), ()) for rank, host in enumerate(hosts)]
+    placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
+    line = "benchmark.command: cannot know which service to load, as 2 groups share a"
+    assert [each.startswith(line) for each in address_problems(config, placed)] == [True] * told

@@ -97,6 +97,20 @@ def test_check_shows_the_ranks_that_launch_starts(
     assert job.groups == loaded.parallel.service_groups
 
 
+@pytest.mark.parametrize(("nodes", "ranks"), [(f"{HERE}:{HERE}", 2), (f"{HERE}:localhost:{HERE}", 3), (HERE, 1)])
+def test_a_batch_job_of_this_host_alone_has_a_rank_for_each_place(
+    nodes: str, ranks: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listed = tmp_path / "nodes"
+    listed.write_text(f"{HERE}\n")
+    monkeypatch.setenv("PBS_NODEFILE", str(listed))
+    (tmp_path / "my.toml").write_text(CONFIG)
+    loaded = load(tmp_path / "my.toml", engines=["command"], clients=["openai"])
+    options = Options(tmp_path / "my.toml", nodes=nodes)
+    job = Job.first("mpiexec", Hydra(), options, loaded, None)
+    assert (job.ranks, job.hosts) == (ranks, (HERE,))
+
+
 def group(number: int, names: str) -> str:
     nodes = ", ".join(f'{{ host = "{name}" }}' for name in names.split(","))
     return f"[[parallel.service_groups]]\ngroup_id = {number}\nnodes = [{nodes}]\n"

@@ -77,15 +77,17 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     parallel = config.parallel
     places = [node.host for group in parallel.service_groups for node in group.nodes]
     away = strangers(places) if places else []
-    hosts = launched_hosts(slots, config) or []
-    named = [] if hosts or parallel.ssh or not away else places
+    listed = launched_hosts(slots, config) or []
+    named = [] if listed or parallel.ssh or not away else places
     # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
-    named = named or ([] if hosts else batch_hosts())
-    hosts = hosts or named or slurm_hosts()
+    named = named or ([] if listed else batch_hosts())
+    hosts = listed or named or slurm_hosts()
     if ranks is None and not hosts and not places and parallel.nodes_per_group is None:
         config = config.model_copy(update={"parallel": parallel.model_copy(update={"nodes_per_group": 1})})
     here = max(1, len(places) - len(away)) if places else local_ranks()
-    return Start(config, tuple(hosts), bool(named), ranks or len(hosts) or here)
+    # A batch job of this host alone has it once, whatever the groups have places on it.
+    alone = bool(places) and not away and not listed and len(set(hosts)) == 1
+    return Start(config, tuple(hosts), bool(named), ranks or (here if alone else len(hosts)) or here)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import pytest
 
 from mpipso.config import Config, templates
 from mpipso.config.file import parse
+from mpipso.config.parallel import Parallel
+from mpipso.config.servicefile import ConfigFile
 from mpipso.search.space import Space
 from mpipso.service.engines.base import ENGINES, Layout
 
@@ -92,6 +94,7 @@ def test_a_command_of_the_user_s_is_all_that_is_started() -> None:
         ({"model": "m"}, {**SEQS, "name": "max_num_seq"}, "parameter 'max_num_seq': reaches nothing"),
         ({"model": "m"}, {"name": "enforce_eager", "type": "int", "min": 0, "max": 1}, 'should be type = "bool"'),
         ({"model": "m"}, {"name": "kv_cache_dtype", "type": "bool"}, "should be a value for --kv-cache-dtype"),
+        ({"model": "m", "config_file": {"template": "flags.json"}}, SEQS, "vLLM reads its flags from YAML"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(
@@ -99,6 +102,27 @@ def test_mistakes_are_told_before_anything_starts(
 ) -> None:
     (line,) = ENGINE.problems(config(parameter, **service))
     assert problem in line
+
+
+@pytest.mark.parametrize("key", ["tensor-parallel-size", "pipeline_parallel_size"])
+def test_groups_of_several_nodes_say_how_they_share_the_model(key: str) -> None:
+    told = config(model="m")
+    two = told.model_copy(update={"parallel": Parallel(nodes_per_group=2)})
+    (line,) = ENGINE.problems(two)
+    assert line.startswith("parallel: groups of 2 nodes need tensor_parallel_size or pipeline_parallel_size")
+    file = ConfigFile.model_validate({"template": "f.yaml", "content": f"{key}: 2"})
+    service = two.service.model_copy(update={"config_file": file})
+    assert list(ENGINE.problems(two.model_copy(update={"service": service}))) == []
+    tuned = config({"name": "tensor_parallel_size", "type": "choice", "choices": (2, 4)}, model="m")
+    assert list(ENGINE.problems(tuned.model_copy(update={"parallel": two.parallel}))) == []
+    assert list(ENGINE.problems(two.model_copy(update={"service": config(command=("vllm",)).service}))) == []
+
+
+@pytest.mark.parametrize(("served", "name"), [("chat", "chat"), ("[chat, m]", "chat"), ("", "org/m")])
+def test_the_model_is_known_by_the_name_under_which_it_is_served(served: str, name: str) -> None:
+    file = {"template": "f.yaml", "content": f"served-model-name: {served}"}
+    assert ENGINE.model_name(config(model="org/m", config_file=file)) == name
+    assert ENGINE.model_name(config(model="org/m", config_file={"template": "f.yaml", "content": "a: ["})) == "org/m"
 
 
 def test_that_there_is_no_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ Flags are those of vLLM 0.32 (``vllm serve --help=all``); those of parallelism o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from mpipso.config import Config
 from mpipso.evaluation import Configuration
@@ -76,7 +76,8 @@ class Vllm(Engine):
     }
 
     def model_name(self, config: Config) -> str:
-        return "" if config.service.command else config.service.model
+        served = _flags(config).get("served_model_name") or config.service.model
+        return "" if config.service.command else str(served[0] if isinstance(served, list) else served)
 
     def default_command(self, config: Config) -> tuple[str, ...]:
         return (*_serve(config), "--host", "{host}", "--port", "{port}") if config.service.model else ()
@@ -99,8 +100,33 @@ class Vllm(Engine):
                 yield "service.command: vllm is not in PATH; start the run in its environment, or give its command"
             if service.worker_command:
                 yield "service.worker_command: has no effect without service.command; leave it out"
+            if service.config_file is not None and service.config_file.format != "yaml":
+                yield "service.config_file: vLLM reads its flags from YAML; let the template's name end in .yaml"
+            yield from _unshared(config)
         yield from self.kind_problems(config)
         yield from super().problems(config)
+
+
+def _flags(config: Config) -> Mapping[str, Any]:
+    """What the file of flags says, by the names of the flags with ``_``; empty if it is no YAML."""
+    file = config.service.config_file
+    try:
+        tree = file.tree() if file is not None and file.format == "yaml" else {}
+    except ValueError:  # which is told elsewhere
+        return {}
+    return {str(key).replace("-", "_"): value for key, value in tree.items()} if isinstance(tree, dict) else {}
+
+
+def _unshared(config: Config) -> Iterator[str]:
+    """Whether groups have several nodes and nothing says how these share the model; one line if so."""
+    parallel = config.parallel
+    nodes = max([parallel.nodes_per_group or 1, *(len(group.nodes) for group in parallel.service_groups)])
+    said = {*_flags(config), *(parameter.name for parameter in config.parameters)}
+    if nodes > 1 and not any(name.endswith("_parallel_size") for name in said):
+        yield (
+            f"parallel: groups of {nodes} nodes need tensor_parallel_size or pipeline_parallel_size, as a parameter "
+            "or in service.config_file"
+        )
 
 
 def _serve(config: Config) -> tuple[str, ...]:
