@@ -77,9 +77,8 @@ class Parallel(Section):
     The nodes of a group reach each other at their addresses in ``network`` (10.0.0.0/24), or where their names lead.
     With ``ssh``, hosts of named groups on which no rank runs are reached over ssh by the leader of their group.
     A rank that has not been heard of for ``lease`` seconds counts as lost: healthy ones, too, are silent for 2 s at a
-    time. A group that fails ``quarantine_after``
-    evaluations in a row gets no more until it measures the baseline, which it tries after ``probe_pause`` seconds and,
-    each time that this fails, after twice the pause before.
+    time. A group that fails ``quarantine_after`` evaluations in a row gets no more until it measures the baseline,
+    which it tries after ``probe_pause`` seconds and, each time that this fails, after twice the pause before.
     """
 
     enabled: bool = True
