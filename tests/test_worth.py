@@ -58,10 +58,10 @@ def test_the_summary_tells_what_each_change_of_the_best_is_worth(tmp_path: Path)
     outcome = run(tmp_path)
     # Of one slot, q8 is not allowed.
     assert worth(outcome) == {"slots": "not allowed", "cache": "+0 %"}
-    lines = drawn(report(outcome, worth))
+    lines = drawn(report(outcome, worth), 120)
     assert (
         lines.count(
-            "without it: by the search's model, the gain if only that parameter is set back; ? if it cannot tell"
+            "without it: the gain if only that parameter is set back, by a model of these results; ? if it cannot tell"
         )
         == 1
     )
@@ -112,7 +112,8 @@ def test_there_is_nothing_to_tell_without_a_best_or_a_baseline(tmp_path: Path) -
 
 def test_what_says_nothing_of_its_configuration_is_not_learned(tmp_path: Path) -> None:
     outcome = run(tmp_path)
-    script = Script(CONFIG).evaluated(10, 0, 0, tokens=None, configuration=BEST, kind="infrastructure")
+    own = {**BEST, "token": "other"}
+    script = Script(CONFIG).evaluated(10, 0, 0, tokens=None, configuration=own, kind="infrastructure")
     script.evaluated(10, 1, 0, configuration={**BEST, "token": "***"})
     (lost, hidden) = read_outcome(script.save(tmp_path)).evaluations
     assert worth(replace(outcome, evaluations=[*outcome.evaluations, lost, hidden])) == worth(outcome)

@@ -19,31 +19,36 @@ def write_table(outcome: Outcome, file: TextIO) -> None:
     :func:`mpipso.record.warm.read_earlier` can read it. Columns are ``evaluation`` (its number), ``label``, ``group``,
     ``started`` (seconds since 1970) and ``seconds`` (how long it took), ``result`` (``feasible``, ``infeasible``,
     ``failed``, or ``unjudged`` as long as limits refer to a baseline that is not known), ``cause`` (why it failed, or
-    which limits it breaks), then the parameters and the metrics, by their names, which take the place of a column of
-    these names. Left out are evaluations that say nothing of their configuration: a row without metrics is a
-    configuration that fails.
+    which limits it breaks), then the parameters and the metrics, by their names. Of a name that stands for several of
+    these, a parameter has the column, or else a metric. Left out are evaluations that say nothing of their
+    configuration: a row without metrics is a configuration that fails.
     """
     rows = [judged for judged in outcome.evaluations if not silent(judged)]
     rows.sort(key=lambda judged: judged.evaluation.number)
     parameters = _names(judged.evaluation.configuration for judged in rows)
     measured = _names(judged.evaluation.metrics for judged in rows)
-    metrics = [*(name for name in METRICS if name in measured), *(name for name in measured if name not in METRICS)]
+    names = [*(name for name in METRICS if name in measured), *(name for name in measured if name not in METRICS)]
+    metrics = [name for name in names if name not in parameters]
     about = [name for name in _ABOUT if name not in {*parameters, *metrics}]
     writer = csv.DictWriter(file, [*about, *parameters, *metrics], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for judged in rows:
         evaluation = judged.evaluation
         settings = {name: _cell(value) for name, value in evaluation.configuration.items()}
-        writer.writerow({**_about(judged), **settings, **evaluation.metrics})
+        writer.writerow({**_about(judged), **evaluation.metrics, **settings})
 
 
-_ABOUT = ("evaluation", "label", "group", "started", "seconds", "result", "cause")
+RESULT, FAILED = "result", "failed"
+"""The column that says what came of an evaluation, and what it says of one that failed."""
+_ABOUT = ("evaluation", "label", "group", "started", "seconds", RESULT, "cause")
 
 
 def _about(judged: Judged) -> dict[str, object]:
     evaluation = judged.evaluation
-    cause = evaluation.failure.cause if evaluation.failure is not None else "; ".join(judged.violations)
-    result = "failed" if judged.failed else "unjudged" if not judged.judged else _FEASIBLE[judged.feasible]
+    cause = "; ".join(judged.violations)
+    if judged.failed:
+        cause = evaluation.failure.cause if evaluation.failure is not None else "no metrics"
+    result = FAILED if judged.failed else "unjudged" if not judged.judged else _FEASIBLE[judged.feasible]
     values = (
         evaluation.number,
         evaluation.label,

@@ -22,6 +22,7 @@ from mpipso.record import journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
 from mpipso.record.resume import differences, read_run
+from mpipso.record.table import FAILED, RESULT
 from mpipso.redact import HIDDEN
 from mpipso.wording import counted
 
@@ -164,6 +165,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
     columns = _columns(path, header, config)
     parameters = [parameter for parameter in config.parameters if parameter.searched]
     metrics = [name for name in header if name in columns and name not in {p.name for p in config.parameters}]
+    ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
     found: list[Result] = []
     problems: list[str] = []
     for line, cells in rows:
@@ -177,11 +179,13 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
         except ValueError as error:
             problems.append(f"{path}:{line}: {error}")
             continue
-        found.append((configuration, measured if all(name in measured for name in config.objective.metrics) else None))
+        # A table of a run says which of its rows failed; what others lack was not asked for there.
+        works = row.get(RESULT, FAILED) != FAILED if RESULT in ignored else False
+        complete = all(name in measured for name in config.objective.metrics)
+        found.append((configuration, measured if works or complete else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
         raise UserError([*problems[:10], *more])
-    ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
     return found, [f"ignored columns: {clean(', '.join(ignored))}"] if ignored else []
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mpipso.evaluation import Configuration
 from mpipso.search.blas import one_thread
 from mpipso.search.gp import fit
+from mpipso.search.knowledge import same
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
 from mpipso.search.objective import Score
@@ -61,7 +62,7 @@ def effects(space: Space, known: Sequence[Known], best: Configuration, before: C
 
     The models are those of the search (:mod:`mpipso.search.models`), except that the model of the value is fitted to
     logarithms: effects on throughputs and latencies are factors rather than differences. It therefore leaves out values
-    that do not have the sign of the best one.
+    that do not have the sign of the best one of all.
 
     Parameters
     ----------
@@ -87,12 +88,15 @@ def effects(space: Space, known: Sequence[Known], best: Configuration, before: C
 
 
 def _set_back(space: Space, best: Configuration, name: str, before: Configuration) -> Configuration | None:
-    """``best`` with the value of ``name`` in ``before``; None if the space lacks that, or it breaks a constraint."""
+    """``best`` with one value of ``before``; None where that alone is not in the space, or breaks a constraint."""
+    wanted = {**best, name: before[name]}
     try:
-        other = space.decode(space.encode({**best, name: before[name]}))
+        other = space.decode(space.encode(wanted))
     except ValueError:
         return None
-    return other if space.valid(other) and other[name] == before[name] else None
+    # What depends on it may have moved with it, to stay in its own bounds.
+    alone = all(same(wanted[p.name], other[p.name]) for p in space.parameters if p.searched)
+    return other if alone and space.valid(other) else None
 
 
 def _points(lattice: Lattice, known: Sequence[Known]) -> Array:

@@ -8,9 +8,10 @@ has changed is set back alone: ``effects`` tells what the model says of the gain
 means: of what was measured with the one value of the parameter over what was measured with the other one.
 
 Prints how many changes there were, how many of them are told; the median error of what is told, in percent of the best,
-and that of the peer; of the changes that are told to matter by more than 3 %, how many have the other sign; of those
-that are told to matter by less, how many matter by more than 10 %. Then, of the changes that could not be set back
-(what comes then fails, or breaks a limit), how many are told to be unlikely, and of the others, how many.
+and that of the peer; of the changes that are told to matter by more than 3 %, how many matter by less than 1 % or in
+the other direction; of those that are told to matter by less, how many matter by more than 10 %. Then, of the changes
+that could not be set back (what comes then fails, or breaks a limit), how many are told to be unlikely, and of the
+others, how many.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _row(name: str, found: list[Told]) -> str:
     errors = [float(np.median([abs(a - b) for a, b in pairs])) if pairs else math.nan for pairs in (model, means)]
     large = [(a, b) for a, b in model if abs(a) >= 3.0]
     small = [b for a, b in model if abs(a) < 3.0]
-    wrong, missed = sum(a * b < 0.0 and abs(b) >= 1.0 for a, b in large), sum(abs(b) > 10.0 for b in small)
+    wrong, missed = sum(a * b < 0.0 or abs(b) < 1.0 for a, b in large), sum(abs(b) > 10.0 for b in small)
     broken = [each.unlikely for each in found if each.true is None]
     alarms = [each.unlikely for each in feasible]
     return (
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     print(
-        f"{'':16}{'changes':>9}{'told':>7}{'error':>9}{'means':>9}{'wrong sign':>15}{'more than 10 %':>15}"
+        f"{'':16}{'changes':>9}{'told':>7}{'error':>9}{'means':>9}{'wrong':>15}{'more than 10 %':>15}"
         f"{'unlikely':>15}{'by mistake':>15}"
     )
     every: list[Told] = []

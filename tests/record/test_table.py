@@ -84,3 +84,25 @@ def test_parameters_and_metrics_keep_their_names(tmp_path: Path) -> None:
     (row,) = rows(script.save(tmp_path))
     assert (row["group"], row["seconds"]) == ("blue", "3.0")
     assert rows(Script().save(tmp_path)) == []
+    script = Script().evaluated(10, 0, 0, configuration={"output_throughput": 7})
+    (row,) = rows(script.save(tmp_path))
+    assert [*row][-2:] == ["output_throughput", "completed"] and row["output_throughput"] == "7"
+
+
+def test_why_an_evaluation_failed_is_told_where_nobody_wrote_it_down(tmp_path: Path) -> None:
+    (row,) = rows(Script().evaluated(10, 0, 0, failed=True).save(tmp_path))
+    assert (row["result"], row["cause"]) == ("failed", "no metrics")
+
+
+def test_what_another_search_needs_and_this_one_did_not_measure_is_no_failure(tmp_path: Path) -> None:
+    script = Script(CONFIG).evaluated(10, 0, 0, tokens=10.5, configuration=configuration(1))
+    script.events[-1]["metrics"]["itl_p99_ms"] = 5.0
+    script.evaluated(20, 1, 0, tokens=30.0, configuration=configuration(2))
+    script.evaluated(30, 2, 0, tokens=None, configuration=configuration(8))
+    folder, table = script.save(tmp_path / "run"), tmp_path / "run.csv"
+    with table.open("w") as file:
+        write_table(read_outcome(folder), file)
+    config = parse(CONFIG.replace('maximize = "output_throughput"', 'minimize = "itl_p99_ms"'), "my.toml")
+    run, peers = (read_earlier(path, config, lambda _: None) for path in (folder, table))
+    assert list(run.results) == list(peers.results) and len(run.results) == 2
+    assert "1 left out: itl_p99_ms was not measured" in peers.description

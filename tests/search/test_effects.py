@@ -101,7 +101,10 @@ def test_what_cannot_be_set_back_alone_is_told() -> None:
     assert found["slots"].allowed and found["cache"].allowed
     ratio = Parameter(name="poll", type="int", ratio_of="slots", min=0.25, max=1.0, default=1)
     space = Space([SLOTS, CACHE, ratio])
-    assert not effects(space, [Known(BEST, maximised(BEST))], BEST, {**BEFORE, "poll": 1})["poll"].allowed
+    found = effects(space, [Known(BEST, maximised(BEST))], BEST, {**BEFORE, "poll": 1})
+    assert not found["poll"].allowed
+    # A poll of 4 is more than one slot allows: it would come down to 1.
+    assert not found["slots"].allowed and found["cache"].allowed
 
 
 def test_values_of_the_other_sign_and_failures_do_no_harm() -> None:
