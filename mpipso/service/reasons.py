@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mpipso.logtext import parted
 
@@ -34,23 +34,44 @@ def telling(log: str, first: bool = False) -> str:
     """The line of a log that says best why the process ended.
 
     That is one of the nearest of all; of several the last one, or the ``first`` if whatever follows an error is its
-    doing. Without any error it is the last line.
+    doing. An exception that was survived is no reason if another error follows. Without any error it is the last line.
     """
-    lines = list(_messages(log)) or [line.strip() for line in log.splitlines() if line.strip()]
+    said = [line for line in log.splitlines() if line.strip() and not _LEFT_OUT.fullmatch(line.strip())]
+    lines = list(_messages(said)) or said
     if not lines:
         return "its log is empty"
     ranks = list(map(remoteness, lines))
     nearest = min(ranks)
     if first and nearest <= ERROR:
-        return lines[ranks.index(nearest)]
-    return lines[len(ranks) - 1 - ranks[::-1].index(nearest)]
+        return lines[ranks.index(nearest)].strip()
+    last = len(ranks) - 1 - ranks[::-1].index(nearest)
+    return lines[_survived_by(lines, ranks) if nearest == NAMED else last].strip()
 
 
-def _messages(log: str) -> Iterator[str]:
-    """The lines that say something: no code of a traceback, no empty message; with its field where one is refused."""
+def _survived_by(lines: Sequence[str], ranks: Sequence[int]) -> int:
+    """The index of the last exception that nobody has survived, or of the error that follows all those.
+
+    One is survived if its process goes on before the last error: it says something that is no error, does not belong to
+    one, and does not speak of its end.
+    """
+    last = max(index for index, rank in enumerate(ranks) if rank in (NAMED, ERROR))
+    went_on: set[str] = set()
+    for index in range(last, -1, -1):
+        process = _PROCESS.match(lines[index])
+        name = process[0] if process else ""
+        if ranks[index] == NAMED and not (name in went_on if name else went_on):
+            return index
+        # A single space is what parts a message from its prefix.
+        if ranks[index] == OTHER and _indentation(lines[index]) <= 1 and not _ENDING.search(lines[index]):
+            went_on.add(name)
+    return last
+
+
+def _messages(lines: Iterable[str]) -> Iterator[str]:
+    """Those that say something: no code of a traceback, no empty message; with its field where one is refused."""
     frame: int | None = None  # the indentation of the frame of a traceback whose code follows
     before = ""
-    for line in map(str.rstrip, log.splitlines()):
+    for line in map(str.rstrip, lines):
         indentation, said = _indentation(line), parted(line.strip())[1]
         if said.startswith('File "'):
             frame = indentation
@@ -59,7 +80,7 @@ def _messages(log: str) -> Iterator[str]:
             refusal = _REFUSAL.search(said)
             if refusal and _FIELD.fullmatch(before):
                 said = f"{before}: {said}"
-            yield _OBJECT.sub("", said) if refusal else line.strip()
+            yield _OBJECT.sub("", said) if refusal else line
             before = said
 
 
@@ -89,9 +110,19 @@ _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(
     r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
+    r"|\bChildFailedError\b"
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )
+_PROCESS = re.compile(r"\(\w+ pid=\d+\)")
+# What is said by one that ends, and about each request.
+_ENDING = re.compile(
+    r"(?i)\b(kill(ed|ing)|abort\w*|core dumped|shut(ting)? ?down|exit\w*|clos(ed|ing)|clean\w* ?up|stopp(ed|ing)|ended"
+    r"|ending|terminat\w*|signal|sig[a-z]{3,4}|destroy\w*|died|dead|lost|leaked)\b|^(\(.*\) )?Process \S+:$"
+    r'|"[A-Z]+ \S+ HTTP/[\d.]+"'
+)
+# How a node and the keeper of a service mark what a log lacks.
+_LEFT_OUT = re.compile(r"\[\.\.\. \d+ bytes left out \.\.\.\]")
 # Marks below code, and what is left of a line that has a prefix alone: its place in the code, its level.
 _EMPTY = re.compile(
     r"\W*|\[\S+:\d+\]|(DEBUG|INFO|WARN(ING)?|ERROR|FATAL|CRITICAL):?|Traceback \(most recent call last\):"

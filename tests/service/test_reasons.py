@@ -66,6 +66,63 @@ def test_of_several_exceptions_the_first_is_the_reason_if_the_others_follow_from
     assert telling("loading\nserving", first=True) == "serving"
 
 
+CAUGHT = "\n".join([*TRACEBACK, "ModuleNotFoundError: No module named 'flash_attn'"])
+TOO_LONG = "[2026-11-28 08:00:01.123+08:00] [1] [2] [server] [ERROR] [config.cpp:123] : maxSeqLen 4096 is too large"
+FLAG = "server: error: unrecognized arguments: --foo"
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (f"{CAUGHT}\nusing the built-in attention\n{TOO_LONG}\nINFO: stopping", TOO_LONG),
+        (f"ConnectionError: [Errno 111] refused, retrying\nconnected\n{FLAG}", FLAG),
+        (f"{CAUGHT}\n{INFO}using the built-in attention\n{FLAG}", FLAG),
+        (f"{CORE}KeyError: 7\n{CORE.replace('ERROR', 'INFO')}gone on\n{SERVER}lost", f"{SERVER}lost"),
+        (f"{CAUGHT}\nusing another\nValueError: a\nerror: stopping", "ValueError: a"),
+        (f"ValueError: a\nConnectionError: b\nconnected\n{FLAG}\nKeyError: c", "KeyError: c"),
+        (f"{CAUGHT}\nusing another", CAUGHT.splitlines()[-1]),
+    ],
+)
+def test_an_exception_that_was_survived_is_no_reason_if_another_error_follows(log: str, reason: str) -> None:
+    assert telling(log) == reason
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "  a line that goes on with it",
+        f"{INFO}loading",
+        "(EngineCore pid=6) Process EngineCore_0:",
+        "[rank0]:[W1128 a.cpp:1] Warning: destroy_process_group() was not called before program exit",
+        "Aborted (core dumped)",
+        ACCESS,
+        "",
+    ],
+)
+def test_what_another_process_says_and_what_belongs_to_an_end_does_not_tell_that_an_exception_was_survived(
+    between: str,
+) -> None:
+    error = f"{CORE}KeyError: 'x'"
+    assert telling(f"{error}\n{between}\n{SERVER}It has been lost") == error
+
+
+def test_missing_memory_is_the_reason_also_if_it_seems_to_be_survived() -> None:
+    memory = "torch.OutOfMemoryError: no"
+    assert telling(f"{memory}\ngoing on\nKeyError: 7\ngoing on\n{FLAG}") == memory
+
+
+def test_what_the_launcher_of_several_ranks_says_of_one_that_failed_points_to_it() -> None:
+    launcher = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:"
+    log = f"ValueError: a\nE1128 08:00:01.1 7 api.py:8] failed (exitcode: 1) local_rank: 0\n{launcher}\nrun.py FAILED"
+    assert remoteness(launcher) == ELSEWHERE and telling(log) == "ValueError: a"
+
+
+def test_the_mark_of_what_a_log_lacks_is_no_reason() -> None:
+    mark = "[... 123 bytes left out ...]"
+    assert telling(f"loading\n{mark}\n") == "loading"
+    assert telling(mark) == telling("") == "its log is empty"
+
+
 @pytest.mark.parametrize("line", [SERVER, f"{CORE}    error = self.step_fn()", *TRACEBACK, "    ^^^^^", ""])
 def test_code_and_empty_messages_are_no_reason(line: str) -> None:
     log = "\n".join(["loading", '  File "/a/core.py", line 3, in run', line, ""])
