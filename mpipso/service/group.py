@@ -285,7 +285,7 @@ class ServiceGroup:
                 f"{self._local.name}: the benchmark client ended where {problem}", kind="infrastructure"
             )
         if done.exit_code:
-            why = quoted(self._engine.reason(detail))
+            why = quoted(self._engine.reason(detail)[1])
             cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
 

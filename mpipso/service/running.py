@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpipso.errors import EvaluationFailed
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import OTHER, remoteness
+from mpipso.service.reasons import OTHER
 
 LOG_BYTES = 256 * 1024
 """How much of a log travels into the evaluation's folder."""
@@ -62,21 +62,26 @@ class Running:
         return last_lines(self._text(-LOG_BYTES, LOG_BYTES), lines)
 
     def reason(self, engine: Engine, lately: bool = False) -> tuple[int, str]:
-        """The line of its log that tells most: its :func:`remoteness`, and as a cause quotes it.
+        """The line of its log that tells most: how far it is from the cause, and as a cause quotes it.
 
         Under load that is one that was said since the benchmark began, unless nothing was that tells of an error; with
         ``lately`` even then.
         """
-        line = engine.reason(self.tail(REASON_LINES)) if self.ready is None else self._reason_under_load(engine)
-        if self.ready is not None and not lately and remoteness(line) == OTHER:
-            line = engine.reason(self.tail(REASON_LINES))
-        return remoteness(line), quoted(line)
+        rank, line = OTHER, ""
+        if self.ready is not None:
+            rank, line = self._reason_under_load(engine, self.ready)
+        if self.ready is None or (rank == OTHER and not lately):
+            rank, line = engine.reason(self.tail(REASON_LINES))
+        return rank, quoted(line)
 
-    def _reason_under_load(self, engine: Engine) -> str:
-        """The first line of those that tell most since the benchmark began; notes where it is."""
-        ready = self.ready or 0
+    def _reason_under_load(self, engine: Engine, ready: int) -> tuple[int, str]:
+        """The first line of those that tell most since the benchmark began, behind its rank; notes where it is."""
+        with contextlib.suppress(EvaluationFailed):
+            # In a log that was cut meanwhile nothing is where it was; what is new is in its end.
+            if (size := self.node.log_size(self.log)) < ready:
+                ready = max(0, size - LOAD_BYTES)
         said = self._text(ready, LOAD_BYTES)
-        line = engine.reason(said, first=True)
+        rank, line = engine.reason(said, first=True)
         before, found, after = said.partition(line)
         if found:
             begin = len(before.encode())
@@ -84,7 +89,7 @@ class Running:
                 size = self.node.log_size(self.log)
                 begin = ready + begin if begin < LOAD_BYTES // 2 else size - len(f"{found}{after}".encode())
                 self.told = max(ready, begin - LEAD_BYTES)
-        return line
+        return rank, line
 
     def _text(self, since: int, most: int) -> str:
         try:

@@ -14,6 +14,7 @@ from mpipso.config import Config, Service, templates
 from mpipso.config.file import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+from mpipso.service.reasons import ERROR, MEMORY, NAMED, OTHER
 
 ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "config.json", ((2, 3),), ((0, 1),))
 TWO = Layout(
@@ -276,12 +277,24 @@ def test_the_embedded_server_is_this_python_s() -> None:
 
 def test_the_reason_is_the_line_that_tells_most() -> None:
     engine = ENGINES.create("command")
-    assert engine.reason("loading\nValueError: too many\nbye\n") == "ValueError: too many"
-    assert engine.reason("loading\ntorch.OutOfMemoryError: no\nshutting down\n\n") == "torch.OutOfMemoryError: no"
-    assert engine.reason("one\ntwo\n") == "two"
-    assert engine.reason("") == "its log is empty"
+    assert engine.reason("loading\nValueError: too many\nbye\n") == (NAMED, "ValueError: too many")
+    log = "loading\ntorch.OutOfMemoryError: no\nshutting down\n\n"
+    assert engine.reason(log) == (MEMORY, "torch.OutOfMemoryError: no")
+    assert engine.reason("one\ntwo\n") == (OTHER, "two")
+    assert engine.reason("") == (OTHER, "its log is empty")
+
+
+def test_the_level_of_a_line_of_llama_cpp_tells_that_it_is_an_error() -> None:
+    reason = ENGINES.create("llamacpp").reason
     log = "0.1 I srv  load\n0.2 E llama: V cache needs flash_attn\n0.3 E srv: failed\nmpipso: refused\n"
-    assert ENGINES.create("llamacpp").reason(log) == "llama: V cache needs flash_attn"
+    assert reason(log) == (ERROR, "llama: V cache needs flash_attn")
+    assert reason("0.1 E ggml: out of memory\n") == (MEMORY, "ggml: out of memory")
+    assert reason("0.1 I srv  load\nGGML_ASSERT(p) failed\n") == (OTHER, "GGML_ASSERT(p) failed")
+
+
+def reason_of(log: str) -> str:
+    """The line that an engine without a format of its own names."""
+    return ENGINES.create("command").reason(log)[1]
 
 
 VLLM = """\
@@ -296,17 +309,16 @@ shutting down
 
 
 def test_the_reason_is_the_root_cause_where_an_error_points_to_it() -> None:
-    reason = ENGINES.create("command").reason
-    assert reason(VLLM).endswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GB")
-    assert reason(VLLM.replace("torch.OutOfMemoryError: CUDA out of memory", "ValueError: bad")).endswith(
+    assert reason_of(VLLM).endswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GB")
+    assert reason_of(VLLM.replace("torch.OutOfMemoryError: CUDA out of memory", "ValueError: bad")).endswith(
         "ValueError: bad. Tried to allocate 2 GB"
     )
-    assert reason("\n".join(VLLM.splitlines()[2:])).endswith("See root cause above. Failed core proc(s): {}")
+    assert reason_of("\n".join(VLLM.splitlines()[2:])).endswith("See root cause above. Failed core proc(s): {}")
     hint = "RuntimeError: bad flag\nHint: to avoid out of memory set FOO=1"
-    assert reason(hint) == "RuntimeError: bad flag"
+    assert reason_of(hint) == "RuntimeError: bad flag"
     handler = "fatal: bad model\nW0101 00:00:00 torch.cc:1] out of memory handler installed"
-    assert reason(handler) == "fatal: bad model"
-    assert reason("ValueError: a\nDuring handling of the above exception, another exception occurred:\n") == (
+    assert reason_of(handler) == "fatal: bad model"
+    assert reason_of("ValueError: a\nDuring handling of the above exception, another exception occurred:\n") == (
         "ValueError: a"
     )
 
@@ -333,9 +345,8 @@ NOT_BEGUN = (
     ],
 )
 def test_that_something_could_not_begin_is_the_reason_only_if_there_is_no_other(line: str) -> None:
-    reason = ENGINES.create("command").reason
-    assert reason("\n".join(["loading", line, *NOT_BEGUN])) == line.strip()
-    assert reason("\n".join(["loading", *NOT_BEGUN])) == NOT_BEGUN[1]
+    assert reason_of("\n".join(["loading", line, *NOT_BEGUN])) == line.strip()
+    assert reason_of("\n".join(["loading", *NOT_BEGUN])) == NOT_BEGUN[1]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +359,7 @@ def test_that_something_could_not_begin_is_the_reason_only_if_there_is_no_other(
     ],
 )
 def test_missing_memory_is_the_reason_whatever_follows(line: str) -> None:
-    assert ENGINES.create("command").reason(f"{line}\nConnectionError: the worker has gone\n") == line
+    assert reason_of(f"{line}\nConnectionError: the worker has gone\n") == line
 
 
 def test_commands_that_this_node_lacks_are_named() -> None:

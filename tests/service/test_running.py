@@ -1,0 +1,51 @@
+"""What the log of a process of the service says of its end under load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpipso.service.engines.base import ENGINES
+from mpipso.service.local import LocalNode
+from mpipso.service.reasons import ERROR, NAMED, OTHER
+from mpipso.service.running import Running
+
+COMMAND = ENGINES.create("command")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "service.log"
+
+
+@pytest.fixture
+def process(tmp_path: Path, log: Path) -> Iterator[Running]:
+    node = LocalNode("node0", work_dir=str(tmp_path))
+    yield Running(node, "the service", "0", str(log))
+    node.close()
+
+
+def test_an_error_of_the_start_is_not_blamed_if_llama_cpp_has_one_under_load(process: Running, log: Path) -> None:
+    log.write_text("0.1 E ggml_cuda_init: failed to initialize CUDA\n0.2 I main: listening\n")
+    process.begin()
+    with log.open("a") as more:
+        more.write("0.3 I slot launch\n0.4 E alloc: failed to allocate buffer of size 5\nGGML_ASSERT(p) failed\n")
+    llama = ENGINES.create("llamacpp")
+    assert process.reason(llama) == (ERROR, "alloc: failed to allocate buffer of size 5")
+
+
+def test_what_is_said_after_a_log_was_cut_is_found(process: Running, log: Path) -> None:
+    log.write_text("loading\n" * 1000)
+    process.begin()
+    log.write_text("loading\n\n[... 7000 bytes left out ...]\nRuntimeError: died of it\n" + "more\n" * 100)
+    assert process.reason(COMMAND, lately=True) == (NAMED, "RuntimeError: died of it")
+    assert b"died of it" in process.kept()
+
+
+def test_of_a_log_that_says_nothing_under_load_an_earlier_line_is_quoted(process: Running, log: Path) -> None:
+    log.write_text("loading\nlistening\n")
+    process.begin()
+    assert process.reason(COMMAND) == (OTHER, "listening")
+    assert process.reason(COMMAND, lately=True) == (OTHER, "its log is empty")
