@@ -26,7 +26,7 @@ from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
-from mpipso.service.reasons import ELSEWHERE, NAMED
+from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED
 from mpipso.service.running import LOG_BYTES, Running, tails
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
@@ -309,9 +309,11 @@ class ServiceGroup:
                 causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
         nearest, told = min(rank for rank, _ in causes), [running for running, code in codes if code is not None]
         for running, code in codes:
-            # One that lives on may have told why the others have ended.
+            # One that lives on may have told why the others have ended. But it may as well have survived what it told,
+            # unless that is missing memory: it comes after a reason that one of them has told itself.
             if code is None and (reason := running.reason(self._engine, lately=True))[0] < min(nearest, ELSEWHERE):
-                causes.append((reason[0], f"{running.node.name}: {running.role} says: {reason[1]}"))
+                rank = nearest if reason[0] > MEMORY and nearest < ELSEWHERE else reason[0]
+                causes.append((rank, f"{running.node.name}: {running.role} says: {reason[1]}"))
                 told.append(running)
         taken = self._taken(port) if port else []
         raise EvaluationFailed(

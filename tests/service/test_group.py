@@ -637,6 +637,26 @@ def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Ben
     assert evaluate("ValueError: no better") == (master, "KeyError: 7")
 
 
+@pytest.mark.parametrize(
+    ("master", "worker", "worker_first"),
+    [
+        ("[ERROR] maxSeqLen is too large", "ModuleNotFoundError: flash_attn", False),
+        ("[ERROR] maxSeqLen is too large", "torch.OutOfMemoryError: no", True),
+        ("EngineDeadError: see the root cause above", "ValueError: bad", True),
+        ('INFO: 127.0.0.1:3 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error', "ValueError: bad", True),
+    ],
+)
+def test_the_error_of_a_process_that_has_ended_is_told_before_what_one_that_lives_on_may_have_survived(
+    bench: Bench, master: str, worker: str, worker_first: bool
+) -> None:
+    said = bench.folder / "said"
+    says = ("sh", "-c", 'echo "$0"; touch "$1"; exec sleep 1000', worker, str(said))
+    wait = 'while [ ! -e "$1" ]; do sleep 0.01; done; echo "$0"; exit 1'
+    service = {"command": ("sh", "-c", wait, master, str(said)), "worker_command": says}
+    causes = failed(bench.evaluate(service, nodes=2))[1].split("; ")
+    assert [cause.partition(" says: ")[2] for cause in causes] == ([worker, ""] if worker_first else ["", worker])
+
+
 @pytest.mark.parametrize("change", ["begins", "ends"])
 def test_a_service_whose_port_changes_hands_as_its_worker_dies_has_not_lost_it_to_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str
