@@ -45,11 +45,11 @@ def telling(log: str, first: bool = False) -> str:
     if first and nearest <= ERROR:
         return lines[ranks.index(nearest)].strip()
     last = len(ranks) - 1 - ranks[::-1].index(nearest)
-    return lines[_survived_by(lines, ranks) if nearest == NAMED else last].strip()
+    return lines[_not_survived(lines, ranks) if nearest == NAMED else last].strip()
 
 
-def _survived_by(lines: Sequence[str], ranks: Sequence[int]) -> int:
-    """The index of the last exception that nobody has survived, or of the error that follows all those.
+def _not_survived(lines: Sequence[str], ranks: Sequence[int]) -> int:
+    """The index of the last exception that was not survived; without any, of the last error.
 
     One is survived if its process goes on before the last error: it says something that is no error, does not belong to
     one, and does not speak of its end.
@@ -110,7 +110,7 @@ _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(
     r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
-    r"|\bChildFailedError\b"
+    r"|\bChildFailedError\b|\bApplication startup failed\b"
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )

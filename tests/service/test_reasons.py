@@ -144,6 +144,7 @@ def test_code_and_empty_messages_are_no_reason(line: str) -> None:
         (f"{CORE}It has been lost", ERROR),
         ("prog: error: unrecognized arguments: --foo 3", ERROR),
         (POINTS_TO_IT, ELSEWHERE),
+        ("ERROR:    Application startup failed. Exiting.", ELSEWHERE),
         ("For further information visit https://errors.pydantic.dev/2.14/v/value_error", ELSEWHERE),
         ("pydantic_core.ValidationError: 2 validation errors for CacheConfig", ELSEWHERE),
         (ACCESS, OTHER),
