@@ -44,13 +44,21 @@ install() {
   local extras=$1 stamp
   stamp=$venv/.mpipso-$extras-$(cksum <"$here/pyproject.toml" | tr ' ' '-')
   [ -e "$stamp" ] && return
-  {
-    if command -v flock >/dev/null && ! flock -n 9; then
-      say "waiting for another run.sh that installs"
-      flock 9 || true
-    fi
-    [ -e "$stamp" ] || install_now "$extras" "$stamp"
-  } 9<"$here/pyproject.toml"
+  lock
+  [ -e "$stamp" ] || install_now "$extras" "$stamp"
+  exec 9>&-
+}
+
+# Hold descriptor 9 alone, until it is closed; where nothing can be locked two calls may get in each other's way. It is
+# open for writing, since NFS locks no other.
+lock() {
+  local status=0
+  { mkdir -p "$venv" && exec 9>>"$venv/.lock"; } 2>/dev/null || return 0
+  flock -n 9 2>/dev/null || status=$?
+  if [ "$status" = 1 ]; then # another one holds it
+    say "waiting for another run.sh that installs"
+    flock 9 2>/dev/null || true
+  fi
 }
 
 install_now() {

@@ -106,7 +106,7 @@ def test_an_environment_that_an_interrupted_call_left_half_made_is_made_again(tm
 
 def test_the_second_of_two_calls_waits_until_the_first_has_installed(venv: Path) -> None:
     stamp(venv).unlink()
-    with (HERE / "pyproject.toml").open() as file:
+    with (venv / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         argv, env = ["bash", str(HERE / "run.sh"), "--version"], {**os.environ, "MPIPSO_VENV": str(venv)}
         with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
@@ -117,6 +117,26 @@ def test_the_second_of_two_calls_waits_until_the_first_has_installed(venv: Path)
             printed, told = second.communicate(timeout=120)
     assert (second.returncode, printed[:7]) == (0, "mpipso "), told
     assert "installing" not in told
+
+
+@pytest.mark.parametrize("code", [65, 71])
+def test_where_nothing_can_be_locked_it_goes_on(venv: Path, tmp_path: Path, code: int) -> None:
+    stamp(venv).unlink()
+    told = 'echo "flock: 9: Bad file descriptor" >&2'
+    flock = script(tmp_path / "bin" / "flock", f"touch {shlex.quote(str(stamp(venv)))}", told, f"exit {code}")
+    done = run(venv, "--version", PATH=f"{flock.parent}:{PATH}", PYTHONPATH="")
+    assert (done.returncode, done.stdout[:7], done.stderr) == (0, "mpipso ", "")
+
+
+def test_so_it_does_where_no_lock_can_be_made(venv: Path) -> None:
+    stamp(venv).unlink()
+    (venv / ".lock").mkdir()
+    skip = 'case "$*" in "-m pip "*) exit 0 ;; esac'
+    script(venv / "bin" / "python", skip, f'exec {shlex.quote(sys.executable)} "$@"')
+    done = run(venv, "--version", PYTHONPATH="")
+    told = "run.sh: installing mpipso[embedded]\n"
+    assert (done.returncode, done.stdout[:7], done.stderr) == (0, "mpipso ", told)
+    assert stamp(venv).exists()
 
 
 def test_it_may_be_called_by_a_link(venv: Path, tmp_path: Path) -> None:
