@@ -61,7 +61,7 @@ def test_the_summary_tells_what_each_change_of_the_best_is_worth(tmp_path: Path)
     lines = drawn(report(outcome, worth), 120)
     assert (
         lines.count(
-            "without it: the gain if only that parameter is set back, by a model of these results; ? if it cannot tell"
+            "without it: the gain if only that one is set back, by a model of these results; ? if it cannot tell"
         )
         == 1
     )

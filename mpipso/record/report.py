@@ -214,7 +214,7 @@ def _settings(baseline: Measured | None, best: Measured, worth: Mapping[str, str
         yield Text(f"unchanged: {clean(figures.settings(unchanged))}", "dim")
 
 
-_WITHOUT = "without it: the gain if only that parameter is set back, by a model of these results; ? if it cannot tell"
+_WITHOUT = "without it: the gain if only that one is set back, by a model of these results; ? if it cannot tell"
 
 
 def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
