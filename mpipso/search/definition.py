@@ -9,18 +9,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
-from mpipso.search.domains import (
-    Choices,
-    Continuum,
-    Domain,
-    Factor,
-    LogInts,
-    Product,
-    Ratio,
-    Steps,
-    Values,
-    number,
-)
+from mpipso.search.dependent import Factor, Product, Ratio
+from mpipso.search.domains import Choices, Continuum, Domain, LogInts, Steps, Values, number
 from mpipso.search.expressions import Expression
 
 
