@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record.written import Script, drawn
+from record.written import SERVICE, Script, drawn
 
 from mpipso.record.outcome import Outcome, read_outcome
 from mpipso.record.report import report, summary
 from mpipso.worth import worth
 
-CONFIG = """
-[service]
-engine = "command"
-command = ["serve", "{slots}", "{cache}", "{token}"]
-[benchmark]
-client = "openai"
-requests = 1
-[objective]
-maximize = "output_throughput"
+CONFIG = (
+    SERVICE
+    + """
 [[parameters]]
 name = "slots"
 type = "int"
@@ -40,6 +34,7 @@ default = "one"
 [[constraints]]
 expression = "cache == 'f16' or slots > 1"
 """
+)
 BASELINE = {"slots": 1, "cache": "f16", "token": "one"}
 BEST = {"slots": 8, "cache": "q8", "token": "one"}
 

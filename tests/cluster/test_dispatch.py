@@ -442,8 +442,9 @@ def test_what_is_cancelled_does_not_count_against_a_group() -> None:
     assert groups.health.check_all() == {0: True}
 
 
-def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
-    groups = Groups(1, after=1)
+def probing(count: int) -> Groups:
+    """So many groups, the first of which is in quarantine and measures something that is known to work."""
+    groups = Groups(count, after=1)
     groups.dispatcher.known_good = {"batch": 8}
     groups.submit([0])
     groups.step()
@@ -451,20 +452,18 @@ def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
     groups.now = PAUSE
     groups.step()
     assert groups.running[0].label == PROBE
+    return groups
+
+
+def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
+    groups = probing(1)
     groups.dispatcher.cancel()
     assert groups.report(0, "cancelled") == []
     assert (groups.health.check_all(), groups.health.pause(0)) == ({0: False}, PAUSE)
 
 
 def test_a_lost_probe_is_nobodys_result() -> None:
-    groups = Groups(2, after=1)
-    groups.dispatcher.known_good = {"batch": 8}
-    groups.submit([0])
-    groups.step()
-    groups.report(0, "infrastructure")
-    groups.now = PAUSE
-    groups.step()
-    assert groups.running[0].label == PROBE
+    groups = probing(2)
     assert groups.lose(0) == []
 
 

@@ -5,22 +5,16 @@ import io
 from pathlib import Path
 from typing import Any
 
-from record.written import Script
+from record.written import SERVICE, Script
 
 from mpipso.config.file import parse
 from mpipso.record.outcome import read_outcome
 from mpipso.record.table import write_table
 from mpipso.record.warm import read_earlier
 
-CONFIG = """
-[service]
-engine = "command"
-command = ["serve", "{slots}", "{cache}", "{on}"]
-[benchmark]
-client = "openai"
-requests = 1
-[objective]
-maximize = "output_throughput"
+CONFIG = (
+    SERVICE
+    + """
 [[parameters]]
 name = "slots"
 type = "int"
@@ -34,6 +28,7 @@ choices = ["f16", "q8, or so"]
 name = "on"
 type = "bool"
 """
+)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -12,6 +12,17 @@ from rich.console import Console, RenderableType
 
 Event = dict[str, Any]
 
+SERVICE = """
+[service]
+engine = "command"
+command = ["serve"]
+[benchmark]
+client = "openai"
+requests = 1
+[objective]
+maximize = "output_throughput"
+"""
+"""A configuration but for its parameters."""
 PHASES = {"configuring": 1.0, "starting": 20.0, "measuring": 25.0, "stopping": 3.0}
 
 
