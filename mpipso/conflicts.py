@@ -9,7 +9,7 @@ from mpipso.config import Config
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.facts import DEVICE_VARIABLES, LOOPBACK, NO_DEVICES
-from mpipso.wording import ranges
+from mpipso.wording import counted, ranges
 
 LAST_PORT = 65535
 
@@ -80,6 +80,18 @@ def visibility_problems(config: Config, placement: Plan) -> list[str]:
     ]
 
 
+def group_problems(config: Config, placement: Plan) -> list[str]:
+    """Groups on which the engine cannot start the service; one line for each reason."""
+    engine = ENGINES.create(config.service.engine)
+    found: dict[str, str] = {}
+    for index, group in enumerate(placement.groups):
+        if problem := engine.group_problem(config, [len(node.devices) for node in group.nodes]):
+            found.setdefault(
+                problem, f"group {index} of {counted(len(group.nodes), 'node')} ({group.hosts}): {problem}"
+            )
+    return list(found.values())
+
+
 def loopback_problems(placement: Plan) -> list[str]:
     """Hosts that no other host of their group could reach, as they have no address but loopback; one line."""
     lonely = {
@@ -96,6 +108,6 @@ def loopback_problems(placement: Plan) -> list[str]:
 
 
 def placement_problems(config: Config, placement: Plan) -> list[str]:
-    """What is wrong with running this configuration on these groups, but for their devices."""
-    checks = (visibility_problems, port_problems, address_problems)
+    """What is wrong with running this configuration on these groups, but for devices that cannot be shown."""
+    checks = (group_problems, visibility_problems, port_problems, address_problems)
     return [problem for check in checks for problem in check(config, placement)]

@@ -6,7 +6,7 @@ import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config import Config
-from mpipso.conflicts import address_problems, loopback_problems
+from mpipso.conflicts import address_problems, loopback_problems, placement_problems
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,23 @@ def test_a_benchmark_of_a_fixed_port_would_load_another_group_s_service(
     placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
     line = "benchmark.command: cannot know which service to load, as 2 groups share a"
     assert [each.startswith(line) for each in address_problems(config, placed)] == [True] * told
+
+
+def test_groups_that_cannot_share_a_model_are_told_once_for_each_reason() -> None:
+    config = Config.model_validate(
+        {
+            "service": {"engine": "vllm", "model": "m"},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": ({"name": "tensor_parallel_size", "type": "choice", "choices": (8, 16)},),
+        }
+    )
+
+    def group(index: int, devices: int) -> PlacedGroup:
+        nodes = [
+            PlacedNode(rank, f"n{rank}", "10.0.0.1", (), tuple(range(devices))) for rank in (2 * index, 2 * index + 1)
+        ]
+        return PlacedGroup(index, tuple(nodes))
+
+    told = placement_problems(config, Plan((group(0, 4), group(1, 2), group(2, 2), group(3, 0))))
+    assert told == ["group 1 of 2 nodes (n2+n3): tensor_parallel_size = 8: 8 devices are needed, and it has 4"]

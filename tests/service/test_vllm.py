@@ -6,38 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from service import model_servers
+from service.model_servers import ONE, TWO
 
 from mpipso.config import Config, templates
 from mpipso.config.file import parse
-from mpipso.config.parallel import Parallel
-from mpipso.config.servicefile import ConfigFile
 from mpipso.search.space import Space
-from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.service.engines.base import ENGINES
 
-ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "vllm.yaml")
-TWO = Layout(("a", "b"), ("10.0.0.5", "10.0.0.6"), 1, 8000, 29500, ("/work/a", "/work/b"), "vllm.yaml")
 SEQS = {"name": "max_num_seqs", "type": "int", "min": 1, "max": 9}
 ENGINE = ENGINES.create("vllm")
 
 
 @pytest.fixture(autouse=True)
 def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Something that is called vllm is in the PATH; it is never run."""
-    program = tmp_path / "vllm"
-    program.touch(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return str(program)
+    return model_servers.in_path("vllm", tmp_path, monkeypatch)
 
 
 def config(parameter: dict[str, Any] = SEQS, **service: Any) -> Config:
-    return Config.model_validate(
-        {
-            "service": {"engine": "vllm", **service},
-            "benchmark": {"client": "openai"},
-            "objective": {"maximize": "output_throughput"},
-            "parameters": (parameter,),
-        }
-    )
+    return model_servers.config("vllm", parameter, **service)
 
 
 def test_on_one_node_it_serves_the_model_with_the_known_flags(vllm: str) -> None:
@@ -63,10 +50,10 @@ def test_on_several_nodes_every_node_runs_it_and_all_but_the_master_are_headless
     mp = "--master-addr 10.0.0.6 --master-port 29500 --distributed-executor-backend mp"
     assert (worker.node, master.node) == (0, 1)
     assert " ".join(worker.command) == (
-        f"{vllm} serve m --config /work/a/vllm.yaml --nnodes 2 --node-rank 1 {mp} --headless --max-num-seqs 5"
+        f"{vllm} serve m --config /work/a/flags.yaml --nnodes 2 --node-rank 1 {mp} --headless --max-num-seqs 5"
     )
     assert " ".join(master.command) == (
-        f"{vllm} serve m --config /work/b/vllm.yaml --host 10.0.0.6 --port 8000 --nnodes 2 --node-rank 0 {mp} "
+        f"{vllm} serve m --config /work/b/flags.yaml --host 10.0.0.6 --port 8000 --nnodes 2 --node-rank 0 {mp} "
         "--max-num-seqs 5"
     )
     assert [start.env["VLLM_HOST_IP"] for start in (worker, master)] == ["10.0.0.5", "10.0.0.6"]
@@ -102,20 +89,6 @@ def test_mistakes_are_told_before_anything_starts(
 ) -> None:
     (line,) = ENGINE.problems(config(parameter, **service))
     assert problem in line
-
-
-@pytest.mark.parametrize("key", ["tensor-parallel-size", "pipeline_parallel_size"])
-def test_groups_of_several_nodes_say_how_they_share_the_model(key: str) -> None:
-    told = config(model="m")
-    two = told.model_copy(update={"parallel": Parallel(nodes_per_group=2)})
-    (line,) = ENGINE.problems(two)
-    assert line.startswith("parallel: groups of 2 nodes need tensor_parallel_size or pipeline_parallel_size")
-    file = ConfigFile.model_validate({"template": "f.yaml", "content": f"{key}: 2"})
-    service = two.service.model_copy(update={"config_file": file})
-    assert list(ENGINE.problems(two.model_copy(update={"service": service}))) == []
-    tuned = config({"name": "tensor_parallel_size", "type": "choice", "choices": (2, 4)}, model="m")
-    assert list(ENGINE.problems(tuned.model_copy(update={"parallel": two.parallel}))) == []
-    assert list(ENGINE.problems(two.model_copy(update={"service": config(command=("vllm",)).service}))) == []
 
 
 @pytest.mark.parametrize(("served", "name"), [("chat", "chat"), ("[chat, m]", "chat"), ("", "org/m")])

@@ -152,6 +152,13 @@ class Engine:
                     wanted = 'type = "bool"' if switch else f'a value for {flag}, as with type = "choice"'
                     yield f"parameter {parameter.name!r}: should be {wanted}, not type = {parameter.type!r}"
 
+    def group_problem(self, config: Config, devices: Sequence[int]) -> str:
+        """Why a group cannot run the service, in words; empty if it can, as far as the engine knows.
+
+        ``devices`` are how many accelerators each node of the group has, 0 where none is known.
+        """
+        return ""
+
     def _placeholder_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
         service = config.service
         allowed = {parameter.name for parameter in config.parameters} | set(self._anywhere(config))

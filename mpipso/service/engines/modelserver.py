@@ -1,0 +1,161 @@
+"""What servers of a model have in common that a program of the PATH starts: on one node, or on each of several."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from mpipso.config import Config
+from mpipso.config.parameters import Parameter
+from mpipso.evaluation import Configuration, Value
+from mpipso.service.engines.base import Engine, Layout, Start
+
+TENSOR, PIPELINE, DATA = "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
+
+
+class ModelServer(Engine):
+    """``service.model`` is served by a program of the PATH, with the flags of ``service.config_file`` if there is one.
+
+    A group of several nodes runs it on each of them. With a ``service.command`` of the user's, that and
+    ``service.worker_command`` are all that is started, as with the engine ``command``.
+
+    Attributes
+    ----------
+    title, program:
+        What the server is called, and its program.
+    serving:
+        The words behind the program that serve the model.
+    headless:
+        What stands in the place of host and port on nodes that serve no client.
+    node_address:
+        The environment variable with the address by which the others find a node; otherwise a server takes that of the
+        default route.
+    sizes:
+        The names of the flags for each size whose product is the number of devices; the first is used in messages.
+    """
+
+    title: ClassVar[str]
+    program: ClassVar[str]
+    serving: ClassVar[tuple[str, ...]]
+    headless: ClassVar[tuple[str, ...]]
+    node_address: ClassVar[str]
+    sizes: ClassVar[tuple[tuple[str, ...], ...]]
+    health_path = "/health"
+    started_by = "service.model or service.command"
+
+    def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
+        """What makes one service of the processes on the nodes of a group, which are ``told`` these flags."""
+        raise NotImplementedError
+
+    def model_name(self, config: Config) -> str:
+        served = file_flags(config).get("served_model_name") or config.service.model
+        return "" if config.service.command else str(served[0] if isinstance(served, list) else served)
+
+    def default_command(self, config: Config) -> tuple[str, ...]:
+        return (*self._serve(config), "--host", "{host}", "--port", "{port}") if config.service.model else ()
+
+    def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
+        service = config.service
+        if not service.command:
+            joining = self.joining(layout, self.told(config, configuration))
+            over: dict[str, Any] = {"command": (*self.default_command(config), *joining)}
+            if len(layout.addresses) > 1:
+                over["worker_command"] = (*self._serve(config), *joining, *self.headless)
+                over["env"] = {self.node_address: "{node_addr}"} | service.env
+            config = config.model_copy(update={"service": service.model_copy(update=over)})
+        return super().starts(config, configuration, layout)
+
+    def problems(self, config: Config) -> Iterator[str]:
+        service = config.service
+        if service.model and not service.command:
+            if shutil.which(self.program) is None:
+                yield (
+                    f"service.command: {self.program} is not in PATH; start the run in its environment, or give its "
+                    "command"
+                )
+            if service.worker_command:
+                yield "service.worker_command: has no effect without service.command; leave it out"
+            if service.config_file is not None and service.config_file.format != "yaml":
+                yield (
+                    f"service.config_file: {self.title} reads its flags from YAML; let the template's name end in .yaml"
+                )
+        yield from self.kind_problems(config)
+        yield from super().problems(config)
+
+    def group_problem(self, config: Config, devices: Sequence[int]) -> str:
+        if config.service.command or not config.service.model:
+            return ""
+        told = self.told(config, {parameter.name: _first(parameter) for parameter in config.parameters})
+        sizes = self.sizes_of(told)
+        if not all(isinstance(size, int) for size in sizes.values()):
+            return ""  # computed from other parameters, or no number, which the server tells
+        return self.size_problem(sizes, devices)
+
+    def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int]) -> str:
+        """Why the nodes of a group, with so many ``devices`` each, cannot share the model like that; empty if they can.
+
+        ``devices`` are 0 where they are not known.
+        """
+        if len(devices) > 1 and not sizes:
+            return f"{TENSOR} or {PIPELINE} is needed, as a parameter or in service.config_file"
+        needed = math.prod(sizes.values())
+        if all(devices) and needed > sum(devices):
+            return f"{listing(sizes)}: {needed} devices are needed, and it has {sum(devices)}"
+        return ""
+
+    def told(self, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the server is told by flags, by their names with ``_``: those of its file, then those of parameters.
+
+        Of two names for the same the latter counts.
+        """
+        given = {_flag_of(each): values[each.name] for each in self.resolved(config)}
+        return {name: value for name, value in file_flags(config).items() if name not in given} | given
+
+    def sizes_of(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Those flags whose product is the number of devices, each by the first of its names."""
+        first = {name: names[0] for names in self.sizes for name in names}
+        return {first[name]: value for name, value in told.items() if name in first}
+
+    def _serve(self, config: Config) -> tuple[str, ...]:
+        flags = ("--config", "{config}") if config.service.config_file is not None else ()
+        return (shutil.which(self.program) or self.program, *self.serving, *flags)
+
+
+def file_flags(config: Config) -> dict[str, Any]:
+    """What the server's own file of flags says, by the names of the flags with ``_``; empty if it is no YAML."""
+    return {key.replace("-", "_"): value for key, value in file_keys(config).items()}
+
+
+def file_keys(config: Config) -> dict[str, Any]:
+    """The server's own file of flags, as it stands there; empty if it is no YAML."""
+    file = config.service.config_file
+    try:
+        tree = file.tree() if file is not None and file.format == "yaml" else {}
+    except ValueError:  # which is told elsewhere
+        return {}
+    return {str(key): value for key, value in tree.items()} if isinstance(tree, dict) else {}
+
+
+def _flag_of(parameter: Parameter) -> str:
+    """The name of the flag, with ``_``, that a parameter's value goes to."""
+    target = parameter.flags[0] if parameter.flags else parameter.path or parameter.name
+    return target.strip("-=").replace("-", "_")
+
+
+def _first(parameter: Parameter) -> Value | None:
+    """The value of a parameter in the baseline, or else the least that it can have; None if others decide on it."""
+    if parameter.default is not None:
+        return parameter.default
+    if parameter.expression is not None or parameter.ratio_of is not None or parameter.type == "bool":
+        return None
+    numbers = [choice for choice in parameter.choices if isinstance(choice, int)]
+    if parameter.type == "choice":
+        return min(numbers) if len(numbers) == len(parameter.choices) else None
+    return int(parameter.min) if parameter.min is not None else None
+
+
+def listing(sizes: Mapping[str, int]) -> str:
+    """Sizes in words: ``tensor_parallel_size = 8, pipeline_parallel_size = 2``."""
+    return ", ".join(f"{name} = {size}" for name, size in sizes.items())

@@ -1,0 +1,65 @@
+"""How the nodes of a group share a model, as far as it can be told before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from service.model_servers import config
+
+from mpipso.service.engines.base import ENGINES
+
+ENGINES_OF_MODELS = ("vllm",)
+SEQS = {"name": "max_num_seqs", "type": "int", "min": 1, "max": 9, "flag": "--seqs"}
+UNKNOWN = (0, 0)
+
+
+def problem(engine: str, devices: tuple[int, ...], *parameters: dict[str, Any], flags: str = "", **service: Any) -> str:
+    """Why a group whose nodes have so many devices cannot serve; ``flags`` are those in the server's own file."""
+    file = {"config_file": {"template": "f.yaml", "content": flags}} if flags else {}
+    told = config(engine, *(parameters or (SEQS,)), **({"model": "m"} | file | service))
+    return ENGINES.create(engine).group_problem(told, devices)
+
+
+def size(name: str, *choices: int | str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "choice", "choices": choices, **more}
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+def test_groups_of_several_nodes_say_how_they_share_the_model(engine: str) -> None:
+    needed = "tensor_parallel_size or pipeline_parallel_size is needed, as a parameter or in service.config_file"
+    assert problem(engine, UNKNOWN) == problem(engine, (8, 8), flags="max-model-len: 8") == needed
+    assert problem(engine, (8,)) == ""
+    assert problem(engine, UNKNOWN, flags="tensor-parallel-size: 2") == ""
+    assert problem(engine, UNKNOWN, flags="pipeline_parallel_size: 2") == ""
+    assert problem(engine, UNKNOWN, size("tensor_parallel_size", 2, 4)) == ""
+    assert problem(engine, UNKNOWN, size("ways", 2, 4, flag="--tensor-parallel-size=")) == ""
+    assert problem(engine, UNKNOWN, size("ways", 2, 4, path="tensor-parallel-size"), flags="a: 1") == ""
+    assert problem(engine, UNKNOWN, model="", command=("serve",)) == ""
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+def test_a_model_is_not_shared_by_more_devices_than_a_group_has(engine: str) -> None:
+    said = "tensor_parallel_size = 8, pipeline_parallel_size = 4: 32 devices are needed, and it has 16"
+    sizes = (size("tensor_parallel_size", 4, 8, default=8), size("pipeline_parallel_size", 4, 8))
+    assert problem(engine, (8, 8), *sizes) == said
+    assert problem(engine, (16, 16), *sizes) == problem(engine, (8, 0), *sizes) == ""
+    assert problem(engine, (4,), flags="data-parallel-size: 8") == (
+        "data_parallel_size = 8: 8 devices are needed, and it has 4"
+    )
+    tuned = {"name": "tensor_parallel_size", "type": "int", "min": 2, "max": 16}
+    assert problem(engine, (2,), tuned, flags="tensor-parallel-size: 8") == ""  # the parameter's flag wins
+    assert problem(engine, (1,), tuned) == "tensor_parallel_size = 2: 2 devices are needed, and it has 1"
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        {"name": "tensor_parallel_size", "type": "int", "expression": "16 // max_num_seqs"},
+        {"name": "tensor_parallel_size", "type": "int", "min": 0.5, "max": 2.0, "ratio_of": "max_num_seqs"},
+        size("tensor_parallel_size", "8", "16"),
+    ],
+)
+def test_sizes_that_are_not_known_before_are_not_counted(engine: str, parameter: dict[str, Any]) -> None:
+    assert problem(engine, (2, 2), SEQS, parameter) == ""
