@@ -74,7 +74,7 @@ class TestWhatIsAccepted:
         text = templates.template(engine)
         assert parse(text, engine, engines=ENGINES.names(), clients=CLIENTS.names()).service.engine == engine
 
-    @pytest.mark.parametrize("engine", ["command", "vllm"])
+    @pytest.mark.parametrize("engine", ["command", "sglang", "vllm"])
     def test_a_template_s_file_of_the_service_s_own_can_be_commented_in(self, engine: str) -> None:
         text = templates.template(engine)
         template = re.sub(r"^# (?=\[service\.config_file\]|template =)", "", text, flags=re.MULTILINE)

@@ -25,7 +25,7 @@ def test_a_host_with_no_address_but_loopback_is_no_part_of_a_group(nodes: list[t
     assert [line.partition(":")[0] for line in told] == ([lonely] if lonely else [])
 
 
-@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])
 @pytest.mark.parametrize(("hosts", "told"), [(("a", "a"), True), (("a", "b"), False)])
 def test_a_benchmark_of_a_fixed_port_would_load_another_group_s_service(
     engine: str, hosts: tuple[str, ...], told: bool

@@ -90,12 +90,17 @@ def _indentation(line: str) -> int:
     return len(prefix) - len(prefix.rstrip()) if prefix else len(said) - len(said.lstrip())
 
 
-_ERROR = re.compile(r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b")
+_ERROR = re.compile(
+    r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b"
+    # What is said of a process that can say nothing itself, as it hangs or has died.
+    r"|\bwatchdog timeout \(.*\bsoft=False\b|\bcrashed with exit code -?\d"
+)
 # What an engine says when memory is short is followed by the errors of those that wait for it.
 _MEMORY = re.compile(
-    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) memory"
+    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) (gpu )?memory"
     r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
     r"|\b(free|available) memory on .* is less than\b|\blarger than the available \w+ cache memory\b"
+    r"|\bleaves no room for the full KV pool\b"
 )
 _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 # Prefixes of glog and of Python's warnings, and what a web server says of each request.
@@ -108,9 +113,10 @@ _OBJECT = re.compile(r" \[type=(value|assertion)_error, input_value=.*")
 _FIELD = re.compile(r"[a-z]\w*(\.\w+)*")
 _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(
-    r"(?i)\bsee (the )?((root cause|errors?|logs?) )?above\b|\babove exception\b|^raise \w"
+    r"(?i)\bsee (the )?((root cause|errors?|error messages?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
     r"|\bChildFailedError\b|\bApplication startup failed\b"
+    r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )

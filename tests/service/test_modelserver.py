@@ -9,7 +9,7 @@ from service.model_servers import config
 
 from mpipso.service.engines.base import ENGINES
 
-ENGINES_OF_MODELS = ("vllm",)
+ENGINES_OF_MODELS = ("sglang", "vllm")
 SEQS = {"name": "max_num_seqs", "type": "int", "min": 1, "max": 9, "flag": "--seqs"}
 UNKNOWN = (0, 0)
 
