@@ -48,6 +48,16 @@ VLLM = (
     '"total_tokens":9,"completion_tokens":2}}\n\n'
     "data: [DONE]\n\n"
 )
+SGLANG = (
+    'data: {"id":"a1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" a",'
+    '"logprobs":null,"finish_reason":null,"matched_stop":null}],"usage":null}\n\n'
+    'data: {"id":"a1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" b",'
+    '"logprobs":null,"finish_reason":"length","matched_stop":null}],"usage":null}\n\n'
+    'data: {"id":"a1","object":"text_completion","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":7,'
+    '"total_tokens":9,"completion_tokens":2,"prompt_tokens_details":null,"reasoning_tokens":0,'
+    '"completion_tokens_details":null}}\n\n'
+    "data: [DONE]\n\n"
+)
 CHAT = (
     'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
     'data: {"choices":[{"index":0,"delta":{"reasoning_content":"hm"},"finish_reason":null}]}\n\n'
@@ -59,7 +69,8 @@ CHAT = (
 SPACED = VLLM.replace('":', '": ').replace(",", ", ")
 COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
 BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
-ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "chat": CHAT, "spaced JSON": SPACED, "comments and CRLF": COMMENTED}
+ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "SGLang": SGLANG, "chat": CHAT}
+ANSWERS |= {"spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
 def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2, sent: float = 0.0) -> RequestOutcome:
