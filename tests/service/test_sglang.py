@@ -145,6 +145,11 @@ def test_the_model_is_known_by_the_name_under_which_it_is_served() -> None:
             "tp-size: 8\ndp-size: 2",
             "data_parallel_size = 2 is for one node; over several there is attn_dp_size",
         ),
+        (
+            (0, 0),
+            "dp: 1",
+            "tensor_parallel_size or pipeline_parallel_size is needed, as a parameter or in service.config_file",
+        ),
         ((0, 0), "dp: 2", "data_parallel_size = 2 is for one node; over several there is attn_dp_size"),
         ((8,), "tp-size: 8\ndp-size: 8\nenable-dp-attention: true", ""),
         ((8,), "tp-size: 8\nattn-dp-size: 8", ""),
@@ -157,9 +162,12 @@ def test_sizes_that_it_refuses_are_told_before_anything_starts(
     assert ENGINE.group_problem(config(flags=flags), devices) == problem
 
 
-def test_a_parameter_of_another_name_takes_the_place_of_a_size_in_the_file() -> None:
+def test_of_sizes_that_are_tuned_the_baseline_s_or_else_the_least_have_to_be_right() -> None:
     told = config({"name": "tensor_parallel_size", "type": "choice", "choices": (2, 4)}, flags="tp-size: 8")
     assert ENGINE.group_problem(told, (2,)) == ""
+    ways = {"name": "tp", "type": "int", "min": 1, "max": 8}
+    assert ENGINE.group_problem(config(ways), (4, 4)) == ""  # some of its values are even
+    assert "shared evenly" in ENGINE.group_problem(config({**ways, "default": 3}), (4, 4))
     either = config({"name": "enable_dp_attention", "type": "bool"}, flags="tp: 4\ndp: 4")
     assert ENGINE.group_problem(either, (4,)) == ""
 

@@ -87,16 +87,17 @@ class ModelServer(Engine):
     def group_problem(self, config: Config, devices: Sequence[int]) -> str:
         if config.service.command or not config.service.model:
             return ""
-        told = self.told(config, {parameter.name: _first(parameter) for parameter in config.parameters})
-        sizes = self.sizes_of(told)
+        sizes = self.sizes_of(self.told(config, {each.name: _first(each) for each in config.parameters}))
         if not all(isinstance(size, int) for size in sizes.values()):
             return ""  # computed from other parameters, or no number, which the server tells
-        return self.size_problem(sizes, devices)
+        given = self.sizes_of(self.told(config, {each.name: each.default for each in config.parameters}))
+        return self.size_problem(sizes, devices, least=None in given.values())
 
-    def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int]) -> str:
+    def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int], least: bool) -> str:
         """Why the nodes of a group, with so many ``devices`` each, cannot share the model like that; empty if they can.
 
-        ``devices`` are 0 where they are not known.
+        ``devices`` are 0 where they are not known. Some ``sizes`` are the ``least`` that will be tried, or all those of
+        the baseline.
         """
         if len(devices) > 1 and not sizes:
             return f"{TENSOR} or {PIPELINE} is needed, as a parameter or in service.config_file"

@@ -148,14 +148,16 @@ class Sglang(ModelServer):
             yield from self._key_problems(config)
         yield from super().problems(config)
 
-    def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int]) -> str:
-        nodes, each = len(devices), {name: size for name, size in sizes.items() if name != DATA}
+    def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int], least: bool) -> str:
+        nodes = len(devices)
         if nodes > 1 and sizes.get(DATA, 1) > 1:
             return f"{DATA} = {sizes[DATA]} is for one node; over several there is attn_dp_size"
-        if problem := super().size_problem(sizes, devices):
+        if nodes > 1:
+            sizes = {name: size for name, size in sizes.items() if name != DATA}
+        if problem := super().size_problem(sizes, devices, least):
             return problem
-        uneven = math.prod(each.values()) % nodes
-        return f"{listing(each)}: cannot be shared evenly by {nodes} nodes" if uneven else ""
+        uneven = not least and math.prod(sizes.values()) % nodes
+        return f"{listing(sizes)}: cannot be shared evenly by {nodes} nodes" if uneven else ""
 
     def _key_problems(self, config: Config) -> Iterator[str]:
         """What SGLang would not understand, or no parameter could change, in its file of flags; one line each."""
