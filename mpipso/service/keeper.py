@@ -1,13 +1,13 @@
 """The keeper: a small process between a rank and what the rank starts, so that nothing of it outlives the rank.
 
-Stand-alone on purpose: one file, standard library only, Python 3.8 or later. It runs beside its rank and, copied there,
-on hosts reached over ssh, as ``python -I -S keeper.py``. One JSON object per line, both ways.
+Stand-alone on purpose: one file and the standard library only, so that it starts quickly and without the packages of
+its rank, as ``python -I -S keeper.py``. One JSON object per line, both ways.
 
 On standard input, first the order: ``argv``, ``env`` (complete), ``cwd`` or null, ``log`` (path), ``errors`` (path for
 the standard error, else it goes to the log), ``cores`` (list, or null for all that the kernel allows), ``grace``
 (seconds from TERM to KILL), ``mark``, ``log_limit`` (bytes), ``stop_command`` (argv), ``folder`` (of the rank's files,
-which goes too if the rank is dead in the end). Then ``{"stop": true}``, perhaps
-with another ``grace``. The end of the input means that the rank is dead, and stops as well; so do TERM, INT and HUP.
+which goes too if the rank is dead in the end). Then ``{"stop": true}``, perhaps with another ``grace``. The end of the
+input means that the rank is dead, and stops as well; so do TERM, INT and HUP.
 
 On standard output: ``{"started": pid}`` or ``{"failed": why}``; ``{"known": ...}`` whenever the service's processes or
 shared memory change, for the case that the keeper itself is killed; ``{"exited": code}`` when the leader ends (-signal
