@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import tomli_w
 from rich.console import Console
@@ -55,8 +55,7 @@ class RunRecord:
         self._config = config
         self._plan = plan
         self._world = world
-        mode = cast('Literal["auto", "live", "plain"]', options.progress)
-        self._screen = pick_mode(mode, sys.stdout)
+        self._screen = pick_mode(options.progress, sys.stdout)
         self._resumes = options.resume is not None
         self._space, self._baseline = well_defined(config)
         # Both refuse what cannot be searched, and of a run that is refused nothing is left.
@@ -77,9 +76,7 @@ class RunRecord:
         groups = {index: group.hosts for index, group in enumerate(plan.groups)}
         hosts, names = differing_environments(config, context.differing)
         environments = [environment_note(hosts, names)] if hosts else []
-        mode, width, height, terminal = self._screen
-        total = config.search.evaluations
-        monitor = Monitor(total, groups, sys.stdout, mode=mode, width=width, height=height, terminal=terminal)
+        monitor = Monitor(config.search.evaluations, groups, sys.stdout, self._screen)
         failure: RunFailed | None = None
         root: Root | None = None
         feasible: bool | None = None
@@ -158,11 +155,10 @@ class RunRecord:
 
     def _tell(self, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]) -> None:
         """The summary of the run whose journal is in ``folder``, unless that is gone; and why the run has failed."""
-        mode, width, _, _ = self._screen
-        live = mode == "live"
+        live = self._screen.mode == "live"
+        width = self._screen.width if live else 100
         # At a terminal NO_COLOR decides.
-        plain = None if live else True
-        console = Console(width=width if live else 100, force_terminal=live, no_color=plain, highlight=False)
+        console = Console(width=width, force_terminal=live, no_color=None if live else True, highlight=False)
         if folder is not None:
             console.print(summary(read_outcome(folder, failure=str(failure or "")), worth), crop=False)
         for line in reservations:

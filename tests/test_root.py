@@ -19,6 +19,7 @@ from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.messages import ROOT, Depart, Finish, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
+from mpipso.record.screen import Screen
 from mpipso.redact import Redactor
 from mpipso.rendezvous import Place
 from mpipso.root import Root
@@ -90,7 +91,7 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
     interrupts, limits = Interrupts(), TimeLimits(None, 0.0, {})
     with Journal.create(tmp_path, Redactor({})) as journal:
         monkeypatch.setattr(journal, "write", full)
-        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), mode="plain", width=100, height=40, terminal=False)
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
         root = Root(context, tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat")
         with pytest.raises(RunFailed, match="the disk is full"):
             root.run()

@@ -30,6 +30,7 @@ from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
+from mpipso.record.screen import Screen
 from mpipso.record.warm import Earlier
 from mpipso.search import strategies
 from mpipso.search.budgets import reaches
@@ -99,7 +100,7 @@ class Session:
         with Journal.create(self.folder) if fresh else Journal.open(self.folder) as journal:
             journal.write("started" if fresh else "resumed", config="", objective=self.config.objective.metric)
             monitor = Monitor(
-                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), self.shown, mode="plain"
+                self.config.search.evaluations, dict.fromkeys(range(self.groups), "node"), self.shown, Screen("plain")
             )
             tuning = self._tuning(journal, monitor, past)
             for each in earlier:
@@ -564,7 +565,7 @@ def concluded(whole: Session, again: Session, line: int) -> int | None:
     """The best of a run that ends when it has come to this line of the whole one's journal."""
     cut(whole.folder, again.folder, line)
     with Journal.open(again.folder) as journal:
-        monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+        monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
         tuning = again._tuning(journal, monitor, read(again.folder / FILE))
         assert tuning.conclude()
     return tuning.incumbent
@@ -585,7 +586,7 @@ class TestRace:
         session.run()
         session.config = configured(search__confirm=1, search__leaders=1)
         with Journal.open(tmp_path) as journal:
-            monitor = Monitor(18, {0: "node"}, io.StringIO(), mode="plain")
+            monitor = Monitor(18, {0: "node"}, io.StringIO(), Screen("plain"))
             tuning = session._tuning(journal, monitor, read(tmp_path / FILE))
             least, most = tuning.race_seconds(1)
             assert tuning.propose(1), "so that race is over, and there will be another one"
@@ -597,7 +598,7 @@ class TestRace:
         again = Session(next(folders), whole.config)
         cut(whole.folder, again.folder, until_race(whole)[1] + 1)
         with Journal.open(again.folder) as journal:
-            monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+            monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
             tuning = again._tuning(journal, monitor, read(again.folder / FILE))
             assert [each.number for each in tuning.confirmations(1)] == tuning.trials.waiting
             assert tuning.confirmations(1) == []
@@ -649,7 +650,7 @@ class TestRepeats:
         asked = [seq for seq, event in enumerate(read(whole.folder / FILE)) if event["event"] == "asked"]
         cut(whole.folder, again.folder, asked[-3])
         with Journal.open(again.folder) as journal:
-            monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+            monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
             tuning = again._tuning(journal, monitor, read(again.folder / FILE))
             raced = [str(each.configuration) for each in tuning.confirmations(groups)]
         assert len(set(raced)) == 3
@@ -738,7 +739,7 @@ class TestRepeats:
         session.run()
         with Journal.open(tmp_path) as journal:
             journal.write("finished", incumbent=None)
-            monitor = Monitor(6, {0: "node"}, io.StringIO(), mode="plain")
+            monitor = Monitor(6, {0: "node"}, io.StringIO(), Screen("plain"))
             assert session._tuning(journal, monitor, read(tmp_path / FILE)).incumbent is None
         assert not (tmp_path / "best.sh").exists()
 
@@ -784,7 +785,7 @@ class TestRepeats:
             cut(whole.folder, again.folder, line)
             # As after the end of a time limit: nothing more is proposed, only the race is left.
             with Journal.open(again.folder) as journal:
-                monitor = Monitor(24, {0: "node"}, io.StringIO(), mode="plain")
+                monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
                 tuning = again._tuning(journal, monitor, read(again.folder / FILE))
                 tuning.stop("time")
                 while assignments := tuning.confirmations(1):
@@ -829,7 +830,9 @@ class TestRepeats:
             again = Session(next(folders), configured())
             cut(whole.folder, again.folder, line)
             with Journal.open(again.folder) as journal:
-                again._tuning(journal, Monitor(24, {0: "node"}, io.StringIO(), mode="plain"), read(again.folder / FILE))
+                again._tuning(
+                    journal, Monitor(24, {0: "node"}, io.StringIO(), Screen("plain")), read(again.folder / FILE)
+                )
             best = tomli.loads((again.folder / "best.toml").read_text())
             assert best["run"]["evaluation"] == lines[line - 1]["number"]
 
@@ -1153,7 +1156,7 @@ class TestWhatGoesWrong:
         tuning = session.run()
         again = Session(tmp_path, configured(search__evaluations=19))
         with Journal.open(tmp_path) as journal:
-            monitor = Monitor(19, {0: "node"}, io.StringIO(), mode="plain")
+            monitor = Monitor(19, {0: "node"}, io.StringIO(), Screen("plain"))
             tuning = again._tuning(journal, monitor, read(tmp_path / FILE))
             (assignment,) = tuning.propose(1)
             tuning.assigned(0, assignment)

@@ -20,7 +20,7 @@ from mpipso.evaluation import BASELINE, Configuration, Evaluation
 from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.lasting import lasting
-from mpipso.record.screen import Mode, terminal_size
+from mpipso.record.screen import Screen, terminal_size
 
 #: Seconds between two drawings after an event, and while only the clocks move.
 _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
@@ -60,8 +60,8 @@ class Monitor:
         The names of each service group's nodes, by group.
     stream:
         Where to write. An output that goes away (a closed pipe, a lost connection) does not end a run.
-    mode, width, height, terminal:
-        As :func:`mpipso.record.screen.pick_mode` returns them; a ``terminal`` is asked for its size at each drawing.
+    screen:
+        What it is shown on; a terminal is asked for its size at each drawing.
     clock:
         Monotonic seconds.
     """
@@ -71,18 +71,16 @@ class Monitor:
         total: int,
         groups: Mapping[int, str],
         stream: TextIO,
+        screen: Screen,
         *,
-        mode: Mode,
-        width: int = 80,
-        height: int = 24,
-        terminal: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rows = {group: _Row(clean(nodes)) for group, nodes in sorted(groups.items())}
         self._clock = clock
         self._begun = self._drawn = self._spoken = clock()
         self._stream = lasting(stream)
-        self._terminal = terminal
+        self._terminal = screen.terminal
+        self._total = total
         self._baseline: Configuration | None = None
         self._deadline: float | None = None
         self._incumbent: tuple[int, str, Configuration] | None = None
@@ -97,12 +95,11 @@ class Monitor:
             expand=True,
             get_time=clock,
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("")
         self._live: Live | None = None
-        if mode == "live":
-            console = Console(
-                file=self._stream, force_terminal=True, width=width, height=height, highlight=False, emoji=False
-            )
+        if screen.mode == "live":
+            console = Console(file=self._stream, force_terminal=True, highlight=False, emoji=False)
+            console.size = screen.width, screen.height
             self._live = Live(
                 get_renderable=lambda: self._display(console),
                 console=console,
@@ -127,14 +124,13 @@ class Monitor:
 
         Evaluations that are still to be judged are not among them: when they are, :meth:`evaluated` tells of them.
         """
-        self._progress.advance(self._task, done)
         self._counts["done"] += done
         self._counts["failed"] += failed
         self._spent += seconds
 
     def expect(self, total: int) -> None:
         """The run has ``total`` evaluations from now on, those that are done included."""
-        self._progress.update(self._task, total=total)
+        self._total = total
         self._changed = True
 
     def assigned(self, group: int, number: int, label: str, configuration: Configuration) -> None:
@@ -168,7 +164,6 @@ class Monitor:
             row.number = None
         if self._baseline is None and evaluation.label == BASELINE:
             self._baseline = evaluation.configuration
-        self._progress.advance(self._task)
         self._spent += evaluation.seconds
         self._counts["done"] += 1
         if evaluation.failure is not None:
@@ -245,10 +240,6 @@ class Monitor:
             self._live.stop()
 
     @property
-    def _total(self) -> int:
-        return int(self._progress.tasks[0].total or 0)
-
-    @property
     def _done(self) -> int:
         return self._counts["done"]
 
@@ -316,7 +307,7 @@ class Monitor:
         for what, style in (("failed", "red"), ("infeasible", "yellow"), ("retried", "yellow")):
             if self._counts[what]:
                 status.append(f"  {self._counts[what]} {what}", style)
-        self._progress.update(self._task, description=status.markup)
+        self._progress.update(self._task, completed=self._done, total=self._total, description=status.markup)
         return Group(Rule(style="dim"), self._progress, self._groups(now, console), self._best())
 
     def _groups(self, now: float, console: Console) -> Table:

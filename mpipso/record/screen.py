@@ -14,8 +14,6 @@ from mpipso.errors import UserError
 from mpipso.launched import TERMINAL
 from mpipso.launchernames import FRONT_ENDS
 
-Mode = Literal["live", "plain"]
-
 _MPI = ("OMPI_", "PMI_", "PMIX_")
 #: How many generations above a rank its launcher is looked for: Hydra's proxy or a wrapper may stand in between.
 _NEAREST = 3
@@ -35,16 +33,16 @@ class Screen(NamedTuple):
         The path of the terminal's device if that can be asked for a new size, else empty.
     """
 
-    mode: Mode
+    mode: Literal["live", "plain"]
     width: int = _DEFAULT[0]
     height: int = _DEFAULT[1]
     terminal: str = ""
 
 
-def pick_mode(
-    requested: Literal["auto", "live", "plain"], stream: TextIO, environment: Mapping[str, str] | None = None
-) -> Screen:
-    """Choose the display for what is written to ``stream``; ``auto`` is live on a terminal and plain anywhere else.
+def pick_mode(requested: str, stream: TextIO, environment: Mapping[str, str] | None = None) -> Screen:
+    """Choose the display for what is written to ``stream``: ``live``, ``plain``, or ``auto``.
+
+    ``auto`` is live on a terminal and plain anywhere else.
 
     Launchers give their ranks a pseudo-terminal or a pipe whatever they write to themselves, so under MPI what counts
     is the variable ``MPIPSO_TERMINAL``, else the standard output of the launcher if it runs on this host. A terminal

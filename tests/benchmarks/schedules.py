@@ -320,6 +320,7 @@ def time_to_good(
     from mpipso.record.folders import RunFolder
     from mpipso.record.journal import Journal
     from mpipso.record.monitor import Monitor
+    from mpipso.record.screen import Screen
     from mpipso.search import strategies
     from mpipso.startup import well_defined
     from mpipso.tuning import Tuning
@@ -346,7 +347,7 @@ def time_to_good(
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch, contextlib.ExitStack() as end:
         journal = end.enter_context(Journal.create(Path(scratch)))
-        monitor = Monitor(budget, dict.fromkeys(range(GROUPS), ""), io.StringIO(), mode="plain")
+        monitor = Monitor(budget, dict.fromkeys(range(GROUPS), ""), io.StringIO(), Screen("plain"))
         folder = RunFolder(Path(scratch))
         tuning = Tuning(config, space, baseline, strategy, folder, journal, monitor, lambda _: [])
         running: dict[int, Assignment] = {}

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mpipso.evaluation import Configuration, Evaluation, Failure
 from mpipso.record.monitor import Monitor
+from mpipso.record.screen import Screen
 
 BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
 
@@ -36,14 +37,14 @@ def output() -> io.StringIO:
 
 @pytest.fixture
 def plain(clock: Clock, output: io.StringIO) -> Monitor:
-    monitor = Monitor(32, {0: "node1 node2", 1: "node3 node4"}, output, mode="plain", clock=clock)
+    monitor = Monitor(32, {0: "node1 node2", 1: "node3 node4"}, output, Screen("plain"), clock=clock)
     monitor.started(baseline=BASELINE)
     return monitor
 
 
 @pytest.fixture
 def live(clock: Clock, output: io.StringIO) -> Iterator[Monitor]:
-    monitor = Monitor(8, {0: "node1 node2", 1: "node3 node4"}, output, mode="live", width=100, height=24, clock=clock)
+    monitor = Monitor(8, {0: "node1 node2", 1: "node3 node4"}, output, Screen("live", 100, 24), clock=clock)
     monitor.started("mpipso", baseline=BASELINE)
     yield monitor
     monitor.stop()
@@ -122,7 +123,7 @@ def test_foreign_text_cannot_draw_on_the_terminal(plain: Monitor, output: io.Str
 
 
 def test_numbers_of_different_width_leave_the_columns_aligned(clock: Clock, output: io.StringIO) -> None:
-    monitor = Monitor(120, {0: "a"}, output, mode="plain", clock=clock)
+    monitor = Monitor(120, {0: "a"}, output, Screen("plain"), clock=clock)
     monitor.started(baseline=BASELINE)
     for number in (7, 42, 119):
         monitor.evaluated(measured(number, 0), "x", best=False)
@@ -164,7 +165,7 @@ def test_silence_is_broken_after_half_a_minute(plain: Monitor, clock: Clock, out
 
 
 def test_the_sign_of_life_of_many_groups_is_short(clock: Clock, output: io.StringIO) -> None:
-    monitor = Monitor(99, {group: f"node{group}" for group in range(8)}, output, mode="plain", clock=clock)
+    monitor = Monitor(99, {group: f"node{group}" for group in range(8)}, output, Screen("plain"), clock=clock)
     monitor.started(baseline=BASELINE)
     for group in range(7):
         monitor.assigned(group, group, "", BASELINE)
@@ -175,7 +176,7 @@ def test_the_sign_of_life_of_many_groups_is_short(clock: Clock, output: io.Strin
 
 
 def test_the_time_to_come_counts_groups_work_under_way_and_the_limit(clock: Clock, output: io.StringIO) -> None:
-    monitor = Monitor(10, {0: "a", 1: "b"}, output, mode="plain", clock=clock)
+    monitor = Monitor(10, {0: "a", 1: "b"}, output, Screen("plain"), clock=clock)
     monitor.started(baseline=BASELINE, time_limit=1000)
 
     def eta() -> str:
@@ -204,7 +205,7 @@ def test_the_time_to_come_counts_groups_work_under_way_and_the_limit(clock: Cloc
 def test_without_a_baseline_whole_configurations_are_shown_until_it_is_measured(
     clock: Clock, output: io.StringIO
 ) -> None:
-    monitor = Monitor(3, {0: "a"}, output, mode="plain", clock=clock)
+    monitor = Monitor(3, {0: "a"}, output, Screen("plain"), clock=clock)
     monitor.started()
     monitor.evaluated(measured(1, 0, n_parallel=8), "x", best=False)
     monitor.evaluated(Evaluation(0, 1, 0, BASELINE, "baseline", metrics={"x": 1.0}), "x", best=False)
@@ -268,7 +269,7 @@ def test_it_draws_at_most_four_times_a_second(live: Monitor, clock: Clock, outpu
 
 def test_no_line_is_wider_and_the_display_not_higher_than_the_terminal(clock: Clock, output: io.StringIO) -> None:
     groups = dict.fromkeys(range(64), "a-very-long-host-name.cluster.example another-one")
-    monitor = Monitor(100, groups, output, mode="live", width=60, height=16, clock=clock)
+    monitor = Monitor(100, groups, output, Screen("live", 60, 16), clock=clock)
     monitor.started(baseline=BASELINE)
     for group in range(64):
         monitor.assigned(group, group, "", {f"a_long_parameter_name_{n}": n for n in range(9)})
@@ -306,7 +307,7 @@ def test_a_late_result_does_not_clear_what_the_group_does_now(live: Monitor, clo
 def test_no_colour_is_honoured(monkeypatch: pytest.MonkeyPatch, clock: Clock, output: io.StringIO) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    monitor = Monitor(8, {0: "a"}, output, mode="live", width=80, clock=clock)
+    monitor = Monitor(8, {0: "a"}, output, Screen("live"), clock=clock)
     monitor.started("x")
     monitor.evaluated(failed(1, 0, "x"), "", best=False)
     monitor.stop()
@@ -317,7 +318,7 @@ def test_no_colour_is_honoured(monkeypatch: pytest.MonkeyPatch, clock: Clock, ou
 def test_an_output_that_went_away_does_not_end_the_run(mode: str, tmp_path: Path, clock: Clock) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
-        monitor = Monitor(8, {0: "a"}, stream, mode="live" if mode == "live" else "plain", clock=clock)
+        monitor = Monitor(8, {0: "a"}, stream, Screen("live" if mode == "live" else "plain"), clock=clock)
         monitor.started("x")
         os.close(reading)
         for _ in range(3):
@@ -331,7 +332,7 @@ def test_an_output_that_went_away_does_not_end_the_run(mode: str, tmp_path: Path
 
 def test_a_terminal_that_lacks_a_character_gets_a_question_mark(clock: Clock) -> None:
     raw = io.BytesIO()
-    monitor = Monitor(8, {0: "a"}, io.TextIOWrapper(raw, "ascii"), mode="plain", clock=clock)
+    monitor = Monitor(8, {0: "a"}, io.TextIOWrapper(raw, "ascii"), Screen("plain"), clock=clock)
     monitor.started("5 → 昇")
     assert raw.getvalue() == b"[   0s] 5 ? ?\n"
 
@@ -348,7 +349,7 @@ def test_the_display_follows_the_size_of_a_real_terminal(clock: Clock) -> None:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     resize(70)
-    monitor = Monitor(8, {0: "a"}, output, mode="live", width=100, height=24, terminal=os.ttyname(slave), clock=clock)
+    monitor = Monitor(8, {0: "a"}, output, Screen("live", 100, 24, os.ttyname(slave)), clock=clock)
     monitor.started()
     widths = []
     for columns in (70, 50):
