@@ -69,13 +69,6 @@ class EvaluationFailed(MpipsoError):
         self.detail = detail
         super().__init__(cause)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_failure, (self.cause, self.kind, self.detail)
-
-
-def _rebuild_failure(cause: str, kind: FailureKind, detail: str) -> EvaluationFailed:
-    return EvaluationFailed(cause, kind=kind, detail=detail)
-
 
 class Cancelled(MpipsoError):
     """The evaluation was told to stop; it says nothing about its configuration.

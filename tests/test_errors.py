@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
 import pytest
 
-from mpipso.errors import UserError, print_error
+from mpipso.errors import EvaluationFailed, UserError, print_error
 from mpipso.printable import clean
 
 
@@ -21,3 +22,12 @@ def test_nobody_to_read_an_error_does_not_change_the_exit_code() -> None:
     words = [sys.executable, "-m", "mpipso", "check", "--config", "/no/such/file"]
     done = subprocess.run(["bash", "-c", '"$@" 2>/dev/full', "bash", *words], check=False, timeout=60)
     assert done.returncode == 2
+
+
+def test_an_error_travels_between_ranks_with_all_that_it_tells() -> None:
+    failure = pickle.loads(pickle.dumps(EvaluationFailed("no memory", kind="infrastructure", detail="of a log")))  # noqa: S301
+    assert isinstance(failure, EvaluationFailed)
+    assert (failure.cause, failure.kind, failure.detail) == ("no memory", "infrastructure", "of a log")
+    mistake = pickle.loads(pickle.dumps(UserError(["one", "two"])))  # noqa: S301
+    assert isinstance(mistake, UserError)
+    assert mistake.problems == ("one", "two")
