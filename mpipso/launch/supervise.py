@@ -9,7 +9,6 @@ or had wrong input is not started again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import shlex
@@ -32,6 +31,7 @@ from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
+from mpipso.record.place import lock
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
 from mpipso.startup import Options
@@ -337,10 +337,7 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
         file = stack.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace"))
     except OSError:
         return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Taken(f"{path.parent}: is already supervised by another mpipso launch") from None
-    except OSError:  # a file system without locks
-        pass
+    with contextlib.suppress(OSError):
+        if lock(file) is False:
+            raise Taken(f"{path.parent}: is already supervised by another mpipso launch")
     return file
