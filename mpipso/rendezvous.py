@@ -26,7 +26,7 @@ from mpipso.service.engines.base import ENGINES, missing_commands, service_comma
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
-from mpipso.service.remote import RemoteNode
+from mpipso.service.node import Node
 from mpipso.startup import Options, read_config, wanted_groups
 
 if TYPE_CHECKING:
@@ -85,8 +85,6 @@ class RankContext:
         The channel of all ranks.
     outside:
         A leader's connections to the nodes of its group that have no rank; None if there are none.
-    reached:
-        The nodes that ``outside`` connects to, by their position in the group.
     differing:
         By host, the variables of which services inherit another value there than on the root's host.
     """
@@ -100,7 +98,6 @@ class RankContext:
     group: Channel | None
     everyone: Channel
     outside: Outside | None = None
-    reached: Mapping[int, RemoteNode] = field(default_factory=dict)
     differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -133,7 +130,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
-        node, reached = _nodes(world, config, place, connections, unless_well)
+        node = _joined(world, config, place, connections, unless_well)
         group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
@@ -149,7 +146,6 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
         group=group,
         everyone=everyone,
         outside=connections,
-        reached=reached,
         differing={rank.host: rank.differing for rank in every if rank.differing},
     )
     return context, claimed
@@ -190,22 +186,23 @@ def _seen(rank: Rank, found: Collection[str]) -> str:
     return rank.address if rank.address in found else next((a for a in rank.aliases if a in found), rank.address)
 
 
-def _nodes(
+def _joined(
     world: World, config: Config, place: Place, connections: Outside | None, unless_well: contextlib.ExitStack
-) -> tuple[LocalNode, Mapping[int, RemoteNode]]:
-    """This rank's node, and those that its ``connections`` reach, by their position in the group; their port is free.
+) -> LocalNode:
+    """This rank's node; those that its ``connections`` reach have joined the group, and the port of a master is free.
 
     What is opened is left to ``unless_well``, which closes it.
     """
-    node, reached, problem = None, {}, ""
+    node, problem = None, ""
     try:
         node = _node(place.node, config)
         unless_well.callback(node.close)
         if place.form is not None:
             group = place.form.placed
+            master: Node | None = node if group.master.rank == world.rank else None
             if connections is not None:
-                reached = _join(connections, group.nodes, config)
-            master = node if group.master.rank == world.rank else reached.get(group.master_node_index)
+                connections.join(group.nodes, config.service.work_dir)
+                master = connections.nodes.get(group.master_node_index, master)
             if master is not None and place.form.port:
                 master.free_port(place.form.port)
     except EvaluationFailed as error:
@@ -214,7 +211,7 @@ def _nodes(
     _agreed(world, lambda: _none_wrong([("", found) for found in problems if found]))
     if node is None:
         raise LookupError(f"rank {world.rank} has no node")
-    return node, reached
+    return node
 
 
 def _problems_here(options: Options, config: Config) -> list[str]:
@@ -316,14 +313,6 @@ def _outside(config: Config) -> Outside:
 
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
     return Rank(rank.rank, **vars(facts) | {"host": rank.host})
-
-
-def _join(connections: Outside, nodes: Sequence[PlacedNode], config: Config) -> dict[int, RemoteNode]:
-    return {
-        seat: connections.join(node, config.service.work_dir)
-        for seat, node in enumerate(nodes)
-        if node.transport == "ssh"
-    }
 
 
 def _agreed(world: World, produce: Callable[[], T]) -> T:

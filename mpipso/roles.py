@@ -237,8 +237,7 @@ class Leader:
         self._link = link
         placed = form.placed
         # Hosts that are reached over ssh belong to the group that this rank led first, and were left with it.
-        own = form.group == context.place.index
-        self._outside = context.outside if own else None
+        self._outside = context.outside if form.group == context.place.index else None
         self._members = {
             seat: RemoteNode(node, context.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
@@ -246,7 +245,7 @@ class Leader:
         }
         self._group = ServiceGroup(
             form.group,
-            [context.node, *self._members.values(), *(context.reached.values() if own else ())],
+            [context.node, *self._members.values(), *(self._outside.nodes.values() if self._outside else ())],
             placed.master_node_index,
             context.config,
             ENGINES.create(context.config.service.engine),

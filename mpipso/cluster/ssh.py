@@ -46,10 +46,16 @@ _SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
 class Outside:
     """The nodes of one group that are outside of the job; methods are called by one thread and wait.
 
-    Call :meth:`meet` first, then :meth:`join` for each node once its share is known, at last :meth:`close`.
+    Call :meth:`meet` first, then :meth:`join` once the nodes' shares are known, at last :meth:`close`.
+
+    Attributes
+    ----------
+    nodes:
+        The nodes that have joined, by their position in the group.
     """
 
     def __init__(self, settings: Ssh) -> None:
+        self.nodes: dict[int, RemoteNode] = {}
         self._settings = settings
         self._connections: dict[int, AgentConnection] = {}
         self._loop = asyncio.new_event_loop()
@@ -88,15 +94,17 @@ class Outside:
 
         return list(await asyncio.gather(*map(meet, self._connections.values())))
 
-    def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
-        """Make a node a part of the group, with its share.
+    def join(self, group: Sequence[PlacedNode], work_dir: str) -> None:
+        """Make those nodes of a group that are outside of the job a part of it, each with its share.
 
         Raises
         ------
         EvaluationFailed
-            The node cannot; with its name.
+            A node cannot; with its name.
         """
-        return self._run(self._connections[placed.rank].join(placed, work_dir))
+        for seat, placed in enumerate(group):
+            if placed.transport == "ssh":
+                self.nodes[seat] = self._run(self._connections[placed.rank].join(placed, work_dir))
 
     def close(self) -> None:
         """Hang up; what the agents still have running ends with them."""

@@ -116,7 +116,8 @@ def node(home: Path, tmp_path: Path) -> Iterator[RemoteNode]:
     outside = Outside(Ssh())
     try:
         outside.meet([place()], {}, HERE)
-        yield outside.join(place(), str(tmp_path / "work"))
+        outside.join([place()], str(tmp_path / "work"))
+        yield outside.nodes[0]
     finally:
         outside.close()
 
@@ -207,7 +208,8 @@ def test_what_a_login_prints_is_passed_over(home: Path, tmp_path: Path) -> None:
     try:
         (facts,) = outside.meet([place()], {}, HERE)
         assert facts.host == os.uname().nodename
-        assert outside.join(place(), str(tmp_path / "work")).execute(["echo", "x"], 10).stdout == "x\n"
+        outside.join([place()], str(tmp_path / "work"))
+        assert outside.nodes[0].execute(["echo", "x"], 10).stdout == "x\n"
     finally:
         outside.close()
 
@@ -295,7 +297,8 @@ ssh.SILENCE = float(silence)
 outside = ssh.Outside(Ssh())
 place = PlacedNode(-1, host, "127.0.0.1", (), ())
 outside.meet([place], {}, Fingerprint("", {}))
-node = outside.join(place, "")
+outside.join([place], "")
+node = outside.nodes[0]
 node.start_service([sys.executable, "-c", service], {}, log="log", grace=60.0)
 while not (pids := node.read_chunk("log", 0, 100)):
     time.sleep(0.01)
