@@ -72,52 +72,34 @@ class RunRecord:
 
     def keep(self, context: RankContext, interrupts: Interrupts) -> int:
         """Go through rank 0's whole run, from the journal's first line to the summary; returns the exit code."""
-        config, plan = self._config, self._plan
-        groups = {index: group.hosts for index, group in enumerate(plan.groups)}
-        hosts, names = differing_environments(config, context.differing)
+        groups = {index: group.hosts for index, group in enumerate(self._plan.groups)}
+        hosts, names = differing_environments(self._config, context.differing)
         environments = [environment_note(hosts, names)] if hosts else []
-        monitor = Monitor(config.search.evaluations, groups, sys.stdout, self._screen)
+        monitor = Monitor(self._config.search.evaluations, groups, sys.stdout, self._screen)
         failure: RunFailed | None = None
         root: Root | None = None
-        feasible: bool | None = None
         with self._journal as journal:
             try:
                 placed = self._placed()
                 self._write_start(journal, placed, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
                 tuning = self._tuning(journal, monitor)
-                limits = TimeLimits(config.search.time_limit, usage(self._past).wall, os.environ)
+                limits = TimeLimits(self._config.search.time_limit, usage(self._past).wall, os.environ)
                 monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
-                for line in (*notes(config, plan), *environments, *self._regrouped(placed)):
+                for line in (*notes(self._config, self._plan), *environments, *self._regrouped(placed)):
                     monitor.note(f"note: {line}")
-                root = Root(
-                    context,
-                    tuning,
-                    journal,
-                    monitor,
-                    interrupts,
-                    limits,
-                    beat=self._folder.path / BEAT_FILE,
-                )
+                beat = self._folder.path / BEAT_FILE
+                root = Root(context, tuning, journal, monitor, interrupts, limits, beat=beat)
                 root.run()
-                if interrupts.received is None:
-                    journal.check_place()
-                    feasible = self._write_finish(journal, tuning)
+                code = _write_end(journal, tuning, interrupts.received)
             except RunFailed as error:
                 failure = _why(journal, error)
-                # The journal may be what has failed.
-                with contextlib.suppress(RunFailed):
+                code = failure.exit_code
+                with contextlib.suppress(RunFailed):  # the journal may be what has failed
                     journal.write("failed", cause=str(failure))
             finally:
                 monitor.stop()
-            interrupted = interrupts.received if failure is None and feasible is None else None
-            if interrupted is not None:
-                try:
-                    journal.write("interrupted", signal=describe(interrupted))
-                except RunFailed as error:
-                    failure = error
             folder = journal.folder
         self._tell(folder, failure, [*environments, *self._silent(root)])
-        code = _exit_code(failure, interrupted, feasible=bool(feasible))
         if root is None:
             dismiss(context)
         elif root.abandoned:
@@ -165,16 +147,6 @@ class RunRecord:
             console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
         if failure is not None:
             print_error(failure)
-
-    @staticmethod
-    def _write_finish(journal: Journal, tuning: Tuning) -> bool:
-        """The journal's last line; returns whether there is a configuration within the limits."""
-        feasible = tuning.conclude()
-        evaluations = len(tuning.trials.searched)
-        journal.write(
-            "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
-        )
-        return feasible
 
     def _placed(self) -> dict[str, Any]:
         """The plan as the journal has it."""
@@ -258,9 +230,15 @@ def _why(journal: Journal, error: RunFailed) -> RunFailed:
     return error
 
 
-def _exit_code(failure: RunFailed | None, interrupted: int | None, *, feasible: bool) -> int:
-    if failure is not None:
-        return failure.exit_code
+def _write_end(journal: Journal, tuning: Tuning, interrupted: int | None) -> int:
+    """The journal's last line, of a run that has not failed; returns the exit code."""
     if interrupted is not None:
+        journal.write("interrupted", signal=describe(interrupted))
         return 128 + interrupted
+    journal.check_place()
+    feasible = tuning.conclude()
+    evaluations = len(tuning.trials.searched)
+    journal.write(
+        "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
+    )
     return FINISHED if feasible else NOTHING_FEASIBLE
