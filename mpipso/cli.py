@@ -300,7 +300,7 @@ def _report(arguments: argparse.Namespace) -> int:
             write_table(outcome, sys.stdout)
             sys.stdout.flush()
         else:
-            Console().print(report(outcome, worth), crop=False)
+            Console().print(report(outcome, worth(outcome)), crop=False)
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):  # as with "| head"

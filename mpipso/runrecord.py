@@ -142,7 +142,8 @@ class RunRecord:
         # At a terminal NO_COLOR decides.
         console = Console(width=width, force_terminal=live, no_color=None if live else True, highlight=False)
         if folder is not None:
-            console.print(summary(read_outcome(folder, failure=str(failure or "")), worth), crop=False)
+            outcome = read_outcome(folder, failure=str(failure or ""))
+            console.print(summary(outcome, worth(outcome)), crop=False)
         for line in reservations:
             console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
         if failure is not None:

@@ -53,7 +53,7 @@ def test_the_summary_tells_what_each_change_of_the_best_is_worth(tmp_path: Path)
     outcome = run(tmp_path)
     # Of one slot, q8 is not allowed.
     assert worth(outcome) == {"slots": "not allowed", "cache": "+0 %"}
-    lines = drawn(report(outcome, worth), 120)
+    lines = drawn(report(outcome, worth(outcome)), 120)
     assert (
         lines.count(
             "without it: the gain if only that one is set back, by a model of these results; ? if it cannot tell"
@@ -95,7 +95,7 @@ def test_that_it_may_not_work_is_told_by_what_has_happened(tmp_path: Path, bad: 
 def test_what_cannot_be_told_is_left_out(tmp_path: Path, config: str) -> None:
     outcome = run(tmp_path, config)
     assert worth(outcome) == {}
-    assert "without it" not in "".join(drawn(report(outcome, worth)))
+    assert "without it" not in "".join(drawn(report(outcome, worth(outcome))))
 
 
 def test_there_is_nothing_to_tell_without_a_best_or_a_baseline(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,14 +22,15 @@ from mpipso.record.runstats import run_statistics
 _TOP = 10
 
 
-Worth = Callable[[Outcome], Mapping[str, str]]
-"""A function that says, by parameter that the best changes, what the gain would be without that change, as text."""
-
-
-def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
+def summary(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     """What came of a run: baseline and best side by side, what was changed, how the run went, where the results lie.
 
     To be printed with ``crop=False``: lines that are copied may be longer than the console is wide.
+
+    Parameters
+    ----------
+    worth:
+        By parameter that the best changes, what the gain would be without that change, as text; None if not known.
     """
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
@@ -38,11 +39,11 @@ def summary(outcome: Outcome, worth: Worth | None = None) -> Group:
             parts += [_alone(outcome, best), ""]
         else:
             parts += [_side_by_side(outcome, baseline, best), ""]
-        parts += [*_settings(baseline, best, {} if worth is None else worth(outcome)), ""]
+        parts += [*_settings(baseline, best, worth or {}), ""]
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
 
-def report(outcome: Outcome, worth: Worth | None = None) -> Group:
+def report(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     """The :func:`summary` of a run, finished or not, below a table of its best configurations; printed likewise."""
     # The best comes first even if others measured better, but only once, or if one of its measurements broke a limit.
     best = outcome.best
