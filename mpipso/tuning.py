@@ -251,7 +251,7 @@ class Tuning:
         waiting, self._unjudged = self._unjudged, []
         for evaluation in waiting:
             if evaluation.configuration == self.baseline:
-                self._baseline_works(evaluation)
+                self._require_baseline(evaluation)
         for line in self.trials.vague():
             self._monitor.note(f"note: {line}")
         for evaluation in waiting:
@@ -259,7 +259,7 @@ class Tuning:
             self._journal.write("judged", number=evaluation.number, **verdict(judged))
             self._show(judged)
 
-    def _baseline_works(self, evaluation: Evaluation) -> None:
+    def _require_baseline(self, evaluation: Evaluation) -> None:
         """Raise RunFailed if the baseline has failed, with ``evaluation`` as an example."""
         reference = self.trials.reference()
         score = self.objective.judge(evaluation, evaluation.metrics)
@@ -282,14 +282,12 @@ class Tuning:
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
         best = self.trials.label(evaluation.number) != CONFIRM and self._incumbent.challenge()
-        self._monitor.evaluated(evaluation, self._summary(evaluation, judged.failed), best, judged.violations)
-
-    def _summary(self, evaluation: Evaluation, failed: bool = False) -> str:
-        if failed:
-            return f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
-        return score_text(
-            self.objective.metric, evaluation.metrics, self.trials.reference(), higher=self.objective.maximized
-        )
+        if judged.failed:
+            summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
+        else:
+            metric, reference = self.objective.metric, self.trials.reference()
+            summary = score_text(metric, evaluation.metrics, reference, higher=self.objective.maximized)
+        self._monitor.evaluated(evaluation, summary, best, judged.violations)
 
     # Who is the best
 

@@ -9,7 +9,6 @@ configurations would have been proposed: a proposal that sees fewer results lear
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -86,9 +85,10 @@ def makespan(durations: Sequence[float], groups: int, choice: ScheduleChoice) ->
         The schedule.
     """
     if choice.kind == "generation":
+        batches = [durations[first : first + choice.size] for first in range(0, len(durations), choice.size)]
+        # Of the first one nothing can be predicted; of the others the longest begin first.
         return sum(
-            _queue(batch if first else sorted(batch, reverse=True), groups)  # nothing can be predicted at first
-            for first, batch in _generations(durations, choice.size)
+            _queue(sorted(each, reverse=True) if number else each, groups) for number, each in enumerate(batches)
         )
     if choice.kind == "async":
         return _queue(durations, groups)
@@ -130,14 +130,6 @@ def _others(count: int, groups: int, used: ScheduleChoice) -> Iterator[ScheduleC
             if choice != used and 2 <= size <= count / 3:
                 yield choice
     yield ScheduleChoice("async", groups)
-
-
-def _generations(durations: Sequence[float], size: int) -> Iterator[tuple[bool, Sequence[float]]]:
-    rest = iter(durations)
-    first = True
-    while batch := list(itertools.islice(rest, size)):
-        yield first, batch
-        first = False
 
 
 def _queue(durations: Sequence[float], groups: int) -> float:

@@ -37,14 +37,14 @@ class Leaders:
         ranked = self._ranked(set(among), confirmed=confirmed)
         return ranked[0][1] if ranked else None
 
-    def succeeds(self, challenger: Trial | None, incumbent: Trial | None) -> bool:
+    def succeeds(self, challenger: Trial, incumbent: Trial | None) -> bool:
         """Whether the challenger is to replace the incumbent, as it does if there is none.
 
         It does if it is better by more than the noise explains, or if the incumbent is not feasible. Both are judged by
         all that the search has measured, without final races.
         """
-        if challenger is None or incumbent is None:
-            return challenger is not None
+        if incumbent is None:
+            return True
         searched = set(self._trials.searched)
         score = self._trials.score(incumbent, searched)
         if score is None or not score.feasible:
