@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 
 import psutil
 
@@ -63,9 +63,7 @@ class Interrupts:
             signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         # The process is about to leave; a late signal must not spoil its exit code.
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
