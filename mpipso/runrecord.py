@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -183,7 +182,6 @@ class RunRecord:
             "started",
             version=mpipso.__version__,
             config=text,
-            sha256=hashlib.sha256(text.encode()).hexdigest(),
             seed=self._config.search.seed,
             objective=self._config.objective.metric,
             plan=plan,

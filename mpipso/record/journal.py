@@ -7,8 +7,8 @@ session began, by a clock that is never set) and ``event``; then:
 =============== =======================================================================================
 event           fields
 =============== =======================================================================================
-``started``     version, config (the effective configuration file's text), sha256 (of that text), seed,
-                objective (the metric's name), plan ({groups: [{group, hosts, cores}], spares: [host]});
+``started``     version, config (the effective configuration file's text), seed, objective (the metric's name),
+                plan ({groups: [{group, hosts, cores}], spares: [host]});
                 command (how it was launched, as a shell takes it) and cwd (in which folder), where a launcher of ours
                 says so;
                 differing ({hosts, names of variables}), where services inherit another environment than on the
