@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mpipso.config import Config
-from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results
@@ -26,8 +26,8 @@ from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, last_lines, quoted
 from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
-from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED
-from mpipso.service.running import LOG_BYTES, Running, tails
+from mpipso.service.reasons import ELSEWHERE
+from mpipso.service.running import LOG_BYTES, Running, ends, tails
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
 
@@ -294,33 +294,11 @@ class ServiceGroup:
 
         ``reached`` is set once somebody has listened on that port.
         """
-        codes = [(running, running.node.poll_service(running.handle)) for running in self._running]
-        if all(code is None for _, code in codes):
-            return
-        causes: list[tuple[int, str]] = []
-        for running, code in codes:
-            if code is not None:
-                rank, line = running.reason(self._engine)
-                how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-                gone = code == 0 and reached is not None and not reached.is_set() and rank > ELSEWHERE
-                hint = " (its command has to stay in the foreground)" if gone else ""
-                # One that is killed has said nothing, and is still no less of a reason than the error of another.
-                rank = rank if code >= 0 else min(NAMED, rank)
-                causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
-        nearest, told = min(rank for rank, _ in causes), [running for running, code in codes if code is not None]
-        for running, code in codes:
-            # One that lives on may have told why the others have ended. But it may as well have survived what it told,
-            # unless that is missing memory: it comes after a reason that one of them has told itself.
-            if code is None and (reason := running.reason(self._engine, lately=True))[0] < min(nearest, ELSEWHERE):
-                rank = nearest if reason[0] > MEMORY and nearest < ELSEWHERE else reason[0]
-                causes.append((rank, f"{running.node.name}: {running.role} says: {reason[1]}"))
-                told.append(running)
-        taken = self._taken(port) if port else []
-        raise EvaluationFailed(
-            "; ".join([*taken, *(cause for _, cause in sorted(causes, key=lambda each: each[0]))]),
-            kind="infrastructure" if taken else "configuration",
-            detail=tails(told),
-        )
+        causes, told = ends(self._running, self._engine, when, heard=reached is None or reached.is_set())
+        if causes:
+            taken = self._taken(port) if port else []
+            kind: FailureKind = "infrastructure" if taken else "configuration"
+            raise EvaluationFailed("; ".join([*taken, *causes]), kind=kind, detail=tails(told))
 
     def _explain(self, master_port: int, refused: bool) -> list[str]:
         """What may be why the service is not ready, in words.

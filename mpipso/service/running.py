@@ -1,4 +1,4 @@
-"""A process of the service while it runs, and what its log says."""
+"""The processes of the service while they run, and what their logs say of their ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpipso.errors import EvaluationFailed
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import OTHER
+from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED, OTHER
 
 LOG_BYTES = 256 * 1024
 """How much of a log travels into the evaluation's folder."""
@@ -103,3 +103,34 @@ def tails(several: Sequence[Running]) -> str:
     if len(several) == 1:
         return several[0].tail()
     return "\n".join(f"--- {each.role} on {each.node.name}\n{each.tail()}" for each in several)
+
+
+def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) -> tuple[list[str], list[Running]]:
+    """Why the service has ended, in words, the nearest cause first, and the processes whose logs tell; none if it runs.
+
+    It has ended as soon as one of its processes has. ``heard`` says whether anybody has listened where it should: else
+    a process that ended well may have gone to the background.
+    """
+    codes = [(running, running.node.poll_service(running.handle)) for running in several]
+    told = [running for running, code in codes if code is not None]
+    if not told:
+        return [], []
+    causes: list[tuple[int, str]] = []
+    for running, code in codes:
+        if code is not None:
+            rank, line = running.reason(engine)
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            gone = code == 0 and not heard and rank > ELSEWHERE
+            hint = " (its command has to stay in the foreground)" if gone else ""
+            # One that is killed has said nothing, and is still no less of a reason than the error of another.
+            rank = rank if code >= 0 else min(NAMED, rank)
+            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
+    nearest = min(rank for rank, _ in causes)
+    for running, code in codes:
+        # One that lives on may have told why the others have ended. But it may as well have survived what it told,
+        # unless that is missing memory: it comes after a reason that one of them has told itself.
+        if code is None and (reason := running.reason(engine, lately=True))[0] < min(nearest, ELSEWHERE):
+            rank = nearest if reason[0] > MEMORY and nearest < ELSEWHERE else reason[0]
+            causes.append((rank, f"{running.node.name}: {running.role} says: {reason[1]}"))
+            told.append(running)
+    return [cause for _, cause in sorted(causes, key=lambda each: each[0])], told
