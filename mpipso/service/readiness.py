@@ -83,7 +83,7 @@ class Readiness:
                 if str(problem) != told:
                     told = str(problem)
                     tell(told)
-            interruptible(asyncio.sleep(pause), over)
+            over.wait(pause)  # if it is set, the next check says so
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def outlast(self, over: threading.Event) -> None:
@@ -102,7 +102,7 @@ class Readiness:
                 self._check_health(left, over)
                 return
             except (NotReady, EvaluationFailed):
-                interruptible(asyncio.sleep(FIRST_PAUSE), over)
+                over.wait(FIRST_PAUSE)
 
     def _check(self, left: float, over: threading.Event) -> None:
         self._check_health(left, over)
