@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import mpipso
-from mpipso.cluster.facts import rank_in
+from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.config import suggestion, templates
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks must not cost the report
         sys.stdout.reconfigure(errors="replace")
     try:
-        arguments = _parse(words)
-        code: int = arguments.run(arguments)
+        code = _run(words)
     except MpipsoError as error:
         if isinstance(error, UserError) and rank_in(os.environ) != 0:  # every rank has found it, and one is to tell
             return 0
@@ -84,9 +83,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def _run(words: list[str]) -> int:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "tune")
+    try:
+        arguments = _parse(words)
+    except UserError as error:
+        if words[0] != "tune" or ranks_in(os.environ) == 1:
+            raise
+        # Ranks with other code may have understood these words, and would wait for this one.
+        from mpipso.run import tune
+
+        return tune(error)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
     if words[0] not in _SUBCOMMANDS and not words[0].startswith("-"):
         raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], tuple(_SUBCOMMANDS))}")
     arguments, unknown = _parser().parse_known_args(words)

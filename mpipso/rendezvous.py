@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +20,7 @@ from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, loopback_problems, placement_problems
+from mpipso.edition import FOLDER, edition, unlike
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.messages import Form
 from mpipso.service.clients.base import CLIENTS
@@ -99,6 +101,25 @@ class RankContext:
     everyone: Channel
     outside: Outside | None = None
     differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def meet(world: World, given: Options | UserError) -> Options:
+    """Have all ranks agree that they run the same code and understand their command lines.
+
+    Ranks that do not run the same code have to understand each other until here: all that they exchange are strings in
+    tuples and lists, first to rank 0, then from it.
+
+    Raises
+    ------
+    UserError
+        On every rank, if any of them runs other code than rank 0 or was ``given`` a mistake.
+    """
+    mistakes = list(given.problems) if isinstance(given, UserError) else []
+    told = world.gather((socket.gethostname(), edition(), str(FOLDER), mistakes))
+    problems = world.share(unlike(told) if world.rank == 0 else [])
+    if problems or isinstance(given, UserError):
+        raise UserError(problems)
+    return given
 
 
 def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) -> tuple[RankContext, T | None]:

@@ -11,7 +11,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
 from mpipso.errors import MpipsoError, Relayed, UserError, print_error
-from mpipso.rendezvous import prepare
+from mpipso.rendezvous import meet, prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from mpipso.runrecord import RunRecord
 
 
-def tune(options: Options) -> int:
-    """Take part in a run, as the rank that this process is; returns its exit code."""
+def tune(given: Options | UserError) -> int:
+    """Take part in a run, as the rank that this process is; returns its exit code.
+
+    ``given`` is what the command line says, or what is wrong with it, which the other ranks have to be told.
+    """
     die_with_launcher()
     with Interrupts() as interrupts:
         world = MpiWorld()
         try:
-            code = _take_part(world, options, interrupts)
+            code = _take_part(world, given, interrupts)
         except MpipsoError as error:
             if not isinstance(error, Relayed):
                 print_error(error)
@@ -41,8 +44,9 @@ def tune(options: Options) -> int:
         return code
 
 
-def _take_part(world: World, options: Options, interrupts: Interrupts) -> int:
+def _take_part(world: World, given: Options | UserError, interrupts: Interrupts) -> int:
     try:
+        options = meet(world, given)
         context, record = prepare(world, options, lambda config, plan: _open_record(config, plan, options, world))
     except UserError as error:
         if world.rank == 0:

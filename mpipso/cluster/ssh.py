@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-import mpipso
 from mpipso.cluster.plan import PlacedNode
 from mpipso.config.parallel import Ssh
+from mpipso.edition import edition
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
@@ -286,9 +286,9 @@ class AgentConnection:
             for line in self._lines.feed(data):
                 with contextlib.suppress(ValueError):
                     ready = decode(line)
-                    if isinstance(ready, Ready) and ready.version != mpipso.__version__:
+                    if isinstance(ready, Ready) and ready.edition != edition():
                         raise self._wrong(
-                            f"{self._python} has mpipso {ready.version}, here is {mpipso.__version__}; "
+                            f"{self._python} has mpipso {ready.edition}, here is {edition()}; "
                             f"install the same, or set ssh.python"
                         )
                     return

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mpipso
+from mpipso.edition import edition
 from mpipso.errors import EvaluationFailed
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
@@ -113,7 +113,7 @@ def main(silence: float) -> None:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     post = AgentServer(answers)
-    post.say(Ready(mpipso.__version__))
+    post.say(Ready(edition()))
     code = 0
     try:
         for line in _lines(requests, silence):

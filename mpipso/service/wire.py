@@ -21,9 +21,9 @@ LINE_LIMIT = 1 << 24
 
 @dataclass(frozen=True)
 class Ready:
-    """Agent to leader, as its first message: it runs, and it is this version of mpipso."""
+    """Agent to leader, as its first message: it runs, and it is this edition of mpipso."""
 
-    version: str
+    edition: str
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def decode(line: bytes) -> Message:
                 return Answer(number, failure=EvaluationFailed(cause, kind=kind, detail=detail))
         case {"answer": int(number), "value": value}:
             return Answer(number, value)
-        case {"ready": str(version)}:
-            return Ready(version)
+        case {"ready": str(edition)}:
+            return Ready(edition)
         case {"alive": True}:
             return Alive()
     raise ValueError(f"not a message: {line[:100]!r}")
@@ -115,8 +115,8 @@ def _table(message: Message) -> dict[str, Any]:
             }
         case Answer(number, value):
             return {"answer": number, "value": value}
-        case Ready(version):
-            return {"ready": version}
+        case Ready(edition):
+            return {"ready": edition}
         case Alive():
             return {"alive": True}
 

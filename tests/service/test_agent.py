@@ -16,7 +16,7 @@ from typing import IO
 import pytest
 from bed.job import wait_until
 
-import mpipso
+from mpipso.edition import edition
 from mpipso.service.environment import Fingerprint
 from mpipso.service.remote import Answer, Request
 from mpipso.service.wire import Alive, Message, Ready, decode, encode
@@ -78,7 +78,7 @@ class Leader:
 @contextlib.contextmanager
 def leading(clock: Path | None = None) -> Iterator[Leader]:
     leader = Leader(clock)
-    assert leader.read() == Ready(mpipso.__version__)
+    assert leader.read() == Ready(edition())
     yield leader
     leader.requests.close()
     leader.process.wait(10)
