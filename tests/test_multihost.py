@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ import pytest
 from bed.hosts import Bed
 from bed.job import Job, wait_until
 from bed.launchers import LAUNCHERS, Launcher
+
+from mpipso.config.file import load
+from mpipso.launch.jobs import Job as MpiJob
+from mpipso.launch.jobs import wanted_start
+from mpipso.startup import Options
 
 pytestmark = pytest.mark.bed
 
@@ -146,6 +153,34 @@ def test_what_the_launcher_does_not_take_to_the_other_hosts_is_named(
     assert begun["differing"]["hosts"] == ["node1"]
     assert {*same} < {*begun["differing"]["names"]}
     assert "a-secret" not in done.stdout + str(begun)
+
+
+def placed(bed: Bed, launcher: Launcher, job: MpiJob) -> list[str]:
+    """The host of each rank of the job."""
+    words = job.command(["MPI4PY_LIBMPI"])
+    words[words.index(sys.executable) :] = ["sh", "-c", 'echo "${OMPI_COMM_WORLD_RANK:-$PMI_RANK} $(hostname)"']
+    done = bed.run_on("node0", words, limit=LIMIT, env=launcher.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (line.split() for line in done.stdout.splitlines())
+    return [host for _, host in sorted((int(rank), host) for rank, host in lines)]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "ranks"), [("a batch job", 5), ("node0,node1,node2", 7), ("node0:4 node1:1", 5), ("node0:4 node1:1", 3)]
+)
+def test_more_ranks_than_hosts_are_where_check_shows_them(
+    bed: Bed, launcher: Launcher, hosts: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(configuration(tmp_path), overrides={"parallel.mode": "single_node"})
+    if hosts == "a batch job":
+        monkeypatch.setenv("PBS_NODEFILE", str(bed.hostfile(bed.nodes[:3])))
+    else:
+        slots = ":" if launcher.name == "MPICH" else " slots="
+        hostfile = bed.hostfile([host.replace(":", slots) for host in re.split("[ ,]", hosts)])
+        options = replace(options, hostfile=hostfile)
+    config = load(tmp_path / "two-node.toml", overrides=options.overrides, engines=["command"], clients=["openai"])
+    job = MpiJob.first(str(launcher.launcher), launcher.family, options, config, ranks)
+    assert placed(bed, launcher, job) == wanted_start(options, config, ranks).host_of_each()
 
 
 @pytest.fixture

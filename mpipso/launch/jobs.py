@@ -51,7 +51,7 @@ class Start:
     ranks: int
 
     def host_of_each(self) -> list[str]:
-        """The host of each rank: there is one on each as long as there are enough hosts."""
+        """The host of each rank, as :meth:`Job.command` places it: one on each as long as there are enough hosts."""
         distinct = tuple(dict.fromkeys(self.hosts))
         hosts = distinct if len(distinct) >= self.ranks else self.hosts
         return list(itertools.islice(itertools.cycle(hosts or LOCAL[:1]), self.ranks))
@@ -162,7 +162,8 @@ class Job:
         """The whole line; ``forward`` names environment variables that the ranks need."""
         per_node = len(set(self.hosts)) >= self.ranks
         named = self.hosts if self.named else ()
-        how = {"tolerant": True, "again": self.again, "loud": self.loud}
+        slots = len(set(self.hosts)) < len(self.hosts)
+        how = {"slots": slots, "tolerant": True, "again": self.again, "loud": self.loud}
         launch = Launch(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
         words = self.launcher.command(launch)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]

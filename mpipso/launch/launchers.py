@@ -41,11 +41,13 @@ class Launch:
     path:
         The launcher's program.
     per_node:
-        One rank on each host of the hostfile; otherwise as many as it takes anywhere.
+        One rank on each host; otherwise as many as it takes, one after the other on each host in turn.
     forward:
         Names of environment variables that ranks on other hosts need.
     hosts:
-        Names of hosts instead of a hostfile, one rank each.
+        Names of hosts instead of a hostfile, once for each slot.
+    slots:
+        Hosts in turn get as many ranks as they have slots, instead of one at a time.
     tolerant:
         Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
     again:
@@ -60,6 +62,7 @@ class Launch:
     per_node: bool = False
     forward: Sequence[str] = ()
     hosts: Sequence[str] = ()
+    slots: bool = False
     tolerant: bool = False
     again: bool = False
     loud: bool = False
@@ -144,8 +147,8 @@ class OpenMPI5(Launcher):
     def command(self, launch: Launch) -> list[str]:
         where = ["--hostfile", str(launch.hostfile)] if launch.hostfile is not None else []
         where += ["--host", ",".join(f"{host}:1" for host in launch.hosts)] if launch.hosts else []
-        anywhere = "slot:OVERSUBSCRIBE" if launch.hostfile is None else "node:OVERSUBSCRIBE"
-        mapping = "ppr:1:node" if launch.per_node else anywhere
+        # Where nobody counts slots, Open MPI takes a host to have as many as it has cores.
+        mapping = "ppr:1:node" if launch.per_node else f"{'slot' if launch.slots else 'node'}:OVERSUBSCRIBE"
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
             *(launch.path, "-np", str(launch.ranks), *where, "--map-by", mapping, "--bind-to", "none"),
