@@ -12,7 +12,7 @@ from service.model_servers import ONE, TWO
 from mpipso.config import Config, templates
 from mpipso.config.file import parse
 from mpipso.search.space import Space
-from mpipso.service.engines.base import ENGINES
+from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 
 SEQS = {"name": "max_num_seqs", "type": "int", "min": 1, "max": 9}
 ENGINE = ENGINES.create("vllm")
@@ -35,6 +35,16 @@ def test_on_one_node_it_serves_the_model_with_the_known_flags(vllm: str) -> None
     assert start.env["HF_HUB_OFFLINE"] == "1" and "VLLM_HOST_IP" not in start.env
     assert ENGINE.model_name(told) == "org/m"
     assert ENGINE.health_url(told, {}, ONE) == "http://127.0.0.1:8000/health"
+
+
+def test_it_is_looked_for_on_every_node_and_told_once_where_it_is_missing(vllm: str) -> None:
+    told = config(model="m", stop_command=("halt",))
+    assert service_commands(told) == {"service.command": vllm, "service.stop_command": "halt"}
+    Path(vllm).unlink()
+    assert service_commands(told)["service.command"] == "vllm"
+    assert missing_commands(told) == ["service.stop_command: command not found: halt"]
+    assert [problem for problem in ENGINE.problems(told) if "vllm is not in PATH" in problem]
+    assert service_commands(config(command=("serve",))) == {"service.command": "serve"}
 
 
 @pytest.mark.parametrize(("value", "flag"), [(True, "--enable-prefix-caching"), (False, "--no-enable-prefix-caching")])

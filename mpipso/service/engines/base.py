@@ -306,18 +306,25 @@ def _names(expression: str) -> set[str]:
 
 
 def service_commands(config: Config) -> dict[str, str]:
-    """The commands that every node of a group must have, by their key in the configuration."""
-    commands = {f"service.{key}": getattr(config.service, key) for key in _COMMANDS}
-    return {key: words[0] for key, words in commands.items() if words and not placeholders(words[:1])}
+    """The commands that every node of a group must have, the engine's own included, by key in the configuration."""
+    command = config.service.command or ENGINES.create(config.service.engine).default_command(config)
+    return _programs(_commands(config, command))
 
 
 def missing_commands(config: Config) -> list[str]:
-    """The commands of the configuration that this node does not have, one line each."""
-    commands = service_commands(config)
-    benchmark = config.benchmark.command
-    if benchmark and not placeholders(benchmark[:1]):
-        commands["benchmark.command"] = benchmark[0]
+    """The commands in the configuration that this node does not have, one line each.
+
+    :meth:`Engine.problems` says whether it has the engine's own.
+    """
+    service = _programs(_commands(config, config.service.command))
+    commands = service | _programs({"command": config.benchmark.command}, "benchmark")
     return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
+
+
+def _programs(commands: Mapping[str, Sequence[str]], section: str = "service") -> dict[str, str]:
+    """The program of each command, by ``section.key``, as far as it does not depend on placeholders."""
+    given = ((key, words[0]) for key, words in commands.items() if words and not placeholders(words[:1]))
+    return {f"{section}.{key}": word for key, word in given}
 
 
 _SCHEMES = ("http://", "https://")
