@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ def notes(config: Config, placement: Plan) -> Iterator[str]:
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
     yield from _port_not_told(config, placement)
+    yield from _same_own_ports(config, placement)
     yield from _idle_nodes(config, placement)
     if placement.idle:
         yield f"fewer ranks than hosts: none is started on {listed(placement.idle)}"
@@ -120,6 +122,27 @@ def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
         also = ", nor does its configuration file" if file is not None else ""
         yield f"service.command: does not use {{port}}{also}, and {why}, which the service cannot know{how}"
+
+
+def _same_own_ports(config: Config, placement: Plan) -> Iterator[str]:
+    """Services of vLLM on one host that look for free ports for themselves from the same port on.
+
+    Each takes the first port that is free, and binds it later: of those that start together, several take the same.
+    """
+    service = config.service
+    first = service.env.get(_VLLM_PORT, os.environ.get(_VLLM_PORT, ""))
+    runs = service.engine == "vllm" or any("vllm" in word for word in service.command)
+    hosts = Counter(host for group in placement.groups for host in {node.host for node in group.nodes})
+    shared = [host for host, groups in hosts.items() if groups > 1]
+    if runs and shared and first and not placeholders([first]):
+        yield (
+            f"{_VLLM_PORT} = {first}: services of groups that share {listed(shared, most=3)} may take the same ports "
+            "when they start together; leave it out"
+        )
+
+
+_VLLM_PORT = "VLLM_PORT"
+"""The environment variable with the first of the ports that vLLM's processes use among themselves."""
 
 
 def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:

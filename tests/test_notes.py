@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from mpipso.notes import regrouping_note
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
+from mpipso.config import Config
+from mpipso.notes import notes, regrouping_note
 
 
 def plan(*groups: Sequence[int]) -> dict[str, Any]:
@@ -36,3 +38,31 @@ def test_other_groups_than_those_of_the_earlier_session_are_told(
 @pytest.mark.parametrize("before", [{}, {"groups": [{"group": 0, "hosts": ["a"]}]}, plan([1]), plan([1], [2])])
 def test_as_many_nodes_and_cores_are_not_nor_what_is_not_known(before: dict[str, Any]) -> None:
     assert regrouping_note(before, plan([1], [1], [1])) is None
+
+
+@pytest.mark.parametrize(
+    ("service", "hosts", "told"),
+    [
+        ({"engine": "vllm", "model": "m"}, "aab", True),
+        ({"engine": "vllm", "model": "m"}, "ab", False),
+        ({"engine": "vllm", "model": "m", "env": {"VLLM_PORT": "{master_port}"}}, "aa", False),
+        ({"engine": "command", "command": ("/opt/bin/vllm", "serve", "--port", "{port}")}, "aa", True),
+        ({"engine": "command", "command": ("serve", "--port", "{port}")}, "aa", False),
+    ],
+)
+def test_a_first_port_for_all_services_of_vllm_on_a_host_is_pointed_out(
+    service: dict[str, Any], hosts: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"benchmark": {"client": "openai"}, "objective": {"maximize": "output_throughput"}}
+    parameters = ({"name": "n", "type": "int", "min": 1, "max": 2, "flag": "--n"},)
+    config = Config.model_validate({"service": service, "parameters": parameters, **settings})
+    nodes = [PlacedNode(rank, host, "10.0.0.1", (), ()) for rank, host in enumerate(hosts)]
+    placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
+    line = (
+        "VLLM_PORT = 29500: services of groups that share a may take the same ports when they start together; "
+        "leave it out"
+    )
+    monkeypatch.delenv("VLLM_PORT", raising=False)
+    assert list(notes(config, placed)) == []
+    monkeypatch.setenv("VLLM_PORT", "29500")
+    assert list(notes(config, placed)) == [line] * told
