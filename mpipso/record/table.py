@@ -30,12 +30,25 @@ def write_table(outcome: Outcome, file: TextIO) -> None:
     names = [*(name for name in METRICS if name in measured), *(name for name in measured if name not in METRICS)]
     metrics = [name for name in names if name not in parameters]
     about = [name for name in _ABOUT if name not in {*parameters, *metrics}]
-    writer = csv.DictWriter(file, [*about, *parameters, *metrics], extrasaction="ignore", lineterminator="\n")
+    columns = [*about, *parameters, *metrics]
+    writer = csv.DictWriter(_Lines(file), columns, extrasaction="ignore", lineterminator=_Lines.END)
     writer.writeheader()
     for judged in rows:
         evaluation = judged.evaluation
         settings = {name: _cell(value) for name, value in evaluation.configuration.items()}
         writer.writerow({**_about(judged), **evaluation.metrics, **settings})
+
+
+class _Lines:
+    """Writes rows as lines of Unix, although :mod:`csv` quotes a carriage return only if it is part of a line's end."""
+
+    END = "\r\n"
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix(self.END) + "\n")
 
 
 RESULT, FAILED = "result", "failed"

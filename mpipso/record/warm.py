@@ -172,7 +172,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
         if len(cells) != len(header):
             problems.append(f"{path}:{line}: has {len(cells)} cells, and the header has {len(header)}")
             continue
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        row = dict(zip(header, cells, strict=True))
         try:
             configuration = {parameter.name: _typed(parameter, row[parameter.name]) for parameter in parameters}
             measured = {name: number for name in metrics if (number := _metric(name, row[name])) is not None}
@@ -180,7 +180,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
             problems.append(f"{path}:{line}: {error}")
             continue
         # A table of a run says which of its rows failed; what others lack was not asked for there.
-        works = row.get(RESULT, FAILED) != FAILED if RESULT in ignored else False
+        works = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
         complete = all(name in measured for name in config.objective.metrics)
         found.append((configuration, measured if works or complete else None))
     if problems:
@@ -236,11 +236,16 @@ def _instead(name: str, spare: Sequence[str]) -> str:
 def _typed(parameter: Parameter, cell: str) -> Value:
     """A cell as a value of its parameter; what was hidden as a secret stays ``***``.
 
+    Blanks around a value do not count, unless they are part of a choice.
+
     Raises
     ------
     ValueError
         It is none.
     """
+    if cell in parameter.choices:
+        return cell
+    cell = cell.strip()
     if HIDDEN in cell:
         return cell
     wrong = ValueError(
@@ -282,9 +287,9 @@ def _metric(name: str, cell: str) -> float | None:
         It is no number.
     """
     try:
-        number = float(cell or "nan")
+        number = float(cell.strip() or "nan")
     except ValueError:
-        raise ValueError(f"{name} = {cell!r} is not a number") from None
+        raise ValueError(f"{name} = {cell.strip()!r} is not a number") from None
     return number if math.isfinite(number) else None
 
 

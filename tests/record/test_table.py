@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def test_another_search_learns_the_same_from_the_table_as_from_the_run(tmp_path:
     config = parse(CONFIG, "my.toml")
     run, peers = (read_earlier(path, config, lambda _: None).results for path in (folder, table))
     assert len(run) == 3 and list(run) == list(peers)
+
+
+def test_choices_come_back_as_they_are_whatever_they_hold(tmp_path: Path) -> None:
+    odd = ["a", " a", "a ", "a\rb", "a\n", 'a "b", c', "\t", ""]
+    text = CONFIG.replace('["f16", "q8, or so"]', json.dumps(odd))
+    script = Script(text)
+    for number, choice in enumerate(odd):
+        script.evaluated(10 * number, number, 0, tokens=10.5, configuration=configuration(1, choice))
+    table = tmp_path / "run.csv"
+    with table.open("w") as file:
+        write_table(read_outcome(script.save(tmp_path / "run")), file)
+    found = read_earlier(table, parse(text, "my.toml"), lambda _: None).results
+    assert [configuration["cache"] for configuration, _ in found] == odd
 
 
 def test_parameters_and_metrics_keep_their_names(tmp_path: Path) -> None:
