@@ -327,6 +327,14 @@ class TestResume:
         assert all(done <= total for done, total in told)
         assert told[-1][0] == told[-1][1]
 
+    def test_the_counter_does_not_count_on_what_an_early_end_has_left_out(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__target=600.0, search__confirm=1), groups=1)
+        tuning = session.run()
+        assert tuning.cause == "target" and len(tuning.trials.searched) < session.config.search.evaluations
+        told = [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) group", session.shown.getvalue())]
+        race = [total for done, total in told if done > len(tuning.trials.searched)]
+        assert race and set(race) == {told[-1][0]} == {len(session.events("evaluated"))}
+
     @pytest.mark.parametrize("budget", [4, 8, 11])
     def test_the_counter_does_not_exceed_its_total_though_more_is_done_than_the_budget(
         self, budget: int, folders: Iterator[Path]
