@@ -1,4 +1,4 @@
-"""The rooms of the house: what their docstrings say is in them, and which of them may know which others."""
+"""The rooms of the house: what their docstrings say is in them, and which parts of the package may know which."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ ROOMS = {
     "launch": {"config", "launch", "record", "cluster"},
 }
 """Each room, and the rooms of which it may import something."""
+STOREYS = (
+    {"__main__"},
+    {"cli"},
+    {"check"},
+    {"launch", "run"},
+    {"runrecord"},
+    {"root"},
+    {"roles", "farewell"},
+    {"rendezvous"},
+    {"tuning", "notes", "manual"},
+    {"startup", "conflicts", "incumbent", "messages", "timelimits", "worth"},
+    {"search", "cluster", "service", "record", "config"},
+    {"redact", "signals", "edition"},
+    {"evaluation", "launched", "launchernames", "logtext", "slurm", "wording", "flags"},
+    {"errors"},
+    {"printable"},
+)
+"""From top to bottom, the rooms and the modules beside them: each imports only what is further down, of its own storey
+only what ``ROOMS`` says."""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -55,6 +74,23 @@ def test_a_room_knows_only_those_below_it(room: str) -> None:
         if module.startswith("mpipso.") and module.split(".")[1] in ROOMS
     }
     assert {other for _, other in known} <= ROOMS[room], sorted(known)
+
+
+def test_arrows_run_down_from_the_command_line() -> None:
+    storey = {name: number for number, names in enumerate(STOREYS) for name in names}
+    parts = {path.stem for path in HOUSE.glob("*.py")} - {"__init__"} | {*ROOMS}
+    assert parts == {*storey}
+    upward = {
+        (part, other)
+        for path in HOUSE.rglob("*.py")
+        for module in imported(path)
+        if (part := path.relative_to(HOUSE).parts[0].removesuffix(".py")) in parts
+        and (other := f"{module}.".split(".")[1]) in parts
+        and module.startswith("mpipso.")
+        and storey[other] <= storey[part]
+        and other not in ROOMS.get(part, ())
+    }
+    assert not upward
 
 
 def test_only_the_cluster_knows_mpi() -> None:
