@@ -156,14 +156,14 @@ def _table(placement: Plan) -> Table:
 
 
 def _share(node: PlacedNode) -> tuple[str, str]:
-    """Cores and devices in words; what only the node itself can find out is said so."""
+    """Cores and devices in words, ``as found`` where only the node itself can find them out."""
     if not node.cores:
         return "as found", ranges(node.devices) if node.devices else "as found"
     return ranges(node.cores), ranges(node.devices)
 
 
 def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.NodeStart]:
-    """What starts the service, but for what mpipso itself tells its processes."""
+    """What starts the service, without the variables ``MPIPSO_*``, which are added to the environment in a run."""
     engine = ENGINES.create(config.service.engine)
     return [
         recipe.NodeStart(

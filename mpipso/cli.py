@@ -24,7 +24,7 @@ from mpipso.launch.limits import LEAST_SILENCE, Limits
 from mpipso.printable import silence
 from mpipso.startup import Options
 
-#: Flags that replace a value of the configuration file: its dotted key, type (None for what is so if given) and help.
+#: Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
@@ -212,7 +212,7 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """With ``--mpirun-args`` and its word in one: a word that is a flag would be taken for one of ours."""
+    """With ``--mpirun-args WORDS`` as ``--mpirun-args=WORDS``: else ``WORDS`` would be taken for flags of mpipso's."""
     words = list(argv)
     for place, word in enumerate(words[:-1]):
         if word == "--mpirun-args":

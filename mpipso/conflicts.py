@@ -108,6 +108,9 @@ def loopback_problems(placement: Plan) -> list[str]:
 
 
 def placement_problems(config: Config, placement: Plan) -> list[str]:
-    """What is wrong with running this configuration on these groups, but for devices that cannot be shown."""
+    """What is wrong with running this configuration on these groups, as far as it can be told from any host.
+
+    :func:`device_problems` and :func:`loopback_problems` need what the hosts themselves have found out.
+    """
     checks = (group_problems, visibility_problems, port_problems, address_problems)
     return [problem for check in checks for problem in check(config, placement)]

@@ -9,13 +9,13 @@ from mpipso.messages import ROOT, Depart, Finish, Left
 from mpipso.rendezvous import RankContext
 
 GOODBYE = 120.0
-"""Seconds at the end of a run in which ranks stop what is left; what a rank leaves then ends with it."""
+"""Seconds at the end of a run in which ranks stop what still runs; what runs after that ends with its rank."""
 FAREWELL = 1.0
-"""Seconds in which those that are not waited for hear it."""
+"""Seconds in which the last message reaches the ranks that are not waited for."""
 
 
 def dismiss(context: RankContext) -> None:
-    """Send every rank home before the run has begun, as :meth:`Root.run` does at its end."""
+    """Send every rank home before the run has begun, as :meth:`mpipso.root.Root.run` does at its end."""
     limit = time.monotonic() + GOODBYE
     membership = Membership(context.plan)
     for rank in {*map(membership.leader, membership.groups), *membership.spares} - {ROOT}:

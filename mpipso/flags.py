@@ -1,4 +1,4 @@
-"""Numbers on a command line: what is none, or out of bounds, is refused in words."""
+"""Numbers on a command line: what is no number, or out of bounds, is refused in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Callable
 def bounded(
     kind: type[int] | type[float], low: float, high: float = math.inf, *, above: bool = False
 ) -> Callable[[str], float]:
-    """The ``type`` of a flag for whole or any numbers from ``low``, or ``above`` it, to ``high``."""
+    """The ``type``, for :mod:`argparse`, of a flag that takes numbers of a ``kind``, int or float.
+
+    They go from ``low`` to ``high``, both included; with ``above``, ``low`` is not. Infinity and NaN are refused.
+    """
     bounds = f"above {low}" if above else f"of at least {low}" if high == math.inf else f"from {low} to {high}"
     wanted = f"{'whole ' if kind is int else ''}number {bounds}"
 

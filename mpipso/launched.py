@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 COMMAND = "MPIPSO_COMMAND"
-"""Environment variable with the words, quoted for a shell, by which the user launches runs here; for the ranks of a run
-that was launched, with what says where: a run that goes on elsewhere, or in other groups, measures something else."""
+"""Environment variable with the words, quoted for a shell, by which the user launches runs here. For the ranks of a run
+that was launched, the flags for hosts, ranks and groups follow: on others, the run would measure something else."""
 REQUEUE = "MPIPSO_REQUEUE"
-"""Environment variable that is 1 in a Slurm job that starts again after ``SIGUSR1`` and then resumes its run."""
+"""Environment variable that is 1 in a Slurm job that is requeued on ``SIGUSR1`` and then resumes its run."""
 RESTARTS = "MPIPSO_RESTARTS"
 """Environment variable with how often the supervisor of this job would restart it."""
 TERMINAL = "MPIPSO_TERMINAL"

@@ -50,9 +50,10 @@ def environment_note(hosts: Sequence[str], names: Sequence[str]) -> str:
 
 
 def regrouping_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """That a resumed run measures with more or less than it did; ``plan`` of two sessions, as in the journal.
+    """A note if groups of a resumed run have another number of nodes, or of cores, than any had before; None if not.
 
-    Other hosts, or another number of groups, are no reason; nor are cores that nobody knows.
+    ``before`` and ``now`` are the ``plan`` of two sessions, as in the journal. Other hosts, or another number of
+    groups, are no reason for a note; nor are cores that nobody knows.
     """
     groups = [_shapes(plan) for plan in (before, now)]
     if not all(groups) or set(groups[1]) <= set(groups[0]):
@@ -84,7 +85,7 @@ def _added_paths(config: Config) -> Iterator[str]:
 
 
 def _flags_left_out(config: Config) -> Iterator[str]:
-    """Bools that are true by default and whose flag can only say so: without it many services do the same."""
+    """Bools that are true by default and whose flag can only say so: without it, many services are true as well."""
     for parameter in ENGINES.create(config.service.engine).resolved(config):
         flag = parameter.flag or ""
         if parameter.type == "bool" and parameter.default is True and flag and "/" not in flag:

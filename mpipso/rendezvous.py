@@ -181,9 +181,9 @@ def _ranks(world: World, options: Options, config: Config, root: Fingerprint) ->
 
 
 def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
-    """The ranks with the address at which another host finds theirs by its name, if it is one of that host's own.
+    """The ranks, each with the address that its host's name has on another host, if it is one of that host's own.
 
-    A host's own tables often say of its name that it is the loopback.
+    On the host itself the name often stands for the loopback.
     """
     hosts = list(dict.fromkeys(rank.host for rank in ranks))
     # Each asks for the next host, so that none waits for the names of all.
@@ -210,9 +210,10 @@ def _seen(rank: Rank, found: Collection[str]) -> str:
 def _joined(
     world: World, config: Config, place: Place, connections: Outside | None, unless_well: contextlib.ExitStack
 ) -> LocalNode:
-    """This rank's node; those that its ``connections`` reach have joined the group, and the port of a master is free.
+    """This rank's node, once the nodes that its ``connections`` reach have joined the group.
 
-    What is opened is left to ``unless_well``, which closes it.
+    If the service's master is among these nodes, its port is free there. What is opened is left to ``unless_well``,
+    which closes it.
     """
     node, problem = None, ""
     try:
@@ -313,7 +314,7 @@ def _meet(
 
 
 def _unmet(told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[str]]], ranks: Sequence[Rank]) -> list[str]:
-    """What leaders say that they do not reach, and the hosts that have been met under two names."""
+    """What kept leaders from connecting to nodes, and the hosts that were met under two names; one line each."""
     names = {rank.host: rank.host for rank in ranks}
     same = [
         f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"

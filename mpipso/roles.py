@@ -193,12 +193,12 @@ class Station:
 
     @property
     def forsaken(self) -> bool:
-        """Whether the root is dead, or was not heard of for so long that this rank is on its own."""
+        """Whether the root is dead, or has been silent for more than four leases."""
         silence = self._clock() - self._heard
         return ROOT in self._context.everyone.failed or silence > 4 * self._context.config.parallel.lease
 
     def flee(self) -> None:
-        """Stop everything here without a word to anybody."""
+        """Stop everything on this node, and send no message."""
         self.cancel()
         with contextlib.suppress(EvaluationFailed):
             self._context.node.close()

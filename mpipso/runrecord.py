@@ -46,8 +46,8 @@ class RunRecord:
     Raises
     ------
     UserError
-        The output folder cannot be written, there is nothing to propose or to learn from, or the run that is to go on
-        is being written. Nothing is written then.
+        The output folder cannot be written, there is nothing to propose or to learn from, or another process is still
+        writing the run that is to go on. Nothing is written then.
     """
 
     def __init__(self, config: Config, plan: Plan, options: Options, world: World) -> None:
@@ -159,7 +159,7 @@ class RunRecord:
         }
 
     def _regrouped(self, placed: Mapping[str, Any]) -> list[str]:
-        """What there is to say of the groups of the session before this one."""
+        """A note if the groups of the session before this one had other shapes."""
         earlier = [event.get("plan", {}) for event in self._past if event["event"] in BEGINNINGS]
         note = regrouping_note(earlier[-1], placed) if earlier else None
         return [note] if note else []
@@ -221,7 +221,7 @@ class RunRecord:
 
 
 def _why(journal: Journal, error: RunFailed) -> RunFailed:
-    """Why a run cannot go on: what cannot be written in a folder that is gone is for that reason."""
+    """Why a run cannot go on: its folder is gone, which explains any other error, or else ``error``."""
     try:
         journal.check_place()
     except RunFailed as moved:

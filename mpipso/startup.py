@@ -38,7 +38,7 @@ class Options:
     hostfile, nodes:
         A file with names of hosts; groups of hosts, as in ``node0,node1:node2,node3``.
     progress:
-        How the run is shown: ``auto``, or one of the values of ``--progress``.
+        How the run is shown: ``auto``, ``live`` or ``plain``.
     resume:
         The folder of a run to go on with.
     name:
@@ -79,7 +79,7 @@ def read_config(options: Options) -> Config:
     Raises
     ------
     UserError
-        With every mistake that was found.
+        With every mistake that was found, or what makes it another search than that of the run to resume.
     """
     known: dict[str, Any] = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
     earlier = "" if options.resume is None else read_run(options.resume, config_given=options.config is not None)[0]
@@ -122,8 +122,8 @@ def well_defined(config: Config) -> tuple[Space, Configuration | None]:
     Raises
     ------
     UserError
-        They contradict themselves, limits refer to a baseline that is not given, or a configuration that is to be
-        measured first is none of the space.
+        The parameters contradict each other, limits refer to a baseline that is not given, or one of the
+        configurations that are to be measured first is outside the space.
     """
     space = Space(config.parameters, config.constraints)
     baseline = space.default()
@@ -192,6 +192,9 @@ def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
 
 
 def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:
-    """The hosts on which a launcher starts ranks, once for each: nodes have one rank unless groups share them."""
+    """The hosts on which a launcher starts ranks, once for each rank; one gets several only where groups share it.
+
+    ``hosts`` are those of a hostfile, once per slot; None without one.
+    """
     distinct = list(dict.fromkeys(hosts or ()))
     return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct

@@ -152,6 +152,7 @@ class Tuning:
         """Seconds that the final race may take on so many groups, with what still runs before it: at least and at most.
 
         The least is for the baseline and one leader, without which it tells nothing; the most is for all that may race.
+        Both are 0 without a race.
         """
         if self._search.confirm == 0 or groups == 0:
             return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What each change that makes the best configuration is worth, by the models of the search, in words of the summary."""
+"""What each change from the baseline to the best is worth, by the models of the search, in words for the summary."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
 
 
 def _in_words(effect: Effect, doubt: str) -> str:
-    """The effect as in ``-12 %``; with ``doubt`` where the configuration is rather not feasible."""
+    """The effect as in ``-12 %``; with ``doubt`` where the configuration is more likely infeasible than not."""
     if not effect.allowed:
         return "not allowed"
     gain = "?" if effect.gain is None else f"{round(100.0 * effect.gain):+d} %"

@@ -159,7 +159,7 @@ class Job:
         return cls(path, launcher, options, *where, more=tuple(more))
 
     def command(self, forward: Sequence[str]) -> list[str]:
-        """The whole line; ``forward`` names environment variables that the ranks need."""
+        """The whole command line; ``forward`` names environment variables that ranks on other hosts need."""
         per_node = len(set(self.hosts)) >= self.ranks
         named = self.hosts if self.named else ()
         slots = len(set(self.hosts)) < len(self.hosts)

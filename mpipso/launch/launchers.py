@@ -27,9 +27,9 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
-"""Of the ports on which Open MPI's ranks listen; its own choice is 1024 and the next, which services may want."""
+"""The first of the ports on which Open MPI's ranks listen. By default it is 1024, near ports that services may want."""
 _ANSWER = 60.0
-"""Seconds in which a launcher says its version; a wrapper of a site's own may have modules to load."""
+"""Seconds in which a launcher has to say its version; a wrapper of a site's own may have modules to load."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""How a launched run is supervised: the figures, with the flags that name them."""
+"""How a launched run is supervised: the numbers, and the flags that set them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 LEAST_SILENCE = 10
-"""Seconds, at least, after which a run may count as stuck: the root gives a sign of life every two, which may be seen
-late where its folder is on another machine."""
+"""Seconds, at least, after which a run may count as stuck: the root gives a sign of life every 2 s, which is seen late
+where the run's folder is on another machine."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Limits:
     stuck_after:
         Seconds without a change of the journal or the beat after which a run is stuck; :data:`LEAST_SILENCE` or more.
     start_limit:
-        Seconds from the launch in which the run begins.
+        Seconds from its launch after which a job whose run has not begun is ended.
     """
 
     restarts: int = 3

@@ -130,8 +130,8 @@ class Mpirun:
     def _brought(self, *, recursive: bool = False) -> list[psutil.Process]:
         """This process's children or, if ``recursive``, all of its descendants, without those of others.
 
-        The orphans of strangers are known by their session, as nothing can enter one that was there before; those that
-        open one of their own and lose their parent while this runs are not.
+        Orphans of strangers are recognised by their session, since no process can enter one that exists; except those
+        that have opened a session of their own and lost their parent while this runs.
         """
         strangers = set(self._strangers)
         for process in self._strangers:
@@ -145,7 +145,7 @@ class Mpirun:
         return brought
 
     def _reap(self) -> None:
-        """Orphans that have ended, but not the launcher, whose exit code is wanted."""
+        """Reap orphans that have ended, but not the launcher, whose exit code is wanted."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
                 if self._process is not None and ended.si_pid == self._process.pid:

@@ -223,7 +223,10 @@ class Supervisor:
     # Its end
 
     def _verdict(self, events: Sequence[Mapping[str, Any]], end: End) -> int | None:
-        """The exit code if the run has come to its end; ``events`` are those of the job that has just ended."""
+        """The exit code if the run has come to its end, None if it has to be restarted.
+
+        ``events`` are those of the job that has just ended.
+        """
         ending = next((event for event in reversed(events) if event["event"] in ENDINGS), None)
         if ending is None and not events and end.code in (FINISHED, NOTHING_FEASIBLE):
             earlier = self._events()
