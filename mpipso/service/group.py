@@ -285,7 +285,7 @@ class ServiceGroup:
                 f"{self._local.name}: the benchmark client ended where {problem}", kind="infrastructure"
             )
         if done.exit_code:
-            why = quoted(self._engine.reason(detail)[1])
+            why = quoted(self._engine.reason(detail).line)
             cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
@@ -310,10 +310,10 @@ class ServiceGroup:
         master = self._running[-1]
         if refused and (places := master.node.listening(master.handle, [master_port])):
             hints.append(f"the service listens on {', '.join(places)} of {master.node.name} instead")
-        told = [(*running.reason(self._engine), running) for running in self._running]
-        rank, line, running = min(told, key=lambda each: each[0])
-        if rank < ELSEWHERE:
-            hints.append(f"{running.node.name}: {running.role} says: {line}")
+        told = [(running.reason(self._engine), running) for running in self._running]
+        reason, running = min(told, key=lambda each: each[0].remoteness)
+        if reason.remoteness < ELSEWHERE:
+            hints.append(f"{running.node.name}: {running.role} says: {reason.line}")
         return hints
 
     def _taken(self, port: int) -> list[str]:

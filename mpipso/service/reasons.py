@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from mpipso.logtext import parted
 
 MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
 """How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; one
 that only points to another, or only says what could not begin for it; anything else."""
+
+
+class Reason(NamedTuple):
+    """A line that says why a process has ended, and how far it is from the cause; what is nearer compares as less."""
+
+    remoteness: int
+    line: str
 
 
 def remoteness(line: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpipso.errors import EvaluationFailed
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED, OTHER
+from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED, OTHER, Reason
 
 LOG_BYTES = 256 * 1024
 """How much of a log travels into the evaluation's folder."""
@@ -61,35 +61,33 @@ class Running:
         """The last lines of its log."""
         return last_lines(self._text(-LOG_BYTES, LOG_BYTES), lines)
 
-    def reason(self, engine: Engine, lately: bool = False) -> tuple[int, str]:
-        """The line of its log that tells most: how far it is from the cause, and as a cause quotes it.
+    def reason(self, engine: Engine, lately: bool = False) -> Reason:
+        """The line of its log that tells most, as a cause quotes it.
 
         Under load that is one that was said since the benchmark began, unless nothing was that tells of an error; with
         ``lately`` even then.
         """
-        rank, line = OTHER, ""
-        if self.ready is not None:
-            rank, line = self._reason_under_load(engine, self.ready)
-        if self.ready is None or (rank == OTHER and not lately):
-            rank, line = engine.reason(self.tail(REASON_LINES))
-        return rank, quoted(line)
+        found = None if self.ready is None else self._reason_under_load(engine, self.ready)
+        if found is None or (found.remoteness == OTHER and not lately):
+            found = engine.reason(self.tail(REASON_LINES))
+        return Reason(found.remoteness, quoted(found.line))
 
-    def _reason_under_load(self, engine: Engine, ready: int) -> tuple[int, str]:
-        """The first line of those that tell most since the benchmark began, behind its rank; notes where it is."""
+    def _reason_under_load(self, engine: Engine, ready: int) -> Reason:
+        """The first line of those that tell most since the benchmark began; notes where it is."""
         with contextlib.suppress(EvaluationFailed):
             # In a log that was cut meanwhile nothing is where it was; what is new is in its end.
             if (size := self.node.log_size(self.log)) < ready:
                 ready = max(0, size - LOAD_BYTES)
         said = self._text(ready, LOAD_BYTES)
-        rank, line = engine.reason(said, first=True)
-        before, found, after = said.partition(line)
+        reason = engine.reason(said, first=True)
+        before, found, after = said.partition(reason.line)
         if found:
             begin = len(before.encode())
             with contextlib.suppress(EvaluationFailed):  # what is left out of a long log is in the middle of the text
                 size = self.node.log_size(self.log)
                 begin = ready + begin if begin < LOAD_BYTES // 2 else size - len(f"{found}{after}".encode())
                 self.told = max(ready, begin - LEAD_BYTES)
-        return rank, line
+        return reason
 
     def _text(self, since: int, most: int) -> str:
         try:
@@ -115,22 +113,22 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
     told = [running for running, code in codes if code is not None]
     if not told:
         return [], []
-    causes: list[tuple[int, str]] = []
+    causes: list[Reason] = []
     for running, code in codes:
         if code is not None:
-            rank, line = running.reason(engine)
+            remoteness, line = running.reason(engine)
             how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-            gone = code == 0 and not heard and rank > ELSEWHERE
+            gone = code == 0 and not heard and remoteness > ELSEWHERE
             hint = " (its command has to stay in the foreground)" if gone else ""
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
-            rank = rank if code >= 0 else min(NAMED, rank)
-            causes.append((rank, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
-    nearest = min(rank for rank, _ in causes)
+            remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
+            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
+    nearest = min(cause.remoteness for cause in causes)
     for running, code in codes:
         # One that lives on may have told why the others have ended. But it may as well have survived what it told,
         # unless that is missing memory: it comes after a reason that one of them has told itself.
-        if code is None and (reason := running.reason(engine, lately=True))[0] < min(nearest, ELSEWHERE):
-            rank = nearest if reason[0] > MEMORY and nearest < ELSEWHERE else reason[0]
-            causes.append((rank, f"{running.node.name}: {running.role} says: {reason[1]}"))
+        if code is None and (reason := running.reason(engine, lately=True)).remoteness < min(nearest, ELSEWHERE):
+            remoteness = nearest if reason.remoteness > MEMORY and nearest < ELSEWHERE else reason.remoteness
+            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} says: {reason.line}"))
             told.append(running)
-    return [cause for _, cause in sorted(causes, key=lambda each: each[0])], told
+    return [cause.line for cause in sorted(causes, key=lambda each: each.remoteness)], told

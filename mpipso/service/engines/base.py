@@ -14,7 +14,7 @@ from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
-from mpipso.service.reasons import remoteness, telling
+from mpipso.service.reasons import Reason, remoteness, telling
 from mpipso.service.registry import Registry
 from mpipso.service.template import config_text, named
 
@@ -253,13 +253,10 @@ class Engine:
             return fill([config.service.health_url], values)[0]
         return f"{layout.base_url}{self.health_path}" if self.health_path else ""
 
-    def reason(self, log: str, first: bool = False) -> tuple[int, str]:
-        """The line of a log that says best why the service ended, behind its remoteness (``reasons``).
-
-        Of several that is the last one, or the ``first``.
-        """
+    def reason(self, log: str, first: bool = False) -> Reason:
+        """The line of a log that says best why the service ended; of several the last one, or the ``first``."""
         line = telling(log, first)
-        return remoteness(line), line
+        return Reason(remoteness(line), line)
 
     def _values(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> dict[str, Value]:
         return {

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from mpipso.config import Config
 from mpipso.service.engines.base import ENGINES, Engine
-from mpipso.service.reasons import ERROR, remoteness
+from mpipso.service.reasons import ERROR, Reason, remoteness
 
 EMBEDDED = "embedded"
 _ADDRESS = ("--host", "{host}", "--port", "{port}", "--model")
@@ -62,10 +62,10 @@ class LlamaCpp(Engine):
         # The name by which the service is recognised before it is measured.
         return (*server, *_ADDRESS, model, "--alias", self.model_name(config)) if model else ()
 
-    def reason(self, log: str, first: bool = False) -> tuple[int, str]:
+    def reason(self, log: str, first: bool = False) -> Reason:
         # The first error is the cause; those that follow tell what it led to. Its level alone tells that it is one.
         errors = [line.split(" E ", 1)[1].strip() for line in log.splitlines() if " E " in line]
-        return (min(ERROR, remoteness(errors[0])), errors[0]) if errors else super().reason(log, first)
+        return Reason(min(ERROR, remoteness(errors[0])), errors[0]) if errors else super().reason(log, first)
 
     def problems(self, config: Config) -> Iterator[str]:
         model = config.service.model

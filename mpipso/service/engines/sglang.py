@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from mpipso.config import Config
 from mpipso.service.engines.base import ENGINES, Layout, in_url
 from mpipso.service.engines.modelserver import DATA, PIPELINE, TENSOR, ModelServer, file_keys, listing
-from mpipso.service.reasons import ERROR, NAMED
+from mpipso.service.reasons import ERROR, NAMED, Reason
 
 _VALUES = (
     "attention_backend",
@@ -173,9 +173,10 @@ class Sglang(ModelServer):
                     f"{flag[:-1]}: true, which has no opposite; leave it out there"
                 )
 
-    def reason(self, log: str, first: bool = False) -> tuple[int, str]:
-        rank, line = super().reason(log, first)
+    def reason(self, log: str, first: bool = False) -> Reason:
+        reason = super().reason(log, first)
         # Of several schedulers that fail the first one says why; the others lose their connection to it.
-        if rank == NAMED and (failed := _FAILED.search(log)) and (cause := super().reason(failed[0]))[0] <= ERROR:
-            return cause
-        return rank, line
+        if reason.remoteness == NAMED and (failed := _FAILED.search(log)):
+            cause = super().reason(failed[0])
+            return cause if cause.remoteness <= ERROR else reason
+        return reason
