@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -104,13 +106,21 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{words[0]!r}: unknown command{suggestion(words[0], tuple(_SUBCOMMANDS))}")
     arguments, unknown = _parser().parse_known_args(words)
     if unknown:
-        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see mpipso {words[0]} --help")
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}{_meant(words[0], unknown[0])}")
     for flag, other, why in _CONTRADICTIONS:
         # A script that launches anew or resumes passes all flags on.
         excused = flag == "resume" and arguments.run is _launch
         if not excused and getattr(arguments, flag, None) and getattr(arguments, other, None):
             raise UserError(f"--{_spelled(flag)} cannot be combined with --{_spelled(other)}: {why}")
     return arguments
+
+
+def _meant(command: str, word: str) -> str:
+    """What a user may have meant by a word that is no flag of ``command``, or else where its flags are told."""
+    parser = argparse.ArgumentParser()
+    _SUBCOMMANDS[command][0](parser)
+    close = difflib.get_close_matches(word.partition("=")[0], re.findall(r"--[a-z-]+", parser.format_usage()), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; see mpipso {command} --help"
 
 
 def _spelled(flag: str) -> str:

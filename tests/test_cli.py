@@ -376,7 +376,9 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
     ("words", "line"),
     [
         (["--seed", "x"], "argument --seed: invalid int value: 'x'; see mpipso tune --help"),
-        (["--sed", "1"], "unrecognized arguments: --sed 1; see mpipso tune --help"),
+        (["--sed", "1"], "unrecognized arguments: --sed 1; did you mean --seed?"),
+        (["--evaluation=3"], "unrecognized arguments: --evaluation=3; did you mean --evaluations?"),
+        (["report", "runs", "--zzz"], "unrecognized arguments: --zzz; see mpipso report --help"),
         (["tun"], "'tun': unknown command; did you mean 'tune'?"),
         (
             ["check", "--ranks", "0"],
