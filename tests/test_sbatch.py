@@ -87,7 +87,7 @@ def test_a_job_that_came_back_resumes_its_run_wherever_it_is(cluster: Cluster, f
     cluster.run(started(run), "my.toml", *flags)
     cluster.came_back = 1
     words = cluster.run("exit 0", "my.toml", *flags)
-    assert words[words.index("plain") + 1 :] == ["--resume", str(run), *flags]
+    assert words[words.index("plain") + 1 :] == [*flags, "--resume", str(run)]
 
 
 def test_a_job_that_came_back_before_its_run_had_begun_starts_it(cluster: Cluster) -> None:
@@ -160,6 +160,26 @@ def test_a_run_that_another_job_began_comes_back_too(cluster: Cluster, flags: li
         job.process.send_signal(USR1)
         assert job.wait().returncode == 0, job.stderr
     assert cluster.calls[-1] == "scontrol requeue 7"
+
+
+def test_a_job_that_came_back_resumes_what_its_link_led_to_at_first(cluster: Cluster) -> None:
+    first, second, link = cluster.runs / "first", cluster.runs / "second", cluster.runs / "latest"
+    for run in (first, second):
+        run.mkdir(parents=True)
+        (run / "journal.jsonl").touch()
+    link.symlink_to("first")
+    evaluates = f'rm {link}; ln -s second {link}; echo \'{{"event":"evaluated"}}\' >> {first}/journal.jsonl'
+    program = f"trap 'exit 138' USR1\n{evaluates}\necho ready >> called\nwhile :; do sleep 0.05; done"
+    flags = ["--resume", "mpipso-runs/latest", "--seed", "5"]
+    with cluster.submit(program, "my.toml", *flags) as job:
+        wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
+        job.process.send_signal(USR1)
+        assert job.wait().returncode == 0, job.stderr
+    assert cluster.calls[-1] == "scontrol requeue 7", "an evaluation of its own run has ended"
+    words = shlex.split(cluster.calls[-3])
+    cluster.came_back = 1
+    assert cluster.run("exit 0", "my.toml", *flags) == words
+    assert words[words.index("plain") + 1 :] == [*flags, "--resume", str(first)]
 
 
 def test_a_run_that_cannot_come_back_is_left_to_end_by_itself(cluster: Cluster) -> None:
