@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
 #: Of a job, in Slurm, PBS, LSF, Flux and Cray's PALS. ``LSF_*`` only tells where LSF is installed, and stays.
-_JOBS = ("SLURM_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "JSM_", "FLUX_", "PALS_")
+_JOBS = ("SLURM", "SRUN_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "JSM_", "FLUX_", "PALS_")
 _LAUNCHER = (*_MPI, *_JOBS)
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 #: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
