@@ -399,6 +399,17 @@ class TestRestarts:
         again = f"sbatch job.sbatch my.toml --restarts 0 --evaluations 50 --resume {bench.run}"
         assert told(done)[-1] == f"go on with: {again}"
 
+    def test_inside_a_slurm_job_all_ranks_have_the_path_of_the_launch(self, bench: Bench) -> None:
+        attempts = ["begin(); finish()"]
+        for slurm in ({}, {"SLURM_JOB_ID": "7"}):
+            bench.environment |= slurm
+            assert bench.launch(attempts).returncode == 0
+        assert bench.launch(attempts, "--mpirun-args", "-x PATH=/site:/bin").returncode == 0
+        forwarded = [[words[at + 1] for at, word in enumerate(words) if word == "-x"] for words in bench.calls]
+        assert [[name for name in names if name.startswith("PATH")] for names in forwarded] == [
+            *([], ["PATH"], ["PATH=/site:/bin"])
+        ]
+
     def test_but_any_number_for_a_run_that_gets_on(self, bench: Bench) -> None:
         on = [f"begin(); evaluate({number})" for number in range(4)]
         done = bench.launch([*on, "begin(); finish()"], "--restarts", 1)

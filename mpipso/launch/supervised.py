@@ -46,6 +46,9 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     job = Job.first(path, launcher, options, config, ranks, more)
     environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), TERMINAL: _terminal()}
     forward = [name for name in (COMMAND, REQUEUE, TERMINAL, "MPI4PY_LIBMPI") if name in environment]
+    # Slurm takes the environment to each node, but Open MPI 5 puts its own folder first in the PATH of all other nodes.
+    if "SLURM_JOB_ID" in environment and all(word.partition("=")[0] != "PATH" for word in more):
+        forward.append("PATH")
     if folder is not None:
         return Supervisor(job, folder, limits, environment, forward).run()
     output = Path(config.output)
