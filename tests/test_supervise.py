@@ -838,7 +838,12 @@ class TestFamilies:
         assert Hydra().remains(7) == []
 
     def test_mpich_has_neither(self) -> None:
-        assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4"
+        assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4 -ppn 1"
+
+    def test_mpich_takes_the_slots_of_a_hostfile_alone(self) -> None:
+        """Inside a Slurm job it would take the job's tasks on each node for slots."""
+        assert self.words(Hydra(), slots=True) == "mpirun -n 4"
+        assert self.words(Hydra(), slots=True, per_node=True) == "mpirun -n 4 -ppn 1"
 
     def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
         assert Hydra().environment() == {"SLURM_OVERLAP": "1"}

@@ -200,7 +200,9 @@ class Hydra(Launcher):
     def command(self, launch: Launch) -> list[str]:
         where = ["-f", str(launch.hostfile)] if launch.hostfile is not None else []
         where += ["-hosts", ",".join(launch.hosts)] if launch.hosts else []
-        return [launch.path, "-n", str(launch.ranks), *(["-ppn", "1"] if launch.per_node else []), *where]
+        # Inside a Slurm job it would give each host as many in turn as the job has tasks there.
+        each = ["-ppn", "1"] if launch.per_node or not launch.slots else []
+        return [launch.path, "-n", str(launch.ranks), *each, *where]
 
 
 def _own(folder: Path) -> bool:
