@@ -42,8 +42,13 @@ def shortened(text: str, most: int) -> str:
 
 def short_host(host: str) -> str:
     """The name of a host without its domain; an IP address has none, and stays whole."""
+    return host if is_address(host) else host.partition(".")[0]
+
+
+def is_address(host: str) -> bool:
+    """Whether a host, or ``user@host``, is named by its IP address."""
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(host.rpartition("@")[2])
     except ValueError:
-        return host.partition(".")[0]
-    return host
+        return False
+    return True

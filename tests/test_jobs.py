@@ -141,6 +141,44 @@ def test_check_refuses_what_ranks_would(
     assert line in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["--nodes", "n0:n1:n3"], "n0, n3"),
+        (["--nodes", "n1:n3", "--ssh", "-np", "1", "--hostfile", "HOSTS"], ""),
+        (["--hostfile", "HOSTS"], "me@n3"),
+        (["--hostfile", "HOSTS", "-np", "2"], ""),
+        (["--nodes", "N1.rack,n2"], ""),
+        (["--nodes", "n1:127.0.0.3"], ""),
+        (["--nodes", f"n1:{HERE}"], HERE),
+        ([], ""),
+    ],
+)
+def test_hosts_that_a_slurm_job_does_not_have_are_refused(
+    words: list[str], out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no scontrol
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    config, hosts = tmp_path / "my.toml", tmp_path / "hosts.txt"
+    config.write_text(CONFIG.replace('"true"', '"/bin/true"'))
+    hosts.write_text("n1\nn2.rack\nme@n3\n")
+    refused = [f"mpipso: {out}: not in this Slurm job, which has n[1-2]"] if out else []
+    words = ["--config", str(config), *(word.replace("HOSTS", str(hosts)) for word in words)]
+    main(["check", *words])
+    assert [line for line in capsys.readouterr().err.splitlines() if "Slurm" in line] == refused
+
+
+def test_the_node_of_a_slurm_job_that_this_runs_on_may_have_a_name_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1,127.0.0.2")
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    config = tmp_path / "my.toml"
+    config.write_text(CONFIG)
+    assert main(["check", "--config", str(config), "--nodes", f"{HERE}:{AWAY}"]) == 0, capsys.readouterr().err
+
+
 def test_a_name_that_only_ssh_may_know_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "my.toml"
     config.write_text(CONFIG)

@@ -6,18 +6,20 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_hosts
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
-from mpipso.errors import RunFailed
+from mpipso.errors import RunFailed, UserError
 from mpipso.launch.launchers import Launch, Launcher
 from mpipso.launch.survivors import strangers
 from mpipso.startup import Options, launched_hosts, wanted_groups
+from mpipso.wording import is_address
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""
@@ -71,7 +73,7 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     Raises
     ------
     UserError
-        The hostfile or the list of nodes is wrong.
+        The hostfile or the list of nodes is wrong, or has hosts that are not in this Slurm job.
     """
     config, slots = wanted_groups(options, config)
     parallel = config.parallel
@@ -81,13 +83,28 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     named = [] if listed or parallel.ssh or not away else places
     # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
     named = named or ([] if listed else batch_hosts())
-    hosts = listed or named or slurm_hosts()
+    allocated = slurm_hosts()
+    hosts = listed or named or allocated
     if ranks is None and not hosts and not places and parallel.nodes_per_group is None:
         config = config.model_copy(update={"parallel": parallel.model_copy(update={"nodes_per_group": 1})})
     here = max(1, len(places) - len(away)) if places else local_ranks()
     # A batch job of this host alone has it once, whatever the groups have places on it.
     alone = bool(places) and not away and not listed and len(set(hosts)) == 1
-    return Start(config, tuple(hosts), bool(named), ranks or (here if alone else len(hosts)) or here)
+    start = Start(config, tuple(hosts), bool(named), ranks or (here if alone else len(hosts)) or here)
+    if allocated:
+        _in_slurm_job(start.host_of_each(), allocated)
+    return start
+
+
+def _in_slurm_job(hosts: Iterable[str], allocated: Iterable[str]) -> None:
+    """UserError if ranks are to be on hosts that a Slurm job does not have: launchers hang, or tell something else.
+
+    An address may be that of a node of the job, and the node that this runs on may have a name of its own.
+    """
+    here = [rank_here(0)] if "SLURMD_NODENAME" in os.environ else []
+    known = Hosts([*here, *map(Name, allocated)], local=False)
+    if out := [host for host in dict.fromkeys(hosts) if known.absent(host) and not is_address(host)]:
+        raise UserError(f"{', '.join(out)}: not in this Slurm job, which has {os.environ['SLURM_JOB_NODELIST']}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ class Job:
         Raises
         ------
         UserError
-            The hostfile or the list of nodes is wrong.
+            As there.
         """
         start = wanted_start(options, config, ranks)
         parallel = start.config.parallel
