@@ -249,9 +249,9 @@ class TestRestarts:
     def test_a_launcher_that_ended_before_its_run_is_asked_why(self, bench: Bench) -> None:
         """Open MPI 4 is quiet about the exit code of the root, and with that about all it has to say."""
         script(bench.mpirun, bench.mpirun.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nexport VERSION=4.1.4\n"))
-        done = bench.launch(["sys.exit(1)", "begin()", WELL])
+        done = bench.launch(["sys.exit(1)", "begin()", "sys.exit(1)", "begin(); finish()"])
         assert done.returncode == 0, done.stderr
-        assert ["--quiet" in words for words in bench.calls] == [True, False, True]
+        assert ["--quiet" in words for words in bench.calls] == [True, False, True, False]
 
     def test_and_not_started_a_third_time_if_nothing_is_different(self, bench: Bench) -> None:
         done = bench.launch(["sys.exit(213)"])
@@ -669,6 +669,26 @@ class TestHosts:
         srun = f'case " $* " in *" {here} "*) ;; *) exit 1; esac' if steps else "exit 1"
         script(tmp_path / "srun", f"#!/bin/sh\n{srun}\n")
         assert survivors.answering([here, "n1", "n2"], ["false"], print) == ({here} if steps else {here, "n1", "n2"})
+
+    @pytest.mark.parametrize(
+        ("states", "over"),
+        [("NODE_FAIL", True), ("PENDING", True), ("CANCELLED RUNNING", False), ("SUSPENDED", False), ("", False)],
+    )
+    def test_of_a_slurm_job_that_has_ended_are_no_longer_its_own(
+        self, bench: Bench, tmp_path: Path, states: str, over: bool
+    ) -> None:
+        """One that was not asked for with --no-kill ends with the loss of a node; a site may only forbid steps."""
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        script(tools / "sinfo", "#!/bin/sh\necho n1 allocated; echo n2 allocated\n")
+        script(tools / "srun", "#!/bin/sh\nexit 1\n")
+        asked = '[ "$*" = "--noheader --jobs 7 --states all --format %T" ]'
+        script(tools / "squeue", f"#!/bin/sh\n{asked} && printf '%s\\n' {states}\n")
+        bench.environment |= {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        done = bench.launch(["begin()", "begin(); finish()"], "--hostfile", bench.hosts("n1", "n2"))
+        assert done.returncode == (4 if over else 0), done.stderr
+        how = "mpirun ended with code 0 before the run had ended, and it cannot go on: the Slurm job 7 has ended"
+        assert (told(done)[0] == how) is over
 
     def test_a_host_that_says_nothing_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(survivors, "LIMIT", 1.0)

@@ -53,7 +53,7 @@ class Launch:
     again:
         An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
     loud:
-        The launcher says all that it can, because an earlier one ended before the run began.
+        The launcher says all that it can, because the one before it ended before the run had begun or gone on.
     """
 
     path: str

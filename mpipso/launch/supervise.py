@@ -143,7 +143,7 @@ class Supervisor:
             vain = same
             if any(event["event"] == "evaluated" for event in events):
                 self._left = self._limits.restarts
-            job = self._next(end.how, ended)
+            job = self._next(end.how, ended, loud=not events)
             if self._mpirun.received:
                 return self._interrupted()
 
@@ -245,21 +245,21 @@ class Supervisor:
             return end.code
         return end.code if self._is_elsewhere() else None
 
-    def _next(self, how: str, ended: float) -> Job:
+    def _next(self, how: str, ended: float, *, loud: bool) -> Job:
         """The job that follows one that was lost, with everything that the old one has left on this host gone."""
         if not self._limits.restarts:
             raise RunFailed(how)
         if not self._left:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
-        answer = answering(self._job.hosts, self._agent(), self._tell)
-        out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
         paths = (self._folder / f"hosts-{number}.txt" for number in itertools.count(2))
         try:
+            answer = answering(self._job.hosts, self._agent(), self._tell)
             job = self._job.on(answer, next(path for path in paths if not path.exists()))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
-        job = replace(job, loud=not self._began)
+        job = replace(job, loud=loud)
+        out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
         self._left -= 1
         left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"

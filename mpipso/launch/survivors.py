@@ -15,12 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from mpipso import slurm
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
+from mpipso.errors import RunFailed
 
 LIMIT = 10.0
 """Seconds in which a host answers; one that is frozen accepts the connection and says nothing."""
 _SLURM_LIMIT = 30.0
 """Seconds for a job step, which the controller has to grant."""
 _STEP = ("srun", "--overlap", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
+_HOLDING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+"""States of a job that still has its nodes (squeue's manual, "JOB STATE CODES")."""
 _MOST_AT_A_TIME = 64
 _POLL = 0.02
 #: How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
@@ -37,13 +40,22 @@ def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], 
     Slurm notices a lost node only after minutes (``SlurmdTimeout``), so its own word is not enough; but it is taken if
     no step runs on any host, this one included, since a site may forbid them or have a Slurm without ``--overlap``
     (before 20.11).
+
+    Raises
+    ------
+    RunFailed
+        This Slurm job has ended, and its hosts are no longer its own. Slurm ends one that loses a node, unless it was
+        asked for with ``--no-kill``.
     """
     distinct = list(dict.fromkeys(hosts))
     away = strangers(distinct)
     here = set(distinct) - set(away)
     if away and "SLURM_JOB_ID" in os.environ and (states := _slurm_states(distinct)):
         up = [host for host in away if not any(map(_gone, states.get(host, ())))]
-        return here | (succeeding([*here, *up], _STEP, ["true"], limit=_SLURM_LIMIT) or set(up))
+        able = succeeding([*here, *up], _STEP, ["true"], limit=_SLURM_LIMIT)
+        if not able and _ended(job := os.environ["SLURM_JOB_ID"]):
+            raise RunFailed(f"the Slurm job {job} has ended")
+        return here | (able or set(up))
     reached = succeeding(away, agent, ["true"])
     if away and not reached and not succeeding([*here] or [socket.gethostname()], agent, ["true"]):
         tell(
@@ -94,6 +106,12 @@ def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
         name, _, state = line.strip().partition(" ")
         states.setdefault(name, []).append(state)
     return states
+
+
+def _ended(job: str) -> bool:
+    """Whether Slurm knows that a job, or each task of an array, holds no nodes any more."""
+    states = slurm.ask(["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]).split()
+    return bool(states) and not any(state in _HOLDING for state in states)
 
 
 def _gone(state: str) -> bool:
