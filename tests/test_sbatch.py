@@ -15,14 +15,15 @@ SBATCH = Path(__file__).resolve().parents[1] / "hostfiles" / "mpipso.sbatch"
 class Cluster:
     """What the script finds in a Slurm job; ``python`` is the shell program that plays ``mpipso launch``.
 
-    ``known`` is what Slurm knows of the job, ``came_back`` how often it has been started again.
+    ``known`` is what Slurm knows of the job, with ``WORDS`` for those that the script was given; ``came_back`` is how
+    often it has been started again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = folder / "mpipso-runs"
         self.called = folder / "called"
-        self.known = f"JobId=7 Requeue=1 Restarts=0 Command={SBATCH} my.toml WorkDir={folder}"
+        self.known = f"JobId=7 Requeue=1 Restarts=0 Command={SBATCH} WORDS WorkDir={folder}"
         self.came_back = 0
         (folder / ".venv" / "bin").mkdir(parents=True)
 
@@ -31,7 +32,8 @@ class Cluster:
         path.chmod(0o755)
 
     def submit(self, python: str, *words: str) -> Job:
-        slurm = f'[ "$1" = show ] && echo "{self.known}" || echo "scontrol $*" >> called'
+        known = self.known.replace("WORDS", " ".join(words))
+        slurm = f'[ "$1" = show ] && echo "{known}" || echo "scontrol $*" >> called'
         self._script(self.folder / "scontrol", slurm)
         self._script(self.folder / ".venv" / "bin" / "python", f'echo "$*" >> called\n{python}')
         environment = {
@@ -144,8 +146,10 @@ def test_before_the_end_of_its_time_it_saves_and_comes_back(
     with cluster.submit(program, "my.toml") as job:
         wait_until(lambda: f"ready {may}" in cluster.calls, 10, "the launcher runs")
         job.process.send_signal(number)
-        assert job.wait().returncode == code, job.stderr
+        done = job.wait()
+    assert done.returncode == code, done.stderr
     assert cluster.calls[2:] == requeued
+    assert ("nearly over: it comes back" in done.stderr) == bool(requeued)
 
 
 @pytest.mark.parametrize("flags", [["--resume", "DIR"], ["--resume=DIR"]])
@@ -193,13 +197,26 @@ def test_a_run_that_cannot_come_back_is_left_to_end_by_itself(cluster: Cluster) 
     assert cluster.calls[2:] == []
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_run_is_told_the_command_that_submits_it_again(cluster: Cluster, known: bool) -> None:
-    if not known:
-        cluster.known = "slurm_load_jobs error: Invalid job id specified"
+@pytest.mark.parametrize(
+    ("shown", "script"),
+    [
+        ("HERE/my jobs/mpipso.sbatch WORDS", "HERE/my jobs/mpipso.sbatch"),
+        ("HERE/my jobs/mpipso.sbatch", "HERE/my jobs/mpipso.sbatch"),
+        ("/not/here/mpipso.sbatch WORDS", "/not/here/mpipso.sbatch"),
+        ("/not/here/mpipso.sbatch 'my file.toml'", "/not/here/mpipso.sbatch"),
+        ("(null)", ""),
+        ("", ""),
+    ],
+)
+def test_the_run_is_told_the_command_that_submits_it_again(cluster: Cluster, shown: str, script: str) -> None:
+    copy = cluster.folder / "my jobs" / SBATCH.name
+    copy.parent.mkdir()
+    copy.touch()
+    shown, script = (text.replace("HERE", str(cluster.folder)) for text in (shown, script))
+    cluster.known = f"JobId=7 Requeue=1 Command={shown} WorkDir={cluster.folder}" if shown else "slurm_load_jobs error"
     cluster.run('echo "${MPIPSO_COMMAND:-nothing}" >> called', "my file.toml", "--seed", "5")
-    told = shlex.split(cluster.calls[-1])
-    assert told == (["sbatch", "--nodes=4", str(SBATCH), "my file.toml"] if known else ["nothing"])
+    told = ["sbatch", "--nodes=4", script, "my file.toml"] if script else ["nothing"]
+    assert shlex.split(cluster.calls[-1]) == told
 
 
 def test_without_a_configuration_it_says_how_it_is_used(cluster: Cluster) -> None:

@@ -306,9 +306,11 @@ class Supervisor:
     def _interrupted(self, *, told: bool = False) -> int:
         """The exit code after a signal; the root may have ``told`` how to go on, if the job does not come back."""
         number = self._mpirun.received[0]
-        told = number == signal.SIGUSR1 if self._environment.get(REQUEUE) == "1" else told
+        requeued = self._environment.get(REQUEUE) == "1"
+        told = number == signal.SIGUSR1 if requeued else told
         for line in [] if told else self._how_to_resume():
-            self._tell(line)
+            # Another signal may be that of scancel, of the loss of a node, or of a job with a higher priority.
+            self._tell(f"if this job does not come back by itself, {line}" if requeued else line)
         return 128 + number
 
     def _how_to_resume(self) -> list[str]:
