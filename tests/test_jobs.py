@@ -10,7 +10,7 @@ import pytest
 
 from mpipso.cli import main
 from mpipso.config.file import load
-from mpipso.launch.jobs import Job
+from mpipso.launch.jobs import Job, Start
 from mpipso.launch.launchers import Hydra
 from mpipso.startup import Options
 
@@ -95,6 +95,28 @@ def test_check_shows_the_ranks_that_launch_starts(
         {"parallel.nodes_per_group": 1} if not groups and not hostfile and not ranks else {}
     )
     assert job.groups == loaded.parallel.service_groups
+
+
+@pytest.mark.parametrize(
+    ("slots", "ranks", "expected"),
+    [
+        ("aabb", 1, "a"),
+        ("aabb", 2, "ab"),
+        ("aabb", 3, "aba"),
+        ("aaaab", 4, "abaa"),
+        ("aaaab", 5, "aaaab"),
+        ("aab", 5, "aabaa"),
+        ("abc", 5, "abcab"),
+        ("aba", 2, "ab"),
+    ],
+)
+def test_ranks_share_the_slots_of_hosts_in_turn_and_fill_them_if_they_can(
+    slots: str, ranks: int, expected: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "my.toml"
+    config.write_text(CONFIG)
+    start = Start(load(config, engines=["command"], clients=["openai"]), tuple(slots), named=False, ranks=ranks)
+    assert "".join(start.host_of_each()) == expected
 
 
 @pytest.mark.parametrize(("nodes", "ranks"), [(f"{HERE}:{HERE}", 2), (f"{HERE}:localhost:{HERE}", 3), (HERE, 1)])

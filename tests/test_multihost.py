@@ -166,7 +166,14 @@ def placed(bed: Bed, launcher: Launcher, job: MpiJob) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("hosts", "ranks"), [("a batch job", 5), ("node0,node1,node2", 7), ("node0:4 node1:1", 5), ("node0:4 node1:1", 3)]
+    ("hosts", "ranks"),
+    [
+        ("a batch job", 5),
+        ("node0,node1,node2", 7),
+        ("node0:4 node1:1", 5),
+        ("node0:4 node1:1", 3),
+        ("node0:4 node1:4", 4),
+    ],
 )
 def test_more_ranks_than_hosts_are_where_check_shows_them(
     bed: Bed, launcher: Launcher, hosts: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed, UserError
-from mpipso.launch.launchers import Launch, Launcher
+from mpipso.launch.launchers import Launch, Launcher, Slots
 from mpipso.launch.survivors import strangers
 from mpipso.startup import Options, launched_hosts, wanted_groups
 from mpipso.wording import is_address
@@ -53,9 +54,14 @@ class Start:
     ranks: int
 
     def host_of_each(self) -> list[str]:
-        """The host of each rank, as :meth:`Job.command` places it: one on each as long as there are enough hosts."""
-        distinct = tuple(dict.fromkeys(self.hosts))
-        hosts = distinct if len(distinct) >= self.ranks else self.hosts
+        """The host of each rank, as :meth:`Job.command` places it.
+
+        Hosts get one in turn, up to their slots. If there are no fewer ranks than slots, each host gets as many as it
+        has slots, and so on in turn.
+        """
+        slots = Counter(self.hosts)
+        in_turn = [host for turn in range(max(slots.values(), default=0)) for host in slots if slots[host] > turn]
+        hosts = in_turn if self.ranks < len(self.hosts) else self.hosts
         return list(itertools.islice(itertools.cycle(hosts or LOCAL[:1]), self.ranks))
 
 
@@ -179,9 +185,21 @@ class Job:
         """The whole command line; ``forward`` names environment variables that ranks on other hosts need."""
         per_node = len(set(self.hosts)) >= self.ranks
         named = self.hosts if self.named else ()
-        slots = len(set(self.hosts)) < len(self.hosts)
-        how = {"slots": slots, "tolerant": True, "again": self.again, "loud": self.loud}
-        launch = Launch(self.path, self.ranks, self.hostfile, per_node, forward, named, **how)
+        slots: Slots = "not counted"
+        if len(set(self.hosts)) < len(self.hosts):
+            slots = "filled" if self.ranks >= len(self.hosts) else "shared"
+        launch = Launch(
+            self.path,
+            self.ranks,
+            self.hostfile,
+            per_node,
+            forward,
+            named,
+            slots,
+            tolerant=True,
+            again=self.again,
+            loud=self.loud,
+        )
         words = self.launcher.command(launch)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 

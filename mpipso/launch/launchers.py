@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mpipso.errors import UserError
 
@@ -28,6 +28,7 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
 """The first of the ports on which Open MPI's ranks listen. By default it is 1024, near ports that services may want."""
+Slots = Literal["not counted", "shared", "filled"]
 _ANSWER = 60.0
 """Seconds in which a launcher has to say its version; a wrapper of a site's own may have modules to load."""
 
@@ -47,7 +48,8 @@ class Launch:
     hosts:
         Names of hosts instead of a hostfile, once for each slot.
     slots:
-        Hosts in turn get as many ranks as they have slots, instead of one at a time.
+        Whether hosts get one rank in turn, as slots are "not counted", or up to their slots, which are "shared"; or as
+        many ranks in turn as they have slots, which are "filled".
     tolerant:
         Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
     again:
@@ -62,7 +64,7 @@ class Launch:
     per_node: bool = False
     forward: Sequence[str] = ()
     hosts: Sequence[str] = ()
-    slots: bool = False
+    slots: Slots = "not counted"
     tolerant: bool = False
     again: bool = False
     loud: bool = False
@@ -122,6 +124,10 @@ class Launcher(abc.ABC):
         """The words before the program's."""
 
 
+_MAPPING: dict[Slots, str] = {"not counted": "node:OVERSUBSCRIBE", "shared": "node", "filled": "slot:OVERSUBSCRIBE"}
+"""How Open MPI maps ranks to hosts. Where nobody counts slots, it takes a host to have as many as it has cores."""
+
+
 class OpenMPI5(Launcher):
     """Open MPI 5."""
 
@@ -147,8 +153,7 @@ class OpenMPI5(Launcher):
     def command(self, launch: Launch) -> list[str]:
         where = ["--hostfile", str(launch.hostfile)] if launch.hostfile is not None else []
         where += ["--host", ",".join(f"{host}:1" for host in launch.hosts)] if launch.hosts else []
-        # Where nobody counts slots, Open MPI takes a host to have as many as it has cores.
-        mapping = "ppr:1:node" if launch.per_node else f"{'slot' if launch.slots else 'node'}:OVERSUBSCRIBE"
+        mapping = "ppr:1:node" if launch.per_node else _MAPPING[launch.slots]
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
             *(launch.path, "-np", str(launch.ranks), *where, "--map-by", mapping, "--bind-to", "none"),
@@ -201,7 +206,7 @@ class Hydra(Launcher):
         where = ["-f", str(launch.hostfile)] if launch.hostfile is not None else []
         where += ["-hosts", ",".join(launch.hosts)] if launch.hosts else []
         # Inside a Slurm job it would give each host as many in turn as the job has tasks there.
-        each = ["-ppn", "1"] if launch.per_node or not launch.slots else []
+        each = ["-ppn", "1"] if launch.per_node or launch.slots != "filled" else []
         return [launch.path, "-n", str(launch.ranks), *each, *where]
 
 
