@@ -26,7 +26,10 @@ def tune(given: Options | UserError) -> int:
     """
     die_with_launcher()
     with Interrupts() as interrupts:
-        world = MpiWorld()
+        try:
+            world = MpiWorld()
+        except UserError as error:  # what is wrong with the command line comes first
+            raise (given if isinstance(given, UserError) else error) from None
         try:
             code = _take_part(world, given, interrupts)
         except MpipsoError as error:

@@ -179,6 +179,9 @@ def test_ranks_that_mpi_does_not_join_are_told_once(config: Path, variable: str)
         "mpipso: 2 tasks, but MPI sees one: srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or the"
     )
     assert not (config.parent / "runs").exists()
+    with Job([*argv, "--sed", "1"], limit=LIMIT, env={variable: "2", "SLURM_PROCID": "0"}) as job:
+        done = job.wait()
+    assert (done.returncode, done.stderr) == (2, "mpipso: unrecognized arguments: --sed 1; did you mean --seed?\n")
 
 
 class TestBadInput:

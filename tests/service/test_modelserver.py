@@ -53,6 +53,30 @@ def test_a_model_is_not_shared_by_more_devices_than_a_group_has(engine: str) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+def test_nodes_share_a_model_evenly(engine: str) -> None:
+    uneven = "tensor_parallel_size = 3: cannot be shared evenly by 2 nodes"
+    assert problem(engine, (8, 8), flags="tensor-parallel-size: 3") == uneven
+    assert problem(engine, UNKNOWN, size("tensor_parallel_size", 3, 4, default=3)) == uneven
+    assert problem(engine, UNKNOWN, size("tensor_parallel_size", 3, 4)) == ""  # 4 may do
+    assert problem(engine, (8, 8), flags="tensor-parallel-size: 3\npipeline-parallel-size: 2") == ""
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [
+        ("vllm", "distributed-executor-backend: ray"),
+        ("vllm", "data-parallel-backend: ray"),
+        ("vllm", "data-parallel-size-local: 8"),
+        ("vllm", "device: cpu"),
+        ("sglang", "use-ray: true"),
+        ("sglang", "device: cpu"),
+    ],
+)
+def test_a_server_may_have_devices_that_are_not_those_of_its_node(engine: str, flag: str) -> None:
+    assert problem(engine, (8,), flags=f"tensor-parallel-size: 16\n{flag}") == ""
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
 @pytest.mark.parametrize(
     "parameter",
     [

@@ -129,6 +129,8 @@ def test_what_a_parameter_says_both_ways_may_be_in_the_file() -> None:
     own = {**CACHE, "flag": "--a/--b"}
     assert list(ENGINE.problems(config(own, flags="disable-radix-cache: true"))) == []
     assert list(ENGINE.problems(config(REQUESTS, flags="max-running-requests: 8"))) == []  # the command line wins
+    nested = {**REQUESTS, "path": "cuda-graph-config.decode.max_bs"}  # only what is before the first dot is a flag
+    assert list(ENGINE.problems(config(nested, flags="cuda-graph-config: {decode: {max_bs: 8}}"))) == []
 
 
 def test_the_model_is_known_by_the_name_under_which_it_is_served() -> None:

@@ -87,9 +87,12 @@ class ModelServer(Engine):
     def group_problem(self, config: Config, devices: Sequence[int]) -> str:
         if config.service.command or not config.service.model:
             return ""
-        sizes = self.sizes_of(self.told(config, {each.name: _first(each) for each in config.parameters}))
+        told = self.told(config, {each.name: _first(each) for each in config.parameters})
+        sizes = self.sizes_of(told)
         if not all(isinstance(size, int) for size in sizes.values()):
             return ""  # computed from other parameters, or no number, which the server tells
+        if len(devices) == 1 and self.runs_elsewhere(told):
+            return ""
         given = self.sizes_of(self.told(config, {each.name: each.default for each in config.parameters}))
         return self.size_problem(sizes, devices, least=None in given.values())
 
@@ -104,7 +107,13 @@ class ModelServer(Engine):
         needed = math.prod(sizes.values())
         if all(devices) and needed > sum(devices):
             return f"{listing(sizes)}: {needed} devices are needed, and it has {sum(devices)}"
+        if needed % len(devices) and not least:
+            return f"{listing(sizes)}: cannot be shared evenly by {len(devices)} nodes"
         return ""
+
+    def runs_elsewhere(self, told: Mapping[str, Any]) -> bool:
+        """Whether a server that is told these flags needs other devices than those of the node that starts it."""
+        return told.get("device") == "cpu"
 
     def told(self, config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the server is told by flags, by their names with ``_``: those of its file, then those of parameters.

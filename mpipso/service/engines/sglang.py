@@ -6,14 +6,13 @@ Flags are those of SGLang 0.5.23 (``sglang serve --help``); how nodes find each 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mpipso.config import Config
 from mpipso.service.engines.base import ENGINES, Layout, in_url
-from mpipso.service.engines.modelserver import DATA, PIPELINE, TENSOR, ModelServer, file_keys, listing
+from mpipso.service.engines.modelserver import DATA, PIPELINE, TENSOR, ModelServer, file_keys
 from mpipso.service.reasons import ERROR, NAMED, Reason
 
 _VALUES = (
@@ -154,15 +153,15 @@ class Sglang(ModelServer):
             return f"{DATA} = {sizes[DATA]} is for one node; over several there is attn_dp_size"
         if nodes > 1:
             sizes = {name: size for name, size in sizes.items() if name != DATA}
-        if problem := super().size_problem(sizes, devices, least):
-            return problem
-        uneven = not least and math.prod(sizes.values()) % nodes
-        return f"{listing(sizes)}: cannot be shared evenly by {nodes} nodes" if uneven else ""
+        return super().size_problem(sizes, devices, least)
+
+    def runs_elsewhere(self, told: Mapping[str, Any]) -> bool:
+        return super().runs_elsewhere(told) or told.get("use_ray") is True
 
     def _key_problems(self, config: Config) -> Iterator[str]:
         """What SGLang would not understand, or no parameter could change, in its file of flags; one line each."""
         keys = file_keys(config)
-        paths = [parameter.path for parameter in config.parameters if parameter.path]
+        paths = [parameter.path.partition(".")[0] for parameter in config.parameters if parameter.path]
         for key in dict.fromkeys(key for key in (*keys, *paths) if "_" in key):
             yield f"service.config_file: {key}: SGLang takes no flag with _; write {key.replace('_', '-')}"
         for parameter in self.resolved(config):
