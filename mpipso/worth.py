@@ -43,7 +43,8 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
             continue
         failed, infeasible, fitness = each.rank
         value = fitness if math.isfinite(fitness) else None
-        score = Score(failed, infeasible and not failed, each.violation or 0.0, value)
+        # One that failed may have been measured as well: what it measured then is no score of it.
+        score = Score(failed=True) if failed else Score(False, infeasible, each.violation or 0.0, value)
         try:
             space.encode(each.configuration)
         except ValueError:

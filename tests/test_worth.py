@@ -112,3 +112,16 @@ def test_what_says_nothing_of_its_configuration_is_not_learned(tmp_path: Path) -
     script.evaluated(10, 1, 0, configuration={**BEST, "token": "***"})
     (lost, hidden) = read_outcome(script.save(tmp_path)).evaluations
     assert worth(replace(outcome, evaluations=[*outcome.evaluations, lost, hidden])) == worth(outcome)
+
+
+def test_what_has_worked_once_and_failed_then_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    never, once = ({**BEST, "token": "other", "slots": slots} for slots in (5, 6))
+    script = Script(CONFIG).evaluated(10, 30, 0, tokens=None, configuration=never)
+    script.evaluated(10, 31, 0, tokens=9000.0, configuration=once)
+    script.evaluated(10, 32, 0, tokens=None, configuration=once, label="repeat")
+    (first, worked, failed) = read_outcome(script.save(tmp_path)).evaluations
+    found, without = (
+        worth(replace(outcome, evaluations=[*outcome.evaluations, first, *more, failed])) for more in ([worked], [])
+    )
+    assert found == without
