@@ -31,7 +31,14 @@ _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 """A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
-_SECONDS = {"us": 1e-6, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0}
+_SPELT = {
+    1.0: ("s", "sec", "secs", "second", "seconds"),
+    1e-3: ("ms", "msec", "msecs", "millisecond", "milliseconds"),
+    1e-6: ("us", "µs", "\u03bcs", "usec", "usecs", "microsecond", "microseconds"),
+}
+_SECONDS = {unit: seconds for seconds, units in _SPELT.items() for unit in units}
+_APART = re.compile(r"[ \t]([^\W\d_]+)\b")
+"""The word after a number and one blank: it may be a unit, or anything else."""
 _RATE = re.compile(r"(req|request|tok|token)s?/s")
 _NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
 """What programs write in the place of a number that they do not have."""
@@ -61,7 +68,8 @@ def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
     """The number that the group of a pattern holds, as :func:`number` takes a text; raises as that does.
 
     What counts is the last match in the first of the texts that has any. The group has to hold the number as a whole,
-    ``12,345.6`` not as ``12``; a unit that stands directly behind it is that of the number.
+    ``12,345.6`` not as ``12``; a unit that stands directly behind it is that of the number, and so is one of time
+    behind a blank, if the metric is a time.
     """
     for text in texts:
         last = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
@@ -91,7 +99,8 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
             f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
         )
     if after is None:
-        return value
+        apart = _APART.match(found.string, end)
+        return f"{value} {apart[1]}" if apart and apart[1] in _SECONDS and _own_unit(metric) else value
     rest = after[0].rstrip(".")
     told = f"{what} is {value!r}, and directly behind it stands {rest!r}"
     if rest[0].isalpha() and not _EXPONENT.match(rest):
@@ -123,7 +132,7 @@ def _converted(value: Any, what: str, metric: str) -> float:
 
 def _factor(unit: str, metric: str, told: str) -> float:
     """By what a number in ``unit`` is multiplied to be one of ``metric``, whose name tells its own unit."""
-    own = "s" if metric == "duration" else "ms" if metric.endswith("_ms") else ""
+    own = _own_unit(metric)
     if not unit:
         return 1.0
     if own:
@@ -137,6 +146,11 @@ def _factor(unit: str, metric: str, told: str) -> float:
     if factor is None:
         raise EvaluationFailed(f"{told}, and {metric} takes {right}")
     return factor
+
+
+def _own_unit(metric: str) -> str:
+    """The unit of a metric that is a time, else empty."""
+    return "s" if metric == "duration" else "ms" if metric.endswith("_ms") else ""
 
 
 def _at(result: Any, path: str) -> Any:
