@@ -173,8 +173,9 @@ class RunRecord:
             if hidden != tree:
                 tables["service"]["config_file"]["content"] = file.written(hidden)
         text = tomli_w.dumps(tables)
+        more = {"cwd": str(Path.cwd()), **more}
         if command := os.environ.get(COMMAND):
-            more = {"command": self._folder.redactor.line(command), "cwd": str(Path.cwd()), **more}
+            more = {"command": self._folder.redactor.line(command), **more}
         if self._resumes:
             journal.write("resumed", version=mpipso.__version__, config=text, plan=plan, **more)
             return
@@ -196,7 +197,7 @@ class RunRecord:
         lines = [
             f"mpipso {mpipso.__version__}: {size}, {self._world.library}",
             f"up to {search.evaluations} evaluations, {schedule}, {search.strategy}, seed {search.seed}; "
-            f"results in {self._folder.path}" + (" (resumed)" if self._resumes else ""),
+            f"results in {self._folder.path}" + (f" (resumed, in {Path.cwd()})" if self._resumes else ""),
             self._protection(),
         ]
         for index, group in enumerate(plan.groups):

@@ -9,11 +9,11 @@ event           fields
 =============== =======================================================================================
 ``started``     version, config (the effective configuration file's text), seed, objective (the metric's name),
                 plan ({groups: [{group, hosts, cores}], spares: [host]});
-                command (how it was launched, as a shell takes it) and cwd (in which folder), where a launcher of ours
-                says so;
+                cwd (the folder from which relative paths lead);
+                command (how it was launched, as a shell takes it), where a launcher of ours says so;
                 differing ({hosts, names of variables}), where services inherit another environment than on the
                 root's host
-``resumed``     version, config, plan, command, cwd, differing: the same of a later session of the run; group numbers
+``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
                 begin anew
 ``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),

@@ -199,7 +199,7 @@ def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") 
     command, cwd:
         How the run was launched last, quoted for a shell, and in which folder; empty where that is not known.
     """
-    if cwd and not _is_here(cwd):
+    if command and cwd and not _is_here(cwd):
         # The command may name files, itself among them, as they are called from there.
         folder, before = folder.absolute(), f"cd {shlex.quote(cwd)} && "
     else:
