@@ -17,7 +17,7 @@ import tomli
 
 from mpipso.config import Search
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, CONFIRM
+from mpipso.evaluation import BASELINE, CONFIRM, Configuration
 from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
@@ -74,6 +74,8 @@ class Outcome:
         Why there are no ``starts`` although the run has written some: a sentence.
     config:
         The configuration that the run's last session had, as TOML without its secrets.
+    defaults:
+        The baseline configuration, if the run has one and has asked for it.
     """
 
     evaluations: Sequence[Judged]
@@ -91,6 +93,7 @@ class Outcome:
     schedule: ScheduleChoice | None = None
     no_starts: str = ""
     config: str = ""
+    defaults: Configuration | None = None
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
@@ -100,7 +103,12 @@ class Outcome:
     @property
     def baseline(self) -> Measured | None:
         """The baseline configuration with its measurements; None when there is none."""
-        return next((each for each in self.configurations if _has_label(each, BASELINE)), None)
+        labelled = next((each for each in self.configurations if _has_label(each, BASELINE)), None)
+        if labelled is not None or self.defaults is None:
+            return labelled
+        # Of several measurements that were under way at a time, a repeat may be back before the first one.
+        own = figures.key(self.defaults)
+        return next((each for each in self.configurations if figures.key(each.configuration) == own), None)
 
     @property
     def best(self) -> Measured | None:
@@ -153,9 +161,11 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         last = {"event": "failed", "cause": failure}
     ended = _ended(folder, last)
     over = ended in ("", _GOING_ON) or last.get("cause", "").startswith(NO_BASELINE) or _comes_back(last)
+    evaluations = results(events)
+    asked = [new for event in events if event["event"] == "asked" for new in event.get("new", ())]
     outcome = Outcome(
-        evaluations=results(events),
-        incumbent=_incumbent(events, last),
+        evaluations=evaluations,
+        incumbent=_measured(_incumbent(events, last), asked, evaluations),
         objective=objective,
         higher=_directions(config),
         folder=folder,
@@ -167,6 +177,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         retries=retries,
         schedule=_schedule(config.get("search", {})),
         config=text,
+        defaults=next((new["configuration"] for new in asked if new["label"] == BASELINE), None),
     )
     return _with_starts(outcome)
 
@@ -262,6 +273,16 @@ def _incumbent(events: Sequence[Event], last: Event) -> int | None:
         return final
     incumbents: list[int] = [event["number"] for event in events if event["event"] == "incumbent"]
     return incumbents[-1] if incumbents else None
+
+
+def _measured(number: int | None, asked: Sequence[Event], evaluations: Sequence[Judged]) -> int | None:
+    """The number if that evaluation has a result, else that of another evaluation of its configuration, which has."""
+    numbers = [judged.evaluation.number for judged in evaluations]
+    own = next((figures.key(new["configuration"]) for new in asked if new["number"] == number), None)
+    if number in numbers or own is None:
+        return number
+    same = (j.evaluation.number for j in evaluations if figures.key(j.evaluation.configuration) == own)
+    return next(same, number)
 
 
 def _directions(config: Mapping[str, Any]) -> Higher:

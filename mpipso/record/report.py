@@ -72,8 +72,8 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif all(judged.failed for judged in outcome.evaluations):
         yield Text(f"Every evaluation failed ({total} of {total}).", "bold red")
     elif best is None:
-        if any(judged.judged for judged in outcome.evaluations):
-            yield Text("No evaluation met the limits of the objective.", "bold yellow")
+        if why := _without_best(outcome):
+            yield Text(why, "bold yellow")
             yield from _closest(outcome, baseline)
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
@@ -87,6 +87,19 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         yield from _comparison(outcome, baseline, best)
     if best is not None and best.broken:
         yield Text(f"The best breaks a limit: {clean(best.violations)}.", "yellow")
+
+
+def _without_best(outcome: Outcome) -> str:
+    """Why there is no best configuration although something was measured; empty if nothing is judged yet."""
+    if not any(judged.judged for judged in outcome.evaluations):
+        return ""
+    worked = [judged for judged in outcome.evaluations if judged.judged and not judged.failed]
+    if not any(judged.feasible for judged in worked):
+        return "No evaluation met the limits of the objective."
+    if outcome.ended:
+        return "No configuration has been chosen as the best so far."
+    what = "worked" if all(judged.feasible for judged in worked) else "met the limits"
+    return f"Nothing that had {what} did so when it was measured again."
 
 
 def _closest(outcome: Outcome, baseline: Measured | None) -> Iterator[Text]:

@@ -186,7 +186,7 @@ def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
 
 def test_limits_that_nothing_met_are_named() -> None:
     late = Judged(RUN[2].evaluation, -610.0, feasible=False, violations=("ttft_p99_ms 350 > 300",))
-    assert drawn(summary(outcome(RUN[0], late, incumbent=None)))[0] == (
+    assert drawn(summary(outcome(RUN[3], late, incumbent=None)))[0] == (
         "No evaluation met the limits of the objective."
     )
     lines = drawn(summary(outcome(RUN[0], late, incumbent=2)))
@@ -288,6 +288,32 @@ def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
     assert cells(lines, "1")[1:3] == ["2", "605 tok/s"]
     assert cells(lines, "1")[-1].startswith("breaks a limit: ttft_p99_ms 310 > 300")
     assert cells(lines, "2")[1] == "6"
+
+
+def test_a_repeat_that_is_back_before_the_first_measurement_stands_for_it(tmp_path: Path) -> None:
+    baseline = {"number": 3, "label": "baseline", "configuration": BASELINE}
+    with journal_of(tmp_path, incumbent=None) as journal:
+        journal.write("asked", told=[], new=[baseline, {"number": 4, "label": "repeat", "configuration": BASELINE}])
+        journal.evaluated(judged(4, BASELINE, 380.0, 1400.0, "repeat"))
+        alone = drawn(summary(read_outcome(tmp_path)))
+        journal.write("incumbent", number=3, fitness=-380.0)
+        new = [{"number": number, "label": "", "configuration": BEST} for number in (5, 6)]
+        journal.write("asked", told=[4], new=new)
+        first = drawn(summary(read_outcome(tmp_path)))
+        journal.evaluated(judged(6, BEST, 610.0, 350.0, "repeat"))
+        journal.write("incumbent", number=5, fitness=-610.0)
+        second = drawn(summary(read_outcome(tmp_path)))
+    # The event of the incumbent follows that of the result.
+    assert alone[1] == "No configuration has been chosen as the best so far."
+    assert first[1].startswith("Nothing beat the baseline: ")
+    assert second[1] == "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)"
+
+
+@pytest.mark.parametrize(("feasible", "what"), [(True, "worked"), (False, "met the limits")])
+def test_that_what_was_good_was_not_so_again_is_said(feasible: bool, what: str) -> None:
+    other = Judged(RUN[1].evaluation, -350.0, feasible, violations=() if feasible else ("ttft_p99_ms 350 > 300",))
+    lines = drawn(summary(outcome(RUN[2], broken(6, "no answer", "confirm"), other, incumbent=None)))
+    assert lines[0] == f"Nothing that had {what} did so when it was measured again."
 
 
 def test_a_report_shows_no_more_than_ten_configurations(tmp_path: Path) -> None:
