@@ -17,7 +17,11 @@ from mpipso.service.facts import showing
 from mpipso.wording import ranges
 
 WORK = "best-work"
-"""The work folder, beside the files of the best configuration, of a service that is started by hand."""
+"""The work folder, beside the files of the best configuration, of a service that is started by hand.
+
+Where several nodes start something each has its own, with its rank behind the name: they may be on one host, or share
+their file system.
+"""
 DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
@@ -56,6 +60,8 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     # What the service writes is not to be mixed with what mpipso has written.
     here, work = folder.resolve(), str(folder.resolve() / WORK)
     placed = layout(group, service.port, work, str(here / f"best-config{suffix}"))
+    if len(engine.starts(config, configuration, placed)) > 1:
+        placed = dataclasses.replace(placed, work_dirs=tuple(f"{work}-{rank}" for rank in placed.node_ranks))
     plain = json.dumps(dict(configuration), indent=2).encode()
     texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
     starts, written = [], set()
@@ -81,7 +87,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
                 placed.node_ranks[node],
                 path if needed else "",
                 tuple(update),
-                work if any(work in word for word in (*told, texts[node].decode())) else "",
+                own.work_dirs[node] if any(work in word for word in (*told, texts[node].decode())) else "",
                 ranges(group.nodes[node].cores) if group.nodes[node].cores else "",
             )
         )

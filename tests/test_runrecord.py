@@ -285,6 +285,18 @@ def test_a_service_that_is_started_by_hand_has_a_work_folder_of_its_own(where: s
     assert not work.exists(), "it is made where and when the service is started"
 
 
+@pytest.mark.parametrize("hosts", [("a", "a"), ("a", "b")])
+def test_nodes_that_are_started_by_hand_share_no_work_folder(hosts: tuple[str, ...], tmp_path: Path) -> None:
+    file = "update_command = ['clear', '{work_dir}']\n[service.config_file]\ncontent = '{\"data\": \"{work_dir}\"}'"
+    starts = manual_start(spanning(file, command="--config={config}"), group_on(*hosts), tmp_path, {"batch": 3})
+    for start, rank in zip(starts, (1, 0), strict=True):
+        work = f"{tmp_path.resolve()}/best-work-{rank}"
+        assert (start.rank, start.folder, start.update) == (rank, work, ("clear", work))
+    assert [
+        json.loads((tmp_path / name).read_text())["data"] for name in ("best-config.json", "best-config-1.json")
+    ] == [f"{tmp_path.resolve()}/best-work-{rank}" for rank in (0, 1)]
+
+
 def test_a_service_by_hand_has_its_text_with_the_best_values(tmp_path: Path) -> None:
     file = "[service.config_file]\nname = 'nginx.conf'\ncontent = 'listen {port}; # {batch} ${batch}'"
     (start,) = manual_start(spanning(file, command="{config}"), group_on("a"), tmp_path, {"batch": 3})

@@ -216,6 +216,7 @@ def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")
     if start.folder:
+        lines.append("# What the service writes here stays: remove it before a start that needs an empty folder.")
         lines.append(f"mkdir -p {shlex.quote(start.folder)}")
     unusual = []
     for name, content in start.env.items():
