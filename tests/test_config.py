@@ -149,6 +149,8 @@ class TestWhatIsRefused:
                 'flag = \'batch\' should begin with "-" or end with "="; what is given without a flag stands',
             ),
             ({"flag": ""}, "flag = '' should begin with"),
+            ({"flag": "-c batch="}, "flag = '-c batch=' would be passed on as one word, just as it stands: "),
+            ({"flag": "--set=batch:{batch}="}, "flag = '--set=batch:{batch}=' would be passed on as one word"),
             ({"flag": "/--batch"}, "flag = '/--batch' should begin with"),
             ({"type": "bool"}, "a bool has no min, max, step, log scale or ratio_of"),
             ({"expression": "2 * x"}, "an expression computes the value"),
@@ -177,10 +179,11 @@ class TestWhatIsRefused:
         data = good()
         data["parameters"] = [{"name": "a", "type": "bool", "flag": flag}]
         assert read(data).parameters[0].flag == flag
-        for wrong in ("a", "/", "--a/no-a", "a/--no-a"):
+        for wrong in ("a", "/", "--a/no-a", "a/--no-a", "--a / --no-a"):
             data["parameters"][0]["flag"] = wrong
             (line,) = problems(data)
-            assert line.startswith(f"my.toml: parameters[0]: flag = {wrong!r} should begin with")
+            told = "would be passed" if " " in wrong else "should begin with"
+            assert line.startswith(f"my.toml: parameters[0]: flag = {wrong!r} {told}")
 
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (

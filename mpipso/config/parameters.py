@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from mpipso.evaluation import Value
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+_NO_WORD = re.compile(r"\s|\{[A-Za-z_][A-Za-z0-9_]*\}")
+"""What a flag does not hold: a blank, or a placeholder."""
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -108,6 +111,12 @@ class Parameter(Section):
 
     def _flag_problems(self) -> typing.Iterator[str]:
         if self.flag is None:
+            return
+        if _NO_WORD.search(self.flag):
+            yield (
+                f"flag = {self.flag!r} would be passed on as one word, just as it stands: what holds several words, or "
+                f"placeholders, stands in service.command, with {{{self.name}}} for the value"
+            )
             return
         if not self.flags or not all(word.startswith("-") or word.endswith("=") for word in self.flags):
             yield (
