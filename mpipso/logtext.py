@@ -6,8 +6,9 @@ import re
 
 _NUMBER = re.compile(r"\d+")
 _TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
-_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK})"
+_CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
+# The name of a time zone and the number of a process in brackets is how PostgreSQL goes on.
+_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK}(?: (?:[A-Z]{{3,5}}|[+-]\d\d)(?= \[\d+\]))?)"
 _LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
 _HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
 _PROCESS = r"\(\w+ pid=\d+\)"

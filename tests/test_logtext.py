@@ -18,6 +18,9 @@ from mpipso.logtext import essence, unprefixed
         "(EngineCore pid=1234) ERROR 11-28 08:00:01 [core.py:899] ",
         "(EngineCore_DP0 pid=1234) ",
         "[2026-11-28 08:00:01 TP0] ",
+        "[2026-11-28 08:00:01 +0000] [23082] [ERROR] ",
+        "2026-11-28 08:00:01.805 GMT [18163] FATAL:  ",
+        "2026-11-28 08:00:01.805 +03 [18163] ERROR:  ",
         "ERROR: ",
     ],
 )
@@ -42,6 +45,10 @@ def test_what_loggers_put_before_their_messages_is_left_out(prefix: str, message
 )
 def test_what_only_looks_like_that_stays(text: str) -> None:
     assert unprefixed(text) == text
+
+
+def test_a_word_after_the_time_is_no_time_zone() -> None:
+    assert unprefixed("2026-11-28 08:00:01 OOM killer") == "OOM killer"
 
 
 def test_causes_are_one_whatever_their_numbers_and_the_names_of_their_temporary_files() -> None:

@@ -125,6 +125,8 @@ _ELSEWHERE = re.compile(
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
     r"|\bChildFailedError\b|\bApplication startup failed\b"
     r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
+    # What gunicorn says of its workers.
+    r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )

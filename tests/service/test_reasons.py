@@ -117,6 +117,22 @@ def test_what_the_launcher_of_several_ranks_says_of_one_that_failed_points_to_it
     assert remoteness(launcher) == ELSEWHERE and telling(log) == "ValueError: a"
 
 
+def test_what_gunicorn_says_of_a_worker_points_to_what_the_worker_says() -> None:
+    stamp = "[2026-11-28 20:32:06 +0000] [7] "
+    said = [f"{stamp}[ERROR] Exception in worker process", *TRACEBACK, "ModuleNotFoundError: No module named 'app'"]
+    said += [
+        "No module named 'app'",
+        f"{stamp}[INFO] Worker exiting (pid: 8)",
+        f"{stamp}[INFO] Control socket listening",
+    ]
+    said += [f"{stamp}[ERROR] Worker (pid:8) exited with code 3."]
+    ended = [f"{stamp}[ERROR] Shutting down: Master", f"{stamp}[ERROR] Reason: Worker failed to boot."]
+    halted = [*TRACEBACK, "gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>"]
+    for end in ([], ended, halted):
+        assert telling("\n".join([*said, *end])) == "ModuleNotFoundError: No module named 'app'"
+    assert telling("\n".join(ended)) == ended[-1]
+
+
 def test_the_mark_of_what_a_log_lacks_is_no_reason() -> None:
     mark = "[... 123 bytes left out ...]"
     assert telling(f"loading\n{mark}\n") == "loading"
