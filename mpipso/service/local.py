@@ -75,6 +75,8 @@ class LocalNode(Node):
                 Path(work_dir).mkdir(parents=True, exist_ok=True)
             leftovers.sweep(Path(work_dir or tempfile.gettempdir()))
             self.work_dir = tempfile.mkdtemp(prefix=leftovers.PREFIX, dir=work_dir or None)
+            # A service that drops its rights reaches the folder that it was given; all in it is for the owner alone.
+            Path(self.work_dir).chmod(0o711)
             self._claim = leftovers.claim(self.work_dir)
         except OSError as error:
             raise self._failure(f"work_dir {error.filename or work_dir} cannot be made: {error.strerror}") from None
@@ -110,6 +112,7 @@ class LocalNode(Node):
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             log_path.unlink(missing_ok=True)
+            log_path.touch(0o600)
         except OSError as error:
             raise self._failure(f"{log} cannot be written: {error.strerror}") from None
         if problem := self._memory.settle(HELD_BEFORE):
@@ -256,7 +259,7 @@ class LocalNode(Node):
 
     @contextlib.contextmanager
     def new_folder(self, path: str) -> Iterator[None]:
-        """Make a new, empty folder for the block, and remove it afterwards.
+        """Make a new, empty folder of its owner alone for the block, and remove it afterwards.
 
         Raises
         ------
@@ -265,7 +268,7 @@ class LocalNode(Node):
         """
         folder = self._path(path)
         try:
-            folder.mkdir()
+            folder.mkdir(0o700)
         except OSError as error:
             raise self._failure(f"{path} cannot be made: {error.strerror}") from None
         try:

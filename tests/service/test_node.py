@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ TELL = (
     "import json, os; print(json.dumps({'env': dict(os.environ), 'cores': sorted(os.sched_getaffinity(0)),"
     " 'cwd': os.getcwd()}), flush=True)"
 )
+NOBODY = 65534
 LAUNCHER = {
     "OMPI_COMM_WORLD_RANK": "0",
     "PMIX_RANK": "0",
@@ -243,6 +245,33 @@ def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -
     assert Path(folder).parent == tmp_path
     assert "service.log" in files, "there was something to remove"
     wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def test_a_service_that_drops_its_rights_reaches_its_folder_and_nothing_else(tmp_path: Path) -> None:
+    with contextlib.closing(LocalNode("node0", work_dir=str(tmp_path))) as node:
+        own = Path(node.start_folder())
+        handle = node.start_service(["true"], {}, log="service.log", grace=0.1)
+        with node.new_folder("benchmark"):
+            modes = {path.name: path.stat().st_mode & 0o077 for path in Path(node.work_dir).iterdir()}
+        node.stop_service(handle)
+        assert Path(node.work_dir).stat().st_mode & 0o777 == 0o711
+        assert {modes[name] for name in (own.name, "service.log", "benchmark")} == {0}
+        if os.geteuid() != 0:
+            pytest.skip("only root can drop its rights")
+        os.chown(own, NOBODY, NOBODY)
+        # The folders of pytest are for their owner alone; that of the node is tried from within.
+        tried = ["sh", "-c", f"echo 1 >{own.name}/data; cat service.log || echo refused"]
+        done = subprocess.run(
+            tried,
+            cwd=node.work_dir,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (own / "data").read_text() == "1\n" and done.stdout == "refused\n"
 
 
 def test_a_work_folder_that_cannot_be_made_is_told() -> None:
