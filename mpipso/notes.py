@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mpipso.cluster.plan import Plan
-from mpipso.config import Config, suggestion
+from mpipso.config import Config, Pattern, suggestion
 from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
@@ -103,8 +103,16 @@ def _shared_flags(config: Config) -> Iterator[str]:
 
 
 def _failures_not_told(config: Config) -> Iterator[str]:
-    """A result that says how many requests were completed, and nothing from which it follows how many were not."""
+    """A result that says how many requests were completed, and nothing from which it follows how many were not.
+
+    So does a text of which nothing is read but other figures: such programs often end with exit code 0 nevertheless.
+    """
     metrics = config.benchmark.metrics
+    if not {"completed", "failed"} & metrics.keys() and any(isinstance(where, Pattern) for where in metrics.values()):
+        yield (
+            "benchmark.metrics: maps neither completed nor failed, so requests that fail go unnoticed unless "
+            "benchmark.command ends with another exit code than 0; map failed if its output tells them"
+        )
     if "completed" in metrics and "failed" not in metrics and config.benchmark.requests is None:
         yield (
             "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "

@@ -690,6 +690,25 @@ def test_check_notes_failures_that_nobody_counts(more: str, config: Path, capsys
     )
 
 
+@pytest.mark.parametrize(
+    ("metrics", "noted"),
+    [
+        ("a = 'P', b = 'P'", True),
+        ("a = 'P', failed = 'P'", False),
+        ("a = 'P', completed = 'x'", False),
+        ("a = 'x'", False),
+    ],
+)
+def test_check_notes_a_text_of_which_no_failures_are_read(
+    metrics: str, noted: bool, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ['client = "command"', 'command = ["echo", "{base_url}"]', "requests = 4" if "completed" in metrics else ""]
+    lines.append(f"metrics = {{ output_throughput = 'y', {metrics} }}".replace("'P'", "{ pattern = '(.*)' }"))
+    change(config, 'client = "openai"\nrequests = 4', "\n".join(lines))
+    told = "benchmark.metrics: maps neither completed nor failed"
+    assert [line.partition(",")[0] for line in notes(config, capsys)] == ([told] if noted else [])
+
+
 def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--nodes", "127.0.0.2,127.0.0.3:127.0.0.4,127.0.0.5")
     assert notes(config, capsys, *words) == []
