@@ -192,8 +192,10 @@ def _faults(outcome: Outcome) -> Iterator[Text]:
     named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
     yield from _at_most(_counted(named, "failed"), "red")
     retries: Counter[str] = Counter()
+    first_of: dict[str, str] = {}
     for cause, count in outcome.retries.items():
-        retries[unprefixed(clean(cause))] += count
+        cause = unprefixed(clean(cause))
+        retries[first_of.setdefault(essence(cause), cause)] += count
     yield from _at_most(_counted(retries, "retried"), "yellow")
     yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
     quarantines: dict[str, list[Quarantine]] = {}

@@ -95,7 +95,8 @@ def test_no_schedule_is_named_where_none_would_have_helped(tmp_path: Path, confi
 
 
 def test_what_went_wrong_is_told_with_its_causes(tmp_path: Path) -> None:
-    script = Script().retried(10, 0, 0).retried(20, 1, 0).retried(30, 2, 0, cause="disk\nfull")
+    script = Script().retried(10, 0, 0).retried(20, 1, 0, cause="port 8081 is held")
+    script.retried(30, 2, 0, cause="disk\nfull")
     script.evaluated(60, 0, 0, tokens=None).evaluated(60, 1, 1, tokens=None).evaluated(
         70, 2, 1, 1.0, tokens=None, cause="x"
     )
