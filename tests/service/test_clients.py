@@ -295,6 +295,8 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
     assert measured(tmp_path, AB, result_file="{result_dir}/out.txt", metrics=metrics)["output_throughput"] == 4500.0
     with pytest.raises(EvaluationFailed, match=r"^nothing in the benchmark's output matches '\^Rate"):
         measured(tmp_path, AB, metrics={"output_throughput": {"pattern": "^Rate (.*)"}})
+    with pytest.raises(EvaluationFailed, match=re.escape(r"output matches 'rate: (\d+)'")):
+        measured(tmp_path, AB, metrics={"output_throughput": {"pattern": r"rate: (\d+)"}})
     (tmp_path / "out.txt").unlink()
     (tmp_path / "out.json").write_text('{"x": 3}')
     mixed = {"output_throughput": "x", "ttft_p99_ms": {"pattern": "took (.*)$"}}
@@ -429,7 +431,9 @@ def test_the_tables_of_several_files_become_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", ["", "no JSON", "[", '"text"', "3"])
 def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFailed, match="printed no JSON object") as error:
+    with pytest.raises(
+        EvaluationFailed, match=r"printed no JSON object, .*; \{ pattern = '...' \} in place of"
+    ) as error:
         measured(tmp_path, output)
     assert error.value.detail == output
     with pytest.raises(EvaluationFailed, match=r"wrote no result file /.*/gone\.json$"):

@@ -371,6 +371,17 @@ def test_commands_that_this_node_lacks_are_named() -> None:
     assert missing_commands(config({"command": ("{work_dir}/x",)})) == []
 
 
+def test_a_command_line_that_is_one_word_is_told(tmp_path: Path) -> None:
+    told = config({"command": ("sh -c {config}", "x"), "stop_command": ("no such",)})
+    hint = 'every word is an item of its own: ["sh", "-c", "{config}"]'
+    assert missing_commands(told) == [
+        f"service.command: command not found: sh -c {{config}}; {hint}",
+        "service.stop_command: command not found: no such",
+    ]
+    (tmp_path / "sh x").touch(0o755)
+    assert missing_commands(config({"command": (f"{tmp_path}/sh x",)})) == []
+
+
 @pytest.mark.parametrize("name", templates.names())
 def test_every_template_is_a_valid_configuration(name: str) -> None:
     known = {"engines": ENGINES.names(), "clients": CLIENTS.names()}

@@ -88,7 +88,9 @@ class CommandClient(Client):
             result = read(files) if files else last_json(done.stdout)
             if result is None:
                 raise EvaluationFailed(
-                    "the benchmark command printed no JSON object", detail=(done.stdout + done.stderr)[-2000:]
+                    "the benchmark command printed no JSON object, in which keys are looked up; "
+                    "{ pattern = '...' } in place of a key finds a number in text",
+                    detail=(done.stdout + done.stderr)[-2000:],
                 )
         if any(isinstance(where, Pattern) for where in told.values()):
             # What goes to stderr is progress, as a rule, and stdout has the final figures.

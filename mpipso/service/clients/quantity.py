@@ -74,9 +74,9 @@ def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
     for text in texts:
         last = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
         if last:
-            what = f"the benchmark's {pattern!r}"
+            what = f"the benchmark's '{pattern}'"
             return _converted(_whole(last[0], what, metric), what, metric)
-    raise Absent(f"nothing in the benchmark's output matches {pattern!r}")
+    raise Absent(f"nothing in the benchmark's output matches '{pattern}'")
 
 
 def _whole(found: re.Match[str], what: str, metric: str) -> str:

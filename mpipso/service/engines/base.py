@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -305,7 +306,8 @@ def _names(expression: str) -> set[str]:
 def service_commands(config: Config) -> dict[str, str]:
     """The commands that every node of a group must have, the engine's own included, by key in the configuration."""
     command = config.service.command or ENGINES.create(config.service.engine).default_command(config)
-    return _programs(_commands(config, command))
+    given = ((key, words[0]) for key, words in _commands(config, command).items() if words)
+    return {f"service.{key}": word for key, word in given if not placeholders([word])}
 
 
 def missing_commands(config: Config) -> list[str]:
@@ -313,15 +315,22 @@ def missing_commands(config: Config) -> list[str]:
 
     :meth:`Engine.problems` says whether it has the engine's own.
     """
-    service = _programs(_commands(config, config.service.command))
-    commands = service | _programs({"command": config.benchmark.command}, "benchmark")
-    return [f"{key}: command not found: {word}" for key, word in commands.items() if shutil.which(word) is None]
+    commands = {f"service.{key}": words for key, words in _commands(config, config.service.command).items()}
+    commands["benchmark.command"] = config.benchmark.command
+    problems = []
+    for key, first in ((key, words[0]) for key, words in commands.items() if words):
+        hint = _one_word(first)
+        if hint or (not placeholders([first]) and shutil.which(first) is None):
+            problems.append(f"{key}: command not found: {first}{hint}")
+    return problems
 
 
-def _programs(commands: Mapping[str, Sequence[str]], section: str = "service") -> dict[str, str]:
-    """The program of each command, by ``section.key``, as far as it does not depend on placeholders."""
-    given = ((key, words[0]) for key, words in commands.items() if words and not placeholders(words[:1]))
-    return {f"{section}.{key}": word for key, word in given}
+def _one_word(first: str) -> str:
+    """What to do about a whole command line in the place of its first word; empty if it is no such line."""
+    words = first.split()
+    if len(words) < 2 or shutil.which(first) is not None or shutil.which(words[0]) is None:
+        return ""
+    return f"; every word is an item of its own: {json.dumps(words)}"
 
 
 _SCHEMES = ("http://", "https://")
