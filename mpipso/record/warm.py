@@ -62,9 +62,10 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     Results that this search has no use for are left out and counted in the description: those outside its space, with
     a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs.
 
-    A CSV file has a header and one row per measurement; a column per searched parameter, by its name, and columns for
-    metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns are ignored, and named
-    in the description. A row in which a needed metric is empty or not a finite number is a failure.
+    A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
+    name, and columns for metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns
+    are ignored, and named in the description. A row in which a needed metric is empty or not a finite number is a
+    failure.
 
     Parameters
     ----------
@@ -191,7 +192,9 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of CSV text that are not empty, each after the number of the line on which it ends."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = (text.lstrip().splitlines() or [""])[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     while True:
         try:
             row = next(reader, None)

@@ -113,6 +113,12 @@ def test_lines_end_as_any_system_has_them(table: Path, end: str) -> None:
     assert [configuration["n"] for configuration, _ in earlier(table).results] == [8, 4]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_cells_may_be_separated_otherwise(table: Path, separator: str) -> None:
+    table.write_text(f"\n{HEADER}\n8,0.5,true,q8,100,20\n".replace(",", separator))
+    assert [configuration["n"] for configuration, _ in earlier(table).results] == [8]
+
+
 def test_every_damaged_line_is_told_with_its_number(table: Path) -> None:
     table.write_text(
         f"{HEADER}\n8.5,0.5,true,q8,1,1\n8,0.5,true,q8,1\n8,much,true,q8,1,1\n8,0.5,maybe,q8,1,1\n8,0.5,true,q8,fast,1\n"
