@@ -76,6 +76,8 @@ class Outcome:
         The configuration that the run's last session had, as TOML without its secrets.
     defaults:
         The baseline configuration, if the run has one and has asked for it.
+    away:
+        The folder from which relative paths of ``starts`` lead; empty if it is this one, or not known.
     """
 
     evaluations: Sequence[Judged]
@@ -94,6 +96,7 @@ class Outcome:
     no_starts: str = ""
     config: str = ""
     defaults: Configuration | None = None
+    away: str = ""
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
@@ -161,6 +164,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         last = {"event": "failed", "cause": failure}
     ended = _ended(folder, last)
     over = ended in ("", _GOING_ON) or last.get("cause", "").startswith(NO_BASELINE) or _comes_back(last)
+    cwd = session.get("cwd", "")
     evaluations = results(events)
     asked = [new for event in events if event["event"] == "asked" for new in event.get("new", ())]
     outcome = Outcome(
@@ -172,12 +176,13 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if over else resume_command(folder, text, session.get("command", ""), session.get("cwd", "")),
+        resume="" if over else resume_command(folder, text, session.get("command", ""), cwd),
         usage=usage(events),
         retries=retries,
         schedule=_schedule(config.get("search", {})),
         config=text,
         defaults=next((new["configuration"] for new in asked if new["label"] == BASELINE), None),
+        away=cwd if cwd and not _is_here(cwd) else "",
     )
     return _with_starts(outcome)
 

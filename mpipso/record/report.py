@@ -80,7 +80,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif baseline.failed:
         count = len(baseline.counted)
         often = f" in {count - len(baseline.good)} of {count} measurements" if baseline.good else ""
-        yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics')}.", "yellow")
+        yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics').rstrip(':.')}.", "yellow")
     elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
     else:
@@ -243,6 +243,8 @@ def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
         return
     script = outcome.folder / recipe.SCRIPT
     yield _whole("start it: ", (shlex.quote(str(script)), "bold green"))
+    if outcome.away:  # to which the script changes by itself
+        yield _Command(["cd", clean(shlex.quote(outcome.away))])
     for start in outcome.starts:
         if len(outcome.starts) > 1:
             yield Text(f"on {clean(start.host)}:")

@@ -169,7 +169,7 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     assert lines[0] == "There is no baseline to compare with."
     assert cells(lines, "output_throughput") == ["output_throughput", "610 tok/s"]
     assert cells(lines, "n_batch") == ["n_batch", "2048"]
-    lines = drawn(summary(outcome(broken(0, "no\nanswer", "baseline"), *RUN[1:], incumbent=2)))
+    lines = drawn(summary(outcome(broken(0, "no\nanswer.", "baseline"), *RUN[1:], incumbent=2)))
     assert lines[0] == "The baseline failed: no answer."
     once = broken(6, "no answer", "baseline")
     lines = drawn(summary(outcome(RUN[0], once, incumbent=0)))
@@ -275,6 +275,20 @@ def test_damaged_commands_are_a_note_of_the_report(tmp_path: Path) -> None:
     assert "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)" in lines
     path = tmp_path / "best.toml"
     assert f"note: {path}: cannot be read as the file that mpipso wrote; --resume writes it anew" in lines
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_relative_paths_of_the_command_lead_from_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=(NodeStart("node1", ("./serve",)),))
+    with Journal.create(tmp_path, Redactor()) as journal:
+        journal.write("started", objective="output_throughput", config="", seed=0, cwd=str(tmp_path))
+        journal.evaluated(RUN[2])
+        journal.write("finished", cause="evaluations", incumbent=2, evaluations=1, feasible=1)
+    monkeypatch.chdir(tmp_path.parent if elsewhere else tmp_path)
+    lines = drawn(report(read_outcome(tmp_path)), width=300)
+    assert lines[lines.index(f"start it: {tmp_path}/best.sh") + 1 :] == [*[f"  cd {tmp_path}"] * elsewhere, "  ./serve"]
 
 
 def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
