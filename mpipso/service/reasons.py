@@ -102,17 +102,20 @@ _ERROR = re.compile(
     r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b"
     # What is said of a process that can say nothing itself, as it hangs or has died.
     r"|\bwatchdog timeout \(.*\bsoft=False\b|\bcrashed with exit code -?\d"
+    r"|\bScheduler or DataParallelController \d+ terminated with (?!0\b)"
 )
 # What an engine says when memory is short is followed by the errors of those that wait for it.
 _MEMORY = re.compile(
     r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) (gpu )?memory"
     r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
     r"|\b(free|available) memory on .* is less than\b|\blarger than the available \w+ cache memory\b"
-    r"|\bleaves no room for the full KV pool\b"
+    r"|\bleaves no room for the full KV pool\b|\bleave no (GPU )?memory for\b"
 )
 _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
-# Prefixes of glog and of Python's warnings, and what a web server says of each request.
-_HARMLESS = re.compile(r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"')
+# Prefixes of glog and of Python's warnings, what a web server says of each request, and a model that is left out.
+_HARMLESS = re.compile(
+    r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
+)
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
 _WITH_TEXT = re.compile(r"(?:^|[\s.:'\"(])(?:[A-Z]\w*(?:Error|Exception)|Exception): \S")
 # What Pydantic says of a value, and the objects that it was given, which say nothing.
@@ -123,7 +126,7 @@ _ADVICE = re.compile(r"(?i)\b(hint|avoid|prevent|handler)\b")
 _ELSEWHERE = re.compile(
     r"(?i)\bsee (the )?((root cause|errors?|error messages?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
-    r"|\bChildFailedError\b|\bApplication startup failed\b"
+    r"|^EOFError$|\bChildFailedError\b|\bApplication startup failed\b"
     r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
     # What gunicorn says of its workers.
     r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"

@@ -216,6 +216,10 @@ UNFINISHED = (
 CRASHED = (
     "[2026-11-28 08:00:02] Subprocess scheduler_0 (pid=7) crashed with exit code -6. Triggering SIGQUIT for cleanup..."
 )
+KILLED = "[2026-11-28 08:00:02] Scheduler or DataParallelController 7 terminated with -9"
+LEFT_OUT = "[2026-11-28 08:00:01 TP1] Ignore import error when loading sglang.srt.models.bert: No module named 'bert'"
+DURING = "During handling of the above exception, another exception occurred:"
+NO_CACHE = "ValueError: Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static=0.1"
 HANGS = "[2026-11-28 08:00:02 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)"
 REFUSED = "usage: sglang serve [-h]\nsglang serve: error: unrecognized arguments: --tp_size 8"
 UNEVEN = "Traceback (most recent call last):\nAssertionError: tp_size must be divisible by number of nodes"
@@ -236,6 +240,9 @@ UNEVEN = "Traceback (most recent call last):\nAssertionError: tp_size must be di
         (f"[2026-11-28 08:00:02] loading\n{UNFINISHED}\n{DIED}", (ELSEWHERE, DIED)),
         (f"[2026-11-28 08:00:02] serving\n{CRASHED}\n{QUIT}", (ERROR, CRASHED)),
         (f"[2026-11-28 08:00:02 TP0] Decode batch\n{HANGS}\n\n{QUIT}", (ERROR, HANGS)),
+        (f"EOFError\n\n{DURING}\n\n{DIED}", (ELSEWHERE, DIED)),
+        (f"{LEFT_OUT}\n{KILLED}\n[2026-11-28 08:00:03] Sleeping 5 seconds", (ERROR, KILLED)),
+        (failing("TP0", NO_CACHE) + QUIT, (MEMORY, NO_CACHE)),
         (REFUSED, (ERROR, REFUSED.splitlines()[1])),
         (UNEVEN, (NAMED, UNEVEN.splitlines()[1])),
     ],
