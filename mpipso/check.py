@@ -22,7 +22,6 @@ from mpipso.evaluation import Assignment, Configuration
 from mpipso.launch.jobs import Start, wanted_start
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
-from mpipso.origin import back_to_origin
 from mpipso.record import recipe
 from mpipso.record.warm import Earlier, told
 from mpipso.search.knowledge import knowledge
@@ -48,7 +47,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     UserError
         With everything that is wrong.
     """
-    config, placement, earlier = _verified(back_to_origin(options), ranks)
+    config, placement, earlier = _verified(options, ranks)
     space, baseline = well_defined(config)
     console.print(_table(placement))
     for line in (*notes(config, placement), *_names_for_ssh(placement)):

@@ -23,7 +23,6 @@ from mpipso.conflicts import device_problems, loopback_problems, placement_probl
 from mpipso.edition import FOLDER, edition, unlike
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.messages import Form
-from mpipso.origin import enter, origin
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
 from mpipso.service.environment import Fingerprint
@@ -128,8 +127,6 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
 
     Parameters
     ----------
-    options:
-        With paths that lead to the same from any folder if the run is resumed, which goes on where it was started.
     claim:
         Called on rank 0 once all is known to be well: makes the run's folder, or raises a ``UserError``.
 
@@ -142,7 +139,6 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     UserError
         On every rank, if any of them found a mistake; nothing has been started then.
     """
-    enter(_agreed(world, lambda: origin(options)))
     config = _agreed(world, lambda: read_config(options))
     config, hosts = _agreed(world, lambda: wanted_groups(options, config))
     root = _agreed(world, lambda: Fingerprint.of(os.environ))

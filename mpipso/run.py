@@ -11,7 +11,6 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
 from mpipso.errors import MpipsoError, Relayed, UserError, print_error
-from mpipso.origin import absolute
 from mpipso.rendezvous import meet, prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
@@ -50,7 +49,7 @@ def tune(given: Options | UserError) -> int:
 
 def _take_part(world: World, given: Options | UserError, interrupts: Interrupts) -> int:
     try:
-        options = absolute(meet(world, given))
+        options = meet(world, given)
         context, record = prepare(world, options, lambda config, plan: _open_record(config, plan, options, world))
     except UserError as error:
         if world.rank == 0:

@@ -197,7 +197,7 @@ class RunRecord:
         lines = [
             f"mpipso {mpipso.__version__}: {size}, {self._world.library}",
             f"up to {search.evaluations} evaluations, {schedule}, {search.strategy}, seed {search.seed}; "
-            f"results in {self._folder.path}" + (f" (resumed, in {Path.cwd()})" if self._resumes else ""),
+            f"results in {self._folder.path}" + (" (resumed)" if self._resumes else ""),
             self._protection(),
         ]
         for index, group in enumerate(plan.groups):

@@ -15,7 +15,7 @@ from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
-from mpipso.record.resume import differences, read_run
+from mpipso.record.resume import differences, left, read_run
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
@@ -82,7 +82,10 @@ def read_config(options: Options) -> Config:
         With every mistake that was found, or what makes it another search than that of the run to resume.
     """
     known: dict[str, Any] = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
-    earlier = "" if options.resume is None else read_run(options.resume, config_given=options.config is not None)[0]
+    earlier: str = ""
+    events: list[dict[str, Any]] = []
+    if options.resume is not None:
+        earlier, events = read_run(options.resume, config_given=options.config is not None)
     source = str(options.config or options.resume or "embedded configuration")
     if options.config is not None:
         config = load(options.config, overrides=options.overrides, **known)
@@ -91,6 +94,11 @@ def read_config(options: Options) -> Config:
     config = _with_template(config, source, given=options.config is not None)
     if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
         raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
+    if options.config is None and (folder := left(events)) and leads_from(folder, config):
+        raise UserError(
+            f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
+            f"go on there, or give --config if they lead from here"
+        )
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
     try:
@@ -100,6 +108,16 @@ def read_config(options: Options) -> Config:
     if problems:
         raise UserError(problems)
     return config
+
+
+def leads_from(folder: str, config: Config) -> bool:
+    """Whether it may matter to a configuration in which folder its commands are run, ``folder`` or another one."""
+    service = config.service
+    commands = (
+        *(service.command, service.worker_command, service.update_command, service.stop_command),
+        *(service.health_command, config.benchmark.command),
+    )
+    return any(commands) or bool(service.model and Path(folder, service.model).exists())
 
 
 def _with_template(config: Config, source: str, *, given: bool) -> Config:

@@ -30,7 +30,7 @@ STOREYS = (
     {"root"},
     {"roles", "farewell"},
     {"rendezvous"},
-    {"origin", "tuning", "notes", "manual"},
+    {"tuning", "notes", "manual"},
     {"startup", "conflicts", "incumbent", "messages", "timelimits", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition"},

@@ -16,7 +16,6 @@ from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
 from mpipso.launch.supervise import Supervisor
 from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
-from mpipso.origin import absolute_words, back_to_origin
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
 
@@ -36,14 +35,10 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     Raises
     ------
     UserError
-        The configuration or the hostfile is wrong, there is no launcher, or no run to resume, or the folder is gone in
-        which that was started; nothing has been started.
+        The configuration or the hostfile is wrong, there is no launcher, or no run to resume; nothing has been started.
     RunFailed
         The run was lost and cannot be restarted.
     """
-    if options.resume is not None:
-        mpirun, more = mpirun and absolute_words([mpirun])[0], absolute_words(more)
-        options = back_to_origin(options)
     # That the folder has a journal is checked first: without it there is no configuration either.
     folder = RunFolder.open(options.resume).path if options.resume is not None else None
     config = read_config(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,14 @@ def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dic
     if not config_given and (keys := hidden(text, str(path))):
         raise UserError(f"{path}: {', '.join(keys)}: secrets are not kept; give the configuration again with --config")
     return text, events
+
+
+def left(events: Sequence[Mapping[str, Any]]) -> str:
+    """The folder in which a run was last started, if it is not this one; empty if it is, is not here, or is unknown."""
+    folder: str = next((event["cwd"] for event in reversed(events) if event.get("cwd")), "")
+    if not folder or not os.access(folder, os.X_OK):
+        return ""
+    return "" if Path(folder).samefile(Path()) else folder
 
 
 def hidden(text: str, source: str) -> list[str]:
