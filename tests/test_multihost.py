@@ -171,7 +171,7 @@ def placed(bed: Bed, launcher: Launcher, job: MpiJob) -> list[str]:
         ("a batch job", 5),
         ("node0,node1,node2", 7),
         ("node0:4 node1:1", 5),
-        ("node0:4 node1:1", 3),
+        ("node0:4 node1:1", 4),
         ("node0:4 node1:4", 4),
     ],
 )

@@ -863,8 +863,10 @@ class TestFamilies:
 
     def test_mpich_takes_the_slots_of_a_hostfile_alone(self) -> None:
         """Inside a Slurm job it would take the job's tasks on each node for slots."""
-        assert self.words(Hydra(), slots=True) == "mpirun -n 4"
-        assert self.words(Hydra(), slots=True, per_node=True) == "mpirun -n 4 -ppn 1"
+        assert self.words(Hydra(), slots="filled") == "mpirun -n 4"
+        assert self.words(Hydra(), slots="filled", per_node=True) == "mpirun -n 4 -ppn 1"
+        names = {"hostfile": Path("f"), "hosts": ("a", "b", "a", "a")}
+        assert self.words(Hydra(), slots="shared", **names) == "mpirun -n 4 -hosts a,b,a,a"
 
     def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
         assert Hydra().environment() == {"SLURM_OVERLAP": "1"}

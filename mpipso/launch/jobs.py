@@ -54,15 +54,19 @@ class Start:
     ranks: int
 
     def host_of_each(self) -> list[str]:
-        """The host of each rank, as :meth:`Job.command` places it.
+        """The host of each rank, as :meth:`Job.command` places it; in ``hosts``, each is named once for each slot."""
+        return dealt(self.hosts or LOCAL[:1], self.ranks)
 
-        Hosts get one in turn, up to their slots. If there are no fewer ranks than slots, each host gets as many as it
-        has slots, and so on in turn.
-        """
-        slots = Counter(self.hosts)
-        in_turn = [host for turn in range(max(slots.values(), default=0)) for host in slots if slots[host] > turn]
-        hosts = in_turn if self.ranks < len(self.hosts) else self.hosts
-        return list(itertools.islice(itertools.cycle(hosts or LOCAL[:1]), self.ranks))
+
+def dealt(hosts: Sequence[str], ranks: int) -> list[str]:
+    """The host of each rank, where ``hosts`` name each once for each slot.
+
+    Hosts get one rank in turn, up to their slots. If there are no fewer ranks than slots, each host gets as many as it
+    has slots, and so on in turn.
+    """
+    slots = Counter(hosts)
+    in_turn = [host for turn in range(max(slots.values())) for host in slots if slots[host] > turn]
+    return list(itertools.islice(itertools.cycle(in_turn if ranks < len(hosts) else hosts), ranks))
 
 
 def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
@@ -184,10 +188,11 @@ class Job:
     def command(self, forward: Sequence[str]) -> list[str]:
         """The whole command line; ``forward`` names environment variables that ranks on other hosts need."""
         per_node = len(set(self.hosts)) >= self.ranks
-        named = self.hosts if self.named else ()
+        named: Sequence[str] = self.hosts if self.named else ()
         slots: Slots = "not counted"
         if len(set(self.hosts)) < len(self.hosts):
             slots = "filled" if self.ranks >= len(self.hosts) else "shared"
+            named = dealt(self.hosts, self.ranks) if slots == "shared" and not per_node else named
         launch = Launch(
             self.path,
             self.ranks,

@@ -46,7 +46,8 @@ class Launch:
     forward:
         Names of environment variables that ranks on other hosts need.
     hosts:
-        Names of hosts instead of a hostfile, once for each slot.
+        Names of hosts, once for each slot. If there is a hostfile, it has these; then they are named, once for each
+        rank, where slots are shared.
     slots:
         Whether hosts get one rank in turn, as slots are "not counted", or up to their slots, which are "shared"; or as
         many ranks in turn as they have slots, which are "filled".
@@ -152,7 +153,8 @@ class OpenMPI5(Launcher):
 
     def command(self, launch: Launch) -> list[str]:
         where = ["--hostfile", str(launch.hostfile)] if launch.hostfile is not None else []
-        where += ["--host", ",".join(f"{host}:1" for host in launch.hosts)] if launch.hosts else []
+        if launch.hosts and launch.hostfile is None:
+            where = ["--host", ",".join(f"{host}:1" for host in launch.hosts)]
         mapping = "ppr:1:node" if launch.per_node else _MAPPING[launch.slots]
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
@@ -203,10 +205,12 @@ class Hydra(Launcher):
         return {"SLURM_OVERLAP": "1"}
 
     def command(self, launch: Launch) -> list[str]:
-        where = ["-f", str(launch.hostfile)] if launch.hostfile is not None else []
-        where += ["-hosts", ",".join(launch.hosts)] if launch.hosts else []
+        # It does not give hosts of a file one rank in turn and no more than their slots, but takes names in order.
+        names = launch.hosts and (launch.hostfile is None or launch.slots == "shared")
+        where = ["-hosts", ",".join(launch.hosts)] if names else []
+        where = where or (["-f", str(launch.hostfile)] if launch.hostfile is not None else [])
         # Inside a Slurm job it would give each host as many in turn as the job has tasks there.
-        each = ["-ppn", "1"] if launch.per_node or launch.slots != "filled" else []
+        each = ["-ppn", "1"] if launch.per_node or launch.slots == "not counted" else []
         return [launch.path, "-n", str(launch.ranks), *each, *where]
 
 
