@@ -119,7 +119,7 @@ def _meant(command: str, word: str) -> str:
     """What a user may have meant by a word that is no flag of ``command``, or else where its flags are told."""
     parser = argparse.ArgumentParser()
     _SUBCOMMANDS[command][0](parser)
-    close = difflib.get_close_matches(word.partition("=")[0], re.findall(r"--[a-z-]+", parser.format_usage()), n=1)
+    close = difflib.get_close_matches(word.partition("=")[0], re.findall(r"--[a-z-]+", parser.format_usage()), 1, 0.75)
     return f"; did you mean {close[0]}?" if close else f"; see mpipso {command} --help"
 
 

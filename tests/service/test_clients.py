@@ -157,7 +157,7 @@ def test_a_metric_that_is_not_needed_may_be_missing(value: object, tmp_path: Pat
         ("fast", "'other' is 'fast', not a finite number"),
         (True, "'other' is True, not a finite number"),
         ({"total": "9 ms"}, r"'other' is \{'total': '9 ms'\}, not a finite number"),
-        ("9 min", "'other' is '9 min', and ttft_p99_ms takes us, ms or s"),
+        ("9 days", "'other' is '9 days', and ttft_p99_ms takes ns, us, ms, s, min or h"),
     ],
 )
 def test_what_is_there_and_no_number_fails_also_where_it_is_not_needed(value: Any, told: str, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_number_may_have_a_unit(metric: str, value: Any, number: float, tmp_pa
 @pytest.mark.parametrize(
     ("metric", "value", "right"),
     [
-        ("ttft_p99_ms", "3 token/s", "us, ms or s"),
-        ("ttft_p99_ms", "3 m", "us, ms or s"),
-        ("duration", "3 min", "us, ms or s"),
+        ("ttft_p99_ms", "3 token/s", "ns, us, ms, s, min or h"),
+        ("ttft_p99_ms", "3 m", "ns, us, ms, s, min or h"),
+        ("duration", "3 days", "ns, us, ms, s, min or h"),
         ("output_throughput", "3 ktoken/s", "a unit such as token/s or req/s"),
         ("output_throughput", "3 ms", "a unit such as token/s or req/s"),
         ("output_throughput", "98 %", "a unit such as token/s or req/s"),
@@ -332,6 +332,10 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12.5 (all) s", 12.5),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12.5  s", 12.5),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12.5 slow", 12.5),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 1.5 min", 90_000.0),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 500 ns", 0.0005),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 2\u00a0Seconds", 2000.0),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12 s: 4", 12.0),
         ("duration", r"took ([\d.]+)", "took 250 ms", 0.25),
         ("duration", r"took ([\d.]+)", "took 2 seconds", 2.0),
         ("completed", r"did (\d+)", "did 100 s", 100.0),

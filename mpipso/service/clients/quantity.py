@@ -32,13 +32,16 @@ _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
 _SPELT = {
+    3600.0: ("h", "hour", "hours"),
+    60.0: ("min", "mins", "minute", "minutes"),
     1.0: ("s", "sec", "secs", "second", "seconds"),
     1e-3: ("ms", "msec", "msecs", "millisecond", "milliseconds"),
     1e-6: ("us", "µs", "\u03bcs", "usec", "usecs", "microsecond", "microseconds"),
+    1e-9: ("ns", "nsec", "nsecs", "nanosecond", "nanoseconds"),
 }
 _SECONDS = {unit: seconds for seconds, units in _SPELT.items() for unit in units}
-_APART = re.compile(r"[ \t]([^\W\d_]+)\b")
-"""The word after a number and one blank: it may be a unit, or anything else."""
+_APART = re.compile(r"[ \t\u00a0]([^\W\d_]+)\b(?![:=-])")
+"""The word after a number and one blank, unless it begins what comes next: it may be a unit, or anything else."""
 _RATE = re.compile(r"(req|request|tok|token)s?/s")
 _NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
 """What programs write in the place of a number that they do not have."""
@@ -100,7 +103,8 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
         )
     if after is None:
         apart = _APART.match(found.string, end)
-        return f"{value} {apart[1]}" if apart and apart[1] in _SECONDS and _own_unit(metric) else value
+        word = apart[1].lower() if apart else ""
+        return f"{value} {word}" if word in _SECONDS and _own_unit(metric) else value
     rest = after[0].rstrip(".")
     told = f"{what} is {value!r}, and directly behind it stands {rest!r}"
     if rest[0].isalpha() and not _EXPONENT.match(rest):
@@ -136,7 +140,7 @@ def _factor(unit: str, metric: str, told: str) -> float:
     if not unit:
         return 1.0
     if own:
-        right = "us, ms or s"
+        right = "ns, us, ms, s, min or h"
         factor = _SECONDS[unit] / _SECONDS[own] if unit in _SECONDS else None
     elif metric in METRICS and not metric.endswith("_throughput"):
         right, factor = "no unit", None
