@@ -116,7 +116,8 @@ def _gains(lattice: Lattice, known: Sequence[Known], points: Array) -> list[floa
     """
     sign = np.sign(known[0].score.fitness or 0.0)
     valued = [each for each in known if (each.score.fitness or 0.0) * sign > 0.0]
-    if not valued:
+    # A mean and an effect of each change are as many unknowns as there are points.
+    if len(valued) < len(points):
         return [None] * (len(points) - 1)
     logarithms = np.log([abs(each.score.fitness or 0.0) for each in valued])
     spread = float(np.std(logarithms)) or 1.0

@@ -121,3 +121,11 @@ def test_the_mean_of_many_measurements_counts_more() -> None:
     once, often = (gains([*known, Known(BEST, lucky, count)])["cache"] for count in (1, 1000))
     assert once == pytest.approx(-0.25, abs=0.1)
     assert often is not None and often < -0.4
+
+
+def test_fewer_configurations_than_unknowns_tell_nothing() -> None:
+    """Of two configurations that differ in three parameters, the model would take the widest change for the cause."""
+    assert set(gains(measured(2, noise=0.0)).values()) == set(gains(measured(3, noise=0.0)).values()) == {None}
+    other = {**BEFORE, "cache": "q8"}  # a single change, whose gain is what was measured
+    known = [Known(each, maximised(each)) for each in (BEFORE, other)]
+    assert effects(SPACE, known, other, BEFORE)["cache"].gain == pytest.approx(-0.2, abs=0.01)
