@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
+from mpipso.launched import RESTARTS
 from mpipso.record.resume import differences, left, read_run
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
@@ -94,7 +96,9 @@ def read_config(options: Options) -> Config:
     config = _with_template(config, source, given=options.config is not None)
     if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
         raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
-    if options.config is None and (folder := left(events)) and leads_from(folder, config):
+    # Of a job that is supervised the launcher has asked; a rank may be on a host that does not have its folder.
+    asked = options.config is not None or RESTARTS in os.environ
+    if not asked and (folder := left(events)) and leads_from(folder, config):
         raise UserError(
             f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
             f"go on there, or give --config if they lead from here"

@@ -12,9 +12,11 @@ from bed.job import Job
 
 from mpipso.config.file import parse
 from mpipso.config.templates import EMBEDDED, template
+from mpipso.errors import UserError
+from mpipso.launched import RESTARTS
 from mpipso.record.journal import FILE
 from mpipso.record.resume import left
-from mpipso.startup import leads_from
+from mpipso.startup import Options, leads_from, read_config
 
 SERVICE = Path(__file__).resolve().parent / "service" / "tiny_service.py"
 LIMIT = 60.0
@@ -101,6 +103,17 @@ def test_it_goes_on_elsewhere_with_a_configuration_that_is_given(started: Path, 
     run(second, "tune", "--resume", "runs/latest", "--config", "my.toml", "--evaluations", "2")
     run(second, "tune", "--resume", "runs/latest", "--evaluations", "3")
     assert folders(second / "runs" / "latest") == [str(started), str(second), str(second)]
+
+
+def test_ranks_leave_the_question_to_the_launcher_that_supervises_them(
+    started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(resume=started / "runs" / "latest")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="was last started in"):
+        read_config(options)
+    monkeypatch.setenv(RESTARTS, "3")
+    assert read_config(options).service.command[0] == "./serve"
 
 
 def test_what_was_moved_goes_on_where_it_is(started: Path, tmp_path: Path) -> None:
