@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from mpipso.service.engines.base import Engine, Layout, Start
 TENSOR, PIPELINE, DATA = "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
 
 
-class ModelServer(Engine):
+class ModelServer(Engine, abc.ABC):
     """``service.model`` is served by a program of the PATH, with the flags of ``service.config_file`` if there is one.
 
     A group of several nodes runs it on each of them. With a ``service.command`` of the user's, that and
@@ -45,9 +46,9 @@ class ModelServer(Engine):
     health_path = "/health"
     started_by = "service.model or service.command"
 
+    @abc.abstractmethod
     def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
         """What makes one service of the processes on the nodes of a group, which are ``told`` these flags."""
-        raise NotImplementedError
 
     def model_name(self, config: Config) -> str:
         served = file_flags(config).get("served_model_name") or config.service.model
