@@ -62,7 +62,10 @@ class Landscape:
 
 def tables(folder: Path, failures: float = 0.0) -> Iterator[Landscape]:
     """Every ``NAME.json`` of the folder with its ``NAME.csv``; a share ``failures`` of the rows is made to fail."""
-    for path in sorted(folder.glob("*.json")):
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise SystemExit(f"{folder}: no table there, that is no NAME.json with its NAME.csv")
+    for path in paths:
         yield _table(folder, path.stem, failures)
 
 

@@ -9,42 +9,25 @@ well. ``zstd`` needs ``pip install zstandard``, ``matmul`` gcc. It takes about f
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import lzma
 import math
 import random
 import sqlite3
-import statistics
 import subprocess
 import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
+
+from tests.benchmarks.table_files import Column, category, ordered, write
 
 T = TypeVar("T")
 
 REPEATS = 2
 """Measurements of a configuration; the least counts. (Of ``matmul``, three in its own program.)"""
-
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-    type: Literal["ord", "cat"]
-    values: tuple[Any, ...]
-
-
-def ordered(name: str, *values: float) -> Column:
-    return Column(name, "ord", values)
-
-
-def category(name: str, *values: str) -> Column:
-    return Column(name, "cat", values)
 
 
 Cost = Callable[..., float]
@@ -257,21 +240,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--names", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         columns, cost = PROGRAMS[name]()
-        table = measure(columns, cost)
-        with (options.folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*(column.name for column in columns), "__value"])
-            writer.writerows([*values, value] for values, value in table.items())
-        finite = [value for value in table.values() if math.isfinite(value)]
-        about = {"space": [vars(column) for column in columns], "sparse": False}
-        about |= {"opt": min(finite), "median": statistics.median(finite)}
-        (options.folder / f"{name}.json").write_text(json.dumps(about, indent=1))
-        good = sum(value <= 1.05 * min(finite) for value in finite)
-        failed = len(table) - len(finite)
-        print(f"{name}: {len(table)} configurations, {failed} failed, {good} within 5 % of the best", flush=True)
+        write(options.folder, name, columns, measure(columns, cost))
 
 
 if __name__ == "__main__":

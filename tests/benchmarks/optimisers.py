@@ -7,8 +7,9 @@
 
 FOLDER holds one ``NAME.csv`` per table (a column per parameter, and ``__value``, to be minimised; empty or ``inf``
 where the configuration failed) and one ``NAME.json`` (``space``, ``opt``, ``median``, ``sparse``); some are made by
-``measure_tables.py``. With ``--cache``, a file, a run that is in it is not repeated, so that a comparison can be made
-in parts: ``--methods``, ``--names``, ``--seeds 0:5``. Set ``OMP_NUM_THREADS=1`` to give every method one core.
+``measure_tables.py`` and ``serving_tables.py``. With ``--cache``, a file, a run that is in it is not repeated, so that
+a comparison can be made in parts: ``--methods``, ``--names``, ``--seeds 0:5``. Set ``OMP_NUM_THREADS=1`` to give every
+method one core.
 
 Prints the median over the seeds of the normalised regret, (true value of the incumbent - opt) / (median - opt), at most
 1.5; the evaluations until a configuration within 5 % of the best was measured; the mean rank over tables and seeds with
