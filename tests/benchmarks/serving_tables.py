@@ -5,7 +5,7 @@
 Both come with NVIDIA's AIConfigurator (``pip install aiconfigurator==0.12.0``, Apache-2.0), in an environment of its
 own. The measured ones are the aggregated services in its ``silicon_sample.csv``, measurements of SemiAnalysis
 InferenceX: a table for each model and workload of which there is enough. The simulated ones, ``sim_...``, are its
-estimates for the spaces below; they take ten minutes, most of which are for ``sim_disagg_...``.
+estimates for the spaces below; they take some minutes, most of which are for ``sim_disagg_...``.
 
 What is minimised is the negative of the output tokens per second and GPU. A configuration has failed if it breaks the
 limits on the time to the first token or per output token, does not fit the memory or the number of GPUs, or is one that
