@@ -11,8 +11,10 @@ from pathlib import Path
 COMMAND = "MPIPSO_COMMAND"
 """Environment variable with the words, quoted for a shell, by which the user launches runs here. For the ranks of a run
 that was launched, the flags for hosts, ranks and groups follow: on others, the run would measure something else."""
+END_TIME = "MPIPSO_END_TIME"
+"""Environment variable with when the batch job ends, in seconds since 1970, if a job script says so."""
 REQUEUE = "MPIPSO_REQUEUE"
-"""Environment variable that is 1 in a Slurm job that is requeued on ``SIGUSR1`` and then resumes its run."""
+"""Environment variable that is 1 in a job that is requeued on ``SIGUSR1`` and then resumes its run, as Slurm's may."""
 RESTARTS = "MPIPSO_RESTARTS"
 """Environment variable with how often the supervisor of this job would restart it."""
 TERMINAL = "MPIPSO_TERMINAL"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -62,6 +64,14 @@ def regrouping_note(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | 
     return (
         f"service groups differ from the earlier session's: {was}, now {are}: what was measured before may not compare"
     )
+
+
+def end_note(end: float) -> str:
+    """That the run ends with its job, at a time in seconds since 1970; empty if that is infinite."""
+    if end == math.inf:
+        return ""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end))
+    return f"the job ends at {at}: the search leaves time for the final race, and the run is over a minute before"
 
 
 def _shapes(plan: Mapping[str, Any]) -> Counter[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
 from mpipso.farewell import dismiss
 from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
-from mpipso.notes import differing_environments, environment_note, notes, regrouping_note
+from mpipso.notes import differing_environments, end_note, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
@@ -34,7 +34,7 @@ from mpipso.root import Root
 from mpipso.search import strategies
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
-from mpipso.timelimits import TimeLimits
+from mpipso.timelimits import TimeLimits, spent
 from mpipso.tuning import Tuning
 from mpipso.wording import counted, ranges
 from mpipso.worth import worth
@@ -82,9 +82,11 @@ class RunRecord:
                 placed = self._placed()
                 self._write_start(journal, placed, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
                 tuning = self._tuning(journal, monitor)
-                limits = TimeLimits(self._config.search.time_limit, usage(self._past).wall, os.environ)
+                limit, used = self._config.search.time_limit, usage(self._past).wall
+                limits = TimeLimits(limit, used, os.environ)
                 monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
-                for line in (*notes(self._config, self._plan), *environments, *self._regrouped(placed)):
+                times = [line for line in (spent(limit, used), end_note(limits.end)) if line]
+                for line in (*notes(self._config, self._plan), *environments, *self._regrouped(placed), *times):
                     monitor.note(f"note: {line}")
                 beat = self._folder.path / BEAT_FILE
                 root = Root(context, tuning, journal, monitor, interrupts, limits, beat=beat)

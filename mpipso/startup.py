@@ -18,6 +18,7 @@ from mpipso.errors import UserError
 from mpipso.evaluation import Configuration
 from mpipso.launched import RESTARTS
 from mpipso.record.resume import differences, left, read_run
+from mpipso.record.usage import usage
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
@@ -25,6 +26,7 @@ from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded
+from mpipso.timelimits import require_time, spent
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,10 @@ def read_config(options: Options) -> Config:
     Raises
     ------
     UserError
-        With every mistake that was found, or what makes it another search than that of the run to resume.
+        With every mistake that was found, what makes it another search than that of the run to resume, or that no time
+        is left for it.
     """
+    require_time(os.environ)
     known: dict[str, Any] = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
     earlier: str = ""
     events: list[dict[str, Any]] = []
@@ -97,12 +101,16 @@ def read_config(options: Options) -> Config:
     if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
         raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
     # Of a job that is supervised the launcher has asked; a rank may be on a host that does not have its folder.
-    asked = options.config is not None or RESTARTS in os.environ
-    if not asked and (folder := left(events)) and leads_from(folder, config):
+    asked = RESTARTS in os.environ
+    if not asked and options.config is None and (folder := left(events)) and leads_from(folder, config):
         raise UserError(
             f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
             f"go on there, or give --config if they lead from here"
         )
+    # A run that has not come to its end has still to do so.
+    ended = not asked and events and events[-1]["event"] == "finished"
+    if ended and (why := spent(config.search.time_limit, usage(events).wall)):
+        raise UserError(f"{options.resume}: {why}")
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
     try:

@@ -1,4 +1,4 @@
-"""How long a run may still start evaluations: its own time limit, and the end of the Slurm job that it runs in.
+"""How long a run may still start evaluations: its own time limit, and the end of the batch job that it runs in.
 
 After the run's own limit nothing is started any more, but what runs may end. At the end of a job everything is killed,
 so an evaluation is started only if it is likely to end before, and the search ends in time for the final race. The end
@@ -8,16 +8,19 @@ of a job does not count if the job is started again then and goes on with the ru
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 
 from mpipso import slurm
-from mpipso.launched import REQUEUE
+from mpipso.errors import UserError
+from mpipso.launched import END_TIME, REQUEUE, RESTARTS
 
 RESERVE = 60.0
-"""Seconds before the end of a Slurm job at which everything has to be over."""
+"""Seconds before the end of a batch job at which everything has to be over."""
 RACE_SHARE = 0.25
 """Largest share of the time, as it is when a session begins, that the final race may take from the search."""
+_MEANING = "it is when the job ends, in seconds since 1970, such as $(($(date +%s) + 8 * 3600))"
 
 
 class TimeLimits:
@@ -30,10 +33,15 @@ class TimeLimits:
     used:
         Seconds that earlier sessions of the run took.
     environment:
-        As ``os.environ``; ``SLURM_JOB_END_TIME`` is in seconds since 1970. A Slurm that does not set it (22.05) is
-        asked for it.
+        As ``os.environ``; ``MPIPSO_END_TIME`` and ``SLURM_JOB_END_TIME`` are in seconds since 1970, and the earlier one
+        counts. A Slurm that does not set the latter (22.05) is asked for it.
     clock:
         Returns seconds that never go back.
+
+    Attributes
+    ----------
+    end:
+        When the job ends, and the run with it, in seconds since 1970; infinite if they do not, or if unknown.
     """
 
     def __init__(
@@ -45,7 +53,8 @@ class TimeLimits:
     ) -> None:
         self._clock = clock
         self._starts = math.inf if limit is None else clock() + limit - used
-        self._ends = clock() + _end_of_job(environment) - time.time() - RESERVE
+        self.end = _end_of_job(environment)
+        self._ends = clock() + self.end - time.time() - RESERVE
         self._race = RACE_SHARE * max(0.0, self._left(0.0))
 
     @property
@@ -73,11 +82,41 @@ class TimeLimits:
         return min(self._starts, self._ends - evaluation) - self._clock()
 
 
+def require_time(environment: Mapping[str, str]) -> None:
+    """UserError if ``MPIPSO_END_TIME`` is no time, or leaves none; that it may do where a job is started again."""
+    end = _given_end(environment)
+    if end - RESERVE <= time.time() and RESTARTS not in environment:
+        raise UserError(f"{END_TIME}={end:.0f}: leaves no time; {_MEANING}")
+
+
+def spent(limit: float | None, used: float) -> str:
+    """That a run's own time limit, in seconds, leaves nothing after the ``used`` ones; empty if it does."""
+    if limit is None or used < limit:
+        return ""
+    return (
+        f"search.time_limit is {limit:g} s for all sessions together, and those so far took {used:.0f} s, so that "
+        "nothing more is measured; give a larger --time-limit"
+    )
+
+
+def _given_end(environment: Mapping[str, str]) -> float:
+    """When the job ends, in seconds since 1970, as its script says; infinite if it does not, UserError if in vain."""
+    if (text := environment.get(END_TIME)) is None:
+        return math.inf
+    if not re.fullmatch("[0-9]{1,11}", text):
+        raise UserError(f"{END_TIME}={text}: not a time; {_MEANING}")
+    return int(text)
+
+
 def _end_of_job(environment: Mapping[str, str]) -> float:
-    """When the Slurm job ends, and the run with it, in seconds since 1970; infinite if they do not, or if unknown."""
-    job, end = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_END_TIME", "")
+    """When the job ends, and the run with it, in seconds since 1970; infinite if they do not, or if unknown."""
     if environment.get(REQUEUE) == "1":
         return math.inf
+    return min(_given_end(environment), _end_of_slurm_job(environment))
+
+
+def _end_of_slurm_job(environment: Mapping[str, str]) -> float:
+    job, end = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_END_TIME", "")
     if end.isdecimal():
         return int(end)
     return _asked(job, environment) if job else math.inf

@@ -438,6 +438,12 @@ def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
             assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["tune", "launch", "check"])
+def test_a_wrong_end_of_the_job(command: str, config: Path) -> None:
+    (line,) = refused(config, command, "--config", config, env={"MPIPSO_END_TIME": "28800"})
+    assert line.startswith("MPIPSO_END_TIME=28800: leaves no time; it is when the job ends, in seconds since 1970")
+
+
 def test_what_is_not_said_of_the_supervision_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Limits] = []
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What ends a run from outside: the end of a Slurm job's time, and the time that earlier sessions took.
+"""What ends a run from outside: the end of a batch job's time, and the time that earlier sessions took.
 
 And how the best configuration is started by hand.
 """
@@ -83,19 +83,25 @@ sys.exit(main(["tune", "--nodes-per-group", "1", *sys.argv[1:]]))
 """
 
 
-def test_the_search_leaves_time_to_the_race_which_ends_in_time_and_earlier_sessions_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "MPIPSO_END_TIME"])
+def test_the_search_leaves_time_to_the_race_which_ends_in_time_and_earlier_sessions_count(
+    tmp_path: Path, name: str
+) -> None:
     course = Course(tmp_path, search__confirm=30, search__leaders=3, search__particles=2)
 
-    def tune(left: str, *flags: str) -> None:
+    def tune(left: str, *flags: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-c", CLOCK, left, *flags]
-        environment = {**os.environ, "SLURM_JOB_END_TIME": str(int(1e6 + RESERVE))}
+        environment = {**os.environ, name: str(int(1e6 + RESERVE))}
         done = subprocess.run(
             words, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
 
     # An evaluation takes more than 0.2 s and less than 20 s: the race of 120 has no room any more, but may begin.
-    tune("20 0.01", "--config", str(course.config), "--evaluations", "8")
+    done = tune("20 0.01", "--config", str(course.config), "--evaluations", "8")
+    assert done.stdout.count("note: the job ends at 1970-01-1") == 1
+    assert "ended because the time limit, or the end of the job, was reached" in done.stdout
     assert course.events()[-1]["cause"] == "time"
     events = course.events("asked", "assigned")
     race = [event["event"] == "asked" and event["new"][0]["label"] == "confirm" for event in events].index(True)
@@ -103,8 +109,20 @@ def test_the_search_leaves_time_to_the_race_which_ends_in_time_and_earlier_sessi
     assert 3 <= before <= 4, "what had been asked for and not begun is dropped"
     assert after == 0, "none is likely to end in the 0.01 s that are left"
 
-    tune("", "--resume", str((course.runs / "latest").resolve()), "--time-limit", "0.1", "--evaluations", "8")
-    assert [event["event"] for event in course.events()].count("resumed") == 1
+    # Its own time is over too: a run that has come to its end is not begun again for nothing.
+    again = ["--resume", str((course.runs / "latest").resolve()), "--time-limit", "0.1", "--evaluations", "8"]
+    done = tune("", *again, code=2)
+    told = "search.time_limit is 0.1 s for all sessions together, and those so far took "
+    (line,) = done.stderr.splitlines()
+    assert told in line and line.endswith("; give a larger --time-limit")
+    assert not course.events("resumed")
+
+    # One that has not is led to its end.
+    journal = course.runs / "latest" / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
+    done = tune("", *again)
+    assert done.stdout.count(f"note: {told}") == 1
+    assert [event["event"] for event in course.events()][-1] == "finished"
     assert len(course.events("evaluated")) == before, "its time is over"
 
 
@@ -214,9 +232,8 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     folder = str((course.runs / "latest").resolve())
     before = len(course.events("evaluated"))
-    run(course, "--resume", folder, "--time-limit", "4")
-    assert [event["event"] for event in course.events()].count("resumed") == 1
-    assert len(course.events("evaluated")) == before, "its time is over"
+    assert run(course, "--resume", folder, "--time-limit", "4").returncode == 2, "its time is over"
+    assert not course.events("resumed")
     # At most an iteration, of two, had been asked for and not begun.
     run(course, "--resume", folder, "--time-limit", "1000", "--evaluations", str(before + 2))
     assert len(course.events("evaluated")) == before + 2

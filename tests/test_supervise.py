@@ -410,6 +410,13 @@ class TestRestarts:
             *([], ["PATH"], ["PATH=/site:/bin"])
         ]
 
+    def test_all_ranks_are_told_when_the_job_ends(self, bench: Bench) -> None:
+        bench.environment["MPIPSO_END_TIME"] = "90000000000"
+        told = "(HERE / 'end').open('a').write(os.environ['MPIPSO_END_TIME'] + ' ')"
+        assert bench.launch([f"begin(); {told}", f"begin(); {told}; finish()"]).returncode == 0
+        assert (bench.folder / "end").read_text().split() == 2 * ["90000000000"]
+        assert [words[words.index("MPIPSO_END_TIME") - 1] for words in bench.calls] == ["-x", "-x"]
+
     def test_but_any_number_for_a_run_that_gets_on(self, bench: Bench) -> None:
         on = [f"begin(); evaluate({number})" for number in range(4)]
         done = bench.launch([*on, "begin(); finish()"], "--restarts", 1)

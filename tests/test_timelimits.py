@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mpipso import slurm
-from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits
+from mpipso.errors import UserError
+from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits, require_time, spent
 
 
 @dataclass
@@ -37,13 +38,39 @@ def test_a_limit_is_on_what_is_started_and_earlier_sessions_count() -> None:
     assert limits.seconds == 0.0
 
 
-def test_before_the_end_of_a_slurm_job_only_what_will_end_is_started() -> None:
+@pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "MPIPSO_END_TIME"])
+def test_before_the_end_of_a_job_only_what_will_end_is_started(name: str) -> None:
     clock = Clock()
-    limits = TimeLimits(None, 0.0, {"SLURM_JOB_END_TIME": str(int(time.time() + RESERVE + 1000))}, clock)
+    limits = TimeLimits(None, 0.0, {name: str(int(time.time() + RESERVE + 1000))}, clock)
     assert limits.seconds == pytest.approx(1000.0, abs=5.0)
     clock.now += 890.0
     assert not limits.over(100.0)
     assert limits.over(120.0)
+
+
+def test_the_earlier_end_of_a_job_counts() -> None:
+    for slurm_end, script_end in (("2000000000", "3000000000"), ("3000000000", "2000000000")):
+        assert TimeLimits(None, 0.0, {"SLURM_JOB_END_TIME": slurm_end, "MPIPSO_END_TIME": script_end}).end == 2e9
+
+
+@pytest.mark.parametrize("text", ["", "soon", "08:00:00", "1.8e9", "1790000000000", "-1", "28800"])
+def test_what_is_no_end_of_a_job_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UserError, match=f"^MPIPSO_END_TIME={text}: .*it is when the job ends, in seconds since 1970"):
+        require_time({"MPIPSO_END_TIME": text})
+
+
+def test_a_job_without_time_is_refused_but_the_restart_of_one_ends_in_order() -> None:
+    late = {"MPIPSO_END_TIME": str(int(time.time() + RESERVE))}
+    with pytest.raises(UserError, match="leaves no time"):
+        require_time(late)
+    require_time({**late, "MPIPSO_RESTARTS": "2"})
+    require_time({"MPIPSO_END_TIME": str(int(time.time() + RESERVE + 1000))})
+    require_time({})
+
+
+def test_a_limit_that_earlier_sessions_have_spent_is_told() -> None:
+    assert spent(None, 1e9) == spent(100.0, 99.0) == ""
+    assert spent(100.0, 100.0).startswith("search.time_limit is 100 s for all sessions together, and those so far took")
 
 
 class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
@@ -69,6 +96,7 @@ def test_a_job_that_comes_back_has_no_end() -> None:
     limits = TimeLimits(None, 0.0, {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "1", "MPIPSO_REQUEUE": "1"})
     assert limits.seconds is None
     assert TimeLimits(None, 0.0, {"SLURM_JOB_END_TIME": "1", "MPIPSO_REQUEUE": "0"}).seconds == 0.0
+    assert TimeLimits(None, 0.0, {"MPIPSO_END_TIME": "1", "MPIPSO_REQUEUE": "1"}).seconds is None
     assert TimeLimits(100.0, 40.0, {"MPIPSO_REQUEUE": "1"}, Clock()).seconds == 60.0, "its own limit stays"
 
 

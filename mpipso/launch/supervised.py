@@ -15,7 +15,7 @@ from mpipso.launch.jobs import Job
 from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
 from mpipso.launch.supervise import Supervisor
-from mpipso.launched import COMMAND, NOTE, REQUEUE, TERMINAL, called
+from mpipso.launched import COMMAND, END_TIME, NOTE, REQUEUE, TERMINAL, called
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
 
@@ -45,7 +45,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     path, launcher = find(mpirun)
     job = Job.first(path, launcher, options, config, ranks, more)
     environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), TERMINAL: _terminal()}
-    forward = [name for name in (COMMAND, REQUEUE, TERMINAL, "MPI4PY_LIBMPI") if name in environment]
+    forward = [name for name in (COMMAND, END_TIME, REQUEUE, TERMINAL, "MPI4PY_LIBMPI") if name in environment]
     # Slurm takes the environment to each node, but Open MPI 5 puts its own folder first in the PATH of all other nodes.
     if "SLURM_JOB_ID" in environment and all(word.partition("=")[0] != "PATH" for word in more):
         forward.append("PATH")

@@ -36,7 +36,7 @@ _QUICK = 10.0
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",
-    "time": "the time limit was reached",
+    "time": "the time limit, or the end of the job, was reached",
     "stagnation": "the best has not improved for long enough",
     "target": "the target was reached",
     "exhausted": "every configuration that could be found has been tried",
