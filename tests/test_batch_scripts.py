@@ -1,0 +1,122 @@
+"""The scripts for PBS, LSF and Grid Engine, with a stand-in for the ``run.sh`` that they call."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+HOSTFILES = Path(__file__).resolve().parents[1] / "hostfiles"
+#: What plays run.sh tells the end of the job and its words, and begins a run if it is to be a new one.
+RUN = """#!/bin/bash
+echo "$MPIPSO_END_TIME" > end
+printf '%s\\n' "$@" > words
+echo "${OMPI_MCA_plm_rsh_agent:-ssh}" > agent
+while [ $# -gt 0 ]; do
+  case $1 in --run-name) mkdir -p mpipso-runs/$2 && touch mpipso-runs/$2/journal.jsonl ;; esac
+  shift
+done
+exit 3
+"""
+SYSTEMS = ("pbs", "lsf", "sge")
+#: The line by which each script asks for the time of its job.
+ASKED = {"pbs": "#PBS -l walltime=", "lsf": "#BSUB -W ", "sge": "#$ -l h_rt="}
+
+
+class Site:
+    """A folder to submit jobs in. Each system starts a copy of the script, with its own way to hand words on."""
+
+    def __init__(self, folder: Path, system: str) -> None:
+        self.folder = folder
+        self.system = system
+        self.script = HOSTFILES / f"mpipso.{system}"
+        run = folder / "run.sh"
+        run.write_text(RUN)
+        run.chmod(0o755)
+
+    def submit(self, job: int, *words: str) -> subprocess.CompletedProcess[str]:
+        """What a job with this number does when it is started, for the first time or again."""
+        copy = self.folder / f"{job}.SC"
+        copy.write_text(self.script.read_text())
+        flags = " ".join(words)
+        environment = {
+            "pbs": {"PBS_JOBID": f"{job}.server", "PBS_O_WORKDIR": str(self.folder), "MPIPSO_FLAGS": flags},
+            "lsf": {"LSB_JOBID": str(job), "MPIPSO_FLAGS": flags},
+            "sge": {"JOB_ID": str(job)},
+        }[self.system]
+        return subprocess.run(
+            ["bash", str(copy), *(words if self.system == "sge" else ())],
+            env={"PATH": f"{self.folder}:/usr/bin:/bin", **environment},
+            cwd="/" if self.system == "pbs" else self.folder,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def run(self, job: int, *words: str) -> list[str]:
+        """The words that run.sh is given by the job."""
+        done = self.submit(job, *words)
+        assert (done.returncode, done.stderr) == (3, ""), "as run.sh ends"
+        return self.told("words").splitlines()
+
+    def told(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+
+@pytest.fixture(params=SYSTEMS)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    return Site(tmp_path, request.param)
+
+
+FLAGS = ("--config", "my.toml", "--seed", "5")
+PLAIN = ["--progress", "plain"]
+
+
+def test_a_job_that_comes_back_under_its_number_resumes_its_run(site: Site) -> None:
+    name = f"{site.system}-7"
+    assert site.run(7, *FLAGS) == [*PLAIN, *FLAGS, "--output", "mpipso-runs", "--run-name", name]
+    assert site.run(7, *FLAGS) == [*PLAIN, *FLAGS, "--resume", f"mpipso-runs/{name}"]
+    assert site.run(8, *FLAGS)[-1] == f"{site.system}-8"
+
+
+def test_a_job_that_came_back_before_its_run_had_begun_starts_it(site: Site) -> None:
+    first = site.run(7, *FLAGS)
+    (site.folder / "mpipso-runs" / f"{site.system}-7" / "journal.jsonl").unlink()
+    assert site.run(7, *FLAGS) == first
+
+
+@pytest.mark.parametrize("flags", [("--resume", "old"), ("--resume=old",)])
+def test_a_job_goes_on_with_the_run_of_another(site: Site, flags: tuple[str, ...]) -> None:
+    assert site.run(7, *flags) == site.run(7, *flags) == [*PLAIN, *flags]
+
+
+def test_the_run_is_told_when_the_time_that_its_script_asks_for_is_over(site: Site) -> None:
+    (asked,) = [line for line in site.script.read_text().splitlines() if line.startswith(ASKED[site.system])]
+    hours, minutes = map(int, re.findall(r"\d+", asked)[:2])
+    before = int(time.time())
+    site.run(7, *FLAGS)
+    assert before <= int(site.told("end")) - 3600 * hours - 60 * minutes <= time.time()
+
+
+def test_without_flags_it_says_how_it_is_used(site: Site) -> None:
+    done = site.submit(7)
+    assert done.returncode not in (0, 3)
+    assert f"mpipso.{site.system}" in done.stderr and "usage: " in done.stderr
+
+
+def test_grid_engine_warns_before_it_kills_and_reaches_its_own_hosts(tmp_path: Path) -> None:
+    site = Site(tmp_path, "sge")
+    site.run(7, *FLAGS)
+    assert site.told("agent").strip() == "ssh"
+    qrsh = tmp_path / "qrsh"
+    qrsh.touch()
+    qrsh.chmod(0o755)
+    site.run(7, *FLAGS)
+    assert site.told("agent").startswith("qrsh -inherit ")
+    asked = [line.split()[1:] for line in site.script.read_text().splitlines() if line.startswith("#$ ")]
+    assert ["-notify"] in asked
+    assert not any("s_rt" in word for words in asked for word in words)
