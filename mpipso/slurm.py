@@ -1,4 +1,4 @@
-"""Questions to Slurm's controller, which may be busy, or not there."""
+"""Questions to the controller of Slurm, or of Flux, which may be busy, or not there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LIMIT = 10.0
 
 
 def ask(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """What one of Slurm's commands prints; empty if it is missing, fails, or takes longer than :data:`LIMIT`."""
+    """What one of their commands prints; empty if it is missing, fails, or takes longer than :data:`LIMIT`."""
     try:
         answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
     except (OSError, subprocess.TimeoutExpired):

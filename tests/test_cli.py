@@ -561,20 +561,35 @@ class TestCheck:
         assert main(["check", "--config", str(config)]) == 2
         assert "SLURM_JOB_NODELIST: 'node[2-' is not a list of hosts" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("variable", ["PBS_NODEFILE", "LSB_DJOB_HOSTFILE"])
-    def test_shows_the_nodes_of_a_pbs_or_lsf_job(
-        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
+    @pytest.mark.parametrize(
+        ("variable", "more"),
+        [
+            ("PBS_NODEFILE", ""),
+            ("LSB_DJOB_HOSTFILE", ""),
+            ("PE_HOSTFILE", " 4 all.q@host UNDEFINED"),
+            ("OAR_NODEFILE", ""),
+            ("COBALT_NODEFILE", ""),
+        ],
+    )
+    def test_shows_the_nodes_of_a_batch_job(
+        self,
+        config: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        variable: str,
+        more: str,
     ) -> None:
         monkeypatch.setenv("COLUMNS", "200")
         nodefile = config.with_name("nodefile")
-        nodefile.write_text("127.0.0.2\n127.0.0.2\n127.0.0.3\n127.0.0.3\n")
+        nodefile.write_text("".join(f"127.0.0.{host}{more}\n" for host in (2, 2, 3, 3)))
         monkeypatch.setenv(variable, str(nodefile))
         text = self.shown(capsys, "--config", config)
         assert "0 0 127.0.0.2 root, leader, master" in text
         assert "0 1 127.0.0.3 member" in text
         nodefile.unlink()
         assert main(["check", "--config", str(config)]) == 2
-        assert f"{nodefile}: hostfile cannot be read" in capsys.readouterr().err
+        problem = f"{variable}: {nodefile}: hostfile cannot be read: No such file or directory"
+        assert capsys.readouterr().err == f"mpipso: {problem}; name the hosts in a --hostfile\n"
 
     def test_asks_scontrol_where_there_is_one(
         self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mpipso.batch import SYSTEMS
 from mpipso.cli import main
 from mpipso.config.file import load
+from mpipso.errors import UserError
 from mpipso.launch.jobs import Job, Start
 from mpipso.launch.launchers import Hydra
 from mpipso.startup import Options
@@ -37,11 +40,15 @@ AWAY, FURTHER = "127.0.0.2", "127.0.0.3"
 """Names of no interface, which stand for other hosts."""
 
 
+#: The variables of a job of Grid Engine, but for its hosts.
+GRID_ENGINE = {"SGE_ROOT": "/opt/sge", "JOB_ID": "7"}
+
+
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setenv("COLUMNS", "200")
-    for variable in ("SLURM_JOB_NODELIST", "PBS_NODEFILE", "LSB_DJOB_HOSTFILE"):
+    for variable in {name for system in SYSTEMS for name in (*system.job, system.hosts, system.alone) if name}:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -133,6 +140,88 @@ def test_a_batch_job_of_this_host_alone_has_a_rank_for_each_place(
     assert (job.ranks, job.hosts) == (ranks, (HERE,))
 
 
+@pytest.mark.parametrize(
+    ("environment", "hosts", "ranks", "named"),
+    [
+        ({"NSLOTS": "1", "NHOSTS": "1"}, "", 1, ()),
+        ({"NSLOTS": "1"}, f"{HERE} 1 all.q UNDEFINED", 1, ()),
+        ({"NSLOTS": "64"}, f"{HERE} 64 all.q UNDEFINED", 2, ()),
+        ({"NSLOTS": "5"}, f"{HERE} 4 all.q UNDEFINED\n{AWAY} 1 all.q UNDEFINED", 2, (HERE, AWAY)),
+    ],
+    ids=["serial", "one slot", "more slots than cores", "two hosts"],
+)
+def test_a_grid_engine_job_of_one_host_has_no_more_ranks_than_slots(
+    environment: dict[str, str],
+    hosts: str,
+    ranks: int,
+    named: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    job = batch_job({**GRID_ENGINE, **environment}, "PE_HOSTFILE", hosts, monkeypatch, tmp_path)
+    assert (job.ranks, job.hosts, job.size) == (ranks, named, 2 if named else 1)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PBS_JOBID": "7"},
+        {"LSB_JOBID": "7", "LSB_DJOB_NUMPROC": "8"},
+        {**GRID_ENGINE, "NHOSTS": "2", "NSLOTS": "2"},
+        {"OAR_JOB_ID": "7"},
+        {"COBALT_JOBID": "7"},
+        {"FLUX_URI": "local:///run/flux", "PATH": "/nowhere"},
+    ],
+    ids=["PBS", "LSF", "Grid Engine", "OAR", "Cobalt", "Flux"],
+)
+def test_a_batch_job_whose_hosts_are_not_known_needs_a_hostfile(
+    environment: dict[str, str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    name = request.node.callspec.id
+    with pytest.raises(UserError) as caught:
+        batch_job(environment, "", "", monkeypatch, tmp_path)
+    assert caught.value.problems == (f"this {name} job does not say which hosts it has: name them in a --hostfile",)
+    (tmp_path / "hosts.txt").write_text(f"{AWAY}\n")
+    for named in ({"hostfile": tmp_path / "hosts.txt"}, {"nodes": AWAY}):
+        assert batch_job(environment, "", "", monkeypatch, tmp_path, **named).hosts == (AWAY,)
+
+
+def test_the_hosts_of_a_batch_job_need_not_be_readable_where_others_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a container that does not see the file."""
+    environment = {"PBS_NODEFILE": str(tmp_path / "missing")}
+    assert batch_job(environment, "", "", monkeypatch, tmp_path, nodes=AWAY).hosts == (AWAY,)
+
+
+def test_flux_is_asked_for_the_hosts_of_its_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The flux is a script of this test: a real one needs a cluster."""
+    flux = tmp_path / "flux"
+    flux.write_text(f'#!/bin/sh\n[ "$*" = "hostlist --expand local" ] && echo {AWAY} {AWAY} {FURTHER}\n')
+    flux.chmod(0o755)
+    environment = {"FLUX_URI": "local:///run/flux", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert batch_job(environment, "", "", monkeypatch, tmp_path).hosts == (AWAY, FURTHER)
+    alone = {"FLUX_URI": "local:///run/flux", "FLUX_JOB_NNODES": "1"}
+    assert batch_job(alone, "", "", monkeypatch, tmp_path).hosts == (HERE,)
+
+
+def batch_job(
+    environment: dict[str, str], variable: str, hosts: str, monkeypatch: pytest.MonkeyPatch, folder: Path, **named: Any
+) -> Job:
+    """The job that starts in a batch job with these variables; ``variable`` has the path of a file with ``hosts``."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if hosts:
+        (folder / "nodefile").write_text(f"{hosts}\n")
+        monkeypatch.setenv(variable, str(folder / "nodefile"))
+    (folder / "my.toml").write_text(CONFIG)
+    loaded = load(folder / "my.toml", engines=["command"], clients=["openai"])
+    return Job.first("mpiexec", Hydra(), Options(folder / "my.toml", **named), loaded, None)
+
+
 def group(number: int, names: str) -> str:
     nodes = ", ".join(f'{{ host = "{name}" }}' for name in names.split(","))
     return f"[[parallel.service_groups]]\ngroup_id = {number}\nnodes = [{nodes}]\n"
@@ -189,6 +278,38 @@ def test_hosts_that_a_slurm_job_does_not_have_are_refused(
     words = ["--config", str(config), *(word.replace("HOSTS", str(hosts)) for word in words)]
     main(["check", *words])
     assert [line for line in capsys.readouterr().err.splitlines() if "Slurm" in line] == refused
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "words", "out"),
+    [
+        ("PE_HOSTFILE", "Grid Engine", ["--nodes", "n0:n1:n3"], "n0, n3"),
+        ("PE_HOSTFILE", "Grid Engine", ["--hostfile", "HOSTS"], "me@n3"),
+        ("PE_HOSTFILE", "Grid Engine", ["--hostfile", "HOSTS", "-np", "2"], ""),
+        ("PE_HOSTFILE", "Grid Engine", ["--nodes", "N1.rack,n2"], ""),
+        ("PE_HOSTFILE", "Grid Engine", ["--nodes", f"n1:127.0.0.3:{HERE}"], ""),
+        ("PBS_NODEFILE", "PBS", ["--hostfile", "HOSTS"], "me@n3"),
+        ("LSB_DJOB_HOSTFILE", "LSF", ["--nodes", "n2:n3"], "n3"),
+    ],
+)
+def test_hosts_that_another_batch_job_does_not_have_are_refused(
+    variable: str,
+    name: str,
+    words: list[str],
+    out: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodefile, config, hosts = tmp_path / "nodefile", tmp_path / "my.toml", tmp_path / "hosts.txt"
+    nodefile.write_text("n1\nn1\nn2.rack\n")
+    monkeypatch.setenv(variable, str(nodefile))
+    config.write_text(CONFIG)
+    hosts.write_text("n1.rack\nn2\nme@n3\n")
+    refused = f"mpipso: {out}: not in this {name} job, which has n1, n2.rack"
+    assert main(["check", "--config", str(config), *(word.replace("HOSTS", str(hosts)) for word in words)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [refused] if out else not any("not in this" in line for line in told)
 
 
 def test_the_node_of_a_slurm_job_that_this_runs_on_may_have_a_name_of_its_own(

@@ -35,7 +35,7 @@ STOREYS = (
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},
     {"evaluation", "launched", "launchernames", "logtext", "slurm", "wording", "flags"},
-    {"errors"},
+    {"errors", "batch"},
     {"printable"},
 )
 """From top to bottom, the rooms and the modules beside them: each imports only what is further down, of its own storey

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import shlex
 from collections import defaultdict
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mpipso import slurm
 from mpipso.config.parallel import GroupEntry, NodeEntry
 from mpipso.errors import UserError
 from mpipso.wording import short_host
@@ -100,6 +98,15 @@ def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
     return hosts
 
 
+def hostfile_text(path: Path) -> str:
+    """The text of a file that names hosts; UserError if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UserError(f"{path}: hostfile cannot be read: {reason}") from None
+
+
 def read_hostfile(path: Path) -> list[tuple[str, int]]:
     """The hosts and slots of a file, as :func:`parse_hostfile` returns them.
 
@@ -108,11 +115,7 @@ def read_hostfile(path: Path) -> list[tuple[str, int]]:
     UserError
         The file cannot be read, here or by launchers, or one of its lines is wrong.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise UserError(f"{path}: hostfile cannot be read: {reason}") from None
+    text = hostfile_text(path)
     if text.startswith("\ufeff") or "\r" in text:
         mend = rf"sed -i '1s/^\xEF\xBB\xBF//; s/\r$//' {shlex.quote(str(path))}"
         raise UserError(f"{path}: has the line ends or the byte order mark of Windows, which launchers misread: {mend}")
@@ -235,28 +238,3 @@ class Hosts:
 
 def _key(name: str) -> str:
     return name.rpartition("@")[2].casefold()
-
-
-def batch_hosts() -> list[str]:
-    """The hosts, each once, of the PBS or LSF job that this process belongs to; none outside of one.
-
-    Both name a file of one line per slot (qsub's manual, ``PBS_NODEFILE``; bsub's, ``LSB_DJOB_HOSTFILE``).
-
-    Raises
-    ------
-    UserError
-        The file cannot be read.
-    """
-    path = os.environ.get("PBS_NODEFILE") or os.environ.get("LSB_DJOB_HOSTFILE")
-    return list(dict.fromkeys(host for host, _ in read_hostfile(Path(path)))) if path else []
-
-
-def slurm_hosts() -> list[str]:
-    """The nodes of the Slurm job that this process belongs to; none outside of one."""
-    listed = os.environ.get("SLURM_JOB_NODELIST")
-    if not listed:
-        return []
-    try:
-        return slurm.ask(["scontrol", "show", "hostnames", listed]).split() or expand_node_list(listed)
-    except ValueError as error:
-        raise UserError(f"SLURM_JOB_NODELIST: {error}") from None

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mpipso.batch import SLURM
+from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name, batch_hosts, slurm_hosts
+from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
@@ -73,7 +75,8 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     """The start that the user asks for: one rank on each host that is named, by a hostfile, groups or the batch system.
 
     On this machine alone, since groups name no other host or those are reached over ssh, there are as many ranks as
-    groups have places here, or one per core if no groups are named.
+    groups have places here, or one per core if no groups are named; in a batch job of one host, no more than it has
+    slots if the system counts them.
 
     Parameters
     ----------
@@ -83,7 +86,8 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     Raises
     ------
     UserError
-        The hostfile or the list of nodes is wrong, or has hosts that are not in this Slurm job.
+        The hostfile or the list of nodes is wrong, or has hosts that are not in this batch job; or it is not known
+        which hosts the job has.
     """
     config, slots = wanted_groups(options, config)
     parallel = config.parallel
@@ -91,30 +95,46 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     away = strangers(places) if places else []
     listed = launched_hosts(slots, config) or []
     named = [] if listed or parallel.ssh or not away else places
+    job = _batch_job(needed=not listed and not places)
+    allocated = job.hosts if job and not job.slots else ()
     # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
-    named = named or ([] if listed else batch_hosts())
-    allocated = slurm_hosts()
+    named = named or ([] if listed or (job and job.system is SLURM) else list(allocated))
     hosts = listed or named or allocated
     if ranks is None and not hosts and not places and parallel.nodes_per_group is None:
         config = config.model_copy(update={"parallel": parallel.model_copy(update={"nodes_per_group": 1})})
-    here = max(1, len(places) - len(away)) if places else local_ranks()
+    room = (job and job.slots) or MOST_LOCAL_RANKS
+    here = max(1, len(places) - len(away)) if places else min(local_ranks(), room)
     # A batch job of this host alone has it once, whatever the groups have places on it.
     alone = bool(places) and not away and not listed and len(set(hosts)) == 1
     start = Start(config, tuple(hosts), bool(named), ranks or (here if alone else len(hosts)) or here)
-    if allocated:
-        _in_slurm_job(start.host_of_each(), allocated)
+    if job and job.hosts:
+        _in_batch_job(start.host_of_each(), job)
     return start
 
 
-def _in_slurm_job(hosts: Iterable[str], allocated: Iterable[str]) -> None:
-    """UserError if ranks are to be on hosts that a Slurm job does not have: launchers hang, or tell something else.
+def _batch_job(*, needed: bool) -> Allocation | None:
+    """The batch job that this is in; UserError if its hosts are needed and not known."""
+    try:
+        job = allocation()
+    except UserError:
+        if needed:
+            raise
+        return None
+    if needed and job and not job.hosts and job.system is not SLURM:
+        raise UserError(f"this {job.system.name} job does not say which hosts it has: name them in a --hostfile")
+    return job
 
-    An address may be that of a node of the job, and the node that this runs on may have a name of its own.
+
+def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
+    """UserError if ranks are to be on hosts that a batch job does not have: launchers hang, or disturb other jobs.
+
+    An address may be that of a host of the job, and the host that this runs on may have a name of its own. All systems
+    start a job's script on one of its hosts; only Slurm's salloc starts it where it is called.
     """
-    here = [rank_here(0)] if "SLURMD_NODENAME" in os.environ else []
-    known = Hosts([*here, *map(Name, allocated)], local=False)
+    inside = job.system is not SLURM or "SLURMD_NODENAME" in os.environ
+    known = Hosts([*([rank_here(0)] if inside else []), *map(Name, job.hosts)], local=False)
     if out := [host for host in dict.fromkeys(hosts) if known.absent(host) and not is_address(host)]:
-        raise UserError(f"{', '.join(out)}: not in this Slurm job, which has {os.environ['SLURM_JOB_NODELIST']}")
+        raise UserError(f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}")
 
 
 @dataclass(frozen=True)

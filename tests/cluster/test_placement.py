@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso import slurm
-from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile, slurm_hosts
+from mpipso.batch import SLURM
+from mpipso.cluster.allocation import Allocation, allocation
+from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
 from mpipso.cluster.placement import plan, regrouped
 from mpipso.cluster.plan import Plan, Rank, lowest_port
 from mpipso.config.file import parse
@@ -477,4 +479,4 @@ def test_a_slurm_that_does_not_answer_is_done_without(
     monkeypatch.setattr(slurm, "LIMIT", 1.0)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
-    assert slurm_hosts() == ["n1", "n2"]
+    assert allocation() == Allocation(SLURM, ("n1", "n2"))

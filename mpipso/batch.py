@@ -1,0 +1,80 @@
+"""The batch systems whose jobs are known here, and the environment variables by which jobs know themselves.
+
+Sources: the manuals of sbatch, qsub (PBS, Grid Engine and Cobalt), oarsub and flux-environment, "Environment variables
+set for job execution" of LSF, and sge_pe for ``PE_HOSTFILE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class System:
+    """A batch system.
+
+    Attributes
+    ----------
+    name:
+        As people call it.
+    job:
+        The variables that all of its jobs have.
+    prefixes:
+        How the names of the variables begin that only its jobs have.
+    hosts:
+        The variable that says which hosts a job has: the path of a file in which each line begins with one, maybe the
+        same again; for Slurm, a list. Empty if a program has to be asked.
+    alone:
+        The variable that is 1 in a job of this host alone, which may not have the one before. Empty if there is none.
+    slots:
+        The variable that says for how many ranks a job of a single host has room. Empty if there is none.
+    agent:
+        The words that run a command on another host of the job, where ssh does not. Empty if there are none.
+    """
+
+    name: str
+    job: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    hosts: str = ""
+    alone: str = ""
+    slots: str = ""
+    agent: str = ""
+
+    def has(self, environ: Mapping[str, str]) -> bool:
+        """Whether a process with these variables belongs to one of its jobs."""
+        return bool(environ.get(self.hosts)) or all(environ.get(name) for name in self.job)
+
+
+SLURM = System("Slurm", ("SLURM_JOB_ID",), ("SLURM", "SRUN_"), hosts="SLURM_JOB_NODELIST")
+FLUX = System("Flux", ("FLUX_URI",), ("FLUX_",), alone="FLUX_JOB_NNODES")
+#: What starts jobs of other systems comes first, and what is started inside of them last.
+SYSTEMS = (
+    SLURM,
+    System("PBS", ("PBS_JOBID",), ("PBS_",), hosts="PBS_NODEFILE"),
+    # LSF_* only tells where LSF is installed.
+    System(
+        "LSF",
+        ("LSB_JOBID",),
+        ("LSB_", "LS_JOBPID", "LS_SUBCWD", "JSM_"),
+        hosts="LSB_DJOB_HOSTFILE",
+        alone="LSB_DJOB_NUMPROC",
+    ),
+    System(
+        "Grid Engine",
+        ("SGE_ROOT", "JOB_ID"),  # the first is there outside of jobs, too
+        ("SGE_", "PE_HOSTFILE"),
+        hosts="PE_HOSTFILE",
+        alone="NHOSTS",
+        slots="NSLOTS",
+        agent="qrsh -inherit -nostdin -V",
+    ),
+    System("OAR", ("OAR_JOB_ID",), ("OAR_",), hosts="OAR_NODEFILE", agent="oarsh"),
+    System("Cobalt", ("COBALT_JOBID",), ("COBALT_",), hosts="COBALT_NODEFILE"),
+    FLUX,
+)
+
+
+def systems(environ: Mapping[str, str]) -> list[System]:
+    """The batch systems to whose jobs a process with these variables belongs; a job may be inside of another."""
+    return [system for system in SYSTEMS if system.has(environ)]
