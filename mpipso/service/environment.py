@@ -9,10 +9,17 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mpipso.batch import SYSTEMS
+
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
-#: Of a job, in Slurm, PBS, LSF, Flux and Cray's PALS. ``LSF_*`` only tells where LSF is installed, and stays.
-_JOBS = ("SLURM", "SRUN_", "PBS_", "LSB_", "LS_JOBPID", "LS_SUBCWD", "JSM_", "FLUX_", "PALS_")
+#: Of a batch job; the last three are of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for.
+_JOBS = (*(prefix for system in SYSTEMS for prefix in system.prefixes), "PALS_", "PJM_", "_CONDOR_")
 _LAUNCHER = (*_MPI, *_JOBS)
+#: What Grid Engine says of a job in words that others may use, too (qsub's manual, "ENVIRONMENTAL VARIABLES").
+_GRID_ENGINE = {
+    *("PE", "NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "JOB_ID", "JOB_NAME", "JOB_SCRIPT", "ARC"),
+    *("REQNAME", "REQUEST", "RESTARTED", "ENVIRONMENT"),
+}
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 #: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
 _OF_THE_HOST = re.compile(
@@ -31,12 +38,12 @@ _WEIGHTY = re.compile(
 def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` without what the launcher of the ranks put there, which a service would take for its own.
 
-    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what Slurm, PBS, LSF, Flux and PALS say of the
-    job, torchrun's rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to
-    foreign libraries; a service that needs one of these has it in its own configured environment, which is added
-    afterwards.
+    Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what batch systems say of the job, torchrun's
+    rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign
+    libraries; a service that needs one of these has it in its own configured environment, which is added afterwards.
     """
-    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in _RANKS}
+    plain = _RANKS | _GRID_ENGINE if "SGE_ROOT" in base or "PE_HOSTFILE" in base else _RANKS
+    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in plain}
 
 
 @dataclass(frozen=True)

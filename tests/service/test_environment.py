@@ -12,6 +12,12 @@ def test_environments_that_are_alike_but_for_the_host_do_not_differ() -> None:
     assert Fingerprint.of(HERE).differing(there) == ()
 
 
+def test_what_batch_systems_say_of_a_job_makes_no_difference() -> None:
+    job = {"SGE_ROOT": "/opt/sge", "PE_HOSTFILE": "/spool/7", "NSLOTS": "4", "JOB_ID": "7", "OAR_NODEFILE": "/var/7"}
+    assert Fingerprint.of({**HERE, **job}).differing(HERE) == ()
+    assert Fingerprint.of(HERE).differing({**HERE, **job}) == ()
+
+
 def test_what_differs_is_named_and_what_weighs_most_comes_first() -> None:
     there = {"PATH": "/bin", "HF_TOKEN": "hf_secret", "OMP_NUM_THREADS": "2", "HOME": "/home/a", "ANOTHER": "1"}
     assert Fingerprint.of(HERE).differing(there) == ("OMP_NUM_THREADS", "PATH", "ANOTHER", "SITE_STEP")

@@ -174,7 +174,11 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
         "MPI_LOCALRANKID", "MPIEXEC_X", "MPIPSO_MARK", "I_MPI_INFO", "SLURM_PROCID", "SLURMD_NODENAME",
         "SRUN_DEBUG", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
         "PBS_NODEFILE", "PBS_O_PATH", "LSB_JOBID", "LS_SUBCWD", "JSM_NAMESPACE_RANK", "FLUX_TASK_RANK",
-        "FLUX_URI", "PALS_RANKID",
+        "FLUX_URI", "PALS_RANKID", "SGE_TASK_ID", "OAR_NODEFILE", "COBALT_JOBID", "PJM_JOBID", "_CONDOR_SLOT",
+    ]
+    grid_engine = [
+        "NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "PE", "JOB_ID", "JOB_NAME", "JOB_SCRIPT", "ARC", "REQNAME", "REQUEST",
+        "RESTARTED", "ENVIRONMENT",
     ]
     kept = [
         "PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES",
@@ -182,8 +186,11 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
         "RANKING", "PATH_OMPI_", "LSF_BINDIR", "LS_COLORS", "LOADEDMODULES", "MODULEPATH", "LMOD_DIR",
     ]
     # fmt: on
-    scrubbed = scrubbed_environment(dict.fromkeys(launcher + kept, "x"))
-    assert scrubbed == dict.fromkeys(kept, "x")
+    scrubbed = scrubbed_environment(dict.fromkeys(launcher + grid_engine + kept, "x"))
+    assert scrubbed == dict.fromkeys(grid_engine + kept, "x"), "others use these words, too"
+    for variable in ("SGE_ROOT", "PE_HOSTFILE"):
+        scrubbed = scrubbed_environment(dict.fromkeys([variable, *launcher, *grid_engine, *kept], "x"))
+        assert scrubbed == dict.fromkeys(kept, "x")
 
 
 # --- keepers ---
