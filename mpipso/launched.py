@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from mpipso.batch import systems
+
 COMMAND = "MPIPSO_COMMAND"
 """Environment variable with the words, quoted for a shell, by which the user launches runs here. For the ranks of a run
 that was launched, the flags for hosts, ranks and groups follow: on others, the run would measure something else."""
@@ -45,5 +47,6 @@ def resuming(command: str, folder: Path, more: str = "") -> str:
     more:
         Further words, quoted likewise and with a space before them.
     """
-    where = "  # inside a Slurm allocation" if "SLURM_JOB_ID" in os.environ and not submits(command) else ""
+    jobs = [] if submits(command) else systems(os.environ)
+    where = f"  # inside a job of {jobs[0].name}" if jobs else ""
     return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"

@@ -393,7 +393,7 @@ class TestRestarts:
         words = ("--progress", "plain", "--evaluations", 50, "--restarts", 0)
         done = bench.launch(["begin(); evaluate(0)"], *words)
         assert told(done)[-1].startswith("go on with: mpipso launch -np ")
-        assert told(done)[-1].endswith(f" --resume {bench.run}  # inside a Slurm allocation")
+        assert told(done)[-1].endswith(f" --resume {bench.run}  # inside a job of Slurm")
         bench.environment["MPIPSO_COMMAND"] = "sbatch job.sbatch my.toml"
         done = bench.launch(["begin(); evaluate(0)"], "-np", 2, "--resume", bench.run, *words)
         again = f"sbatch job.sbatch my.toml --restarts 0 --evaluations 50 --resume {bench.run}"
@@ -717,6 +717,24 @@ class TestHosts:
         assert told(done) == [
             f"{bench.agent} reaches no host, not even this one: which of them are left is for the launcher to see",
             f"mpirun ended with code 0 before the run had ended; resuming {bench.run} (restart 1 of 3)",
+        ]
+
+    @pytest.mark.parametrize(
+        ("environment", "better"),
+        [({}, ""), ({"PE_HOSTFILE": "/spool/7"}, "qrsh -inherit -nostdin -V"), ({"OAR_JOB_ID": "7"}, "oarsh")],
+    )
+    def test_in_a_batch_job_another_agent_may_reach_them(
+        self, environment: dict[str, str], better: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable in ("SLURM_JOB_ID", "SGE_ROOT", "PE_HOSTFILE", "OAR_JOB_ID", "OAR_NODEFILE"):
+            monkeypatch.delenv(variable, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        told: list[str] = []
+        assert survivors.answering(["a", "b"], ["false"], told.append) == {"a", "b"}
+        hint = f'; in Open MPI, OMPI_MCA_plm_rsh_agent="{better}" reaches them inside of this job' if better else ""
+        assert told == [
+            f"false reaches no host, not even this one: which of them are left is for the launcher to see{hint}"
         ]
 
 

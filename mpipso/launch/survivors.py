@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mpipso import slurm
+from mpipso.batch import systems
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
 from mpipso.errors import RunFailed
@@ -60,9 +61,17 @@ def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], 
     if away and not reached and not succeeding([*here] or [socket.gethostname()], agent, ["true"]):
         tell(
             f"{shlex.join(agent)} reaches no host, not even this one: which of them are left is for the launcher to see"
+            f"{_another(agent)}"
         )
         return set(distinct)
     return here | reached
+
+
+def _another(agent: Sequence[str]) -> str:
+    """What reaches the hosts of this batch job where ssh does not, in words for Open MPI, which asks for it."""
+    better = next((system.agent for system in systems(os.environ) if system.agent), "")
+    known = not better or shlex.join(agent).startswith(better)
+    return "" if known else f'; in Open MPI, OMPI_MCA_plm_rsh_agent="{better}" reaches them inside of this job'
 
 
 def strangers(hosts: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from record.written import Script, drawn
 
+from mpipso.batch import SYSTEMS
 from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.folders import BEAT_FILE
@@ -29,9 +30,9 @@ BEST = {"n_parallel": 16, "n_batch": 2048, "flash": True}
 
 @pytest.fixture(autouse=True)
 def launched_as_mpipso(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever shell or Slurm job these tests run in."""
+    """Whatever shell or batch job these tests run in."""
     monkeypatch.setenv("MPIPSO_COMMAND", "mpipso launch")
-    for variable in ("MPIPSO_REQUEUE", "SLURM_JOB_ID"):
+    for variable in {"MPIPSO_REQUEUE", *(name for system in SYSTEMS for name in (*system.job, system.hosts) if name)}:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -458,10 +459,24 @@ def test_where_nobody_says_how_runs_are_launched_here_it_is_found(
     assert read_outcome(tmp_path).resume == command, "launched from one that was"
 
 
-def test_what_starts_ranks_in_a_slurm_job_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("SLURM_JOB_ID", "Slurm"),
+        ("PBS_JOBID", "PBS"),
+        ("LSB_JOBID", "LSF"),
+        ("PE_HOSTFILE", "Grid Engine"),
+        ("OAR_JOB_ID", "OAR"),
+        ("COBALT_JOBID", "Cobalt"),
+        ("FLUX_URI", "Flux"),
+    ],
+)
+def test_what_starts_ranks_in_a_batch_job_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, "7")
     Script(config='[service]\nenv = { HF_TOKEN = "***" }\n').save(tmp_path)
-    where = "  # inside a Slurm allocation"
+    where = f"  # inside a job of {name}"
     assert read_outcome(tmp_path).resume == f"mpipso launch --resume {tmp_path} --config FILE{where}"
     monkeypatch.setenv("MPIPSO_COMMAND", "sbatch mpipso.sbatch my.toml")
     assert read_outcome(tmp_path).resume == f"sbatch mpipso.sbatch my.toml --resume {tmp_path}"
