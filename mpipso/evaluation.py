@@ -91,7 +91,8 @@ class Evaluation:
     ``started`` and ``ended`` are Unix times in seconds, ``phases`` the seconds spent in each phase in between
     (``configuring``, ``starting``, ``measuring``, ``stopping``). ``files`` holds the texts of the evaluation's folder
     (command line, environment, logs), by name, on their way from the leader to the root. ``killed`` is set when the
-    service, sound until then, did not end within its grace after TERM.
+    service, sound until then, did not end within its grace after TERM; ``suspended`` when the failure is that the job
+    was suspended meanwhile, for which neither the configuration nor the group is to blame.
     """
 
     number: int
@@ -106,6 +107,7 @@ class Evaluation:
     phases: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     killed: bool = False
+    suspended: bool = False
 
     @property
     def seconds(self) -> float:

@@ -36,6 +36,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.rendezvous import RankContext
 from mpipso.roles import BEAT, Station
 from mpipso.signals import Interrupts
+from mpipso.suspension import awake
 from mpipso.timelimits import TimeLimits
 from mpipso.tuning import Tuning
 
@@ -204,7 +205,7 @@ class Root:
 
     def _step(self) -> list[Event]:
         """One turn of rank 0: hear everyone, see who is lost, give out what is queued, then a nap."""
-        now = time.monotonic()
+        now = awake()  # or a suspension would be time that evaluations take; leases see to that themselves
         events: list[Event] = []
         for source, message in self._context.everyone.take():
             events += self._hear(source, message, now)
@@ -217,7 +218,7 @@ class Root:
         return events
 
     def _hear(self, source: int, message: object, now: float) -> list[Event]:
-        self._leases.renew(source, now)
+        self._leases.renew(source, time.monotonic())
         match message:
             case Progress():
                 message = replace(message, detail=self._journal.redactor.text(message.detail))
@@ -247,7 +248,7 @@ class Root:
         events: list[Event] = []
         for rank in self._context.everyone.failed:
             events += self._lose(rank, "the rank died", now, dead=True)
-        for rank in self._leases.expired(now):
+        for rank in self._leases.expired(time.monotonic()):
             lease = self._context.config.parallel.lease
             events += self._lose(rank, f"no sign of life for {lease:g} s", now, dead=False)
         leaders = [self._membership.leader(group) for group in self._dispatcher.overdue(now, self._longest())]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 from mpipso.config.file import load
 from mpipso.errors import RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import ROOT, Depart, Finish, Left, Order
+from mpipso.messages import ROOT, Depart, Disband, Finish, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.record.screen import Screen
@@ -56,12 +58,25 @@ class Ranks(LocalChannel):
         self._mailboxes[ROOT].append((2, message))
 
 
+def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None) -> Any:
+    """What the root has: ranks 1 and 2 are groups, and it is a spare itself."""
+    config = load(Course(folder).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
+    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
+    return SimpleNamespace(
+        config=config,
+        plan=Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),)),
+        place=Place(nodes[0]),
+        group=None,
+        node=SimpleNamespace(close=lambda: None),
+        everyone=channel,
+        world=SimpleNamespace(rank=0, size=3, nap=nap),
+    )
+
+
 @pytest.mark.parametrize("deadly", [Assignment, Cancel], ids=["the run", "its end"])
 def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
     deadly: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load(Course(tmp_path).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
-    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
     channel = Ranks(deadly)
 
     def full(*args: object, **fields: object) -> None:
@@ -71,15 +86,7 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
         if deadly is Cancel:
             full()
 
-    context: Any = SimpleNamespace(
-        config=config,
-        plan=Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),)),
-        place=Place(nodes[0]),
-        group=None,
-        node=SimpleNamespace(close=lambda: None),
-        everyone=channel,
-        world=SimpleNamespace(rank=0, size=3, nap=lambda: None),
-    )
+    context = played(channel, tmp_path)
     tuning: Any = SimpleNamespace(
         cause="",
         evaluation_seconds=0.0,
@@ -96,3 +103,58 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
         with pytest.raises(RunFailed, match="the disk is full"):
             root.run()
     assert channel.departed
+
+
+class Working(LocalChannel):
+    """The root's end: ranks 1 and 2 evaluate for as long as they are not told to :meth:`report`."""
+
+    def __init__(self) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        self.working: list[tuple[int, Assignment]] = []
+
+    def post(self, dest: int, message: object) -> None:
+        match message:
+            case Order(content=Assignment() as assignment):
+                self.working.append((dest, assignment))
+            case Disband():
+                raise AssertionError(f"rank {dest} is given up")
+            case Finish():
+                self._mailboxes[ROOT].append((dest, Left()))
+
+    def report(self) -> None:
+        for rank, assignment in self.working:
+            self._mailboxes[ROOT].append((rank, assignment.evaluation(rank - 1)))
+        self.working = []
+
+
+def test_a_night_for_which_the_job_is_suspended_is_not_taken_for_evaluations_that_never_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, night = Working(), [0.0]
+    monotonic, clock_gettime = time.monotonic, time.clock_gettime
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + night[0])
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + night[0])
+
+    def nap() -> None:
+        if night[0]:
+            channel.report()
+        elif channel.working:
+            night[0] = 8 * 3600.0
+
+    evaluated: list[Evaluation] = []
+    tuning: Any = SimpleNamespace(
+        cause="budget",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: None,
+        propose=lambda idle: [] if evaluated or channel.working else [Assignment(number, 1, {}) for number in range(2)],
+        confirmations=lambda groups: [],
+        assigned=lambda group, assignment: None,
+        evaluated=evaluated.append,
+    )
+    interrupts, limits = Interrupts(), TimeLimits(None, 0.0, {})
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        Root(played(channel, tmp_path, nap), tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat").run()
+    assert [evaluation.number for evaluation in evaluated] == [0, 1]
+    assert night[0]

@@ -7,12 +7,15 @@ node and could not lose a rank. The dispatcher never waits and knows no clock: t
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.health import ServiceGroupHealthMonitor
 from mpipso.evaluation import PROBE, Assignment, Configuration, Evaluation, Failure
+
+SUSPENSIONS = 5
+"""How often an evaluation is repeated because the job was suspended, before that counts like any other failure."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Dispatcher:
         Decides which groups get particles.
     retries:
         How often an evaluation that failed for reasons of infrastructure is repeated, on another group if there is one.
-        A measurement that did not come about is repeated once.
+        A measurement that did not come about is repeated once. Repetitions after a suspension do not count.
     rolling:
         Whether more is submitted before all is done, as in a window: then the evaluation that all others wait for goes
         first, and after it those that are expected to take longest. Otherwise the queue is served in its order.
@@ -112,6 +115,7 @@ class Dispatcher:
         self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
         self._unmeasured: set[int] = set()
+        self._suspended: Counter[int] = Counter()
         self._cancelled: set[int] = set()
         self._ending = False
         self._probes = 0
@@ -217,17 +221,23 @@ class Dispatcher:
         if failure.kind == "cancelled" or self._ending:
             # It has no result, and says nothing: a resumed run tries it again.
             return []
+        if evaluation.suspended and self._suspended[evaluation.number] < SUSPENSIONS:
+            self._suspended[evaluation.number] += 1
+            return self._again(evaluation, assignment, failed_on)
         measurement = failure.kind == "measurement"
         if len(failed_on) >= self._retries or (measurement and evaluation.number in self._unmeasured):
             return [Evaluated(evaluation)]
         if measurement:
             self._unmeasured.add(evaluation.number)
-        self._failed_on[evaluation.number] = [*failed_on, evaluation.group]
+        return self._again(evaluation, assignment, [*failed_on, evaluation.group])
+
+    def _again(self, evaluation: Evaluation, assignment: Assignment, failed_on: list[int]) -> list[Event]:
+        self._failed_on[evaluation.number] = failed_on
         self._queue.appendleft(replace(assignment, attempt=assignment.attempt + 1))
         return [Retried(evaluation)]
 
     def _judge_health(self, evaluation: Evaluation, now: float) -> list[Event]:
-        if evaluation.failure is not None and evaluation.failure.kind == "cancelled":
+        if evaluation.suspended or (evaluation.failure is not None and evaluation.failure.kind == "cancelled"):
             return []
         known_good = self.known_good is not None and evaluation.configuration == self.known_good
         if not self._health.record(evaluation, now, known_good=known_good):
@@ -239,7 +249,7 @@ class Dispatcher:
         if failure is None:
             self._health.readmit(group)
             return [Probed(evaluation), Readmitted(group)]
-        if failure.kind == "cancelled":
+        if evaluation.suspended or failure.kind == "cancelled":
             return []
         self._health.mark_unhealthy(group, f"the probe failed: {failure.cause}", now)
         return [Probed(evaluation), self._quarantined(group)]

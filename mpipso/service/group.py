@@ -28,8 +28,10 @@ from mpipso.service.process import Completed
 from mpipso.service.readiness import Readiness
 from mpipso.service.reasons import ELSEWHERE
 from mpipso.service.running import LOG_BYTES, Running, ends, tails
+from mpipso.service.stops import Stops
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
+from mpipso.suspension import awake
 
 CANCEL_GRACE = 5.0
 """Seconds between TERM and KILL, at most, for a service whose evaluation is cancelled."""
@@ -76,28 +78,23 @@ class ServiceGroup:
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
         self._phases = Phases()
+        self._stops = Stops()
         self._killed = False
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
         # Unix times for people; the clock that gives them may be set at any time, and the difference must not tell it.
-        started, began = time.time(), time.monotonic()
-        metrics: Metrics = {}
-        failure: Failure | None = None
-        problem = ""
+        started, began = time.time(), awake()
+        problem, suspended = "", False
         self._files = {}
         self._phases = Phases()
         self._killed = False
+        self._stops = Stops()
         over = TimeLimit(cancel, self._config.search.evaluation_timeout)
         try:
-            metrics = self._measure(assignment, over)
-        except EvaluationFailed as error:
-            failure = Failure(error.cause, error.kind, error.detail)
-        except Cancelled:
-            failure = Failure("cancelled", "cancelled")
-            if not cancel.is_set():
-                limit = self._config.search.evaluation_timeout
-                failure = Failure(f"it took longer than {limit:g} s in all", "configuration", tails(self._running))
+            metrics, failure = self._outcome(assignment, over, cancel)
+            if failure is None or failure.kind != "cancelled":
+                failure, suspended = self._undisturbed(failure)
         finally:
             over.close()
             self._enter("stopping")
@@ -111,11 +108,12 @@ class ServiceGroup:
             metrics=metrics if failure is None else {},
             failure=failure,
             started=started,
-            ended=started + time.monotonic() - began,
+            ended=started + awake() - began,
             phases=self._phases.ended(),
             files=self._files,
             # One that has failed may be in a state in which it ends no more.
             killed=self._killed and failure is None,
+            suspended=suspended,
         )
 
     def close(self) -> None:
@@ -139,9 +137,36 @@ class ServiceGroup:
         self._phases.enter(phase)
         self._progress(phase, "")
 
+    def _outcome(
+        self, assignment: Assignment, over: threading.Event, cancel: threading.Event
+    ) -> tuple[Metrics, Failure | None]:
+        """What was measured, or why nothing was."""
+        try:
+            return self._measure(assignment, over), None
+        except EvaluationFailed as error:
+            return {}, Failure(error.cause, error.kind, error.detail)
+        except Cancelled:
+            if cancel.is_set():
+                return {}, Failure("cancelled", "cancelled")
+            limit = self._config.search.evaluation_timeout
+            return {}, Failure(f"it took longer than {limit:g} s in all", "configuration", tails(self._running))
+
+    def _undisturbed(self, failure: Failure | None) -> tuple[Failure | None, bool]:
+        """The failure of an attempt, and whether it is that a node was stopped meanwhile, whatever came of that."""
+        detail = failure.detail if failure is not None else ""
+        # Nodes are not asked again that may be why there is a failure of infrastructure.
+        nodes = self._nodes[:1] if failure is not None and failure.silent else self._nodes
+        try:
+            if told := self._stops.told(nodes):
+                return Failure(told, "infrastructure", detail), True
+        except EvaluationFailed as error:
+            return Failure(error.cause, error.kind, detail), False
+        return failure, False
+
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
         configuration = assignment.configuration
         self._enter("configuring")
+        self._stops.begin(self._nodes)
         layout = self._layout([node.start_folder() for node in self._nodes])
         starts = self._starts(configuration, layout)
         self._record(starts, layout)
@@ -290,10 +315,13 @@ class ServiceGroup:
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
     def _check_alive(self, when: str, port: int = 0, reached: threading.Event | None = None) -> None:
-        """Raise if a process of the service has ended; with ``port``, because of another process if that took it.
+        """Raise if this node was stopped, or a process of the service has ended.
 
+        With ``port`` that may be because of another process, if that took it.
         ``reached`` is set once somebody has listened on that port.
         """
+        if stopped := self._stops.told([self._local]):
+            raise EvaluationFailed(stopped, kind="infrastructure")
         causes, told = ends(self._running, self._engine, when, heard=reached is None or reached.is_set())
         if causes:
             taken = self._taken(port) if port else []

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpipso import suspension
 from mpipso.errors import EvaluationFailed
 from mpipso.redact import Redactor
 from mpipso.service import leftovers, ports, process
@@ -284,6 +285,9 @@ class LocalNode(Node):
         except OSError as error:
             return f"{self.work_dir} cannot be written: {error.strerror}"
         return ""
+
+    def stopped(self) -> float:
+        return suspension.stopped()
 
     def close(self) -> None:
         try:

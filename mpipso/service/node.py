@@ -148,6 +148,10 @@ class Node(abc.ABC):
         """SHA-256 and permission bits of a file."""
 
     @abc.abstractmethod
+    def stopped(self) -> float:
+        """Seconds for which the process that serves the node was stopped so far; only what is added tells something."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Stop every service that was started here and remove ``work_dir``."""
 

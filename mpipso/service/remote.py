@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -20,6 +19,7 @@ from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node
 from mpipso.service.process import Completed
+from mpipso.suspension import awake
 
 ANSWER_TIMEOUT = 60.0
 """Seconds after which a node that owes an answer counts as lost, on top of the time the request itself may take."""
@@ -250,6 +250,9 @@ class RemoteNode(Node):
         digest, mode = self._call("file_digest", path)
         return str(digest), int(mode)
 
+    def stopped(self) -> float:
+        return float(self._call("stopped"))
+
     def close(self) -> None:
         if self._lost is None:
             self._call("close", _limit=600.0)
@@ -264,15 +267,16 @@ class RemoteNode(Node):
             self._waiting.pop(number, None)
             raise self._gone()
         self._send(Request(number, method, args, kwargs))
-        deadline = time.monotonic() + _limit + ANSWER_TIMEOUT
+        # A leader that was stopped has heard nothing meanwhile.
+        deadline = awake() + _limit + ANSWER_TIMEOUT
         while True:
             try:
-                return future.result(timeout=_POLL if _cancel is not None else deadline - time.monotonic())
+                return future.result(timeout=_POLL if _cancel is not None else deadline - awake())
             except FutureTimeout:
                 if _cancel is not None and _cancel.is_set():
                     self._send(Abandon(number))
                     raise Cancelled(f"{self.name}: {method} was given up") from None
-                if time.monotonic() >= deadline:
+                if awake() >= deadline:
                     if method == "start_service":
                         self._late.add(number)
                     if self._waiting.pop(number, None) is None:  # it is being answered in this moment

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
+
+from mpipso.suspension import awake
 
 
 class Phases:
-    """How long each phase of an evaluation lasts, in seconds."""
+    """How long each phase of an evaluation lasts, in seconds in which this process was not stopped."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -16,7 +17,7 @@ class Phases:
 
     def enter(self, phase: str) -> None:
         """Begin a phase, by its name; the one before is over then."""
-        now = time.monotonic()
+        now = awake()
         if self._phase:
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now

@@ -9,6 +9,7 @@ import pytest
 
 from mpipso.cluster.dispatch import (
     PROBE,
+    SUSPENSIONS,
     Assigned,
     Cancel,
     Dispatcher,
@@ -53,11 +54,20 @@ class Groups:
     def submit(self, numbers: Sequence[int]) -> None:
         self.dispatcher.submit([Assignment(number, 1, {"batch": number}) for number in numbers])
 
-    def report(self, group: int, kind: FailureKind | None = None, assignment: Assignment | None = None) -> list[Event]:
+    def report(
+        self,
+        group: int,
+        kind: FailureKind | None = None,
+        assignment: Assignment | None = None,
+        *,
+        suspended: bool = False,
+    ) -> list[Event]:
         """The group's leader reports its evaluation, or another one, late."""
         done = assignment or self.running.pop(group)
         failure = None if kind is None else Failure("it broke", kind)
-        told = Evaluation(done.number, done.attempt, group, done.configuration, done.label, {}, failure)
+        told = Evaluation(
+            done.number, done.attempt, group, done.configuration, done.label, {}, failure, suspended=suspended
+        )
         return self.dispatcher.take(group, told, self.now)
 
     def lose(self, group: int) -> list[Event]:
@@ -122,6 +132,30 @@ def test_an_infrastructure_failure_is_retried_on_another_group() -> None:
     (evaluated,) = groups.report(1)
     assert isinstance(evaluated, Evaluated)
     assert (evaluated.evaluation.number, evaluated.evaluation.attempt) == (0, 2)
+
+
+def test_a_suspension_counts_neither_as_a_retry_nor_against_the_group() -> None:
+    groups = Groups(1, retries=1, after=2)
+    groups.dispatcher.known_good = {"batch": 0}
+    groups.submit([0, 1])
+    for _ in range(SUSPENSIONS):
+        groups.step()
+        assert groups.numbers() == {0: 0}
+        assert kinds(groups.report(0, "infrastructure", suspended=True)) == [Retried]
+    groups.step()
+    assert groups.running == {0: Assignment(0, SUSPENSIONS + 1, {"batch": 0})}
+    assert kinds(groups.report(0)) == [Evaluated]
+
+
+def test_an_evaluation_is_given_up_if_suspensions_leave_no_time_for_it() -> None:
+    groups = Groups(1, retries=1)
+    groups.submit([0])
+    for _ in range(SUSPENSIONS + 1):
+        groups.step()
+        assert kinds(groups.report(0, "infrastructure", suspended=True)) == [Retried]
+    groups.step()
+    assert kinds(groups.report(0, "infrastructure", suspended=True)) == [Evaluated]
+    assert groups.health.check_all() == {0: True}
 
 
 def test_a_retry_goes_before_what_is_queued_and_a_free_group_takes_other_work() -> None:
@@ -460,6 +494,14 @@ def test_a_probe_that_is_cancelled_says_nothing_of_its_group() -> None:
     groups.dispatcher.cancel()
     assert groups.report(0, "cancelled") == []
     assert (groups.health.check_all(), groups.health.pause(0)) == ({0: False}, PAUSE)
+
+
+def test_a_probe_during_which_the_job_was_suspended_is_repeated_at_once() -> None:
+    groups = probing(1)
+    assert groups.report(0, "infrastructure", suspended=True) == []
+    assert (groups.health.check_all(), groups.health.pause(0)) == ({0: False}, PAUSE)
+    groups.step()
+    assert groups.running[0].label == PROBE
 
 
 def test_a_lost_probe_is_nobodys_result() -> None:

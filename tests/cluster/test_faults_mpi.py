@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT, LAUNCHERS, Launcher
@@ -24,6 +25,7 @@ from faults.disk import fill, small_disk
 from mpipso.errors import LOST
 from mpipso.launch.launchers import Launch
 from mpipso.service.ports import free_port
+from mpipso.suspension import LEAST
 
 REPEAT = int(os.environ.get("MPIPSO_REPEAT", "1"))
 FEW = {
@@ -74,6 +76,34 @@ def test_a_frozen_rank_is_lost_with_its_late_result_and_taken_back_when_it_thaws
     assert lost["ranks"] == [2]
     assert lost["cause"] == "no sign of life for 3 s"
     assert 2 in again["ranks"]
+
+
+@pytest.mark.parametrize("who", [[3], [0, 1, 2, 3]], ids=["a member", "all"])
+def test_what_is_measured_while_ranks_are_stopped_is_measured_again_and_nobody_is_to_blame(
+    who: list[int], tmp_path: Path
+) -> None:
+    changes = {"search__retries": 0, "parallel__quarantine_after": 1, "parallel__lease": 60.0}
+    course = Course(tmp_path, **FEW, **changes)
+    with course.started(ranks=4) as job:
+        course.inject("hang")
+        course.until(job, "assigned", group=1)
+        wait_until(lambda: course.measuring() == 2, SOON, f"both groups measure {job.stdout}")
+        there = all_of(who, job)
+        for rank in who:
+            there[rank].suspend()
+        wait_until(lambda: all(there[rank].status() == psutil.STATUS_STOPPED for rank in who), SOON, "they stop")
+        time.sleep(LEAST + 0.5)
+        for rank in who:
+            there[rank].resume()
+        course.heal("hang")
+        course.finished(job)
+    retried = course.events("retried")
+    assert {event["group"] for event in retried} == {rank // 2 for rank in who}
+    for event in retried:
+        assert event["kind"] == "infrastructure"
+        assert ": the job was suspended for " in event["cause"]
+    assert not course.events("lost", "quarantined")
+    assert not [event for event in course.events("evaluated") if "failure" in event]
 
 
 BROKEN = """
