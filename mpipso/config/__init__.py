@@ -9,6 +9,7 @@ from mpipso.config.parameters import Constraint, Parameter
 from mpipso.config.sections import (
     Benchmark,
     Config,
+    Key,
     Limit,
     ObjectiveSection,
     Pattern,
@@ -23,6 +24,7 @@ __all__ = [
     "Benchmark",
     "Config",
     "Constraint",
+    "Key",
     "Limit",
     "ObjectiveSection",
     "Parameter",

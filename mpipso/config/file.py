@@ -113,7 +113,7 @@ def _shown(value: object) -> str:
 
 _OF_A_KEY = "[key]"
 """What pydantic has at the end of a location, after the key, if it is the key that is wrong."""
-_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']", "a key", "a pattern")
+_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']", "a key", "a key with its unit", "a pattern")
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -67,10 +67,21 @@ class Service(Section):
         return _adapter("engines", engine, info)
 
 
+class Key(Section):
+    """Where a value stands in a table; ``unit`` is that of a number without one."""
+
+    key: str
+    unit: str = ""
+
+
 class Pattern(Section):
-    """A regular expression of Python's; what its only group matches, the last time, is the value."""
+    """A regular expression of Python's; what its only group matches, the last time, is the value.
+
+    ``unit`` is that of a number without one.
+    """
 
     pattern: str
+    unit: str = ""
 
     @field_validator("pattern")
     @classmethod
@@ -85,10 +96,15 @@ class Pattern(Section):
 
 
 def _kind(where: object) -> str:
+    if isinstance(where, Key) or (isinstance(where, Mapping) and "key" in where):
+        return "a key with its unit"
     return "a pattern" if isinstance(where, (Mapping, Pattern)) else "a key"
 
 
-Where = Annotated[Annotated[str, Tag("a key")] | Annotated[Pattern, Tag("a pattern")], Discriminator(_kind)]
+Where = Annotated[
+    Annotated[str, Tag("a key")] | Annotated[Key, Tag("a key with its unit")] | Annotated[Pattern, Tag("a pattern")],
+    Discriminator(_kind),
+]
 """Of a metric in a result."""
 
 

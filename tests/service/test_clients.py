@@ -391,6 +391,39 @@ def test_what_is_printed_for_progress_is_not_the_figure(tmp_path: Path) -> None:
         client.metrics(told, target(tmp_path), done("done\n", "done\n"))
 
 
+@pytest.mark.parametrize(
+    ("metric", "where", "value", "number"),
+    [
+        ("e2e_mean_ms", {"key": "y", "unit": "s"}, 0.47, 470.0),
+        ("e2e_mean_ms", {"key": "y", "unit": "s"}, "0.47", 470.0),
+        ("e2e_mean_ms", {"key": "y", "unit": "s"}, "470 ms", 470.0),
+        ("e2e_mean_ms", {"key": "y"}, 0.47, 0.47),
+        ("duration", {"key": "y", "unit": "ms"}, 2500, 2.5),
+        ("own", {"key": "y", "unit": "%"}, 98, 98.0),
+        ("e2e_mean_ms", {"pattern": r'"y": ([\d.]+)', "unit": "s"}, 0.47, 470.0),
+        ("e2e_mean_ms", {"pattern": r"y: ([\d.]+)", "unit": "s"}, "y: 470ms", 470.0),
+    ],
+)
+def test_a_number_without_a_unit_has_the_one_that_is_said(
+    metric: str, where: dict[str, str], value: Any, number: float, tmp_path: Path
+) -> None:
+    found = measured(tmp_path, json.dumps({"x": 1, "y": value}), metrics={"output_throughput": "x", metric: where})
+    assert found[metric] == pytest.approx(number)
+
+
+def test_a_request_that_ends_before_its_first_token_is_told_of_units(tmp_path: Path) -> None:
+    """GuideLLM's ``request_latency`` is in seconds, and its ``time_to_first_token_ms`` is not."""
+    result = {"ttft_mean_ms": 110.6, "e2e_mean_ms": 0.470274}
+    told = 'its ttft_mean_ms, 110.6: is it in seconds? { key = "...", unit = "s" } in place of a key says so'
+    with pytest.raises(EvaluationFailed) as error:
+        measured(tmp_path, json.dumps(result | OUTPUT), metrics={**METRIC_MAP, **{name: name for name in result}})
+    assert error.value.cause == f"the benchmark's e2e_mean_ms is 0.470274, less than {told}"
+    with pytest.raises(EvaluationFailed, match=r"e2e_p99_ms is 3, less than its ttft_p99_ms, 9: is it in seconds"):
+        require_measured({"ttft_p99_ms": 9, "e2e_p99_ms": 3, "e2e_p50_ms": 2})
+    for right in ({"ttft_p99_ms": 9.5, "e2e_p99_ms": 9}, {"ttft_p99_ms": 1000, "e2e_p99_ms": 990}, {"e2e_p99_ms": 1}):
+        assert require_measured(right) == right
+
+
 @pytest.mark.parametrize(("pattern", "told"), [("(", "is no regular"), ("a", "one group"), ("(a)(b)", "it has 2")])
 def test_a_pattern_that_is_none_is_told(pattern: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
@@ -440,6 +473,8 @@ def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
     ) as error:
         measured(tmp_path, output)
     assert error.value.detail == output
+    with pytest.raises(EvaluationFailed, match=r"^the benchmark command wrote no \{result\} and printed no JSON$"):
+        measured(tmp_path, output, command=("bench", "--output={result}"))
     with pytest.raises(EvaluationFailed, match=r"wrote no result file /.*/gone\.json$"):
         measured(tmp_path, json.dumps(OUTPUT), result_file=f"{tmp_path}/gone.json")
     (tmp_path / "bad.json").write_text(output)
@@ -514,6 +549,38 @@ def test_requests_that_were_not_completed_have_failed_where_the_result_does_not_
     assert measured(tmp_path, output, **counted, min_success_rate=0.3)["failed"] == 15
     with pytest.raises(EvaluationFailed, match=r"completed 9 requests, more than benchmark\.requests = 8 says"):
         measured(tmp_path, output, **{**counted, "requests": 8})
+
+
+def test_requests_that_were_never_sent_are_told(tmp_path: Path) -> None:
+    """AISBench's synthetic dataset has 10 requests, whatever ``--num-prompts`` says."""
+    metrics = {name: name for name in ("completed", "failed", "output_throughput")}
+    result = {"completed": 10, "failed": 0, "output_throughput": 90.0}
+    assert measured(tmp_path, json.dumps(result), metrics=metrics, requests=10) == result
+    told = r"^the benchmark completed 10 requests and 0 failed, but benchmark\.requests = 256 says how many it sends$"
+    with pytest.raises(EvaluationFailed, match=told):
+        measured(tmp_path, json.dumps(result), metrics=metrics, requests=256)
+    half = json.dumps(result | {"failed": 10})
+    assert measured(tmp_path, half, metrics=metrics, requests=20, min_success_rate=0.5)["failed"] == 10
+
+
+def test_failures_that_are_told_only_if_there_are_any_are_counted_otherwise(tmp_path: Path) -> None:
+    """AIPerf's ``error_request_count`` is such a key; the one that is most like it counts what was completed."""
+    result = {"request_count": {"avg": 12.0}, "rate": {"avg": 5.0}}
+    metrics = {
+        "output_throughput": "rate.avg",
+        "completed": {"key": "request_count.avg"},
+        "failed": "error_request_count.avg",
+    }
+    with pytest.raises(EvaluationFailed) as error:
+        measured(tmp_path, json.dumps(result), metrics=metrics)
+    assert error.value.cause == (
+        "the benchmark's result has no 'error_request_count.avg' (if it tells of failures only when there are any, "
+        "leave failed out of benchmark.metrics and say benchmark.requests = how many are sent)"
+    )
+    with pytest.raises(EvaluationFailed, match=r"did you mean 'error_requests\.avg'\? \(if it tells of failures only"):
+        measured(tmp_path, json.dumps(result | {"error_requests": {"avg": 1}}), metrics=metrics)
+    del metrics["failed"]
+    assert measured(tmp_path, json.dumps(result), metrics=metrics, requests=12)["failed"] == 0
 
 
 def test_what_is_counted_may_be_limited(tmp_path: Path) -> None:
@@ -594,8 +661,12 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(min_success_rate=0.9, metrics={"output_throughput": "x"})
     assert line.startswith("benchmark.min_success_rate: has no effect unless")
     assert problems(min_success_rate=0.9, requests=9) == problems(requests=32) == []
-    (line,) = problems(requests=32, metrics={**METRIC_MAP, "failed": "failed"})
-    assert line.startswith("benchmark.requests = 32: ") and line.endswith("benchmark.metrics names the key of failed")
+    assert problems(requests=32, metrics={**METRIC_MAP, "failed": "failed"}) == []
+    assert problems(metrics={**METRIC_MAP, "duration": {"key": "t", "unit": "days"}}) == [
+        "benchmark.metrics: unit = 'days', and duration takes ns, us, ms, s, min or h"
+    ]
+    (line,) = problems(metrics={**METRIC_MAP, "own": {"pattern": "(.*)", "unit": "ms"}})
+    assert line == "benchmark.metrics: unit = 'ms', and own takes token/s, req/s, % or, named ..._ms, a time"
     (line,) = problems(requests=32, metrics={"output_throughput": "x"})
     assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mpipso.config import Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import LATENCIES, METRICS, Metrics, Value
+from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Metrics, Value
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
 
@@ -79,12 +79,13 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
 
     Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0, and some -1: as a
     latency, the best value there is. The time between tokens may be 0 for other reasons, but then it must not be what
-    is ``wanted``, the metrics of the objective.
+    is ``wanted``, the metrics of the objective. No request ends before its first token: where one seems to, the two
+    times are in different units.
 
     Raises
     ------
     EvaluationFailed
-        Too many requests failed, none was completed, or a value is zero that never is, or negative.
+        Too many requests failed, none was completed, or a value is zero that never is, negative, or impossible.
     """
     below = next((name for name in METRICS if metrics.get(name, 0) < 0), None)
     if below is not None:
@@ -103,6 +104,12 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     ]
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
+    for whole, first in ((f"e2e_{statistic}_ms", f"ttft_{statistic}_ms") for statistic in STATISTICS):
+        if whole in metrics and metrics[whole] < _ROUNDED * metrics.get(first, 0) - _ROUNDING:
+            raise EvaluationFailed(
+                f"the benchmark's {whole} is {metrics[whole]:g}, less than its {first}, {metrics[first]:g}: is it in "
+                'seconds? { key = "...", unit = "s" } in place of a key says so'
+            )
     return metrics
 
 
@@ -112,6 +119,8 @@ def _nothing(name: str, metrics: Metrics) -> bool:
     return latency in LATENCIES and not any(v for other, v in metrics.items() if other.startswith(f"{latency}_"))
 
 
+_ROUNDED, _ROUNDING = 0.99, 1.0
+"""What two times that are the same may differ by as they were rounded: a part of them, and milliseconds."""
 _POSITIVE = ("duration", "request_throughput", "output_throughput", "total_throughput", "ttft", "e2e")
 
 

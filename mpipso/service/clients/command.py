@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from mpipso.config import Benchmark, Config, Pattern
+from mpipso.config import Benchmark, Config, Key, Pattern
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, Client, Target, require_measured
-from mpipso.service.clients.quantity import Absent, matched, number
+from mpipso.service.clients.quantity import Absent, matched, number, unit_problem
 from mpipso.service.clients.result import content, last_json, only, pattern, read
 from mpipso.service.command import choices, fill, placeholders, script_problems
 from mpipso.service.process import Completed
@@ -46,13 +47,15 @@ class CommandClient(Client):
         for name in config.objective.metrics:
             if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
                 yield f"benchmark.metrics: {name} is needed by the objective; give its key"
+        for name, where in benchmark.metrics.items():
+            if not isinstance(where, str) and (problem := unit_problem(where.unit, name)):
+                yield f"benchmark.metrics: {problem}"
 
     def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
-        if benchmark.requests is not None and not _counts_failed(benchmark):
-            told = "names the key of failed" if "failed" in benchmark.metrics else "does not name the key of completed"
+        if benchmark.requests is not None and "completed" not in benchmark.metrics:
             yield (
                 f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
-                f"failed of those that benchmark.command sends, and has no effect: benchmark.metrics {told}"
+                "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
             )
         if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics and not _counts_failed(benchmark):
             yield (
@@ -82,17 +85,11 @@ class CommandClient(Client):
         files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
         if not files and target.result.exists():
             files = [target.result]
-        told = config.benchmark.metrics
-        result, texts = None, [""]
-        if any(isinstance(where, str) for where in told.values()):
-            result = read(files) if files else last_json(done.stdout)
-            if result is None:
-                raise EvaluationFailed(
-                    "the benchmark command printed no JSON object, in which keys are looked up; "
-                    "{ pattern = '...' } in place of a key finds a number in text",
-                    detail=(done.stdout + done.stderr)[-2000:],
-                )
-        if any(isinstance(where, Pattern) for where in told.values()):
+        told = {name: Key(key=at) if isinstance(at, str) else at for name, at in config.benchmark.metrics.items()}
+        keys = [where.key for where in told.values() if isinstance(where, Key)]
+        result = _result(config, files, done) if keys else None
+        texts = [""]
+        if len(keys) < len(told):
             # What goes to stderr is progress, as a rule, and stdout has the final figures.
             texts = ["\n".join([done.stdout, *map(content, files)]), done.stderr]
         needed = {*config.objective.metrics, "completed", "failed"}
@@ -100,14 +97,16 @@ class CommandClient(Client):
         for name, where in told.items():
             try:
                 if isinstance(where, Pattern):
-                    measured[name] = matched(texts, where.pattern, name)
+                    measured[name] = matched(texts, where.pattern, name, where.unit)
                 else:
-                    measured[name] = number(result, where, name)
-            except Absent:
+                    measured[name] = number(result, where.key, name, where.unit, keys)
+            except Absent as absent:
+                if name == "failed":
+                    raise Absent(f"{absent.cause} ({_ONLY_IF_ANY})", detail=absent.detail) from None
                 if name in needed:
                     raise
         if config.benchmark.requests is not None:
-            measured["failed"] = _failed(config.benchmark.requests, measured["completed"])
+            measured["failed"] = _failed(config.benchmark.requests, measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
 
     def result_files(self, config: Config, target: Target) -> list[str]:
@@ -127,10 +126,48 @@ def _counts_failed(benchmark: Benchmark) -> bool:
     return benchmark.requests is not None and "completed" in benchmark.metrics and "failed" not in benchmark.metrics
 
 
-def _failed(sent: int, completed: float) -> float:
+_ONLY_IF_ANY = (
+    "if it tells of failures only when there are any, leave failed out of benchmark.metrics and say "
+    "benchmark.requests = how many are sent"
+)
+
+
+def _result(config: Config, files: Sequence[Path], done: Completed) -> Any:
+    """The tables in which keys are looked up.
+
+    Raises
+    ------
+    EvaluationFailed
+        There is none.
+    """
+    result = read(files) if files else last_json(done.stdout)
+    if result is None:
+        told = (
+            "wrote no {result} and printed no JSON"
+            if "result" in placeholders(config.benchmark.command)
+            else "printed no JSON object, in which keys are looked up; { pattern = '...' } in place of a key finds a "
+            "number in text"
+        )
+        raise EvaluationFailed(f"the benchmark command {told}", detail=(done.stdout + done.stderr)[-2000:])
+    return result
+
+
+def _failed(sent: int, completed: float, failed: float | None) -> float:
+    """How many requests failed of those that were to be sent: what the result tells, else all that were not completed.
+
+    Raises
+    ------
+    EvaluationFailed
+        Others were sent than were to be.
+    """
     if completed > sent:
         raise EvaluationFailed(
             f"the benchmark completed {completed:g} requests, more than benchmark.requests = {sent} says it sends"
+        )
+    if failed is not None and completed + failed != sent:
+        raise EvaluationFailed(
+            f"the benchmark completed {completed:g} requests and {failed:g} failed, but benchmark.requests = {sent} "
+            "says how many it sends"
         )
     return sent - completed
 

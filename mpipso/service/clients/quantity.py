@@ -8,7 +8,7 @@ import math
 import re
 import reprlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from mpipso.config import suggestion
@@ -51,23 +51,23 @@ class Absent(EvaluationFailed):
     """The result does not hold the metric."""
 
 
-def number(result: Any, path: str, metric: str) -> float:
+def number(result: Any, path: str, metric: str, unit: str = "", others: Container[str] = ()) -> float:
     """The number at a dotted path, in the unit that ``metric`` has.
 
     A number in the path is an index into a list. A number with a unit, a text such as AISBench's ``"13.5 ms"``, is
-    converted; one without is in the metric's unit already.
+    converted; one without is in ``unit``, or else in the metric's already.
 
     Raises
     ------
     Absent
-        There is none; with the key that was meant, where one is like it.
+        There is none; with the key that was meant, where one is like it and not among the ``others`` that are in use.
     EvaluationFailed
         What is there is no number, or has a unit that the metric cannot have.
     """
-    return _converted(_at(result, path), f"the benchmark's {path!r}", metric)
+    return _converted(_at(result, path, others), f"the benchmark's {path!r}", metric, unit)
 
 
-def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
+def matched(texts: Iterable[str], pattern: str, metric: str, unit: str = "") -> float:
     """The number that the group of a pattern holds, as :func:`number` takes a text; raises as that does.
 
     What counts is the last match in the first of the texts that has any. The group has to hold the number as a whole,
@@ -78,8 +78,17 @@ def matched(texts: Iterable[str], pattern: str, metric: str) -> float:
         last = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
         if last:
             what = f"the benchmark's '{pattern}'"
-            return _converted(_whole(last[0], what, metric), what, metric)
+            return _converted(_whole(last[0], what, metric), what, metric, unit)
     raise Absent(f"nothing in the benchmark's output matches '{pattern}'")
+
+
+def unit_problem(unit: str, metric: str) -> str:
+    """Why a number of a metric cannot be in a unit, in words; empty if it can be."""
+    try:
+        _factor(unit, metric, f"unit = {unit!r}")
+    except EvaluationFailed as error:
+        return error.cause
+    return ""
 
 
 def _whole(found: re.Match[str], what: str, metric: str) -> str:
@@ -122,15 +131,19 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
     raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
 
 
-def _converted(value: Any, what: str, metric: str) -> float:
+def _converted(value: Any, what: str, metric: str, unit: str) -> float:
+    factor = _factor(unit, metric, f"unit = {unit!r}")
     if isinstance(value, str) and (quantity := _QUANTITY.fullmatch(value.strip())):
-        value = float(quantity[1].replace(",", "")) * _factor(quantity[2], metric, f"{what} is {value!r}")
+        if quantity[2]:
+            factor = _factor(quantity[2], metric, f"{what} is {value!r}")
+        value = float(quantity[1].replace(",", ""))
     nothing = value.strip().lower() in _NOTHING if isinstance(value, str) else value is None
     if nothing or (isinstance(value, float) and not math.isfinite(value)):
         raise Absent(f"{what} is {value!r}, not a finite number")
     if not isinstance(value, bool) and isinstance(value, (int, float)):
         with contextlib.suppress(OverflowError):  # a whole number may have more digits than a float
-            return float(value)
+            if math.isfinite(converted := factor * float(value)):
+                return converted
     raise EvaluationFailed(f"{what} is {reprlib.repr(value)}, not a finite number")
 
 
@@ -157,7 +170,7 @@ def _own_unit(metric: str) -> str:
     return "s" if metric == "duration" else "ms" if metric.endswith("_ms") else ""
 
 
-def _at(result: Any, path: str) -> Any:
+def _at(result: Any, path: str, others: Container[str]) -> Any:
     """What stands at a path. Keys may contain dots: of several that fit, the longest counts."""
     value, parts = result, path.split(".")
     while parts:
@@ -166,9 +179,10 @@ def _at(result: Any, path: str) -> Any:
             value = value[int(parts[0])] if isinstance(value, list) else value[".".join(parts[:taken])]
         except (LookupError, TypeError, ValueError):
             keys = list(itertools.islice(_keys(result), MAX_KEYS))
-            meant, _, others = suggestion(path, keys).partition("; known")
-            meant = f"; it has {listed(keys, most=_SHOWN)}" if others else meant
-            raise Absent(f"the benchmark's result has no {path!r}{meant or ', nor any number'}") from None
+            free = [key for key in keys if key not in others]
+            meant, _, known = suggestion(path, free).partition("; known")
+            meant = f"; it has {listed(free, most=_SHOWN)}" if known else meant
+            raise Absent(f"the benchmark's result has no {path!r}{meant if keys else ', nor any number'}") from None
         parts = parts[taken:]
     return value
 
