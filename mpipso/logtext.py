@@ -8,8 +8,12 @@ _NUMBER = re.compile(r"\d+")
 _TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 # The name of a time zone and the number of a process in brackets is how PostgreSQL goes on.
-_TIME = rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK}(?: (?:[A-Z]{{3,5}}|[+-]\d\d)(?= \[\d+\]))?)"
 _LEVEL = r"(?:[\w.]+ - )?\[?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\]?"
+# A time without a date is one of a logger where a level follows.
+_TIME = (
+    rf"(?:\[{_CLOCK}(?: \w+)*\]|{_CLOCK}(?: (?:[A-Z]{{3,5}}|[+-]\d\d)(?= \[\d+\]))?"
+    rf"|\d\d:\d\d:\d\d(?:[.,]\d+)?(?=\s+{_LEVEL}\s))"
+)
 _HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
 _PROCESS = r"\(\w+ pid=\d+\)"
 # Brackets with a number, a module or a place in the code; those of an error's code are part of its message.

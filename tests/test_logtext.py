@@ -14,6 +14,7 @@ from mpipso.logtext import essence, unprefixed
         "2026-11-28 08:00:01,123 - ERROR - ",
         "2026-11-28 08:00:01,123 - vllm.engine - ERROR - ",
         "2026-11-28 08:00:01,123 ERROR: ",
+        "08:00:01.123 ERROR    ",
         "ERROR 11-28 08:00:01 [core.py:123] ",
         "(EngineCore pid=1234) ERROR 11-28 08:00:01 [core.py:899] ",
         "(EngineCore_DP0 pid=1234) ",
@@ -41,6 +42,7 @@ def test_what_loggers_put_before_their_messages_is_left_out(prefix: str, message
         "the model ERROR 2 of 2026-11-28 08:00:01 is told",
         "http://10.0.0.1:8000/health: HTTP 503",
         "date: 2026-11-28",
+        "08:00:01 it ended",
     ],
 )
 def test_what_only_looks_like_that_stays(text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mpipso.logtext import parted
+from mpipso.service.boxes import unboxed
 
 MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
 """How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; one
@@ -42,9 +43,10 @@ def telling(log: str, first: bool = False) -> str:
     """The line of a log that says best why the process ended.
 
     That is one of the nearest of all; of several the last one, or the ``first`` if whatever follows an error is its
-    doing. An exception that was survived is no reason if another error follows. Without any error it is the last line.
+    doing. An exception that was survived is no reason if another error follows, nor is a line that only has the word
+    where others state an error. Without any error it is the last line.
     """
-    said = [line for line in log.splitlines() if line.strip() and not _LEFT_OUT.fullmatch(line.strip())]
+    said = [line for line in unboxed(log.splitlines()) if line.strip() and not _LEFT_OUT.fullmatch(line.strip())]
     lines = list(_messages(said)) or said
     if not lines:
         return "its log is empty"
@@ -52,8 +54,16 @@ def telling(log: str, first: bool = False) -> str:
     nearest = min(ranks)
     if first and nearest <= ERROR:
         return lines[ranks.index(nearest)].strip()
-    last = len(ranks) - 1 - ranks[::-1].index(nearest)
-    return lines[_not_survived(lines, ranks) if nearest == NAMED else last].strip()
+    if nearest == NAMED:
+        return lines[_not_survived(lines, ranks)].strip()
+    last = [line for line, rank in zip(lines, ranks, strict=True) if rank == nearest]
+    return (list(filter(_states, last)) or last)[-1].strip()
+
+
+def _states(line: str) -> bool:
+    """Whether a line that tells of an error is one by its level or its form, and does not only have the word."""
+    prefix, said = parted(line.strip())
+    return bool(_LEVEL.search(prefix) or _STATED.search(said))
 
 
 def _not_survived(lines: Sequence[str], ranks: Sequence[int]) -> int:
@@ -98,12 +108,14 @@ def _indentation(line: str) -> int:
     return len(prefix) - len(prefix.rstrip()) if prefix else len(said) - len(said.lstrip())
 
 
-_ERROR = re.compile(
-    r"(?i)\b\w*(error|exception)\b|out of memory|\bfatal\b"
+_LEVEL = re.compile(r"\b(ERROR|FATAL|CRITICAL)\b")
+_STATED = re.compile(
+    r"(?i)\b(\w*(error|exception)|fatal): \S|^reason: \S|^[\w.]*(error|exception)$"
     # What is said of a process that can say nothing itself, as it hangs or has died.
     r"|\bwatchdog timeout \(.*\bsoft=False\b|\bcrashed with exit code -?\d"
     r"|\bScheduler or DataParallelController \d+ terminated with (?!0\b)"
 )
+_ERROR = re.compile(rf"{_STATED.pattern}|\b\w*(error|exception)\b|out of memory|\bfatal\b")
 # What an engine says when memory is short is followed by the errors of those that wait for it.
 _MEMORY = re.compile(
     r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) (gpu )?memory"

@@ -106,6 +106,50 @@ def test_what_another_process_says_and_what_belongs_to_an_end_does_not_tell_that
     assert telling(f"{error}\n{between}\n{SERVER}It has been lost") == error
 
 
+BOXED = """\
+00:01:06.408 WARNING  no error was looked for (system_controller.py:1)
+00:01:06.415 ERROR    All 12 requests failed (system_controller.py:2370)
+
+╭─ AIPerf System Exit Errors ────────────────────────────────╮
+│ • Service: system_controller                               │
+│    Error: Unknown                                          │
+│    Reason: All 12 requests failed. No response was         │
+│            collected — see prior log output for each       │
+│            request's error details.                        │
+╰────────────────────────────────────────────────────────────╯
+Log File: /tmp/logs/aiperf.log
+"""
+REFUSED = """\
+Usage: guidellm run [OPTIONS]
+╭─ Error ────────────────────────────────────────────────────╮
+│ Invalid value for '--profile': 'x' is not one of 'error',  │
+│ 'sweep'.                                                   │
+╰────────────────────────────────────────────────────────────╯
+"""
+
+
+def test_a_reason_is_quoted_without_the_box_around_it() -> None:
+    reason = (
+        "All 12 requests failed. No response was collected — see prior log output for each request's error details."
+    )
+    assert telling(BOXED) == f"Reason: {reason}"
+    without = BOXED.partition("\n\n")[0]
+    assert quoted(telling(without)) == "All 12 requests failed (system_controller.py:2370)"
+    assert telling(REFUSED) == "Error: Invalid value for '--profile': 'x' is not one of 'error', 'sweep'."
+    for plain in ("│", "├── error", "━━━━ 1/1 it/s"):
+        assert telling(plain) == plain
+    assert telling("╭──╮\n│ ValueError: a │\n│ bye │\n╰──╯") == "ValueError: a"
+
+
+def test_a_line_that_states_an_error_says_more_than_one_that_has_the_word() -> None:
+    assert telling("ERROR 11-28 05:12:10 [a.py:6] it is lost\nsee above for error details") == (
+        "ERROR 11-28 05:12:10 [a.py:6] it is lost"
+    )
+    assert telling(f"{FLAG}\nno more errors; error count: 1") == FLAG
+    assert telling("AssertionError\nan error happened") == "AssertionError"
+    assert telling("an error\nanother error") == "another error"
+
+
 def test_missing_memory_is_the_reason_also_if_it_seems_to_be_survived() -> None:
     memory = "torch.OutOfMemoryError: no"
     assert telling(f"{memory}\ngoing on\nKeyError: 7\ngoing on\n{FLAG}") == memory
