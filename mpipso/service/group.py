@@ -19,7 +19,7 @@ from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.service.clients.base import Client, Target
-from mpipso.service.clients.result import Results
+from mpipso.service.clients.result import Results, logs
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
@@ -277,9 +277,14 @@ class ServiceGroup:
     def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:
         command = self._client.command(self._config, target)
         self._files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
+        folder = target.result.parent
         # The next one must not find what this one writes, whatever that is and however it is named.
-        with self._local.new_folder(str(target.result.parent)):
-            return self._measured(command, target, over)
+        with self._local.new_folder(str(folder)):
+            try:
+                return self._measured(command, target, over)
+            except (EvaluationFailed, Cancelled):
+                self._files |= logs(folder, LOG_BYTES // 4)
+                raise
 
     def _measured(self, command: Sequence[str], target: Target, over: threading.Event) -> Metrics:
         limit = self._config.benchmark.timeout

@@ -848,6 +848,43 @@ def test_each_attempt_has_an_empty_folder_for_its_results(bench: Bench) -> None:
     group.close()
 
 
+LOGGING = """
+mkdir -p "$0/20261128/logs/infer" "$0/old" && cd "$0" && ln -s / root && mkfifo pipe.log && ln -s old/1.log link.log
+for each in 1 2 3 4 5 6 7 8; do echo "$each" > "old/$each.log"; touch -d "2001-01-0$each" "old/$each.log"; done
+head -c 300000 /dev/zero | tr '\\0' x > 20261128/logs/infer/a.out; echo why >> 20261128/logs/infer/a.out
+: > empty.err; echo '{"x": 1}' > result.json; $1
+"""
+
+
+@pytest.mark.parametrize("end", ["exit 3", "true", "sleep 1000"])
+def test_the_logs_of_a_benchmark_that_failed_are_kept(bench: Bench, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AISBench and AIPerf say only there why they failed. The time runs, by this change, from when all is written."""
+    wait = process.Keeper.wait
+
+    def once_written(keeper: process.Keeper, *told: Any) -> int | None:
+        if end.startswith("sleep"):
+            wait_until(lambda: any(bench.folder.glob("*/benchmark-*/result.json")))
+        return wait(keeper, *told)
+
+    monkeypatch.setattr(process.Keeper, "wait", once_written)
+    benchmark = ECHO | {"command": ("sh", "-c", LOGGING, "{result_dir}", end), "timeout": 5.0}
+    if end.startswith("sleep"):
+        benchmark["timeout"] = 0.2
+    evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "y"}})
+    assert failed(evaluation)[1].startswith("the benchmark")
+    kept = {name: text for name, text in evaluation.files.items() if name.startswith("benchmark-logs/")}
+    assert list(kept)[-1] == "benchmark-logs/20261128/logs/infer/a.out"
+    last = kept.popitem()[1]
+    assert len(last) == 64 * 1024 and last.endswith(b"xwhy\n")
+    assert kept == {f"benchmark-logs/old/{each}.log": b"%d\n" % each for each in range(2, 9)}
+
+
+def test_the_logs_of_a_benchmark_that_succeeded_are_not(bench: Bench) -> None:
+    benchmark = ECHO | {"command": ("sh", "-c", LOGGING, "{result_dir}", "true")}
+    evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "x"}})
+    assert evaluation.failure is None and not any("logs" in name for name in evaluation.files)
+
+
 def test_a_folder_that_cannot_be_made_is_the_node_s_fault(bench: Bench) -> None:
     group = bench.group(configuration(tiny(), ECHO))
     (Path(bench.nodes[0].work_dir) / "benchmark-5-1").touch()

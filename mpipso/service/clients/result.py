@@ -23,6 +23,9 @@ _NAMED = 3
 """How many of the files that match where one should are told."""
 MAX_RESULT = 64 << 20
 """Bytes of a result file, at most: as Python's objects it takes ten times as much of a node under test."""
+MAX_LOGS = 8
+"""How many logs of a benchmark that failed are kept, at most."""
+_LOGS = (".log", ".out", ".err")
 _OPENING = re.compile(r'(?m)^[ \t]*\{(?=\s*["}])')
 """Where a table may begin on a line."""
 _EFFORT = 32
@@ -82,9 +85,8 @@ class Results:
             if len(now) == 1 and now != before:
                 (file,) = now
                 name = f"benchmark{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
-                with contextlib.suppress(OSError), file.open("rb") as opened:
-                    opened.seek(max(0, opened.seek(0, os.SEEK_END) - most))
-                    kept[name] = opened.read(most)
+                with contextlib.suppress(OSError):
+                    kept[name] = _end(file, most)
         return kept
 
     def require_fresh(self) -> None:
@@ -99,6 +101,31 @@ class Results:
             if before and found(wanted) == before:
                 file = next(iter(before))
                 raise EvaluationFailed(f"the benchmark client did not update its result file {file.name}")
+
+
+def logs(folder: Path, most: int) -> dict[str, bytes]:
+    """The last ``most`` bytes of each log in a benchmark's folder, by its name in that of the evaluation.
+
+    Of many logs those that were written last are kept.
+    """
+    written = []
+    for above, _, names in os.walk(folder):
+        for file in (Path(above) / name for name in names if name.endswith(_LOGS)):
+            with contextlib.suppress(OSError):
+                about = file.lstat()
+                if stat.S_ISREG(about.st_mode) and about.st_size:
+                    written.append((about.st_mtime_ns, file))
+    kept = {}
+    for _, file in sorted(written)[-MAX_LOGS:]:
+        with contextlib.suppress(OSError):
+            kept[f"benchmark-logs/{file.relative_to(folder)}"] = _end(file, most)
+    return kept
+
+
+def _end(file: Path, most: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - most))
+        return opened.read(most)
 
 
 def read(files: Sequence[Path]) -> Any:
