@@ -51,6 +51,10 @@ class RunFailed(MpipsoError):
     exit_code = LOST
 
 
+class Alone(RunFailed):
+    """Rank 0 hears of no other rank, and cannot tell whether they are gone or it is cut off itself."""
+
+
 class Relayed(RunFailed):
     """The run cannot go on, as another rank tells the user."""
 

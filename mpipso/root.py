@@ -27,7 +27,7 @@ from mpipso.cluster.dispatch import (
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
 from mpipso.cluster.plan import lowest_port
-from mpipso.errors import RunFailed
+from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
 from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
@@ -100,6 +100,7 @@ class Root:
         self._left: set[int] = set()
         self._closing = False
         self._stuck = False
+        self._last_loss = 0.0
         self.abandoned = False
 
     def run(self) -> None:
@@ -162,6 +163,8 @@ class Root:
 
         Raises
         ------
+        Alone
+            No group is left, since no other rank is heard of.
         RunFailed
             No group is left that could go on, or the run's folder is gone.
         """
@@ -169,8 +172,9 @@ class Root:
         for event in self._step():
             self._changed = True
             self._take(event)
-        if not self._membership.groups and not self._membership.leaving:
-            raise RunFailed(f"no service group is left: lost {self._who(self._membership.lost)}")
+        if not self._membership.groups and not self._membership.leaving and not self._in_doubt():
+            kind = Alone if self._membership.alone else RunFailed
+            raise kind(f"no service group is left: lost {self._who(self._membership.lost)}")
         if self._health.hopeless:
             causes = [f"group {group}: {self._health.cause(group)}" for group in self._membership.groups]
             raise RunFailed("\n".join(["every service group is in quarantine:", *causes]))
@@ -264,10 +268,15 @@ class Root:
         self._form()
         return events
 
+    def _in_doubt(self) -> bool:
+        """Whether ranks that still have their leases may be as silent as those that were lost last."""
+        return bool(self._leases.silent_since(self._last_loss) & self._membership.spares)
+
     def _lose(self, rank: int, cause: str, now: float, *, dead: bool) -> list[Event]:
         loss = self._membership.lose(rank, dead=dead)
         if loss is None:
             return []
+        self._last_loss = time.monotonic()  # the clock of the leases
         self._context.everyone.give_up(rank)
         ended = [loss.group] if loss.ended and loss.group is not None else []
         failure: RunFailed | None = None

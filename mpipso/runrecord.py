@@ -17,7 +17,7 @@ import mpipso
 from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import World
 from mpipso.config import Config
-from mpipso.errors import FINISHED, NOTHING_FEASIBLE, RunFailed, print_error
+from mpipso.errors import FINISHED, NOTHING_FEASIBLE, Alone, RunFailed, print_error
 from mpipso.farewell import dismiss
 from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
@@ -95,11 +95,12 @@ class RunRecord:
             except RunFailed as error:
                 failure = _why(journal, error)
                 code = failure.exit_code
-                with contextlib.suppress(RunFailed):  # the journal may be what has failed
-                    journal.write("failed", cause=str(failure))
+                if not _is_for_launcher(failure):
+                    with contextlib.suppress(RunFailed):  # the journal may be what has failed
+                        journal.write("failed", cause=str(failure))
             finally:
                 monitor.stop()
-            folder = journal.folder
+            folder = None if failure is not None and _is_for_launcher(failure) else journal.folder
         self._tell(folder, failure, [*environments, *self._silent(root)])
         if root is None:
             dismiss(context)
@@ -137,7 +138,7 @@ class RunRecord:
         return [f"no answer from {root.silent}: mpirun may go on waiting, and can be ended by hand; the run is over"]
 
     def _tell(self, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]) -> None:
-        """The summary of the run whose journal is in ``folder``, unless that is gone; and why the run has failed."""
+        """The summary of the run whose journal is in ``folder``, if there is one; and why the run has failed."""
         live = self._screen.mode == "live"
         width = self._screen.width if live else 100
         # At a terminal NO_COLOR decides.
@@ -215,12 +216,22 @@ class RunRecord:
         """What happens when something is lost, in a line."""
         lease = f"leases of {self._config.parallel.lease:g} s"
         dead = "a dead rank is survived (ULFM)" if self._world.tolerant else "a dead rank ends the job (no ULFM)"
-        restarts = os.environ.get(RESTARTS, "")
-        if restarts.isdecimal() and int(restarts) > 0:
+        if restarts := _restarts():
             supervisor = f"the launcher restarts a broken job, {restarts} times at most"
         else:
             supervisor = "a broken job is not restarted (mpipso launch would)"
         return f"protection: {lease}; {dead}; {supervisor}"
+
+
+def _restarts() -> int:
+    """How often the launcher would restart this job."""
+    told = os.environ.get(RESTARTS, "")
+    return int(told) if told.isdecimal() else 0
+
+
+def _is_for_launcher(failure: RunFailed) -> bool:
+    """Whether this is not the end of the run: the launcher finds out which hosts are there, and goes on with them."""
+    return isinstance(failure, Alone) and _restarts() > 0
 
 
 def _why(journal: Journal, error: RunFailed) -> RunFailed:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -329,6 +330,39 @@ class TestLaunch:
         assert counted(held.parent, "lost") == (1 if survives else 0)
         numbers = [event["number"] for event in events(held.parent) if event["event"] == "evaluated"]
         assert sorted(numbers) == list(range(5))
+
+    def deafened(self, launcher: Launcher, held: Path, restarts: int) -> tuple[subprocess.CompletedProcess[str], str]:
+        """All ranks but the root's freeze at once, as if the link of its host was cut; also the cause that it tells."""
+        held.write_text(held.read_text() + "[parallel]\nlease = 3.0\n")
+        words = ["--mpirun", launcher.launcher, "-np", 3, "--config", held, "--nodes-per-group", 2, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        argv += ["--restarts", str(restarts), "--stuck-after", "10"]
+        with Job(argv, limit=2 * LIMIT, env=launcher.environment()) as job:
+            wait_until(lambda: counted(held.parent, "evaluated"), LIMIT, "an evaluation is completed")
+            for process in job.running(sys.executable, "-m", "mpipso", "tune"):
+                if rank_in(process.environ()) > 0:
+                    process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: counted(held.parent, "lost") == 2, LIMIT, "both are missed")
+            (held.parent / "go").touch()
+            done = job.wait()
+        cause = f"no service group is left: lost rank 1 on {socket.gethostname()}, rank 2 on {socket.gethostname()}"
+        assert f"mpipso: {cause}" in done.stderr.splitlines()
+        return done, cause
+
+    def test_a_root_that_hears_of_no_other_rank_leaves_it_to_the_launcher_to_go_on(
+        self, launcher: Launcher, held: Path
+    ) -> None:
+        done, _ = self.deafened(launcher, held, 1)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "(restart 1 of 1)" in done.stderr
+        assert [counted(held.parent, event) for event in ("failed", "resumed", "finished")] == [0, 1, 1]
+
+    def test_and_fails_where_no_restart_is_left(self, one: Launcher, held: Path) -> None:
+        done, cause = self.deafened(one, held, 0)
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert [counted(held.parent, event) for event in ("failed", "resumed", "finished")] == [1, 0, 0]
+        log = (held.parent / "runs" / "latest" / "launch.log").read_text()
+        assert cause in log and "go on with: " in log
 
     def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, held: Path) -> None:
         words = ["--mpirun", one.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]

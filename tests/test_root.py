@@ -15,15 +15,18 @@ from faults.course import Course
 from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Cancel
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
+from mpipso.config import Config
 from mpipso.config.file import load
-from mpipso.errors import RunFailed
+from mpipso.config.parallel import LEAST_LEASE
+from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import ROOT, Depart, Disband, Finish, Left, Order
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Left, Order
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.record.screen import Screen
 from mpipso.redact import Redactor
 from mpipso.rendezvous import Place
+from mpipso.roles import BEAT
 from mpipso.root import Root
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
@@ -58,19 +61,82 @@ class Ranks(LocalChannel):
         self._mailboxes[ROOT].append((2, message))
 
 
-def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None) -> Any:
-    """What the root has: ranks 1 and 2 are groups, and it is a spare itself."""
-    config = load(Course(folder).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
-    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
+class Clock:
+    """Goes on by half a second at each nap."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def nap(self) -> None:
+        self.now += 0.5
+
+
+class Distant(LocalChannel):
+    """The root's end: nothing is ever heard of rank 1, and rank 2 gives signs of life until some moment."""
+
+    def __init__(self, clock: Clock, until: float) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        self._clock = clock
+        self._until = until
+
+    def take(self) -> list[tuple[int, Any]]:
+        speaks = self._clock.now <= self._until and self._clock.now % BEAT == 0
+        return [*super().take(), *([(2, Alive())] if speaks else [])]
+
+
+def job(config: Config, plan: Plan, own: PlacedNode, everyone: LocalChannel, nap: Callable[[], None]) -> Any:
+    """The context of a root that leads no group."""
     return SimpleNamespace(
         config=config,
-        plan=Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),)),
-        place=Place(nodes[0]),
+        plan=plan,
+        place=Place(own),
         group=None,
         node=SimpleNamespace(close=lambda: None),
-        everyone=channel,
+        everyone=everyone,
         world=SimpleNamespace(rank=0, size=3, nap=nap),
     )
+
+
+def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None) -> Any:
+    """The context of a root that is a spare; ranks 1 and 2 are groups."""
+    config = load(Course(folder).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
+    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
+    plan = Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),))
+    return job(config, plan, nodes[0], channel, nap)
+
+
+@pytest.mark.parametrize(
+    ("until", "kind", "lost", "when"),
+    [
+        (0.0, Alone, "rank 1 on h1, rank 2 on h2", 3.5),
+        (2.0, Alone, "rank 1 on h1, rank 2 on h2", 5.5),
+        (1000.0, RunFailed, "rank 1 on h1", 4.0),
+    ],
+)
+def test_a_spare_that_is_as_silent_as_the_last_group_is_not_taken_to_be_there(
+    until: float, kind: type, lost: str, when: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = Course(tmp_path, parallel__lease=LEAST_LEASE)
+    config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
+    # Without cores, the spares form no group.
+    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,) if rank == 1 else (), ()) for rank in range(3)]
+    spares = tuple(Spare("left over", nodes[rank]) for rank in (0, 2))
+    clock = Clock()
+    monkeypatch.setattr("mpipso.root.time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now))
+    monkeypatch.setattr("mpipso.root.awake", lambda: clock.now)
+    context = job(config, Plan((PlacedGroup(0, (nodes[1],)),), spares), nodes[0], Distant(clock, until), clock.nap)
+    tuning: Any = SimpleNamespace(
+        cause="", evaluation_seconds=0.0, race_seconds=lambda groups: (0.0, 0.0), known_good=lambda: None
+    )
+    tuning.propose = lambda idle: []
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1"}, io.StringIO(), Screen("plain"))
+        root = Root(context, tuning, journal, monitor, Interrupts(), TimeLimits(None, 0.0, {}), beat=tmp_path / "beat")
+        monkeypatch.setattr(root, "_send_home", lambda: None)
+        with pytest.raises(RunFailed, match=f"no service group is left: lost {lost}$") as raised:
+            root.run()
+    # Each turn ends with a nap.
+    assert (type(raised.value), clock.now - 0.5) == (kind, when)
 
 
 @pytest.mark.parametrize("deadly", [Assignment, Cancel], ids=["the run", "its end"])

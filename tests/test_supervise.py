@@ -26,6 +26,7 @@ from mpipso.errors import UserError
 from mpipso.launch import survivors
 from mpipso.launch.jobs import Job as MpiJob
 from mpipso.launch.launchers import Hydra, Launch, Launcher, OpenMPI4, OpenMPI5
+from mpipso.record.outcome import NO_BASELINE
 from mpipso.startup import Options, wanted_groups
 
 STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
@@ -178,7 +179,6 @@ class TestTheJournalTellsTheEnd:
             ("begin(); finish(feasible=False)", 3),
             ("begin(); finish(feasible=False); sys.exit(3)", 3),
             ("begin(); write('failed', cause='no group is left'); sys.exit(4)", 4),
-            ("begin(); write('failed', cause='no group is left')", 4),
             ("begin(); write('interrupted', signal='SIGUSR1'); sys.exit(1)", 138),
             ("sys.exit(2)", 2),
             ("write('started'); sys.exit(2)", 2),
@@ -189,6 +189,19 @@ class TestTheJournalTellsTheEnd:
         assert done.returncode == code, done.stderr
         assert len(bench.calls) == 1
         assert told(done) == []
+
+    def test_why_it_failed_is_kept_and_told_if_the_root_was_not_heard_to_the_end(self, bench: Bench) -> None:
+        failed = "begin(); write('failed', cause='no group is left:\\n\\nlost rank 1'); sys.exit({})"
+        for code in (4, 0):
+            done = bench.launch([failed.format(code)], "--run-name", f"night-{code}")
+            log = [line[20:] for line in (bench.runs / f"night-{code}" / "launch.log").read_text().splitlines()]
+            assert (done.returncode, log[1:3]) == (4, ["no group is left:", "lost rank 1"]), done.stderr
+            assert log[3].startswith("go on with: ") and log[3].endswith(f"--resume {bench.runs / f'night-{code}'}")
+            assert told(done) == (log[1:] if code == 0 else [])
+
+    def test_a_baseline_that_failed_is_not_resumed(self, bench: Bench) -> None:
+        done = bench.launch([f"begin(); write('failed', cause='{NO_BASELINE}: no answer'); die(9)"])
+        assert (done.returncode, told(done)) == (4, [f"{NO_BASELINE}: no answer"]), done.stderr
 
     def test_wrong_input_leaves_nothing(self, bench: Bench) -> None:
         bench.launch(["sys.exit(2)"])

@@ -32,6 +32,10 @@ class Leases:
         if rank in self._heard:
             self._heard[rank] = now
 
+    def silent_since(self, moment: float) -> set[int]:
+        """The ranks that were not heard of from that moment on."""
+        return {rank for rank, heard in self._heard.items() if heard < moment}
+
     def expired(self, now: float) -> list[int]:
         """The ranks that were not heard of for too long, in order.
 

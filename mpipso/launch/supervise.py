@@ -31,6 +31,7 @@ from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
+from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.place import lock
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
@@ -236,6 +237,7 @@ class Supervisor:
         if self._mpirun.received:
             return self._interrupted(told=ending is not None)
         if ending is not None and ending["event"] == "failed":
+            self._pass_on(ending["cause"], heard=end.code == LOST)
             return LOST
         # A stuck root may have written this on the signal that was to end it.
         if ending is not None and not end.stuck:
@@ -244,6 +246,19 @@ class Supervisor:
         if end.code == UserError.exit_code and not self._began:
             return end.code
         return end.code if self._is_elsewhere() else None
+
+    def _pass_on(self, cause: str, *, heard: bool) -> None:
+        """Keep why the run has failed and how to go on; say so if the root was not ``heard`` to the end.
+
+        Where the launcher has its exit code, its words have come as well.
+        """
+        lines = [line for line in cause.splitlines() if line.strip()]
+        lines += [] if cause.startswith(NO_BASELINE) else self._how_to_resume()
+        if heard:
+            self._keep(lines)
+            return
+        for line in lines:
+            self._tell(line)
 
     def _next(self, how: str, ended: float, *, loud: bool) -> Job:
         """The job that follows one that was lost, with everything that the old one has left on this host gone."""

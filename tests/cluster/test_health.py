@@ -48,6 +48,12 @@ class TestLeases:
         leases.renew(1, 12.0)
         assert leases.expired(12.0) == []
 
+    def test_whoever_was_heard_of_at_a_moment_or_later_is_not_silent_since_then(self) -> None:
+        leases = Leases([1, 2, 3], LEASE, 0.0)
+        leases.renew(2, 4.0)
+        leases.renew(3, 5.0)
+        assert [leases.silent_since(moment) for moment in (4.0, 4.1, 6.0)] == [{1}, {1, 2}, {1, 2, 3}]
+
     def test_only_those_that_have_a_lease_expire(self) -> None:
         leases = Leases([1], LEASE, 0.0)
         leases.renew(0, 1.0)
