@@ -102,6 +102,14 @@ def freeze_and_thaw(run: Run) -> None:
     run.bed.thaw(node)
 
 
+def cut_and_heal_root(run: Run) -> None:
+    """To it, all others are silent."""
+    node = run.root
+    run.bed.cut(node)
+    run.until(lambda: run.count("resumed"), "the run goes on without its root")
+    run.bed.heal(node)
+
+
 def kill_node_of_root(run: Run) -> None:
     run.bed.kill_node(run.root)
 
@@ -121,9 +129,11 @@ def kill_mpirun(run: Run) -> None:
 FAULTS: tuple[Fault, ...] = (
     *(power_off, cut_and_heal, freeze_and_thaw, kill_node_of_root, freeze_node_of_root, kill_mpirun),
 )
-#: Every fault under Open MPI 5, and of those that no MPI survives one under each of the others.
+#: Every fault under Open MPI 5, and of those that no MPI survives one under each of the others. Of a cut link Open MPI
+#: ends the job itself.
 CASES = [(launcher, fault) for launcher in LAUNCHERS[:1] for fault in FAULTS]
 CASES += [(launcher, kill_node_of_root) for launcher in LAUNCHERS[1:]]
+CASES += [(LAUNCHERS[-1], cut_and_heal_root)]
 
 
 @pytest.mark.parametrize(
