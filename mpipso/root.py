@@ -23,6 +23,7 @@ from mpipso.cluster.dispatch import (
     Quarantined,
     Readmitted,
     Retried,
+    dated,
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
@@ -296,7 +297,7 @@ class Root:
             self._monitor.lost(ended[0], told)
             del self._ports[ended[0]]
             left = self._dispatcher.leave(ended[0], told, now)
-            events = [_dated(event, time.time() - now) for event in left]
+            events = [dated(event, time.time() - now) for event in left]
         else:
             self._monitor.note(f"lost {told}")
         if failure is not None and not self._closing:
@@ -393,11 +394,3 @@ class Root:
 
     def _who(self, ranks: Collection[int]) -> str:
         return ", ".join(f"rank {rank} on {self._host(rank)}" for rank in sorted(ranks))
-
-
-def _dated(event: Event, offset: float) -> Event:
-    """The event of an evaluation that was timed here, with Unix times, as leaders give them."""
-    if not isinstance(event, (Retried, Evaluated)):
-        return event
-    lost = event.evaluation
-    return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))

@@ -77,6 +77,14 @@ class Readmitted:
 Event = Progress | Assigned | Evaluated | Retried | Quarantined | Probed | Readmitted
 
 
+def dated(event: Event, offset: float) -> Event:
+    """The event of an evaluation that the root timed, with Unix times, as leaders give them."""
+    if not isinstance(event, (Retried, Evaluated)):
+        return event
+    lost = event.evaluation
+    return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))
+
+
 @dataclass(frozen=True)
 class Cancel:
     """Root to leader: give up the evaluation that runs."""

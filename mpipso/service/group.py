@@ -94,7 +94,7 @@ class ServiceGroup:
         try:
             metrics, failure = self._outcome(assignment, over, cancel)
             if failure is None or failure.kind != "cancelled":
-                failure, suspended = self._undisturbed(failure)
+                failure, suspended = self._stops.blamed(self._nodes, failure)
         finally:
             over.close()
             self._enter("stopping")
@@ -150,18 +150,6 @@ class ServiceGroup:
                 return {}, Failure("cancelled", "cancelled")
             limit = self._config.search.evaluation_timeout
             return {}, Failure(f"it took longer than {limit:g} s in all", "configuration", tails(self._running))
-
-    def _undisturbed(self, failure: Failure | None) -> tuple[Failure | None, bool]:
-        """The failure of an attempt, and whether it is that a node was stopped meanwhile, whatever came of that."""
-        detail = failure.detail if failure is not None else ""
-        # Nodes are not asked again that may be why there is a failure of infrastructure.
-        nodes = self._nodes[:1] if failure is not None and failure.silent else self._nodes
-        try:
-            if told := self._stops.told(nodes):
-                return Failure(told, "infrastructure", detail), True
-        except EvaluationFailed as error:
-            return Failure(error.cause, error.kind, detail), False
-        return failure, False
 
     def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
         configuration = assignment.configuration
