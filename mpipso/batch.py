@@ -29,6 +29,8 @@ class System:
         The variable that is 1 in a job of this host alone, which may not have the one before. Empty if there is none.
     slots:
         The variable that says for how many ranks a job of a single host has room. Empty if there is none.
+    words:
+        Further variables that its jobs have, with names that others may use, too.
     agent:
         The words that run a command on another host of the job, where ssh does not. Empty if there are none.
     """
@@ -39,6 +41,7 @@ class System:
     hosts: str = ""
     alone: str = ""
     slots: str = ""
+    words: tuple[str, ...] = ()
     agent: str = ""
 
     def has(self, environ: Mapping[str, str]) -> bool:
@@ -63,10 +66,18 @@ SYSTEMS = (
     System(
         "Grid Engine",
         ("SGE_ROOT", "JOB_ID"),  # the first is there outside of jobs, too
-        ("SGE_", "PE_HOSTFILE"),
+        # Not what only tells where it is installed, by which services may submit jobs.
+        (
+            *("PE_HOSTFILE", "SGE_ACCOUNT", "SGE_BINARY_PATH", "SGE_CKPT_", "SGE_CWD_PATH", "SGE_HGR_", "SGE_JOB_"),
+            *("SGE_O_", "SGE_STD", "SGE_TASK_"),
+        ),
         hosts="PE_HOSTFILE",
         alone="NHOSTS",
         slots="NSLOTS",
+        words=(
+            *("PE", "NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "JOB_ID", "JOB_NAME", "JOB_SCRIPT", "ARC"),
+            *("REQNAME", "REQUEST", "RESTARTED", "ENVIRONMENT"),
+        ),
         agent="qrsh -inherit -nostdin -V",
     ),
     System("OAR", ("OAR_JOB_ID",), ("OAR_",), hosts="OAR_NODEFILE", agent="oarsh"),

@@ -98,7 +98,8 @@ def read_config(options: Options) -> Config:
     else:
         config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **known)
     config = _with_template(config, source, given=options.config is not None)
-    if earlier and (other := differences(parse(earlier, str(options.resume), **known), config)):
+    before = parse(earlier, str(options.resume), **known) if earlier else None
+    if before is not None and (other := differences(before, config)):
         raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
     # Of a job that is supervised the launcher has asked; a rank may be on a host that does not have its folder.
     asked = RESTARTS in os.environ
@@ -107,9 +108,9 @@ def read_config(options: Options) -> Config:
             f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
             f"go on there, or give --config if they lead from here"
         )
-    # A run that has not come to its end has still to do so.
-    ended = not asked and events and events[-1]["event"] == "finished"
-    if ended and (why := spent(config.search.time_limit, usage(events).wall)):
+    # A run that has not come to its end has still to do so; and a job that comes back asks for nothing new.
+    ended = before is not None and before.search != config.search and events[-1]["event"] == "finished"
+    if ended and not asked and (why := spent(config.search.time_limit, usage(events).wall)):
         raise UserError(f"{options.resume}: {why}")
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]

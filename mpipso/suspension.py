@@ -12,7 +12,8 @@ import time
 TURN = 0.5
 """Seconds between two looks at the clock."""
 LEAST = 5.0
-"""Seconds between two looks from which on this process was stopped; less may be the doing of a busy machine."""
+"""Seconds between two looks, without those in which it ran, from which on this process was stopped; less may be the
+doing of a busy machine."""
 
 
 class _Watch:
@@ -22,6 +23,7 @@ class _Watch:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._looked = 0.0
+        self._used = 0.0
         self._stopped = 0.0
 
     def look(self) -> tuple[float, float]:
@@ -32,12 +34,15 @@ class _Watch:
         with self._lock:
             # Other than CLOCK_MONOTONIC, this one goes on while the machine is asleep.
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            # A thread that keeps the interpreter for long, as a search in a large text does, takes time of a core; a
+            # process that is stopped takes none.
+            used = time.process_time()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="suspension", daemon=True)
                 self._thread.start()
-            elif now - self._looked > LEAST:
+            elif now - self._looked - (used - self._used) > LEAST:
                 self._stopped += now - self._looked
-            self._looked = now
+            self._looked, self._used = now, used
             return now, self._stopped
 
     def _run(self) -> None:

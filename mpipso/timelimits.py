@@ -85,7 +85,7 @@ class TimeLimits:
 def require_time(environment: Mapping[str, str]) -> None:
     """UserError if ``MPIPSO_END_TIME`` is no time, or leaves none; that it may do where a job is started again."""
     end = _given_end(environment)
-    if end - RESERVE <= time.time() and RESTARTS not in environment:
+    if end - RESERVE <= time.time() and RESTARTS not in environment and environment.get(REQUEUE) != "1":
         raise UserError(f"{END_TIME}={end:.0f}: leaves no time; {_MEANING}")
 
 

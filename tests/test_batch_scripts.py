@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ done
 exit 3
 """
 SYSTEMS = ("pbs", "lsf", "sge")
+NAMES = {"pbs": "pbs-{}.server", "lsf": "lsf-{}", "sge": "sge-{}"}
 #: The line by which each script asks for the time of its job.
 ASKED = {"pbs": "#PBS -l walltime=", "lsf": "#BSUB -W ", "sge": "#$ -l h_rt="}
 
@@ -33,12 +35,17 @@ class Site:
         self.folder = folder
         self.system = system
         self.script = HOSTFILES / f"mpipso.{system}"
+        # Without any qrsh that this machine has.
+        self.tools = folder / "tools"
+        self.tools.mkdir()
+        for tool in ("bash", "date", "mkdir", "touch"):
+            (self.tools / tool).symlink_to(str(shutil.which(tool)))
         run = folder / "run.sh"
         run.write_text(RUN)
         run.chmod(0o755)
 
-    def submit(self, job: int, *words: str) -> subprocess.CompletedProcess[str]:
-        """What a job with this number does when it is started, for the first time or again."""
+    def submit(self, job: int, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """What a job with this number does when it is started, for the first time or again, with ``more`` variables."""
         copy = self.folder / f"{job}.SC"
         copy.write_text(self.script.read_text())
         flags = " ".join(words)
@@ -49,7 +56,7 @@ class Site:
         }[self.system]
         return subprocess.run(
             ["bash", str(copy), *(words if self.system == "sge" else ())],
-            env={"PATH": f"{self.folder}:/usr/bin:/bin", **environment},
+            env={"PATH": f"{self.folder}:{self.tools}", **environment, **more},
             cwd="/" if self.system == "pbs" else self.folder,
             capture_output=True,
             text=True,
@@ -57,9 +64,9 @@ class Site:
             check=False,
         )
 
-    def run(self, job: int, *words: str) -> list[str]:
+    def run(self, job: int, *words: str, **more: str) -> list[str]:
         """The words that run.sh is given by the job."""
-        done = self.submit(job, *words)
+        done = self.submit(job, *words, **more)
         assert (done.returncode, done.stderr) == (3, ""), "as run.sh ends"
         return self.told("words").splitlines()
 
@@ -77,15 +84,39 @@ PLAIN = ["--progress", "plain"]
 
 
 def test_a_job_that_comes_back_under_its_number_resumes_its_run(site: Site) -> None:
-    name = f"{site.system}-7"
+    name = NAMES[site.system].format(7)
     assert site.run(7, *FLAGS) == [*PLAIN, *FLAGS, "--output", "mpipso-runs", "--run-name", name]
     assert site.run(7, *FLAGS) == [*PLAIN, *FLAGS, "--resume", f"mpipso-runs/{name}"]
-    assert site.run(8, *FLAGS)[-1] == f"{site.system}-8"
+    assert site.run(8, *FLAGS)[-1] == NAMES[site.system].format(8)
+
+
+@pytest.mark.parametrize(
+    ("system", "variables", "name"),
+    [
+        ("pbs", {"PBS_JOBID": "7[2].server"}, "pbs-7-2-.server"),
+        ("pbs", {"PBS_JOBID": "7.other"}, "pbs-7.other"),
+        ("lsf", {"LSB_JOBINDEX": "2"}, "lsf-7-2"),
+        ("lsf", {"LSB_JOBINDEX": "0"}, "lsf-7"),
+        ("sge", {"SGE_TASK_ID": "2"}, "sge-7-2"),
+        ("sge", {"SGE_TASK_ID": "undefined"}, "sge-7"),
+    ],
+)
+def test_each_task_of_an_array_and_each_server_has_runs_of_its_own(
+    system: str, variables: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    assert Site(tmp_path, system).run(7, *FLAGS, **variables)[-1] == name
+
+
+def test_a_job_of_grid_engine_that_starts_for_the_first_time_does_not_go_on_with_an_old_run(tmp_path: Path) -> None:
+    site = Site(tmp_path, "sge")
+    first = site.run(7, *FLAGS, RESTARTED="0")
+    assert site.run(7, *FLAGS, RESTARTED="0") == first
+    assert site.run(7, *FLAGS, RESTARTED="1")[-2:] == ["--resume", "mpipso-runs/sge-7"]
 
 
 def test_a_job_that_came_back_before_its_run_had_begun_starts_it(site: Site) -> None:
     first = site.run(7, *FLAGS)
-    (site.folder / "mpipso-runs" / f"{site.system}-7" / "journal.jsonl").unlink()
+    (site.folder / "mpipso-runs" / NAMES[site.system].format(7) / "journal.jsonl").unlink()
     assert site.run(7, *FLAGS) == first
 
 

@@ -43,6 +43,8 @@ AWAY, FURTHER = "127.0.0.2", "127.0.0.3"
 #: The variables of a job of Grid Engine, but for its hosts.
 GRID_ENGINE = {"SGE_ROOT": "/opt/sge", "JOB_ID": "7"}
 
+NAMED = "; a host that has another name there can be named by its address"
+
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +276,7 @@ def test_hosts_that_a_slurm_job_does_not_have_are_refused(
     config, hosts = tmp_path / "my.toml", tmp_path / "hosts.txt"
     config.write_text(CONFIG.replace('"true"', '"/bin/true"'))
     hosts.write_text("n1\nn2.rack\nme@n3\n")
-    refused = [f"mpipso: {out}: not in this Slurm job, which has n[1-2]"] if out else []
+    refused = [f"mpipso: {out}: not in this Slurm job, which has n[1-2]{NAMED}"] if out else []
     words = ["--config", str(config), *(word.replace("HOSTS", str(hosts)) for word in words)]
     main(["check", *words])
     assert [line for line in capsys.readouterr().err.splitlines() if "Slurm" in line] == refused
@@ -306,7 +308,7 @@ def test_hosts_that_another_batch_job_does_not_have_are_refused(
     monkeypatch.setenv(variable, str(nodefile))
     config.write_text(CONFIG)
     hosts.write_text("n1.rack\nn2\nme@n3\n")
-    refused = f"mpipso: {out}: not in this {name} job, which has n1, n2.rack"
+    refused = f"mpipso: {out}: not in this {name} job, which has n1, n2.rack{NAMED}"
     assert main(["check", "--config", str(config), *(word.replace("HOSTS", str(hosts)) for word in words)]) == 2
     told = capsys.readouterr().err.splitlines()
     assert told == [refused] if out else not any("not in this" in line for line in told)

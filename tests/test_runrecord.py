@@ -232,8 +232,10 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     assert first.returncode == 0, first.stdout + first.stderr
     folder = str((course.runs / "latest").resolve())
     before = len(course.events("evaluated"))
-    assert run(course, "--resume", folder, "--time-limit", "4").returncode == 2, "its time is over"
+    assert run(course, "--resume", folder, "--evaluations", "999").returncode == 2, "its time is over"
     assert not course.events("resumed")
+    assert run(course, "--resume", folder, "--time-limit", "4").returncode == 0, "as a job that comes back asks"
+    assert len(course.events("evaluated")) == before
     # At most an iteration, of two, had been asked for and not begun.
     run(course, "--resume", folder, "--time-limit", "1000", "--evaluations", str(before + 2))
     assert len(course.events("evaluated")) == before + 2

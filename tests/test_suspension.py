@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
+import pytest
 from bed.job import wait_until
+
+from mpipso import suspension
 
 PROGRAM = """
 import sys, time
@@ -40,3 +44,21 @@ def test_a_stop_is_known_as_soon_as_the_process_goes_on() -> None:
         passed = time.monotonic() - began
     assert STOP <= told <= passed
     assert 0.0 <= awake <= passed - STOP
+
+
+def test_a_process_that_was_busy_meanwhile_was_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clocks are played: how long a thread keeps the interpreter depends on the machine.
+    seconds = {"now": 100.0, "used": 3.0}
+    clocks = SimpleNamespace(
+        CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
+        clock_gettime=lambda clock: seconds["now"],
+        process_time=lambda: seconds["used"],
+        sleep=time.sleep,
+    )
+    monkeypatch.setattr(suspension, "time", clocks)
+    watch = suspension._Watch()
+    watch.look()
+    seconds.update(now=120.0, used=22.0)
+    assert watch.look() == (120.0, 0.0)
+    seconds.update(now=140.0, used=22.1)
+    assert watch.look() == (140.0, 20.0)

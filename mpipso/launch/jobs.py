@@ -134,7 +134,10 @@ def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
     inside = job.system is not SLURM or "SLURMD_NODENAME" in os.environ
     known = Hosts([*([rank_here(0)] if inside else []), *map(Name, job.hosts)], local=False)
     if out := [host for host in dict.fromkeys(hosts) if known.absent(host) and not is_address(host)]:
-        raise UserError(f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}")
+        raise UserError(
+            f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}; a host that has another "
+            "name there can be named by its address"
+        )
 
 
 @dataclass(frozen=True)

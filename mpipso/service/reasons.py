@@ -57,7 +57,8 @@ def telling(log: str, first: bool = False) -> str:
     if nearest == NAMED:
         return lines[_not_survived(lines, ranks)].strip()
     last = [line for line, rank in zip(lines, ranks, strict=True) if rank == nearest]
-    return (list(filter(_states, last)) or last)[-1].strip()
+    stated = list(filter(_states, last)) if nearest == ERROR else []
+    return (stated or last)[-1].strip()
 
 
 def _states(line: str) -> bool:
@@ -111,6 +112,8 @@ def _indentation(line: str) -> int:
 _LEVEL = re.compile(r"\b(ERROR|FATAL|CRITICAL)\b")
 _STATED = re.compile(
     r"(?i)\b(\w*(error|exception)|fatal): \S|^reason: \S|^[\w.]*(error|exception)$"
+    # How runtimes begin what they say last, whatever a service has logged before.
+    r"|^(terminate called|exception in thread|panic|fatal error)\b|^(cuda|nccl|hip|cann|acl|hccl) error\b"
     # What is said of a process that can say nothing itself, as it hangs or has died.
     r"|\bwatchdog timeout \(.*\bsoft=False\b|\bcrashed with exit code -?\d"
     r"|\bScheduler or DataParallelController \d+ terminated with (?!0\b)"

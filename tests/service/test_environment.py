@@ -13,7 +13,7 @@ def test_environments_that_are_alike_but_for_the_host_do_not_differ() -> None:
 
 
 def test_what_batch_systems_say_of_a_job_makes_no_difference() -> None:
-    job = {"SGE_ROOT": "/opt/sge", "PE_HOSTFILE": "/spool/7", "NSLOTS": "4", "JOB_ID": "7", "OAR_NODEFILE": "/var/7"}
+    job = {"PE_HOSTFILE": "/spool/7", "NSLOTS": "4", "SGE_TASK_ID": "1", "JOB_ID": "7", "OAR_NODEFILE": "/var/7"}
     assert Fingerprint.of({**HERE, **job}).differing(HERE) == ()
     assert Fingerprint.of(HERE).differing({**HERE, **job}) == ()
 

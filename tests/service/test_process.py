@@ -186,11 +186,13 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
         "RANKING", "PATH_OMPI_", "LSF_BINDIR", "LS_COLORS", "LOADEDMODULES", "MODULEPATH", "LMOD_DIR",
     ]
     # fmt: on
-    scrubbed = scrubbed_environment(dict.fromkeys(launcher + grid_engine + kept, "x"))
-    assert scrubbed == dict.fromkeys(grid_engine + kept, "x"), "others use these words, too"
-    for variable in ("SGE_ROOT", "PE_HOSTFILE"):
-        scrubbed = scrubbed_environment(dict.fromkeys([variable, *launcher, *grid_engine, *kept], "x"))
-        assert scrubbed == dict.fromkeys(kept, "x")
+    installed = ["SGE_ROOT", "SGE_CELL", *grid_engine, *kept]
+    installed.remove("JOB_ID")
+    scrubbed = scrubbed_environment(dict.fromkeys(launcher + installed, "x"))
+    assert scrubbed == dict.fromkeys(installed, "x"), "others use these words, too"
+    for variables in (["PE_HOSTFILE"], ["SGE_ROOT", "JOB_ID"]):
+        scrubbed = scrubbed_environment(dict.fromkeys([*variables, *launcher, *grid_engine, *kept], "x"))
+        assert scrubbed == dict.fromkeys([name for name in ("SGE_ROOT", *kept) if name in {*variables, *kept}], "x")
 
 
 # --- keepers ---

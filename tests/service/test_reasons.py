@@ -148,6 +148,23 @@ def test_a_line_that_states_an_error_says_more_than_one_that_has_the_word() -> N
     assert telling(f"{FLAG}\nno more errors; error count: 1") == FLAG
     assert telling("AssertionError\nan error happened") == "AssertionError"
     assert telling("an error\nanother error") == "another error"
+    assert telling("WARNING: limits are low, which can cause errors like `OSError: too many`\nloading: 40 %") == (
+        "loading: 40 %"
+    )
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        'Exception in thread "main" java.lang.IllegalStateException',
+        "Fatal error in PMPI_Init: invalid communicator",
+        "CUDA error 719 at kernel.cu:12",
+        "panic: runtime error",
+    ],
+)
+def test_what_a_runtime_says_last_counts_more_than_an_error_that_was_survived(last: str) -> None:
+    assert telling(f"[ERROR] could not load an optional plugin\nserving\n{last}") == last
 
 
 def test_missing_memory_is_the_reason_also_if_it_seems_to_be_survived() -> None:
