@@ -155,13 +155,19 @@ class LocalNode(Node):
         if wanted == 0:
             with self._named():
                 return ports.free_port(taken)
-        before = self._pids(owner)
-        # What has ended since the first look is in that one, what was forked since is in the second.
-        held = (holders := set(ports.listeners(wanted)) - before) and holders - self._pids(owner)
+        held = self._strangers(wanted, owner)
+        if None in held:  # a socket whose process was not seen, perhaps as it was opened in that moment
+            held = self._strangers(wanted, owner)
         # Whoever is gone by now has freed it.
         if held and (holder := ports.port_holder(wanted)):
             raise self._failure(f"port {wanted} is in use by {holder}")
         return wanted
+
+    def _strangers(self, port: int, owner: str) -> set[int | None]:
+        """Who listens on a port without being of the service ``owner``."""
+        before = self._pids(owner)
+        # What has ended since the first look is in that one, what was forked since is in the second.
+        return (holders := set(ports.listeners(port)) - before) and holders - self._pids(owner)
 
     def _pids(self, handle: str) -> set[int | None]:
         return set(self._service(handle).keeper.pids()) if handle else set()

@@ -156,6 +156,18 @@ def test_a_port_is_free_or_its_holder_is_named(make: Callable[..., LocalNode]) -
         node.free_port(0, range(1, 65536))
 
 
+@pytest.mark.parametrize(("again", "held"), [([], False), ([None], True)])
+def test_a_socket_whose_process_is_not_seen_is_looked_for_again(
+    again: list[None], held: bool, make: Callable[..., LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that is opened while processes are looked through seems to belong to none; that moment is injected."""
+    node, looks = make(), iter([[None], again])
+    monkeypatch.setattr(ports, "listeners", lambda port: next(looks))
+    monkeypatch.setattr(ports, "port_holder", lambda port: "another user's process")
+    with pytest.raises(EvaluationFailed, match="is in use by another") if held else contextlib.nullcontext():
+        assert node.free_port(9) == 9
+
+
 def test_a_port_whose_holder_goes_while_it_is_looked_for_is_free(
     make: Callable[..., LocalNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,8 +79,8 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
 
     Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0, and some -1: as a
     latency, the best value there is. The time between tokens may be 0 for other reasons, but then it must not be what
-    is ``wanted``, the metrics of the objective. No request ends before its first token: where one seems to, the two
-    times are in different units.
+    is ``wanted``, the metrics of the objective. No request ends before its first token: where one seems to, by far,
+    the two times are in different units.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
     for whole, first in ((f"e2e_{statistic}_ms", f"ttft_{statistic}_ms") for statistic in STATISTICS):
-        if whole in metrics and metrics[whole] < _ROUNDED * metrics.get(first, 0) - _ROUNDING:
+        if whole in metrics and metrics[whole] < _DIFFERENT * metrics.get(first, 0):
             raise EvaluationFailed(
                 f"the benchmark's {whole} is {metrics[whole]:g}, less than its {first}, {metrics[first]:g}: is it in "
                 'seconds? { key = "...", unit = "s" } in place of a key says so'
@@ -119,8 +119,9 @@ def _nothing(name: str, metrics: Metrics) -> bool:
     return latency in LATENCIES and not any(v for other, v in metrics.items() if other.startswith(f"{latency}_"))
 
 
-_ROUNDED, _ROUNDING = 0.99, 1.0
-"""What two times that are the same may differ by as they were rounded: a part of them, and milliseconds."""
+_DIFFERENT = 0.1
+"""Part of the time to the first token that no request can take as a whole, whatever a client means by a percentile, or
+whichever requests it leaves out of one of the two: units differ by more."""
 _POSITIVE = ("duration", "request_throughput", "output_throughput", "total_throughput", "ttft", "e2e")
 
 
