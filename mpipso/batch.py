@@ -86,6 +86,17 @@ SYSTEMS = (
 )
 
 
+#: Of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for.
+_OTHERS = ("PALS_", "PJM_", "_CONDOR_")
+
+
+def variables(environ: Mapping[str, str]) -> set[str]:
+    """The names of the variables in ``environ`` by which batch systems tell of a job."""
+    prefixes = (*(prefix for system in SYSTEMS for prefix in system.prefixes), *_OTHERS)
+    words = {word for system in systems(environ) for word in system.words}
+    return {name for name in environ if name.startswith(prefixes) or name in words}
+
+
 def systems(environ: Mapping[str, str]) -> list[System]:
     """The batch systems to whose jobs a process with these variables belongs; a job may be inside of another."""
     return [system for system in SYSTEMS if system.has(environ)]

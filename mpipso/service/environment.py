@@ -9,12 +9,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mpipso.batch import SYSTEMS, systems
+from mpipso import batch
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
-#: Of a batch job; the last three are of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for.
-_JOBS = (*(prefix for system in SYSTEMS for prefix in system.prefixes), "PALS_", "PJM_", "_CONDOR_")
-_LAUNCHER = (*_MPI, *_JOBS)
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 #: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
 _OF_THE_HOST = re.compile(
@@ -37,8 +34,8 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign
     libraries; a service that needs one of these has it in its own configured environment, which is added afterwards.
     """
-    plain = _RANKS.union(*(system.words for system in systems(base)))
-    return {name: value for name, value in base.items() if not name.startswith(_LAUNCHER) and name not in plain}
+    dropped = _RANKS | batch.variables(base)
+    return {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
 
 
 @dataclass(frozen=True)
