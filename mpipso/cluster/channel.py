@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -46,11 +46,12 @@ class Channel(Protocol):
 class MpiChannel:
     """A channel over one communicator, which it owns."""
 
-    def __init__(self, comm: Any, wake: threading.Event, error: type[Exception], tolerant: bool) -> None:
+    def __init__(self, comm: Any, wake: threading.Event, mpi: Any, tolerant: bool) -> None:
         self._comm = comm
         self._wake = wake
-        self._error = error
+        self._mpi = mpi
         self._tolerant = tolerant
+        self._whole = True
         self._asked = 0.0
         self._failed: frozenset[int] = frozenset()
         self._given_up: set[int] = set()
@@ -73,10 +74,9 @@ class MpiChannel:
                 request = self._survive(dest, partial(self._comm.isend, message, dest))
                 self._sends += [(dest, request)] if request is not None else []
         self._sends = [(dest, request) for dest, request in self._sends if not self._sent(dest, request)]
-        # Source by source: a probe for any source raises for good once one rank has died.
-        for source in range(self.size):
-            while source != self.rank and (message := self._received(source)) is not None:
-                taken.append((source, message[0]))
+        taken += self._from_any()
+        if not self._whole:
+            taken += self._from_each()
         self._ask_failed()
         return taken
 
@@ -91,11 +91,38 @@ class MpiChannel:
     def give_up(self, rank: int, lost: bool = True) -> None:
         (self._given_up.add if lost else self._given_up.discard)(rank)
 
-    def _received(self, source: int) -> tuple[Any] | None:
-        """The next message of a rank; None where none is here, or its sender has died before all of it was sent."""
+    def _from_any(self) -> Iterator[tuple[int, Any]]:
+        """What has arrived from any rank, as long as all live: a probe for any source costs the same in any world."""
+        status = self._mpi.Status()
+        while self._whole:
+            try:
+                arrived = self._comm.improbe(status=status)
+            except self._mpi.Exception:
+                if not self._tolerant:
+                    raise
+                self._whole = False  # once one rank has died, such a probe raises for good
+                return
+            if arrived is None:
+                return
+            source = status.Get_source()
+            if (message := self._received(source, arrived)) is not None:
+                yield source, message[0]
+
+    def _from_each(self) -> Iterator[tuple[int, Any]]:
+        """What has arrived, rank by rank."""
+        for source in range(self.size):
+            while source != self.rank and (message := self._next_from(source)) is not None:
+                yield source, message[0]
+
+    def _next_from(self, source: int) -> tuple[Any] | None:
+        """The next message of a rank, if one is here."""
         # What a rank has sent before its death can still be here, so the dead are probed as well.
         arrived = self._survive(source, partial(self._comm.improbe, source))
-        return None if arrived is None else self._survive(source, lambda: (arrived.recv(),))
+        return None if arrived is None else self._received(source, arrived)
+
+    def _received(self, source: int, arrived: Any) -> tuple[Any] | None:
+        """A message that has arrived; None if its sender has died before all of it was sent."""
+        return self._survive(source, lambda: (arrived.recv(),))
 
     def _sent(self, dest: int, request: Any) -> bool:
         done = self._survive(dest, request.Test)
@@ -105,7 +132,7 @@ class MpiChannel:
         """What MPI answers; None where it says that the other rank is dead."""
         try:
             return call()
-        except self._error:
+        except self._mpi.Exception:
             if not self._tolerant:
                 raise
             self._failed |= {other}

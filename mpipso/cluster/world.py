@@ -304,4 +304,4 @@ class MpiWorld:
         return self._meeting.idle and told and self._ready <= failed
 
     def _channel(self, comm: Any) -> MpiChannel:
-        return MpiChannel(comm, self._wake, self._mpi.Exception, self.tolerant)
+        return MpiChannel(comm, self._wake, self._mpi, self.tolerant)

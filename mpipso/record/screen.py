@@ -87,7 +87,7 @@ def _terminal(stream: TextIO, environment: Mapping[str, str]) -> tuple[str, tupl
     if not any(name.startswith(_MPI) for name in environment):
         if not stream.isatty():
             return "", None
-        device = os.ttyname(stream.fileno())
+        device = f"/proc/self/fd/{stream.fileno()}"  # it may have no name here, as in a container or a chroot
         return device, terminal_size(device) or _DEFAULT
     device = _launcher_output()
     if not re.match(r"/dev/(pts/|tty)", device):

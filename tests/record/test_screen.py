@@ -35,13 +35,22 @@ def terminal() -> Iterator[TextIO]:
 
 
 def test_a_terminal_is_drawn_on_and_a_pipe_gets_lines(terminal: TextIO) -> None:
-    assert pick_mode("auto", terminal, {}) == Screen("live", 91, 33, os.ttyname(terminal.fileno()))
+    assert pick_mode("auto", terminal, {}) == Screen("live", 91, 33, f"/proc/self/fd/{terminal.fileno()}")
     assert pick_mode("auto", io.StringIO(), {}).mode == "plain"
 
 
 def test_what_is_asked_for_is_done(terminal: TextIO) -> None:
     assert pick_mode("plain", terminal, {}).mode == "plain"
     assert pick_mode("live", io.StringIO(), {}) == Screen("live", 80, 24)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone can mount: run the tests as root")
+def test_a_terminal_that_has_no_name_here_is_drawn_on(terminal: TextIO) -> None:
+    other = f'mount -t devpts -o newinstance devpts /dev/pts && exec "{sys.executable}" -c "{SHOW}"'
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
+    command = ["unshare", "--mount", "sh", "-c", other]
+    run = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert run.stderr == "screen live 91 33\n"
 
 
 @pytest.mark.parametrize("requested", ["auto", "live"])
