@@ -32,6 +32,7 @@ from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
 from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
+from mpipso.notes import end_note
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.rendezvous import RankContext
@@ -157,7 +158,12 @@ class Root:
         return self._interrupts.received is not None
 
     def _late(self, race: tuple[float, float] = (0.0, 0.0)) -> bool:
-        return self._limits.over(self._tuning.evaluation_seconds, race)
+        end = self._limits.end
+        late = self._limits.over(self._tuning.evaluation_seconds, race)
+        if self._limits.end != end:
+            self._monitor.expect_end(self._limits.seconds)
+            self._monitor.note(f"note: {end_note(self._limits.end)}")
+        return late
 
     def _turn(self) -> None:
         """One step and what follows from it for the search.

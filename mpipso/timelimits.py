@@ -16,6 +16,8 @@ from mpipso import slurm
 from mpipso.errors import UserError
 from mpipso.launched import END_TIME, REQUEUE, RESTARTS
 
+_AGAIN = 60.0
+"""Seconds between two questions when a job ends."""
 RESERVE = 60.0
 """Seconds before the end of a batch job at which everything has to be over."""
 RACE_SHARE = 0.25
@@ -34,7 +36,9 @@ class TimeLimits:
         Seconds that earlier sessions of the run took.
     environment:
         As ``os.environ``; ``MPIPSO_END_TIME`` and ``SLURM_JOB_END_TIME`` are in seconds since 1970, and the earlier one
-        counts. A Slurm that does not set the latter (22.05) is asked for it.
+        counts. A Slurm that does not set the latter (22.05) is asked for it. So is any Slurm, again, before a session
+        ends for the sake of its job: whoever may do so gives a job more time, and one that was suspended gets its time
+        back.
     clock:
         Returns seconds that never go back.
 
@@ -42,6 +46,7 @@ class TimeLimits:
     ----------
     end:
         When the job ends, and the run with it, in seconds since 1970; infinite if they do not, or if unknown.
+        :meth:`over` may move it.
     """
 
     def __init__(
@@ -52,10 +57,15 @@ class TimeLimits:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._environment = environment
         self._starts = math.inf if limit is None else clock() + limit - used
-        self.end = _end_of_job(environment)
-        self._ends = clock() + self.end - time.time() - RESERVE
+        self._asked = -math.inf
+        self._set_end(_end_of_job(environment))
         self._race = RACE_SHARE * max(0.0, self._left(0.0))
+
+    def _set_end(self, end: float) -> None:
+        self.end = end
+        self._ends = self._clock() + end - time.time() - RESERVE
 
     @property
     def seconds(self) -> float | None:
@@ -75,11 +85,23 @@ class TimeLimits:
             share of the time; if that is too short for the least, nothing is kept free.
         """
         least, most = race
-        return self._left(evaluation) <= (0.0 if least > self._race else min(most, self._race))
+        kept = 0.0 if least > self._race else min(most, self._race)
+        return self._left(evaluation) <= kept and not (self._moved() and self._left(evaluation) > kept)
 
     def _left(self, evaluation: float) -> float:
         """Seconds in which an evaluation that takes so long may still be started; infinite for no limit."""
         return min(self._starts, self._ends - evaluation) - self._clock()
+
+    def _moved(self) -> bool:
+        """Whether the job ends later than was known; it is asked for from time to time only."""
+        if self.end == math.inf or self._clock() - self._asked < _AGAIN:
+            return False
+        self._asked = self._clock()
+        end = min(_given_end(self._environment), _asked_end(self._environment))
+        if not self.end < end < math.inf:
+            return False
+        self._set_end(end)
+        return True
 
 
 def require_time(environment: Mapping[str, str]) -> None:
@@ -116,17 +138,16 @@ def _end_of_job(environment: Mapping[str, str]) -> float:
 
 
 def _end_of_slurm_job(environment: Mapping[str, str]) -> float:
-    job, end = environment.get("SLURM_JOB_ID"), environment.get("SLURM_JOB_END_TIME", "")
-    if end.isdecimal():
-        return int(end)
-    return _asked(job, environment) if job else math.inf
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    return int(end) if end.isdecimal() else _asked_end(environment)
 
 
-def _asked(job: str, environment: Mapping[str, str]) -> float:
-    """The end of a job by ``squeue``, which gives local time, in seconds since 1970; infinite if it gives no time."""
-    words = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
-    answer = slurm.ask(words, {**environment, "SLURM_TIME_FORMAT": "standard"})
+def _asked_end(environment: Mapping[str, str]) -> float:
+    """The end of a job of Slurm, which gives local time, in seconds since 1970; infinite if it gives no time."""
+    if not (job := environment.get("SLURM_JOB_ID")):
+        return math.inf
+    answer = slurm.told_of(job, "%e", environment={**environment, "SLURM_TIME_FORMAT": "standard"})
     try:
-        return time.mktime(time.strptime(answer.strip(), "%Y-%m-%dT%H:%M:%S"))
+        return time.mktime(time.strptime(answer, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return math.inf

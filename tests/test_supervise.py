@@ -693,17 +693,23 @@ class TestHosts:
 
     @pytest.mark.parametrize(
         ("states", "over"),
-        [("NODE_FAIL", True), ("PENDING", True), ("CANCELLED RUNNING", False), ("SUSPENDED", False), ("", False)],
+        [
+            *(("'7 NODE_FAIL'", True), ("'7 PENDING'", True), ("'7 SUSPENDED'", False), ("", False)),
+            *(("'8 RUNNING' '7 CANCELLED'", True), ("'8 CANCELLED' '7 RUNNING'", False)),
+        ],
     )
     def test_of_a_slurm_job_that_has_ended_are_no_longer_its_own(
         self, bench: Bench, tmp_path: Path, states: str, over: bool
     ) -> None:
-        """One that was not asked for with --no-kill ends with the loss of a node; a site may only forbid steps."""
+        """One that was not asked for with --no-kill ends with the loss of a node; a site may only forbid steps.
+
+        Where its number is that of an array as well, Slurm tells of all tasks.
+        """
         tools = tmp_path / "bin"
         tools.mkdir()
         script(tools / "sinfo", "#!/bin/sh\necho n1 allocated; echo n2 allocated\n")
         script(tools / "srun", "#!/bin/sh\nexit 1\n")
-        asked = '[ "$*" = "--noheader --jobs 7 --states all --format %T" ]'
+        asked = '[ "$*" = "--noheader --jobs 7 --states all --format %A %T" ]'
         script(tools / "squeue", f"#!/bin/sh\n{asked} && printf '%s\\n' {states}\n")
         bench.environment |= {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
         done = bench.launch(["begin()", "begin(); finish()"], "--hostfile", bench.hosts("n1", "n2"))

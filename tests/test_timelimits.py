@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,19 +75,61 @@ def test_a_limit_that_earlier_sessions_have_spent_is_told() -> None:
 
 
 class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
-    def limits(self, tmp_path: Path, squeue: str, **environment: str) -> TimeLimits:
+    def limits(
+        self, tmp_path: Path, squeue: str, clock: Callable[[], float] = time.monotonic, **environment: str
+    ) -> TimeLimits:
         tool = tmp_path / "squeue"
         tool.write_text(f"#!/bin/sh\n{squeue}\n")
         tool.chmod(0o755)
-        return TimeLimits(None, 0.0, {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **environment})
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **environment}
+        return TimeLimits(None, 0.0, environment, clock)
 
     def test_is_asked_for(self, tmp_path: Path) -> None:
         end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + RESERVE + 1000))
-        asked = f'[ "$SLURM_TIME_FORMAT $*" = "standard --noheader --jobs 7 --format %e" ] && echo {end}'
+        asked = f'[ "$SLURM_TIME_FORMAT $*" = "standard --noheader --jobs 7 --format %A %e" ] && echo 7 {end}'
         limits = self.limits(tmp_path, asked, SLURM_TIME_FORMAT="relative")
         assert limits.seconds == pytest.approx(1000.0, abs=10.0)
 
-    @pytest.mark.parametrize("squeue", ["echo NONE", "echo N/A", "exit 1", "sleep 60"])
+    def test_is_that_of_the_own_task_in_an_array(self, tmp_path: Path) -> None:
+        """The number of one of the tasks is that of the array, too; then Slurm tells of all."""
+        now = time.time()
+        ends = [time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now + RESERVE + left)) for left in (500, 1000, 2000)]
+        limits = self.limits(tmp_path, f"echo '8 {ends[0]}'; echo '7 {ends[1]}'; echo '9 {ends[2]}'")
+        assert limits.seconds == pytest.approx(1000.0, abs=10.0)
+
+    @pytest.mark.parametrize("variable", [{}, {"SLURM_JOB_END_TIME": "SOON"}])
+    def test_is_asked_for_again_before_the_search_ends_for_its_sake(
+        self, tmp_path: Path, variable: dict[str, str]
+    ) -> None:
+        """The job may have got more time, or was suspended; not each question takes its time."""
+        now = time.time()
+        asked = tmp_path / "asked"
+        variable = dict.fromkeys(variable, f"{now + RESERVE + 100:.0f}")
+        clock = Clock()
+
+        def set_end(seconds: float) -> None:
+            end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now + RESERVE + seconds))
+            (tmp_path / "end").write_text(f"7 {end}\n")
+
+        set_end(100.0)
+        limits = self.limits(tmp_path, f"echo >> {asked}; cat {tmp_path}/end", clock, **variable)
+        asked.write_text("")
+        assert not limits.over(10.0), "and there is no question before it is late"
+        assert asked.read_text() == ""
+        clock.now += 95.0
+        assert limits.over(10.0)
+        assert limits.over(10.0)
+        assert asked.read_text() == "\n"
+        set_end(1000.0)
+        clock.now += 60.0
+        assert not limits.over(10.0)
+        assert limits.end == pytest.approx(now + RESERVE + 1000.0, abs=2.0)
+        set_end(50.0)
+        clock.now += 2000.0
+        assert limits.over(10.0), "an earlier end than it was is no news"
+        assert limits.end == pytest.approx(now + RESERVE + 1000.0, abs=2.0)
+
+    @pytest.mark.parametrize("squeue", ["echo 7 NONE", "echo 7 N/A", "exit 1", "sleep 60"])
     def test_is_none_if_slurm_does_not_say(self, tmp_path: Path, squeue: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(slurm, "LIMIT", 1.0)
         assert self.limits(tmp_path, squeue).seconds is None

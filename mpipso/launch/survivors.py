@@ -118,9 +118,9 @@ def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _ended(job: str) -> bool:
-    """Whether Slurm knows that a job, or each task of an array, holds no nodes any more."""
-    states = slurm.ask(["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]).split()
-    return bool(states) and not any(state in _HOLDING for state in states)
+    """Whether Slurm knows that a job holds no nodes any more."""
+    state = slurm.told_of(job, "%T", "--states", "all")
+    return bool(state) and state not in _HOLDING
 
 
 def _gone(state: str) -> bool:

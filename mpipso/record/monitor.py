@@ -113,11 +113,15 @@ class Monitor:
         """The run begins: print ``lines`` and start the clock. ``time_limit`` is in seconds."""
         self._baseline = baseline
         self._begun = self._clock()
-        self._deadline = None if time_limit is None else self._begun + time_limit
+        self.expect_end(time_limit)
         if self._live is not None:
             self._live.start()
         for line in lines:
             self._print(Text(clean(line)))
+
+    def expect_end(self, seconds: float | None) -> None:
+        """In how many seconds the search ends at the latest; None for no limit."""
+        self._deadline = None if seconds is None else self._clock() + seconds
 
     def resumed(self, done: int, failed: int, seconds: float) -> None:
         """The run goes on: earlier sessions have ``done`` evaluations, of which some failed, in ``seconds`` altogether.
