@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -23,6 +24,7 @@ from mpipso.launch.jobs import Start, wanted_start
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe
+from mpipso.record.folders import output_problem
 from mpipso.record.warm import Earlier, told
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
@@ -78,6 +80,8 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     """The configuration, the groups, and what a run would learn from; UserError with all that is wrong with them."""
     config = read_config(options)
     problems = missing_commands(config)
+    if options.resume is None and (problem := output_problem(Path(config.output))):
+        problems.append(problem)
     start = wanted_start(options, config, ranks)
     config = start.config
     expected = _expected_ranks(start)

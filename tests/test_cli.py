@@ -156,6 +156,17 @@ def test_an_output_folder_that_cannot_be_written(config: Path) -> None:
     assert line.startswith(f"output folder {config}/below: ")
 
 
+def test_check_tells_of_an_output_folder_that_cannot_be_written(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for output in (config, config / "below"):
+        (line,) = told(capsys, "--config", config, "--output", output)
+        assert line == f"output folder {output}: is not a folder; give a folder you can write to"
+    (config.parent / "latest").mkdir()
+    (line,) = told(capsys, "--config", config, "--output", config.parent)
+    assert "latest: is not a symbolic link" in line
+
+
 def test_a_work_folder_that_cannot_be_made(config: Path) -> None:
     change(config, "[benchmark]", f'work_dir = "{config}/below"\n[benchmark]')
     (line,) = refused(config, "--config", config)
@@ -557,9 +568,10 @@ class TestCheck:
         text = self.shown(capsys, "--config", config)
         assert "0 0 127.0.0.2 root, leader, master" in text
         assert "0 1 127.0.0.3 member" in text
-        monkeypatch.setenv("SLURM_JOB_NODELIST", "node[2-")
-        assert main(["check", "--config", str(config)]) == 2
-        assert "SLURM_JOB_NODELIST: 'node[2-' is not a list of hosts" in capsys.readouterr().err
+        for text in ("node[2-", "-1", "\t,2"):
+            monkeypatch.setenv("SLURM_JOB_NODELIST", text)
+            assert main(["check", "--config", str(config)]) == 2
+            assert f"SLURM_JOB_NODELIST: {text!r} is not a list of hosts" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("variable", "more"),

@@ -25,6 +25,7 @@ class Cluster:
         self.called = folder / "called"
         self.known = f"JobId=7 Requeue=1 Restarts=0 Command={SBATCH} WORDS WorkDir={folder}"
         self.came_back = 0
+        self.more: dict[str, str] = {}
         (folder / ".venv" / "bin").mkdir(parents=True)
 
     def _script(self, path: Path, text: str) -> None:
@@ -44,6 +45,7 @@ class Cluster:
             "SLURM_JOB_NUM_NODES": "4",
             "MPIPSO_VENV": "",
             **({"SLURM_RESTART_COUNT": str(self.came_back)} if self.came_back else {}),
+            **self.more,
         }
         return Job(["bash", str(SBATCH), *words], limit=30, env=environment, cwd=self.folder)
 
@@ -150,6 +152,8 @@ def test_before_the_end_of_its_time_it_saves_and_comes_back(
     assert done.returncode == code, done.stderr
     assert cluster.calls[2:] == requeued
     assert ("nearly over: it comes back" in done.stderr) == bool(requeued)
+    hint = f"  go on with: sbatch --nodes=4 {SBATCH} my.toml --resume {cluster.runs}\n"
+    assert (hint in done.stderr) == (code == 138)
 
 
 @pytest.mark.parametrize("flags", [["--resume", "DIR"], ["--resume=DIR"]])
@@ -164,6 +168,18 @@ def test_a_run_that_another_job_began_comes_back_too(cluster: Cluster, flags: li
         job.process.send_signal(USR1)
         assert job.wait().returncode == 0, job.stderr
     assert cluster.calls[-1] == "scontrol requeue 7"
+
+
+def test_a_task_of_an_array_is_requeued_alone(cluster: Cluster) -> None:
+    """The number of one of the tasks is that of the array; by it, all of them would be requeued."""
+    cluster.more = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    evaluates = f'{started(cluster.runs)}\necho \'{{"event":"evaluated"}}\' >> {cluster.runs}/journal.jsonl'
+    program = f"trap 'exit 138' USR1\n{evaluates}\necho ready >> called\nwhile :; do sleep 0.05; done"
+    with cluster.submit(program, "my.toml") as job:
+        wait_until(lambda: "ready" in cluster.calls, 10, "the launcher runs")
+        job.process.send_signal(USR1)
+        assert job.wait().returncode == 0, job.stderr
+    assert cluster.calls[-1] == "scontrol requeue 7_0"
 
 
 def test_a_job_that_came_back_resumes_what_its_link_led_to_at_first(cluster: Cluster) -> None:

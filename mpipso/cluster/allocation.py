@@ -57,7 +57,10 @@ def _hosts(system: System) -> tuple[str, ...]:
 
 def _in_list(text: str) -> list[str]:
     try:
-        return slurm.ask(["scontrol", "show", "hostnames", text]).split() or expand_node_list(text)
+        names = slurm.ask(["scontrol", "show", "hostnames", text]).split() or expand_node_list(text)
+        if any(not name or name.startswith("-") for name in names):
+            raise ValueError(f"{text!r} is not a list of hosts")
+        return names
     except ValueError as error:
         raise UserError(f"SLURM_JOB_NODELIST: {error}") from None
 

@@ -6,6 +6,8 @@ What a service makes of ``no``, ``22:22`` or ``0644`` depends on its version of 
 from __future__ import annotations
 
 import io
+import math
+import re
 import warnings
 from typing import Any
 
@@ -22,8 +24,11 @@ def load(text: str) -> Any:
     Raises
     ------
     ValueError
-        The text is no YAML; in one line.
+        The text is no YAML, or is of an older version by its own words, in which services may read other values than
+        would be written here; in one line.
     """
+    if re.search(r"^%YAML\b", text, re.MULTILINE):
+        raise ValueError("a %YAML directive is not kept; leave it out")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", YAMLWarning)  # an anchor may be used again
@@ -53,6 +58,8 @@ def quoted(text: str, like: object = "") -> str:
 
 class _Representer(RoundTripRepresenter):
     def represent_float(self, data: float) -> ScalarNode:
+        if not math.isfinite(data):
+            return super().represent_float(data)
         text = repr(data)
         # In YAML 1.1, 1e-05 is a text.
         return self.represent_scalar("tag:yaml.org,2002:float", text if "." in text else text.replace("e", ".0e"))
@@ -65,6 +72,5 @@ def _yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
-    yaml.allow_duplicate_keys = True
     yaml.width = 1 << 20  # nothing is folded
     return yaml

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -267,8 +268,8 @@ def _make(output: Path, name: str | None) -> Path:
     stem = name or time.strftime("%Y%m%d-%H%M%S")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if latest.exists() and not latest.is_symlink():
-            raise UserError(f"{latest}: is not a symbolic link; move it away or choose another output folder")
+        if wrong := _latest_problem(latest):
+            raise UserError(wrong)
         for count in itertools.count(1):
             path = output / (stem if count == 1 else f"{stem}-{count}")
             with contextlib.suppress(FileExistsError):
@@ -281,8 +282,30 @@ def _make(output: Path, name: str | None) -> Path:
         ) from None
     except OSError as error:
         reason = "is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise UserError(f"output folder {output}: {reason}; give a folder you can write to") from None
+        raise UserError(_unusable(output, reason)) from None
     return path
+
+
+def output_problem(output: Path) -> str:
+    """Why no run can have its folder in ``output``, as far as that can be told without making one; empty if it can."""
+    try:
+        above = next(path for path in (output, *output.absolute().parents) if path.exists())
+        if not above.is_dir():
+            return _unusable(output, "is not a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            return _unusable(output, os.strerror(errno.EACCES))
+        return _latest_problem(output / LATEST)
+    except OSError as error:
+        return _unusable(output, error.strerror)
+
+
+def _unusable(output: Path, reason: str | None) -> str:
+    return f"output folder {output}: {reason}; give a folder you can write to"
+
+
+def _latest_problem(latest: Path) -> str:
+    taken = latest.exists() and not latest.is_symlink()
+    return f"{latest}: is not a symbolic link; move it away or choose another output folder" if taken else ""
 
 
 def _point(link: Path, target: str) -> None:

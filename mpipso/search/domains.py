@@ -292,7 +292,7 @@ def _ascending(choices: Sequence[Value]) -> bool:
     """Whether the choices are numbers in ascending or descending order: degrees of parallelism, sizes, ..."""
     if any(isinstance(choice, (bool, str)) for choice in choices):
         return False
-    numbers = [float(choice) for choice in choices]
+    numbers = list(choices)
     return numbers in (sorted(set(numbers)), sorted(set(numbers), reverse=True))
 
 

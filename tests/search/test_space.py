@@ -440,12 +440,13 @@ def test_numbers_in_order_are_neighbours_and_other_choices_are_not() -> None:
         [
             choice("degrees", 1, 2, 4),
             choice("down", 8.5, 4, 2),
+            choice("beyond", 1, 10**309),
             choice("mixed", 1, 4, 2),
             choice("words", "a", "b"),
             Parameter(name="flag", type="bool"),
         ]
     )
-    assert space.ordered == (True, True, False, False, False)
+    assert space.ordered == (True, True, True, False, False, False)
 
 
 def test_levels_are_centres_of_cells_and_no_more_than_asked_for() -> None:

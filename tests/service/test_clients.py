@@ -218,6 +218,13 @@ def test_a_unit_that_a_metric_cannot_have_fails_the_evaluation(
         measured(tmp_path, json.dumps({"x": 1, "y": value}), metrics={"output_throughput": "x", metric: "y"})
 
 
+def test_a_text_of_a_hundred_thousand_digits_is_read_at_once(tmp_path: Path) -> None:
+    """Answers of a model may hold such; to try all ways to part the digits would take years."""
+    text = "7" * 100_000 + " and so on"
+    with pytest.raises(EvaluationFailed, match="has no 'missing'"):
+        measured(tmp_path, json.dumps({**OUTPUT, "texts": [{"text": text}]}), metrics={"output_throughput": "missing"})
+
+
 @pytest.mark.parametrize(
     ("path", "number"),
     [("TTFT.P99.9", 9.0), ("TTFT.P99", 8.0), ("a.b.c.0.d.e", 7.0), ("a.x", 6.0), ("a.b.y", 5.0)],

@@ -204,19 +204,29 @@ def test_the_format_is_what_the_name_ends_in(data: dict[str, str], kind: str, su
     assert ConfigFile.model_validate(made.model_dump(exclude_defaults=True)) == made
 
 
-@pytest.mark.parametrize(
-    "content", ["2024-01-01: 1\n", "? [a, b]\n: 1\n", "1: x\ntrue: y\n", "a: &a 1\nb: &a 2\n", "x: 1\nx: 2\n"]
-)
+@pytest.mark.parametrize("content", ["2024-01-01: 1\n", "? [a, b]\n: 1\n", "a: &a 1\nb: &a 2\n"])
 def test_yaml_has_more_than_json(content: str, recwarn: pytest.WarningsRecorder) -> None:
     odd = file(content, "yaml")
     assert json.dumps(odd.plain()) and not recwarn.list
     assert config_text(odd, [], {}, {}).decode()
 
 
-@pytest.mark.parametrize("content", ["a: !!bool 1", "a: !!int ''", "%YAML 9.9\n---\na: 1"])
+@pytest.mark.parametrize(
+    "content", ["a: !!bool 1", "a: !!int ''", "%YAML 9.9\n---\na: 1", "x: 1\nx: 2\n", "1: x\ntrue: y\n"]
+)
 def test_yaml_that_the_library_does_not_take_is_told(content: str) -> None:
     with pytest.raises(ValueError, match="is not valid yaml"):
         file(content, "yaml").tree()
+
+
+def test_yaml_of_an_older_version_is_refused_lest_its_values_change() -> None:
+    with pytest.raises(ValueError, match="%YAML directive"):
+        file("%YAML 1.1\n---\na: yes\nb: 010\n", "yaml").tree()
+
+
+def test_infinity_and_nan_are_written_as_yaml_has_them() -> None:
+    content = "v: .inf\nw: -.inf\nx: .nan\n"
+    assert config_text(file(content, "yaml"), [], {}, {}).decode() == content
 
 
 def test_a_template_is_read_once(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ _SHOWN = 5
 """How many of the keys are told where none is like the one that is missing."""
 MAX_DEPTH = 50
 """In how many tables and lists, one in another, that key is looked for."""
-_QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
-"""A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows."""
+_QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\d)\s*(\S*)")
+"""A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows. Digits belong
+together, lest a search tries all ways to part a long run of them."""
 _BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s\x00-\x1f\x7f-\x9f,;:()\[\]{}<>|=\"']*")
 """What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
 _EXPONENT = re.compile(r"[eE][-+]?\d")
