@@ -50,12 +50,12 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         With everything that is wrong.
     """
     config, placement, earlier = _verified(options, ranks)
-    space, baseline = well_defined(config)
+    space = well_defined(config)
     console.print(_table(placement))
     for line in (*notes(config, placement), *_names_for_ssh(placement)):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     for source in earlier:
-        known = knowledge(space, Objective(config.objective), source.results, baseline)
+        known = knowledge(space, Objective(config.objective), source.results)
         console.print(Text(told(source, known.skipped, learned=bool(known.scores))), soft_wrap=True)
     searched, evaluations = counted(space.dimensions, "searched parameter"), config.search.evaluations
     console.print(
@@ -65,9 +65,9 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     )
     port = config.service.port  # groups that share a host count up from it, and this is the first
     free = "" if port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
-    of = "baseline" if baseline else "first"
+    of = "baseline" if space.baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
-    configuration = baseline or space.decode(np.full(space.dimensions, 0.5))
+    configuration = space.baseline or space.decode(np.full(space.dimensions, 0.5))
     group = placement.groups[0]
     placed = layout(group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
     _print_commands(_starts(config, configuration, group, placed), console)
@@ -98,8 +98,8 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     except UserError as error:
         problems += error.problems
     try:
-        space, baseline = well_defined(config)
-        given_points(config.search, space, baseline)
+        space = well_defined(config)
+        given_points(config.search, space)
         earlier = earlier_results(options, config, space)
     except UserError as error:
         problems += error.problems

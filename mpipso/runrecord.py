@@ -56,9 +56,9 @@ class RunRecord:
         self._world = world
         self._screen = pick_mode(options.progress, sys.stdout)
         self._resumes = options.resume is not None
-        self._space, self._baseline = well_defined(config)
+        self._space = well_defined(config)
         # Both refuse what cannot be searched, and of a run that is refused nothing is left.
-        self._strategy = strategies.create(config.search, self._space, self._baseline, in_flight=self._in_flight())
+        self._strategy = strategies.create(config.search, self._space, in_flight=self._in_flight())
         self._earlier = earlier_results(options, config, self._space)
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
@@ -84,7 +84,7 @@ class RunRecord:
                 tuning = self._tuning(journal, monitor)
                 limit, used = self._config.search.time_limit, usage(self._past).wall
                 limits = TimeLimits(limit, used, os.environ)
-                monitor.started(*self._headlines(), baseline=tuning.baseline, time_limit=limits.seconds)
+                monitor.started(*self._headlines(), baseline=self._space.baseline, time_limit=limits.seconds)
                 times = [line for line in (spent(limit, used), end_note(limits.end)) if line]
                 for line in (*notes(self._config, self._plan), *environments, *self._regrouped(placed), *times):
                     monitor.note(f"note: {line}")
@@ -119,7 +119,6 @@ class RunRecord:
         tuning = Tuning(
             self._config,
             self._space,
-            self._baseline,
             self._strategy,
             self._folder,
             journal,

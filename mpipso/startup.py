@@ -15,7 +15,6 @@ from mpipso.config.file import load, parse
 from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration
 from mpipso.launched import RESTARTS
 from mpipso.record.resume import differences, left, read_run
 from mpipso.record.usage import usage
@@ -147,8 +146,8 @@ def _with_template(config: Config, source: str, *, given: bool) -> Config:
     return config.model_copy(update={"service": config.service.model_copy(update={"config_file": file})})
 
 
-def well_defined(config: Config) -> tuple[Space, Configuration | None]:
-    """The search space and the baseline configuration.
+def well_defined(config: Config) -> Space:
+    """The search space, with the baseline configuration.
 
     Raises
     ------
@@ -157,11 +156,10 @@ def well_defined(config: Config) -> tuple[Space, Configuration | None]:
         configurations that are to be measured first is outside the space.
     """
     space = Space(config.parameters, config.constraints)
-    baseline = space.default()
-    if baseline is None and Objective(config.objective).relative:
+    if space.baseline is None and Objective(config.objective).relative:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
-    first_points(config.search, space, baseline)
-    return space, baseline
+    first_points(config.search, space)
+    return space
 
 
 def earlier_results(options: Options, config: Config, space: Space) -> list[Earlier]:

@@ -36,8 +36,8 @@ class Tuning:
 
     Parameters
     ----------
-    space, baseline:
-        As :func:`mpipso.startup.well_defined` gives them for the configuration.
+    space:
+        As :func:`mpipso.startup.well_defined` gives it for the configuration.
     strategy:
         A new one, which has not been asked for anything.
     publish:
@@ -55,7 +55,6 @@ class Tuning:
         self,
         config: Config,
         space: Space,
-        baseline: Configuration | None,
         strategy: Strategy,
         folder: RunFolder,
         journal: Journal,
@@ -68,9 +67,9 @@ class Tuning:
         self._folder = folder
         self._journal = journal
         self._monitor = monitor
-        self.space, self.baseline = space, baseline
+        self.space = space
         self.objective = Objective(config.objective)
-        self._agenda = Agenda(config.search, space, baseline, self.objective, strategy)
+        self._agenda = Agenda(config.search, space, self.objective, strategy)
         self.trials = self._agenda.trials
         self._incumbent = Incumbent(self.trials, self._agenda.leaders, self.objective, folder, journal, publish)
         self._durations = Durations()
@@ -124,7 +123,7 @@ class Tuning:
         self._handed_out.update(assignment.number for assignment in assignments)
         if self._agenda.schedule.kind == "generation":
             # Limits are judged by the baseline, so it comes before all others; then come the longest ones.
-            assignments.sort(key=lambda each: (each.configuration != self.baseline, -each.seconds))
+            assignments.sort(key=lambda each: (each.configuration != self.space.baseline, -each.seconds))
         return assignments
 
     def confirmations(self, groups: int) -> list[Assignment]:
@@ -251,7 +250,7 @@ class Tuning:
             return
         waiting, self._unjudged = self._unjudged, []
         for evaluation in waiting:
-            if evaluation.configuration == self.baseline:
+            if evaluation.configuration == self.space.baseline:
                 self._require_baseline(evaluation)
         for line in self.trials.vague():
             self._monitor.note(f"note: {line}")

@@ -110,11 +110,11 @@ class Session:
 
     def _tuning(self, journal: Journal, monitor: Monitor, past: Sequence[Mapping[str, Any]]) -> Tuning:
         search = self.config.search
-        space, baseline = well_defined(self.config)
+        space = well_defined(self.config)
         in_flight = self.groups if search.schedule == "async" else search.batch
-        strategy = strategies.create(search, space, baseline, in_flight=in_flight)
+        strategy = strategies.create(search, space, in_flight=in_flight)
         folder = RunFolder(self.folder)
-        return Tuning(self.config, space, baseline, strategy, folder, journal, monitor, lambda configuration: [], past)
+        return Tuning(self.config, space, strategy, folder, journal, monitor, lambda configuration: [], past)
 
     def _search(self, tuning: Tuning) -> None:
         queue: list[Assignment] = []

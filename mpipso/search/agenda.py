@@ -51,15 +51,14 @@ class Agenda:
         self,
         search: Search,
         space: Space,
-        baseline: Configuration | None,
         objective: Objective,
         strategy: Strategy,
     ) -> None:
         self._search = search
-        self._space, self._baseline, self._objective = space, baseline, objective
+        self._space, self._objective = space, objective
         # There cannot be more measurements of the baseline than evaluations.
         self._baseline_repeats = min(search.baseline_repeats, search.evaluations)
-        self.trials = Trials(space, objective, baseline, self._baseline_repeats)
+        self.trials = Trials(space, objective, self._baseline_repeats)
         self.leaders = Leaders(self.trials, objective, search.leaders, search.confirm)
         self.schedule = Schedule(search.schedule, search.batch)
         self._strategy = strategy
@@ -70,7 +69,7 @@ class Agenda:
 
     def learn(self, results: Sequence[tuple[Configuration, Metrics | None]]) -> Knowledge:
         """Tell the strategy of earlier results; returns what it was told, and why some results were skipped."""
-        known = knowledge(self._space, self._objective, results, self._baseline)
+        known = knowledge(self._space, self._objective, results)
         self._strategy.learn(known.points, known.scores)
         return known
 
@@ -155,7 +154,7 @@ class Agenda:
                 wanted.append((repeats[position], REPEAT))
             elif (point := next(points, None)) is not None:
                 configuration = self._space.decode(point)
-                wanted.append((configuration, BASELINE if configuration == self._baseline else ""))
+                wanted.append((configuration, BASELINE if configuration == self._space.baseline else ""))
         return told, wanted
 
     def _visible(self) -> list[int]:
@@ -184,8 +183,8 @@ class Agenda:
         """
         positions = range(first, first + count)
         repeats: dict[int, Configuration] = {}
-        if self._baseline is not None:
-            repeats = {position: self._baseline for position in positions if 0 < position < self._baseline_repeats}
+        if (baseline := self._space.baseline) is not None:
+            repeats = {position: baseline for position in positions if 0 < position < self._baseline_repeats}
         turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
         if self._search.repeats == 1 or not (turns or self._search.target is not None):
             return repeats

@@ -32,14 +32,12 @@ class Knowledge:
     skipped: tuple[str, ...]
 
 
-def knowledge(
-    space: Space, objective: Objective, results: Iterable[Result], baseline: Configuration | None = None
-) -> Knowledge:
+def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> Knowledge:
     """Turn earlier results into points and scores.
 
     A result is skipped when its configuration lacks a parameter, has a value that cannot be set, or breaks a known
     constraint; parameters that the space does not have are ignored. A result with metrics is also skipped when limits
-    are relative to the baseline and ``baseline`` has no result with metrics. Several results of one configuration are
+    are relative to the baseline and that has no result with metrics. Several results of one configuration are
     replaced by their mean, or by a failure unless more than half of them have metrics.
     """
     fitting: list[tuple[Configuration, Metrics | None]] = []
@@ -50,7 +48,7 @@ def knowledge(
         except ValueError as error:
             skipped.append(str(error))
     together = _together(space, fitting)
-    _, reference = together.get(space.key(baseline), ({}, None)) if baseline is not None else ({}, None)
+    _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []
     points: list[NDArray[np.float64]] = []
     for configuration, metrics in together.values():
@@ -102,7 +100,7 @@ def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
     return configuration
 
 
-def first_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
+def first_points(config: Search, space: Space) -> list[NDArray[np.float64]]:
     """The configurations that the user wants measured first, each of shape (dimensions,).
 
     Raises
@@ -116,7 +114,7 @@ def first_points(config: Search, space: Space, baseline: Configuration | None) -
     for number, given in enumerate(config.first):
         found = [f"{name} is not searched{suggestion(name, searched)}" for name in given if name not in searched]
         try:
-            points.append(space.encode(fitted(space, {**(baseline or {}), **given})))
+            points.append(space.encode(fitted(space, {**(space.baseline or {}), **given})))
         except ValueError as error:
             found.append(str(error))
         problems += [f"search.first[{number}]: {problem}" for problem in found]

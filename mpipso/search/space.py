@@ -31,10 +31,17 @@ class Space:
     In a random point every value of a dimension is about equally likely; on a log scale, it is as likely as its cell is
     wide.
 
+    Attributes
+    ----------
+    names:
+        The dimensions, by parameter, in the order of the file.
+    baseline:
+        The user's own configuration: the default of every searched parameter; None when no parameter has one.
+
     Raises
     ------
     UserError
-        Parameters or constraints that contradict each other, one line per mistake.
+        Parameters or constraints that contradict each other, or some defaults without the others, one line per mistake.
     """
 
     def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
@@ -42,7 +49,6 @@ class Space:
         # Each after those that its values depend on.
         self._domains = domains(self._parameters, constraints)
         self._order = tuple(self._domains)
-        #: The dimensions, by parameter, in the order of the file.
         self.names = tuple(name for name in self._parameters if self._domains[name].free)
         self._axis = {name: axis for axis, name in enumerate(self.names)}
         if not self.names:
@@ -52,7 +58,7 @@ class Space:
         if problems := _without_value(self._domains, probes):
             raise UserError(problems)
         self._conditions = _conditions(constraints, probes)
-        self._default = self._find_default()
+        self.baseline: Configuration | None = self._find_baseline()
 
     @property
     def dimensions(self) -> int:
@@ -99,19 +105,6 @@ class Space:
             if domain.free:
                 point[self._axis[name]] = at
         return point
-
-    def default(self) -> dict[str, Value] | None:
-        """The user's baseline: the default of every searched parameter; None when no parameter has one.
-
-        Raises UserError when some parameters have a default and others lack it.
-        """
-        searched = [parameter for parameter in self._parameters.values() if parameter.searched]
-        missing = [parameter.name for parameter in searched if parameter.default is None]
-        if len(missing) == len(searched):
-            return None
-        if self._default is None:
-            raise UserError([f"parameter {name!r}: default is missing, and others have one" for name in missing])
-        return dict(self._default)
 
     def key(self, configuration: Configuration) -> str:
         """Canonical text: two configurations of this space are the same if and only if their keys are."""
@@ -186,7 +179,7 @@ class Space:
         or a number of switches.
         """
         random, tries = np.random.default_rng(0), _MOST_LISTED
-        start = [] if self._default is None else [{name: self._default[name] for name in names}]
+        start = [] if self.baseline is None else [{name: self.baseline[name] for name in names}]
         pool = list({tuple(values.values()): values for values in (*start, *found)}.values())
         known = {tuple(values.values()) for values in pool}
         free = [name for name in names if self._domains[name].free and not self._domains[name].reads]
@@ -333,11 +326,14 @@ class Space:
                 read.update(self._domains[name].reads)
         return read
 
-    def _find_default(self) -> dict[str, Value] | None:
-        """The configuration of the defaults, None if a searched parameter lacks one; UserError if it is not valid."""
-        defaults = {p.name: p.default for p in self._parameters.values() if p.default is not None}
-        if any(p.searched and p.name not in defaults for p in self._parameters.values()):
+    def _find_baseline(self) -> dict[str, Value] | None:
+        """The configuration of the defaults, None without any; UserError if some are missing, or it is not valid."""
+        searched = [parameter for parameter in self._parameters.values() if parameter.searched]
+        defaults = {parameter.name: parameter.default for parameter in searched if parameter.default is not None}
+        if not defaults:
             return None
+        if missing := [parameter.name for parameter in searched if parameter.name not in defaults]:
+            raise UserError([f"parameter {name!r}: default is missing, and others have one" for name in missing])
         try:
             default = self.decode(self.encode(defaults))
         except ValueError as error:

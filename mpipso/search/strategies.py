@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from mpipso.config import Search
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration
 from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.knowledge import first_points
@@ -19,13 +18,11 @@ from mpipso.search.surrogate import SurrogateSwarm
 from mpipso.search.swarm import Swarm
 
 
-def create(config: Search, space: Space, baseline: Configuration | None, *, in_flight: int) -> Strategy:
+def create(config: Search, space: Space, *, in_flight: int) -> Strategy:
     """The strategy that ``config`` asks for.
 
     Parameters
     ----------
-    baseline:
-        The configuration that is proposed first.
     in_flight:
         How many proposals are typically out at once; if the search has iterations, the particles of one.
 
@@ -35,13 +32,13 @@ def create(config: Search, space: Space, baseline: Configuration | None, *, in_f
         No configuration was found that satisfies the known constraints, or one that is to be measured first is not in
         the space.
     """
-    opening = given_points(config, space, baseline)
+    opening = given_points(config, space)
     if config.strategy == "pso":
         return Swarm(space, config.particles, config.seed, config.swarm, opening=opening)
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)
 
 
-def given_points(config: Search, space: Space, baseline: Configuration | None) -> list[NDArray[np.float64]]:
+def given_points(config: Search, space: Space) -> list[NDArray[np.float64]]:
     """The points that are proposed first, each of shape (dimensions,) and once.
 
     They are the baseline, if there is one, and then what the user wants measured first. If there are none, this looks
@@ -52,8 +49,8 @@ def given_points(config: Search, space: Space, baseline: Configuration | None) -
     UserError
         As for :func:`create`.
     """
-    points = [] if baseline is None else [space.encode(baseline)]
-    points += first_points(config, space, baseline)
+    points = [] if space.baseline is None else [space.encode(space.baseline)]
+    points += first_points(config, space)
     points = list({point.tobytes(): point for point in points}.values())
     if not points and not satisfiable(space, config.seed):
         raise UserError(

@@ -44,18 +44,14 @@ class Trials:
 
     Parameters
     ----------
-    baseline:
-        The user's own configuration, which limits may be relative to; None without one.
     baseline_repeats:
         How many of the baseline's first measurements are averaged for such limits.
     """
 
-    def __init__(
-        self, space: Space, objective: Objective, baseline: Configuration | None, baseline_repeats: int = 1
-    ) -> None:
+    def __init__(self, space: Space, objective: Objective, baseline_repeats: int = 1) -> None:
         self._space = space
         self._objective = objective
-        self._baseline = None if baseline is None else space.key(baseline)
+        self._baseline = None if space.baseline is None else space.key(space.baseline)
         self._baseline_repeats = baseline_repeats
         self._trials: dict[str, Trial] = {}
         self._of: dict[int, Trial] = {}

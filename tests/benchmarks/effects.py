@@ -26,12 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpipso.config import Search
 from mpipso.evaluation import Configuration
 from mpipso.search.effects import Known, effects
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
-from mpipso.search.strategies import create
+from mpipso.search.surrogate import SurrogateSwarm
 from tests.benchmarks.landscapes import Landscape, tables
 from tests.benchmarks.limits import spots
 
@@ -66,7 +65,7 @@ def _looked_up(landscape: Landscape) -> Truth:
 def told(space: Space, truth: Truth, seed: int) -> Iterator[Told]:
     random = np.random.default_rng([seed, 2])
     before = next(c for c in iter(lambda: space.decode(random.random(space.dimensions)), None) if truth(c).feasible)
-    strategy = create(Search(seed=seed), space, before, in_flight=BATCH)
+    strategy = SurrogateSwarm(space, seed, opening=[space.encode(before)], in_flight=BATCH)
     known: list[Known] = []
     while len(known) < BUDGET:
         for number, point in enumerate(strategy.ask(BATCH), len(known)):

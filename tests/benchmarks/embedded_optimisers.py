@@ -29,7 +29,6 @@ from rich.table import Table
 
 from mpipso.config import Search
 from mpipso.config.templates import EMBEDDED, template
-from mpipso.evaluation import Configuration
 from mpipso.record.outcome import read_outcome
 from mpipso.search.objective import Score
 from mpipso.search.space import Space
@@ -43,14 +42,12 @@ EVALUATIONS = 24
 class Peer(Strategy):
     """A peer in the place of a strategy: it learns of a batch when all of it has been told."""
 
-    def __init__(
-        self, space: Space, method: type[Method], seed: int, batch: int, baseline: Configuration | None
-    ) -> None:
+    def __init__(self, space: Space, method: type[Method], seed: int, batch: int) -> None:
         axes = [_axis(space, name, ordered) for name, ordered in zip(space.names, space.ordered, strict=True)]
         landscape = Landscape("embedded", axes, lambda values: math.nan, 0.0, 1.0)
         self._space = space
         self._method = method(landscape, seed, batch)
-        self._first = [] if baseline is None else [space.encode(baseline)]
+        self._first = [] if space.baseline is None else [space.encode(space.baseline)]
         self._asked: list[int] = []
         self._values: dict[int, float] = {}
         self._next = 0
@@ -90,8 +87,8 @@ def rank(method: str, words: Sequence[str]) -> int:
     from mpipso import cli
     from mpipso.search import strategies
 
-    def create(config: Search, space: Space, baseline: Configuration | None, *, in_flight: int) -> Strategy:
-        return Peer(space, METHODS[method], config.seed, in_flight, baseline)
+    def create(config: Search, space: Space, *, in_flight: int) -> Strategy:
+        return Peer(space, METHODS[method], config.seed, in_flight)
 
     if method != "ours":
         replacement: Callable[..., Strategy] = create

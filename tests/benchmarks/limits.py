@@ -153,7 +153,7 @@ def searched(spot: Spot, method: str, seed: int, known: tuple[Any, Sequence[Scor
         points = np.random.default_rng(seed).random((budget, spot.space.dimensions))
         return [spot.score(spot.space.decode(point)) for point in points]
     section = Search.model_validate({"strategy": method, "seed": seed})
-    strategy = create(section, spot.space, spot.space.default(), in_flight=BATCH)
+    strategy = create(section, spot.space, in_flight=BATCH)
     if len(known[0]):
         strategy.learn(*known)
     scores: list[Score] = []

@@ -44,7 +44,7 @@ class _Ours(Method):
 
     def __init__(self, landscape: Landscape, seed: int, batch: int) -> None:
         section = Search.model_validate({"strategy": self.strategy, "particles": max(batch, 16), "seed": seed})
-        self._strategy = create(section, landscape.space, None, in_flight=batch)
+        self._strategy = create(section, landscape.space, in_flight=batch)
         self._told = 0
 
     def ask(self, count: int) -> Points:

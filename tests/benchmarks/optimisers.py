@@ -221,7 +221,7 @@ def milliseconds(count: int, repeats: int = 5) -> float:
     space = Space(axes)
     took = []
     for seed in range(repeats):
-        strategy = create(Search(), space, None, in_flight=4)
+        strategy = create(Search(), space, in_flight=4)
         random = np.random.default_rng(seed)
         points = np.array([space.encode(space.decode(random.random(12))) for _ in range(200)])
         strategy.replay(points)

@@ -341,15 +341,15 @@ def time_to_good(
     config = base.model_copy(
         update={"parameters": parameters, "search": search, "objective": ObjectiveSection(minimize="value")}
     )
-    space, baseline = well_defined(config)
+    space = well_defined(config)
     lengths = np.random.default_rng([seed, 1]).lognormal(0.0, sigma, 2 * budget) / math.exp(sigma**2 / 2)
-    strategy = strategies.create(search, space, baseline, in_flight=GROUPS if kind == "async" else size)
+    strategy = strategies.create(search, space, in_flight=GROUPS if kind == "async" else size)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch, contextlib.ExitStack() as end:
         journal = end.enter_context(Journal.create(Path(scratch)))
         monitor = Monitor(budget, dict.fromkeys(range(GROUPS), ""), io.StringIO(), Screen("plain"))
         folder = RunFolder(Path(scratch))
-        tuning = Tuning(config, space, baseline, strategy, folder, journal, monitor, lambda _: [])
+        tuning = Tuning(config, space, strategy, folder, journal, monitor, lambda _: [])
         running: dict[int, Assignment] = {}
         dispatcher = Dispatcher(
             lambda group, message: running.update({group: message}) if isinstance(message, Assignment) else None,

@@ -40,7 +40,7 @@ def score(value: float) -> Score:
 
 def needed(landscape: Landscape, seed: int, factor: float | None) -> float:
     """Evaluations until one is good; inf if none was within the budget."""
-    strategy = create(Search(seed=seed), landscape.space, None, in_flight=BATCH)
+    strategy = create(Search(seed=seed), landscape.space, in_flight=BATCH)
     if factor is not None:
         points = np.random.default_rng([seed, 7]).random((KNOWN, len(landscape.axes)))
         values = [landscape.value(point) for point in points]

@@ -104,7 +104,7 @@ def searched(spot: Spot, method: str, seed: int) -> list[Score]:
             points[:, axes] = decided[random.integers(len(decided), size=len(points))][:, axes]
         return [spot.score(spot.space.decode(point)) for point in points]
     section = Search.model_validate({"strategy": method, "seed": seed})
-    strategy = create(section, spot.space, spot.space.default(), in_flight=BATCH)
+    strategy = create(section, spot.space, in_flight=BATCH)
     scores: list[Score] = []
     while len(scores) < max(BUDGETS):
         first = len(scores)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mpipso.config import Limit, ObjectiveSection, Parameter
-from mpipso.evaluation import Evaluation, Failure, Value
+from mpipso.evaluation import Evaluation, Failure
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.search.trials import Trials
 
 BATCH = {"name": "batch", "type": "int", "min": 1, "max": 64, "default": 8, "flag": "--batch"}
-BASELINE: Mapping[str, Value] = {"batch": 8}
 
 
 class Record:
@@ -22,7 +19,7 @@ class Record:
         section = ObjectiveSection(maximize="output_throughput", slo=limits)
         space = Space((Parameter.model_validate(BATCH),), ())
         self.objective = Objective(section)
-        self.trials = Trials(space, self.objective, BASELINE, baseline_repeats)
+        self.trials = Trials(space, self.objective, baseline_repeats)
         self._proposals = 0
 
     def ask(self, batch: int, label: str = "") -> int:

@@ -76,13 +76,13 @@ def test_nothing_is_known_of_nothing() -> None:
 
 
 def test_limits_relative_to_the_baseline_are_judged_by_the_baseline_of_that_run() -> None:
-    baseline = SPACE.default()
+    baseline = SPACE.baseline
     assert baseline is not None
     metrics = [{"output_throughput": 5.0, "ttft_p99_ms": ttft} for ttft in (100.0, 150.0, 250.0)]
     results = [({**baseline, "seqs": 20 + 10 * i}, found) for i, found in enumerate(metrics[1:])]
-    found = knowledge(SPACE, RELATIVE, [(baseline, metrics[0]), *results], baseline)
+    found = knowledge(SPACE, RELATIVE, [(baseline, metrics[0]), *results])
     assert [score.feasible for score in found.scores] == [True, True, False]
-    without = knowledge(SPACE, RELATIVE, results, baseline)
+    without = knowledge(SPACE, RELATIVE, results)
     assert len(without.skipped) == 2
     assert all("relative to the baseline" in reason for reason in without.skipped)
 
@@ -98,12 +98,12 @@ def test_points_are_centres_of_cells() -> None:
 
 def test_several_results_of_one_configuration_count_together() -> None:
     """As in the search: by their mean, and failed unless most of them succeeded; the baseline's make the reference."""
-    baseline = SPACE.default()
+    baseline = SPACE.baseline
     assert baseline is not None
     other, unsure = {**GOOD, "kv": "auto"}, {**GOOD, "seqs": 30}
     rows = [(GOOD, 100.0), (other, 50.0), (GOOD, 102.0), (unsure, 1.0), (GOOD, None), (unsure, None), (GOOD, 101.0)]
     results = [(c, None if value is None else {"output_throughput": value, "ttft_p99_ms": 30.0}) for c, value in rows]
     results += [(baseline, {"output_throughput": 1.0, "ttft_p99_ms": latency}) for latency in (10.0, 30.0)]
-    found = knowledge(SPACE, RELATIVE, results, baseline)
+    found = knowledge(SPACE, RELATIVE, results)
     assert [score.fitness for score in found.scores] == [-101.0, -50.0, None, -1.0]
     assert [score.feasible for score in found.scores] == [True, True, False, True], "30 ms are within twice 20 ms"

@@ -52,7 +52,7 @@ def mixed() -> Space:
 
 def strategy(name: Name, space: Space, seed: int = 0, in_flight: int = 4, **more: Any) -> Strategy:
     section = Search(strategy=name, particles=6, seed=seed, **more)
-    return create(section, space, space.default(), in_flight=in_flight)
+    return create(section, space, in_flight=in_flight)
 
 
 def bowl(point: np.ndarray) -> Score:
@@ -86,13 +86,13 @@ def digest(batches: list[np.ndarray]) -> str:
 @both
 def test_the_baseline_is_proposed_first(name: Name) -> None:
     space = mixed()
-    assert space.decode(strategy(name, space).ask(1)[0]) == space.default()
+    assert space.decode(strategy(name, space).ask(1)[0]) == space.baseline
 
 
 @both
 def test_what_the_user_wants_measured_first_comes_after_the_baseline(name: Name) -> None:
     space = mixed()
-    default = space.default()
+    default = space.baseline
     assert default is not None
     searching = strategy(name, space, first=({"kv": "q4"}, {"batch": 16, "ubatch": 16}))
     first = [space.decode(point) for point in searching.ask(3)]
@@ -102,7 +102,7 @@ def test_what_the_user_wants_measured_first_comes_after_the_baseline(name: Name)
 @both
 def test_what_is_given_twice_is_measured_once(name: Name) -> None:
     space = mixed()
-    default = space.default()
+    default = space.baseline
     assert default is not None
     searching = strategy(name, space, first=({"kv": default["kv"]}, {"kv": "q4"}, {"kv": "q4"}, {"kv": "fp8"}))
     first = [space.decode(point) for point in searching.ask(3)]

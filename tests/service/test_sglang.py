@@ -183,7 +183,7 @@ def test_that_there_is_no_sglang_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_template_is_a_configuration_without_mistakes() -> None:
     told = parse(templates.template("sglang"), "sglang.toml")
     assert list(ENGINE.problems(told)) == []
-    default = Space(told.parameters, told.constraints).default()
+    default = Space(told.parameters, told.constraints).baseline
     assert default is not None and default["mem_fraction_static"] == 0.88
 
 

@@ -118,5 +118,5 @@ def test_that_there_is_no_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_template_is_a_configuration_without_mistakes() -> None:
     told = parse(templates.template("vllm"), "vllm.toml")
     assert list(ENGINE.problems(told)) == []
-    default = Space(told.parameters, told.constraints).default()
+    default = Space(told.parameters, told.constraints).baseline
     assert default is not None and default["max_num_seqs"] == 256
