@@ -18,7 +18,7 @@ from mpipso.incumbent import Incumbent
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.judged import Judged, from_fields, verdict
+from mpipso.record.judged import Judged, Verdict, from_fields, judgement
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import NodeStart
@@ -256,7 +256,7 @@ class Tuning:
             self._monitor.note(f"note: {line}")
         for evaluation in waiting:
             judged = self._judged(evaluation)
-            self._journal.write("judged", number=evaluation.number, **verdict(judged))
+            self._journal.write("judged", number=evaluation.number, **judgement(judged))
             self._show(judged)
 
     def _require_baseline(self, evaluation: Evaluation) -> None:
@@ -274,9 +274,18 @@ class Tuning:
         )
 
     def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:
-        score = self.trials.judge(evaluation, confirmed=confirmed)
+        own = self.trials.judge(evaluation, confirmed=confirmed)
+        several = self.trials.together(evaluation, confirmed=confirmed)
         return Judged(
-            evaluation, score.fitness, score.feasible, score.failed, score.violations, violation=score.violation
+            evaluation,
+            own.fitness,
+            own.feasible,
+            own.failed,
+            own.violations,
+            violation=own.violation,
+            together=None
+            if several is None
+            else Verdict(several.fitness, several.feasible, several.failed, several.violations, several.violation),
         )
 
     def _show(self, judged: Judged) -> None:
@@ -308,7 +317,7 @@ class Tuning:
             return
         for number in confirmations:
             if (result := self.trials.result(number)) is not None:
-                self._journal.write("judged", number=number, **verdict(self._judged(result, confirmed=True)))
+                self._journal.write("judged", number=number, **judgement(self._judged(result, confirmed=True)))
 
     def known_good(self) -> Configuration | None:
         """A configuration that works, to probe a group with: the baseline or the best so far; None without either."""

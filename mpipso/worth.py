@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from mpipso.config.file import parse
@@ -41,10 +40,12 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
     for each in outcome.configurations:
         if all(map(silent, each.counted)) or not all(judged.judged for judged in each.good):
             continue
-        failed, infeasible, fitness = each.rank
-        value = fitness if math.isfinite(fitness) else None
         # One that failed may have been measured as well: what it measured then is no score of it.
-        score = Score(failed=True) if failed else Score(False, infeasible, each.violation or 0.0, value)
+        score = (
+            Score(failed=True)
+            if each.failed
+            else Score(False, not each.feasible, 0.0 if each.feasible else each.violation or 0.0, each.fitness)
+        )
         try:
             space.encode(each.configuration)
         except ValueError:

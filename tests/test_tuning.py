@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -992,6 +993,43 @@ class TestRaceAfterRace:
         assert self.Table(tmp_path, self.of(2, 20, **changes), table=table).best() == 20
         again = self.Table(tmp_path, self.of(30, 20, **changes), table=table)
         assert again.run().cause == "target"
+
+
+class TestReport:
+    """What is read from the journal alone."""
+
+    @dataclass
+    class Noisy(Session):
+        """Is fast where a configuration is measured first, and then not."""
+
+        seen: Counter[str] = field(default_factory=Counter)
+
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            evaluation = super()._evaluation(group, assignment)
+            key = str(assignment.configuration)
+            latency = evaluation.metrics["ttft_p99_ms"] * (0.3, 1.2, 1.2)[self.seen[key] % 3]
+            self.seen[key] += 1
+            return replace(evaluation, metrics={**evaluation.metrics, "ttft_p99_ms": latency})
+
+    @pytest.mark.parametrize("limit", [{"max": 80.0}, {"max": "baseline", "factor": 1.2}])
+    @pytest.mark.parametrize("confirm", [0, 3])
+    def test_it_judges_configurations_as_the_search_does(
+        self, limit: Mapping[str, object], confirm: int, tmp_path: Path
+    ) -> None:
+        slo = {"objective__slo": [{"metric": "ttft_p99_ms", **limit}]}
+        config = configured(**slo, search__confirm=confirm, search__repeats=3, search__baseline_repeats=3)
+        tuning = self.Noisy(tmp_path, config).run()
+        trials, several = tuning.trials, 0
+        for measured in read_outcome(tmp_path).configurations:
+            trial = trials.of(measured.number)
+            raced = trials.raced(trial, trials.race)
+            expected = trials.score(trial, raced or trials.searched, confirmed=bool(raced))
+            assert expected is not None
+            assert (measured.failed, measured.feasible) == (expected.failed, expected.feasible)
+            assert measured.violation == pytest.approx(expected.violation)
+            assert measured.fitness == pytest.approx(expected.fitness)
+            several += 0 < len(measured.broken) < len(measured.good)
+        assert several, "of some configurations not all measurements say the same"
 
 
 class TestRelativeLimits:

@@ -57,6 +57,14 @@ class _Result(TypedDict):
     metrics: Metrics | None
 
 
+class _Verdict(TypedDict):
+    fitness: Number | None
+    feasible: bool
+    failed: bool
+    violations: list[str]
+    violation: Number | None
+
+
 @with_config(ConfigDict(strict=True))
 class _Fields(TypedDict, total=False):
     """The fields of events of all kinds. None is required here: whoever reads a kind of event knows what it has."""
@@ -89,6 +97,7 @@ class _Fields(TypedDict, total=False):
     failed: bool
     violations: list[str]
     violation: Number | None
+    together: _Verdict | None
     judged: bool
     kind: FailureKind
     cause: str

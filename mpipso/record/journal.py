@@ -22,8 +22,11 @@ event           fields
 ``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
                 started, ended, phases, fitness, feasible, failed, violations, violation (their sum, relative to
-                the limits); ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows
-``judged``      number, fitness, feasible, failed, violations, violation: what became of an earlier ``evaluated``
+                the limits); ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows;
+                together ({fitness, feasible, failed, violations, violation}), where its configuration was measured
+                before, in the search or in the same race: what all these measurements are worth, by their mean
+``judged``      number, fitness, feasible, failed, violations, violation, together: what became of an earlier
+                ``evaluated``
 ``incumbent``   number, fitness
 ``lost``        ranks, hosts, groups (those that ended with them), cause
 ``formed``      group, hosts, ranks, cores: a new group, of ranks that had become spare

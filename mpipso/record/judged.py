@@ -10,6 +10,17 @@ from mpipso.evaluation import Evaluation, Failure
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What the search made of the mean of several measurements; its attributes are those of :class:`Judged`."""
+
+    fitness: float | None
+    feasible: bool
+    failed: bool
+    violations: tuple[str, ...]
+    violation: float | None
+
+
+@dataclass(frozen=True)
 class Judged:
     """An evaluation and its verdict.
 
@@ -30,6 +41,9 @@ class Judged:
         evaluation with a failure has ``failed``, whatever the limits.
     violation:
         The sum of how far the limits are broken, each relative to its limit; None where nobody wrote that down.
+    together:
+        What the search made of this and the measurements of the same configuration that came before and count with it;
+        None where there are none, or nobody wrote that down.
     """
 
     evaluation: Evaluation
@@ -39,6 +53,7 @@ class Judged:
     violations: tuple[str, ...] = ()
     judged: bool = True
     violation: float | None = None
+    together: Verdict | None = None
 
 
 def to_fields(judged: Judged) -> dict[str, Any]:
@@ -56,13 +71,18 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         "started": evaluation.started,
         "ended": evaluation.ended,
         "phases": dict(evaluation.phases),
-        **verdict(judged),
+        **judgement(judged),
         "judged": judged.judged,
     }
 
 
-def verdict(judged: Judged) -> dict[str, Any]:
-    """The fields of an event that hold the verdict: all of a ``judged`` event but the number."""
+def judgement(judged: Judged) -> dict[str, Any]:
+    """The fields of an event that hold what was judged: all of a ``judged`` event but the number."""
+    together = {} if judged.together is None else {"together": _verdict(judged.together)}
+    return {**_verdict(judged), **together}
+
+
+def _verdict(judged: Judged | Verdict) -> dict[str, Any]:
     return {
         "fitness": judged.fitness,
         "feasible": judged.feasible,
@@ -96,16 +116,26 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         phases=event.get("phases", {}),
     )
     # What an event of another version leaves out is as in a new one.
-    told = _read_verdict({**verdict(Judged(evaluation)), **event})
+    told = _read_judgement({**_verdict(Judged(evaluation)), **event})
     return Judged(evaluation, judged=event.get("judged", True), **told)
 
 
+def _read_judgement(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`judgement`."""
+    together = event.get("together")
+    return {
+        **_read_verdict(event),
+        "failed": event.get("failure") is not None or event["failed"],
+        "together": None if together is None else Verdict(**_read_verdict(together)),
+    }
+
+
 def _read_verdict(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`verdict`; journals of earlier versions do not say how far limits are broken."""
+    """The inverse of :func:`_verdict`; journals of earlier versions do not say how far limits are broken."""
     return {
         "fitness": event["fitness"],
         "feasible": event["feasible"],
-        "failed": event.get("failure") is not None or event["failed"],
+        "failed": event["failed"],
         "violations": tuple(event["violations"]),
         "violation": event.get("violation"),
     }
@@ -122,5 +152,5 @@ def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
         if event["event"] == "evaluated":
             found[event["number"]] = from_fields(event)
         elif event["event"] == "judged" and event["number"] in found:
-            found[event["number"]] = replace(found[event["number"]], judged=True, **_read_verdict(event))
+            found[event["number"]] = replace(found[event["number"]], judged=True, **_read_judgement(event))
     return list(found.values())

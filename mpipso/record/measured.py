@@ -75,7 +75,12 @@ class Measured:
 
     @property
     def feasible(self) -> bool:
-        """Whether most of its good measurements keep all limits."""
+        """Whether the configuration keeps all limits, as the search judged it.
+
+        Journals of earlier versions do not tell, so there most of its good measurements have to.
+        """
+        if (together := self.counted[-1].together) is not None:
+            return together.feasible
         return not self.failed and 2 * len(self.broken) < len(self.good)
 
     @property
@@ -88,10 +93,12 @@ class Measured:
 
     @property
     def violation(self) -> float | None:
-        """How far the limits are broken, as the mean over the good measurements of :attr:`Judged.violation`.
+        """How far the limits are broken, as the search judged it, or else as the mean over the good measurements.
 
-        None where one of the measurements does not tell, or none is good.
+        None where one of these does not tell, or none is good.
         """
+        if (together := self.counted[-1].together) is not None and not together.failed:
+            return together.violation
         known = [judged.violation for judged in self.good if judged.violation is not None]
         return fmean(known) if known and len(known) == len(self.good) else None
 
@@ -111,13 +118,20 @@ class Measured:
         return causes.most_common(1)[0][0] if causes else ""
 
     @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """A sort key, best first: feasible before infeasible before failed, then by the mean fitness of the good ones.
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """A sort key, best first: feasible before infeasible before failed, the infeasible ones by their violation.
 
-        The order is that of K. Deb's feasibility rules, as the search has it (search/objective.py).
+        Then comes the mean fitness of the good measurements. The order is that of K. Deb's feasibility rules, as the
+        search has it (search/objective.py).
         """
-        fitness = [judged.fitness for judged in self.good if judged.fitness is not None]
-        return self.failed, not self.feasible, fmean(fitness) if fitness else float("inf")
+        violation = 0.0 if self.feasible else self.violation or 0.0
+        return self.failed, not self.feasible, violation, float("inf") if self.fitness is None else self.fitness
+
+    @property
+    def fitness(self) -> float | None:
+        """The mean fitness of the good measurements; None when there is none."""
+        known = [judged.fitness for judged in self.good if judged.fitness is not None]
+        return fmean(known) if known else None
 
 
 def by_configuration(results: Iterable[Judged]) -> list[Measured]:

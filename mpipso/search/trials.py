@@ -7,7 +7,7 @@ about, so that a resumed run comes to the same conclusions.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean, works
@@ -192,8 +192,9 @@ class Trials:
         """
         results = self._among(trial, among)
         results = [result for result in results if not (result.failure and result.failure.silent)] or results
-        if not results:
-            return None
+        return self._mean_score(trial, results, confirmed=confirmed) if results else None
+
+    def _mean_score(self, trial: Trial, results: Sequence[Evaluation], *, confirmed: bool) -> Score:
         scores = [self.judge(result, confirmed=confirmed) for result in results]
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
         if not works(good, results):
@@ -201,6 +202,19 @@ class Trials:
         last = good[-1].number
         together = Evaluation(last, 1, 0, trial.configuration, metrics=mean([result.metrics for result in good]))
         return self.judge(together, confirmed=confirmed)
+
+    def together(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score | None:
+        """The score of an evaluation together with the measurements that count with it; None if there are no others.
+
+        With one of the search all of its trial in the search do, with a confirmation those in its race; a lost node
+        tells nothing. ``confirmed`` and errors are as for :meth:`score`.
+        """
+        trial, among = self.of(evaluation.number), self.searched
+        if self._labels[evaluation.number] == CONFIRM:
+            among = self.confirmations(trial, self.race_of(evaluation.number))
+        others = [each for each in self._among(trial, among) if each.number != evaluation.number]
+        telling = [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
+        return self._mean_score(trial, telling, confirmed=confirmed) if len(telling) > 1 else None
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
         """The fitness of each successful measurement of a trial among these evaluations, to estimate the noise."""

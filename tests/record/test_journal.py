@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.journal import FILE, Journal, finite, read
-from mpipso.record.judged import Judged, from_fields, results, verdict
+from mpipso.record.judged import Judged, Verdict, from_fields, judgement, results
 from mpipso.redact import Redactor
 
 
@@ -257,6 +257,7 @@ def test_a_journal_is_neither_overwritten_nor_conjured_up(journal: Journal, tmp_
             feasible=False,
             violations=("ttft_p99_ms 1530 > 1020",),
             violation=0.5,
+            together=Verdict(-400.0, True, False, (), 0.0),
         ),
         Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), failed=True, feasible=False),
     ],
@@ -273,7 +274,7 @@ def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journ
     journal.evaluated(baseline)
     assert results(read(journal.path)) == [waiting, baseline]
     decided = Judged(waiting.evaluation, fitness=-1.0, feasible=False, violations=("late",), violation=0.1)
-    journal.write("judged", number=1, **verdict(decided))
+    journal.write("judged", number=1, **judgement(decided))
     assert results(read(journal.path)) == [decided, baseline]
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.errors import FailureKind
 from mpipso.evaluation import Configuration, Evaluation, Failure
 from mpipso.record import figures
-from mpipso.record.judged import Judged
+from mpipso.record.judged import Judged, Verdict
 from mpipso.record.measured import Measured, by_configuration
 
 
@@ -22,7 +25,7 @@ def bad(number: int, label: str = "", kind: FailureKind = "configuration", cause
 def test_measurements_of_one_configuration_are_averaged() -> None:
     measured = Measured((good(0, 100.0, "baseline"), good(5, 110.0, "repeat")))
     assert measured.metrics == {"tokens": 105.0} and measured.values("tokens") == [100.0, 110.0]
-    assert measured.number == 0 and not measured.confirmed and measured.rank == (False, False, -105.0)
+    assert measured.number == 0 and not measured.confirmed and measured.rank == (False, False, 0.0, -105.0)
 
 
 def test_confirmations_alone_count_where_there_are_any() -> None:
@@ -60,6 +63,22 @@ def test_most_measurements_decide_about_the_limits_and_each_break_is_told() -> N
     assert not Measured((good(1, 1.0), good(2, 1.0, "repeat", "late"))).feasible
     assert Measured((good(1, 1.0, "", "late"),)).violations == "late"
     assert Measured((good(1, 1.0),)).violations == ""
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_what_the_search_made_of_all_measurements_counts_more_than_most_of_them(feasible: bool) -> None:
+    together = Verdict(-1.0, feasible, False, () if feasible else ("late",), 0.0 if feasible else 0.2)
+    one, other = good(1, 1.0), replace(good(2, 1.0, "repeat", "late"), violation=0.01, together=together)
+    lost = bad(3, "repeat", "infrastructure")
+    for measured in (Measured((one, other)), Measured((one, one, other)), Measured((one, other, lost))):
+        assert measured.feasible == feasible and measured.violation == together.violation
+
+
+def test_of_two_that_break_limits_the_better_one_is_closer_to_them() -> None:
+    fast, close = (replace(good(1, tokens, "", "late"), violation=by) for tokens, by in ((400.0, 8.0), (300.0, 0.001)))
+    assert Measured((good(1, 100.0),)).rank < Measured((close,)).rank < Measured((fast,)).rank
+    old = [Measured((replace(each, violation=None),)) for each in (fast, close)]
+    assert old[0].rank < old[1].rank, "where nobody wrote down how far, by what they measured"
 
 
 VALUES = st.one_of(st.booleans(), st.integers(0, 2), st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from(["a", "1"]))
