@@ -18,7 +18,7 @@ from mpipso.incumbent import Incumbent
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.judged import Judged, Verdict, from_fields, judgement
+from mpipso.record.judged import Judged, from_fields, judgement
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import NodeStart
@@ -229,7 +229,7 @@ class Tuning:
                 f"{self._grace:g} s of TERM (service.stop_grace); every stop may take that long (told once)"
             )
         if self.objective.relative and self.trials.reference() is None:
-            self._journal.evaluated(Judged(evaluation, judged=False))
+            self._journal.evaluated(Judged(evaluation))
             self._take(evaluation)
             self._unjudged.append(evaluation)
             self._settle()
@@ -274,19 +274,8 @@ class Tuning:
         )
 
     def _judged(self, evaluation: Evaluation, *, confirmed: bool = False) -> Judged:
-        own = self.trials.judge(evaluation, confirmed=confirmed)
-        several = self.trials.together(evaluation, confirmed=confirmed)
-        return Judged(
-            evaluation,
-            own.fitness,
-            own.feasible,
-            own.failed,
-            own.violations,
-            violation=own.violation,
-            together=None
-            if several is None
-            else Verdict(several.fitness, several.feasible, several.failed, several.violations, several.violation),
-        )
+        score = self.trials.judge(evaluation, confirmed=confirmed)
+        return Judged(evaluation, score, self.trials.together(evaluation, confirmed=confirmed))
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
@@ -338,10 +327,10 @@ class Tuning:
             case "assigned":
                 self._attempts[event["number"]] = event["attempt"]
             case "evaluated":
-                evaluation = from_fields(event).evaluation
-                self._take(evaluation)
-                if not event.get("judged", True):
-                    self._unjudged.append(evaluation)
+                judged = from_fields(event)
+                self._take(judged.evaluation)
+                if judged.score is None:
+                    self._unjudged.append(judged.evaluation)
             case "judged":
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":

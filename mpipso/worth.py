@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome
 from mpipso.search.effects import Effect, Known, effects
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 
 
@@ -38,14 +39,11 @@ def worth(outcome: Outcome) -> Mapping[str, str]:
 def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
     """The configurations of the space that were measured and judged, with their scores."""
     for each in outcome.configurations:
-        if all(map(silent, each.counted)) or not all(judged.judged for judged in each.good):
+        score = each.score
+        if all(map(silent, each.counted)) or any(judged.score is None for judged in each.good):
             continue
-        # One that failed may have been measured as well: what it measured then is no score of it.
-        score = (
-            Score(failed=True)
-            if each.failed
-            else Score(False, not each.feasible, 0.0 if each.feasible else each.violation or 0.0, each.fitness)
-        )
+        if not math.isfinite(score.violation):
+            score = replace(score, violation=0.0)
         try:
             space.encode(each.configuration)
         except ValueError:

@@ -34,7 +34,7 @@ STOREYS = (
     {"startup", "conflicts", "incumbent", "messages", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},
-    {"evaluation", "launched", "launchernames", "logtext", "slurm", "suspension", "wording", "flags"},
+    {"evaluation", "score", "launched", "launchernames", "logtext", "slurm", "suspension", "wording", "flags"},
     {"errors", "batch"},
     {"printable"},
 )

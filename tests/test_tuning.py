@@ -33,9 +33,10 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.screen import Screen
 from mpipso.record.warm import Earlier
+from mpipso.score import Score
 from mpipso.search import strategies
 from mpipso.search.budgets import reaches
-from mpipso.search.objective import Objective, Score
+from mpipso.search.objective import Objective
 from mpipso.startup import well_defined
 from mpipso.tuning import Tuning
 
@@ -1025,9 +1026,9 @@ class TestReport:
             raced = trials.raced(trial, trials.race)
             expected = trials.score(trial, raced or trials.searched, confirmed=bool(raced))
             assert expected is not None
-            assert (measured.failed, measured.feasible) == (expected.failed, expected.feasible)
-            assert measured.violation == pytest.approx(expected.violation)
-            assert measured.fitness == pytest.approx(expected.fitness)
+            assert (measured.failed, measured.score.feasible) == (expected.failed, expected.feasible)
+            assert measured.score.violation == pytest.approx(expected.violation)
+            assert measured.score.fitness == pytest.approx(expected.fitness)
             several += 0 < len(measured.broken) < len(measured.good)
         assert several, "of some configurations not all measurements say the same"
 

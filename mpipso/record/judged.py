@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mpipso.evaluation import Evaluation, Failure
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the search made of the mean of several measurements; its attributes are those of :class:`Judged`."""
-
-    fitness: float | None
-    feasible: bool
-    failed: bool
-    violations: tuple[str, ...]
-    violation: float | None
+from mpipso.score import Score
 
 
 @dataclass(frozen=True)
@@ -28,32 +19,32 @@ class Judged:
     ----------
     evaluation:
         What was measured, or why nothing was.
-    fitness:
-        The objective as a number that is better when it is smaller; None when there is none.
-    feasible:
-        Whether all limits are kept.
-    failed:
-        Whether the evaluation has no metrics, or lacks one that it takes to judge.
-    violations:
-        One text per broken limit.
-    judged:
-        False as long as limits refer to a baseline that is not known yet. Then the verdict says nothing, but that an
-        evaluation with a failure has ``failed``, whatever the limits.
-    violation:
-        The sum of how far the limits are broken, each relative to its limit; None where nobody wrote that down.
+    score:
+        What that is worth; None as long as limits refer to a baseline that is not known yet. The violation is infinite
+        where limits are broken and nobody wrote down how far.
     together:
         What the search made of this and the measurements of the same configuration that came before and count with it;
         None where there are none, or nobody wrote that down.
     """
 
     evaluation: Evaluation
-    fitness: float | None = None
-    feasible: bool = True
-    failed: bool = False
-    violations: tuple[str, ...] = ()
-    judged: bool = True
-    violation: float | None = None
-    together: Verdict | None = None
+    score: Score | None = None
+    together: Score | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the evaluation has no metrics, or lacks one that it takes to judge."""
+        return self.evaluation.failure is not None or (self.score is not None and self.score.failed)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether no limit is known to be broken."""
+        return self.score is None or self.score.feasible
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """One text per broken limit."""
+        return () if self.score is None else self.score.violations
 
 
 def to_fields(judged: Judged) -> dict[str, Any]:
@@ -72,23 +63,23 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         "ended": evaluation.ended,
         "phases": dict(evaluation.phases),
         **judgement(judged),
-        "judged": judged.judged,
+        "judged": judged.score is not None,
     }
 
 
 def judgement(judged: Judged) -> dict[str, Any]:
     """The fields of an event that hold what was judged: all of a ``judged`` event but the number."""
     together = {} if judged.together is None else {"together": _verdict(judged.together)}
-    return {**_verdict(judged), **together}
+    return {**_verdict(judged.score), **together}
 
 
-def _verdict(judged: Judged | Verdict) -> dict[str, Any]:
+def _verdict(score: Score | None) -> dict[str, Any]:
     return {
-        "fitness": judged.fitness,
-        "feasible": judged.feasible,
-        "failed": judged.failed,
-        "violations": list(judged.violations),
-        "violation": judged.violation,
+        "fitness": None if score is None else score.fitness,
+        "feasible": score is None or score.feasible,
+        "failed": score is not None and score.failed,
+        "violations": [] if score is None else list(score.violations),
+        "violation": None if score is None else score.violation,
     }
 
 
@@ -116,29 +107,30 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         phases=event.get("phases", {}),
     )
     # What an event of another version leaves out is as in a new one.
-    told = _read_judgement({**_verdict(Judged(evaluation)), **event})
-    return Judged(evaluation, judged=event.get("judged", True), **told)
+    return _with_judgement(evaluation, {"judged": True, **_verdict(None), **event})
 
 
-def _read_judgement(event: Mapping[str, Any]) -> dict[str, Any]:
+def _with_judgement(evaluation: Evaluation, event: Mapping[str, Any]) -> Judged:
     """The inverse of :func:`judgement`."""
+    if not event["judged"]:
+        return Judged(evaluation)
+    failed = evaluation.failure is not None or event["failed"]
     together = event.get("together")
-    return {
-        **_read_verdict(event),
-        "failed": event.get("failure") is not None or event["failed"],
-        "together": None if together is None else Verdict(**_read_verdict(together)),
-    }
+    return Judged(evaluation, _score({**event, "failed": failed}), None if together is None else _score(together))
 
 
-def _read_verdict(event: Mapping[str, Any]) -> dict[str, Any]:
+def _score(event: Mapping[str, Any]) -> Score:
     """The inverse of :func:`_verdict`; journals of earlier versions do not say how far limits are broken."""
-    return {
-        "fitness": event["fitness"],
-        "feasible": event["feasible"],
-        "failed": event["failed"],
-        "violations": tuple(event["violations"]),
-        "violation": event.get("violation"),
-    }
+    if event["failed"]:
+        return Score(failed=True)
+    infeasible, violation = not event["feasible"], event.get("violation")
+    return Score(
+        False,
+        infeasible,
+        math.inf if infeasible and violation is None else violation or 0.0,
+        math.inf if event["fitness"] is None else event["fitness"],
+        tuple(event["violations"]),
+    )
 
 
 def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
@@ -152,5 +144,6 @@ def results(events: Iterable[Mapping[str, Any]]) -> list[Judged]:
         if event["event"] == "evaluated":
             found[event["number"]] = from_fields(event)
         elif event["event"] == "judged" and event["number"] in found:
-            found[event["number"]] = replace(found[event["number"]], judged=True, **_read_judgement(event))
+            evaluation = found[event["number"]].evaluation
+            found[event["number"]] = _with_judgement(evaluation, {"judged": True, **event})
     return list(found.values())

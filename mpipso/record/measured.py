@@ -16,6 +16,7 @@ from statistics import fmean
 from mpipso.evaluation import CONFIRM, Configuration, Metrics, mean, works
 from mpipso.record import figures
 from mpipso.record.judged import Judged
+from mpipso.score import Score
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,21 @@ class Measured:
         return tuple(judged for judged in self.good if not judged.feasible)
 
     @property
-    def feasible(self) -> bool:
-        """Whether the configuration keeps all limits, as the search judged it.
+    def score(self) -> Score:
+        """What the configuration is worth, as the search judged it.
 
-        Journals of earlier versions do not tell, so there most of its good measurements have to.
+        Journals of earlier versions do not tell that of several measurements. There most of the good ones have to keep
+        all limits, and the numbers are means.
         """
         if (together := self.counted[-1].together) is not None:
-            return together.feasible
-        return not self.failed and 2 * len(self.broken) < len(self.good)
+            return together
+        if self.failed:
+            return Score(failed=True)
+        scores = [judged.score for judged in self.good if judged.score is not None]
+        infeasible = 2 * len(self.broken) >= len(self.good)
+        fitness = [score.fitness for score in scores if score.fitness is not None]
+        violation = fmean(score.violation for score in scores) if infeasible else 0.0
+        return Score(False, infeasible, violation, fmean(fitness) if fitness else None)
 
     @property
     def violations(self) -> str:
@@ -90,17 +98,6 @@ class Measured:
             return ""
         often = f" (in {len(self.broken)} of {len(self.good)} measurements)" if len(self.good) > 1 else ""
         return "; ".join(self.broken[-1].violations) + often
-
-    @property
-    def violation(self) -> float | None:
-        """How far the limits are broken, as the search judged it, or else as the mean over the good measurements.
-
-        None where one of these does not tell, or none is good.
-        """
-        if (together := self.counted[-1].together) is not None and not together.failed:
-            return together.violation
-        known = [judged.violation for judged in self.good if judged.violation is not None]
-        return fmean(known) if known and len(known) == len(self.good) else None
 
     @property
     def metrics(self) -> Metrics:
@@ -116,22 +113,6 @@ class Measured:
         """Why the measurements that count failed: the most frequent cause, ``""`` when none has one."""
         causes = Counter(j.evaluation.failure.cause for j in self.counted if j.evaluation.failure is not None)
         return causes.most_common(1)[0][0] if causes else ""
-
-    @property
-    def rank(self) -> tuple[bool, bool, float, float]:
-        """A sort key, best first: feasible before infeasible before failed, the infeasible ones by their violation.
-
-        Then comes the mean fitness of the good measurements. The order is that of K. Deb's feasibility rules, as the
-        search has it (search/objective.py).
-        """
-        violation = 0.0 if self.feasible else self.violation or 0.0
-        return self.failed, not self.feasible, violation, float("inf") if self.fitness is None else self.fitness
-
-    @property
-    def fitness(self) -> float | None:
-        """The mean fitness of the good measurements; None when there is none."""
-        known = [judged.fitness for judged in self.good if judged.fitness is not None]
-        return fmean(known) if known else None
 
 
 def by_configuration(results: Iterable[Judged]) -> list[Measured]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -47,13 +48,13 @@ def report(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     """The :func:`summary` of a run, finished or not, below a table of its best configurations; printed likewise."""
     # The best comes first even if others measured better, but only once, or if one of its measurements broke a limit.
     best = outcome.best
-    ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.rank))
+    ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.score))
     told = summary(outcome, worth)
     return Group(_top(outcome, ranked[:_TOP]), "", told) if ranked else told
 
 
 def _ranks(measured: Measured) -> bool:
-    return not measured.failed and all(judged.judged for judged in measured.good)
+    return not measured.failed and all(judged.score is not None for judged in measured.good)
 
 
 def _verdict(outcome: Outcome) -> Iterator[Text]:
@@ -91,9 +92,9 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
 
 def _without_best(outcome: Outcome) -> str:
     """Why there is no best configuration although something was measured; empty if nothing is judged yet."""
-    if not any(judged.judged for judged in outcome.evaluations):
+    if all(judged.score is None for judged in outcome.evaluations):
         return ""
-    worked = [judged for judged in outcome.evaluations if judged.judged and not judged.failed]
+    worked = [judged for judged in outcome.evaluations if judged.score is not None and not judged.failed]
     if not any(judged.feasible for judged in worked):
         return "No evaluation met the limits of the objective."
     if outcome.ended:
@@ -108,9 +109,8 @@ def _closest(outcome: Outcome, baseline: Measured | None) -> Iterator[Text]:
     if not infeasible:
         return
     # Journals of earlier versions do not say how far a limit is broken, only which ones are.
-    known = {each.number: each.violation for each in infeasible if each.violation is not None}
-    if len(known) == len(infeasible):
-        closest = min(infeasible, key=lambda each: known[each.number])
+    if all(math.isfinite(each.score.violation) for each in infeasible):
+        closest = min(infeasible, key=lambda each: each.score.violation)
     else:
         closest = min(infeasible, key=lambda each: len(each.broken[-1].violations))
     reference = None if baseline is None else baseline.configuration
@@ -126,7 +126,7 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
     change = figures.gain(name, before[name], after[name], outcome.higher)
     interval = _interval(outcome, baseline, best)
     between = f", {100 * LEVEL:.0f} % interval {' to '.join(map(figures.percent, interval))}" if interval else ""
-    if change is not None and change <= 0 and baseline.feasible:
+    if change is not None and change <= 0 and baseline.score.feasible:
         again = " once both were measured again" if baseline.confirmed and best.confirmed else ""
         yield Text(
             f"Nothing beat the baseline{again}: {clean(name)} {figures.percent(change)}{between}.", "bold yellow"
@@ -285,7 +285,7 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
         figure, _, change = score.partition(" (")
         settings = figures.settings(figures.changes(measured.configuration, reference))
         remark = f"  mean of {len(measured.good)}" if len(measured.good) > 1 else ""
-        within = measured.feasible or measured is outcome.best
+        within = measured.score.feasible or measured is outcome.best
         broken = f"  {'breaks a limit' if within else 'infeasible'}: {clean(measured.violations)}"
         table.add_row(
             str(rank),

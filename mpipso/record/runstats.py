@@ -168,8 +168,8 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
     searched = outcome.searched
     confirmations = len(outcome.evaluations) - len(searched)
     failed = sum(judged.failed for judged in searched)
-    infeasible = sum(not judged.feasible and not judged.failed and judged.judged for judged in searched)
-    unjudged = sum(not judged.failed and not judged.judged for judged in searched)
+    infeasible = sum(not judged.feasible and not judged.failed for judged in searched)
+    unjudged = sum(not judged.failed and judged.score is None for judged in searched)
     counted = [f"{len(searched)} {plural(len(searched), 'evaluation')}", f"{failed} failed", f"{infeasible} infeasible"]
     counted += [f"{unjudged} not judged{'' if outcome.failure else ' yet'}"] if unjudged else []
     counted += [f"{confirmations} {plural(confirmations, 'confirmation')}"] if confirmations else []

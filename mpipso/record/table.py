@@ -61,7 +61,7 @@ def _about(judged: Judged) -> dict[str, object]:
     cause = "; ".join(judged.violations)
     if judged.failed:
         cause = evaluation.failure.cause if evaluation.failure is not None else "no metrics"
-    result = FAILED if judged.failed else "unjudged" if not judged.judged else _FEASIBLE[judged.feasible]
+    result = FAILED if judged.failed else "unjudged" if judged.score is None else _FEASIBLE[judged.feasible]
     values = (
         evaluation.number,
         evaluation.label,

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from mpipso.config import Search
 from mpipso.evaluation import Failure
 from mpipso.logtext import essence
-from mpipso.search.objective import Objective, Score
+from mpipso.score import Score
+from mpipso.search.objective import Objective
 from mpipso.search.trials import Trial, Trials
 
 _CAUSES_TOLD = 5

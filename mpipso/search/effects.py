@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpipso.evaluation import Configuration
+from mpipso.score import Score
 from mpipso.search.blas import one_thread
 from mpipso.search.gp import fit
 from mpipso.search.knowledge import same
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mpipso.score import Score
 from mpipso.search.lattice import Lattice
-from mpipso.search.objective import Score
 
 Array = NDArray[np.float64]
 

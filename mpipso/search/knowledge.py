@@ -13,7 +13,8 @@ from mpipso.config import Search, suggestion
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
-from mpipso.search.objective import Objective, Score
+from mpipso.score import Score
+from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 
 Result = tuple[Mapping[str, object], Metrics | None]

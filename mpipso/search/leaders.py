@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mpipso.search.objective import Objective, Score
+from mpipso.score import Score
+from mpipso.search.objective import Objective
 from mpipso.search.racing import beats, pooled_noise, still_racing
 from mpipso.search.trials import Trial, Trials
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from mpipso.score import Score
 from mpipso.search.acquisition import log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, fit
 from mpipso.search.lattice import Lattice
-from mpipso.search.objective import Score
 
 Array = NDArray[np.float64]
 

@@ -3,46 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from mpipso.config import Limit, ObjectiveSection
 from mpipso.evaluation import Evaluation, Metrics
-
-
-@dataclass(frozen=True, order=True)
-class Score:
-    """How good an evaluation is; of two scores the smaller is the better one.
-
-    The order is that of the feasibility rules of K. Deb, "An efficient constraint handling method for genetic
-    algorithms", Computer Methods in Applied Mechanics and Engineering 186 (2000) 311-338: a feasible result beats any
-    infeasible one, two feasible ones compare by fitness, two infeasible ones by their violation. To these it adds the
-    evaluations without a result: they come last, and are equal.
-    """
-
-    failed: bool
-    infeasible: bool = False
-    violation: float = 0.0
-    """The sum over the broken limits of how far each is broken, relative to the limit."""
-    fitness: float | None = None
-    """What is minimised (a maximised metric is negated); None when failed."""
-    violations: tuple[str, ...] = field(default=(), compare=False)
-    """One line per broken limit: ``ttft_p99_ms 1520 > 1000``."""
-    cause: str = field(default="", compare=False)
-    """Why it failed."""
-    fidelity: float = field(default=1.0, compare=False)
-    """The share of the full benchmark that was measured, in (0, 1].
-
-    A strategy learns from a score of less than the full benchmark as from a noisier measurement, but never takes it for
-    the best; told again with a score of the full benchmark, the proposal counts like any other.
-    """
-
-    unjudged: bool = field(default=False, compare=False)
-    """Whether its fitness counts but not its feasibility: it was measured elsewhere, and most of what is feasible there
-    is not feasible here."""
-
-    @property
-    def feasible(self) -> bool:
-        return not (self.failed or self.infeasible)
+from mpipso.score import Score
 
 
 class Objective:

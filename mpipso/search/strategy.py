@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.search.objective import Score
+from mpipso.score import Score
 
 Array = NDArray[np.float64]
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.blas import one_thread
 from mpipso.search.design import CANDIDATES, design
@@ -21,7 +22,6 @@ from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpipso.config import SwarmSection
+from mpipso.score import Score
 from mpipso.search.draws import LINKS, generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean, works
-from mpipso.search.objective import Objective, Score
+from mpipso.score import Score
+from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 
 _VAGUE = 1.5

@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mpipso.evaluation import Configuration
+from mpipso.score import Score
 from mpipso.search.effects import Known, effects
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.surrogate import SurrogateSwarm
 from tests.benchmarks.landscapes import Landscape, tables

@@ -30,7 +30,7 @@ from rich.table import Table
 from mpipso.config import Search
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.record.outcome import read_outcome
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategy import Array, Strategy
 from tests.benchmarks.landscapes import Axis, Landscape

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.config import Parameter, Search
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from mpipso.config import Search
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.strategies import create
 from tests.benchmarks.landscapes import Axis, Landscape
 

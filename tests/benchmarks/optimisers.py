@@ -31,7 +31,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mpipso.config import Parameter, Search, SwarmSection
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.swarm import Swarm

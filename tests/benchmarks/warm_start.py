@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mpipso.config import Search
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.strategies import create
 from tests.benchmarks.landscapes import Landscape, tables
 from tests.benchmarks.limits import Spot, queue_within, searched, spots

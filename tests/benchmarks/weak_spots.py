@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.config import Constraint, Parameter, Search
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.journal import FILE, Journal, finite, read
-from mpipso.record.judged import Judged, Verdict, from_fields, judgement, results
+from mpipso.record.judged import Judged, from_fields, judgement, results
 from mpipso.redact import Redactor
+from mpipso.score import Score
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_secrets_are_not_written(tmp_path: Path) -> None:
         config = '[service]\nport = 80\nargv = ["--api-key", "sk-in-argv"]\nenv = { DB_PASSWORD = "pass-in-config" }\n'
         journal.write("started", config=config, env={"MY_SECRET": "in-a-field", "N_TOKENS": "12"})
         detail = "refused pass-in-config and hf_from_environment and sk-in-argv"
-        journal.evaluated(Judged(Evaluation(1, 1, 0, {}, failure=Failure("no", "configuration", detail)), failed=True))
+        journal.evaluated(Judged(Evaluation(1, 1, 0, {}, failure=Failure("no", "configuration", detail)), Score(True)))
     started, evaluated = read(tmp_path / FILE)
     assert started["config"] == config.replace("sk-in-argv", "***").replace("pass-in-config", "***")
     assert started["env"] == {"MY_SECRET": "***", "N_TOKENS": "12"}
@@ -253,13 +254,10 @@ def test_a_journal_is_neither_overwritten_nor_conjured_up(journal: Journal, tmp_
     [
         Judged(
             Evaluation(7, 2, 1, {"a": True, "b": "x"}, "confirm", metrics={"output_throughput": 412.3}, ended=2.5),
-            fitness=-412.3,
-            feasible=False,
-            violations=("ttft_p99_ms 1530 > 1020",),
-            violation=0.5,
-            together=Verdict(-400.0, True, False, (), 0.0),
+            Score(False, True, 0.5, -412.3, ("ttft_p99_ms 1530 > 1020",)),
+            Score(False, False, 0.0, -400.0),
         ),
-        Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), failed=True, feasible=False),
+        Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), Score(True)),
     ],
 )
 def test_an_evaluation_comes_back_from_the_journal_as_it_went_in(journal: Journal, judged: Judged) -> None:
@@ -268,12 +266,12 @@ def test_an_evaluation_comes_back_from_the_journal_as_it_went_in(journal: Journa
 
 
 def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journal) -> None:
-    waiting = Judged(Evaluation(1, 1, 0, {"n": 1}, metrics={"x": 1.0}), judged=False)
-    baseline = Judged(Evaluation(0, 1, 1, {"n": 0}, "baseline", metrics={"x": 2.0}), fitness=-2.0)
+    waiting = Judged(Evaluation(1, 1, 0, {"n": 1}, metrics={"x": 1.0}))
+    baseline = Judged(Evaluation(0, 1, 1, {"n": 0}, "baseline", metrics={"x": 2.0}), Score(False, fitness=-2.0))
     journal.evaluated(waiting)
     journal.evaluated(baseline)
     assert results(read(journal.path)) == [waiting, baseline]
-    decided = Judged(waiting.evaluation, fitness=-1.0, feasible=False, violations=("late",), violation=0.1)
+    decided = Judged(waiting.evaluation, Score(False, True, 0.1, -1.0, ("late",)))
     journal.write("judged", number=1, **judgement(decided))
     assert results(read(journal.path)) == [decided, baseline]
 

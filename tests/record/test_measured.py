@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,23 +10,24 @@ from hypothesis import strategies as st
 from mpipso.errors import FailureKind
 from mpipso.evaluation import Configuration, Evaluation, Failure
 from mpipso.record import figures
-from mpipso.record.judged import Judged, Verdict
+from mpipso.record.judged import Judged
 from mpipso.record.measured import Measured, by_configuration
+from mpipso.score import Score
 
 
 def good(number: int, tokens: float, label: str = "", *violations: str, n: int = 1) -> Judged:
     evaluation = Evaluation(number, 1, 0, {"n": n}, label, {"tokens": tokens})
-    return Judged(evaluation, -tokens, not violations, False, violations)
+    return Judged(evaluation, Score(False, bool(violations), math.inf if violations else 0.0, -tokens, violations))
 
 
 def bad(number: int, label: str = "", kind: FailureKind = "configuration", cause: str = "out of memory") -> Judged:
-    return Judged(Evaluation(number, 1, 0, {"n": 1}, label, failure=Failure(cause, kind)), None, False, True)
+    return Judged(Evaluation(number, 1, 0, {"n": 1}, label, failure=Failure(cause, kind)), Score(failed=True))
 
 
 def test_measurements_of_one_configuration_are_averaged() -> None:
     measured = Measured((good(0, 100.0, "baseline"), good(5, 110.0, "repeat")))
     assert measured.metrics == {"tokens": 105.0} and measured.values("tokens") == [100.0, 110.0]
-    assert measured.number == 0 and not measured.confirmed and measured.rank == (False, False, 0.0, -105.0)
+    assert measured.number == 0 and not measured.confirmed and measured.score == Score(False, False, 0.0, -105.0)
 
 
 def test_confirmations_alone_count_where_there_are_any() -> None:
@@ -54,31 +56,34 @@ def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:
     assert Measured((good(1, 100.0), bad(2, "repeat"))).failed
     assert not Measured((good(1, 100.0), bad(2, "repeat"), good(3, 90.0, "repeat"))).failed
     failed = Measured((bad(1), bad(2, cause="no answer"), bad(3, cause="no answer")))
-    assert failed.failed and failed.cause == "no answer" and failed.metrics == {} and failed.rank[0]
+    assert failed.failed and failed.cause == "no answer" and failed.metrics == {} and failed.score.failed
 
 
 def test_most_measurements_decide_about_the_limits_and_each_break_is_told() -> None:
     once = Measured((good(1, 1.0), good(2, 1.0, "repeat", "ttft 9 > 5"), good(3, 1.0, "repeat")))
-    assert once.feasible and once.violations == "ttft 9 > 5 (in 1 of 3 measurements)"
-    assert not Measured((good(1, 1.0), good(2, 1.0, "repeat", "late"))).feasible
+    assert once.score.feasible and once.violations == "ttft 9 > 5 (in 1 of 3 measurements)"
+    assert not Measured((good(1, 1.0), good(2, 1.0, "repeat", "late"))).score.feasible
     assert Measured((good(1, 1.0, "", "late"),)).violations == "late"
     assert Measured((good(1, 1.0),)).violations == ""
 
 
 @pytest.mark.parametrize("feasible", [True, False])
 def test_what_the_search_made_of_all_measurements_counts_more_than_most_of_them(feasible: bool) -> None:
-    together = Verdict(-1.0, feasible, False, () if feasible else ("late",), 0.0 if feasible else 0.2)
-    one, other = good(1, 1.0), replace(good(2, 1.0, "repeat", "late"), violation=0.01, together=together)
+    together = Score(False, not feasible, 0.0 if feasible else 0.2, -1.0)
+    one, other = good(1, 1.0), replace(good(2, 1.0, "repeat", "late"), together=together)
     lost = bad(3, "repeat", "infrastructure")
     for measured in (Measured((one, other)), Measured((one, one, other)), Measured((one, other, lost))):
-        assert measured.feasible == feasible and measured.violation == together.violation
+        assert measured.score == together
 
 
 def test_of_two_that_break_limits_the_better_one_is_closer_to_them() -> None:
-    fast, close = (replace(good(1, tokens, "", "late"), violation=by) for tokens, by in ((400.0, 8.0), (300.0, 0.001)))
-    assert Measured((good(1, 100.0),)).rank < Measured((close,)).rank < Measured((fast,)).rank
-    old = [Measured((replace(each, violation=None),)) for each in (fast, close)]
-    assert old[0].rank < old[1].rank, "where nobody wrote down how far, by what they measured"
+    fast, close = (
+        Measured((Judged(good(1, 1.0).evaluation, Score(False, True, by, -tokens)),))
+        for tokens, by in ((400.0, 8.0), (300.0, 0.001))
+    )
+    assert Measured((good(1, 100.0),)).score < close.score < fast.score
+    old = [Measured((good(1, tokens, "", "late"),)) for tokens in (400.0, 300.0)]
+    assert old[0].score < old[1].score, "where nobody wrote down how far, by what they measured"
 
 
 VALUES = st.one_of(st.booleans(), st.integers(0, 2), st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from(["a", "1"]))

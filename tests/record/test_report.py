@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -23,6 +24,7 @@ from mpipso.record.recipe import NodeStart, write_best
 from mpipso.record.report import report, summary
 from mpipso.record.usage import Usage
 from mpipso.redact import Redactor
+from mpipso.score import Score
 
 BASELINE = {"n_parallel": 1, "n_batch": 2048, "flash": True}
 BEST = {"n_parallel": 16, "n_batch": 2048, "flash": True}
@@ -42,13 +44,13 @@ def higher(metric: str) -> bool | None:
 
 def judged(number: int, configuration: dict[str, bool | int], tokens: float, ttft: float, label: str = "") -> Judged:
     metrics = {"completed": 32.0, "output_throughput": tokens, "ttft_p99_ms": ttft}
-    return Judged(Evaluation(number, 1, 0, configuration, label, metrics), fitness=-tokens)
+    return Judged(Evaluation(number, 1, 0, configuration, label, metrics), Score(False, fitness=-tokens))
 
 
 def broken(number: int, cause: str, label: str = "") -> Judged:
     configuration = BASELINE if label else {**BASELINE, "n_batch": number}
     evaluation = Evaluation(number, 1, 0, configuration, label, failure=Failure(cause, "configuration"))
-    return Judged(evaluation, failed=True, feasible=False)
+    return Judged(evaluation, Score(failed=True))
 
 
 def outcome(*evaluations: Judged, incumbent: int | None, starts: Sequence[NodeStart] = (), ended: str = "") -> Outcome:
@@ -186,7 +188,7 @@ def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
 
 
 def test_limits_that_nothing_met_are_named() -> None:
-    late = Judged(RUN[2].evaluation, -610.0, feasible=False, violations=("ttft_p99_ms 350 > 300",))
+    late = Judged(RUN[2].evaluation, Score(False, True, math.inf, -610.0, ("ttft_p99_ms 350 > 300",)))
     assert drawn(summary(outcome(RUN[3], late, incumbent=None)))[0] == (
         "No evaluation met the limits of the objective."
     )
@@ -196,7 +198,7 @@ def test_limits_that_nothing_met_are_named() -> None:
 
 def test_where_none_met_the_limits_the_one_that_came_closest_is_named() -> None:
     def late(one: Judged, violation: float, *violations: str) -> Judged:
-        return replace(one, feasible=False, violations=violations, violation=violation)
+        return replace(one, score=Score(False, True, violation, -1.0, violations))
 
     found = (
         late(RUN[0], 4.9, "ttft_p99_ms 1470 > 250"),
@@ -242,7 +244,10 @@ def journal_of(folder: Path, *evaluations: Judged, incumbent: int | None = 2) ->
 
 
 def test_a_report_comes_from_the_journal_alone(tmp_path: Path) -> None:
-    late = Judged(judged(6, {**BEST, "flash": False}, 900.0, 9000.0).evaluation, -900.0, False, False, ("too late",))
+    late = Judged(
+        judged(6, {**BEST, "flash": False}, 900.0, 9000.0).evaluation,
+        Score(False, True, math.inf, -900.0, ("too late",)),
+    )
     starts = (NodeStart("node1", ("serve", "--parallel", "16")),)
     write_best(tmp_path, RUN[2].evaluation, fitness=-610.0, score="610", starts=starts)
     with journal_of(tmp_path, *RUN, late) as journal:
@@ -295,7 +300,9 @@ def test_relative_paths_of_the_command_lead_from_where_the_run_was_started(
 def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
     """By the mean of its measurements it keeps to the limits, and one that was not measured again was faster once."""
     faster = judged(6, {**BEST, "flash": False}, 900.0, 100.0)
-    over = Judged(judged(7, BEST, 600.0, 310.0, "confirm").evaluation, -600.0, False, False, ("ttft_p99_ms 310 > 300",))
+    over = Judged(
+        judged(7, BEST, 600.0, 310.0, "confirm").evaluation, Score(False, True, 0.0, -600.0, ("ttft_p99_ms 310 > 300",))
+    )
     under = judged(8, BEST, 610.0, 280.0, "confirm")
     with journal_of(tmp_path, *RUN, faster, over, under) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
@@ -326,7 +333,9 @@ def test_a_repeat_that_is_back_before_the_first_measurement_stands_for_it(tmp_pa
 
 @pytest.mark.parametrize(("feasible", "what"), [(True, "worked"), (False, "met the limits")])
 def test_that_what_was_good_was_not_so_again_is_said(feasible: bool, what: str) -> None:
-    other = Judged(RUN[1].evaluation, -350.0, feasible, violations=() if feasible else ("ttft_p99_ms 350 > 300",))
+    other = Judged(
+        RUN[1].evaluation, Score(False, not feasible, 0.0, -350.0, () if feasible else ("ttft_p99_ms 350 > 300",))
+    )
     lines = drawn(summary(outcome(RUN[2], broken(6, "no answer", "confirm"), other, incumbent=None)))
     assert lines[0] == f"Nothing that had {what} did so when it was measured again."
 
@@ -352,7 +361,7 @@ def test_the_run_s_own_objective_says_what_is_better(tmp_path: Path) -> None:
 
 
 def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> None:
-    with journal_of(tmp_path, Judged(RUN[1].evaluation, judged=False), incumbent=None):
+    with journal_of(tmp_path, Judged(RUN[1].evaluation), incumbent=None):
         lines = drawn(report(read_outcome(tmp_path)))
     assert not any(line.startswith("rank") for line in lines)
     assert "1 evaluation, 0 failed, 0 infeasible, 1 not judged yet in 0s" in lines
@@ -391,8 +400,8 @@ def test_nor_does_one_go_on_whose_baseline_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_told_in_a_line_and_counted_though_nothing_could_be_judged(tmp_path: Path) -> None:
-    failed = Judged(broken(0, "no answer", "baseline").evaluation, judged=False)
-    with journal_of(tmp_path, failed, Judged(RUN[1].evaluation, judged=False), incumbent=None) as journal:
+    failed = Judged(broken(0, "no answer", "baseline").evaluation)
+    with journal_of(tmp_path, failed, Judged(RUN[1].evaluation), incumbent=None) as journal:
         journal.write("failed", cause=f"{NO_BASELINE}: no answer\nlast line of the log\ngive limits as numbers")
     lines = drawn(report(read_outcome(tmp_path)))
     assert lines[:4] == [
@@ -423,7 +432,7 @@ def test_a_run_that_still_goes_on_is_not_to_be_resumed(tmp_path: Path, monkeypat
 
 
 def test_nor_does_one_go_on_whose_journal_could_not_say_that_it_has_failed(tmp_path: Path) -> None:
-    journal_of(tmp_path, *RUN[:2], Judged(RUN[2].evaluation, judged=False)).close()
+    journal_of(tmp_path, *RUN[:2], Judged(RUN[2].evaluation)).close()
     (tmp_path / BEAT_FILE).touch()
     lines = drawn(summary(read_outcome(tmp_path, failure="No space left on device")), width=200)
     assert any(line.startswith("The run failed: No space left on device") for line in lines)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mpipso.config import Constraint, Parameter
+from mpipso.score import Score
 from mpipso.search.design import CANDIDATES, design
 from mpipso.search.gp import GaussianProcess
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.start import StartingPoints
 from mpipso.search.surrogate import SurrogateSwarm

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mpipso.config.parameters import Constraint, Parameter
+from mpipso.score import Score
 from mpipso.search.effects import Effect, Known, effects
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 
 SLOTS = Parameter(name="slots", type="int", min=1, max=64, scale="log", default=1)

@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import norm
 
 from mpipso.config import Constraint, Parameter
+from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm, log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, _Posterior, fit
 from mpipso.search.kernel import _ROWS, Covariance, Kernel, squared_distances
 from mpipso.search.lattice import LEVELS, Lattice
 from mpipso.search.models import Models, feasibility, targets
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mpipso.config import Limit, ObjectiveSection
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.search.objective import Objective, Score
+from mpipso.score import Score
+from mpipso.search.objective import Objective
 
 SLO = ObjectiveSection(
     maximize="output_throughput", slo=(Limit(metric="ttft_p99_ms", max=1000.0), Limit(metric="completed", min=32.0))

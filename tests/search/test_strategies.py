@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
+from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import Models
-from mpipso.search.objective import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.strategy import Strategy

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import qmc
 
 from mpipso.config import Parameter, SwarmSection
-from mpipso.search.objective import Score
+from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.swarm import Swarm, _reflect, constriction
 
