@@ -275,14 +275,16 @@ class _Command:
 
 def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
     baseline = outcome.baseline
-    metrics = None if baseline is None else baseline.metrics
+    name = outcome.objective
+    before = None if baseline is None else baseline.metrics.get(name)
     reference = None if baseline is None else baseline.configuration
-    table = _table("rank", "#", clean(outcome.objective), "gain")
+    table = _table("rank", "#", clean(name), "gain")
     table.add_column("configuration" if reference is None else "changes to the baseline", overflow="fold")
-    higher = bool(outcome.higher(outcome.objective))
     for rank, measured in enumerate(best, start=1):
-        score = figures.score(outcome.objective, measured.metrics, metrics, higher=higher)
-        figure, _, change = score.partition(" (")
+        value = measured.metrics.get(name)
+        change = None
+        if value is not None and before is not None and measured is not baseline:
+            change = figures.gain(name, before, value, outcome.higher)
         settings = figures.settings(figures.changes(measured.configuration, reference))
         remark = f"  mean of {len(measured.good)}" if len(measured.good) > 1 else ""
         within = measured.score.feasible or measured is outcome.best
@@ -290,8 +292,8 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
         table.add_row(
             str(rank),
             str(measured.number),
-            Text(clean(figure)),
-            Text("" if measured is baseline else change.removesuffix(")")),
+            Text(clean(f"no {name}" if value is None else figures.measure(name, value))),
+            Text("" if change is None else figures.percent(change)),
             Text.assemble(
                 clean(settings) or ("the baseline", "dim"),
                 (remark, "dim"),
