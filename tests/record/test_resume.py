@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 import pytest
 import tomli
 import tomli_w
+from pydantic import BaseModel
 from record.written import Script
 
 from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.errors import UserError
-from mpipso.record.resume import differences, hidden, read_run
+from mpipso.record.resume import FREE, differences, hidden, read_run
 
 TEXT = """
 [service]
@@ -175,3 +176,17 @@ def test_a_folder_without_a_run_to_go_on_with_is_refused(tmp_path: Path) -> None
     journal.write_text('{"seq":0,"t":1,"event":"started"}\n{"seq":\n')
     with pytest.raises(UserError, match=r"journal\.jsonl:2: is not a line of JSON: the journal is damaged"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_what_a_resumed_run_may_change_is_a_key_of_the_configuration(key: str) -> None:
+    model: type[BaseModel] = Config
+    *sections, last = key.split(".")
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        (model,) = (each for each in (annotation, *get_args(annotation)) if is_a_model(each))
+    assert last in model.model_fields
+
+
+def is_a_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
