@@ -34,7 +34,7 @@ from mpipso.root import Root
 from mpipso.search import strategies
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
-from mpipso.timelimits import TimeLimits, spent
+from mpipso.timelimits import TimeLimits, nothing_left
 from mpipso.tuning import Tuning
 from mpipso.wording import counted, ranges
 from mpipso.worth import worth
@@ -85,7 +85,7 @@ class RunRecord:
                 limit, used = self._config.search.time_limit, usage(self._past).wall
                 limits = TimeLimits(limit, used, os.environ)
                 monitor.started(*self._headlines(), baseline=self._space.baseline, time_limit=limits.seconds)
-                times = [line for line in (spent(limit, used), end_note(limits.end)) if line]
+                times = [line for line in (nothing_left(limit, used), end_note(limits.end)) if line]
                 for line in (*notes(self._config, self._plan), *environments, *self._regrouped(placed), *times):
                     monitor.note(f"note: {line}")
                 beat = self._folder.path / BEAT_FILE

@@ -16,7 +16,7 @@ from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.launched import RESTARTS
-from mpipso.record.resume import differences, left, read_run
+from mpipso.record.resume import differences, read_run, started_elsewhere
 from mpipso.record.usage import usage
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
@@ -25,7 +25,7 @@ from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded
-from mpipso.timelimits import require_time, spent
+from mpipso.timelimits import nothing_left, require_time
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ def read_config(options: Options) -> Config:
         raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
     # Of a job that is supervised the launcher has asked; a rank may be on a host that does not have its folder.
     asked = RESTARTS in os.environ
-    if not asked and options.config is None and (folder := left(events)) and leads_from(folder, config):
+    if not asked and options.config is None and (folder := started_elsewhere(events)) and leads_from(folder, config):
         raise UserError(
             f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
             f"go on there, or give --config if they lead from here"
         )
     # A run that has not come to its end has still to do so; and a job that comes back asks for nothing new.
     ended = before is not None and before.search != config.search and events[-1]["event"] == "finished"
-    if ended and not asked and (why := spent(config.search.time_limit, usage(events).wall)):
+    if ended and not asked and (why := nothing_left(config.search.time_limit, usage(events).wall)):
         raise UserError(f"{options.resume}: {why}")
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]

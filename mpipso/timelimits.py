@@ -111,7 +111,7 @@ def require_time(environment: Mapping[str, str]) -> None:
         raise UserError(f"{END_TIME}={end:.0f}: leaves no time; {_MEANING}")
 
 
-def spent(limit: float | None, used: float) -> str:
+def nothing_left(limit: float | None, used: float) -> str:
     """That a run's own time limit, in seconds, leaves nothing after the ``used`` ones; empty if it does."""
     if limit is None or used < limit:
         return ""

@@ -15,7 +15,7 @@ from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.launched import RESTARTS
 from mpipso.record.journal import FILE
-from mpipso.record.resume import left
+from mpipso.record.resume import started_elsewhere
 from mpipso.startup import Options, leads_from, read_config
 
 SERVICE = Path(__file__).resolve().parent / "service" / "tiny_service.py"
@@ -126,8 +126,9 @@ def test_where_a_run_was_left_may_be_unknown_or_gone(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "away").mkdir()
     away, here = {"cwd": str(tmp_path / "away")}, {"cwd": str(tmp_path)}
-    assert left([{}]) == left([{"cwd": "/no/such"}]) == left([away, here, {}]) == ""
-    assert left([here, away, {}]) == str(tmp_path / "away")
+    for events in ([{}], [{"cwd": "/no/such"}], [away, here, {}]):
+        assert started_elsewhere(events) == ""
+    assert started_elsewhere([here, away, {}]) == str(tmp_path / "away")
 
 
 def test_nothing_leads_from_anywhere_without_commands_of_the_user_s(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mpipso import slurm
 from mpipso.errors import UserError
-from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits, require_time, spent
+from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits, nothing_left, require_time
 
 
 @dataclass
@@ -70,8 +70,10 @@ def test_a_job_without_time_is_refused_but_the_restart_of_one_ends_in_order() ->
 
 
 def test_a_limit_that_earlier_sessions_have_spent_is_told() -> None:
-    assert spent(None, 1e9) == spent(100.0, 99.0) == ""
-    assert spent(100.0, 100.0).startswith("search.time_limit is 100 s for all sessions together, and those so far took")
+    assert nothing_left(None, 1e9) == nothing_left(100.0, 99.0) == ""
+    assert nothing_left(100.0, 100.0).startswith(
+        "search.time_limit is 100 s for all sessions together, and those so far took"
+    )
 
 
 class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:

@@ -78,7 +78,7 @@ def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dic
     return text, events
 
 
-def left(events: Sequence[Mapping[str, Any]]) -> str:
+def started_elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
     """The folder in which a run was last started, if it is not this one; empty if it is, is not here, or is unknown."""
     folder: str = next((event["cwd"] for event in reversed(events) if event.get("cwd")), "")
     if not folder or not os.access(folder, os.X_OK):

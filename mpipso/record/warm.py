@@ -181,9 +181,9 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
             problems.append(f"{path}:{line}: {error}")
             continue
         # A table of a run says which of its rows failed; what others lack was not asked for there.
-        works = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
+        succeeded = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
         complete = all(name in measured for name in config.objective.metrics)
-        found.append((configuration, measured if works or complete else None))
+        found.append((configuration, measured if succeeded or complete else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
         raise UserError([*problems[:10], *more])

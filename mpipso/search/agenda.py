@@ -15,7 +15,7 @@ import numpy as np
 from mpipso.config import Search
 from mpipso.errors import RunFailed
 from mpipso.evaluation import BASELINE, CONFIRM, REPEAT, Configuration, Metrics
-from mpipso.search.budgets import fruitless, reaches, spent
+from mpipso.search.budgets import fruitless, reaches, spent_budget
 from mpipso.search.knowledge import Knowledge, knowledge
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
@@ -174,7 +174,7 @@ class Agenda:
         if best is None and (lines := fruitless(self._search, self._objective, self.trials, visible, self.earlier)):
             raise RunFailed("\n".join(lines))
         pair = None if best is None or score is None else (best, score)
-        return spent(self._search, self._objective, self.trials, visible, pair)
+        return spent_budget(self._search, self._objective, self.trials, visible, pair)
 
     def _repeats(self, first: int, count: int) -> dict[int, Configuration]:
         """The configurations to measure again, by their position among the search's evaluations.

@@ -21,7 +21,7 @@ _MEMORY = re.compile(r"memory|\boom\b|alloc|killed by signal 9\b", re.IGNORECASE
 """Matches causes of failure that a smaller setting may cure."""
 
 
-def spent(
+def spent_budget(
     search: Search, objective: Objective, trials: Trials, visible: Sequence[int], best: tuple[Trial, Score] | None
 ) -> str:
     """The name, as in the journal, of the budget that is spent; empty if none is.
@@ -72,7 +72,7 @@ def fruitless(
     Parameters
     ----------
     visible:
-        As for :func:`spent`.
+        As for :func:`spent_budget`.
     earlier:
         The numbers of the evaluations of earlier sessions. They do not count for the second reason, since what lies
         outside the configuration may have been repaired since.

@@ -12,7 +12,7 @@ from mpipso.evaluation import Configuration
 from mpipso.score import Score
 from mpipso.search.blas import one_thread
 from mpipso.search.gp import fit
-from mpipso.search.knowledge import same
+from mpipso.search.knowledge import near
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
 from mpipso.search.space import Space
@@ -95,7 +95,7 @@ def _set_back(space: Space, best: Configuration, name: str, before: Configuratio
     except ValueError:
         return None
     # What depends on it may have moved with it, to stay in its own bounds.
-    alone = all(same(wanted[p.name], other[p.name]) for p in space.parameters if p.searched)
+    alone = all(near(wanted[p.name], other[p.name]) for p in space.parameters if p.searched)
     return other if alone and space.valid(other) else None
 
 

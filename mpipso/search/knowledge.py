@@ -94,7 +94,7 @@ def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
             values[parameter.name] = _typed(parameter, given[parameter.name])
     configuration = space.decode(space.encode(values))
     for name, value in values.items():
-        if not same(value, configuration[name]):
+        if not near(value, configuration[name]):
             raise ValueError(f"{name}: {value!r} is not one of the values that can be set")
     if broken := space.broken(configuration):
         raise ValueError(f"constraint: expression {broken!r} does not hold")
@@ -146,7 +146,7 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def same(given: Value, found: Value) -> bool:
+def near(given: Value, found: Value) -> bool:
     """Whether the value that can be set is the given one; floats may differ by what rounding changes."""
     if isinstance(given, float) and isinstance(found, float):
         return math.isclose(given, found, rel_tol=1e-4, abs_tol=1e-12)
