@@ -75,8 +75,8 @@ class RunFolder:
     def reserve(cls, output: Path, name: str | None = None) -> Path:
         """Make a folder for a run that is about to be launched, with an empty launch log, and return its path.
 
-        :meth:`create` with the folder's name, on whichever host, will take this folder. It is named as there, but that
-        a given name may have been reserved before, by a launch from which no run came and which is over.
+        :meth:`create` with the folder's name, on whichever host, will take this folder. It is named as there, except
+        that a given name is taken over from an earlier launch that reserved it, is over, and has led to no run.
 
         Raises
         ------

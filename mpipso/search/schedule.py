@@ -18,8 +18,8 @@ class Schedule:
     Parameters
     ----------
     size:
-        How many proposals a generation has; or how many the window has that ends with a proposal, and whose results it
-        does not see. Not used by ``async``.
+        With ``generation``, how many proposals one has; with ``window``, W: proposal n sees the results of 0 to n - W.
+        Not used by ``async``.
     """
 
     kind: ScheduleKind
