@@ -1,17 +1,76 @@
-"""What the fields of a journal's events may be, for journals that were damaged or written by somebody else."""
+"""What a journal's events say, and what their fields may be in one that was damaged or written by somebody else.
+
+Besides ``seq``, ``t``, ``up`` and ``event``, which all have:
+
+=============== =======================================================================================
+event           fields
+=============== =======================================================================================
+``started``     version, config (the effective configuration file's text), seed, objective (the metric's name),
+                plan ({groups: [{group, hosts, cores}], spares: [host]});
+                cwd (the folder from which relative paths lead);
+                command (how it was launched, as a shell takes it), where a launcher of ours says so;
+                differing ({hosts, names of variables}), where services inherit another environment than on the
+                root's host
+``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
+                begin anew
+``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
+``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
+                new ([{number, label, configuration}])
+``assigned``    number, attempt, group
+``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
+``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
+                started, ended, phases, fitness, feasible, failed, violations, violation (their sum, relative to
+                the limits); ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows;
+                together ({fitness, feasible, failed, violations, violation}), where its configuration was measured
+                before, in the search or in the same race: what all these measurements are worth, by their mean
+``judged``      number, fitness, feasible, failed, violations, violation, together: what became of an earlier
+                ``evaluated``
+``incumbent``   number, fitness
+``lost``        ranks, hosts, groups (those that ended with them), cause
+``formed``      group, hosts, ranks, cores: a new group, of ranks that had become spare
+``quarantined`` group, cause, pause (seconds until it is probed)
+``probed``      group, passed, cause, started, ended
+``readmitted``  group
+``finished``    incumbent (a number or null), evaluations, feasible, cause (what ended it: ``evaluations``,
+                ``iterations``, ``time``, ``stagnation``, ``target``, ``exhausted``)
+``interrupted`` signal (its name)
+``failed``      cause: the run could not go on
+=============== =======================================================================================
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
 from signal import Signals
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from mpipso.errors import FailureKind
+
+Event = Literal[
+    "started",
+    "resumed",
+    "learned",
+    "asked",
+    "assigned",
+    "retried",
+    "evaluated",
+    "judged",
+    "incumbent",
+    "lost",
+    "formed",
+    "quarantined",
+    "probed",
+    "readmitted",
+    "finished",
+    "interrupted",
+    "failed",
+]
+"""The kinds of events: what each says, and which fields it has, is in the table above."""
 
 Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

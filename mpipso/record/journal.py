@@ -2,42 +2,7 @@
 
 ``journal.jsonl`` in the run's folder holds one JSON object per line (https://jsonlines.org), each on the disk before
 its event is acted on. Every object has ``seq`` (0, 1, 2, ...), ``t`` (Unix time in seconds), ``up`` (seconds since the
-session began, by a clock that is never set) and ``event``; then:
-
-=============== =======================================================================================
-event           fields
-=============== =======================================================================================
-``started``     version, config (the effective configuration file's text), seed, objective (the metric's name),
-                plan ({groups: [{group, hosts, cores}], spares: [host]});
-                cwd (the folder from which relative paths lead);
-                command (how it was launched, as a shell takes it), where a launcher of ours says so;
-                differing ({hosts, names of variables}), where services inherit another environment than on the
-                root's host
-``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
-                begin anew
-``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
-``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
-                new ([{number, label, configuration}])
-``assigned``    number, attempt, group
-``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
-``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
-                started, ended, phases, fitness, feasible, failed, violations, violation (their sum, relative to
-                the limits); ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows;
-                together ({fitness, feasible, failed, violations, violation}), where its configuration was measured
-                before, in the search or in the same race: what all these measurements are worth, by their mean
-``judged``      number, fitness, feasible, failed, violations, violation, together: what became of an earlier
-                ``evaluated``
-``incumbent``   number, fitness
-``lost``        ranks, hosts, groups (those that ended with them), cause
-``formed``      group, hosts, ranks, cores: a new group, of ranks that had become spare
-``quarantined`` group, cause, pause (seconds until it is probed)
-``probed``      group, passed, cause, started, ended
-``readmitted``  group
-``finished``    incumbent (a number or null), evaluations, feasible, cause (what ended it: ``evaluations``,
-                ``iterations``, ``time``, ``stagnation``, ``target``, ``exhausted``)
-``interrupted`` signal (its name)
-``failed``      cause: the run could not go on
-=============== =======================================================================================
+session began, by a clock that is never set) and ``event``; what else, ``fields`` says.
 
 JSON has no NaN and no infinity: they are written as null. Secrets are written as ``***``. A line without its newline
 was torn by a crash and never acted on, so readers leave it out and the next writer cuts it off.
@@ -53,39 +18,18 @@ import time
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import tomli
 
 from mpipso.errors import RunFailed, UserError
-from mpipso.record.fields import problem
+from mpipso.record.fields import Event, problem
 from mpipso.record.judged import Judged, to_fields
 from mpipso.record.place import is_there, lock, place
 from mpipso.redact import Redactor
 from mpipso.wording import counted
 
 FILE = "journal.jsonl"
-
-Event = Literal[
-    "started",
-    "resumed",
-    "learned",
-    "asked",
-    "assigned",
-    "retried",
-    "evaluated",
-    "judged",
-    "incumbent",
-    "lost",
-    "formed",
-    "quarantined",
-    "probed",
-    "readmitted",
-    "finished",
-    "interrupted",
-    "failed",
-]
-"""The kinds of events: what each says, and which fields it has, is in the table above."""
 
 
 class Journal:
