@@ -155,6 +155,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def most_connections(requests: int, warmup: int, concurrency: int | None) -> int:
+    """How many connections a load may have open at once; without a concurrency, one for each request."""
+    most = max(requests, warmup)
+    return min(concurrency or most, most)
+
+
 def allow_connections(number: int) -> None:
     """Raise the soft limit on open files for so many connections, as far as the hard limit lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -249,8 +255,7 @@ def _url(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    most = max(options.requests, options.warmup)
-    allow_connections(min(options.concurrency or most, most))
+    allow_connections(most_connections(options.requests, options.warmup, options.concurrency))
     unfinished = options.output.with_name(options.output.name + ".part")
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import aiohttp
 
-from mpipso.config import Config
+from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import OTHER_FILES, beginning, question, served_models
+from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
 from mpipso.service.clients.result import read
 from mpipso.service.process import Completed
 
@@ -27,12 +27,18 @@ class OpenAIClient(Client):
         for key in ("command", "result_file", "metrics"):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
+        yield from self._connection_problems(config.benchmark)
+
+    def _connection_problems(self, benchmark: Benchmark) -> Iterator[str]:
+        if benchmark.request_rate is not None:
+            return  # how many are open at once is then up to the service
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        concurrency = min(config.benchmark.concurrency or 0, config.benchmark.requests or 0)
-        if hard != resource.RLIM_INFINITY and concurrency + OTHER_FILES > hard:
+        most = most_connections(benchmark.requests or 0, benchmark.warmup, benchmark.concurrency)
+        if hard != resource.RLIM_INFINITY and most + OTHER_FILES > hard:
+            told = f" = {most}: needs" if benchmark.concurrency is not None else f": without it {most} at once need"
             yield (
-                f"benchmark.concurrency = {concurrency}: needs as many open files and {OTHER_FILES} more, but a "
-                f"process may have {hard} (ulimit -H -n)"
+                f"benchmark.concurrency{told} as many open files and {OTHER_FILES} more, but a process may have {hard} "
+                "(ulimit -H -n)"
             )
 
     async def probe(self, target: Target, timeout: float) -> None:
