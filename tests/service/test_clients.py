@@ -654,6 +654,8 @@ def test_mistakes_are_told() -> None:
     missing = problems(command=(), metrics={})
     assert [line.split(":")[0] for line in missing] == ["benchmark.command", "benchmark.metrics"]
     assert problems(command=("x", "{prot}"))[0].startswith("benchmark.command: unknown placeholder {prot}; known are:")
+    (line,) = problems(result_file="{result_dir}/{sed}.json")
+    assert line.startswith("benchmark.result_file: unknown placeholder {sed}; known are: ")
     (line,) = problems(result_file="out-{port}.json")
     assert line.startswith("benchmark.result_file: out-{port}.json can be the same for two groups")
     for own in ("out-{seed}.json", "{result}", "{result_dir}/*.json", ("{result}", "{result_dir}/**/*.csv")):

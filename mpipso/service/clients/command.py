@@ -67,8 +67,9 @@ class CommandClient(Client):
         benchmark = config.benchmark
         known = {"host", "port", "base_url", "model", "seed", "result", "result_dir"}
         known |= {p.name for p in config.parameters}
-        for name in sorted(placeholders((*benchmark.command, *benchmark.result_file)) - known):
-            yield f"benchmark.command: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
+        for key, words in (("command", benchmark.command), ("result_file", benchmark.result_file)):
+            for name in sorted(placeholders(words) - known):
+                yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
         folder = config.service.work_dir or tempfile.gettempdir()
         texts = {"model": (config.service.model,), "result": (folder,), "result_dir": (folder,)}
         for problem in script_problems(benchmark.command, {**choices(config.parameters), **texts}):
