@@ -97,12 +97,19 @@ def test_an_intact_model_is_not_made_again(gguf: Path) -> None:
     assert (gguf.stat().st_ino, gguf.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_model_that_has_not_changed_is_not_read_again(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.model_path(gguf.parent)
+    monkeypatch.delattr("hashlib.sha256")
+    assert model.model_path(gguf.parent) == gguf
+
+
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "no checksum"])
 def test_a_damaged_model_is_replaced(gguf: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / gguf.name
     path.write_bytes(gguf.read_bytes())
     checksum = tmp_path / f"{gguf.name}.sha256"
     checksum.write_text((gguf.parent / checksum.name).read_text())
+    model.model_path(tmp_path)  # knows it as intact
     if damage == "truncated":
         os.truncate(path, 1_000_000)
     elif damage == "one bit":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import sys
@@ -95,6 +96,13 @@ def _intact(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
+    """The line that ``sha256sum`` prints, computed once for each state of the file: every start of a service asks."""
+    status = path.stat()
+    return _computed_digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _computed_digest(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
