@@ -20,7 +20,8 @@ from mpipso.config import Config
 from mpipso.conflicts import device_problems, placement_problems
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration
-from mpipso.launch.jobs import Start, wanted_start
+from mpipso.launch.jobs import wanted_ranks
+from mpipso.launch.ranks import Ranks
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe
@@ -82,13 +83,12 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     problems = missing_commands(config)
     if options.resume is None and (problem := output_problem(Path(config.output))):
         problems.append(problem)
-    start = wanted_start(options, config, ranks)
-    config = start.config
-    expected = _expected_ranks(start)
+    config, wanted = wanted_ranks(options, config, ranks)
+    expected = _expected_ranks(wanted)
     if unknown := _unresolved(rank.host for rank in expected):
         problems.append(f"names that cannot be resolved here: {', '.join(unknown)}")
     placement, earlier = Plan((), ()), []
-    hosts = start.hosts if options.hostfile is not None else None
+    hosts = wanted.hosts if options.hostfile is not None else None
     try:
         apart = outside(expected, config.parallel, hosts) if config.parallel.ssh else []
         placement = plan([*expected, *apart], config.parallel, hosts=hosts)
@@ -108,11 +108,11 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     return config, placement, earlier
 
 
-def _expected_ranks(start: Start) -> list[Rank]:
+def _expected_ranks(wanted: Ranks) -> list[Rank]:
     """The ranks that a launch would have, as far as this machine can tell."""
     here = rank_here(0)
     local = Hosts([here])
-    hosts = enumerate(start.host_of_each())
+    hosts = enumerate(wanted.host_of_each())
     return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in hosts]
 
 

@@ -13,8 +13,9 @@ from mpipso.batch import SYSTEMS
 from mpipso.cli import main
 from mpipso.config.file import load
 from mpipso.errors import UserError
-from mpipso.launch.jobs import Job, Start
+from mpipso.launch.jobs import Job
 from mpipso.launch.launchers import Hydra
+from mpipso.launch.ranks import Ranks
 from mpipso.startup import Options
 
 CONFIG = """
@@ -98,8 +99,8 @@ def test_check_shows_the_ranks_that_launch_starts(
     assert [host if rank != "ssh" else rank for _, rank, host, *_ in rows] == shown
     loaded = load(config, engines=["command"], clients=["openai"])
     job = Job.first("mpiexec", Hydra(), options, loaded, ranks)
-    assert job.ranks == len(shown) - shown.count("ssh")
-    assert list(job.hosts) == hosts
+    assert job.ranks.count == len(shown) - shown.count("ssh")
+    assert list(job.ranks.hosts) == hosts
     assert job.options.overrides == (
         {"parallel.nodes_per_group": 1} if not groups and not hostfile and not ranks else {}
     )
@@ -120,12 +121,9 @@ def test_check_shows_the_ranks_that_launch_starts(
     ],
 )
 def test_ranks_share_the_slots_of_hosts_in_turn_and_fill_them_if_they_can(
-    slots: str, ranks: int, expected: str, tmp_path: Path
+    slots: str, ranks: int, expected: str
 ) -> None:
-    config = tmp_path / "my.toml"
-    config.write_text(CONFIG)
-    start = Start(load(config, engines=["command"], clients=["openai"]), tuple(slots), named=False, ranks=ranks)
-    assert "".join(start.host_of_each()) == expected
+    assert "".join(Ranks(ranks, tuple(slots)).host_of_each()) == expected
 
 
 @pytest.mark.parametrize(("nodes", "ranks"), [(f"{HERE}:{HERE}", 2), (f"{HERE}:localhost:{HERE}", 3), (HERE, 1)])
@@ -139,7 +137,7 @@ def test_a_batch_job_of_this_host_alone_has_a_rank_for_each_place(
     loaded = load(tmp_path / "my.toml", engines=["command"], clients=["openai"])
     options = Options(tmp_path / "my.toml", nodes=nodes)
     job = Job.first("mpiexec", Hydra(), options, loaded, None)
-    assert (job.ranks, job.hosts) == (ranks, (HERE,))
+    assert (job.ranks.count, job.ranks.hosts) == (ranks, (HERE,))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_a_grid_engine_job_of_one_host_has_no_more_ranks_than_slots(
     tmp_path: Path,
 ) -> None:
     job = batch_job({**GRID_ENGINE, **environment}, "PE_HOSTFILE", hosts, monkeypatch, tmp_path)
-    assert (job.ranks, job.hosts, job.size) == (ranks, named, 2 if named else 1)
+    assert (job.ranks.count, job.ranks.hosts, job.size) == (ranks, named, 2 if named else 1)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +186,7 @@ def test_a_batch_job_whose_hosts_are_not_known_needs_a_hostfile(
     assert caught.value.problems == (f"this {name} job does not say which hosts it has: name them in a --hostfile",)
     (tmp_path / "hosts.txt").write_text(f"{AWAY}\n")
     for named in ({"hostfile": tmp_path / "hosts.txt"}, {"nodes": AWAY}):
-        assert batch_job(environment, "", "", monkeypatch, tmp_path, **named).hosts == (AWAY,)
+        assert batch_job(environment, "", "", monkeypatch, tmp_path, **named).ranks.hosts == (AWAY,)
 
 
 def test_the_hosts_of_a_batch_job_need_not_be_readable_where_others_are_named(
@@ -196,7 +194,7 @@ def test_the_hosts_of_a_batch_job_need_not_be_readable_where_others_are_named(
 ) -> None:
     """As in a container that does not see the file."""
     environment = {"PBS_NODEFILE": str(tmp_path / "missing")}
-    assert batch_job(environment, "", "", monkeypatch, tmp_path, nodes=AWAY).hosts == (AWAY,)
+    assert batch_job(environment, "", "", monkeypatch, tmp_path, nodes=AWAY).ranks.hosts == (AWAY,)
 
 
 def test_flux_is_asked_for_the_hosts_of_its_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -205,9 +203,9 @@ def test_flux_is_asked_for_the_hosts_of_its_job(monkeypatch: pytest.MonkeyPatch,
     flux.write_text(f'#!/bin/sh\n[ "$*" = "hostlist --expand local" ] && echo {AWAY} {AWAY} {FURTHER}\n')
     flux.chmod(0o755)
     environment = {"FLUX_URI": "local:///run/flux", "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    assert batch_job(environment, "", "", monkeypatch, tmp_path).hosts == (AWAY, FURTHER)
+    assert batch_job(environment, "", "", monkeypatch, tmp_path).ranks.hosts == (AWAY, FURTHER)
     alone = {"FLUX_URI": "local:///run/flux", "FLUX_JOB_NNODES": "1"}
-    assert batch_job(alone, "", "", monkeypatch, tmp_path).hosts == (HERE,)
+    assert batch_job(alone, "", "", monkeypatch, tmp_path).ranks.hosts == (HERE,)
 
 
 def batch_job(

@@ -19,7 +19,7 @@ from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.errors import UserError
 from mpipso.launch import launchers
 from mpipso.launch.jobs import local_ranks
-from mpipso.launch.launchers import Launch
+from mpipso.launch.ranks import Ranks
 from mpipso.record import journal
 
 HERE = Path(__file__).resolve().parent
@@ -227,7 +227,7 @@ MPI.COMM_WORLD.Barrier()
 
 
 def test_ranks_leave_the_ports_below_the_dynamic_ones_to_services(launcher: Launcher) -> None:
-    mpirun = launcher.family.command(Launch(str(launcher.launcher), 2, forward=["MPI4PY_LIBMPI"]))
+    mpirun = launcher.family.command(str(launcher.launcher), Ranks(2), ["MPI4PY_LIBMPI"])
     with Job([*mpirun, sys.executable, "-c", LISTENING], limit=LIMIT, env=launcher.environment()) as job:
         done = job.wait()
     assert done.returncode == 0, done.stderr
@@ -238,7 +238,7 @@ def test_what_the_user_forwards_to_ranks_goes_with_what_the_launcher_does(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMPI_MCA_mca_base_env_list", "OURS=1")
-    mpirun = launcher.family.command(Launch(str(launcher.launcher), 1, forward=["MPI4PY_LIBMPI"]))
+    mpirun = launcher.family.command(str(launcher.launcher), Ranks(1), ["MPI4PY_LIBMPI"])
     with Job([*mpirun, "printenv", "OURS", "MPI4PY_LIBMPI"], limit=LIMIT, env=launcher.environment()) as job:
         done = job.wait()
     values = [] if type(launcher.family) is launchers.Hydra else ["1"]

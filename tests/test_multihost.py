@@ -22,7 +22,6 @@ from bed.launchers import LAUNCHERS, Launcher
 
 from mpipso.config.file import load
 from mpipso.launch.jobs import Job as MpiJob
-from mpipso.launch.jobs import wanted_start
 from mpipso.startup import Options
 
 pytestmark = pytest.mark.bed
@@ -187,7 +186,7 @@ def test_more_ranks_than_hosts_are_where_check_shows_them(
         options = replace(options, hostfile=hostfile)
     config = load(tmp_path / "two-node.toml", overrides=options.overrides, engines=["command"], clients=["openai"])
     job = MpiJob.first(str(launcher.launcher), launcher.family, options, config, ranks)
-    assert placed(bed, launcher, job) == wanted_start(options, config, ranks).host_of_each()
+    assert placed(bed, launcher, job) == job.ranks.host_of_each()
 
 
 @pytest.fixture

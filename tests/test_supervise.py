@@ -25,7 +25,8 @@ from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.launch import survivors
 from mpipso.launch.jobs import Job as MpiJob
-from mpipso.launch.launchers import Hydra, Launch, Launcher, OpenMPI4, OpenMPI5
+from mpipso.launch.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
+from mpipso.launch.ranks import Ranks
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.startup import Options, wanted_groups
 
@@ -831,7 +832,7 @@ class TestGroups:
         shared = config('[parallel]\nmode = "single_node"' + self.SHARED)
         job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), shared, None)
         left = job.on({"a", "b"}, tmp_path / "left.txt")
-        assert (left.ranks, left.hosts) == (3, ("a", "a", "b"))
+        assert (left.ranks.count, left.ranks.hosts) == (3, ("a", "a", "b"))
         assert left.options.words() == ["--hostfile", str(hostfile), "--without", "c"]
         chosen, hosts = wanted_groups(left.options, shared)
         (group,) = chosen.parallel.service_groups
@@ -858,9 +859,9 @@ class TestGroups:
         hostfile = tmp_path / "hosts.txt"
         hostfile.write_text("# ours\nme@a:2\nb:2\n")
         job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), config('[parallel]\nmode="single_node"'), 8)
-        assert job.ranks == 8
+        assert job.ranks.count == 8
         left = job.on({"me@a"}, tmp_path / "left.txt")
-        assert (left.ranks, left.hosts) == (4, ("me@a", "me@a"))
+        assert (left.ranks.count, left.ranks.hosts) == (4, ("me@a", "me@a"))
         assert (tmp_path / "left.txt").read_text() == "me@a:2\n"
 
 
@@ -872,19 +873,18 @@ def test_whoever_is_killed_with_its_group_still_has_its_number(monkeypatch: pyte
 
 
 class TestFamilies:
-    def words(self, family: Launcher, **how: bool) -> str:
-        return " ".join(family.command(Launch("mpirun", 4, **how)))
+    def words(self, family: Launcher, hosts: str = "", hostfile: Path | None = None, **how: bool) -> str:
+        return " ".join(family.command("mpirun", Ranks(4, tuple(hosts), hostfile), (), **how))
 
     def test_open_mpi_5_survives_the_death_of_ranks_and_notices_a_silent_node(self) -> None:
-        plain, tolerant = self.words(OpenMPI5()), self.words(OpenMPI5(), tolerant=True)
-        assert "ulfm" not in plain
-        assert "--with-ft ulfm --mca async_mpi_finalize 1 --mca mpi_preconnect_mpi 1" in tolerant
-        assert "--prtemca oob_tcp_keepalive_time 5" in tolerant
+        words = self.words(OpenMPI5())
+        assert "--with-ft ulfm --mca async_mpi_finalize 1 --mca mpi_preconnect_mpi 1" in words
+        assert "--prtemca oob_tcp_keepalive_time 5" in words
 
     def test_open_mpi_4_only_notices_a_silent_node(self) -> None:
-        tolerant = self.words(OpenMPI4(), tolerant=True)
-        assert "ulfm" not in tolerant
-        assert "--mca oob_tcp_keepalive_time 5" in tolerant
+        words = self.words(OpenMPI4())
+        assert "ulfm" not in words
+        assert "--mca oob_tcp_keepalive_time 5" in words
         assert "--mca plm_slurm_args --overlap" in self.words(OpenMPI4(), again=True)
 
     def test_what_a_killed_launcher_has_left_is_in_folders_of_our_own(
@@ -903,14 +903,13 @@ class TestFamilies:
         assert Hydra().remains(7) == []
 
     def test_mpich_has_neither(self) -> None:
-        assert self.words(Hydra(), tolerant=True, again=True) == self.words(Hydra()) == "mpirun -n 4 -ppn 1"
+        assert self.words(Hydra(), again=True) == self.words(Hydra()) == "mpirun -n 4 -ppn 1"
 
     def test_mpich_takes_the_slots_of_a_hostfile_alone(self) -> None:
         """Inside a Slurm job it would take the job's tasks on each node for slots."""
-        assert self.words(Hydra(), slots="filled") == "mpirun -n 4"
-        assert self.words(Hydra(), slots="filled", per_node=True) == "mpirun -n 4 -ppn 1"
-        names = {"hostfile": Path("f"), "hosts": ("a", "b", "a", "a")}
-        assert self.words(Hydra(), slots="shared", **names) == "mpirun -n 4 -hosts a,b,a,a"
+        assert self.words(Hydra(), "aabb", Path("f")) == "mpirun -n 4 -f f"
+        assert self.words(Hydra(), "aabcd", Path("f")) == "mpirun -n 4 -ppn 1 -f f"
+        assert self.words(Hydra(), "aaaab", Path("f")) == "mpirun -n 4 -hosts a,b,a,a"
 
     def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
         assert Hydra().environment() == {"SLURM_OVERLAP": "1"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +12,13 @@ from pathlib import Path
 from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import HOST, LOCAL, Hosts, Name
+from mpipso.cluster.hosts import HOST, Hosts, Name
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed, UserError
-from mpipso.launch.launchers import Launch, Launcher, Slots
+from mpipso.launch.launchers import Launcher
+from mpipso.launch.ranks import Ranks
 from mpipso.launch.survivors import strangers
 from mpipso.startup import Options, launched_hosts, wanted_groups
 from mpipso.wording import is_address
@@ -33,46 +32,11 @@ def local_ranks() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where the ranks of a job are started.
+def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[Config, Ranks]:
+    """The ranks that the user asks for: one on each host that is named, by a hostfile, groups or the batch system.
 
-    Attributes
-    ----------
-    config:
-        The configuration with the groups of the command line; ``nodes_per_group`` is 1 where each rank of this machine
-        is a group of its own, as nobody says otherwise.
-    hosts:
-        The hosts for the ranks, once for each slot, in order; none for this machine alone.
-    named:
-        Whether they are named on the launcher's command line.
-    ranks:
-        How many there are.
-    """
-
-    config: Config
-    hosts: tuple[str, ...]
-    named: bool
-    ranks: int
-
-    def host_of_each(self) -> list[str]:
-        """The host of each rank, as :meth:`Job.command` places it; in ``hosts``, each is named once for each slot."""
-        return dealt(self.hosts or LOCAL[:1], self.ranks)
-
-
-def dealt(hosts: Sequence[str], ranks: int) -> list[str]:
-    """The host of each rank, where ``hosts`` name each once for each slot.
-
-    Hosts get one rank in turn, up to their slots. If there are no fewer ranks than slots, each host gets as many as it
-    has slots, and so on in turn.
-    """
-    slots = Counter(hosts)
-    in_turn = [host for turn in range(max(slots.values())) for host in slots if slots[host] > turn]
-    return list(itertools.islice(itertools.cycle(in_turn if ranks < len(hosts) else hosts), ranks))
-
-
-def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
-    """The start that the user asks for: one rank on each host that is named, by a hostfile, groups or the batch system.
+    They come with the configuration that has the groups of the command line; ``nodes_per_group`` in it is 1 where each
+    rank of this machine is a group of its own, as nobody says otherwise.
 
     On this machine alone, since groups name no other host or those are reached over ssh, there are as many ranks as
     groups have places here, or one per core if no groups are named; in a batch job of one host, no more than it has
@@ -106,10 +70,11 @@ def wanted_start(options: Options, config: Config, ranks: int | None) -> Start:
     here = max(1, len(places) - len(away)) if places else min(local_ranks(), room)
     # A batch job of this host alone has it once, whatever the groups have places on it.
     alone = bool(places) and not away and not listed and len(set(hosts)) == 1
-    start = Start(config, tuple(hosts), bool(named), ranks or (here if alone else len(hosts)) or here)
+    count = ranks or (here if alone else len(hosts)) or here
+    wanted = Ranks(count, tuple(hosts), options.hostfile, named=bool(named) and options.hostfile is None)
     if job and job.hosts:
-        _in_batch_job(start.host_of_each(), job)
-    return start
+        _in_batch_job(wanted.host_of_each(), job)
+    return config, wanted
 
 
 def _batch_job(*, needed: bool) -> Allocation | None:
@@ -151,15 +116,9 @@ class Job:
     options:
         What the ranks are told.
     ranks:
-        How many there are.
-    hosts:
-        The hosts for them, once for each slot, in order; none for this machine alone.
-    hostfile:
-        Where the launcher reads the hosts; None if they are named on its command line or it knows them by itself.
-    named:
-        Whether they are named on the command line.
+        How many there are, and on which hosts.
     groups:
-        The service groups if the user named them; their hosts may be more than ``hosts``, reached over ssh.
+        The service groups if the user named them; their hosts may be more than those of ranks, reached over ssh.
     size:
         Nodes of each group otherwise.
     again:
@@ -173,10 +132,7 @@ class Job:
     path: str
     launcher: Launcher
     options: Options
-    ranks: int
-    hosts: tuple[str, ...]
-    hostfile: Path | None
-    named: bool
+    ranks: Ranks
     groups: tuple[GroupEntry, ...]
     size: int
     again: bool = False
@@ -193,42 +149,24 @@ class Job:
         ranks: int | None,
         more: Sequence[str] = (),
     ) -> Job:
-        """The job as the user asks for it, see :func:`wanted_start`.
+        """The job as the user asks for it, see :func:`wanted_ranks`.
 
         Raises
         ------
         UserError
             As there.
         """
-        start = wanted_start(options, config, ranks)
-        parallel = start.config.parallel
-        if parallel.nodes_per_group != config.parallel.nodes_per_group:  # the ranks are told how many, and not why
+        before = config.parallel.nodes_per_group
+        config, wanted = wanted_ranks(options, config, ranks)
+        parallel = config.parallel
+        if parallel.nodes_per_group != before:  # the ranks are told how many, and not why
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
-        size = group_size(parallel, start.ranks)
-        where = (start.ranks, start.hosts, options.hostfile, start.named, parallel.service_groups, size)
-        return cls(path, launcher, options, *where, more=tuple(more))
+        size = group_size(parallel, wanted.count)
+        return cls(path, launcher, options, wanted, parallel.service_groups, size, more=tuple(more))
 
     def command(self, forward: Sequence[str]) -> list[str]:
         """The whole command line; ``forward`` names environment variables that ranks on other hosts need."""
-        per_node = len(set(self.hosts)) >= self.ranks
-        named: Sequence[str] = self.hosts if self.named else ()
-        slots: Slots = "not counted"
-        if len(set(self.hosts)) < len(self.hosts):
-            slots = "filled" if self.ranks >= len(self.hosts) else "shared"
-            named = dealt(self.hosts, self.ranks) if slots == "shared" and not per_node else named
-        launch = Launch(
-            self.path,
-            self.ranks,
-            self.hostfile,
-            per_node,
-            forward,
-            named,
-            slots,
-            tolerant=True,
-            again=self.again,
-            loud=self.loud,
-        )
-        words = self.launcher.command(launch)
+        words = self.launcher.command(self.path, self.ranks, forward, again=self.again, loud=self.loud)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
     def on(self, answering: Collection[str], hostfile: Path) -> Job:
@@ -243,36 +181,35 @@ class Job:
             The hosts that answer cannot form a group, or the file cannot be written.
         """
         again = "SLURM_JOB_ID" in os.environ
-        lost = {host for host in self.hosts if host not in answering}
+        count, slots = self.ranks.count, self.ranks.hosts
+        lost = {host for host in slots if host not in answering}
         if not lost:
             return replace(self, again=again)
         groups = regrouped(self.groups, lost)
         inside = Hosts((Name(node.host) for group in groups for node in group.nodes), local=False)
-        hosts = [host for host in self.hosts if host not in lost and (inside.find(host) or not self.groups)]
-        ranks = min(self.ranks, len(hosts))
-        if self.ranks > len(self.hosts):  # as many times more than there are slots
-            ranks = self.ranks * len(hosts) // len(self.hosts)
+        hosts = [host for host in slots if host not in lost and (inside.find(host) or not self.groups)]
+        left = min(count, len(hosts))
+        if count > len(slots):  # as many times more than there are slots
+            left = count * len(hosts) // len(slots)
         size = min(len(group.nodes) for group in self.groups) if self.groups else self.size
-        if not hosts or (ranks < size and not self.groups):
-            up, all_ = len(set(self.hosts) - lost), len(set(self.hosts))
+        if not hosts or (left < size and not self.groups):
+            up, all_ = len(set(slots) - lost), len(set(slots))
             raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
         self._write(hostfile, hosts)
         options = self.options
         if self.groups or options.hostfile is not None:
-            options = replace(options, without=tuple(host for host in dict.fromkeys(self.hosts) if host in lost))
+            options = replace(options, without=tuple(host for host in dict.fromkeys(slots) if host in lost))
         if not self.groups:
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": self.size})
-        return replace(
-            self, options=options, ranks=ranks, hosts=tuple(hosts), hostfile=hostfile, named=False, again=again
-        )
+        return replace(self, options=options, ranks=Ranks(left, tuple(hosts), hostfile), again=again)
 
     def _write(self, path: Path, hosts: Collection[str]) -> None:
         """The lines of the user's own hostfile, whose form suits the launcher, or plain names."""
         try:
-            if self.hostfile is None:
+            if self.ranks.hostfile is None:
                 lines = list(hosts)
             else:
-                own = self.hostfile.read_text(encoding="utf-8").splitlines()
+                own = self.ranks.hostfile.read_text(encoding="utf-8").splitlines()
                 lines = [line for line in own if (name := re.match(HOST, line.strip())) and name.group() in hosts]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except OSError as error:

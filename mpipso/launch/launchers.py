@@ -16,11 +16,11 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from mpipso.errors import UserError
+from mpipso.launch.ranks import Ranks, Spread
 
 _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oob_tcp_keepalive_probes", "3")
 """Open MPI's daemons miss a silent peer after 5 + 3 * 2 seconds; its own defaults take minutes."""
@@ -28,47 +28,8 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
 """The first of the ports on which Open MPI's ranks listen. By default it is 1024, near ports that services may want."""
-Slots = Literal["not counted", "shared", "filled"]
 _ANSWER = 60.0
 """Seconds in which a launcher has to say its version; a wrapper of a site's own may have modules to load."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What a launcher is to start.
-
-    Attributes
-    ----------
-    path:
-        The launcher's program.
-    per_node:
-        One rank on each host; otherwise as many as it takes, one after the other on each host in turn.
-    forward:
-        Names of environment variables that ranks on other hosts need.
-    hosts:
-        Names of hosts, once for each slot. If there is a hostfile, it has these; then they are named, once for each
-        rank, where slots are shared.
-    slots:
-        Whether hosts get one rank in turn, as slots are "not counted", or up to their slots, which are "shared"; or as
-        many ranks in turn as they have slots, which are "filled".
-    tolerant:
-        Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
-    again:
-        An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
-    loud:
-        The launcher says all that it can, because the one before it ended before the run had begun or gone on.
-    """
-
-    path: str
-    ranks: int
-    hostfile: Path | None = None
-    per_node: bool = False
-    forward: Sequence[str] = ()
-    hosts: Sequence[str] = ()
-    slots: Slots = "not counted"
-    tolerant: bool = False
-    again: bool = False
-    loud: bool = False
 
 
 class Launcher(abc.ABC):
@@ -121,11 +82,30 @@ class Launcher(abc.ABC):
         return found
 
     @abc.abstractmethod
-    def command(self, launch: Launch) -> list[str]:
-        """The words before the program's."""
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
+    ) -> list[str]:
+        """The words before the program's.
+
+        Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
+
+        Parameters
+        ----------
+        path:
+            The launcher's program.
+        forward:
+            Names of environment variables that ranks on other hosts need.
+        again:
+            An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
+        loud:
+            The launcher says all that it can, because the one before it ended before the run had begun or gone on.
+        """
 
 
-_MAPPING: dict[Slots, str] = {"not counted": "node:OVERSUBSCRIBE", "shared": "node", "filled": "slot:OVERSUBSCRIBE"}
+_MAPPING: dict[Spread, str] = {
+    **{"one each": "ppr:1:node", "in turn": "node:OVERSUBSCRIBE"},
+    **{"shared": "node", "filled": "slot:OVERSUBSCRIBE"},
+}
 """How Open MPI maps ranks to hosts. Where nobody counts slots, it takes a host to have as many as it has cores."""
 
 
@@ -151,20 +131,21 @@ class OpenMPI5(Launcher):
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         return root if os.geteuid() == 0 else {}
 
-    def command(self, launch: Launch) -> list[str]:
-        where = ["--hostfile", str(launch.hostfile)] if launch.hostfile is not None else []
-        if launch.hosts and launch.hostfile is None:
-            where = ["--host", ",".join(f"{host}:1" for host in launch.hosts)]
-        mapping = "ppr:1:node" if launch.per_node else _MAPPING[launch.slots]
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
+    ) -> list[str]:
+        where = ["--hostfile", str(ranks.hostfile)] if ranks.hostfile is not None else []
+        if ranks.named:
+            where = ["--host", ",".join(f"{host}:1" for host in ranks.names())]
         # The few small messages need no fast network, and looking for one takes a second at every start.
         return [
-            *(launch.path, "-np", str(launch.ranks), *where, "--map-by", mapping, "--bind-to", "none"),
-            *(word for word in self.more if not launch.loud or word != "--quiet"),
-            *((*self.survive, *self._runtime(*_KEEPALIVE)) if launch.tolerant else ()),
-            *(self._runtime("plm_slurm_args", "--overlap") if launch.again else ()),
+            *(path, "-np", str(ranks.count), *where, "--map-by", _MAPPING[ranks.spread], "--bind-to", "none"),
+            *(word for word in self.more if not loud or word != "--quiet"),
+            *(*self.survive, *self._runtime(*_KEEPALIVE)),
+            *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
-            *self._forwarded(launch.forward),
+            *self._forwarded(forward),
         ]
 
     def _forwarded(self, names: Sequence[str]) -> list[str]:
@@ -204,14 +185,16 @@ class Hydra(Launcher):
         # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
         return {"SLURM_OVERLAP": "1"}
 
-    def command(self, launch: Launch) -> list[str]:
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
+    ) -> list[str]:
         # It does not give hosts of a file one rank in turn and no more than their slots, but takes names in order.
-        names = launch.hosts and (launch.hostfile is None or launch.slots == "shared")
-        where = ["-hosts", ",".join(launch.hosts)] if names else []
-        where = where or (["-f", str(launch.hostfile)] if launch.hostfile is not None else [])
+        where = ["-f", str(ranks.hostfile)] if ranks.hostfile is not None else []
+        if ranks.named or ranks.spread == "shared":
+            where = ["-hosts", ",".join(ranks.names())]
         # Inside a Slurm job it would give each host as many in turn as the job has tasks there.
-        each = ["-ppn", "1"] if launch.per_node or launch.slots == "not counted" else []
-        return [launch.path, "-n", str(launch.ranks), *each, *where]
+        each = ["-ppn", "1"] if ranks.spread in ("one each", "in turn") else []
+        return [path, "-n", str(ranks.count), *each, *where]
 
 
 def _own(folder: Path) -> bool:

@@ -79,7 +79,7 @@ class Supervisor:
         self._journal = self._folder / journal.FILE
         self._limits = limits
         self._left = limits.restarts
-        again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks)]
+        again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks.count)]
         if submits(environment[COMMAND]):  # with a script that says these itself
             again, ranks = replace(again, config=None, progress="auto"), []
         more = [f"--mpirun-args={shlex.join(job.more)}"] if job.more else []
@@ -138,7 +138,7 @@ class Supervisor:
             if code is not None:
                 return code
             # A wrong flag or a host that is not there ends every launcher in the same way.
-            same = (end.how, job.hosts) if not events and not self._began and not end.stuck else None
+            same = (end.how, job.ranks.hosts) if not events and not self._began and not end.stuck else None
             if same is not None and same == vain:
                 raise RunFailed(f"{end.how}, twice in the same way, and the run never began")
             vain = same
@@ -212,7 +212,7 @@ class Supervisor:
     def _is_elsewhere(self) -> bool:
         """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
         if not self._unseen and not self._journal.exists():
-            away, agent = strangers(dict.fromkeys(self._job.hosts)), self._agent()
+            away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
                 self._tell(
@@ -269,20 +269,20 @@ class Supervisor:
         self._mpirun.clear()
         paths = (self._folder / f"hosts-{number}.txt" for number in itertools.count(2))
         try:
-            answer = answering(self._job.hosts, self._agent(), self._tell)
+            answer = answering(self._job.ranks.hosts, self._agent(), self._tell)
             job = self._job.on(answer, next(path for path in paths if not path.exists()))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
         job = replace(job, loud=loud)
-        out = [host for host in dict.fromkeys(self._job.hosts) if host not in answer]
+        out = [host for host in dict.fromkeys(self._job.ranks.hosts) if host not in answer]
         self._left -= 1
         left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
-        where = f" with {job.ranks} of {self._job.ranks} ranks" if out else ""
+        where = f" with {job.ranks.count} of {self._job.ranks.count} ranks" if out else ""
         number = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
         self._tell(f"{how}{left_out}; {what}{where} ({number})")
         self._fence()
-        if len(set(job.hosts)) > 1:
+        if len(set(job.ranks.hosts)) > 1:
             while time.monotonic() - ended < SETTLING and not self._mpirun.received:
                 time.sleep(_POLL)
         return job

@@ -26,7 +26,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     Parameters
     ----------
     ranks:
-        How many; None: as many as :func:`~mpipso.launch.jobs.wanted_start` finds.
+        How many; None: as many as :func:`~mpipso.launch.jobs.wanted_ranks` finds.
     mpirun:
         The launcher to use; None: the one in PATH.
     more:

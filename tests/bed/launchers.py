@@ -16,8 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpipso.launch import launchers
+from mpipso.launch.ranks import Ranks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class _Plain(launchers.OpenMPI5):
+    """As users may call it themselves: the death of a rank ends the job."""
+
+    survive = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class Launcher:
     ) -> list[str]:
         """The whole command line for ``np`` ranks of ``argv``: on this machine, or one on each host of ``hostfile``."""
         forward = ["MPI4PY_LIBMPI", *(env or {})]
-        words = self.family.command(launchers.Launch(str(self.launcher), np, hostfile, hostfile is not None, forward))
+        hosts = tuple(hostfile.read_text().split()) if hostfile is not None else ()
+        family = _Plain() if type(self.family) is launchers.OpenMPI5 else self.family
+        words = family.command(str(self.launcher), Ranks(np, hosts, hostfile), forward)
         return ["env", *(f"{name}={value}" for name, value in self.environment(env).items()), *words, *argv]
 
 

@@ -23,7 +23,7 @@ from faults.course import LIMIT, SOON, Course, all_of, ranks
 from faults.disk import fill, small_disk
 
 from mpipso.errors import LOST
-from mpipso.launch.launchers import Launch
+from mpipso.launch.ranks import Ranks
 from mpipso.service.ports import free_port
 from mpipso.suspension import LEAST
 
@@ -128,7 +128,7 @@ def test_a_rank_that_dies_in_the_middle_of_a_large_message_takes_nobody_along() 
     mpi = next(launcher for launcher in LAUNCHERS if launcher.name == "Open MPI 5")
     if (reason := mpi.available()) is not None:
         pytest.skip(reason)
-    mpirun = mpi.family.command(Launch(str(mpi.launcher), 2, forward=["MPI4PY_LIBMPI"], tolerant=True))
+    mpirun = mpi.family.command(str(mpi.launcher), Ranks(2), ["MPI4PY_LIBMPI"])
     with Job([*mpirun, sys.executable, "-c", BROKEN], limit=LIMIT, env=mpi.environment(), cwd=CHECKOUT) as job:
         done = job.wait()
     assert done.stdout == "still there, without {1}\n", done.stderr

@@ -17,7 +17,7 @@ import tomli_w
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT, LAUNCHERS
 
-from mpipso.launch.launchers import Launch
+from mpipso.launch.ranks import Ranks
 
 HERE = Path(__file__).resolve().parent
 RANKS = 5
@@ -67,9 +67,7 @@ class Course:
             pytest.skip(reason)
         words = [sys.executable, *program, "--progress", "plain"]
         words += [*(flags or ("--config", str(self.config))), "--nodes-per-group", str(nodes_per_group)]
-        mpirun = launcher.family.command(
-            Launch(str(launcher.launcher), ranks, forward=["MPI4PY_LIBMPI"], tolerant=True)
-        )
+        mpirun = launcher.family.command(str(launcher.launcher), Ranks(ranks), ["MPI4PY_LIBMPI"])
         with Job([*mpirun, *words], limit=limit, env=launcher.environment(), cwd=CHECKOUT) as job:
             yield job
 
