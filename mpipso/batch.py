@@ -1,4 +1,4 @@
-"""The batch systems whose jobs are known here, and the environment variables by which jobs know themselves.
+"""The batch systems known here: the environment variables by which their jobs know themselves, and how they are asked.
 
 Sources: the manuals of sbatch, qsub (PBS, Grid Engine and Cobalt), oarsub and flux-environment, "Environment variables
 set for job execution" of LSF, and sge_pe for ``PE_HOSTFILE``.
@@ -6,8 +6,12 @@ set for job execution" of LSF, and sge_pe for ``PE_HOSTFILE``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+LIMIT = 10.0
+"""Seconds for an answer of a system's controller, which may be busy, or not there."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,22 @@ def variables(environ: Mapping[str, str]) -> set[str]:
 def systems(environ: Mapping[str, str]) -> list[System]:
     """The batch systems to whose jobs a process with these variables belongs; a job may be inside of another."""
     return [system for system in SYSTEMS if system.has(environ)]
+
+
+def squeue(job: str, field: str, *flags: str, environment: Mapping[str, str] | None = None) -> str:
+    """What Slurm tells of a job in one of the fields of the command's ``--format``; empty if it tells nothing.
+
+    The number of a job may be that of an array as well; then it tells of all tasks, each of which has a number.
+    """
+    words = ["squeue", "--noheader", "--jobs", job, *flags, "--format", f"%A {field}"]
+    told = dict(line.split(maxsplit=1) for line in ask(words, environment).splitlines() if " " in line.strip())
+    return told.get(job, "").strip()
+
+
+def ask(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What a command of a system prints; empty if it is missing, fails, or takes longer than :data:`LIMIT`."""
+    try:
+        answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""

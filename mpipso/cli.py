@@ -23,7 +23,7 @@ from mpipso.config import suggestion, templates
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
 from mpipso.launch.limits import LEAST_SILENCE, Limits
-from mpipso.printable import silence
+from mpipso.record.lasting import silence
 from mpipso.startup import Options
 
 #: Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help.

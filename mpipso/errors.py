@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from mpipso.printable import printable
+from mpipso.wording import printable
 
 FailureKind = Literal["configuration", "measurement", "infrastructure", "cancelled"]
 

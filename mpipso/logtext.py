@@ -15,12 +15,13 @@ _TIME = (
     rf"|\d\d:\d\d:\d\d(?:[.,]\d+)?(?=\s+{_LEVEL}\s))"
 )
 _HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARN(?:ING)?)\b")
-_PROCESS = r"\(\w+ pid=\d+\)"
+PROCESS = r"\(\w+ pid=\d+\)"
+"""A pattern of a named process."""
 # Brackets with a number, a module or a place in the code; those of an error's code are part of its message.
 _FIELD = r"\[(?:\d+|[a-z_]+|\S+:\d+)\]"
 _GAP = r"(?:\s?[:|-])?\s+"
 _LOGGED = re.compile(
-    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{_PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
+    rf"(?:^|(?<=[:;] ))(?:{_FIELD}{_GAP})*(?:(?:{_TIME}|{_LEVEL}|{PROCESS}){_GAP}(?:{_FIELD}{_GAP})*)+(?=\S)"
 )
 
 

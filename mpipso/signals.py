@@ -11,8 +11,13 @@ from types import FrameType
 
 import psutil
 
-from mpipso.launchernames import LAUNCHERS
-
+FRONT_ENDS = (
+    *("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"),
+    *("mpirun.openmpi", "mpiexec.openmpi"),  # as Debian names them
+)
+"""The names of processes by which users start the ranks of an MPI."""
+_LAUNCHERS = (*FRONT_ENDS, "prted", "orted", "hydra_pmi_proxy")
+"""The names of processes that start ranks, on whatever host."""
 ENDING = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # schedulers warn with these before they kill
@@ -94,7 +99,7 @@ def launcher() -> psutil.Process | None:
     """The parent process if it is what an MPI starts ranks with."""
     parent = psutil.Process().parent()
     try:
-        return parent if parent is not None and parent.name() in LAUNCHERS else None
+        return parent if parent is not None and parent.name() in _LAUNCHERS else None
     except psutil.Error:
         return None
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from mpipso import slurm
+from mpipso.batch import squeue
 from mpipso.errors import UserError
 from mpipso.launched import END_TIME, REQUEUE, RESTARTS
 
@@ -146,7 +146,7 @@ def _asked_end(environment: Mapping[str, str]) -> float:
     """The end of a job of Slurm, which gives local time, in seconds since 1970; infinite if it gives no time."""
     if not (job := environment.get("SLURM_JOB_ID")):
         return math.inf
-    answer = slurm.told_of(job, "%e", environment={**environment, "SLURM_TIME_FORMAT": "standard"})
+    answer = squeue(job, "%e", environment={**environment, "SLURM_TIME_FORMAT": "standard"})
     try:
         return time.mktime(time.strptime(answer, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""How numbers, lists, long texts and hosts are told in messages."""
+"""How numbers, lists, long texts, foreign texts and hosts are told in messages."""
 
 from __future__ import annotations
 
@@ -38,6 +38,19 @@ def plural(number: int, noun: str) -> str:
 def shortened(text: str, most: int) -> str:
     """The text, of which three dots take the place of the end if it has more than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """One line of foreign text, with a space for each character that is none to be seen.
+
+    Control characters could reach a terminal's cursor, title and clipboard.
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def clean(text: str) -> str:
+    """Any text on one line, with single spaces."""
+    return " ".join(printable(text).split())
 
 
 def short_host(host: str) -> str:

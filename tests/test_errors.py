@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mpipso.errors import EvaluationFailed, UserError, print_error
-from mpipso.printable import clean
+from mpipso.wording import clean
 
 
 def test_foreign_text_cannot_move_the_cursor_or_break_the_line(capsys: pytest.CaptureFixture[str]) -> None:

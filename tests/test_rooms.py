@@ -34,9 +34,9 @@ STOREYS = (
     {"startup", "conflicts", "incumbent", "messages", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},
-    {"evaluation", "score", "launched", "launchernames", "logtext", "slurm", "suspension", "wording", "flags"},
+    {"evaluation", "score", "launched", "logtext", "suspension", "flags"},
     {"errors", "batch"},
-    {"printable"},
+    {"wording"},
 )
 """From top to bottom, the rooms and the modules beside them: each imports only what is further down, of its own storey
 only what ``ROOMS`` says."""

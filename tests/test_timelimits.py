@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpipso import slurm
+from mpipso import batch
 from mpipso.errors import UserError
 from mpipso.timelimits import RACE_SHARE, RESERVE, TimeLimits, nothing_left, require_time
 
@@ -133,7 +133,7 @@ class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
 
     @pytest.mark.parametrize("squeue", ["echo 7 NONE", "echo 7 N/A", "exit 1", "sleep 60"])
     def test_is_none_if_slurm_does_not_say(self, tmp_path: Path, squeue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(slurm, "LIMIT", 1.0)
+        monkeypatch.setattr(batch, "LIMIT", 1.0)
         assert self.limits(tmp_path, squeue).seconds is None
 
 

@@ -7,8 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso import slurm
-from mpipso.batch import FLUX, SLURM, System, systems
+from mpipso.batch import FLUX, SLURM, System, ask, systems
 from mpipso.cluster.hosts import expand_node_list, hostfile_text, parse_hostfile
 from mpipso.errors import UserError
 from mpipso.wording import listed
@@ -52,12 +51,12 @@ def _hosts(system: System) -> tuple[str, ...]:
     if os.environ.get(system.alone) == "1":
         return (socket.gethostname(),)
     # One for each broker. There may be no such program here, or one from before 2024 without that command.
-    return tuple(dict.fromkeys(slurm.ask(["flux", "hostlist", "--expand", "local"]).split())) if system is FLUX else ()
+    return tuple(dict.fromkeys(ask(["flux", "hostlist", "--expand", "local"]).split())) if system is FLUX else ()
 
 
 def _in_list(text: str) -> list[str]:
     try:
-        names = slurm.ask(["scontrol", "show", "hostnames", text]).split() or expand_node_list(text)
+        names = ask(["scontrol", "show", "hostnames", text]).split() or expand_node_list(text)
         if any(not name or name.startswith("-") for name in names):
             raise ValueError(f"{text!r} is not a list of hosts")
         return names

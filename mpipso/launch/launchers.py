@@ -205,7 +205,7 @@ def _own(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-LAUNCHERS: tuple[Launcher, ...] = (OpenMPI5(), OpenMPI4(), Hydra())
+_FAMILIES: tuple[Launcher, ...] = (OpenMPI5(), OpenMPI4(), Hydra())
 
 
 def find(path: str | None) -> tuple[str, Launcher]:
@@ -228,7 +228,7 @@ def find(path: str | None) -> tuple[str, Launcher]:
         raise UserError(f"{found}: cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{found}: cannot be run: no answer to --version within {_ANSWER:g} s") from None
-    for launcher in LAUNCHERS:
+    for launcher in _FAMILIES:
         if any(word in version for word in launcher.versions):
             return found, launcher
     first = (version.splitlines() or [""])[0]

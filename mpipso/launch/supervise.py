@@ -28,14 +28,15 @@ from mpipso.launch.limits import Limits
 from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.survivors import answering, strangers, succeeding
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
-from mpipso.printable import printable, silence
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
+from mpipso.record.lasting import silence
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.place import lock
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
 from mpipso.startup import Options
+from mpipso.wording import printable
 
 LINGER = 15.0
 """Seconds of silence after which a launcher is ended whose run has come to its end: MPI_Finalize may hang."""

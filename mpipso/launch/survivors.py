@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mpipso import slurm
-from mpipso.batch import systems
+from mpipso.batch import ask, squeue, systems
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
 from mpipso.errors import RunFailed
@@ -111,7 +110,7 @@ def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
     """The states of the nodes; none if Slurm cannot be asked."""
     words = ["sinfo", "--noheader", "--Node", "--nodes", ",".join(hosts), "--format", "%N %T"]
     states: dict[str, list[str]] = {}
-    for line in slurm.ask(words).splitlines():  # a node in several partitions has several lines
+    for line in ask(words).splitlines():  # a node in several partitions has several lines
         name, _, state = line.strip().partition(" ")
         states.setdefault(name, []).append(state)
     return states
@@ -119,7 +118,7 @@ def _slurm_states(hosts: Sequence[str]) -> dict[str, list[str]]:
 
 def _ended(job: str) -> bool:
     """Whether Slurm knows that a job holds no nodes any more."""
-    state = slurm.told_of(job, "%T", "--states", "all")
+    state = squeue(job, "%T", "--states", "all")
     return bool(state) and state not in _HOLDING
 
 

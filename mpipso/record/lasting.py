@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
@@ -40,3 +41,10 @@ def lasting(stream: TextIO) -> TextIO:
     """A stream that writes to ``stream`` until that fails, and nowhere from then on; writing to it raises no error."""
     raw = _Lasting(stream)
     return io.TextIOWrapper(cast(BinaryIO, raw), raw.encoding, "replace", newline="\n", write_through=True)
+
+
+def silence(stream: TextIO) -> None:
+    """What is still written to a stream whose reader has gone, also by Python at its exit, goes nowhere."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import BASELINE, Configuration, Evaluation
-from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.lasting import lasting
 from mpipso.record.screen import Screen, terminal_size
+from mpipso.wording import clean
 
 #: Seconds between two drawings after an event, and while only the clocks move.
 _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0

@@ -15,11 +15,10 @@ import tomli_w
 
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation
-from mpipso.printable import clean, printable
 from mpipso.record import figures
 from mpipso.record.folders import remove, write_whole
 from mpipso.redact import Redactor, secret_flag
-from mpipso.wording import short_host
+from mpipso.wording import clean, printable, short_host
 
 TOML = "best.toml"
 SCRIPT = "best.sh"

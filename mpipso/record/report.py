@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import METRICS, Metrics
-from mpipso.printable import clean
 from mpipso.record import figures, recipe
 from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome
 from mpipso.record.runstats import run_statistics
+from mpipso.wording import clean
 
 _TOP = 10
 

@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.logtext import essence, unprefixed
-from mpipso.printable import clean
 from mpipso.record import figures
 from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
-from mpipso.wording import plural
+from mpipso.wording import clean, plural
 
 #: Rows of service groups in the table. Of more groups those that lost most time have rows, the others one together.
 _ROWS = 12

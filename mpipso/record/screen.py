@@ -12,7 +12,7 @@ import psutil
 
 from mpipso.errors import UserError
 from mpipso.launched import TERMINAL
-from mpipso.launchernames import FRONT_ENDS
+from mpipso.signals import FRONT_ENDS
 
 _MPI = ("OMPI_", "PMI_", "PMIX_")
 #: How many generations above a rank its launcher is looked for: Hydra's proxy or a wrapper may stand in between.

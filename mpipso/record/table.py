@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from mpipso.evaluation import METRICS, Value
-from mpipso.printable import clean
 from mpipso.record.judged import Judged
 from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome
+from mpipso.wording import clean
 
 
 def write_table(outcome: Outcome, file: TextIO) -> None:

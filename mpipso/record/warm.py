@@ -17,14 +17,13 @@ from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean, works
-from mpipso.printable import clean
 from mpipso.record import journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
 from mpipso.record.resume import differences, read_run
 from mpipso.record.table import FAILED, RESULT
 from mpipso.redact import HIDDEN
-from mpipso.wording import counted
+from mpipso.wording import clean, counted
 
 Result = tuple[Configuration, Metrics | None]
 """A configuration with its metrics, None where it failed."""

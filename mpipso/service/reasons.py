@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mpipso.logtext import parted
+from mpipso.logtext import PROCESS, parted
 from mpipso.service.boxes import unboxed
 
 MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
@@ -148,7 +148,7 @@ _ELSEWHERE = re.compile(
     # Nothing follows that would say why.
     r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
 )
-_PROCESS = re.compile(r"\(\w+ pid=\d+\)")
+_PROCESS = re.compile(PROCESS)
 # What is said by one that ends, and about each request.
 _ENDING = re.compile(
     r"(?i)\b(kill(ed|ing)|abort\w*|core dumped|shut(ting)? ?down|exit\w*|clos(ed|ing)|clean\w* ?up|stopp(ed|ing)|ended"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso import slurm
+from mpipso import batch
 from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
@@ -476,7 +476,7 @@ def test_a_slurm_that_does_not_answer_is_done_without(
 ) -> None:
     (tmp_path / "scontrol").write_text(scontrol)
     (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setattr(slurm, "LIMIT", 1.0)
+    monkeypatch.setattr(batch, "LIMIT", 1.0)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     assert allocation() == Allocation(SLURM, ("n1", "n2"))
