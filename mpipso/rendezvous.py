@@ -23,13 +23,12 @@ from mpipso.conflicts import device_problems, loopback_problems, placement_probl
 from mpipso.edition import FOLDER, edition, unlike
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.messages import Form
-from mpipso.service.clients.base import CLIENTS
-from mpipso.service.engines.base import ENGINES, missing_commands, service_commands
+from mpipso.service.engines.base import missing_commands, service_commands
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node
-from mpipso.startup import Options, read_config, wanted_groups
+from mpipso.startup import Options, adapter_problems, read_config, wanted_groups
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import Outside
@@ -238,10 +237,8 @@ def _joined(
 
 def _problems_here(options: Options, config: Config) -> list[str]:
     """What engine and client miss on this node: a model, an installed package, open files."""
-    source = options.config or "embedded configuration"
-    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
     try:
-        return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+        return adapter_problems(config, str(options.config or "embedded configuration"))
     except UserError as error:  # of this host alone, or the root would have met with it before
         return list(error.problems)
 

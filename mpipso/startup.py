@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,33 +86,19 @@ def read_config(options: Options) -> Config:
         is left for it.
     """
     require_time(os.environ)
-    known: dict[str, Any] = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
     earlier: str = ""
     events: list[dict[str, Any]] = []
     if options.resume is not None:
         earlier, events = read_run(options.resume, config_given=options.config is not None)
     source = str(options.config or options.resume or "embedded configuration")
     if options.config is not None:
-        config = load(options.config, overrides=options.overrides, **known)
+        config = load(options.config, overrides=options.overrides, **_adapters())
     else:
-        config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **known)
+        config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **_adapters())
     config = _with_template(config, source, given=options.config is not None)
-    before = parse(earlier, str(options.resume), **known) if earlier else None
-    if before is not None and (other := differences(before, config)):
-        raise UserError([f"{options.resume}: cannot be resumed, this is a different search: {line}" for line in other])
-    # Of a job that is supervised the launcher has asked; a rank may be on a host that does not have its folder.
-    asked = RESTARTS in os.environ
-    if not asked and options.config is None and (folder := started_elsewhere(events)) and leads_from(folder, config):
-        raise UserError(
-            f"{options.resume}: the run was last started in {folder}, from where relative paths of its commands lead: "
-            f"go on there, or give --config if they lead from here"
-        )
-    # A run that has not come to its end has still to do so; and a job that comes back asks for nothing new.
-    ended = before is not None and before.search != config.search and events[-1]["event"] == "finished"
-    if ended and not asked and (why := nothing_left(config.search.time_limit, usage(events).wall)):
-        raise UserError(f"{options.resume}: {why}")
-    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    problems = [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    if options.resume is not None:
+        _require_resumable(options.resume, config, earlier, events, given=options.config is not None)
+    problems = adapter_problems(config, source)
     try:
         well_defined(config)
     except UserError as error:
@@ -120,6 +106,39 @@ def read_config(options: Options) -> Config:
     if problems:
         raise UserError(problems)
     return config
+
+
+def _adapters() -> dict[str, Any]:
+    return {"engines": ENGINES.names(), "clients": CLIENTS.names()}
+
+
+def _require_resumable(
+    folder: Path, config: Config, earlier: str, events: Sequence[Mapping[str, Any]], *, given: bool
+) -> None:
+    """UserError if the run in ``folder`` cannot go on with a configuration, which is ``given`` or its own.
+
+    ``earlier`` is the run's own configuration as text, empty if it is not known.
+    """
+    before = parse(earlier, str(folder), **_adapters()) if earlier else None
+    if before is not None and (other := differences(before, config)):
+        raise UserError([f"{folder}: cannot be resumed, this is a different search: {line}" for line in other])
+    if RESTARTS in os.environ:
+        return  # the launcher has asked; a rank may be on a host that does not have the folder of the job
+    if not given and (home := started_elsewhere(events)) and leads_from(home, config):
+        raise UserError(
+            f"{folder}: the run was last started in {home}, from where relative paths of its commands lead: "
+            f"go on there, or give --config if they lead from here"
+        )
+    # A run that has not come to its end has still to do so; and a job that comes back asks for nothing new.
+    ended = before is not None and before.search != config.search and events[-1]["event"] == "finished"
+    if ended and (why := nothing_left(config.search.time_limit, usage(events).wall)):
+        raise UserError(f"{folder}: {why}")
+
+
+def adapter_problems(config: Config, source: str) -> list[str]:
+    """What is wrong with a configuration from the point of view of its engine and its client."""
+    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
 
 
 def leads_from(folder: str, config: Config) -> bool:
