@@ -219,13 +219,13 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
     groups = config.parallel.service_groups
     if options.nodes is not None:
         groups = tuple(_as_configured(group, config) for group in parse_nodes(options.nodes))
-    left = regrouped(groups, options.without)
-    if options.without and not left and (groups or not hosts):
+    remaining = regrouped(groups, options.without)
+    if options.without and not remaining and (groups or not hosts):
         flags = " ".join(f"--without {host}" for host in options.without)
         named = groups or hosts is not None
         why = "no group can be formed of what is left" if named else "goes with a hostfile or with named groups"
         raise UserError(f"{flags}: {why}")
-    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": left})})
+    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": remaining})})
     return config, hosts
 
 

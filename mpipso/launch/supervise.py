@@ -268,7 +268,7 @@ class Supervisor:
         if not self._left:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
-        paths = (self._folder / f"hosts-{number}.txt" for number in itertools.count(2))
+        paths = (self._folder / f"hosts-{index}.txt" for index in itertools.count(2))
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._tell)
             job = self._job.on(answer, next(path for path in paths if not path.exists()))
@@ -280,8 +280,8 @@ class Supervisor:
         left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
         where = f" with {job.ranks.count} of {self._job.ranks.count} ranks" if out else ""
-        number = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
-        self._tell(f"{how}{left_out}; {what}{where} ({number})")
+        restart = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
+        self._tell(f"{how}{left_out}; {what}{where} ({restart})")
         self._fence()
         if len(set(job.ranks.hosts)) > 1:
             while time.monotonic() - ended < SETTLING and not self._mpirun.received:
@@ -321,13 +321,13 @@ class Supervisor:
 
     def _interrupted(self, *, told: bool = False) -> int:
         """The exit code after a signal; the root may have ``told`` how to go on, if the job does not come back."""
-        number = self._mpirun.received[0]
+        received = self._mpirun.received[0]
         requeued = self._environment.get(REQUEUE) == "1"
-        told = number == signal.SIGUSR1 if requeued else told
+        told = received == signal.SIGUSR1 if requeued else told
         for line in [] if told else self._how_to_resume():
             # Another signal may be that of scancel, of the loss of a node, or of a job with a higher priority.
             self._tell(f"if this job does not come back by itself, {line}" if requeued else line)
-        return 128 + number
+        return 128 + received
 
     def _how_to_resume(self) -> list[str]:
         return [f"go on with: {resuming(self._command, self._folder)}"] if self._events() else []
