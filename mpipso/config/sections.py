@@ -111,9 +111,9 @@ Where = Annotated[
 class Benchmark(Section):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
-    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement; one that takes
-    longer than ``request_timeout`` (unless given, ``timeout``, which is that of the whole) was not. ``requests`` is how
-    many mpipso's own client sends; of another program, that says how many it completed, how many it is to send.
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. A request has
+    failed if it takes longer than ``request_timeout`` (default: ``timeout``, the limit of the whole). ``requests`` is
+    what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
     ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
     """
 

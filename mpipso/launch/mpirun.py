@@ -130,8 +130,8 @@ class Mpirun:
     def _brought(self, *, recursive: bool = False) -> list[psutil.Process]:
         """This process's children or, if ``recursive``, all of its descendants, without those of others.
 
-        Orphans of strangers are recognised by their session, since no process can enter one that exists; except those
-        that have opened a session of their own and lost their parent while this runs.
+        What was here before may leave orphans to this process. They are recognised by their session, which no other
+        process can join; one that has opened a session of its own meanwhile is not.
         """
         strangers = set(self._strangers)
         for process in self._strangers:

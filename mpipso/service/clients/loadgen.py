@@ -186,8 +186,8 @@ def arrivals(number: int, rate: float, seed: int) -> list[float]:
 async def warm_up(load: Load, options: argparse.Namespace) -> int:
     """Warm up, and return of how many words the measured prompts are.
 
-    Where no request is served, the first ones may have met a service that is cold, or one whose context has room for as
-    many tokens, but not for what as many words are: shorter ones tell as well how many tokens a word is.
+    If no request is served, the service may be cold, or its context too small for that many words: then prompts a
+    quarter as long are tried.
     """
     for length in (options.input_tokens, max(1, options.input_tokens // 4)):
         outcomes, _ = await load.run(warm_up_prompts(options, length))
