@@ -235,8 +235,7 @@ def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
     found = {node.host: node for node in known if [other.host for other in known].count(node.host) == 1}
     nodes = tuple(found.get(node.host, node) for node in group.nodes)
     named = (entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes)
-    master = next(named, config.parallel.master_node_index)
-    return group.model_copy(update={"nodes": nodes, "master_node_index": master})
+    return group.model_copy(update={"nodes": nodes, "master_node_index": next(named, None)})
 
 
 def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:

@@ -808,12 +808,7 @@ class TestGroups:
             [("c", (4, 5)), ("b", (2, 3))],
             [("a", (0, 1)), ("b", (2, 3))],
         ]
-        assert [group.master_node_index for group in groups] == [0, 1]
-
-    def test_of_the_command_line_have_their_master_where_the_file_says(self) -> None:
-        second = config("[parallel]\nmaster_node_index = 1")
-        chosen, _ = wanted_groups(Options(nodes="a,b:c,d"), second)
-        assert [group.master_node_index for group in chosen.parallel.service_groups] == [1, 1]
+        assert [group.master_node_index for group in groups] == [None, 1]
 
     SHARED = """
     [[parallel.service_groups]]

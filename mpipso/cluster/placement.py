@@ -151,7 +151,6 @@ def _from_hostfile(
         GroupEntry.model_construct(
             group_id=number,
             nodes=tuple(NodeEntry.model_construct(host=host) for host in names[start : start + size]),
-            master_node_index=parallel.master_node_index,
         )
         for number, start in enumerate(range(0, len(names) - size + 1, size))
     )

@@ -171,7 +171,8 @@ def _place(
             )
         )
     number = entry.group_id if entry is not None else index
-    master = entry.master_node_index if entry is not None else parallel.master_node_index
+    own = entry.master_node_index if entry is not None else None
+    master = parallel.master_node_index if own is None else own
     if master >= len(nodes):
         raise UserError(f"parallel.master_node_index = {master}, but group {number} has {counted(len(nodes), 'node')}")
     # Ranks first: a leader is one, and so the seats of ranks are their numbers in the channel of the group.

@@ -47,11 +47,14 @@ class NodeEntry(Section):
 
 
 class GroupEntry(Section):
-    """A hand-written service group; the service's master runs on ``nodes[master_node_index]``."""
+    """A hand-written service group; the service's master runs on ``nodes[master_node_index]``.
+
+    Without an index of its own, that of the section holds.
+    """
 
     group_id: Annotated[int, Field(ge=0)]
     nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
-    master_node_index: Annotated[int, Field(ge=0)] = 0
+    master_node_index: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _disjoint(self) -> GroupEntry:
@@ -63,7 +66,7 @@ class GroupEntry(Section):
 
     @model_validator(mode="after")
     def _master_exists(self) -> GroupEntry:
-        if self.master_node_index >= len(self.nodes):
+        if self.master_node_index is not None and self.master_node_index >= len(self.nodes):
             raise ValueError(
                 f"master_node_index = {self.master_node_index} but nodes are counted from 0 to {len(self.nodes) - 1}"
             )

@@ -34,7 +34,9 @@ def ranks_on(*hosts: str, cores: tuple[int, ...] = CORES, devices: tuple[int, ..
     return [Rank(i, host, f"10.0.0.{i}", cores, devices, variable) for i, host in enumerate(hosts)]
 
 
-def group(number: int, *hosts: str, master: int = 0, npu_ids: Sequence[tuple[int, ...] | None] = ()) -> GroupEntry:
+def group(
+    number: int, *hosts: str, master: int | None = None, npu_ids: Sequence[tuple[int, ...] | None] = ()
+) -> GroupEntry:
     ids = npu_ids or [None] * len(hosts)
     nodes = tuple(NodeEntry(host=host, npu_ids=own) for host, own in zip(hosts, ids, strict=True))
     return GroupEntry(group_id=number, nodes=nodes, master_node_index=master)
@@ -42,6 +44,10 @@ def group(number: int, *hosts: str, master: int = 0, npu_ids: Sequence[tuple[int
 
 def placed(plan: Plan) -> list[list[int]]:
     return [[node.rank for node in group.nodes] for group in plan.groups]
+
+
+def masters(plan: Plan) -> list[str]:
+    return [group.master.host for group in plan.groups]
 
 
 def problem(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> str:
@@ -292,10 +298,26 @@ class TestGroups:
         assert only.nodes[0].rank == 0
         assert only.master.host == "c"
 
-    def test_a_master_beyond_the_group(self) -> None:
-        assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=1, master_node_index=1)) == (
-            "parallel.master_node_index = 1, but group 0 has 1 node"
-        )
+    @pytest.mark.parametrize("named", [(), (group(0, "a", "b"), group(1, "c", "d"))])
+    @pytest.mark.parametrize("hosts", [None, ["a", "b", "c", "d"]])
+    def test_the_master_of_every_group_is_where_the_section_says(
+        self, named: tuple[GroupEntry, ...], hosts: list[str] | None
+    ) -> None:
+        second = Parallel(master_node_index=1, service_groups=named)
+        assert masters(plan(ranks_on("a", "b", "c", "d"), second, hosts=hosts)) == ["b", "d"]
+
+    def test_the_master_of_every_group_is_where_the_section_says_with_groups_of_the_command_line(self) -> None:
+        second = Parallel(master_node_index=1, service_groups=parse_nodes("a,b:c,d"))
+        assert masters(plan(ranks_on("a", "b", "c", "d"), second)) == ["b", "d"]
+
+    def test_a_group_may_have_its_master_elsewhere_than_the_section_says(self) -> None:
+        second = Parallel(master_node_index=1, service_groups=(group(0, "a", "b", master=0), group(1, "c", "d")))
+        assert masters(plan(ranks_on("a", "b", "c", "d"), second)) == ["a", "d"]
+
+    @pytest.mark.parametrize("named", [(), (group(0, "a"), group(1, "b"))])
+    def test_a_master_beyond_the_group(self, named: tuple[GroupEntry, ...]) -> None:
+        beyond = Parallel(nodes_per_group=1, master_node_index=1, service_groups=named)
+        assert problem(ranks_on("a", "b"), beyond) == "parallel.master_node_index = 1, but group 0 has 1 node"
 
     def test_parallel_can_be_switched_off(self) -> None:
         assert placed(plan(ranks_on("a", "b"), Parallel(enabled=False))) == [[0, 1]]
