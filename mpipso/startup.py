@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpipso.cluster.hosts import Hosts, Name, parse_nodes, read_hostfile
+from mpipso.cluster.hosts import Hosts, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
 from mpipso.config import Config
 from mpipso.config.file import load, parse
@@ -213,7 +213,7 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
     """
     hosts = None
     if options.hostfile is not None:
-        out = Hosts(map(Name, options.without), local=False)
+        out = Hosts.of(options.without)
         every = [host for host, slots in read_hostfile(options.hostfile) for _ in range(slots)]
         hosts = [host for host in every if out.find(host) is None]
     groups = config.parallel.service_groups

@@ -6,11 +6,10 @@ import difflib
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
+from mpipso.cluster.plan import Rank
 from mpipso.config.parallel import GroupEntry, NodeEntry
 from mpipso.errors import UserError
 from mpipso.wording import short_host
@@ -31,28 +30,6 @@ _NEAR = 0.85
 """From which likeness on (0 to 1) an unknown key counts as a known one misspelled; others may be another MPI's."""
 _MOST = 100_000
 """How many hosts a list may stand for, at most; more is a slip of the pen."""
-
-
-class Named(Protocol):
-    """Something that runs on a host and knows by which names the host goes."""
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def address(self) -> str: ...
-
-    @property
-    def aliases(self) -> tuple[str, ...]: ...
-
-
-@dataclass(frozen=True)
-class Name:
-    """A host of which nothing is known but one of its names."""
-
-    host: str
-    address: str = ""
-    aliases: tuple[str, ...] = ()
 
 
 def parse_hostfile(text: str, source: str) -> list[tuple[str, int]]:
@@ -190,8 +167,8 @@ class Hosts:
     Upper and lower case are the same in names (RFC 4343), and the user in ``user@host`` does not matter.
     """
 
-    def __init__(self, ranks: Iterable[Named], *, local: bool = True) -> None:
-        """``ranks`` are what runs on the hosts; with ``local``, ``localhost`` is the job's host if it has only one."""
+    def __init__(self, ranks: Sequence[Rank]) -> None:
+        """``localhost`` is the host of the ``ranks`` if they have only one."""
         self.names: dict[str, None] = {}
         self._named: dict[str, str] = {}
         self._exact: dict[str, set[str]] = defaultdict(set)
@@ -204,9 +181,14 @@ class Hosts:
             self._by_short[short_host(_key(rank.host))].add(rank.host)
             for alias in (rank.address, *rank.aliases):
                 self._exact[_key(alias)].add(rank.host)
-        if local and len(self.names) == 1:
+        if len(self.names) == 1 and any(rank.rank >= 0 for rank in ranks):
             for name in LOCAL:
                 self._exact[name].update(self.names)
+
+    @classmethod
+    def of(cls, names: Iterable[str], *ranks: Rank) -> Hosts:
+        """Hosts of which nothing is known but a name, and those of ``ranks``."""
+        return cls([*ranks, *(Rank(-1, name) for name in names)])
 
     def find(self, name: str) -> str | None:
         """The host that ``name`` stands for, by the name that its ranks give; None if it is none or several."""

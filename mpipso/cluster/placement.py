@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from mpipso.cluster.hosts import Hosts, Name
+from mpipso.cluster.hosts import Hosts
 from mpipso.cluster.plan import Plan, Rank
 from mpipso.cluster.shares import Drafts, LeftOver, share_hosts
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
@@ -79,7 +79,7 @@ def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[Group
     other nodes of the groups left out form new groups of that size, as far as they suffice. A new group has the number
     and the master's position of a group that was left out, and each node keeps the settings that it had there.
     """
-    gone = Hosts(map(Name, lost), local=False)
+    gone = Hosts.of(lost)
     broken = [entry for entry in entries if any(gone.find(node.host) is not None for node in entry.nodes)]
     whole = tuple(entry for entry in entries if entry not in broken)
     sizes = {len(entry.nodes) for entry in entries}

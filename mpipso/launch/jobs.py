@@ -12,7 +12,7 @@ from pathlib import Path
 from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import HOST, Hosts, Name
+from mpipso.cluster.hosts import HOST, Hosts
 from mpipso.cluster.placement import group_size, regrouped
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
@@ -97,7 +97,7 @@ def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
     start a job's script on one of its hosts; only Slurm's salloc starts it where it is called.
     """
     inside = job.system is not SLURM or "SLURMD_NODENAME" in os.environ
-    known = Hosts([*([rank_here(0)] if inside else []), *map(Name, job.hosts)], local=False)
+    known = Hosts.of(job.hosts, *([rank_here(0)] if inside else []))
     if out := [host for host in dict.fromkeys(hosts) if known.absent(host) and not is_address(host)]:
         raise UserError(
             f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}; a host that has another "
@@ -186,7 +186,7 @@ class Job:
         if not lost:
             return replace(self, again=again)
         groups = regrouped(self.groups, lost)
-        inside = Hosts((Name(node.host) for group in groups for node in group.nodes), local=False)
+        inside = Hosts.of(node.host for group in groups for node in group.nodes)
         hosts = [host for host in slots if host not in lost and (inside.find(host) or not self.groups)]
         left = min(count, len(hosts))
         if count > len(slots):  # as many times more than there are slots
