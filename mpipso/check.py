@@ -70,7 +70,8 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
     configuration = space.baseline or space.decode(np.full(space.dimensions, 0.5))
     group = placement.groups[0]
-    placed = layout(group, port, config.service.work_dir or "/tmp/mpipso", config.service.config_name)
+    work_dir = config.service.work_dir or "/tmp/mpipso"
+    placed = layout(group, port, work_dir, str(Path(work_dir) / config.service.config_name))
     _print_commands(_starts(config, configuration, group, placed), console)
     console.print("and measure it with:")
     _print_commands([_measurement(config, configuration, group, placed)], console)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from mpipso.cluster.plan import PlacedGroup
@@ -12,7 +12,7 @@ from mpipso.conflicts import LAST_PORT
 from mpipso.evaluation import Configuration
 from mpipso.record.folders import remove, write_whole
 from mpipso.record.recipe import NodeStart
-from mpipso.service.engines.base import ENGINES, Layout
+from mpipso.service.engines.base import ENGINES, Layout, Start
 from mpipso.service.facts import showing
 from mpipso.wording import ranges
 
@@ -26,11 +26,11 @@ DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
 
-def layout(group: PlacedGroup, port: int, work_dir: str, config_name: str) -> Layout:
+def layout(group: PlacedGroup, port: int, work_dir: str, config: str) -> Layout:
     """Where a service runs that is started by hand on the nodes of a group.
 
-    ``work_dir`` is the folder on each node, and ``config_name`` the configuration file in it, or an absolute path. For
-    ``port`` 0, which leaves the port open, :data:`DEFAULT_PORT` stands.
+    ``work_dir`` is the folder on each node, and ``config`` the path of the configuration file. For ``port`` 0, which
+    leaves the port open, :data:`DEFAULT_PORT` stands.
     """
     port = port or DEFAULT_PORT
     return Layout(
@@ -40,7 +40,7 @@ def layout(group: PlacedGroup, port: int, work_dir: str, config_name: str) -> La
         port=port,
         master_port=port + (1000 if port + 1000 <= LAST_PORT else -1000),
         work_dirs=tuple(work_dir for _ in group.nodes),
-        config_name=config_name,
+        configs=tuple(config for _ in group.nodes),
         devices=tuple(node.devices for node in group.nodes),
         cores=tuple(node.cores for node in group.nodes),
     )
@@ -55,43 +55,60 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
         The disk is full or fails.
     """
     engine = ENGINES.create(config.service.engine)
-    service = config.service
-    suffix = service.config_file.suffix if service.config_file is not None else ".json"
-    # What the service writes is not to be mixed with what mpipso has written.
-    here, work = folder.resolve(), str(folder.resolve() / WORK)
-    placed = layout(group, service.port, work, str(here / f"best-config{suffix}"))
-    if len(engine.starts(config, configuration, placed)) > 1:
-        placed = dataclasses.replace(placed, work_dirs=tuple(f"{work}-{rank}" for rank in placed.node_ranks))
-    plain = json.dumps(dict(configuration), indent=2).encode()
-    texts = [engine.file(config, configuration, placed, node) or plain for node in range(len(group.nodes))]
-    starts, written = [], set()
-    for position, node in enumerate(start.node for start in engine.starts(config, configuration, placed)):
-        # Nodes that are told their own addresses have files of their own.
-        alike = texts[node] == texts[placed.master]
-        name = f"best-config{suffix}" if alike else f"best-config-{placed.node_ranks[node]}{suffix}"
-        write_whole(folder / name, texts[node].decode(), 0o600)
-        written.add(name)
-        own = dataclasses.replace(placed, config_name=str(here / name))
-        start = engine.starts(config, configuration, own)[position]
-        update = engine.fill(service.update_command, config, configuration, own, node)
-        told = (*start.command, *update, *(value for key, value in start.env.items() if key in service.env))
-        # The other hosts need not see the folder of the run.
-        elsewhere = len({each.host for each in group.nodes}) > 1
-        path = str(here / name)
-        needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
-        starts.append(
-            NodeStart(
-                group.nodes[node].host,
-                start.command,
-                {**showing(group.nodes[node].device_variable, group.nodes[node].devices), **start.env},
-                placed.node_ranks[node],
-                path if needed else "",
-                tuple(update),
-                own.work_dirs[node] if any(work in word for word in (*told, texts[node].decode())) else "",
-                ranges(group.nodes[node].cores) if group.nodes[node].cores else "",
-            )
-        )
+    placed = _in_folder(config, group, folder.resolve(), configuration)
+    texts = _texts(config, configuration, placed)
+    starts = engine.starts(config, configuration, placed)
+    for start in starts:
+        write_whole(Path(placed.configs[start.node]), texts[start.node], 0o600)
+    written = {Path(placed.configs[start.node]).name for start in starts}
     for file in folder.glob("best-config*"):
         if file.name not in written:  # of a best that had more of them
             remove(file)
-    return starts
+    return [_node_start(config, group, configuration, placed, start, texts[start.node]) for start in starts]
+
+
+def _in_folder(config: Config, group: PlacedGroup, folder: Path, configuration: Configuration) -> Layout:
+    """Where the service runs, with its configuration files in the run's folder."""
+    file = config.service.config_file
+    suffix = file.suffix if file is not None else ".json"
+    # What the service writes is not to be mixed with what mpipso has written.
+    work, common = str(folder / WORK), str(folder / f"best-config{suffix}")
+    placed = layout(group, config.service.port, work, common)
+    if len(ENGINES.create(config.service.engine).starts(config, configuration, placed)) > 1:
+        placed = replace(placed, work_dirs=tuple(f"{work}-{rank}" for rank in placed.node_ranks))
+    # Nodes that are told their own addresses have files of their own.
+    texts = _texts(config, configuration, placed)
+    configs = (
+        common if text == texts[placed.master] else str(folder / f"best-config-{rank}{suffix}")
+        for text, rank in zip(texts, placed.node_ranks, strict=True)
+    )
+    return replace(placed, configs=tuple(configs))
+
+
+def _texts(config: Config, configuration: Configuration, placed: Layout) -> list[str]:
+    """The text of the configuration file on each node."""
+    engine = ENGINES.create(config.service.engine)
+    files = [engine.file(config, configuration, placed, node) for node in range(len(placed.hosts))]
+    return [file.decode() if file else json.dumps(dict(configuration), indent=2) for file in files]
+
+
+def _node_start(
+    config: Config, group: PlacedGroup, configuration: Configuration, placed: Layout, start: Start, text: str
+) -> NodeStart:
+    service, node, path = config.service, group.nodes[start.node], placed.configs[start.node]
+    engine, work_dir = ENGINES.create(service.engine), placed.work_dirs[start.node]
+    update = engine.fill(service.update_command, config, configuration, placed, start.node)
+    told = (*start.command, *update, *(value for key, value in start.env.items() if key in service.env))
+    # The other hosts need not see the folder of the run.
+    elsewhere = len({each.host for each in group.nodes}) > 1
+    needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
+    return NodeStart(
+        node.host,
+        start.command,
+        {**showing(node.device_variable, node.devices), **start.env},
+        placed.node_ranks[start.node],
+        path if needed else "",
+        tuple(update),
+        work_dir if any(work_dir in word for word in (*told, text)) else "",
+        ranges(node.cores) if node.cores else "",
+    )

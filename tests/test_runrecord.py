@@ -279,7 +279,7 @@ def test_the_commands_by_hand_tell_the_ranks_of_their_nodes(tmp_path: Path) -> N
 def test_what_is_done_by_hand_on_a_node_is_for_that_node(tmp_path: Path) -> None:
     file = """update_command = ["apply", "{config}", "{node_rank}"]
 [service.config_file]
-content = '{"port": "{port}", "ip": "{node_addr}"}'"""
+content = '{"port": "{port}", "ip": "{node_addr}", "file": "{config}"}'"""
     (tmp_path / "best-config-2.json").write_text("of a best before")
     starts = manual_start(spanning(file, command="--config={config}"), group_on("a", "b"), tmp_path, {"batch": 3})
     assert not (tmp_path / "best-config-2.json").exists()
@@ -287,8 +287,8 @@ content = '{"port": "{port}", "ip": "{node_addr}"}'"""
     assert [start.update for start in starts] == [("apply", worker, "1"), ("apply", master, "0")]
     assert [start.file for start in starts] == [worker, master]
     assert starts[1].argv == ("serve", f"--config={master}")
-    assert json.loads(Path(worker).read_text()) == {"port": 8080, "ip": "b"}
-    assert json.loads(Path(master).read_text()) == {"port": 8080, "ip": "a"}
+    assert json.loads(Path(worker).read_text()) == {"port": 8080, "ip": "b", "file": worker}
+    assert json.loads(Path(master).read_text()) == {"port": 8080, "ip": "a", "file": master}
     assert Path(master).stat().st_mode & 0o777 == 0o600, "it may hold secrets, and some services insist"
 
 

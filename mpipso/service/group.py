@@ -192,7 +192,7 @@ class ServiceGroup:
             port=port,
             master_port=master.free_port(0, [port]),
             work_dirs=tuple(folders),
-            config_name=self._config.service.config_name,
+            configs=tuple(str(Path(folder) / self._config.service.config_name) for folder in folders),
             devices=tuple(node.devices for node in self._nodes),
             cores=tuple(node.cores for node in self._nodes),
         )
@@ -224,7 +224,7 @@ class ServiceGroup:
         for index, env in {start.node: start.env for start in starts}.items():
             self._nodes[index].update_config(
                 configuration,
-                path=str(Path(layout.work_dirs[index]) / layout.config_name),
+                path=layout.configs[index],
                 content=self._engine.file(self._config, configuration, layout, index),
                 command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
                 env=env,

@@ -10,8 +10,16 @@ import pytest
 from mpipso.config import Config
 from mpipso.service.engines.base import Layout
 
-ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "flags.yaml")
-TWO = Layout(("a", "b"), ("10.0.0.5", "10.0.0.6"), 1, 8000, 29500, ("/work/a", "/work/b"), "flags.yaml")
+ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), ("/work/flags.yaml",))
+TWO = Layout(
+    ("a", "b"),
+    ("10.0.0.5", "10.0.0.6"),
+    1,
+    8000,
+    29500,
+    ("/work/a", "/work/b"),
+    ("/work/a/flags.yaml", "/work/b/flags.yaml"),
+)
 
 
 def in_path(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -16,7 +16,7 @@ from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.reasons import ERROR, MEMORY, NAMED, OTHER
 
-ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), "config.json", ((2, 3),), ((0, 1),))
+ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), ("/work/config.json",), ((2, 3),), ((0, 1),))
 TWO = Layout(
     ("a", "b"),
     ("10.0.0.5", "10.0.0.6"),
@@ -24,7 +24,7 @@ TWO = Layout(
     8000,
     29500,
     ("/work/a", "/work/b"),
-    "c.json",
+    ("/work/a/c.json", "/work/b/c.json"),
     ((0, 1), (2,)),
     ((0,), (1, 2)),
 )

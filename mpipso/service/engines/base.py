@@ -40,9 +40,8 @@ class Layout:
         Another free port of the master's node, on which the service's own processes may find each other.
     work_dirs:
         The folder on each node for the files of this start.
-    config_name:
-        The name of the service's configuration file in these folders, or an absolute path, which is then the same on
-        every node.
+    configs:
+        The path of the service's configuration file on each node.
     devices:
         The ids of the accelerators of each node that the service may use; no entries at all where nothing is known.
     cores:
@@ -55,7 +54,7 @@ class Layout:
     port: int
     master_port: int
     work_dirs: tuple[str, ...]
-    config_name: str
+    configs: tuple[str, ...]
     devices: tuple[tuple[int, ...], ...] = ()
     cores: tuple[tuple[int, ...], ...] = ()
 
@@ -271,7 +270,7 @@ class Engine:
             "master_port": layout.master_port,
             "node_addr": layout.address(node),
             "work_dir": layout.work_dirs[node],
-            "config": str(Path(layout.work_dirs[node]) / layout.config_name),
+            "config": layout.configs[node],
             "devices": ",".join(map(str, layout.devices[node])) if layout.devices else "",
             "device_count": len(layout.devices[node]) if layout.devices else 0,
             "cores": ",".join(map(str, layout.cores[node])) if layout.cores else "",
@@ -281,7 +280,8 @@ class Engine:
     def _anywhere(self, config: Config) -> dict[str, Value]:
         """The engine's own placeholders, with the values that they have wherever the service runs, as far as known."""
         work_dir = config.service.work_dir or tempfile.gettempdir()
-        layout = Layout(("localhost",), ("127.0.0.1",), 0, 0, 0, (work_dir,), config.service.config_name)
+        path = str(Path(work_dir) / config.service.config_name)
+        layout = Layout(("localhost",), ("127.0.0.1",), 0, 0, 0, (work_dir,), (path,))
         return self._values(config, {}, layout, 0)
 
 
