@@ -64,14 +64,13 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
         f"time: {len(placement.groups)}",
         soft_wrap=True,
     )
-    port = config.service.port  # groups that share a host count up from it, and this is the first
-    free = "" if port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
+    group = placement.groups[0]
+    free = "" if group.port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
     of = "baseline" if space.baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
     configuration = space.baseline or space.decode(np.full(space.dimensions, 0.5))
-    group = placement.groups[0]
     work_dir = config.service.work_dir or "/tmp/mpipso"
-    placed = layout(group, port, work_dir, str(Path(work_dir) / config.service.config_name))
+    placed = layout(group, work_dir, str(Path(work_dir) / config.service.config_name))
     _print_commands(_starts(config, configuration, group, placed), console)
     console.print("and measure it with:")
     _print_commands([_measurement(config, configuration, group, placed)], console)
@@ -92,7 +91,7 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     hosts = wanted.hosts if options.hostfile is not None else None
     try:
         apart = outside(expected, config.parallel, hosts) if config.parallel.ssh else []
-        placement = plan([*expected, *apart], config.parallel, hosts=hosts)
+        placement = plan([*expected, *apart], config.parallel, hosts=hosts, port=config.service.port)
         # What other hosts would detect cannot be seen from here.
         problems += device_problems(config, _only(placement, socket.gethostname()))
         problems += placement_problems(config, placement)

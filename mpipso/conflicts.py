@@ -33,12 +33,11 @@ def device_problems(config: Config, placement: Plan) -> list[str]:
 
 def port_problems(config: Config, placement: Plan) -> list[str]:
     """Whether the ports that groups on one host count up to exist; one line if not."""
-    masters = Counter(group.master.host for group in placement.groups)
-    last = config.service.port + max(masters.values()) - 1
-    if config.service.port == 0 or last <= LAST_PORT:
+    last = max(group.port for group in placement.groups)
+    if last <= LAST_PORT:
         return []
-    counted = f"service.port = {config.service.port}: groups that share a host count up from it, to {last}"
-    return [f"{counted}; the last port is {LAST_PORT}"]
+    first = f"service.port = {config.service.port}"
+    return [f"{first}: groups that share a host count up from it, to {last}; the last port is {LAST_PORT}"]
 
 
 def moving_port(config: Config, placement: Plan) -> str:

@@ -26,13 +26,13 @@ DEFAULT_PORT = 8080
 """Stands for a port that the configuration leaves open."""
 
 
-def layout(group: PlacedGroup, port: int, work_dir: str, config: str) -> Layout:
+def layout(group: PlacedGroup, work_dir: str, config: str) -> Layout:
     """Where a service runs that is started by hand on the nodes of a group.
 
-    ``work_dir`` is the folder on each node, and ``config`` the path of the configuration file. For ``port`` 0, which
-    leaves the port open, :data:`DEFAULT_PORT` stands.
+    ``work_dir`` is the folder on each node, and ``config`` the path of the configuration file. If the group's port is
+    left open, :data:`DEFAULT_PORT` stands for it.
     """
-    port = port or DEFAULT_PORT
+    port = group.port or DEFAULT_PORT
     return Layout(
         hosts=tuple(node.host for node in group.nodes),
         addresses=tuple(node.address or node.host for node in group.nodes),
@@ -73,7 +73,7 @@ def _in_folder(config: Config, group: PlacedGroup, folder: Path, configuration: 
     suffix = file.suffix if file is not None else ".json"
     # What the service writes is not to be mixed with what mpipso has written.
     work, common = str(folder / WORK), str(folder / f"best-config{suffix}")
-    placed = layout(group, config.service.port, work, common)
+    placed = layout(group, work, common)
     if len(ENGINES.create(config.service.engine).starts(config, configuration, placed)) > 1:
         placed = replace(placed, work_dirs=tuple(f"{work}-{rank}" for rank in placed.node_ranks))
     # Nodes that are told their own addresses have files of their own.

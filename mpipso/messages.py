@@ -28,13 +28,11 @@ class Alive:
 class Form:
     """Root to each rank of a new group: take your seat in it.
 
-    ``group`` is the number of the group for the root, which is used only once; ``placed`` holds its nodes, and
-    ``port`` is where its services listen, 0 for any free port.
+    ``group`` is the number of the group for the root, which is used only once.
     """
 
     group: int
     placed: PlacedGroup
-    port: int
 
 
 @dataclass(frozen=True)

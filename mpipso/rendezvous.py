@@ -145,8 +145,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     with contextlib.ExitStack() as unless_well:
         apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
-        placement = _on_root(world, lambda: _usable(plan(every, config.parallel, hosts=hosts), config)) or Plan(())
-        place = world.scatter(_places(placement, config, world.size) if world.rank == 0 else [])
+        placement = _on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
+        place = world.scatter(_places(placement, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
@@ -192,10 +192,13 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
     return [replace(rank, address=_seen(rank, found.get(rank.host, ()))) for rank in ranks]
 
 
-def _places(placement: Plan, config: Config, size: int) -> list[Place]:
+def _planned(config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:
+    return plan(ranks, config.parallel, hosts=hosts, port=config.service.port)
+
+
+def _places(placement: Plan, size: int) -> list[Place]:
     """The place of every rank, by rank."""
-    ports = placement.ports(config.service.port)
-    forms = [Form(index, group, ports[index]) for index, group in enumerate(placement.groups)]
+    forms = [Form(index, group) for index, group in enumerate(placement.groups)]
     indices = [placement.index_of(rank) for rank in range(size)]
     return [
         Place(placement.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)
@@ -224,8 +227,8 @@ def _joined(
             if connections is not None:
                 connections.join(group.nodes, config.service.work_dir)
                 master = connections.nodes.get(group.master_node_index, master)
-            if master is not None and place.form.port:
-                master.free_port(place.form.port)
+            if master is not None and group.port:
+                master.free_port(group.port)
     except EvaluationFailed as error:
         problem = error.cause
     problems = world.gather(problem)
@@ -277,7 +280,7 @@ def _without_rank(
     apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     if not _agreed(world, lambda: bool(apart)):
         return [], None
-    first = _dealt(world, lambda: _places(plan([*ranks, *apart], config.parallel, hosts=hosts), config, world.size))
+    first = _dealt(world, lambda: _places(_planned(config, [*ranks, *apart], hosts), world.size))
     connections, known = _meet(world, config, first, ranks, root)
     if connections is not None:
         unless_well.callback(connections.close)

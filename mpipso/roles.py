@@ -251,7 +251,7 @@ class Leader:
             ENGINES.create(context.config.service.engine),
             CLIENTS.create(context.config.benchmark.client),
             self._progress,
-            port=form.port,
+            port=placed.port,
         )
         self._redactor = Redactor(os.environ)  # the root does not know what is secret here
         self._assignment: Assignment | None = None

@@ -27,7 +27,6 @@ from mpipso.cluster.dispatch import (
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
-from mpipso.cluster.plan import lowest_port
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
@@ -86,8 +85,7 @@ class Root:
         self._looked = 0.0
         self._patience: float | None = None
         self._station = Station(context, interrupts)
-        self._membership = Membership(context.plan)
-        self._ports = dict(enumerate(context.plan.ports(context.config.service.port)))
+        self._membership = Membership(context.plan, context.config.service.port)
         parallel = context.config.parallel
         self._leases = Leases(range(1, context.world.size), parallel.lease, time.monotonic())
         health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
@@ -301,7 +299,6 @@ class Root:
         events: list[Event] = []
         if ended:
             self._monitor.lost(ended[0], told)
-            del self._ports[ended[0]]
             left = self._dispatcher.leave(ended[0], told, now)
             events = [dated(event, time.time() - now) for event in left]
         else:
@@ -315,11 +312,8 @@ class Root:
         if self._closing:
             return
         for number, placed in self._membership.form():
-            host, groups = placed.master.host, self._membership.groups
-            taken = [port for other, port in self._ports.items() if groups[other].master.host == host]
-            self._ports[number] = lowest_port(self._context.config.service.port, taken)
             for node in placed.nodes:
-                self._context.everyone.post(node.rank, Form(number, placed, self._ports[number]))
+                self._context.everyone.post(node.rank, Form(number, placed))
             self._journal.write(
                 "formed",
                 group=number,

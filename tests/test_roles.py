@@ -42,7 +42,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
     yield SimpleNamespace(
         config=config,
         plan=Plan(tuple(groups)),
-        place=Place(groups[1].nodes[0], Form(1, groups[1], 0)),
+        place=Place(groups[1].nodes[0], Form(1, groups[1])),
         group=None,
         node=node,
         work_dirs={0: "", 1: node.work_dir, 2: ""},
@@ -99,7 +99,7 @@ def test_the_shortest_lease_outlasts_a_late_sign_of_life(context: Any) -> None:
 
 
 def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(context: Any) -> None:
-    first = Leader(context, Form(1, context.plan.groups[1], 0), context.everyone)
+    first = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
     assert others(first) == ["s1"]
     membership = Membership(context.plan)
     for rank in (1, 2):
@@ -107,14 +107,14 @@ def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(conte
     for rank in (1, 2):
         membership.free(rank)
     ((number, group),) = membership.form()
-    again = Leader(context, Form(number, group, 0), context.everyone)
+    again = Leader(context, Form(number, group), context.everyone)
     assert others(again) == ["h2"]
 
 
 def test_what_is_secret_here_does_not_travel_to_the_root(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is injected: a benchmark that has printed its environment and then failed."""
     monkeypatch.setenv("HF_TOKEN", "hf_of_this_node")
-    leader = Leader(context, Form(1, context.plan.groups[1], 0), context.everyone)
+    leader = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
     failure = Failure("it said hf_of_this_node", "measurement", "HF_TOKEN=hf_of_this_node")
     failed = Evaluation(0, 1, 1, {}, failure=failure, files={"benchmark.log": b"hf_of_this_node"})
     monkeypatch.setattr(leader._group, "evaluate", lambda *_: failed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, lowest_port
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Loss:
 class Membership:
     """The ranks of the job and their groups; group numbers are never used again.
 
+    Parameters
+    ----------
+    port:
+        ``service.port``, from which groups whose masters share a host count up.
+
     Attributes
     ----------
     groups:
@@ -46,7 +51,7 @@ class Membership:
         The ranks that have died, or of which no sign of life has come for too long.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, port: int = 0) -> None:
         self.groups: dict[int, PlacedGroup] = dict(enumerate(plan.groups))
         self.lost: set[int] = set()
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
@@ -60,6 +65,7 @@ class Membership:
         self._led: dict[int, int] = {}
         self._vacancies: list[PlacedGroup] = []
         self._next = len(plan.groups)
+        self._port = port
 
     @property
     def spares(self) -> frozenset[int]:
@@ -140,6 +146,8 @@ class Membership:
             self._vacancies.remove(ended)
             self._spare.difference_update(chosen)
             group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), ended.master_node_index)
+            taken = [other.port for other in self.groups.values() if other.master.host == group.master.host]
+            group = replace(group, port=lowest_port(self._port, taken))
             self.groups[self._next] = group
             formed.append((self._next, group))
             self._next += 1

@@ -14,7 +14,7 @@ from mpipso.errors import UserError
 from mpipso.wording import counted, listed
 
 
-def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None) -> Plan:
+def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None, port: int = 0) -> Plan:
     """Form the groups; takes time in proportion to the number of ranks.
 
     Parameters
@@ -27,6 +27,8 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
         The names of a hostfile, once per slot, in the order in which the user wants groups formed; None without a
         hostfile. Slots without a rank are ignored on a host that has at least one rank, and so are hosts without any
         rank where the job has fewer ranks than hosts.
+    port:
+        ``service.port``.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
             f"parallel.enabled = false allows one group, but {counted(len(ranks), 'rank')} form {len(drafts)}: "
             f"start fewer ranks or raise --nodes-per-group"
         )
-    return replace(share_hosts(_root_first(drafts), spares, ranks, parallel), idle=tuple(idle))
+    return replace(share_hosts(_root_first(drafts), spares, ranks, parallel, port), idle=tuple(idle))
 
 
 def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:

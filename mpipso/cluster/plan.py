@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,12 +65,13 @@ class PlacedGroup:
     """A service group: the nodes on which one instance of the service runs.
 
     The rank of ``nodes[0]`` leads the group, and ``nodes[master_node_index]`` runs the service's master. ``group_id``
-    is the group's number in the configuration.
+    is the group's number in the configuration. The service listens on ``port``, where 0 stands for any free one.
     """
 
     group_id: int
     nodes: tuple[PlacedNode, ...]
     master_node_index: int = 0
+    port: int = 0
 
     @property
     def master(self) -> PlacedNode:
@@ -117,20 +117,6 @@ class Plan:
     def node(self, rank: int) -> PlacedNode:
         """The share of its host that ``rank`` has, in a group or as a spare; ``KeyError`` for a rank of another job."""
         return self._nodes[rank]
-
-    def ports(self, first: int) -> tuple[int, ...]:
-        """The port of each group's service, in the order of ``groups``.
-
-        Groups whose masters share a host count up from ``first``; 0 is for all of them 0, which stands for any free
-        port.
-        """
-        taken: dict[str, set[int]] = defaultdict(set)
-        ports = []
-        for group in self.groups:
-            on_host = taken[group.master.host]
-            ports.append(lowest_port(first, on_host))
-            on_host.add(ports[-1])
-        return tuple(ports)
 
     @cached_property
     def _indices(self) -> dict[int, int]:

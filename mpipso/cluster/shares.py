@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare, lowest_port
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
 from mpipso.wording import counted, listed
@@ -31,8 +31,8 @@ class _Host:
         return _part(whole, self.slots[index], len(self.slots))
 
 
-def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], parallel: Parallel) -> Plan:
-    """Give the groups on each host disjoint cores and devices, and make the plan of the run.
+def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], parallel: Parallel, port: int) -> Plan:
+    """Give the groups on each host disjoint cores, devices and ports, and make the plan of the run.
 
     The ranks of a group for which a host has no core or device left become spare. The spare ranks of a host share what
     no group there has.
@@ -45,6 +45,8 @@ def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], par
         The ranks that are in none of them.
     ranks:
         All ranks, with what they found on their hosts.
+    port:
+        From which groups whose masters share a host count up; 0, which stands for any free port, is 0 for all of them.
 
     Raises
     ------
@@ -66,6 +68,7 @@ def share_hosts(drafts: Drafts, left: list[LeftOver], ranks: Sequence[Rank], par
         kept.append((entry, members))
     groups = [_place(index, entry, members, hosts, parallel) for index, (entry, members) in enumerate(kept)]
     _no_device_twice(groups)
+    groups = list(_with_ports(groups, port))
     return Plan(tuple(groups), tuple(_spares(left, groups, hosts, parallel)))
 
 
@@ -189,6 +192,15 @@ def _part(whole: tuple[int, ...], slot: int, slots: int) -> tuple[int, ...]:
     """The ``slot``-th of ``slots`` contiguous parts of equal size; what does not divide stays unused."""
     size = len(whole) // slots
     return whole[slot * size : (slot + 1) * size]
+
+
+def _with_ports(groups: Sequence[PlacedGroup], first: int) -> Iterator[PlacedGroup]:
+    taken: dict[str, set[int]] = defaultdict(set)
+    for group in groups:
+        on_host = taken[group.master.host]
+        port = lowest_port(first, on_host)
+        on_host.add(port)
+        yield replace(group, port=port)
 
 
 def _no_device_twice(groups: Sequence[PlacedGroup]) -> None:

@@ -15,10 +15,14 @@ def node(rank: int, host: str = "", cores: Sequence[int] = (0,)) -> PlacedNode:
 
 
 def membership(
-    groups: Sequence[Sequence[PlacedNode]], spares: Sequence[PlacedNode] = (), master: int = 0
+    groups: Sequence[Sequence[PlacedNode]],
+    spares: Sequence[PlacedNode] = (),
+    master: int = 0,
+    ports: Sequence[int] = (),
 ) -> Membership:
-    placed = tuple(PlacedGroup(number, tuple(nodes), master) for number, nodes in enumerate(groups))
-    return Membership(Plan(placed, tuple(Spare("left over", each) for each in spares)))
+    every = ports or [0] * len(groups)
+    placed = tuple(PlacedGroup(number, tuple(groups[number]), master, port) for number, port in enumerate(every))
+    return Membership(Plan(placed, tuple(Spare("left over", each) for each in spares)), min(every))
 
 
 def pairs(count: int, spares: int = 0) -> Membership:
@@ -161,6 +165,16 @@ def test_a_new_group_keeps_the_place_of_the_master() -> None:
     ((_, group),) = ranks.form()
     assert group.master_node_index == 1
     assert group.nodes == (node(0), node(2))
+
+
+def test_a_new_group_takes_the_lowest_port_that_no_group_has_on_its_master_s_host() -> None:
+    ranks = membership([[node(0, "a")], [node(1, "a")], [node(2, "b")]], [node(3, "a")], ports=(8000, 8001, 8000))
+    ranks.lose(2, dead=True)
+    assert [group.port for _, group in ranks.form()] == [8002]
+    ranks.lose(1, dead=True)
+    ranks.free(2)
+    ((_, on_b),) = ranks.form()
+    assert (on_b.master.host, on_b.port) == ("b", 8000)
 
 
 def test_the_biggest_group_is_restored_first() -> None:
