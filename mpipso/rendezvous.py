@@ -1,7 +1,6 @@
 """All ranks agree on configuration and placement before anything is started, and each learns its place.
 
-The only place that communicates collectively. A mistake of the user's that any rank finds is raised on every rank,
-so that rank 0 alone can tell it and all leave together.
+Here, in ``agreement`` and in ``outsiders`` alone ranks communicate collectively.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from mpipso.agreement import agreed, dealt, none_wrong, on_root
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.placement import outside, plan
@@ -23,7 +23,8 @@ from mpipso.conflicts import device_problems, loopback_problems, placement_probl
 from mpipso.edition import FOLDER, edition, unlike
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.messages import Form
-from mpipso.service.engines.base import missing_commands, service_commands
+from mpipso.outsiders import connect
+from mpipso.service.engines.base import missing_commands
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
@@ -138,14 +139,14 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     UserError
         On every rank, if any of them found a mistake; nothing has been started then.
     """
-    config = _agreed(world, lambda: read_config(options))
-    config, hosts = _agreed(world, lambda: wanted_groups(options, config))
-    root = _agreed(world, lambda: Fingerprint.of(os.environ))
+    config = agreed(world, lambda: read_config(options))
+    config, hosts = agreed(world, lambda: wanted_groups(options, config))
+    root = agreed(world, lambda: Fingerprint.of(os.environ))
     ranks = _ranks(world, options, config, root)
     with contextlib.ExitStack() as unless_well:
         apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
-        placement = _on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
+        placement = on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
         place = world.scatter(_places(placement, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
@@ -154,7 +155,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
         group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
         work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
-        claimed = _on_root(world, lambda: claim(config, placement))
+        claimed = on_root(world, lambda: claim(config, placement))
         unless_well.pop_all()
     context = RankContext(
         world=world,
@@ -175,7 +176,7 @@ def _ranks(world: World, options: Options, config: Config, root: Fingerprint) ->
     """On rank 0 the ranks with what their machines are, none of which lacks what the configuration needs."""
     problems = [*missing_commands(config), *_problems_here(options, config)]
     facts = world.gather((rank_here(world.rank, root), problems))
-    _agreed(world, lambda: _none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems]))
+    agreed(world, lambda: none_wrong([(rank.host, problem) for rank, problems in facts for problem in problems]))
     return _as_found(world, [rank for rank, _ in facts])
 
 
@@ -232,7 +233,7 @@ def _joined(
     except EvaluationFailed as error:
         problem = error.cause
     problems = world.gather(problem)
-    _agreed(world, lambda: _none_wrong([("", found) for found in problems if found]))
+    agreed(world, lambda: none_wrong([("", found) for found in problems if found]))
     if node is None:
         raise LookupError(f"rank {world.rank} has no node")
     return node
@@ -278,108 +279,15 @@ def _without_rank(
     are. What is opened is left to ``unless_well``, which closes it.
     """
     apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
-    if not _agreed(world, lambda: bool(apart)):
+    if not agreed(world, lambda: bool(apart)):
         return [], None
-    first = _dealt(world, lambda: _places(_planned(config, [*ranks, *apart], hosts), world.size))
-    connections, known = _meet(world, config, first, ranks, root)
+    first = dealt(world, lambda: _places(_planned(config, [*ranks, *apart], hosts), world.size))
+    group = first.form.placed.nodes if first.form is not None else ()
+    connections, known = connect(world, config, group, ranks, root)
     if connections is not None:
         unless_well.callback(connections.close)
     return [_with_facts(rank, known[rank.rank]) for rank in apart if rank.rank in known], connections
 
 
-def _meet(
-    world: World, config: Config, place: Place, ranks: Sequence[Rank], root: Fingerprint
-) -> tuple[Outside | None, dict[int, Facts]]:
-    """Have every leader connect to the nodes of its group that have no rank; its connections, and all nodes' facts."""
-    nodes = place.form.placed.nodes if place.form is not None else ()
-    connections = None
-    own: dict[int, tuple[str, Facts]] = {}
-    problems: tuple[str, ...] = ()
-    apart = [node for node in nodes if node.transport == "ssh"]
-    if apart and nodes[0].rank == world.rank:
-        try:
-            connections = _outside(config)
-            met = connections.meet(apart, service_commands(config), root)
-            own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
-        except UserError as error:
-            problems = error.problems
-    told = world.gather((own, problems))
-    try:
-        _agreed(world, lambda: _none_wrong([("", problem) for problem in _unmet(told, ranks)]))
-    except UserError:
-        if connections is not None:
-            connections.close()
-        raise
-    return connections, {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
-
-
-def _unmet(told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[str]]], ranks: Sequence[Rank]) -> list[str]:
-    """What kept leaders from connecting to nodes, and the hosts that were met under two names; one line each."""
-    names = {rank.host: rank.host for rank in ranks}
-    same = [
-        f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"
-        for met, _ in told
-        for name, facts in met.values()
-        if (other := names.setdefault(facts.host, name)) != name
-    ]
-    return [problem for _, problems in told for problem in problems] + same
-
-
-def _outside(config: Config) -> Outside:
-    try:
-        from mpipso.cluster.ssh import Outside
-    except ModuleNotFoundError as error:
-        raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install asyncssh") from None
-    return Outside(config.ssh)
-
-
 def _with_facts(rank: Rank, facts: Facts) -> Rank:
     return Rank(rank.rank, **vars(facts) | {"host": rank.host})
-
-
-def _agreed(world: World, produce: Callable[[], T]) -> T:
-    """What rank 0 produces, on every rank; or its error."""
-    return _dealt(world, lambda: [produce()] * world.size)
-
-
-def _dealt(world: World, produce: Callable[[], Sequence[T]]) -> T:
-    """What rank 0 produces for this rank, by rank; or its error, on every rank."""
-    outcomes: Sequence[T | UserError] = []
-    if world.rank == 0:
-        try:
-            outcomes = produce()
-        except UserError as error:
-            outcomes = [error] * world.size
-    own = world.scatter(outcomes)
-    if isinstance(own, UserError):
-        raise own
-    return own
-
-
-def _on_root(world: World, produce: Callable[[], T]) -> T | None:
-    """What rank 0 produces, on rank 0 alone; or its error, on every rank."""
-    made: T | None = None
-    mistake: UserError | None = None
-    if world.rank == 0:
-        try:
-            made = produce()
-        except UserError as error:
-            mistake = error
-    told = world.share(mistake)
-    if told is not None:
-        raise told
-    return made
-
-
-def _none_wrong(problems: Sequence[tuple[str, str]]) -> None:
-    """Raise what the ranks found, once for each problem, with the hosts that have it."""
-    hosts: dict[str, list[str]] = {}
-    for host, problem in problems:
-        hosts.setdefault(problem, []).append(host)
-    if hosts:
-        raise UserError([f"{problem}{_on(names)}" for problem, names in hosts.items()])
-
-
-def _on(hosts: Sequence[str]) -> str:
-    names = [name for name in dict.fromkeys(hosts) if name]
-    return f" (on {', '.join(names)})" if names else ""
