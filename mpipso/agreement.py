@@ -43,7 +43,7 @@ def on_root(world: World, produce: Callable[[], T]) -> T | None:
             made = produce()
         except UserError as error:
             mistake = error
-    told = world.share(mistake)
+    told = world.bcast(mistake)
     if told is not None:
         raise told
     return made

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import Hosts
-from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.placement import form_groups, named_without_rank
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
 from mpipso.config import Config
 from mpipso.conflicts import device_problems, placement_problems
@@ -50,10 +50,10 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     UserError
         With everything that is wrong.
     """
-    config, placement, earlier = _verified(options, ranks)
+    config, plan, earlier = _verified(options, ranks)
     space = well_defined(config)
-    console.print(_table(placement))
-    for line in (*notes(config, placement), *_names_for_ssh(placement)):
+    console.print(_table(plan))
+    for line in (*notes(config, plan), *_names_for_ssh(plan)):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     for source in earlier:
         known = knowledge(space, Objective(config.objective), source.results)
@@ -61,10 +61,10 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     searched, evaluations = counted(space.dimensions, "searched parameter"), config.search.evaluations
     console.print(
         f"{searched}, {space.size():.3g} configurations; {counted(evaluations, 'evaluation')}, service groups at a "
-        f"time: {len(placement.groups)}",
+        f"time: {len(plan.groups)}",
         soft_wrap=True,
     )
-    group = placement.groups[0]
+    group = plan.groups[0]
     free = "" if group.port else f" ({DEFAULT_PORT} is a placeholder for a free port)"
     of = "baseline" if space.baseline else "first"
     console.print(f"\nGroup 0 would start, with the {of} configuration{free}:", soft_wrap=True)
@@ -87,14 +87,14 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     expected = _expected_ranks(wanted)
     if unknown := _unresolved(rank.host for rank in expected):
         problems.append(f"names that cannot be resolved here: {', '.join(unknown)}")
-    placement, earlier = Plan((), ()), []
+    plan, earlier = Plan((), ()), []
     hosts = wanted.hosts if options.hostfile is not None else None
     try:
-        apart = outside(expected, config.parallel, hosts) if config.parallel.ssh else []
-        placement = plan([*expected, *apart], config.parallel, hosts=hosts, port=config.service.port)
+        apart = named_without_rank(expected, config.parallel, hosts) if config.parallel.ssh else []
+        plan = form_groups([*expected, *apart], config.parallel, hosts=hosts, port=config.service.port)
         # What other hosts would detect cannot be seen from here.
-        problems += device_problems(config, _only(placement, socket.gethostname()))
-        problems += placement_problems(config, placement)
+        problems += device_problems(config, _only(plan, socket.gethostname()))
+        problems += placement_problems(config, plan)
     except UserError as error:
         problems += error.problems
     try:
@@ -105,7 +105,7 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
         problems += error.problems
     if problems:
         raise UserError(problems)
-    return config, placement, earlier
+    return config, plan, earlier
 
 
 def _expected_ranks(wanted: Ranks) -> list[Rank]:
@@ -116,15 +116,15 @@ def _expected_ranks(wanted: Ranks) -> list[Rank]:
     return [replace(here, rank=i) if local.find(host) else Rank(i, host, host) for i, host in hosts]
 
 
-def _only(placement: Plan, host: str) -> Plan:
+def _only(plan: Plan, host: str) -> Plan:
     """The plan with the nodes on one host alone."""
-    groups = [replace(group, nodes=tuple(n for n in group.nodes if n.host == host)) for group in placement.groups]
+    groups = [replace(group, nodes=tuple(n for n in group.nodes if n.host == host)) for group in plan.groups]
     return Plan(tuple(group for group in groups if group.nodes))
 
 
-def _names_for_ssh(placement: Plan) -> Iterator[str]:
+def _names_for_ssh(plan: Plan) -> Iterator[str]:
     """Hosts that are reached over ssh and that only the user's configuration of ssh can know."""
-    reached = (node.host for group in placement.groups for node in group.nodes if node.transport == "ssh")
+    reached = (node.host for group in plan.groups for node in group.nodes if node.transport == "ssh")
     if unknown := _unresolved(reached):
         yield f"names that cannot be resolved here, unless ~/.ssh/config knows them: {', '.join(unknown)}"
 
@@ -143,9 +143,9 @@ def _resolves(host: str) -> bool:
     return True
 
 
-def _table(placement: Plan) -> Table:
+def _table(plan: Plan) -> Table:
     table = Table("group", "rank", "node", "role", "cores", "devices", box=None, header_style="bold", pad_edge=False)
-    for index, group in enumerate(placement.groups):
+    for index, group in enumerate(plan.groups):
         for seat, node in enumerate(group.nodes):
             roles = [
                 *(["root"] if node.rank == 0 else []),
@@ -154,7 +154,7 @@ def _table(placement: Plan) -> Table:
             ]
             rank = str(node.rank) if node.transport == "mpi" else "over ssh"
             table.add_row(str(index), rank, node.host, ", ".join(roles), *_share(node))
-    for spare in placement.spares:
+    for spare in plan.spares:
         table.add_row("-", str(spare.node.rank), spare.node.host, f"spare: {spare.reason}", "", "")
     return table
 

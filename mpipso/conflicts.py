@@ -14,11 +14,11 @@ from mpipso.wording import counted, ranges
 LAST_PORT = 65535
 
 
-def device_problems(config: Config, placement: Plan) -> list[str]:
+def device_problems(config: Config, plan: Plan) -> list[str]:
     """Nodes whose devices no service could be shown, because it is not known by which variable; one line."""
     service = config.service
     told = placeholders((*service.command, *service.worker_command, *service.env.values()))
-    nodes = [node for group in placement.groups for node in group.nodes]
+    nodes = [node for group in plan.groups for node in group.nodes]
     blind = [node for node in nodes if node.devices and not node.device_variable]
     if not blind or "devices" in told:
         return []
@@ -31,38 +31,38 @@ def device_problems(config: Config, placement: Plan) -> list[str]:
     ]
 
 
-def port_problems(config: Config, placement: Plan) -> list[str]:
+def port_problems(config: Config, plan: Plan) -> list[str]:
     """Whether the ports that groups on one host count up to exist; one line if not."""
-    last = max(group.port for group in placement.groups)
+    last = max(group.port for group in plan.groups)
     if last <= LAST_PORT:
         return []
     first = f"service.port = {config.service.port}"
     return [f"{first}: groups that share a host count up from it, to {last}; the last port is {LAST_PORT}"]
 
 
-def moving_port(config: Config, placement: Plan) -> str:
+def moving_port(config: Config, plan: Plan) -> str:
     """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
     if config.service.port == 0:
         return "service.port = 0 stands for any free port"
-    host, most = Counter(group.master.host for group in placement.groups).most_common(1)[0]
+    host, most = Counter(group.master.host for group in plan.groups).most_common(1)[0]
     return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
 
 
-def address_problems(config: Config, placement: Plan) -> list[str]:
+def address_problems(config: Config, plan: Plan) -> list[str]:
     """Whether the user's own benchmark is told which service it is to load; one line if not."""
     service, command = config.service, config.benchmark.command
     started = service.command or ENGINES.create(service.engine).default_command(config)
     told = (*started, *service.worker_command, *service.update_command, *service.env.values())
     if "port" not in placeholders((*told, service.health_url)):  # where it listens is its own matter
         return []
-    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, placement)):
+    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, plan)):
         return []
     return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
 
 
-def visibility_problems(config: Config, placement: Plan) -> list[str]:
+def visibility_problems(config: Config, plan: Plan) -> list[str]:
     """Variables of the service that would show groups on one host the same devices; one line for each."""
-    nodes = [node for group in placement.groups for node in group.nodes if node.devices]
+    nodes = [node for group in plan.groups for node in group.nodes if node.devices]
     hosts = Counter(node.host for node in nodes)
     variables = {node.device_variable for node in nodes if hosts[node.host] > 1}
     tuned = [
@@ -79,11 +79,11 @@ def visibility_problems(config: Config, placement: Plan) -> list[str]:
     ]
 
 
-def group_problems(config: Config, placement: Plan) -> list[str]:
+def group_problems(config: Config, plan: Plan) -> list[str]:
     """Groups on which the engine cannot start the service; one line for each reason."""
     engine = ENGINES.create(config.service.engine)
     found: dict[str, str] = {}
-    for index, group in enumerate(placement.groups):
+    for index, group in enumerate(plan.groups):
         if problem := engine.group_problem(config, [len(node.devices) for node in group.nodes]):
             found.setdefault(
                 problem, f"group {index} of {counted(len(group.nodes), 'node')} ({group.hosts}): {problem}"
@@ -91,11 +91,11 @@ def group_problems(config: Config, placement: Plan) -> list[str]:
     return list(found.values())
 
 
-def loopback_problems(placement: Plan) -> list[str]:
+def loopback_problems(plan: Plan) -> list[str]:
     """Hosts that no other host of their group could reach, as they have no address but loopback; one line."""
     lonely = {
         node.host
-        for group in placement.groups
+        for group in plan.groups
         for node in group.nodes
         if node.transport == "mpi" and node.address == LOOPBACK and len({each.host for each in group.nodes}) > 1
     }
@@ -106,10 +106,10 @@ def loopback_problems(placement: Plan) -> list[str]:
     ]
 
 
-def placement_problems(config: Config, placement: Plan) -> list[str]:
+def placement_problems(config: Config, plan: Plan) -> list[str]:
     """What is wrong with running this configuration on these groups, as far as it can be told from any host.
 
     :func:`device_problems` and :func:`loopback_problems` need what the hosts themselves have found out.
     """
     checks = (group_problems, visibility_problems, port_problems, address_problems)
-    return [problem for check in checks for problem in check(config, placement)]
+    return [problem for check in checks for problem in check(config, plan)]

@@ -33,8 +33,8 @@ def dismiss(context: RankContext) -> None:
         left |= {source for source, message in context.everyone.take() if isinstance(message, Left)}
         context.world.nap()
     depart(context, limit)
-    if context.outside is not None:
-        context.outside.close()
+    if context.ssh_nodes is not None:
+        context.ssh_nodes.close()
     context.node.close()
 
 

@@ -19,18 +19,18 @@ from mpipso.service.template import named, new_paths
 from mpipso.wording import counted, listed, plural
 
 
-def notes(config: Config, placement: Plan) -> Iterator[str]:
+def notes(config: Config, plan: Plan) -> Iterator[str]:
     """One line each."""
     yield from _added_paths(config)
     yield from _flags_left_out(config)
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
-    yield from _port_not_told(config, placement)
-    yield from _same_own_ports(config, placement)
-    yield from _idle_nodes(config, placement)
-    if placement.idle:
-        yield f"fewer ranks than hosts: none is started on {listed(placement.idle)}"
-    yield from _shared_addresses(placement)
+    yield from _port_not_told(config, plan)
+    yield from _same_own_ports(config, plan)
+    yield from _idle_nodes(config, plan)
+    if plan.idle:
+        yield f"fewer ranks than hosts: none is started on {listed(plan.idle)}"
+    yield from _shared_addresses(plan)
 
 
 def differing_environments(config: Config, differing: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
@@ -130,20 +130,20 @@ def _failures_not_told(config: Config) -> Iterator[str]:
         )
 
 
-def _port_not_told(config: Config, placement: Plan) -> Iterator[str]:
+def _port_not_told(config: Config, plan: Plan) -> Iterator[str]:
     """A service that has to find out by itself on which port it is to listen."""
     service = config.service
     file = service.config_file
     words = (*service.command, *service.update_command, *service.env.values())
     unknown = bool(service.command) and "port" not in placeholders(words) | named(file)
-    if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, placement)):
+    if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, plan)):
         exported = ENGINES.create(service.engine).exports
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
         also = ", nor does its configuration file" if file is not None else ""
         yield f"service.command: does not use {{port}}{also}, and {why}, which the service cannot know{how}"
 
 
-def _same_own_ports(config: Config, placement: Plan) -> Iterator[str]:
+def _same_own_ports(config: Config, plan: Plan) -> Iterator[str]:
     """Services of vLLM on one host that look for free ports for themselves from the same port on.
 
     Each takes the first port that is free, and binds it later: of those that start together, several take the same.
@@ -151,7 +151,7 @@ def _same_own_ports(config: Config, placement: Plan) -> Iterator[str]:
     service = config.service
     first = service.env.get(_VLLM_PORT, os.environ.get(_VLLM_PORT, ""))
     runs = service.engine == "vllm" or any("vllm" in word for word in service.command)
-    hosts = Counter(host for group in placement.groups for host in {node.host for node in group.nodes})
+    hosts = Counter(host for group in plan.groups for host in {node.host for node in group.nodes})
     shared = [host for host, groups in hosts.items() if groups > 1]
     if runs and shared and first and not placeholders([first]):
         yield (
@@ -164,15 +164,12 @@ _VLLM_PORT = "VLLM_PORT"
 """The environment variable with the first of the ports that vLLM's processes use among themselves."""
 
 
-def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:
+def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
     """Nodes on which nothing is started although the master's command counts on them."""
     service = config.service
     told = sorted(placeholders((*service.command, *service.env.values())) & {"nnodes", "node_rank"})
     idle = [
-        node.host
-        for group in placement.groups
-        for seat, node in enumerate(group.nodes)
-        if seat != group.master_node_index
+        node.host for group in plan.groups for seat, node in enumerate(group.nodes) if seat != group.master_node_index
     ]
     if told and idle and not service.worker_command:
         yield (
@@ -181,9 +178,9 @@ def _idle_nodes(config: Config, placement: Plan) -> Iterator[str]:
         )
 
 
-def _shared_addresses(placement: Plan) -> Iterator[str]:
+def _shared_addresses(plan: Plan) -> Iterator[str]:
     """Hosts of one group at the same address, which is right only if they share a network (as containers may)."""
-    for index, group in enumerate(placement.groups):
+    for index, group in enumerate(plan.groups):
         hosts: dict[str, list[str]] = {}
         for host, address in {node.host: node.address for node in group.nodes}.items():
             hosts.setdefault(address, []).append(host)

@@ -15,12 +15,12 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 
 if TYPE_CHECKING:
-    from mpipso.cluster.ssh import Outside
+    from mpipso.cluster.ssh import SshNodes
 
 
 def connect(
     world: World, config: Config, group: Sequence[PlacedNode], ranks: Sequence[Rank], root: Fingerprint
-) -> tuple[Outside | None, dict[int, Facts]]:
+) -> tuple[SshNodes | None, dict[int, Facts]]:
     """Have every leader connect to the nodes of its ``group`` that have no rank. Collective.
 
     Returns
@@ -33,8 +33,8 @@ def connect(
     apart = [node for node in group if node.transport == "ssh"]
     if apart and group[0].rank == world.rank:
         try:
-            connections = _outside(config)
-            met = connections.meet(apart, service_commands(config), root)
+            connections = _ssh_nodes(config)
+            met = connections.connect(apart, service_commands(config), root)
             own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
         except UserError as error:
             problems = error.problems
@@ -60,9 +60,9 @@ def _unmet(told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[str]]]
     return [problem for _, problems in told for problem in problems] + same
 
 
-def _outside(config: Config) -> Outside:
+def _ssh_nodes(config: Config) -> SshNodes:
     try:
-        from mpipso.cluster.ssh import Outside
+        from mpipso.cluster.ssh import SshNodes
     except ModuleNotFoundError as error:
         raise UserError(f"parallel.ssh: the module {error.name} is missing here: pip install asyncssh") from None
-    return Outside(config.ssh)
+    return SshNodes(config.ssh)

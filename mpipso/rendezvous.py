@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mpipso.agreement import agreed, dealt, none_wrong, on_root
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.placement import outside, plan
+from mpipso.cluster.placement import form_groups, named_without_rank
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
 from mpipso.config import Config
@@ -32,7 +32,7 @@ from mpipso.service.node import Node
 from mpipso.startup import Options, adapter_problems, read_config, wanted_groups
 
 if TYPE_CHECKING:
-    from mpipso.cluster.ssh import Outside
+    from mpipso.cluster.ssh import SshNodes
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class RankContext:
         The channel of the ranks of this rank's group, by seat; None for a spare rank.
     everyone:
         The channel of all ranks.
-    outside:
+    ssh_nodes:
         A leader's connections to the nodes of its group that have no rank; None if there are none.
     differing:
         By host, the variables of which services inherit another value there than on the root's host.
@@ -99,7 +99,7 @@ class RankContext:
     work_dirs: Mapping[int, str]
     group: Channel | None
     everyone: Channel
-    outside: Outside | None = None
+    ssh_nodes: SshNodes | None = None
     differing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ def meet(world: World, given: Options | UserError) -> Options:
     """
     mistakes = list(given.problems) if isinstance(given, UserError) else []
     told = world.gather((socket.gethostname(), edition(), str(FOLDER), mistakes))
-    problems = world.share(unlike(told) if world.rank == 0 else [])
+    problems = world.bcast(unlike(told) if world.rank == 0 else [])
     if problems or isinstance(given, UserError):
         raise UserError(problems)
     return given
@@ -146,27 +146,27 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     with contextlib.ExitStack() as unless_well:
         apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
-        placement = on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
-        place = world.scatter(_places(placement, world.size) if world.rank == 0 else [])
+        plan = on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
+        place = world.scatter(_places(plan, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()
             connections = None
         node = _joined(world, config, place, connections, unless_well)
         group, everyone = world.split(place.index, key=place.seat or 0), world.channel()
         # All have these channels, or nothing is begun: the gathering and the agreement come after them.
-        work_dirs = dict(enumerate(world.share(world.gather(node.work_dir))))
-        claimed = on_root(world, lambda: claim(config, placement))
+        work_dirs = dict(enumerate(world.bcast(world.gather(node.work_dir))))
+        claimed = on_root(world, lambda: claim(config, plan))
         unless_well.pop_all()
     context = RankContext(
         world=world,
         config=config,
-        plan=placement,
+        plan=plan,
         place=place,
         node=node,
         work_dirs=work_dirs,
         group=group,
         everyone=everyone,
-        outside=connections,
+        ssh_nodes=connections,
         differing={rank.host: rank.differing for rank in every if rank.differing},
     )
     return context, claimed
@@ -194,16 +194,14 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
 
 
 def _planned(config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:
-    return plan(ranks, config.parallel, hosts=hosts, port=config.service.port)
+    return form_groups(ranks, config.parallel, hosts=hosts, port=config.service.port)
 
 
-def _places(placement: Plan, size: int) -> list[Place]:
+def _places(plan: Plan, size: int) -> list[Place]:
     """The place of every rank, by rank."""
-    forms = [Form(index, group) for index, group in enumerate(placement.groups)]
-    indices = [placement.index_of(rank) for rank in range(size)]
-    return [
-        Place(placement.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)
-    ]
+    forms = [Form(index, group) for index, group in enumerate(plan.groups)]
+    indices = [plan.index_of(rank) for rank in range(size)]
+    return [Place(plan.node(rank), forms[index] if index is not None else None) for rank, index in enumerate(indices)]
 
 
 def _seen(rank: Rank, found: Collection[str]) -> str:
@@ -211,7 +209,7 @@ def _seen(rank: Rank, found: Collection[str]) -> str:
 
 
 def _joined(
-    world: World, config: Config, place: Place, connections: Outside | None, unless_well: contextlib.ExitStack
+    world: World, config: Config, place: Place, connections: SshNodes | None, unless_well: contextlib.ExitStack
 ) -> LocalNode:
     """This rank's node, once the nodes that its ``connections`` reach have joined the group.
 
@@ -247,11 +245,11 @@ def _problems_here(options: Options, config: Config) -> list[str]:
         return list(error.problems)
 
 
-def _usable(placement: Plan, config: Config) -> Plan:
-    found = (device_problems(config, placement), placement_problems(config, placement), loopback_problems(placement))
+def _usable(plan: Plan, config: Config) -> Plan:
+    found = (device_problems(config, plan), placement_problems(config, plan), loopback_problems(plan))
     if problems := [problem for some in found for problem in some]:
         raise UserError(problems)
-    return placement
+    return plan
 
 
 def _node(place: PlacedNode, config: Config) -> LocalNode:
@@ -272,13 +270,13 @@ def _without_rank(
     ranks: Sequence[Rank],
     root: Fingerprint,
     unless_well: contextlib.ExitStack,
-) -> tuple[list[Rank], Outside | None]:
+) -> tuple[list[Rank], SshNodes | None]:
     """The nodes of groups that have no rank: all of them, on rank 0, and a leader's connections to those of its group.
 
     Leaders connect to them in groups that are formed by names alone: the groups of the run depend on what the nodes
     are. What is opened is left to ``unless_well``, which closes it.
     """
-    apart = outside(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
+    apart = named_without_rank(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     if not agreed(world, lambda: bool(apart)):
         return [], None
     first = dealt(world, lambda: _places(_planned(config, [*ranks, *apart], hosts), world.size))

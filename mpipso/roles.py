@@ -237,7 +237,7 @@ class Leader:
         self._link = link
         placed = form.placed
         # Hosts that are reached over ssh belong to the group that this rank led first, and were left with it.
-        self._outside = context.outside if form.group == context.place.index else None
+        self._ssh_nodes = context.ssh_nodes if form.group == context.place.index else None
         self._members = {
             seat: RemoteNode(node, context.work_dirs[node.rank], self._sender(seat))
             for seat, node in enumerate(placed.nodes)
@@ -245,7 +245,7 @@ class Leader:
         }
         self._group = ServiceGroup(
             form.group,
-            [context.node, *self._members.values(), *(self._outside.nodes.values() if self._outside else ())],
+            [context.node, *self._members.values(), *(self._ssh_nodes.nodes.values() if self._ssh_nodes else ())],
             placed.master_node_index,
             context.config,
             ENGINES.create(context.config.service.engine),
@@ -319,8 +319,8 @@ class Leader:
                     self._group.close()
                 else:
                     self._context.node.release()
-            if self._outside is not None:
-                self._outside.close()
+            if self._ssh_nodes is not None:
+                self._ssh_nodes.close()
         finally:
             for seat in self._members:
                 self._link.post(seat, Finish() if self._closing else Disband(self.form.group))

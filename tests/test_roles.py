@@ -46,7 +46,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
         group=None,
         node=node,
         work_dirs={0: "", 1: node.work_dir, 2: ""},
-        outside=SimpleNamespace(nodes={1: RemoteNode(placed(-2, "s1"), "", lambda message: None)}),
+        ssh_nodes=SimpleNamespace(nodes={1: RemoteNode(placed(-2, "s1"), "", lambda message: None)}),
         everyone=channels[1],
         root=channels[0],
         world=SimpleNamespace(rank=1, wake=lambda: None),

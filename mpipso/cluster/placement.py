@@ -14,13 +14,15 @@ from mpipso.errors import UserError
 from mpipso.wording import counted, listed
 
 
-def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None, port: int = 0) -> Plan:
+def form_groups(
+    ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None, port: int = 0
+) -> Plan:
     """Form the groups; takes time in proportion to the number of ranks.
 
     Parameters
     ----------
     ranks:
-        Every rank of the job, by rank, and what is :func:`outside` of it.
+        Every rank of the job, by rank, and the hosts :func:`named_without_rank`.
     parallel:
         The configuration's section; its ``service_groups`` win over ``hosts``, and those over the order of the ranks.
     hosts:
@@ -60,10 +62,10 @@ def plan(ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | No
     return replace(share_hosts(_root_first(drafts), spares, ranks, parallel, port), idle=tuple(idle))
 
 
-def outside(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
+def named_without_rank(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:
     """The hosts that are named for groups, but on which no rank runs: each as a rank with a number of its own below 0.
 
-    Nothing is known of these hosts yet but their names. The arguments are those of :func:`plan`.
+    Nothing is known of these hosts yet but their names. The arguments are those of :func:`form_groups`.
     """
     known = Hosts(ranks)
     if parallel.service_groups:

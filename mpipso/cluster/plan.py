@@ -15,7 +15,7 @@ class Rank:
     Attributes
     ----------
     rank:
-        Its number; a negative one stands for a host on which no rank runs (``placement.outside``).
+        Its number; a negative one stands for a host on which no rank runs (``placement.named_without_rank``).
     host, address, aliases:
         The host's name, the address at which other hosts reach it, and its further names and addresses.
     cores, devices:

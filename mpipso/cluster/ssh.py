@@ -43,10 +43,10 @@ _NOISE = 1 << 16
 _SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
 
 
-class Outside:
-    """The nodes of one group that are outside of the job; methods are called by one thread and wait.
+class SshNodes:
+    """The nodes of one group without a rank; methods are called by one thread and wait.
 
-    Call :meth:`meet` first, then :meth:`join` once the nodes' shares are known, at last :meth:`close`.
+    Call :meth:`connect` first, then :meth:`join` once the nodes' shares are known, at last :meth:`close`.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Outside:
         self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
         self._thread.start()
 
-    def meet(self, nodes: Sequence[PlacedNode], commands: Mapping[str, str], root: Fingerprint) -> list[Facts]:
+    def connect(self, nodes: Sequence[PlacedNode], commands: Mapping[str, str], root: Fingerprint) -> list[Facts]:
         """Connect to the nodes, all at once; what each of them is.
 
         Parameters
@@ -78,24 +78,24 @@ class Outside:
             With everything that is wrong, one line for each node and mistake.
         """
         self._connections = {node.rank: AgentConnection(self._loop, node, self._settings) for node in nodes}
-        found = self._run(self._meet(commands, root))
+        found = self._run(self._connect(commands, root))
         problems = [str(line) for each in found if isinstance(each, UserError) for line in each.problems]
         if problems:
             raise UserError(problems)
         return [each for each in found if not isinstance(each, UserError)]
 
-    async def _meet(self, commands: Mapping[str, str], root: Fingerprint) -> list[Facts | UserError]:
-        async def meet(connection: AgentConnection) -> Facts | UserError:
+    async def _connect(self, commands: Mapping[str, str], root: Fingerprint) -> list[Facts | UserError]:
+        async def connected(connection: AgentConnection) -> Facts | UserError:
             try:
                 await connection.open()
                 return await connection.facts(commands, root)
             except UserError as error:
                 return error
 
-        return list(await asyncio.gather(*map(meet, self._connections.values())))
+        return list(await asyncio.gather(*map(connected, self._connections.values())))
 
     def join(self, group: Sequence[PlacedNode], work_dir: str) -> None:
-        """Make those nodes of a group that are outside of the job a part of it, each with its share.
+        """Make those nodes of a group without a rank a part of it, each with its share.
 
         Raises
         ------
@@ -183,7 +183,7 @@ class AgentConnection:
         self._tasks.append(asyncio.create_task(self._stay()))
 
     async def facts(self, commands: Mapping[str, str], root: Fingerprint) -> Facts:
-        """What the node is; arguments as for :meth:`Outside.meet`.
+        """What the node is; arguments as for :meth:`SshNodes.connect`.
 
         Raises
         ------
@@ -206,7 +206,7 @@ class AgentConnection:
         return facts
 
     async def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
-        """See :meth:`Outside.join`."""
+        """See :meth:`SshNodes.join`."""
         own_dir = await self._ask(
             "join",
             placed.host,

@@ -58,7 +58,7 @@ class World(Protocol):
     def scatter(self, values: Sequence[T]) -> T:
         """What rank 0 has for this rank: ``values``, by rank, count on rank 0 alone. Collective."""
 
-    def share(self, value: T) -> T:
+    def bcast(self, value: T) -> T:
         """The value that rank 0 gives; those of other ranks do not count. Collective."""
 
     def split(self, color: int | None, *, key: int = 0) -> Channel | None:
@@ -156,7 +156,7 @@ class MpiWorld:
             self.nap()
         return values[0]
 
-    def share(self, value: T) -> T:
+    def bcast(self, value: T) -> T:
         return self.scatter([value] * self.size)
 
     def _next_of(self, source: int) -> Any:

@@ -38,7 +38,7 @@ _MARK = 64
 class _Service:
     """What runs here: its keeper, and whether its stop is in a hurry."""
 
-    keeper: process.Keeper
+    keeper: process.Kept
     hurry: threading.Event = field(default_factory=threading.Event)
 
 
@@ -119,7 +119,7 @@ class LocalNode(Node):
         if problem := self._memory.settle(HELD_BEFORE):
             raise self._failure(f"{problem} before the start")
         with self._named():
-            keeper = process.Keeper.start(
+            keeper = process.Kept.start(
                 command,
                 env=self._environment(env),
                 cwd=Path.cwd(),

@@ -60,7 +60,7 @@ class Gone:
     """The names of shared memory that the service had left behind, and that was removed."""
 
 
-class Keeper:
+class Kept:
     """A running service and all of its processes. All methods may be called from any thread.
 
     Attributes
@@ -114,7 +114,7 @@ class Keeper:
         grace: float,
         stop_command: Sequence[str] = (),
         folder: str | None = None,
-    ) -> Keeper:
+    ) -> Kept:
         """Start a service under a keeper.
 
         Parameters
@@ -247,14 +247,14 @@ def run(
     env:
         The complete environment; None for that of this process, scrubbed.
     cores:
-        As for ``Keeper.start``.
+        As for ``Kept.start``.
     cancel:
         Ends the command early when set.
 
     Raises
     ------
     EvaluationFailed
-        The command cannot be started (``infrastructure``), see ``Keeper.start``.
+        The command cannot be started (``infrastructure``), see ``Kept.start``.
     Cancelled
         ``cancel`` was set before the command had ended.
     """
@@ -266,7 +266,7 @@ def run(
         log, errors = (f"/dev/fd/{file}" for file in files)
         room = 8 * OUTPUT_LIMIT  # of which the keeper leaves the last quarter, twice what is kept
         order = _order(argv, env, cwd, cores, RUN_GRACE, log=log, errors=errors, log_limit=room)
-        command = Keeper(order, pass_fds=files)
+        command = Kept(order, pass_fds=files)
         try:
             code = command.wait(timeout, cancel)
         finally:

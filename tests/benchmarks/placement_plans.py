@@ -6,7 +6,7 @@ import random
 import time
 
 from mpipso.cluster.hosts import expand_node_list
-from mpipso.cluster.placement import plan
+from mpipso.cluster.placement import form_groups
 from mpipso.cluster.plan import Rank
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 
@@ -35,7 +35,7 @@ def main() -> None:
             "all on one host": (one_host, Parallel(), None),
         }.items():
             begun = time.perf_counter()
-            result = plan(placing[0], placing[1], hosts=placing[2])
+            result = form_groups(placing[0], placing[1], hosts=placing[2])
             found = [result.index_of(rank.rank) for rank in placing[0]]
             seconds = time.perf_counter() - begun
             assert len(result.groups) == groups and None not in found

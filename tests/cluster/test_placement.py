@@ -15,7 +15,7 @@ from mpipso import batch
 from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
-from mpipso.cluster.placement import plan, regrouped
+from mpipso.cluster.placement import form_groups, regrouped
 from mpipso.cluster.plan import Plan, Rank, lowest_port
 from mpipso.config.file import parse
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
@@ -52,7 +52,7 @@ def masters(plan: Plan) -> list[str]:
 
 def problem(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        plan(ranks, parallel, hosts=hosts)
+        form_groups(ranks, parallel, hosts=hosts)
     assert len(caught.value.problems) == 1
     assert "\n" not in caught.value.problems[0]
     return caught.value.problems[0]
@@ -211,13 +211,13 @@ class TestNames:
 class TestGroups:
     def test_two_nodes_each_unless_told_otherwise(self) -> None:
         ranks = ranks_on("a", "b", "c", "d")
-        assert placed(plan(ranks, Parallel())) == [[0, 1], [2, 3]]
-        assert placed(plan(ranks, Parallel(nodes_per_group=4))) == [[0, 1, 2, 3]]
-        assert placed(plan(ranks, Parallel(nodes_per_group=1))) == [[0], [1], [2], [3]]
-        assert placed(plan(ranks_on("a"), Parallel())) == [[0]]
+        assert placed(form_groups(ranks, Parallel())) == [[0, 1], [2, 3]]
+        assert placed(form_groups(ranks, Parallel(nodes_per_group=4))) == [[0, 1, 2, 3]]
+        assert placed(form_groups(ranks, Parallel(nodes_per_group=1))) == [[0], [1], [2], [3]]
+        assert placed(form_groups(ranks_on("a"), Parallel())) == [[0]]
 
     def test_ranks_that_do_not_divide_are_spare_and_named(self) -> None:
-        result = plan(ranks_on("a", "b", "c", "d", "e"), Parallel(nodes_per_group=2))
+        result = form_groups(ranks_on("a", "b", "c", "d", "e"), Parallel(nodes_per_group=2))
         assert placed(result) == [[0, 1], [2, 3]]
         (spare,) = result.spares
         assert (spare.node.rank, spare.node.host, spare.reason) == (4, "e", "left over: groups take 2 nodes each")
@@ -230,7 +230,7 @@ class TestGroups:
     @given(st.permutations(["node0", "node1", "node2", "node3"]))
     def test_a_hostfile_forms_the_same_groups_whatever_the_order_of_the_ranks(self, order: list[str]) -> None:
         hosts = ["node0", "node1", "node2", "node3"]
-        result = plan(ranks_on(*order), Parallel(), hosts=hosts)
+        result = form_groups(ranks_on(*order), Parallel(), hosts=hosts)
         assert {frozenset(node.host for node in group.nodes) for group in result.groups} == {
             frozenset(hosts[:2]),
             frozenset(hosts[2:]),
@@ -242,14 +242,14 @@ class TestGroups:
     def test_names_are_matched_short_and_long(self) -> None:
         ranks = ranks_on("node1.example.org", "node0.example.org", "node3", "node2")
         hosts = ["node0", "node1", "node2.example.org", "node3.example.org"]
-        assert placed(plan(ranks, Parallel(), hosts=hosts)) == [[0, 1], [3, 2]]
+        assert placed(form_groups(ranks, Parallel(), hosts=hosts)) == [[0, 1], [3, 2]]
 
     def test_a_hostfile_with_a_host_that_is_not_in_the_job(self) -> None:
         text = problem(ranks_on("a", "b"), Parallel(), hosts=["a", "x", "y"])
         assert text.startswith("no rank of this job runs on x; no rank of this job runs on y: the job runs on a, b")
 
     def test_a_hostfile_with_more_hosts_than_there_are_ranks(self) -> None:
-        result = plan(ranks_on("a", "b"), Parallel(), hosts=["a", "b", "c", "d"])
+        result = form_groups(ranks_on("a", "b"), Parallel(), hosts=["a", "b", "c", "d"])
         assert placed(result) == [[0, 1]]
         assert result.idle == ("c", "d")
 
@@ -262,23 +262,23 @@ class TestGroups:
 
     def test_slots_without_a_rank_are_ignored(self) -> None:
         hosts = ["a"] * 8 + ["b"] * 8
-        assert placed(plan(ranks_on("a", "b"), Parallel(), hosts=hosts)) == [[0, 1]]
+        assert placed(form_groups(ranks_on("a", "b"), Parallel(), hosts=hosts)) == [[0, 1]]
 
     def test_the_hostfile_s_leftover_is_spare(self) -> None:
-        result = plan(ranks_on("c", "b", "a"), Parallel(nodes_per_group=2), hosts=["c", "a", "b"])
+        result = form_groups(ranks_on("c", "b", "a"), Parallel(nodes_per_group=2), hosts=["c", "a", "b"])
         assert placed(result) == [[0, 2]]
         assert [(spare.node.rank, spare.node.host) for spare in result.spares] == [(1, "b")]
 
     def test_groups_named_one_by_one_win_over_the_hostfile(self) -> None:
         parallel = Parallel(service_groups=(group(7, "b", "a"), group(3, "c")))
-        result = plan(ranks_on("a", "b", "c", "d"), parallel, hosts=["a", "b", "c", "d"])
+        result = form_groups(ranks_on("a", "b", "c", "d"), parallel, hosts=["a", "b", "c", "d"])
         assert placed(result) == [[0, 1], [2]], "rank 0 leads its group though it is named second"
         assert [group.group_id for group in result.groups] == [7, 3]
         assert [(spare.node.host, spare.reason) for spare in result.spares] == [("d", "not named in any group")]
 
     def test_the_root_s_group_comes_first(self) -> None:
         parallel = Parallel(service_groups=(group(0, "c", "b"), group(1, "a")))
-        result = plan(ranks_on("a", "b", "c"), parallel)
+        result = form_groups(ranks_on("a", "b", "c"), parallel)
         assert placed(result) == [[0], [2, 1]]
         assert [group.group_id for group in result.groups] == [1, 0]
 
@@ -293,7 +293,7 @@ class TestGroups:
         )
 
     def test_the_master_is_the_node_that_was_meant_whoever_leads(self) -> None:
-        result = plan(ranks_on("a", "b", "c"), Parallel(service_groups=(group(0, "b", "c", "a", master=1),)))
+        result = form_groups(ranks_on("a", "b", "c"), Parallel(service_groups=(group(0, "b", "c", "a", master=1),)))
         (only,) = result.groups
         assert only.nodes[0].rank == 0
         assert only.master.host == "c"
@@ -304,15 +304,15 @@ class TestGroups:
         self, named: tuple[GroupEntry, ...], hosts: list[str] | None
     ) -> None:
         second = Parallel(master_node_index=1, service_groups=named)
-        assert masters(plan(ranks_on("a", "b", "c", "d"), second, hosts=hosts)) == ["b", "d"]
+        assert masters(form_groups(ranks_on("a", "b", "c", "d"), second, hosts=hosts)) == ["b", "d"]
 
     def test_the_master_of_every_group_is_where_the_section_says_with_groups_of_the_command_line(self) -> None:
         second = Parallel(master_node_index=1, service_groups=parse_nodes("a,b:c,d"))
-        assert masters(plan(ranks_on("a", "b", "c", "d"), second)) == ["b", "d"]
+        assert masters(form_groups(ranks_on("a", "b", "c", "d"), second)) == ["b", "d"]
 
     def test_a_group_may_have_its_master_elsewhere_than_the_section_says(self) -> None:
         second = Parallel(master_node_index=1, service_groups=(group(0, "a", "b", master=0), group(1, "c", "d")))
-        assert masters(plan(ranks_on("a", "b", "c", "d"), second)) == ["a", "d"]
+        assert masters(form_groups(ranks_on("a", "b", "c", "d"), second)) == ["a", "d"]
 
     @pytest.mark.parametrize("named", [(), (group(0, "a"), group(1, "b"))])
     def test_a_master_beyond_the_group(self, named: tuple[GroupEntry, ...]) -> None:
@@ -320,7 +320,7 @@ class TestGroups:
         assert problem(ranks_on("a", "b"), beyond) == "parallel.master_node_index = 1, but group 0 has 1 node"
 
     def test_parallel_can_be_switched_off(self) -> None:
-        assert placed(plan(ranks_on("a", "b"), Parallel(enabled=False))) == [[0, 1]]
+        assert placed(form_groups(ranks_on("a", "b"), Parallel(enabled=False))) == [[0, 1]]
         text = problem(ranks_on("a", "b", "c", "d"), Parallel(enabled=False))
         assert text.startswith("parallel.enabled = false allows one group, but 4 ranks form 2")
 
@@ -333,7 +333,7 @@ class TestSharedHosts:
         assert problem(ranks_on("a", "a"), Parallel(mode="multi_node")).startswith("more than one rank on a (2)")
 
     def test_in_single_node_mode_groups_share_hosts(self) -> None:
-        result = plan(ranks_on("a", "a", "b", "b"), Parallel(mode="single_node", nodes_per_group=1))
+        result = form_groups(ranks_on("a", "a", "b", "b"), Parallel(mode="single_node", nodes_per_group=1))
         assert [(group.nodes[0].host, group.nodes[0].cores) for group in result.groups] == [
             ("a", (0, 1, 2, 3)),
             ("a", (4, 5, 6, 7)),
@@ -343,26 +343,26 @@ class TestSharedHosts:
 
     def test_services_whose_masters_share_a_host_count_their_ports_up(self) -> None:
         ranks, alone = ranks_on("a", "b", "a", "a"), Parallel(mode="single_node", nodes_per_group=1)
-        assert [group.port for group in plan(ranks, alone, port=8000).groups] == [8000, 8000, 8001, 8002]
-        assert [group.port for group in plan(ranks, alone, port=0).groups] == [0, 0, 0, 0]
+        assert [group.port for group in form_groups(ranks, alone, port=8000).groups] == [8000, 8000, 8001, 8002]
+        assert [group.port for group in form_groups(ranks, alone, port=0).groups] == [0, 0, 0, 0]
         assert lowest_port(8000, [8000, 8002]) == 8001
 
     def test_groups_on_one_host_have_disjoint_cores_and_devices(self) -> None:
-        result = plan(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())
+        result = form_groups(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())
         first, second = result.groups
         assert [(node.cores, node.devices) for node in first.nodes] == [((0, 1, 2, 3), (4,)), ((0, 1, 2, 3), (5,))]
         assert [(node.cores, node.devices) for node in second.nodes] == [((4, 5, 6, 7), (6,)), ((4, 5, 6, 7), (7,))]
 
     def test_shares_are_equal_and_the_rest_is_unused(self) -> None:
-        result = plan(ranks_on("a", "a", "a"), Parallel(nodes_per_group=1))
+        result = form_groups(ranks_on("a", "a", "a"), Parallel(nodes_per_group=1))
         assert [group.nodes[0].cores for group in result.groups] == [(0, 1), (2, 3), (4, 5)]
 
     def test_cores_can_be_shared(self) -> None:
-        result = plan(ranks_on("a", "a", cores=(0,)), Parallel(nodes_per_group=1, share_cores=True))
+        result = form_groups(ranks_on("a", "a", cores=(0,)), Parallel(nodes_per_group=1, share_cores=True))
         assert [group.nodes[0].cores for group in result.groups] == [(0,), (0,)]
 
     def test_groups_for_which_no_core_is_left_are_spare(self) -> None:
-        result = plan(ranks_on(*"aaaaaa", cores=(0, 1)), Parallel())
+        result = form_groups(ranks_on(*"aaaaaa", cores=(0, 1)), Parallel())
         assert placed(result) == [[0, 1], [2, 3]]
         assert [result.node(rank).rank for rank in range(6)] == list(range(6))
         assert [(s.node.rank, s.reason) for s in result.spares] == [
@@ -371,15 +371,15 @@ class TestSharedHosts:
         ]
 
     def test_groups_for_which_no_device_is_left_are_spare(self) -> None:
-        result = plan(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1))
+        result = form_groups(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1))
         assert [group.nodes[0].devices for group in result.groups] == [(0,)]
         assert [spare.reason for spare in result.spares] == ["a has no device left of 1 for more groups"]
-        ignored = plan(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1, devices_per_node=0))
+        ignored = form_groups(ranks_on("a", "a", devices=(0,)), Parallel(nodes_per_group=1, devices_per_node=0))
         assert [group.nodes[0].devices for group in ignored.groups] == [(), ()]
 
     def test_ranks_that_were_bound_to_cores_of_their_own_share_them_all(self) -> None:
         ranks = [Rank(0, "a", cores=(0, 1)), Rank(1, "a", cores=(2, 3))]
-        result = plan(ranks, Parallel(nodes_per_group=1))
+        result = form_groups(ranks, Parallel(nodes_per_group=1))
         assert [group.nodes[0].cores for group in result.groups] == [(0, 1), (2, 3)]
 
     @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 24), st.integers(0, 8))
@@ -389,7 +389,7 @@ class TestSharedHosts:
         if size > count:
             return
         ranks = ranks_on(*["a"] * count, cores=tuple(range(cores)), devices=tuple(range(devices)))
-        result = plan(ranks, Parallel(nodes_per_group=size))
+        result = form_groups(ranks, Parallel(nodes_per_group=size))
         owned = [(set(g.nodes[0].cores), {d for n in g.nodes for d in n.devices}) for g in result.groups]
         assert all(mine for mine, _ in owned), "every group has a core"
         assert sum(len(mine) for mine, _ in owned) == len(set().union(*(mine for mine, _ in owned)))
@@ -400,11 +400,11 @@ class TestSharedHosts:
 
 class TestDevices:
     def test_devices_per_node_counts_from_zero_where_none_were_found(self) -> None:
-        result = plan(ranks_on("a", "b"), Parallel(devices_per_node=2))
+        result = form_groups(ranks_on("a", "b"), Parallel(devices_per_node=2))
         assert [node.devices for node in result.groups[0].nodes] == [(0, 1), (0, 1)]
 
     def test_devices_per_node_takes_the_first_of_those_that_were_found(self) -> None:
-        result = plan(ranks_on("a", devices=(4, 5, 6, 7)), Parallel(devices_per_node=2))
+        result = form_groups(ranks_on("a", devices=(4, 5, 6, 7)), Parallel(devices_per_node=2))
         assert result.groups[0].nodes[0].devices == (4, 5)
 
     def test_more_devices_than_there_are(self) -> None:
@@ -414,7 +414,7 @@ class TestDevices:
 
     def test_npu_ids_are_taken_as_written(self) -> None:
         parallel = Parallel(service_groups=(group(0, "a", npu_ids=[(2, 3)]), group(1, "a", npu_ids=[(0,)])))
-        result = plan(ranks_on("a", "a", devices=(0, 1, 2, 3)), parallel)
+        result = form_groups(ranks_on("a", "a", devices=(0, 1, 2, 3)), parallel)
         assert [group.nodes[0].devices for group in result.groups] == [(2, 3), (0,)]
 
     def test_npu_ids_that_are_not_there(self) -> None:
@@ -431,9 +431,9 @@ class TestDevices:
 
     def test_the_configured_variable_wins_over_the_detected_one(self) -> None:
         ranks = ranks_on("a", devices=(0,))
-        assert plan(ranks, Parallel()).groups[0].nodes[0].device_variable == "CUDA_VISIBLE_DEVICES"
+        assert form_groups(ranks, Parallel()).groups[0].nodes[0].device_variable == "CUDA_VISIBLE_DEVICES"
         given = Parallel(device_variable="MY_DEVICES")
-        assert plan(ranks, given).groups[0].nodes[0].device_variable == "MY_DEVICES"
+        assert form_groups(ranks, given).groups[0].nodes[0].device_variable == "MY_DEVICES"
 
 
 def test_numbers_are_shown_as_ranges() -> None:
@@ -447,7 +447,7 @@ class TestAddresses:
         return [Rank(i, f"n{i}", f"192.168.0.{i}", (0,), aliases=(f"192.168.0.{i}", f"10.0.0.{i}")) for i in range(2)]
 
     def addresses(self, parallel: Parallel) -> list[str]:
-        return [node.address for node in plan(self.ranks(), parallel).groups[0].nodes]
+        return [node.address for node in form_groups(self.ranks(), parallel).groups[0].nodes]
 
     def test_in_the_network_that_is_named(self) -> None:
         assert self.addresses(Parallel()) == ["192.168.0.0", "192.168.0.1"]
@@ -462,19 +462,19 @@ class TestAddresses:
         nodes = tuple(NodeEntry(host=f"n{i}", address=f"172.16.0.{i}") for i in range(2))
         ranks = [*self.ranks(), Rank(2, "n2", "192.168.0.2", (0,), aliases=("192.168.0.2",))]
         own = Parallel(service_groups=(GroupEntry(group_id=0, nodes=nodes),), network="10.9.0.0/24")
-        assert [node.address for node in plan(ranks, own).groups[0].nodes] == ["172.16.0.0", "172.16.0.1"]
-        assert [spare.node.host for spare in plan(ranks, Parallel(network="10.0.0.0/24")).spares] == ["n2"]
+        assert [node.address for node in form_groups(ranks, own).groups[0].nodes] == ["172.16.0.0", "172.16.0.1"]
+        assert [spare.node.host for spare in form_groups(ranks, Parallel(network="10.0.0.0/24")).spares] == ["n2"]
 
     def test_a_host_without_an_address_in_the_network(self) -> None:
         with pytest.raises(UserError, match=r"^parallel\.network = '10\.0\.0\.0/31': no address in it on n2$"):
-            plan(
+            form_groups(
                 [Rank(i, f"n{i}", "x", (0,), aliases=(f"10.0.0.{i}",)) for i in range(4)],
                 Parallel(network="10.0.0.0/31"),
             )
 
     def test_hosts_of_which_nothing_is_known_yet_may_have_one(self) -> None:
         ranks = [*self.ranks()[:1], Rank(-1, "far"), Rank(1, "named", "named")]
-        placed = plan(ranks, Parallel(network="10.0.0.0/24", nodes_per_group=3))
+        placed = form_groups(ranks, Parallel(network="10.0.0.0/24", nodes_per_group=3))
         assert [node.address for node in placed.groups[0].nodes] == ["10.0.0.0", "named", ""]
 
     @pytest.mark.parametrize("section", [{"network": "10.0.0.1/24"}, {"network": "eth0"}])
@@ -484,12 +484,12 @@ class TestAddresses:
 
     def test_hosts_at_one_address_are_pointed_out(self) -> None:
         config = parse(template("llamacpp"), "template", engines=ENGINES.names(), clients=CLIENTS.names())
-        twins = plan([Rank(i, f"n{i}", "10.0.2.15", (0,)) for i in range(2)], Parallel())
+        twins = form_groups([Rank(i, f"n{i}", "10.0.2.15", (0,)) for i in range(2)], Parallel())
         (line,) = notes(config, twins)
         assert line.startswith(
             "group 0: n0, n1 have the same address, 10.0.2.15, by which they may not reach each other"
         )
-        assert not list(notes(config, plan(self.ranks(), Parallel())))
+        assert not list(notes(config, form_groups(self.ranks(), Parallel())))
 
 
 @pytest.mark.parametrize("scontrol", ["#!/bin/sh\nsleep 60\n", "#!/bin/sh\nexit 1\n", "no program"])

@@ -25,7 +25,7 @@ from service.node_interface import TestExecute, TestFiles, TestService, TestUpda
 
 from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode
-from mpipso.cluster.ssh import Outside
+from mpipso.cluster.ssh import SshNodes
 from mpipso.config.parallel import Ssh
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.environment import Fingerprint
@@ -113,23 +113,23 @@ def place(host: str = "node7") -> PlacedNode:
 
 @pytest.fixture
 def node(home: Path, tmp_path: Path) -> Iterator[RemoteNode]:
-    outside = Outside(Ssh())
+    nodes = SshNodes(Ssh())
     try:
-        outside.meet([place()], {}, HERE)
-        outside.join([place()], str(tmp_path / "work"))
-        yield outside.nodes[0]
+        nodes.connect([place()], {}, HERE)
+        nodes.join([place()], str(tmp_path / "work"))
+        yield nodes.nodes[0]
     finally:
-        outside.close()
+        nodes.close()
 
 
 def refusal(settings: Ssh, host: str = "node7", commands: dict[str, str] | None = None) -> str:
     """What is said when nothing can be started; the connection is closed again."""
-    outside = Outside(settings)
+    nodes = SshNodes(settings)
     try:
         with pytest.raises(UserError) as caught:
-            outside.meet([place(host)], commands or {}, HERE)
+            nodes.connect([place(host)], commands or {}, HERE)
     finally:
-        outside.close()
+        nodes.close()
     assert len(caught.value.problems) == 1
     return caught.value.problems[0]
 
@@ -165,9 +165,9 @@ class TestRefusal:
     def test_a_key_that_the_host_does_not_want(self, home: Path, server: Server) -> None:
         shutil.copy(server.folder / "otherkey", home / ".ssh" / "id_ed25519")
         assert refusal(Ssh()).startswith("node7: permission denied over ssh for user root; give a key ")
-        right = Outside(Ssh(identity_files=(str(server.folder / "key"),)))
+        right = SshNodes(Ssh(identity_files=(str(server.folder / "key"),)))
         try:
-            assert right.meet([place()], {}, HERE)[0].cores
+            assert right.connect([place()], {}, HERE)[0].cores
         finally:
             right.close()
 
@@ -204,23 +204,23 @@ class TestRefusal:
 
 def test_what_a_login_prints_is_passed_over(home: Path, tmp_path: Path) -> None:
     chatty = script(tmp_path, "echo Welcome; echo '{}'; echo to the cluster", f'exec {sys.executable} "$@"')
-    outside = Outside(Ssh(python=chatty))
+    nodes = SshNodes(Ssh(python=chatty))
     try:
-        (facts,) = outside.meet([place()], {}, HERE)
+        (facts,) = nodes.connect([place()], {}, HERE)
         assert facts.host == os.uname().nodename
-        outside.join([place()], str(tmp_path / "work"))
-        assert outside.nodes[0].execute(["echo", "x"], 10).stdout == "x\n"
+        nodes.join([place()], str(tmp_path / "work"))
+        assert nodes.nodes[0].execute(["echo", "x"], 10).stdout == "x\n"
     finally:
-        outside.close()
+        nodes.close()
 
 
 def test_port_and_user_of_the_node_win_over_the_user_s_configuration(home: Path, server: Server) -> None:
     (home / ".ssh" / "config").write_text("Host 127.0.0.1\n  Port 9\n  User nobody-here\n")
-    outside = Outside(Ssh())
+    nodes = SshNodes(Ssh())
     try:
-        assert outside.meet([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {}, HERE)[0].cores
+        assert nodes.connect([replace(place("127.0.0.1"), ssh_port=server.port, ssh_user="root")], {}, HERE)[0].cores
     finally:
-        outside.close()
+        nodes.close()
 
 
 def test_an_answer_that_comes_too_late_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,11 +294,11 @@ from mpipso.config.parallel import Ssh
 from mpipso.service.environment import Fingerprint
 host, silence, service = sys.argv[1:]
 ssh.SILENCE = float(silence)
-outside = ssh.Outside(Ssh())
+nodes = ssh.SshNodes(Ssh())
 place = PlacedNode(-1, host, "127.0.0.1", (), ())
-outside.meet([place], {}, Fingerprint("", {}))
-outside.join([place], "")
-node = outside.nodes[0]
+nodes.connect([place], {}, Fingerprint("", {}))
+nodes.join([place], "")
+node = nodes.nodes[0]
 node.start_service([sys.executable, "-c", service], {}, log="log", grace=60.0)
 while not (pids := node.read_chunk("log", 0, 100)):
     time.sleep(0.01)

@@ -62,7 +62,7 @@ def test_values_are_gathered_on_rank_0_and_scattered_and_shared_from_there(world
     gathered = world.gather(world.rank * 10)
     assert gathered == ([rank * 10 for rank in range(world.size)] if world.rank == 0 else [])
     assert world.scatter([f"for {number // 10}" for number in gathered]) == f"for {world.rank}"
-    assert world.share({"from": world.rank}) == {"from": 0}
+    assert world.bcast({"from": world.rank}) == {"from": 0}
     assert "MPI" in world.library
 
 
@@ -149,7 +149,7 @@ def test_a_waiting_rank_does_not_spin(world: MpiWorld) -> None:
         assert channel.take() == []
         world.nap()
     assert time.process_time() - begun < 0.3
-    world.share(world.gather(None))
+    world.bcast(world.gather(None))
 
 
 def test_a_node_of_another_rank_behaves_as_one_s_own(world: MpiWorld, tmp_path: Path) -> None:

@@ -859,14 +859,14 @@ head -c 300000 /dev/zero | tr '\\0' x > 20261128/logs/infer/a.out; echo why >> 2
 @pytest.mark.parametrize("end", ["exit 3", "true", "sleep 1000"])
 def test_the_logs_of_a_benchmark_that_failed_are_kept(bench: Bench, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """AISBench and AIPerf say only there why they failed. The time runs, by this change, from when all is written."""
-    wait = process.Keeper.wait
+    wait = process.Kept.wait
 
-    def once_written(keeper: process.Keeper, *told: Any) -> int | None:
+    def once_written(keeper: process.Kept, *told: Any) -> int | None:
         if end.startswith("sleep"):
             wait_until(lambda: any(bench.folder.glob("*/benchmark-*/result.json")))
         return wait(keeper, *told)
 
-    monkeypatch.setattr(process.Keeper, "wait", once_written)
+    monkeypatch.setattr(process.Kept, "wait", once_written)
     benchmark = ECHO | {"command": ("sh", "-c", LOGGING, "{result_dir}", end), "timeout": 5.0}
     if end.startswith("sleep"):
         benchmark["timeout"] = 0.2
@@ -956,13 +956,13 @@ def test_nor_is_it_held_against_a_service_that_has_failed(bench: Bench) -> None:
 def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of the benchmark runs, by this change, from when all is written."""
     written = bench.folder / "written"
-    wait = process.Keeper.wait
+    wait = process.Kept.wait
 
-    def once_written(keeper: process.Keeper, *told: Any) -> int | None:
+    def once_written(keeper: process.Kept, *told: Any) -> int | None:
         wait_until(written.exists)
         return wait(keeper, *told)
 
-    monkeypatch.setattr(process.Keeper, "wait", once_written)
+    monkeypatch.setattr(process.Kept, "wait", once_written)
     script = 'echo half way; echo \'{"a": 1}\' > "$0"; touch "$1"; sleep 1000'
     benchmark = ECHO | {"command": ("sh", "-c", script, "{result}", str(written)), "timeout": 0.2}
     evaluation = bench.evaluate(tiny(), benchmark | {"metrics": {"output_throughput": "a"}})

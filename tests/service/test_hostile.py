@@ -22,7 +22,7 @@ from bed.job import wait_until
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
 from mpipso.service.environment import scrubbed_environment
-from mpipso.service.process import Keeper
+from mpipso.service.process import Kept
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 SERVING = ["good", "stubborn", "daemon", "early", "crash", "hang", "respawn", "retitled"]
@@ -44,9 +44,9 @@ class Start:
     def argv(self, mode: str, *more: str) -> list[str]:
         return [sys.executable, str(HOSTILE), mode, "--port", str(self.port), "--shm", self.shm, *more]
 
-    def keep(self, mode: str, *more: str, grace: float = 0.3, ready: bool = True) -> Keeper:
+    def keep(self, mode: str, *more: str, grace: float = 0.3, ready: bool = True) -> Kept:
         environment = scrubbed_environment(os.environ)
-        keeper = Keeper.start(self.argv(mode, *more), env=environment, cwd=None, log=self.log, cores=None, grace=grace)
+        keeper = Kept.start(self.argv(mode, *more), env=environment, cwd=None, log=self.log, cores=None, grace=grace)
         self.mark = keeper.mark
         if ready:
             self.wait_ready()
@@ -85,7 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.sweep(begun.mark)
 
 
-def knows_shm(keeper: Keeper) -> bool:
+def knows_shm(keeper: Kept) -> bool:
     """Whether it has noted all kinds: what lives for less than one look is not known."""
     return len(keeper._known["shm"]) == 3
 
@@ -199,7 +199,7 @@ def test_a_file_that_the_service_only_reads_is_kept(start: Start, trial: int) ->
     reader += "f = p.open('rb')\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\nprint('ready', flush=True)\n"
     command = [sys.executable, "-c", reader + "time.sleep(10_000)"]
     environment = process.scrubbed_environment(os.environ)
-    keeper = Keeper.start(command, env=environment, cwd=None, log=start.log, cores=None, grace=0.3)
+    keeper = Kept.start(command, env=environment, cwd=None, log=start.log, cores=None, grace=0.3)
     try:
         part = path.with_name(f"{path.name}-part")
         part.write_bytes(b"mine")
@@ -228,7 +228,7 @@ from pathlib import Path
 from mpipso.service import ports, process
 from mpipso.service.environment import scrubbed_environment
 port, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
-keeper = process.Keeper.start(command, env=scrubbed_environment(os.environ), cwd=None, log=Path(log),
+keeper = process.Kept.start(command, env=scrubbed_environment(os.environ), cwd=None, log=Path(log),
                               cores=None, grace=60, folder=os.environ["FOLDER"])
 if os.environ.get("FORK"):
     if os.fork() == 0:

@@ -24,7 +24,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
 from mpipso.service.environment import scrubbed_environment
-from mpipso.service.process import Keeper, run
+from mpipso.service.process import Kept, run
 
 ENV = scrubbed_environment(os.environ)
 
@@ -33,9 +33,9 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", code]
 
 
-def keep(folder: Path, argv: list[str], **more: Any) -> Keeper:
+def keep(folder: Path, argv: list[str], **more: Any) -> Kept:
     options: dict[str, Any] = {"env": ENV, "cwd": None, "log": folder / "log", "cores": None, "grace": 0.2, **more}
-    return Keeper.start(argv, **options)
+    return Kept.start(argv, **options)
 
 
 def logged(folder: Path) -> str:
