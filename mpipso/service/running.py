@@ -16,8 +16,8 @@ LOG_BYTES = 256 * 1024
 REASON_LINES = 2000
 """Among how many of a log's last lines the telling one is looked for: tracebacks of several processes follow it."""
 LOAD_BYTES = 4 << 20
-"""In how much of what a log says under load: its first half, which has the cause, and its last. After it come the
-tracebacks of all requests that wait."""
+"""Bytes of the log since the benchmark began that are searched: half at its beginning, where the cause is, half at its
+end."""
 LEAD_BYTES = 16 * 1024
 """How much is kept before the telling line: the traceback that ends with it."""
 

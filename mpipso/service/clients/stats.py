@@ -1,10 +1,10 @@
 """The common metrics of a run, from what happened to each of its requests.
 
 Definitions are those of ``vllm bench serve``: TTFT is the time from sending a request to its first chunk of tokens, ITL
-the gap between two chunks, E2E the time to the last chunk, TPOT is (E2E - TTFT) / (output tokens - 1). Tokens without
-text, such as special ones, are tokens; but what comes without text before the first text is no chunk, nor is what
-follows the end. An end without text is one only if the service counts more tokens than there were chunks: then E2E is
-the time to that end. Percentiles are taken over requests, those of ITL over all gaps, with linear interpolation.
+the gap between two chunks, E2E the time to the last chunk, TPOT is (E2E - TTFT) / (output tokens - 1). Events without
+text count as chunks, except before the first text and after the end. The ending event counts only if the server reports
+more tokens than there were chunks; E2E then ends with it. Percentiles are taken over requests, those of ITL over all
+gaps, with linear interpolation.
 """
 
 from __future__ import annotations
