@@ -34,15 +34,12 @@ def layout(group: PlacedGroup, work_dir: str, config: str) -> Layout:
     """
     port = group.port or DEFAULT_PORT
     return Layout(
-        hosts=tuple(node.host for node in group.nodes),
-        addresses=tuple(node.address or node.host for node in group.nodes),
+        nodes=group.nodes,
         master=group.master_node_index,
         port=port,
         master_port=port + (1000 if port + 1000 <= LAST_PORT else -1000),
         work_dirs=tuple(work_dir for _ in group.nodes),
         configs=tuple(config for _ in group.nodes),
-        devices=tuple(node.devices for node in group.nodes),
-        cores=tuple(node.cores for node in group.nodes),
     )
 
 
@@ -88,7 +85,7 @@ def _in_folder(config: Config, group: PlacedGroup, folder: Path, configuration: 
 def _texts(config: Config, configuration: Configuration, placed: Layout) -> list[str]:
     """The text of the configuration file on each node."""
     engine = ENGINES.create(config.service.engine)
-    files = [engine.file(config, configuration, placed, node) for node in range(len(placed.hosts))]
+    files = [engine.file(config, configuration, placed, node) for node in range(len(placed.nodes))]
     return [file.decode() if file else json.dumps(dict(configuration), indent=2) for file in files]
 
 

@@ -218,7 +218,7 @@ def _joined(
     """
     node, problem = None, ""
     try:
-        node = _node(place.node, config)
+        node = LocalNode(place.node, config.service.work_dir)
         unless_well.callback(node.close)
         if place.form is not None:
             group = place.form.placed
@@ -250,17 +250,6 @@ def _usable(plan: Plan, config: Config) -> Plan:
     if problems := [problem for some in found for problem in some]:
         raise UserError(problems)
     return plan
-
-
-def _node(place: PlacedNode, config: Config) -> LocalNode:
-    return LocalNode(
-        place.host,
-        address=place.address,
-        cores=place.cores,
-        devices=place.devices,
-        device_variable=place.device_variable,
-        work_dir=config.service.work_dir,
-    )
 
 
 def _without_rank(

@@ -205,8 +205,7 @@ class Station:
 
     def _take_seat(self, form: Form) -> None:
         seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._context.world.rank)
-        share = form.placed.nodes[seat]
-        self._context.node.assign(share.cores, share.devices, share.device_variable)
+        self._context.node.assign(form.placed.nodes[seat])
         own = self._context.group if form.group == self._context.place.index else None
         link: Link = own if own is not None else Later(self._context.everyone, form)
         self._role = Leader(self._context, form, link) if seat == 0 else Member(self._context, form, link)

@@ -37,7 +37,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
     course = Course(tmp_path, parallel__lease=LEAST_LEASE)
     config = load(course.config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
     groups = [PlacedGroup(rank, (placed(rank, f"h{rank}"), placed(-rank - 1, f"s{rank}"))) for rank in range(3)]
-    node = LocalNode("h1")
+    node = LocalNode(placed(1, "h1"))
     channels = LocalChannel.connected(3)
     yield SimpleNamespace(
         config=config,
@@ -66,7 +66,7 @@ def spare(context: Any, clock: Callable[[], float]) -> Station:
 
 def others(leader: Leader) -> list[str]:
     """Where its service runs, besides here."""
-    return list(leader._group._layout(()).addresses[1:])
+    return [node.address for node in leader._group._layout(()).nodes[1:]]
 
 
 def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:

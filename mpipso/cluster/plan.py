@@ -7,50 +7,34 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from mpipso.service.facts import Facts
+from mpipso.service.node import Share
+
 
 @dataclass(frozen=True)
-class Rank:
-    """A rank of the job, with what it found out about its host at start-up.
-
-    Attributes
-    ----------
-    rank:
-        Its number; a negative one stands for a host on which no rank runs (``placement.named_without_rank``).
-    host, address, aliases:
-        The host's name, the address at which other hosts reach it, and its further names and addresses.
-    cores, devices:
-        The cores and the accelerators that the job may use there, by their numbers.
-    device_variable:
-        The environment variable that shows a process some of ``devices``; empty if it is not known.
-    differing:
-        The environment variables of which a service inherits another value there than on the root's host.
-    """
+class _Numbered:
+    """What has the number of a rank; as the last base, its field comes first."""
 
     rank: int
-    host: str
-    address: str = ""
-    cores: tuple[int, ...] = ()
-    devices: tuple[int, ...] = ()
-    device_variable: str = ""
-    aliases: tuple[str, ...] = ()
-    differing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class PlacedNode:
+class Rank(Facts, _Numbered):
+    """A rank of the job, with what it found out about its host at start-up.
+
+    A negative number stands for a host on which no rank runs (``placement.named_without_rank``).
+    """
+
+
+@dataclass(frozen=True)
+class PlacedNode(Share, _Numbered):
     """One node of a group: its rank, and its share of a host.
 
     Groups on one host have disjoint cores and devices. Nodes of one group on one host have disjoint devices, but the
-    same cores. The fields are those of :class:`Rank`, but for ``rank``: a negative number means that the node has no
-    rank. The group's leader then reaches the node over ssh, as ``ssh_user`` and on ``ssh_port`` if these are given.
+    same cores. A negative number means that the node has no rank. The group's leader then reaches the node over ssh, as
+    ``ssh_user`` and on ``ssh_port`` if these are given.
     """
 
-    rank: int
-    host: str
-    address: str
-    cores: tuple[int, ...]
-    devices: tuple[int, ...]
-    device_variable: str = ""
     ssh_port: int | None = None
     ssh_user: str = ""
 

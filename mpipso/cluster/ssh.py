@@ -13,7 +13,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,9 @@ from mpipso.edition import edition
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
+from mpipso.service.node import Share
 from mpipso.service.remote import Abandon, Answer, RemoteNode, Request
-from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
+from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode, tuples
 
 T = TypeVar("T")
 
@@ -193,8 +194,7 @@ class AgentConnection:
         try:
             told: dict[str, Any] = await self._ask("facts", str(Path.cwd()), list(commands.values()), asdict(root))
             lacking = told.pop("missing")
-            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
-            facts = Facts(**values)
+            facts = Facts(**tuples(told))
             peer = self._connection.get_extra_info("peername") if self._connection is not None else None
             if peer and peer[0] in facts.aliases:  # where the leader has found the node
                 facts = replace(facts, address=str(peer[0]))
@@ -207,15 +207,8 @@ class AgentConnection:
 
     async def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
         """See :meth:`SshNodes.join`."""
-        own_dir = await self._ask(
-            "join",
-            placed.host,
-            address=placed.address,
-            cores=placed.cores,
-            devices=placed.devices,
-            device_variable=placed.device_variable,
-            work_dir=work_dir,
-        )
+        share = {field.name: getattr(placed, field.name) for field in fields(Share)}
+        own_dir = await self._ask("join", work_dir, **share)
         self._node = RemoteNode(placed, str(own_dir), self.send)
         if self._lost is not None:
             self._node.lost(self._lost)

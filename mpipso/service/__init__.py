@@ -7,9 +7,9 @@ meanwhile, ``timing`` keeps the time of each phase. A configuration reaches the 
 ``template`` (a file) and ``environment``. Adapters are in ``engines``, for services, and in ``clients``, for what
 measures them; ``registry`` finds one by its name. ``embedded`` is the default service.
 
-``node`` is what a leader can do on each node of its group: ``local`` does it on this machine, ``remote`` by messages to
-another one; ``agent`` answers these, as lines of ``wire``, where no rank does. On a machine, ``facts`` finds out its
-names, cores and accelerators; ``process`` starts commands and services, each under a ``keeper``, so that nothing of
-them is left; ``ports`` and ``devices`` say whether these are free again; ``leftovers`` removes work folders of
-processes that were killed.
+``node`` is what a leader can do on each node of its group, and what of its host that may use: ``local`` does it on this
+machine, ``remote`` by messages to another one; ``agent`` answers these, as lines of ``wire``, where no rank does. On a
+machine, ``facts`` finds out its names, cores and accelerators; ``process`` starts commands and services, each under a
+``keeper``, so that nothing of them is left; ``ports`` and ``devices`` say whether these are free again; ``leftovers``
+removes work folders of processes that were killed.
 """

@@ -23,8 +23,9 @@ from mpipso.errors import EvaluationFailed
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
 from mpipso.service.local import LocalNode
+from mpipso.service.node import Share
 from mpipso.service.remote import Abandon, Agent, Answer, Request
-from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode
+from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode, tuples
 
 _READ = 1 << 18
 
@@ -80,8 +81,8 @@ class AgentServer:
             answer = Answer(request.number, failure=EvaluationFailed(cause, kind="infrastructure"))
         self.say(answer)
 
-    def _join(self, name: str, **share: Any) -> str:
-        self._node = LocalNode(name, **share)
+    def _join(self, work_dir: str, **share: Any) -> str:
+        self._node = LocalNode(Share(**tuples(share)), work_dir)
         self._agent = Agent(self._node, self.say)
         return self._node.work_dir
 

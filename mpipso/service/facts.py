@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from mpipso.service.environment import Fingerprint
+from mpipso.service.node import Share
 from mpipso.signals import launcher
 
 #: A documentation address (RFC 5737), to which nothing leads but the default route.
@@ -46,27 +47,18 @@ def showing(variable: str, devices: Sequence[int]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a machine is.
+class Facts(Share):
+    """What a machine is, and what of it the job may use.
 
     Attributes
     ----------
-    host, address, aliases:
-        Its name, the address at which other machines reach it, and all of its addresses but the loopback's.
-    cores, devices:
-        The cores and accelerators that this job may use, by their numbers.
-    device_variable:
-        The environment variable that shows a process some of ``devices``; empty if it is not known.
+    aliases:
+        Its further names and addresses, but the loopback's.
     differing:
         The environment variables of which a service inherits another value here than on the root's host.
     """
 
-    host: str
-    address: str
-    cores: tuple[int, ...]
-    devices: tuple[int, ...]
-    device_variable: str
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     differing: tuple[str, ...] = ()
 
 

@@ -186,15 +186,12 @@ class ServiceGroup:
         master = self._nodes[self._master]
         port = master.free_port(self._port)
         return Layout(
-            hosts=tuple(node.name for node in self._nodes),
-            addresses=tuple(node.address for node in self._nodes),
+            nodes=tuple(node.share for node in self._nodes),
             master=self._master,
             port=port,
             master_port=master.free_port(0, [port]),
             work_dirs=tuple(folders),
             configs=tuple(str(Path(folder) / self._config.service.config_name) for folder in folders),
-            devices=tuple(node.devices for node in self._nodes),
-            cores=tuple(node.cores for node in self._nodes),
         )
 
     def _starts(self, configuration: Configuration, layout: Layout) -> list[Start]:
@@ -211,7 +208,7 @@ class ServiceGroup:
         text = []
         for start in starts:
             node = self._nodes[start.node]
-            env = {**showing(node.device_variable, node.devices), **start.env}
+            env = {**showing(node.share.device_variable, node.share.devices), **start.env}
             text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
             text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
             text += [shlex.join(start.command), ""]

@@ -19,7 +19,7 @@ from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.environment import scrubbed_environment
 from mpipso.service.facts import showing
-from mpipso.service.node import CHUNK, Node, part_of
+from mpipso.service.node import CHUNK, Node, Share, part_of
 from mpipso.service.process import Completed
 
 HELD_BEFORE = 15.0
@@ -52,24 +52,11 @@ class LocalNode(Node):
         this process dies while the service runs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        address: str = "127.0.0.1",
-        cores: Sequence[int] = (),
-        devices: Sequence[int] = (),
-        device_variable: str = "",
-        work_dir: str = "",
-    ) -> None:
-        self.name = name
-        self.address = address
-        self.cores = tuple(cores)
-        self.devices = tuple(devices)
-        self.device_variable = device_variable
+    def __init__(self, share: Share, work_dir: str = "") -> None:
+        self.share = share
         self._services: dict[str, _Service] = {}
         self._redactor = Redactor(os.environ)
-        self._memory = DeviceMemory(self.devices)
+        self._memory = DeviceMemory(share.devices)
         self._start_folder = ""
         try:
             if work_dir:
@@ -96,7 +83,7 @@ class LocalNode(Node):
                 timeout=timeout,
                 env=self._environment(env or {}),
                 cwd=Path.cwd(),
-                cores=self.cores or None,
+                cores=self.share.cores or None,
                 cancel=cancel,
             )
 
@@ -124,7 +111,7 @@ class LocalNode(Node):
                 env=self._environment(env),
                 cwd=Path.cwd(),
                 log=log_path,
-                cores=self.cores or None,
+                cores=self.share.cores or None,
                 grace=grace,
                 stop_command=stop_command,
                 folder=self.work_dir,
@@ -308,11 +295,11 @@ class LocalNode(Node):
         for handle in list(self._services):
             self.stop_service(handle, CLOSE_GRACE)
 
-    def assign(self, cores: Sequence[int], devices: Sequence[int], device_variable: str) -> None:
+    def assign(self, share: Share) -> None:
         """Take the share of the host that the node has in the group that it serves from now on."""
-        if (tuple(cores), tuple(devices)) != (self.cores, self.devices):
-            self.cores, self.devices, self.device_variable = tuple(cores), tuple(devices), device_variable
-            self._memory = DeviceMemory(self.devices)
+        if (share.cores, share.devices) != (self.share.cores, self.share.devices):
+            self._memory = DeviceMemory(share.devices)
+        self.share = share
 
     def _service(self, handle: str) -> _Service:
         if handle not in self._services:
@@ -323,7 +310,7 @@ class LocalNode(Node):
         return Path(self.work_dir) / path
 
     def _environment(self, added: Mapping[str, str]) -> dict[str, str]:
-        return scrubbed_environment(os.environ) | showing(self.device_variable, self.devices) | dict(added)
+        return scrubbed_environment(os.environ) | showing(self.share.device_variable, self.share.devices) | dict(added)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

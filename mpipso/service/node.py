@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpipso.errors import EvaluationFailed
@@ -29,6 +30,27 @@ LINE = 160
 """Characters, at most, of a line of a log or an output that a cause quotes."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """What of a host a node may use.
+
+    Attributes
+    ----------
+    host, address:
+        The host's name, and the address at which other hosts reach it.
+    cores, devices:
+        The cores and the accelerators, by their numbers; none where they are not known.
+    device_variable:
+        The environment variable that shows a process some of ``devices``; empty if it is not known.
+    """
+
+    host: str
+    address: str = ""
+    cores: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
+    device_variable: str = ""
+
+
 class Node(abc.ABC):
     """One node of a service group.
 
@@ -37,24 +59,19 @@ class Node(abc.ABC):
 
     Attributes
     ----------
-    name:
-        The host's name.
-    address:
-        Where the other nodes of the group reach it.
-    cores, devices:
-        The cores and accelerators that the group may use there, by their numbers.
-    device_variable:
-        The environment variable that shows a process these devices; empty if it is not known.
+    share:
+        What of its host the group may use.
     work_dir:
         The node's folder for files of the run.
     """
 
-    name: str
-    address: str
-    cores: tuple[int, ...]
-    devices: tuple[int, ...]
-    device_variable: str
+    share: Share
     work_dir: str
+
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        return self.share.host
 
     @abc.abstractmethod
     def execute(

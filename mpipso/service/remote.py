@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service.local import LocalNode
-from mpipso.service.node import Node
+from mpipso.service.node import Node, Share
 from mpipso.service.process import Completed
 from mpipso.suspension import awake
 
@@ -27,25 +27,6 @@ START_TIMEOUT = 120.0
 """Seconds that a start may take: a node waits for the memory of its devices, and asks a slow tool for each of them."""
 
 _POLL = 0.1
-
-
-class Share(Protocol):
-    """A node's share of a host in a group; the fields are those of a :class:`~mpipso.service.node.Node`."""
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def address(self) -> str: ...
-
-    @property
-    def cores(self) -> tuple[int, ...]: ...
-
-    @property
-    def devices(self) -> tuple[int, ...]: ...
-
-    @property
-    def device_variable(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -134,8 +115,8 @@ class RemoteNode(Node):
 
     Parameters
     ----------
-    placed:
-        The node's share of its host.
+    share:
+        The node's.
     work_dir:
         The node's folder for files of the run, on its own machine.
     send:
@@ -144,12 +125,8 @@ class RemoteNode(Node):
 
     _numbers = itertools.count()
 
-    def __init__(self, placed: Share, work_dir: str, send: Callable[[Request | Abandon], None]) -> None:
-        self.name = placed.host
-        self.address = placed.address
-        self.cores = placed.cores
-        self.devices = placed.devices
-        self.device_variable = placed.device_variable
+    def __init__(self, share: Share, work_dir: str, send: Callable[[Request | Abandon], None]) -> None:
+        self.share = share
         self.work_dir = work_dir
         self._send = send
         self._waiting: dict[int, Future[Any]] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -46,6 +47,11 @@ def encode(message: Message) -> bytes:
     if len(line) > LINE_LIMIT:
         raise ValueError(f"a message of {len(line)} bytes, {LINE_LIMIT} are allowed")
     return line
+
+
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a frozen dataclass that came as lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def decode(line: bytes) -> Message:

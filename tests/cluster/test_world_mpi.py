@@ -21,7 +21,7 @@ from mpipso.cluster.plan import PlacedNode
 from mpipso.cluster.world import MpiWorld
 from mpipso.errors import EvaluationFailed
 from mpipso.service.local import LocalNode
-from mpipso.service.node import CHUNK
+from mpipso.service.node import CHUNK, Share
 from mpipso.service.remote import Agent, RemoteNode
 
 pytestmark = pytest.mark.mpi(min_size=4)
@@ -156,7 +156,7 @@ def test_a_node_of_another_rank_behaves_as_one_s_own(world: MpiWorld, tmp_path: 
     """Rank 0 leads, ranks 1 to 3 are members; each does what the leader's thread asks of it."""
     channel = world.channel()
     if world.rank != 0:
-        node = LocalNode(f"node{world.rank}", work_dir=str(tmp_path))
+        node = LocalNode(Share(f"node{world.rank}"), str(tmp_path))
         agent = Agent(node, lambda answer: channel.post(0, answer))
         channel.post(0, node.work_dir)
         over: list[object] = []

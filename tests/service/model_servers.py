@@ -9,11 +9,11 @@ import pytest
 
 from mpipso.config import Config
 from mpipso.service.engines.base import Layout
+from mpipso.service.node import Share
 
-ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), ("/work/flags.yaml",))
+ONE = Layout((Share("a", "10.0.0.5"),), 0, 8000, 29500, ("/work",), ("/work/flags.yaml",))
 TWO = Layout(
-    ("a", "b"),
-    ("10.0.0.5", "10.0.0.6"),
+    (Share("a", "10.0.0.5"), Share("b", "10.0.0.6")),
     1,
     8000,
     29500,

@@ -72,7 +72,7 @@ class Leader:
         return int.from_bytes(told, sys.byteorder)
 
     def join(self, folder: Path) -> Path:
-        return Path(str(self.ask("join", "node7", work_dir=str(folder)).value))
+        return Path(str(self.ask("join", str(folder), host="node7").value))
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def test_it_belongs_to_a_group_only_after_it_has_joined(leader: Leader, tmp_path
     failure = leader.ask("execute", ["true"], 10).failure
     assert failure is not None
     assert failure.cause == "execute before join"
-    failure = leader.ask("join", "node7", work_dir="/proc/nowhere").failure
+    failure = leader.ask("join", "/proc/nowhere", host="node7").failure
     assert failure is not None
     assert failure.cause.startswith("node7: work_dir ")
 

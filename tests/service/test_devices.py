@@ -19,6 +19,7 @@ from mpipso.service import devices
 from mpipso.service import local as local_module
 from mpipso.service.devices import DeviceMemory, MemoryUsage, memory_usage
 from mpipso.service.local import LocalNode
+from mpipso.service.node import Share
 
 FREE = {0: 400, 1: 400, 2: 3, 3: 3}
 NPU_MAP = """\
@@ -63,7 +64,7 @@ def gpus(tools: Path) -> Callable[[dict[int, int]], None]:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalNode]:
-    made = LocalNode("node0", devices=(2, 3), device_variable="CUDA_VISIBLE_DEVICES", work_dir=str(tmp_path))
+    made = LocalNode(Share("node0", devices=(2, 3), device_variable="CUDA_VISIBLE_DEVICES"), str(tmp_path))
     yield made
     made.close()
 

@@ -14,19 +14,17 @@ from mpipso.config import Config, Service, templates
 from mpipso.config.file import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+from mpipso.service.node import Share
 from mpipso.service.reasons import ERROR, MEMORY, NAMED, OTHER
 
-ONE = Layout(("a",), ("10.0.0.5",), 0, 8000, 29500, ("/work",), ("/work/config.json",), ((2, 3),), ((0, 1),))
+ONE = Layout((Share("a", "10.0.0.5", (0, 1), (2, 3)),), 0, 8000, 29500, ("/work",), ("/work/config.json",))
 TWO = Layout(
-    ("a", "b"),
-    ("10.0.0.5", "10.0.0.6"),
+    (Share("a", "10.0.0.5", (0,), (0, 1)), Share("b", "10.0.0.6", (1, 2), (2,))),
     1,
     8000,
     29500,
     ("/work/a", "/work/b"),
     ("/work/a/c.json", "/work/b/c.json"),
-    ((0, 1), (2,)),
-    ((0,), (1, 2)),
 )
 
 
@@ -82,8 +80,8 @@ def test_a_service_on_one_node_stays_on_loopback() -> None:
 
 
 def test_hosts_that_have_the_same_address_are_still_two() -> None:
-    alike = replace(TWO, addresses=("169.254.3.1", "169.254.3.1"))
-    assert (alike.host, replace(alike, hosts=("a", "a")).host) == ("169.254.3.1", "127.0.0.1")
+    alike = [replace(TWO, nodes=tuple(Share(host, "169.254.3.1") for host in hosts)) for hosts in ("ab", "aa")]
+    assert [layout.host for layout in alike] == ["169.254.3.1", "127.0.0.1"]
 
 
 def test_without_a_worker_command_only_the_master_starts() -> None:
@@ -98,7 +96,7 @@ def test_a_tuned_variable_overrides_the_service_s_own() -> None:
 
 
 def test_an_address_of_ipv6_is_in_brackets_in_a_url() -> None:
-    six = dataclasses.replace(TWO, addresses=("2001:db8::5", "2001:db8::6"))
+    six = dataclasses.replace(TWO, nodes=(Share("a", "2001:db8::5"), Share("b", "2001:db8::6")))
     engine = ENGINES.create("command")
     assert six.base_url == "http://[2001:db8::6]:8000"
     told = config({"command": ("m", "{host}"), "health_url": "http://{host}:{port}/health"})

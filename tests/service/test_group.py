@@ -36,6 +36,7 @@ from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
 from mpipso.service.local import LocalNode
+from mpipso.service.node import Share
 from mpipso.service.running import LOG_BYTES
 
 HERE = Path(__file__).parent
@@ -77,7 +78,9 @@ class Bench:
         self.shm = sorted(Path("/dev/shm").iterdir())
 
     def group(self, config: Config, *, nodes: int = 1, master: int = 0, port: int = 0) -> ServiceGroup:
-        self.nodes = [LocalNode(f"node{index}", work_dir=str(self.folder)) for index in range(nodes)]
+        self.nodes = [
+            LocalNode(Share(f"node{index}", "127.0.0.1"), work_dir=str(self.folder)) for index in range(nodes)
+        ]
         engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
         return ServiceGroup(7, self.nodes, master, config, engine, client, self.tell, port=port)
 

@@ -23,6 +23,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.service import local as local_module
 from mpipso.service import ports
 from mpipso.service.local import LocalNode
+from mpipso.service.node import Share
 
 TELL = (
     "import json, os; print(json.dumps({'env': dict(os.environ), 'cores': sorted(os.sched_getaffinity(0)),"
@@ -47,7 +48,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., LocalNode]]:
     made: list[LocalNode] = []
 
     def local(**options: Any) -> LocalNode:
-        made.append(LocalNode("node0", work_dir=str(tmp_path), **options))
+        made.append(LocalNode(Share("node0", **options), str(tmp_path)))
         return made[-1]
 
     yield local
@@ -245,7 +246,7 @@ def test_closing_ends_what_still_runs_and_removes_the_folder(
 
 def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -> None:
     rank = (
-        "import os, sys; from mpipso.service.local import LocalNode; node = LocalNode('node0', work_dir=sys.argv[1])\n"
+        "import os, sys; from mpipso.service.local import LocalNode, Share; node = LocalNode(Share('n'), sys.argv[1])\n"
         "node.write_chunk('config.json', 0, b'{}')\n"
         "node.start_service(['sleep', '1000'], {}, log='service.log', grace=1.0)\n"
         "print(node.work_dir, *os.listdir(node.work_dir), flush=True)\n"
@@ -260,7 +261,7 @@ def test_so_does_the_keeper_of_a_service_whose_rank_was_killed(tmp_path: Path) -
 
 
 def test_a_service_that_drops_its_rights_reaches_its_folder_and_nothing_else(tmp_path: Path) -> None:
-    with contextlib.closing(LocalNode("node0", work_dir=str(tmp_path))) as node:
+    with contextlib.closing(LocalNode(Share("node0"), work_dir=str(tmp_path))) as node:
         own = Path(node.start_folder())
         handle = node.start_service(["true"], {}, log="service.log", grace=0.1)
         with node.new_folder("benchmark"):
@@ -288,14 +289,14 @@ def test_a_service_that_drops_its_rights_reaches_its_folder_and_nothing_else(tmp
 
 def test_a_work_folder_that_cannot_be_made_is_told() -> None:
     with pytest.raises(EvaluationFailed, match=r"^node0: work_dir /proc/no.* cannot be made: "):
-        LocalNode("node0", work_dir="/proc/no/where")
+        LocalNode(Share("node0"), work_dir="/proc/no/where")
 
 
 def test_each_part_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_123456")
-    node = LocalNode("node7")
+    node = LocalNode(Share("node7"))
     node.write_file("log", b"hf_123456\n" * 20)
     assert node.log_size("log") == 200
     assert node.log_text("log", 0, 200) == node.log_text("log", -200, 200) == b"***\n" * 20
@@ -313,8 +314,8 @@ def test_each_part_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_nod
 
 
 def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_path: Path) -> None:
-    code = f"import time; from mpipso.service.local import LocalNode; n = LocalNode('a', work_dir={str(tmp_path)!r}); "
-    code += "print(n.work_dir, flush=True); time.sleep(1000)"
+    code = "import time; from mpipso.service.local import LocalNode, Share; "
+    code += f"n = LocalNode(Share('a'), {str(tmp_path)!r}); print(n.work_dir, flush=True); time.sleep(1000)"
     others = [tmp_path / "mpipso-runs", tmp_path / "mpipso-elsewhere", tmp_path / "mpipso-link"]
     for folder, boot in zip(others[:2], ("", "another"), strict=True):
         folder.mkdir()
@@ -323,10 +324,10 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
         left = Path(killed.stdout.readline().strip())
-        first = LocalNode("node7", work_dir=str(tmp_path))
+        first = LocalNode(Share("node7"), work_dir=str(tmp_path))
         assert left.is_dir(), "its owner is alive"
         killed.kill()
-    second = LocalNode("node7", work_dir=str(tmp_path))
+    second = LocalNode(Share("node7"), work_dir=str(tmp_path))
     try:
         assert sorted(tmp_path.iterdir()) == sorted([*others, Path(first.work_dir), Path(second.work_dir)])
     finally:
@@ -337,7 +338,7 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_
 def test_a_service_that_ends_on_a_full_disk_says_nothing_about_its_configuration(tmp_path: Path) -> None:
     """Its log is empty, as that could not be written either."""
     with small_disk(tmp_path / "disk", 256):
-        node = LocalNode("node0", work_dir=str(tmp_path / "disk"))
+        node = LocalNode(Share("node0"), work_dir=str(tmp_path / "disk"))
         fill(tmp_path / "disk" / "filler")
         handle = node.start_service([sys.executable, "-c", "print('a reason')"], {}, log="log", grace=0.2)
 

@@ -20,11 +20,10 @@ from service.node_interface import (
 )
 
 from mpipso.cluster.channel import LocalChannel
-from mpipso.cluster.plan import PlacedNode
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote
 from mpipso.service.local import LocalNode
-from mpipso.service.node import Node
+from mpipso.service.node import Node, Share
 from mpipso.service.remote import Agent, Request
 from mpipso.service.remote import RemoteNode as Remote
 
@@ -42,8 +41,7 @@ class Member:
     def __init__(self, node: LocalNode) -> None:
         self._ends = LocalChannel.connected(2)
         self._agent = Agent(node, lambda answer: self._post(MEMBER, LEADER, answer))
-        placed = PlacedNode(1, node.name, node.address, node.cores, node.devices, node.device_variable)
-        self.remote = Remote(placed, node.work_dir, lambda message: self._post(LEADER, MEMBER, message))
+        self.remote = Remote(node.share, node.work_dir, lambda message: self._post(LEADER, MEMBER, message))
         self.silent = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._pump)
@@ -68,7 +66,7 @@ class Member:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalNode]:
-    node = LocalNode("node7", devices=(2, 5), device_variable="TINY_DEVICES", work_dir=str(tmp_path / "work"))
+    node = LocalNode(Share("node7", devices=(2, 5), device_variable="TINY_DEVICES"), str(tmp_path / "work"))
     yield node
     node.close()
 

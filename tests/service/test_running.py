@@ -9,6 +9,7 @@ import pytest
 
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.local import LocalNode
+from mpipso.service.node import Share
 from mpipso.service.reasons import ERROR, NAMED, OTHER
 from mpipso.service.running import Running
 
@@ -22,7 +23,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def process(tmp_path: Path, log: Path) -> Iterator[Running]:
-    node = LocalNode("node0", work_dir=str(tmp_path))
+    node = LocalNode(Share("node0"), work_dir=str(tmp_path))
     yield Running(node, "the service", "0", str(log))
     node.close()
 

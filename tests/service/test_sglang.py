@@ -15,6 +15,7 @@ from mpipso.config import Config, templates
 from mpipso.config.file import parse
 from mpipso.search.space import Space
 from mpipso.service.engines.base import ENGINES
+from mpipso.service.node import Share
 from mpipso.service.reasons import ELSEWHERE, ERROR, MEMORY, NAMED
 
 REQUESTS = {"name": "max_running_requests", "type": "int", "min": 1, "max": 9}
@@ -74,7 +75,7 @@ def test_on_several_nodes_every_node_runs_it_and_clients_find_the_master_alone(s
 
 
 def test_where_nodes_meet_an_address_of_ipv6_is_in_brackets() -> None:
-    six = replace(TWO, addresses=("fd00::5", "fd00::6"))
+    six = replace(TWO, nodes=(Share("a", "fd00::5"), Share("b", "fd00::6")))
     assert all(
         "[fd00::6]:29500" in start.command for start in ENGINE.starts(config(), {"max_running_requests": 5}, six)
     )

@@ -15,6 +15,7 @@ from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
+from mpipso.service.node import Share
 from mpipso.service.reasons import Reason, remoteness, telling
 from mpipso.service.registry import Registry
 from mpipso.service.template import config_text, named
@@ -28,10 +29,8 @@ class Layout:
 
     Attributes
     ----------
-    hosts:
-        The host of each node; two nodes may be on the same one.
-    addresses:
-        Where other hosts reach each node: an address of IPv4 or IPv6, or a name.
+    nodes:
+        What of its host each node may use; two nodes may be on the same one.
     master:
         The index of the node that runs the service's master, which clients talk to.
     port:
@@ -42,21 +41,14 @@ class Layout:
         The folder on each node for the files of this start.
     configs:
         The path of the service's configuration file on each node.
-    devices:
-        The ids of the accelerators of each node that the service may use; no entries at all where nothing is known.
-    cores:
-        The numbers of the cores of each node that the service may use; no entries at all where nothing is known.
     """
 
-    hosts: tuple[str, ...]
-    addresses: tuple[str, ...]
+    nodes: tuple[Share, ...]
     master: int
     port: int
     master_port: int
     work_dirs: tuple[str, ...]
     configs: tuple[str, ...]
-    devices: tuple[tuple[int, ...], ...] = ()
-    cores: tuple[tuple[int, ...], ...] = ()
 
     @property
     def host(self) -> str:
@@ -65,7 +57,9 @@ class Layout:
 
     def address(self, node: int) -> str:
         """Where a node of the group is found by the others."""
-        return self.addresses[node] if len(set(self.hosts)) > 1 else "127.0.0.1"
+        if len({each.host for each in self.nodes}) == 1:
+            return "127.0.0.1"
+        return self.nodes[node].address or self.nodes[node].host
 
     @property
     def base_url(self) -> str:
@@ -75,8 +69,8 @@ class Layout:
     @property
     def node_ranks(self) -> tuple[int, ...]:
         """The service's own numbering of the nodes: the master is 0."""
-        others = [index for index in range(len(self.addresses)) if index != self.master]
-        return tuple(0 if index == self.master else 1 + others.index(index) for index in range(len(self.addresses)))
+        others = [index for index in range(len(self.nodes)) if index != self.master]
+        return tuple(0 if index == self.master else 1 + others.index(index) for index in range(len(self.nodes)))
 
 
 @dataclass(frozen=True)
@@ -214,7 +208,7 @@ class Engine:
         master = Start(layout.master, service.command or self.default_command(config), {})
         workers = [
             Start(index, service.worker_command, {})
-            for index in range(len(layout.addresses))
+            for index in range(len(layout.nodes))
             if index != layout.master and service.worker_command
         ]
         starts = []
@@ -265,23 +259,23 @@ class Engine:
             "host": layout.host,
             "port": layout.port,
             "node_rank": layout.node_ranks[node],
-            "nnodes": len(layout.addresses),
+            "nnodes": len(layout.nodes),
             "master_addr": layout.host,
             "master_port": layout.master_port,
             "node_addr": layout.address(node),
             "work_dir": layout.work_dirs[node],
             "config": layout.configs[node],
-            "devices": ",".join(map(str, layout.devices[node])) if layout.devices else "",
-            "device_count": len(layout.devices[node]) if layout.devices else 0,
-            "cores": ",".join(map(str, layout.cores[node])) if layout.cores else "",
-            "core_count": len(layout.cores[node]) if layout.cores else 0,
+            "devices": ",".join(map(str, layout.nodes[node].devices)),
+            "device_count": len(layout.nodes[node].devices),
+            "cores": ",".join(map(str, layout.nodes[node].cores)),
+            "core_count": len(layout.nodes[node].cores),
         }
 
     def _anywhere(self, config: Config) -> dict[str, Value]:
         """The engine's own placeholders, with the values that they have wherever the service runs, as far as known."""
         work_dir = config.service.work_dir or tempfile.gettempdir()
         path = str(Path(work_dir) / config.service.config_name)
-        layout = Layout(("localhost",), ("127.0.0.1",), 0, 0, 0, (work_dir,), (path,))
+        layout = Layout((Share("localhost"),), 0, 0, 0, (work_dir,), (path,))
         return self._values(config, {}, layout, 0)
 
 

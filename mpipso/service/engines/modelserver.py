@@ -62,7 +62,7 @@ class ModelServer(Engine, abc.ABC):
         if not service.command:
             joining = self.joining(layout, self.told(config, configuration))
             over: dict[str, Any] = {"command": (*self.default_command(config), *joining)}
-            if len(layout.addresses) > 1:
+            if len(layout.nodes) > 1:
                 over["worker_command"] = (*self._serve(config), *joining, *self.headless)
                 over["env"] = {self.node_address: "{node_addr}"} | service.env
             config = config.model_copy(update={"service": service.model_copy(update=over)})

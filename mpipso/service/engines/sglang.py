@@ -130,7 +130,7 @@ class Sglang(ModelServer):
 
     def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
         meeting = ("--dist-init-addr", f"{in_url(layout.host)}:{{master_port}}")
-        if len(layout.addresses) > 1:
+        if len(layout.nodes) > 1:
             return (*meeting, "--nnodes", "{nnodes}", "--node-rank", "{node_rank}")
         # Otherwise its ports are counted from that of the service, and would be those of its neighbour's on a host.
         apart = told.get("enable_dp_attention") or any(told.get(name, 1) != 1 for name in _ATTENTION)

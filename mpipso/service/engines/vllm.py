@@ -71,7 +71,7 @@ class Vllm(ModelServer):
     }
 
     def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
-        return _SPANNING if len(layout.addresses) > 1 else ()
+        return _SPANNING if len(layout.nodes) > 1 else ()
 
     def runs_elsewhere(self, told: Mapping[str, Any]) -> bool:
         by_ray = "ray" in (told.get("distributed_executor_backend"), told.get("data_parallel_backend"))
