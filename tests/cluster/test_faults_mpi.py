@@ -151,7 +151,7 @@ sys.exit(main(["tune", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize("fault", ["gather:dies", "split:dies", "channel:fails", "share:fails"])
+@pytest.mark.parametrize("fault", ["gather:dies", "split:dies", "channel:fails", "bcast:fails"])
 def test_a_rank_that_fails_or_dies_before_the_run_has_begun_ends_the_job_with_one_line(
     fault: str, tmp_path: Path
 ) -> None:
