@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT
-from faults.course import LIMIT, SOON, Course
+from faults.course import HERE, LIMIT, SOON, Course
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode
 from mpipso.config import Config
@@ -194,7 +194,7 @@ def test_a_run_whose_folder_is_moved_or_removed_ends_in_order_and_says_so(course
         if removed:
             shutil.rmtree(course.runs / "moved")
         done = job.wait()
-        left = [process for process in job.tree() if "formula.py" in " ".join(process.cmdline())]
+        left = job.running(str(HERE / "formula.py"))
     assert done.returncode == LOST, done.stdout + done.stderr
     where = "" if removed else f"; its journal is in {course.runs / 'moved'} now"
     told = f"{folder}: the run's folder was moved or removed while the run went on{where}"

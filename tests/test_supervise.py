@@ -521,6 +521,17 @@ class TestSignals:
         assert [line.startswith(again) for line in told(done)] == [True] * lines
         assert "MPIPSO_REQUEUE" in bench.calls[0], "the ranks know"
 
+    def test_before_the_run_has_begun_one_is_enough_though_a_launcher_that_starts_drops_it(self, bench: Bench) -> None:
+        """As Open MPI 4 does with SIGUSR1 in its first tenth of a second."""
+        busy = "signal.signal(signal.SIGUSR1, signal.SIG_IGN)"
+        wait = "(HERE / 'starting').touch(); time.sleep(1000)"
+        with bench.start([f"{busy}; {wait}"]) as job:
+            wait_until((bench.folder / "starting").exists, 20, "the launcher starts")
+            job.process.send_signal(signal.SIGINT)
+            done = job.wait()
+        assert done.returncode == 130
+        assert len(bench.calls) == 1
+
     def test_a_later_one_does_not_wait(self, bench: Bench) -> None:
         note = "lambda number, _: (HERE / signal.Signals(number).name).touch()"
         deaf = f"[signal.signal(number, {note}) for number in (signal.SIGUSR1, signal.SIGTERM)]"

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -32,6 +32,8 @@ class Mpirun:
 
     Launchers kill their ranks within a second of SIGINT or SIGTERM but forward SIGUSR1, on which the ranks stop their
     services and save. So the first signal goes through as SIGUSR1, a second one as SIGTERM, and a third one kills.
+    Until the run has begun there is nothing to save, and a launcher that is busy with its start drops SIGUSR1: then the
+    first signal is SIGTERM, and :meth:`end` is to follow.
 
     Attributes
     ----------
@@ -41,6 +43,7 @@ class Mpirun:
 
     def __init__(self, family: Launcher) -> None:
         self.received: list[int] = []
+        self._begun: Callable[[], bool] = lambda: False
         self._family = family
         self._last = -_SAME
         self._forwarded = iter((signal.SIGUSR1, signal.SIGTERM))
@@ -65,8 +68,12 @@ class Mpirun:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Run a launcher, in a session of its own, so that Ctrl-C at the terminal reaches this process alone."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str], begun: Callable[[], bool]) -> None:
+        """Run a launcher, in a session of its own, so that Ctrl-C at the terminal reaches this process alone.
+
+        ``begun`` tells whether the run has begun, or gone on, under this launcher.
+        """
+        self._begun = begun
         self._process = subprocess.Popen(
             command,
             env=environment,
@@ -159,4 +166,7 @@ class Mpirun:
         self._last = now
         self.received.append(number)
         if self._process is not None:
-            self._process.send_signal(next(self._forwarded, signal.SIGKILL))
+            forwarded = next(self._forwarded, signal.SIGKILL)
+            if forwarded == signal.SIGUSR1 and not self._begun():
+                forwarded = next(self._forwarded)
+            self._process.send_signal(forwarded)

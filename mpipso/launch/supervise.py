@@ -156,8 +156,11 @@ class Supervisor:
         command = job.command([*self._forward, RESTARTS])
         self._say(f"+ {shlex.join(command)}")
         self._keep([f"+ {shlex.join(command)}"])
-        self._mpirun.start(command, {**self._environment, RESTARTS: str(self._left)})
-        stuck = self._watch()
+        state = self._state()
+        self._mpirun.start(
+            command, {**self._environment, RESTARTS: str(self._left)}, begun=lambda: self._has_begun(state)
+        )
+        stuck = self._watch(state)
         self._mpirun.end()
         code = self._mpirun.poll() or 0
         with_what = f"code {code}" if code >= 0 else describe(-code)
@@ -172,16 +175,25 @@ class Supervisor:
             return replace(options, name=self._folder.name)
         return replace(options, resume=self._folder, name=None, warm_start=())
 
-    def _watch(self) -> str:
-        """Wait for the launcher's end, or until it has to be ended: if the run is stuck, why."""
+    def _has_begun(self, state: tuple[int, ...]) -> bool:
+        """Whether the root has shown life since that state; where it cannot be seen here, it counts as if it had."""
+        return self._unseen or self._state() != state
+
+    def _watch(self, state: tuple[int, ...]) -> str:
+        """Wait for the launcher's end, or until it has to be ended: if the run is stuck, why.
+
+        ``state`` is what the root had left before the launch.
+        """
         launched = changed = looked = turned = time.monotonic()
-        state, begun, checked = self._state(), False, False
+        begun, checked = False, False
         while self._mpirun.poll() is None:
             time.sleep(_POLL)
             now = time.monotonic()
             if (gap := now - turned) > _PAUSE:
                 launched, changed = launched + gap, changed + gap
             turned = now
+            if self._mpirun.received and not begun and not self._has_begun(state):
+                return ""
             if self._unseen or now - looked < _LOOK:
                 continue
             looked = now

@@ -91,7 +91,8 @@ def _bind(address: str, port: int) -> int:
 def free_port(exclude: Collection[int] = ()) -> int:
     """A port on which nobody listens, below the range that client connections are given their ports from.
 
-    Chosen at random, so that several groups on one node seldom meet.
+    Chosen at random, so that several groups on one node seldom meet, and from 20000 on: Ray keeps 10002 to 19999 for
+    its workers, and its head does not start on one of these.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def free_port(exclude: Collection[int] = ()) -> int:
         There is none (``infrastructure``).
     """
     low, _ = _chosen()
-    first, last = (10_000, low) if low > 11_000 else (2_000, max(low, 10_000))
+    first, last = (20_000, low) if low > 21_000 else (2_000, max(low, 10_000))
     begin = random.SystemRandom().randrange(first, last)
     for port in itertools.chain(range(begin, last), range(first, begin)):
         if port not in exclude and port_is_free(port):

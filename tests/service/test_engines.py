@@ -65,6 +65,7 @@ def test_workers_come_first_and_everyone_knows_its_place() -> None:
     assert worker.env == {
         "MPIPSO_NODE_RANK": "1",
         "MPIPSO_NNODES": "2",
+        "MPIPSO_NODE_ADDRS": "10.0.0.6,10.0.0.5",
         "MPIPSO_MASTER_ADDR": "10.0.0.6",
         "MPIPSO_MASTER_PORT": "29500",
         "MPIPSO_PORT": "8000",

@@ -396,8 +396,8 @@ def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     evaluation = bench.evaluate({"command": ("sh", "-c", heal, "sh", *TINY), "health_command": health})
     assert evaluation.failure is None
     assert bench.waits[0] == "health command sh ended with exit code 1"
-    never = bench.evaluate(tiny() | {"health_command": ("false",), "start_timeout": 0.5})
-    assert failed(never)[1] == "not ready within 0.5 s: health command false ended with exit code 1"
+    never = bench.evaluate(tiny() | {"health_command": ("false",), "start_timeout": 2.0})
+    assert failed(never)[1] == "not ready within 2 s: health command false ended with exit code 1"
     assert bench.waits[-1] == "health command false ended with exit code 1"
     assert bench.waits.count(bench.waits[-1]) == 1, "it is told when it changes, not at every look"
 

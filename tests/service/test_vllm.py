@@ -83,6 +83,17 @@ def test_a_command_of_the_user_s_is_all_that_is_started() -> None:
     assert worker.command == ("vllm", "1", "--max-num-seqs", "5")
 
 
+def test_workers_of_another_program_take_no_flags_where_the_command_calls_parameters_by_name() -> None:
+    """As where Ray brings the nodes together."""
+    script = "ray start --head --port {master_port} && exec vllm serve m --port {port} --max-num-seqs {max_num_seqs}"
+    joining = ("ray", "start", "--address", "{master_addr}:{master_port}", "--block")
+    told = config(command=("bash", "-c", script), worker_command=joining)
+    assert not list(ENGINE.problems(told))
+    worker, master = ENGINE.starts(told, {"max_num_seqs": 5}, TWO)
+    assert worker.command == ("ray", "start", "--address", "10.0.0.6:29500", "--block")
+    assert master.command[2:] == ("ray start --head --port 29500 && exec vllm serve m --port 8000 --max-num-seqs 5",)
+
+
 @pytest.mark.parametrize(
     ("service", "parameter", "problem"),
     [

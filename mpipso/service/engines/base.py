@@ -69,8 +69,12 @@ class Layout:
     @property
     def node_ranks(self) -> tuple[int, ...]:
         """The service's own numbering of the nodes: the master is 0."""
-        others = [index for index in range(len(self.nodes)) if index != self.master]
-        return tuple(0 if index == self.master else 1 + others.index(index) for index in range(len(self.nodes)))
+        return tuple(self.by_rank.index(index) for index in range(len(self.nodes)))
+
+    @property
+    def by_rank(self) -> tuple[int, ...]:
+        """The nodes in the order of the service's own numbering."""
+        return (self.master, *(index for index in range(len(self.nodes)) if index != self.master))
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,19 @@ class Engine:
 
     def resolved(self, config: Config) -> tuple[Parameter, ...]:
         """The parameters, each with the place its value goes to."""
-        return tuple(replace_target(parameter, self.known.get(parameter.name, {})) for parameter in config.parameters)
+        implied = self._implied(config)
+        return tuple(
+            parameter.model_copy(update=dict(implied.get(parameter.name, {}))) for parameter in config.parameters
+        )
+
+    def _implied(self, config: Config) -> dict[str, Mapping[str, str]]:
+        """Where values go whose place the engine knows and the configuration does not give, by parameter.
+
+        A command that calls a parameter by its name is such a place, too; workers need not take its flag then.
+        """
+        called = placeholders((*config.service.command, *config.service.worker_command))
+        own = called | {p.name for p in config.parameters if p.flag or p.env or p.path}
+        return {p.name: self.known[p.name] for p in config.parameters if p.name in self.known and p.name not in own}
 
     def problems(self, config: Config) -> Iterator[str]:
         """What is wrong with the configuration from this engine's point of view, one line each."""
@@ -138,9 +154,9 @@ class Engine:
 
     def kind_problems(self, config: Config) -> Iterator[str]:
         """Parameters that go to flags the engine knows, but of another kind than these; one line each."""
+        implied = self._implied(config)
         for parameter in config.parameters:
-            flag = self.known.get(parameter.name, {}).get("flag", "")
-            if flag and not (parameter.flag or parameter.env or parameter.path):
+            if flag := implied.get(parameter.name, {}).get("flag", ""):
                 switch = "/" in flag
                 if switch != (parameter.type == "bool"):
                     wanted = 'type = "bool"' if switch else f'a value for {flag}, as with type = "choice"'
@@ -263,6 +279,7 @@ class Engine:
             "master_addr": layout.host,
             "master_port": layout.master_port,
             "node_addr": layout.address(node),
+            "node_addrs": ",".join(map(layout.address, layout.by_rank)),
             "work_dir": layout.work_dirs[node],
             "config": layout.configs[node],
             "devices": ",".join(map(str, layout.nodes[node].devices)),
@@ -329,14 +346,7 @@ def _one_word(first: str) -> str:
 
 _SCHEMES = ("http://", "https://")
 _COMMANDS = ("command", "worker_command", "update_command", "stop_command", "health_command")
-_EXPORTED = ("node_rank", "nnodes", "master_addr", "master_port", "port", "config")
-
-
-def replace_target(parameter: Parameter, target: Mapping[str, str]) -> Parameter:
-    """The parameter with an engine's own target, unless the configuration gives one."""
-    if parameter.flag or parameter.env or parameter.path or not target:
-        return parameter
-    return parameter.model_copy(update=dict(target))
+_EXPORTED = ("node_rank", "nnodes", "node_addrs", "master_addr", "master_port", "port", "config")
 
 
 ENGINES: Registry[Engine] = Registry("mpipso.service.engines")
