@@ -21,7 +21,7 @@ _AGAIN = 60.0
 RESERVE = 60.0
 """Seconds before the end of a batch job at which everything has to be over."""
 RACE_SHARE = 0.25
-"""Largest share of the time, as it is when a session begins, that the final race may take from the search."""
+"""Largest share of the time of a session, as far as it is known, that the final race may take from the search."""
 _MEANING = "it is when the job ends, in seconds since 1970, such as $(($(date +%s) + 8 * 3600))"
 
 
@@ -57,15 +57,16 @@ class TimeLimits:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._begun = clock()
         self._environment = environment
         self._starts = math.inf if limit is None else clock() + limit - used
         self._asked = -math.inf
         self._set_end(_end_of_job(environment))
-        self._race = RACE_SHARE * max(0.0, self._left(0.0))
 
     def _set_end(self, end: float) -> None:
         self.end = end
         self._ends = self._clock() + end - time.time() - RESERVE
+        self._race = RACE_SHARE * max(0.0, min(self._starts, self._ends) - self._begun)
 
     @property
     def seconds(self) -> float | None:

@@ -145,14 +145,14 @@ def test_before_the_end_of_its_time_it_saves_and_comes_back(
         f"trap 'sleep 0.5; {ends}' {number.name}\n{started(cluster.runs)}\n{measured}\n"
         "echo ready $MPIPSO_REQUEUE >> called\nwhile :; do sleep 0.05; done"
     )
-    with cluster.submit(program, "my.toml") as job:
+    with cluster.submit(program, "my.toml", "--seed", "5") as job:
         wait_until(lambda: f"ready {may}" in cluster.calls, 10, "the launcher runs")
         job.process.send_signal(number)
         done = job.wait()
     assert done.returncode == code, done.stderr
     assert cluster.calls[2:] == requeued
     assert ("nearly over: it comes back" in done.stderr) == bool(requeued)
-    hint = f"  go on with: sbatch --nodes=4 {SBATCH} my.toml --resume {cluster.runs}\n"
+    hint = f"  go on with: sbatch --nodes=4 {SBATCH} my.toml --seed 5 --resume {cluster.runs}\n"
     assert (hint in done.stderr) == (code == 138)
 
 

@@ -126,8 +126,11 @@ class TestTheEndOfASlurmJobThatIsNotInTheEnvironment:
         clock.now += 60.0
         assert not limits.over(10.0)
         assert limits.end == pytest.approx(now + RESERVE + 1000.0, abs=2.0)
+        clock.now += 800.0
+        assert not limits.over(10.0)
+        assert limits.over(10.0, race=(80.0, 1e6)), "the race has its share of the new time"
         set_end(50.0)
-        clock.now += 2000.0
+        clock.now += 1200.0
         assert limits.over(10.0), "an earlier end than it was is no news"
         assert limits.end == pytest.approx(now + RESERVE + 1000.0, abs=2.0)
 
