@@ -76,7 +76,9 @@ class Failure:
 def mean(several: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric that all of several measurements have; empty without measurements."""
     common = [name for name in several[0] if all(name in metrics for metrics in several)] if several else []
-    return {name: fmean(metrics[name] for metrics in several) for name in common}
+    values = {name: [metrics[name] for metrics in several] for name in common}
+    # A rounded mean may lie beyond all values, and so beyond a limit that each of them keeps.
+    return {name: min(max(fmean(each), min(each)), max(each)) for name, each in values.items()}
 
 
 def works(good: Sized, every: Sized) -> bool:

@@ -85,9 +85,14 @@ class TimeLimits:
             Seconds that the final race takes at least and at most. The most is kept free, but no more than the race's
             share of the time; if that is too short for the least, nothing is kept free.
         """
+        if not self._late(evaluation, race):
+            return False
+        for_the_job = self._ends - evaluation < self._starts
+        return not (for_the_job and self._moved()) or self._late(evaluation, race)
+
+    def _late(self, evaluation: float, race: tuple[float, float]) -> bool:
         least, most = race
-        kept = 0.0 if least > self._race else min(most, self._race)
-        return self._left(evaluation) <= kept and not (self._moved() and self._left(evaluation) > kept)
+        return self._left(evaluation) <= (0.0 if least > self._race else min(most, self._race))
 
     def _left(self, evaluation: float) -> float:
         """Seconds in which an evaluation that takes so long may still be started; infinite for no limit."""
@@ -95,7 +100,7 @@ class TimeLimits:
 
     def _moved(self) -> bool:
         """Whether the job ends later than was known; it is asked for from time to time only."""
-        if self.end == math.inf or self._clock() - self._asked < _AGAIN:
+        if self._clock() - self._asked < _AGAIN:
             return False
         self._asked = self._clock()
         end = min(_given_end(self._environment), _asked_end(self._environment))

@@ -159,7 +159,9 @@ def test_an_output_folder_that_cannot_be_written(config: Path) -> None:
 def test_check_tells_of_an_output_folder_that_cannot_be_written(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for output in (config, config / "below"):
+    nowhere = config.with_name("nowhere")
+    nowhere.symlink_to("gone")
+    for output in (config, config / "below", nowhere, nowhere / "below"):
         (line,) = told(capsys, "--config", config, "--output", output)
         assert line == f"output folder {output}: is not a folder; give a folder you can write to"
     (config.parent / "latest").mkdir()

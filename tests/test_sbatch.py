@@ -170,6 +170,13 @@ def test_a_run_that_another_job_began_comes_back_too(cluster: Cluster, flags: li
     assert cluster.calls[-1] == "scontrol requeue 7"
 
 
+def test_a_job_without_a_run_names_no_command_to_go_on(cluster: Cluster) -> None:
+    with cluster.submit("exit 138", "my.toml") as job:
+        done = job.wait()
+    assert done.returncode == 138
+    assert done.stderr.endswith("so it does not come back: give it more time\n")
+
+
 def test_a_task_of_an_array_is_requeued_alone(cluster: Cluster) -> None:
     """The number of one of the tasks is that of the array; by it, all of them would be requeued."""
     cluster.more = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}

@@ -17,6 +17,9 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, ScalarString
 
+_DIRECTIVE = re.compile(r"(?:[ \t\r]*(?:#.*)?\n|%(?!YAML\b).*\n)*%YAML\b")
+"""The beginning of a text whose head says of which version it is."""
+
 
 def load(text: str) -> Any:
     """The document, of dictionaries and lists that know how they were written; aliases are the same object.
@@ -27,7 +30,7 @@ def load(text: str) -> Any:
         The text is no YAML, or is of an older version by its own words, in which services may read other values than
         would be written here; in one line.
     """
-    if re.search(r"^%YAML\b", text, re.MULTILINE):
+    if _DIRECTIVE.match(text):
         raise ValueError("a %YAML directive is not kept; leave it out")
     try:
         with warnings.catch_warnings():
@@ -35,7 +38,9 @@ def load(text: str) -> Any:
             return _yaml().load(text)
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ValueError(f"{error.problem or error.context}{where}") from None
+        # The library shows both values of a key that is there twice; they may be secrets.
+        problem = str(error.problem or error.context).partition(" with value ")[0]
+        raise ValueError(f"{problem}{where}") from None
     except (YAMLError, RecursionError) as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     except AttributeError:  # of the library, as the next

@@ -289,7 +289,7 @@ def _make(output: Path, name: str | None) -> Path:
 def output_problem(output: Path) -> str:
     """Why no run can have its folder in ``output``, as far as that can be told without making one; empty if it can."""
     try:
-        above = next(path for path in (output, *output.absolute().parents) if path.exists())
+        above = next(path for path in (output, *output.absolute().parents) if path.exists() or path.is_symlink())
         if not above.is_dir():
             return _unusable(output, "is not a folder")
         if not os.access(above, os.W_OK | os.X_OK):

@@ -219,9 +219,18 @@ def test_yaml_that_the_library_does_not_take_is_told(content: str) -> None:
         file(content, "yaml").tree()
 
 
+def test_the_values_of_a_key_that_is_there_twice_are_not_told() -> None:
+    with pytest.raises(ValueError, match=r'found duplicate key "api_key", line 2$'):
+        file("api_key: sk-one\napi_key: sk-two\n", "yaml").tree()
+
+
+def test_what_only_looks_like_a_directive_is_read() -> None:
+    assert file('note: "two\n\n%YAML lines"\n', "yaml").plain()
+
+
 def test_yaml_of_an_older_version_is_refused_lest_its_values_change() -> None:
     with pytest.raises(ValueError, match="%YAML directive"):
-        file("%YAML 1.1\n---\na: yes\nb: 010\n", "yaml").tree()
+        file("# first\n\n%TAG ! tag:x,2000:\n%YAML 1.1\n---\na: yes\nb: 010\n", "yaml").tree()
 
 
 def test_infinity_and_nan_are_written_as_yaml_has_them() -> None:
