@@ -799,7 +799,8 @@ def test_every_command_of_a_node_has_the_environment_of_its_service(bench: Bench
     ]
     assert told["update-1"] == told["stop-1"] == told["serve-1"] != told["serve-0"]
     names = {line.partition("=")[0] for line in told["serve-0"].splitlines()}
-    assert names == {"MPIPSO_NODE_RANK", "MPIPSO_NNODES", "MPIPSO_CONFIG", "MPIPSO_PORT", "WHERE", "TOKENS"}
+    place = {f"MPIPSO_{name}" for name in ("NODE_RANK", "NODE_ADDRS", "NNODES", "CONFIG", "PORT")}
+    assert names == {*place, "WHERE", "TOKENS"}
 
 
 def test_an_update_command_has_a_limit(bench: Bench) -> None:
