@@ -19,12 +19,13 @@ from rich.console import Console
 
 import mpipso
 from mpipso.cluster.facts import rank_in, ranks_in
-from mpipso.config import suggestion, templates
+from mpipso.config import templates
 from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
 from mpipso.flags import bounded
 from mpipso.launch.limits import LEAST_SILENCE, Limits
 from mpipso.record.lasting import silence
 from mpipso.startup import Options
+from mpipso.wording import suggestion
 
 #: Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (

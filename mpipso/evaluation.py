@@ -18,11 +18,14 @@ LONGEST_DURATION = 30 * 86400.0
 """Seconds beyond which a duration says that a clock was set, not that something took so long."""
 CLOCK_JUMP = 60.0
 """Seconds beyond which two clocks that disagree say that one of them was set."""
+GOODPUT = "request_goodput"
+"""The metric of the requests that kept to limits of their own."""
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p99")
 
-#: The common vocabulary, whatever the client. Throughputs are per second, ``duration`` is in seconds, latencies in
-#: milliseconds: time to first token, time per output token (first token excluded), gap between two chunks, end to end.
+#: The common vocabulary, whatever the client. Throughputs and goodput are per second, ``duration`` is in seconds,
+#: latencies in milliseconds: time to first token, time per output token (first token excluded), gap between two
+#: chunks, end to end.
 METRICS = (
     "completed",
     "failed",
@@ -30,6 +33,7 @@ METRICS = (
     "request_throughput",
     "output_throughput",
     "total_throughput",
+    GOODPUT,
     *(f"{latency}_{statistic}_ms" for latency in LATENCIES for statistic in STATISTICS),
 )
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mpipso.cluster.plan import Plan
-from mpipso.config import Config, Pattern, suggestion
+from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
-from mpipso.wording import counted, listed, plural
+from mpipso.wording import counted, listed, plural, suggestion
 
 
 def notes(config: Config, plan: Plan) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""How numbers, lists, long texts, foreign texts and hosts are told in messages."""
+"""How numbers, lists, long texts, foreign texts, hosts and what may be meant by a word are told in messages."""
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
@@ -65,3 +66,11 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """What a user may have meant by ``word``, as the end of a message."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are: {', '.join(sorted(known))}" if known else ""

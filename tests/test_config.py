@@ -55,6 +55,12 @@ class TestWhatIsAccepted:
         assert config.benchmark.requests == 32
         assert read({**good(), "benchmark": {"client": "command"}}).benchmark.requests is None
 
+    def test_settings_of_the_load_may_be_a_parameter_s(self) -> None:
+        data = {**good(), "benchmark": {"client": "openai", "requests": "{sent}", "concurrency": 8}}
+        benchmark = read(data).benchmark
+        assert benchmark.called == {"requests": "sent"}
+        assert benchmark.load({"sent": 99, "n": 1}) == {"requests": 99, "concurrency": 8}
+
     def test_whole_numbers_stand_for_floats_but_not_the_other_way(self) -> None:
         data = good()
         data["service"]["start_timeout"] = 60
@@ -116,6 +122,22 @@ class TestWhatIsRefused:
             ("service", "start_timeout", float("inf"), "service.start_timeout = inf: should be a finite number"),
             ("service", "stop_grace", -1.0, "service.stop_grace = -1.0: should be greater than or equal to 0"),
             ("service", "command", "serve --x", "service.command = 'serve --x': should be a list"),
+            (
+                "benchmark",
+                "concurrency",
+                "64",
+                "benchmark.concurrency = '64': should be a number, or a parameter's name in braces",
+            ),
+            ("benchmark", "concurrency", 0, "benchmark.concurrency = 0: should be greater than or equal to 1"),
+            (
+                "benchmark",
+                "request_rate",
+                "{a b}",
+                "benchmark.request_rate = '{a b}': should be a number, or a parameter's name in braces",
+            ),
+            ("benchmark", "goodput", {"tft_ms": 1}, "benchmark.goodput.tft_ms: unknown key; did you mean 'ttft_ms'?"),
+            ("benchmark", "goodput", {"ttft_ms": 0}, "benchmark.goodput.ttft_ms = 0: should be greater than 0"),
+            ("benchmark", "goodput", {}, "benchmark.goodput: give one or more of ttft_ms, tpot_ms and e2e_ms"),
             ("benchmark", "client", "wrk", "benchmark.client = 'wrk': unknown; known are: command, openai"),
             ("parallel", "lease", 2.9, "parallel.lease = 2.9: should be greater than or equal to 3"),
             ("parallel", "mode", "both", "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),

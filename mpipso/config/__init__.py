@@ -1,23 +1,21 @@
 """The configuration of a run: one TOML file as validated, frozen data.
 
-``sections`` are its tables, with ``parameters`` (what is searched, and conditions on it), ``parallel`` (nodes and
-groups) and ``servicefile`` (the service's own configuration file) apart. ``file`` reads them and explains mistakes,
-``templates`` are the commented files that come with mpipso, and ``yamltext`` changes YAML without rewriting it.
+``sections`` are its tables, with ``parameters`` (what is searched, and conditions on it), ``benchmark`` (load and
+result), ``parallel`` (nodes and groups) and ``servicefile`` (the service's own configuration file) apart. ``file``
+reads them and explains mistakes, ``templates`` are the commented files that come with mpipso, and ``yamltext`` changes
+YAML without rewriting it.
 """
 
+from mpipso.config.benchmark import Benchmark, Key, Pattern
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.config.sections import (
-    Benchmark,
     Config,
-    Key,
     Limit,
     ObjectiveSection,
-    Pattern,
     ScheduleKind,
     Search,
     Service,
     SwarmSection,
-    suggestion,
 )
 
 __all__ = [
@@ -33,5 +31,4 @@ __all__ = [
     "Search",
     "Service",
     "SwarmSection",
-    "suggestion",
 ]

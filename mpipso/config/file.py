@@ -13,10 +13,10 @@ import tomli
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mpipso.config import Config, suggestion
-from mpipso.config.parameters import NAME, Section
+from mpipso.config import Config
+from mpipso.config.parameters import CALLED, NAME, Section
 from mpipso.errors import UserError
-from mpipso.wording import shortened
+from mpipso.wording import shortened, suggestion
 
 SHOWN = 200
 """How much of a value a message shows."""
@@ -101,10 +101,17 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
 
 def _wanted(details: ErrorDetails) -> str:
     """What pydantic says should have been given, in the words of TOML."""
-    if details.get("ctx", {}).get("pattern") == NAME:
-        return "be letters, digits and '_', and begin with no digit"
+    if told := _PATTERNS.get(details.get("ctx", {}).get("pattern", "")):
+        return told
     plain = {"tuple_type": "be a list", "dict_type": "be a table", "model_type": "be a table"}
     return plain.get(details["type"], re.sub(r"^\w+ should ", "", details["msg"]))
+
+
+_PATTERNS = {
+    NAME: "be letters, digits and '_', and begin with no digit",
+    CALLED: "be a number, or a parameter's name in braces",
+}
+"""What a text should be that has to match one of these."""
 
 
 def _shown(value: object) -> str:
@@ -113,7 +120,10 @@ def _shown(value: object) -> str:
 
 _OF_A_KEY = "[key]"
 """What pydantic has at the end of a location, after the key, if it is the key that is wrong."""
-_UNION_MEMBERS = ("bool", "int", "float", "str", "literal['baseline']", "a key", "a key with its unit", "a pattern")
+_UNION_MEMBERS = (
+    *("bool", "int", "float", "str", "literal['baseline']"),
+    *("a key", "a key with its unit", "a pattern", "a number", "a parameter"),
+)
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -6,16 +6,27 @@ import re
 import typing
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from mpipso.evaluation import Value
+from mpipso.wording import suggestion
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+CALLED = r"^\{[A-Za-z_][A-Za-z0-9_]*\}$"
 Name = Annotated[str, Field(pattern=NAME)]
 _NO_WORD = re.compile(r"\s|\{[A-Za-z_][A-Za-z0-9_]*\}")
 """What a flag does not hold: a blank, or a placeholder."""
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Command = tuple[str, ...]
+
+
+def adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
+    """The name of an engine or client (of a ``kind``, plural); ValueError if it is known that there is none such."""
+    known = (info.context or {}).get(kind)
+    if known is not None and chosen not in known:
+        raise ValueError(f"unknown{suggestion(chosen, known)}")
+    return chosen
 
 
 class Section(BaseModel):

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mpipso.config.benchmark import Benchmark
 from mpipso.config.parallel import Parallel, Ssh
-from mpipso.config.parameters import Constraint, Count, Name, Parameter, Seconds, Section
+from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter
 from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import METRICS, Value
+from mpipso.wording import suggestion
 
-Command = tuple[str, ...]
 ScheduleKind = Literal["generation", "window", "async"]
 """Which results a proposal may see: :class:`Search` says what each kind means."""
-
-REQUESTS = 32
-"""How many requests mpipso's own client sends unless the configuration says it."""
-
-
-def suggestion(word: str, known: Collection[str]) -> str:
-    """What a user may have meant by ``word``, as the end of a message."""
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are: {', '.join(sorted(known))}" if known else ""
-
-
-def _adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
-    known = (info.context or {}).get(kind)
-    if known is not None and chosen not in known:
-        raise ValueError(f"unknown{suggestion(chosen, known)}")
-    return chosen
 
 
 class Service(Section):
@@ -64,106 +44,7 @@ class Service(Section):
     @field_validator("engine")
     @classmethod
     def _known(cls, engine: str, info: ValidationInfo) -> str:
-        return _adapter("engines", engine, info)
-
-
-class Key(Section):
-    """Where a value stands in a table; ``unit`` is that of a number without one."""
-
-    key: str
-    unit: str = ""
-
-
-class Pattern(Section):
-    """A regular expression of Python's; what its only group matches, the last time, is the value.
-
-    ``unit`` is that of a number without one.
-    """
-
-    pattern: str
-    unit: str = ""
-
-    @field_validator("pattern")
-    @classmethod
-    def _one_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern, re.MULTILINE).groups
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        if groups != 1:
-            raise ValueError(f"should have one group, (...), around the number; it has {groups}, and (?:...) is none")
-        return pattern
-
-
-def _kind(where: object) -> str:
-    if isinstance(where, Key) or (isinstance(where, Mapping) and "key" in where):
-        return "a key with its unit"
-    return "a pattern" if isinstance(where, (Mapping, Pattern)) else "a key"
-
-
-Where = Annotated[
-    Annotated[str, Tag("a key")] | Annotated[Key, Tag("a key with its unit")] | Annotated[Pattern, Tag("a pattern")],
-    Discriminator(_kind),
-]
-"""Of a metric in a result."""
-
-
-class Benchmark(Section):
-    """How a running service is measured. Lengths are in tokens, times in seconds.
-
-    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. A request has
-    failed if it takes longer than ``request_timeout`` (default: ``timeout``, the limit of the whole). ``requests`` is
-    what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
-    ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
-    """
-
-    client: str
-    endpoint: Literal["/v1/completions", "/v1/chat/completions"] = "/v1/completions"
-    requests: Count | None = None
-    input_tokens: Count = 64
-    output_tokens: Count = 48
-    concurrency: Count | None = None
-    request_rate: Annotated[float, Field(gt=0)] | None = None
-    warmup: Annotated[int, Field(ge=0)] = 2
-    keep_alive: bool = True
-    save_requests: bool = False
-    seed: int = 0
-    timeout: Seconds = 600.0
-    request_timeout: Seconds | None = None
-    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    command: Command = ()
-    result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    metrics: dict[Name, Where] = Field(default_factory=dict)
-
-    @field_validator("client")
-    @classmethod
-    def _known(cls, client: str, info: ValidationInfo) -> str:
-        return _adapter("clients", client, info)
-
-    @field_validator("result_file", mode="before")
-    @classmethod
-    def _one_or_several(cls, names: Any) -> Any:
-        return ((names,) if names else ()) if isinstance(names, str) else names
-
-    @model_validator(mode="before")
-    @classmethod
-    def _requests_of_the_own_client(cls, data: Any) -> Any:
-        return {"requests": REQUESTS, **data} if isinstance(data, Mapping) and data.get("client") == "openai" else data
-
-    @model_validator(mode="after")
-    def _one_loop(self) -> Benchmark:
-        if self.concurrency is not None and self.request_rate is not None:
-            raise ValueError("give concurrency (closed loop) or request_rate (open loop), not both")
-        return self
-
-    @model_validator(mode="after")
-    def _a_request_within_the_whole(self) -> Benchmark:
-        if self.request_timeout is not None and self.request_timeout > self.timeout:
-            raise ValueError(
-                f"request_timeout = {self.request_timeout:g} has no effect: the whole benchmark is stopped after "
-                f"timeout = {self.timeout:g}"
-            )
-        return self
+        return adapter("engines", engine, info)
 
 
 class Limit(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 
-from mpipso.evaluation import Configuration, Metrics, Value
+from mpipso.evaluation import GOODPUT, Configuration, Metrics, Value
 
 Higher = Callable[[str], bool | None]
 """A function that says of a metric, by its name, whether more of it is better: True, False, or None for neither."""
@@ -15,6 +15,7 @@ _UNITS = {
     "request_throughput": "req/s",
     "output_throughput": "tok/s",
     "total_throughput": "tok/s",
+    GOODPUT: "req/s",
 }
 
 
@@ -25,7 +26,7 @@ def unit(metric: str) -> str:
 
 def usually_higher(metric: str) -> bool | None:
     """Whether more of a metric is better: True for throughputs, False for latencies, None if its name tells nothing."""
-    return True if metric.endswith("throughput") else False if unit(metric) == "ms" else None
+    return True if metric.endswith(("throughput", "goodput")) else False if unit(metric) == "ms" else None
 
 
 def number(value: float) -> str:

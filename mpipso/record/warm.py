@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli
 
-from mpipso.config import Config, suggestion
+from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
@@ -23,7 +23,7 @@ from mpipso.record.measured import by_configuration, silent
 from mpipso.record.resume import differences, read_run
 from mpipso.record.table import FAILED, RESULT
 from mpipso.redact import HIDDEN
-from mpipso.wording import clean, counted
+from mpipso.wording import clean, counted, suggestion
 
 Result = tuple[Configuration, Metrics | None]
 """A configuration with its metrics, None where it failed."""

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.config import Search, suggestion
+from mpipso.config import Search
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
+from mpipso.wording import suggestion
 
 Result = tuple[Mapping[str, object], Metrics | None]
 """A configuration and its metrics, which are None when it failed."""

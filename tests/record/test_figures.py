@@ -49,6 +49,7 @@ def test_a_score_is_a_metric_with_its_unit_and_gain() -> None:
     best, baseline = {"output_throughput": 412.3}, {"output_throughput": 366.8}
     assert figures.score("output_throughput", best, baseline, higher=True) == "412.3 tok/s (+12.4 %)"
     assert figures.score("output_throughput", best, None, higher=True) == "412.3 tok/s"
+    assert figures.score("request_goodput", {"request_goodput": 6.5}, None, higher=True) == "6.500 req/s"
     assert figures.score("output_throughput", {}, baseline, higher=True) == "no output_throughput"
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -679,6 +680,7 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(requests=32, metrics={"output_throughput": "x"})
     assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
+    assert [line.split(":")[0] for line in problems(goodput={"ttft_ms": 9})] == ["benchmark.goodput"]
     assert [line.split(":")[0] for line in problems(request_timeout=5.0)] == ["benchmark.request_timeout"]
     assert problems(command=("sh", "-c", "bench {result} {model} {n}")) == []
     folder = told_in("/a b", command=("sh", "-c", "bench > {result_dir}/log"))
@@ -688,6 +690,67 @@ def test_mistakes_are_told() -> None:
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]
+
+
+def load_of(*parameters: dict[str, Any], maximize: str = "output_throughput", **benchmark: Any) -> Config:
+    data = config().model_dump(exclude_none=True)
+    data |= {"benchmark": {"client": "openai", **benchmark}, "objective": {"maximize": maximize}}
+    return Config.model_validate(data | {"parameters": (*data["parameters"], *parameters)})
+
+
+def test_settings_of_the_load_may_be_those_of_the_configuration(tmp_path: Path) -> None:
+    client = CLIENTS.create("openai")
+    sent = {"name": "sent", "type": "int", "expression": "4 * n"}
+    told = load_of(sent, requests="{sent}", concurrency="{n}")
+    assert list(client.problems(told)) == []
+    measured = replace(target(tmp_path), values={"n": 5, "sent": 20})
+    words = client.command(told, measured)
+    assert words[words.index("--requests") :][:2] == ["--requests", "20"]
+    assert words[words.index("--concurrency") :][:2] == ["--concurrency", "5"]
+    rate = {"name": "rate", "type": "float", "min": 0.5, "max": 9.0}
+    words = client.command(load_of(rate, request_rate="{rate}"), replace(measured, values={"n": 5, "rate": 2.5}))
+    assert words[words.index("--request-rate") :][:2] == ["--request-rate", "2.5"]
+    assert words[words.index("--requests") :][:2] == ["--requests", "32"]
+
+
+def test_another_program_may_be_told_how_many_requests_to_send(tmp_path: Path) -> None:
+    assert measured(tmp_path, json.dumps(OUTPUT), requests="{n}", min_success_rate=0.5)["failed"] == 2
+    with pytest.raises(EvaluationFailed, match=r"^2 of 5 requests failed"):
+        measured(tmp_path, json.dumps(OUTPUT), requests="{n}")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "benchmark", "told"),
+    [
+        ({"type": "int", "min": 0, "max": 9}, {"requests": "{x}"}, "requests = '{x}': the values of parameter 'x'"),
+        ({"type": "float", "min": 1, "max": 9}, {"concurrency": "{x}"}, "should be whole numbers from 1"),
+        ({"type": "float", "min": 0, "max": 9}, {"request_rate": "{x}"}, "should be numbers above 0"),
+        ({"type": "bool"}, {"requests": "{x}"}, "should be whole numbers from 1"),
+        ({"type": "choice", "choices": (8, "max")}, {"concurrency": "{x}"}, "should be whole numbers from 1"),
+        ({"type": "choice", "choices": (8, 0)}, {"concurrency": "{x}"}, "should be whole numbers from 1"),
+        ({"type": "bool"}, {"concurrency": "{y}"}, "benchmark.concurrency: unknown placeholder {y}; known are: n, x"),
+        ({"type": "choice", "choices": (8, 16)}, {"concurrency": "{x}"}, ""),
+        ({"type": "choice", "choices": (0.5, 16)}, {"request_rate": "{x}"}, ""),
+        ({"type": "int", "ratio_of": "n", "min": 0.1, "max": 2}, {"concurrency": "{x}"}, ""),
+        ({"type": "float", "expression": "n / 2"}, {"request_rate": "{x}"}, ""),
+    ],
+)
+def test_a_setting_of_the_load_needs_a_parameter_that_fits(
+    parameter: dict[str, Any], benchmark: dict[str, Any], told: str
+) -> None:
+    found = list(CLIENTS.create("openai").problems(load_of({"name": "x", **parameter}, **benchmark)))
+    assert len(found) == bool(told)
+    assert not told or told in found[0]
+
+
+def test_goodput_needs_to_be_told_which_requests_count(tmp_path: Path) -> None:
+    client = CLIENTS.create("openai")
+    (line,) = client.problems(load_of(maximize="request_goodput"))
+    assert line.startswith("benchmark.goodput: is required for request_goodput")
+    told = load_of(maximize="request_goodput", goodput={"ttft_ms": 500, "tpot_ms": 12.5})
+    assert list(client.problems(told)) == []
+    words = client.command(told, target(tmp_path))
+    assert words[words.index("--goodput") :][:3] == ["--goodput", "ttft:500", "tpot:12.5"]
 
 
 @pytest.mark.parametrize(
@@ -904,10 +967,12 @@ def load(aim: Target, **benchmark: Any) -> dict[str, float]:
 
 
 def test_a_service_is_measured_in_the_common_vocabulary(service: Callable[..., Service], tmp_path: Path) -> None:
-    metrics = load(target(tmp_path, service(token_ms=5).port, "tiny"), concurrency=2)
+    limits = {"e2e_ms": 60000.0}
+    metrics = load(target(tmp_path, service(token_ms=5).port, "tiny"), concurrency=2, goodput=limits)
     assert set(metrics) == set(METRICS)
     assert (metrics["completed"], metrics["failed"]) == (4, 0)
     assert metrics["ttft_p50_ms"] >= 5 and metrics["output_throughput"] > 0
+    assert metrics["request_goodput"] == metrics["request_throughput"]
 
 
 def test_failed_requests_fail_the_evaluation_with_the_most_frequent_reason(

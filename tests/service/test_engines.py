@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpipso.config import Config, Service, templates
+from mpipso.config import Benchmark, Config, Service, templates
 from mpipso.config.file import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
@@ -146,7 +146,7 @@ def test_health_is_asked_where_the_configuration_says() -> None:
         (
             {"command": ("m", "{config}"), "config_file": {"content": "n ${n} {m}", "format": "text"}},
             {"flag": None},
-            "parameter 'n': reaches nothing; give it a flag, an env or a path, or use {n} in service.command or in its",
+            "parameter 'n': reaches nothing; give it a flag, an env or a path, or use {n} in service.command, in its t",
         ),
     ],
 )
@@ -219,6 +219,23 @@ def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
     other = {**total, "expression": "n2 * 2"}
     (line,) = problems(config({"command": ("m", "{n2}")}, base, {**base, "name": "n2"}, other))
     assert line.startswith("parameter 'n': reaches nothing")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "name", "told"),
+    [
+        ({"client": "openai", "concurrency": "{n}"}, "n", False),
+        ({"client": "openai", "request_rate": "{n}"}, "n", False),
+        ({"client": "openai", "concurrency": 8}, "n", True),
+        ({"client": "command", "command": ("bench", "-c", "{n}")}, "n", False),
+        ({"client": "command", "command": ("bench", "{seed}")}, "seed", True),
+        ({"client": "command", "command": ("bench", "{port}")}, "port", True),
+    ],
+)
+def test_a_parameter_may_be_one_of_the_benchmark_alone(benchmark: dict[str, Any], name: str, told: bool) -> None:
+    data = config({"command": ("m", "{port}")}, {"name": name, "type": "int", "min": 1, "max": 9})
+    found = problems(data.model_copy(update={"benchmark": Benchmark.model_validate(benchmark)}))
+    assert [line.split(";")[0] for line in found] == [f"parameter {name!r}: reaches nothing"] * told
 
 
 def test_the_engine_s_own_target_gives_way_to_the_user_s() -> None:

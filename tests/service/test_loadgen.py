@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso.evaluation import LATENCIES, METRICS, STATISTICS
+from mpipso.evaluation import GOODPUT, LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
 from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
 from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
@@ -281,7 +281,7 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
         RequestOutcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
     ]
     result = summarize(outcomes, 0.5, output_tokens=4)
-    assert set(METRICS) <= set(result)
+    assert set(METRICS) - {GOODPUT} <= set(result)
     assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 0.5)
     assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 2)
     assert result["request_throughput"] == 6.0
@@ -298,6 +298,32 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
 def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
     result = summarize([RequestOutcome(e2e=value) for value in values], 1.0, output_tokens=1)
     assert result[f"e2e_p{percent}_ms"] == pytest.approx(1000 * float(np.percentile(values, percent)))
+
+
+@pytest.mark.parametrize(
+    ("limits", "good"),
+    [
+        ({"ttft": 300}, 2),
+        ({"ttft": 299}, 1),
+        ({"tpot": 151}, 2),
+        ({"e2e": 500}, 2),
+        ({"ttft": 300, "tpot": 151, "e2e": 400}, 1),
+        ({"ttft": 1}, 0),
+    ],
+)
+def test_goodput_is_of_the_requests_within_every_limit(limits: dict[str, float], good: int) -> None:
+    """A single token has no time per output token that could be too long."""
+    outcomes = [
+        RequestOutcome(ttft=0.1, e2e=0.4, output_tokens=3),
+        RequestOutcome(ttft=0.3, e2e=0.9, output_tokens=4),
+        RequestOutcome(ttft=0.5, e2e=0.5, output_tokens=1),
+        RequestOutcome(ttft=0.0, e2e=0.0, output_tokens=3, error="broken"),
+    ]
+    assert summarize(outcomes, 0.5, output_tokens=4, goodput=limits)[GOODPUT] == 2 * good
+
+
+def test_without_limits_there_is_no_goodput() -> None:
+    assert GOODPUT not in summarize([RequestOutcome(e2e=1.0)], 1.0, output_tokens=1)
 
 
 def test_latencies_of_nothing_are_absent() -> None:
@@ -373,7 +399,9 @@ def test_the_closed_loop_keeps_its_concurrency() -> None:
         await complete(number, writer)
 
     script = Script(when_three_wait)
-    result = load(script, "--requests", "12", "--concurrency", "3", "--warmup", "0")
+    goodput = ("--goodput", "ttft:60000", "e2e:0.001")
+    result = load(script, "--requests", "12", "--concurrency", "3", "--warmup", "0", *goodput)
+    assert result[GOODPUT] == 0.0
     assert (result["completed"], result["failed"]) == (12, 0)
     assert script.most_under_way == 3
 
@@ -615,6 +643,9 @@ def test_it_opens_as_many_connections_as_the_hard_limit_allows(requests: int, wa
         ("--concurrency", "2", "--request-rate", "2"),
         ("--base-url", "127.0.0.1:80"),
         ("--warm", "1"),
+        ("--goodput", "itl:5"),
+        ("--goodput", "ttft:0"),
+        ("--goodput", "ttft"),
     ],
 )
 def test_bad_flags_have_exit_code_2(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -641,7 +672,7 @@ def test_it_measures_the_embedded_server(tmp_path: Path) -> None:
         try:
             wait_until_healthy(process, port)
             flags = ["--requests", "8", "--concurrency", "4", "--input-tokens", "11", "--output-tokens", "6"]
-            flags += ["--close", "--save-requests", "--output", str(tmp_path / "F.json")]
+            flags += ["--goodput", "ttft:60000", "--close", "--save-requests", "--output", str(tmp_path / "F.json")]
             assert loadgen.main(["--base-url", f"http://127.0.0.1:{port}", *flags]) == 0
         finally:
             process.send_signal(signal.SIGKILL)

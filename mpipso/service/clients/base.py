@@ -8,9 +8,11 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso.config import Config
+from mpipso.config import Benchmark, Config
+from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Metrics, Value
+from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
 
@@ -29,7 +31,7 @@ class Target:
     result: Path
     """Where the client may write its result: in a folder of its own, which is empty when it begins."""
     values: Mapping[str, Value]
-    """Placeholders for the words of the user's own command."""
+    """The configuration that is measured: placeholders for settings of the load, and for the user's own command."""
 
 
 class NotReady(Exception):
@@ -42,6 +44,17 @@ class Client(abc.ABC):
     @abc.abstractmethod
     def problems(self, config: Config) -> Iterator[str]:
         """What is wrong with the configuration from this client's point of view, one line each."""
+
+    def load_problems(self, config: Config) -> Iterator[str]:
+        """What is wrong with settings of the load that are a parameter's, one line each."""
+        parameters = {parameter.name: parameter for parameter in config.parameters}
+        for key, name in config.benchmark.called.items():
+            whole = key != "request_rate"
+            if name not in parameters:
+                yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(parameters))}"
+            elif not _all_positive(parameters[name], whole=whole):
+                wanted = "whole numbers from 1" if whole else "numbers above 0"
+                yield f"benchmark.{key} = '{{{name}}}': the values of parameter {name!r} should be {wanted}"
 
     @abc.abstractmethod
     async def probe(self, target: Target, timeout: float) -> None:
@@ -113,6 +126,20 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     return metrics
 
 
+def called(benchmark: Benchmark) -> set[str]:
+    """The names of the parameters on whose values a benchmark depends."""
+    return {*benchmark.called.values(), *placeholders((*benchmark.command, *benchmark.result_file))} - {*PLACEHOLDERS}
+
+
+def _all_positive(parameter: Parameter, *, whole: bool) -> bool:
+    """Whether all values of a parameter are numbers above 0, and ``whole`` ones, as far as that can be told."""
+    kinds = (int,) if whole else (int, float)
+    if parameter.type == "choice":
+        return all(type(choice) in kinds and float(choice) > 0 for choice in parameter.choices)
+    kind = {"int": int, "float": float}.get(parameter.type)
+    return kind in kinds and (parameter.min is None or parameter.min > 0)
+
+
 def _nothing(name: str, metrics: Metrics) -> bool:
     """Whether a latency is 0 in all that was measured of it; a median may be, where tokens come several at once."""
     latency = name.partition("_")[0]
@@ -122,6 +149,8 @@ def _nothing(name: str, metrics: Metrics) -> bool:
 _DIFFERENT = 0.1
 """Part of the time to the first token that no request can take as a whole, whatever a client means by a percentile, or
 whichever requests it leaves out of one of the two: units differ by more."""
+PLACEHOLDERS = ("base_url", "host", "port", "model", "seed", "result", "result_dir")
+"""What stands in the user's own command for something else than a parameter."""
 _POSITIVE = ("duration", "request_throughput", "output_throughput", "total_throughput", "ttft", "e2e")
 
 

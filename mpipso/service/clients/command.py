@@ -10,7 +10,7 @@ from typing import Any
 from mpipso.config import Benchmark, Config, Key, Pattern
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
-from mpipso.service.clients.base import CLIENTS, Client, Target, require_measured
+from mpipso.service.clients.base import CLIENTS, PLACEHOLDERS, Client, Target, require_measured
 from mpipso.service.clients.quantity import Absent, matched, number, unit_problem
 from mpipso.service.clients.result import content, last_json, only, pattern, read
 from mpipso.service.command import choices, fill, placeholders, script_problems
@@ -30,6 +30,7 @@ class CommandClient(Client):
             if key in _OF_OPENAI and getattr(benchmark, key) != field.default:
                 yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
         yield from self._count_problems(benchmark)
+        yield from self.load_problems(config)
         for file in benchmark.result_file:
             if not placeholders([file]) & {"seed", "result", "result_dir"}:
                 yield (
@@ -65,8 +66,7 @@ class CommandClient(Client):
 
     def _placeholder_problems(self, config: Config) -> Iterator[str]:
         benchmark = config.benchmark
-        known = {"host", "port", "base_url", "model", "seed", "result", "result_dir"}
-        known |= {p.name for p in config.parameters}
+        known = {*PLACEHOLDERS, *(parameter.name for parameter in config.parameters)}
         for key, words in (("command", benchmark.command), ("result_file", benchmark.result_file)):
             for name in sorted(placeholders(words) - known):
                 yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
@@ -106,8 +106,8 @@ class CommandClient(Client):
                     raise Absent(f"{absent.cause} ({_ONLY_IF_ANY})", detail=absent.detail) from None
                 if name in needed:
                     raise
-        if config.benchmark.requests is not None:
-            measured["failed"] = _failed(config.benchmark.requests, measured["completed"], measured.get("failed"))
+        if (sent := config.benchmark.load(target.values).get("requests")) is not None:
+            measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
 
     def result_files(self, config: Config, target: Target) -> list[str]:
@@ -118,7 +118,7 @@ class CommandClient(Client):
 
 _OF_OPENAI = (
     *("endpoint", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
-    *("save_requests", "request_timeout"),
+    *("save_requests", "goodput", "request_timeout"),
 )
 
 

@@ -149,7 +149,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             length = await warm_up(load, options)
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
         outcomes, duration = await load.run(prompts(options, length), due)
-    result = summarize(outcomes, duration, options.output_tokens)
+    result = summarize(outcomes, duration, options.output_tokens, dict(options.goodput))
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
     return result
@@ -241,6 +241,8 @@ def parser() -> argparse.ArgumentParser:
     add("--common-seed", type=int, default=0, help="of arrivals and the words of the warm-up (default: %(default)s)")
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
     add("--timeout", type=bounded(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
+    told = "limits in ms that requests keep to count for request_goodput: ttft:500 tpot:50 e2e:9000"
+    add("--goodput", type=_limit, nargs="+", default=(), metavar="LATENCY:MS", help=told)
     add("--save-requests", action="store_true", help="record every request in the output")
     add("--output", required=True, type=Path, help="the JSON file to write")
     return flags
@@ -251,6 +253,13 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise argparse.ArgumentTypeError(f"{text!r} is not http://HOST:PORT")
     return text
+
+
+def _limit(text: str) -> tuple[str, float]:
+    latency, _, limit = text.partition(":")
+    if latency not in ("ttft", "tpot", "e2e"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit on ttft, tpot or e2e, as ttft:500")
+    return latency, bounded(float, 0, above=True)(limit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

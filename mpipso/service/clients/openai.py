@@ -12,10 +12,11 @@ import aiohttp
 
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import METRICS, Metrics
+from mpipso.evaluation import GOODPUT, METRICS, Metrics
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
 from mpipso.service.clients.result import read
+from mpipso.service.command import text
 from mpipso.service.process import Completed
 
 
@@ -27,11 +28,16 @@ class OpenAIClient(Client):
         for key in ("command", "result_file", "metrics"):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
+        if config.benchmark.goodput is None and GOODPUT in config.objective.metrics:
+            yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
+        yield from self.load_problems(config)
         yield from self._connection_problems(config.benchmark)
 
     def _connection_problems(self, benchmark: Benchmark) -> Iterator[str]:
         if benchmark.request_rate is not None:
             return  # how many are open at once is then up to the service
+        if isinstance(benchmark.requests, str) or isinstance(benchmark.concurrency, str):
+            return  # it depends on the configuration
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         most = most_connections(benchmark.requests or 0, benchmark.warmup, benchmark.concurrency)
         if hard != resource.RLIM_INFINITY and most + OTHER_FILES > hard:
@@ -48,16 +54,16 @@ class OpenAIClient(Client):
         benchmark = config.benchmark
         words = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", target.base_url]
         words += ["--endpoint", target.endpoint]
-        words += ["--requests", str(benchmark.requests), "--warmup", str(benchmark.warmup)]
+        words += ["--warmup", str(benchmark.warmup)]
+        for key, value in benchmark.load(target.values).items():
+            words += [f"--{key.replace('_', '-')}", text(value)]
         words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
         words += ["--timeout", str(benchmark.request_timeout or benchmark.timeout)]
         words += ["--seed", str(target.seed), "--common-seed", str(benchmark.seed), "--output", str(target.result)]
         if target.model:
             words += ["--model", target.model]
-        if benchmark.concurrency is not None:
-            words += ["--concurrency", str(benchmark.concurrency)]
-        if benchmark.request_rate is not None:
-            words += ["--request-rate", str(benchmark.request_rate)]
+        if benchmark.goodput is not None:
+            words += ["--goodput", *(f"{name}:{limit:g}" for name, limit in benchmark.goodput.limits.items())]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])

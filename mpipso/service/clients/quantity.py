@@ -11,10 +11,9 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
-from mpipso.config import suggestion
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS
-from mpipso.wording import listed
+from mpipso.wording import listed, suggestion
 
 MAX_KEYS = 1000
 """Among how many keys of a result, which may hold a table per request, one is looked for that was meant."""
@@ -156,7 +155,7 @@ def _factor(unit: str, metric: str, told: str) -> float:
     if own:
         right = "ns, us, ms, s, min or h"
         factor = _SECONDS[unit] / _SECONDS[own] if unit in _SECONDS else None
-    elif metric in METRICS and not metric.endswith("_throughput"):
+    elif metric in METRICS and not metric.endswith(("_throughput", "_goodput")):
         right, factor = "no unit", None
     else:
         right = "a unit such as token/s or req/s" if metric in METRICS else "token/s, req/s, % or, named ..._ms, a time"

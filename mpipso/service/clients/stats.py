@@ -10,12 +10,12 @@ gaps, with linear interpolation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 from typing import Any
 
-from mpipso.evaluation import LATENCIES
+from mpipso.evaluation import GOODPUT, LATENCIES
 
 MAX_ERRORS = 20
 
@@ -34,8 +34,19 @@ class RequestOutcome:
     """Whether ``output_tokens`` is the number of chunks, as the service told none."""
     error: str = ""
 
+    @property
+    def tpot(self) -> float:
+        """Seconds per output token behind the first; 0 where there is none."""
+        return (self.e2e - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else 0.0
 
-def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens: int) -> dict[str, Any]:
+    def keeps(self, limits: Mapping[str, float]) -> bool:
+        """Whether none of these latencies is above its limit in milliseconds."""
+        return all(1000 * getattr(self, latency) <= limit for latency, limit in limits.items())
+
+
+def summarize(
+    outcomes: Sequence[RequestOutcome], duration: float, output_tokens: int, goodput: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The metrics by their common names (:data:`mpipso.evaluation.METRICS`), token totals and errors by text.
 
     Parameters
@@ -45,6 +56,9 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
     output_tokens:
         How many each request asked for; ``short`` counts the completed requests that got fewer, ``counted_chunks``
         those whose chunks were counted because the service told no number of tokens.
+    goodput:
+        What a request takes at most in milliseconds, by latency (``ttft``, ``tpot``, ``e2e``), to count for
+        ``request_goodput``, which is absent without it.
 
     Latencies of which nothing was measured are absent: without a completed request, all of them.
     """
@@ -54,7 +68,7 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
     seconds = max(duration, 1e-9)
     measured: dict[str, list[float]] = {
         "ttft": [outcome.ttft for outcome in done],
-        "tpot": [(o.e2e - o.ttft) / (o.output_tokens - 1) for o in done if o.output_tokens > 1],
+        "tpot": [outcome.tpot for outcome in done if outcome.output_tokens > 1],
         "itl": [gap for outcome in done for gap in outcome.itls],
         "e2e": [outcome.e2e for outcome in done],
     }
@@ -68,6 +82,7 @@ def summarize(outcomes: Sequence[RequestOutcome], duration: float, output_tokens
         "request_throughput": len(done) / seconds,
         "output_throughput": generated / seconds,
         "total_throughput": (received + generated) / seconds,
+        **({GOODPUT: sum(outcome.keeps(goodput) for outcome in done) / seconds} if goodput else {}),
         **latencies,
         "total_input_tokens": received,
         "total_output_tokens": generated,

@@ -14,6 +14,7 @@ from typing import ClassVar
 from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
+from mpipso.service.clients.base import called
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
 from mpipso.service.node import Share
 from mpipso.service.reasons import Reason, remoteness, telling
@@ -193,6 +194,7 @@ class Engine:
         told = (*command, *service.worker_command, *service.update_command)
         file = service.config_file
         used = (placeholders((*told, *service.env.values())) | named(file)) - set(self._anywhere(config))
+        used |= called(config.benchmark)
         if "config" in placeholders(told) and file is None:
             used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
         used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
@@ -212,7 +214,8 @@ class Engine:
             elif not (p.flag or p.env or p.path or p.name in used):
                 yield (
                     f"parameter {p.name!r}: reaches nothing; give it a flag, an env or a path, "
-                    f"or use {{{p.name}}} in service.command" + (" or in its template" if file is not None else "")
+                    f"or use {{{p.name}}} in service.command{', in its template' if file is not None else ''} or in "
+                    "[benchmark]"
                 )
 
     def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:

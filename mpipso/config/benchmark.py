@@ -1,0 +1,159 @@
+"""The configuration of the benchmark: what is sent to a running service, and where its result has which metric."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from mpipso.config.parameters import CALLED, Command, Count, Name, Seconds, Section, adapter
+from mpipso.evaluation import Configuration, Value
+
+REQUESTS = 32
+"""How many requests mpipso's own client sends unless the configuration says it."""
+_LOAD = ("requests", "concurrency", "request_rate")
+"""The settings of the load that may be a parameter's."""
+
+
+class Key(Section):
+    """Where a value stands in a table; ``unit`` is that of a number without one."""
+
+    key: str
+    unit: str = ""
+
+
+class Pattern(Section):
+    """A regular expression of Python's; what its only group matches, the last time, is the value.
+
+    ``unit`` is that of a number without one.
+    """
+
+    pattern: str
+    unit: str = ""
+
+    @field_validator("pattern")
+    @classmethod
+    def _one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern, re.MULTILINE).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"should have one group, (...), around the number; it has {groups}, and (?:...) is none")
+        return pattern
+
+
+def _kind(where: object) -> str:
+    if isinstance(where, Key) or (isinstance(where, Mapping) and "key" in where):
+        return "a key with its unit"
+    return "a pattern" if isinstance(where, (Mapping, Pattern)) else "a key"
+
+
+Where = Annotated[
+    Annotated[str, Tag("a key")] | Annotated[Key, Tag("a key with its unit")] | Annotated[Pattern, Tag("a pattern")],
+    Discriminator(_kind),
+]
+"""Of a metric in a result."""
+
+
+def _number_or_name(given: object) -> str:
+    return "a parameter" if isinstance(given, str) else "a number"
+
+
+Called = Annotated[str, Field(pattern=CALLED), Tag("a parameter")]
+"""A parameter, by its name in braces, on whose value a setting of the load depends."""
+CountOf = Annotated[Annotated[Count, Tag("a number")] | Called, Discriminator(_number_or_name)]
+RateOf = Annotated[Annotated[float, Field(gt=0), Tag("a number")] | Called, Discriminator(_number_or_name)]
+
+
+class Goodput(Section):
+    """What a request that counts for ``request_goodput`` takes at most, in milliseconds."""
+
+    ttft_ms: Annotated[float, Field(gt=0)] | None = None
+    tpot_ms: Annotated[float, Field(gt=0)] | None = None
+    e2e_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit on each latency that has one, by its name without the unit."""
+        given = self.model_dump(exclude_none=True)
+        return {name.removesuffix("_ms"): limit for name, limit in given.items()}
+
+    @model_validator(mode="after")
+    def _some(self) -> Goodput:
+        if not self.limits:
+            raise ValueError("give one or more of ttft_ms, tpot_ms and e2e_ms")
+        return self
+
+
+class Benchmark(Section):
+    """How a running service is measured. Lengths are in tokens, times in seconds.
+
+    A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. A request has
+    failed if it takes longer than ``request_timeout`` (default: ``timeout``, the limit of the whole). ``requests`` is
+    what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
+    ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces.
+    ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
+    """
+
+    client: str
+    endpoint: Literal["/v1/completions", "/v1/chat/completions"] = "/v1/completions"
+    requests: CountOf | None = None
+    input_tokens: Count = 64
+    output_tokens: Count = 48
+    concurrency: CountOf | None = None
+    request_rate: RateOf | None = None
+    warmup: Annotated[int, Field(ge=0)] = 2
+    keep_alive: bool = True
+    save_requests: bool = False
+    goodput: Goodput | None = None
+    seed: int = 0
+    timeout: Seconds = 600.0
+    request_timeout: Seconds | None = None
+    min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    command: Command = ()
+    result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    metrics: dict[Name, Where] = Field(default_factory=dict)
+
+    @property
+    def called(self) -> dict[str, str]:
+        """The names of the parameters whose values are settings of the load, by setting."""
+        given = ((key, getattr(self, key)) for key in _LOAD)
+        return {key: name[1:-1] for key, name in given if isinstance(name, str)}
+
+    def load(self, configuration: Configuration) -> dict[str, Value]:
+        """The settings of the load that are given, with the values that a configuration has for them."""
+        given = {key: value for key in _LOAD if (value := getattr(self, key)) is not None}
+        return given | {key: configuration[name] for key, name in self.called.items()}
+
+    @field_validator("client")
+    @classmethod
+    def _known(cls, client: str, info: ValidationInfo) -> str:
+        return adapter("clients", client, info)
+
+    @field_validator("result_file", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return ((names,) if names else ()) if isinstance(names, str) else names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _requests_of_the_own_client(cls, data: Any) -> Any:
+        return {"requests": REQUESTS, **data} if isinstance(data, Mapping) and data.get("client") == "openai" else data
+
+    @model_validator(mode="after")
+    def _one_loop(self) -> Benchmark:
+        if self.concurrency is not None and self.request_rate is not None:
+            raise ValueError("give concurrency (closed loop) or request_rate (open loop), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _a_request_within_the_whole(self) -> Benchmark:
+        if self.request_timeout is not None and self.request_timeout > self.timeout:
+            raise ValueError(
+                f"request_timeout = {self.request_timeout:g} has no effect: the whole benchmark is stopped after "
+                f"timeout = {self.timeout:g}"
+            )
+        return self
