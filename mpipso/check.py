@@ -33,7 +33,7 @@ from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import target_of
-from mpipso.startup import Options, earlier_results, read_config, well_defined
+from mpipso.startup import Options, earlier_results, read_config, settled, well_defined
 from mpipso.wording import counted, ranges
 
 
@@ -93,6 +93,7 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
         apart = named_without_rank(expected, config.parallel, hosts) if config.parallel.ssh else []
         plan = form_groups([*expected, *apart], config.parallel, hosts=hosts, port=config.service.port)
         # What other hosts would detect cannot be seen from here.
+        config = settled(config, plan)
         problems += device_problems(config, _only(plan, socket.gethostname()))
         problems += placement_problems(config, plan)
     except UserError as error:

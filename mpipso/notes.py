@@ -28,6 +28,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
     yield from _idle_nodes(config, plan)
+    yield from _idle_groups(config, plan)
     if plan.idle:
         yield f"fewer ranks than hosts: none is started on {listed(plan.idle)}"
     yield from _shared_addresses(plan)
@@ -175,6 +176,17 @@ def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
         yield (
             f"service.command: uses {{{told[0]}}}, but without a service.worker_command nothing is started on "
             f"{listed(list(dict.fromkeys(idle)))}"
+        )
+
+
+def _idle_groups(config: Config, plan: Plan) -> Iterator[str]:
+    """A schedule that never has as many proposals under way as there are groups."""
+    search, groups = config.search, len(plan.groups)
+    if search.schedule != "async" and search.batch < groups:
+        key = "window" if search.schedule == "window" else "particles"
+        yield (
+            f"search.{key} = {search.batch}: of {groups} service groups no more than {search.batch} are ever busy; "
+            "without it all are"
         )
 
 

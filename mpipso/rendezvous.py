@@ -29,7 +29,7 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node
-from mpipso.startup import Options, adapter_problems, read_config, wanted_groups
+from mpipso.startup import Options, adapter_problems, read_config, settled, wanted_groups
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import SshNodes
@@ -147,6 +147,7 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
         apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
         plan = on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
+        config = agreed(world, lambda: settled(config, plan))
         place = world.scatter(_places(plan, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
             unless_well.pop_all().close()

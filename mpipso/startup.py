@@ -10,13 +10,14 @@ from typing import Any
 
 from mpipso.cluster.hosts import Hosts, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
+from mpipso.cluster.plan import Plan
 from mpipso.config import Config
 from mpipso.config.file import load, parse
 from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.launched import RESTARTS
-from mpipso.record.resume import differences, read_run, started_elsewhere
+from mpipso.record.resume import as_before, differences, read_run, started_elsewhere
 from mpipso.record.usage import usage
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
@@ -97,7 +98,11 @@ def read_config(options: Options) -> Config:
         config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **_adapters())
     config = _with_template(config, source, given=options.config is not None)
     if options.resume is not None:
-        _require_resumable(options.resume, config, earlier, events, given=options.config is not None)
+        before = _before(options.resume, earlier)
+        if before is not None:
+            search = config.search.sized(before.search.swarm_size, before.search.batch)
+            config = config.model_copy(update={"search": search})
+        _require_resumable(options.resume, config, before, events, given=options.config is not None)
     problems = adapter_problems(config, source)
     try:
         well_defined(config)
@@ -112,14 +117,21 @@ def _adapters() -> dict[str, Any]:
     return {"engines": ENGINES.names(), "clients": CLIENTS.names()}
 
 
+def _before(folder: Path, text: str) -> Config | None:
+    """The configuration that the run in ``folder`` had, of which this is the text; None if that is empty."""
+    if not text:
+        return None
+    config = parse(text, str(folder), **_adapters())
+    return config.model_copy(update={"search": as_before(config.search)})
+
+
 def _require_resumable(
-    folder: Path, config: Config, earlier: str, events: Sequence[Mapping[str, Any]], *, given: bool
+    folder: Path, config: Config, before: Config | None, events: Sequence[Mapping[str, Any]], *, given: bool
 ) -> None:
     """UserError if the run in ``folder`` cannot go on with a configuration, which is ``given`` or its own.
 
-    ``earlier`` is the run's own configuration as text, empty if it is not known.
+    ``before`` is the configuration that it had, None if that is not known.
     """
-    before = parse(earlier, str(folder), **_adapters()) if earlier else None
     if before is not None and (other := differences(before, config)):
         raise UserError([f"{folder}: cannot be resumed, this is a different search: {line}" for line in other])
     if RESTARTS in os.environ:
@@ -227,6 +239,11 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
         raise UserError(f"{flags}: {why}")
     config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": remaining})})
     return config, hosts
+
+
+def settled(config: Config, plan: Plan) -> Config:
+    """The configuration with what was left to depend on the groups that were formed."""
+    return config.model_copy(update={"search": config.search.settled(len(plan.groups))})
 
 
 def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:

@@ -49,7 +49,7 @@ class TestWhatIsAccepted:
     def test_a_small_file_and_its_defaults(self) -> None:
         config = read(good())
         assert config.service.command == ("serve", "--port", "{port}")
-        assert config.search.particles == 16
+        assert (config.search.particles, config.search.swarm_size) == (None, 8)
         assert config.parallel.nodes_per_group is None
         assert config.output == "mpipso-runs"
         assert config.benchmark.requests == 32
@@ -60,6 +60,29 @@ class TestWhatIsAccepted:
         benchmark = read(data).benchmark
         assert benchmark.called == {"requests": "sent"}
         assert benchmark.load({"sent": 99, "n": 1}) == {"requests": 99, "concurrency": 8}
+
+    @pytest.mark.parametrize(
+        ("search", "groups", "particles", "window"),
+        [
+            ({}, 1, 8, None),
+            ({}, 8, 8, None),
+            ({}, 12, 12, None),
+            ({"particles": 4}, 12, 4, None),
+            ({"strategy": "pso"}, 4, 16, None),
+            ({"strategy": "pso"}, 20, 20, None),
+            ({"schedule": "async"}, 4, 8, None),
+            ({"schedule": "window"}, 1, 8, 1),
+            ({"schedule": "window"}, 2, 8, 3),
+            ({"schedule": "window"}, 12, 12, 18),
+            ({"schedule": "window", "window": 3}, 12, 12, 3),
+        ],
+    )
+    def test_sizes_that_are_not_given_suit_the_groups(
+        self, search: dict[str, Any], groups: int, particles: int, window: int | None
+    ) -> None:
+        settled = read({**good(), "search": search}).search.settled(groups)
+        assert (settled.particles, settled.window) == (particles, window)
+        assert settled.settled(groups + 30) == settled
 
     def test_whole_numbers_stand_for_floats_but_not_the_other_way(self) -> None:
         data = good()

@@ -8,6 +8,7 @@ import pytest
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config import Config
 from mpipso.notes import notes, regrouping_note
+from mpipso.startup import settled
 
 
 def plan(*groups: Sequence[int]) -> dict[str, Any]:
@@ -38,6 +39,35 @@ def test_other_groups_than_those_of_the_earlier_session_are_told(
 @pytest.mark.parametrize("before", [{}, {"groups": [{"group": 0, "hosts": ["a"]}]}, plan([1]), plan([1], [2])])
 def test_as_many_nodes_and_cores_are_not_nor_what_is_not_known(before: dict[str, Any]) -> None:
     assert regrouping_note(before, plan([1], [1], [1])) is None
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ({}, ""),
+        ({"schedule": "async"}, ""),
+        ({"particles": 12}, ""),
+        ({"particles": 4}, "search.particles = 4: of 12 service groups no more than 4 are ever busy"),
+        (
+            {"schedule": "window", "window": 3},
+            "search.window = 3: of 12 service groups no more than 3 are ever busy",
+        ),
+    ],
+)
+def test_groups_that_the_schedule_leaves_idle_are_pointed_out(search: dict[str, Any], told: str) -> None:
+    config = Config.model_validate(
+        {
+            "service": {"engine": "command", "command": ("serve", "--port", "{port}")},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": ({"name": "n", "type": "int", "min": 1, "max": 2, "flag": "--n"},),
+            "search": search,
+        }
+    )
+    nodes = [PlacedNode(rank, f"node{rank}", f"10.0.0.{rank}", (), ()) for rank in range(12)]
+    placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
+    found = list(notes(settled(config, placed), placed))
+    assert [line.split(";")[0] for line in found] == ([told] if told else [])
 
 
 @pytest.mark.parametrize(

@@ -135,14 +135,21 @@ class SwarmSection(Section):
         return usual if self.phi1 is None else self.phi1, usual if self.phi2 is None else self.phi2
 
 
+_SWARM_SIZES = {"surrogate": 8, "pso": 16}
+"""Particles by strategy, unless there are more groups. A classic swarm needs some to explore with."""
+
+
 class Search(Section):
     """How the search goes on, and when it ends.
 
     ``schedule`` says which results a proposal may see: with ``generation`` all of earlier iterations of ``particles``,
-    with ``window`` those of proposals at least ``window`` before it, with ``async`` what is there. It ends when one of
-    the budgets is spent: ``evaluations``, ``iterations`` (of ``particles`` evaluations each), ``time_limit`` in
-    seconds of the whole run, ``stagnation`` (evaluations without a better configuration), ``target`` (a value of the
-    objective's metric); and fails after ``fruitless`` iterations in which every evaluation failed.
+    with ``window`` those of proposals at least ``window`` before it, with ``async`` what is there. Sizes that are not
+    given suit the number of service groups (:meth:`settled`).
+
+    The search ends when one of the budgets is spent: ``evaluations``, ``iterations`` (of ``particles`` evaluations
+    each), ``time_limit`` in seconds of the whole run, ``stagnation`` (evaluations without a better configuration),
+    ``target`` (a value of the objective's metric); and fails after ``fruitless`` iterations in which every evaluation
+    failed.
 
     ``baseline_repeats`` and ``repeats`` say how often the baseline, at the beginning, and the leader of each iteration
     are measured, so that the noise is known; at the end, the ``leaders`` best configurations race: they and the
@@ -157,7 +164,7 @@ class Search(Section):
     swarm: SwarmSection = SwarmSection()
     schedule: ScheduleKind = "generation"
     window: Count | None = None
-    particles: Annotated[int, Field(ge=2)] = 16
+    particles: Annotated[int, Field(ge=2)] | None = None
     evaluations: Count = 128
     iterations: Count | None = None
     time_limit: Seconds | None = None
@@ -174,12 +181,32 @@ class Search(Section):
     first: tuple[dict[Name, Value], ...] = ()
 
     @property
+    def swarm_size(self) -> int:
+        """How many particles an iteration has."""
+        return self.particles or _SWARM_SIZES[self.strategy]
+
+    @property
     def batch(self) -> int:
-        """How many consecutive proposals do without each other's results: ``window``, or else ``particles``.
+        """How many consecutive proposals do without each other's results: those of an iteration, or a window.
 
         It has no meaning for the schedule ``async``.
         """
-        return self.window or self.particles if self.schedule == "window" else self.particles
+        return self.window or self.swarm_size
+
+    def sized(self, particles: int, window: int) -> Search:
+        """The same with these sizes in the place of those that are not given."""
+        sizes = {"particles": self.particles or particles}
+        if self.schedule == "window":
+            sizes["window"] = self.window or window
+        return self.model_copy(update=sizes)
+
+    def settled(self, groups: int) -> Search:
+        """The same with all sizes, so that a run keeps them whatever becomes of its ``groups``.
+
+        Those that are not given are small, as long as every group is busy at first: what the proposals of a batch
+        cannot learn from each other costs more time than groups spend waiting.
+        """
+        return self.sized(max(self.swarm_size, groups), groups + groups // 2)
 
     @model_validator(mode="after")
     def _window_of_a_window(self) -> Search:

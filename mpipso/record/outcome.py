@@ -24,6 +24,7 @@ from mpipso.record.figures import Higher
 from mpipso.record.folders import BEAT_FILE, check_run
 from mpipso.record.judged import Judged, results
 from mpipso.record.measured import Measured, by_configuration
+from mpipso.record.resume import as_before
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
 from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
 from mpipso.redact import HIDDEN
@@ -302,4 +303,4 @@ def _schedule(search: Mapping[str, Any]) -> ScheduleChoice:
     """The schedule of a configuration's ``search`` table, from which defaults are left out."""
     # Without validation: other keys may be of another version.
     known = Search.model_construct(**{key: search[key] for key in ("schedule", "window", "particles") if key in search})
-    return ScheduleChoice(known.schedule, known.batch)
+    return ScheduleChoice(known.schedule, as_before(known).batch)

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli
 
-from mpipso.config import Config
+from mpipso.config import Config, Search
 from mpipso.errors import UserError
 from mpipso.record import journal
 from mpipso.record.folders import check_run
@@ -43,6 +43,8 @@ FREE = (
     "ssh",
     "output",
 )
+_SIZE = 16
+"""Particles, and proposals of a window, in runs of versions whose journals do not tell them unless they were given."""
 #: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
 #: Characters of a value in a message.
@@ -101,6 +103,11 @@ def hidden(text: str, source: str) -> list[str]:
     except tomli.TOMLDecodeError as error:
         raise UserError(f"{source}: its configuration is not valid TOML: {error}") from None
     return [key for key, value in _flat(tree).items() if HIDDEN in str(value)]
+
+
+def as_before(search: Search) -> Search:
+    """The search of an earlier session, with the sizes that its version gave it."""
+    return search.sized(_SIZE, search.particles or _SIZE)
 
 
 def differences(old: Config, new: Config) -> list[str]:

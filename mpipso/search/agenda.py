@@ -125,7 +125,7 @@ class Agenda:
             # Until the baseline is known, the strategy can be told nothing. As many proposals as particles, or as the
             # baseline needs, are made without; later ones wait.
             blind = not self._judgeable(self._visible())
-            most = max(self._search.particles, self._baseline_repeats)
+            most = max(self._search.swarm_size, self._baseline_repeats)
             if idle <= 0 or (blind and len(searched) >= most):
                 return 0
         elif any(self.trials.result(number) is None for number in searched[: min(sees, self._search.evaluations)]):
@@ -185,7 +185,7 @@ class Agenda:
         repeats: dict[int, Configuration] = {}
         if (baseline := self._space.baseline) is not None:
             repeats = {position: baseline for position in positions if 0 < position < self._baseline_repeats}
-        turns = [position for position in positions if position % self._search.particles == 0 and position > 0]
+        turns = [position for position in positions if position % self._search.swarm_size == 0 and position > 0]
         if self._search.repeats == 1 or not (turns or self._search.target is not None):
             return repeats
         leader = self.leaders.leader(self._told)

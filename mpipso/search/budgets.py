@@ -37,7 +37,7 @@ def spent_budget(
     searched = len(trials.searched)
     if searched >= search.evaluations:
         return "evaluations"
-    if search.iterations is not None and searched >= search.iterations * search.particles:
+    if search.iterations is not None and searched >= search.iterations * search.swarm_size:
         return "iterations"
     if best is None:
         return ""
@@ -87,7 +87,7 @@ def fruitless(
         and (first.kind == "measurement" or _never_starts(first, new, trials))
     ):
         return [f"each of the first {len(failures)} evaluations failed alike:", f"  {first.cause}"]
-    most = search.fruitless * search.particles
+    most = search.fruitless * search.swarm_size
     results = [trials.result(number) for number in visible[-most:]]
     scores = [objective.judge(result, result.metrics) for result in results if result is not None]
     failed = [score.cause for score in scores if score.failed]

@@ -34,7 +34,7 @@ def create(config: Search, space: Space, *, in_flight: int) -> Strategy:
     """
     opening = given_points(config, space)
     if config.strategy == "pso":
-        return Swarm(space, config.particles, config.seed, config.swarm, opening=opening)
+        return Swarm(space, config.swarm_size, config.seed, config.swarm, opening=opening)
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)
 
 

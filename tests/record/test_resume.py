@@ -13,6 +13,7 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.resume import FREE, differences, hidden, read_run
+from mpipso.startup import Options, read_config
 
 TEXT = """
 [service]
@@ -145,6 +146,32 @@ def test_a_run_is_read_with_the_configuration_of_its_last_session(tmp_path: Path
         torn.write('{"seq":3,"t":30')
     text, events = read_run(tmp_path)
     assert text == "a = 2" and events == script.events
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("before", "particles", "window"),
+    [
+        ("", 16, None),
+        ("particles = 8", 8, None),
+        ("schedule = 'window'", 16, 16),
+        ("schedule = 'window'\nparticles = 6", 6, 6),
+        ("schedule = 'window'\nparticles = 6\nwindow = 3", 6, 3),
+    ],
+)
+def test_a_run_keeps_the_sizes_that_it_had(
+    before: str, particles: int, window: int | None, given: bool, tmp_path: Path
+) -> None:
+    """Earlier versions wrote them only where they were given, and had one size for all."""
+    tree = tomli.loads(TEXT.replace("particles = 8", before))
+    tree["service"] = {"engine": "command", "command": ["python3", "{port}", "{config}"]}
+    tree["benchmark"]["client"] = "openai"
+    folder = Script(config=tomli_w.dumps(tree)).save(tmp_path)
+    tree["search"] = {key: value for key, value in tree["search"].items() if key == "schedule"}
+    mine = tmp_path / "my.toml"
+    mine.write_text(tomli_w.dumps(tree))
+    search = read_config(Options(config=mine if given else None, resume=folder)).search.settled(40)
+    assert (search.particles, search.window) == (particles, window)
 
 
 def test_a_configuration_without_its_secrets_must_be_given_again(tmp_path: Path) -> None:
