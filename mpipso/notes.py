@@ -27,7 +27,9 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _failures_not_told(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
+    yield from _unread_file(config)
     yield from _idle_nodes(config, plan)
+    yield from _idle_devices(config, plan)
     yield from _idle_groups(config, plan)
     if plan.idle:
         yield f"fewer ranks than hosts: none is started on {listed(plan.idle)}"
@@ -169,14 +171,36 @@ def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
     """Nodes on which nothing is started although the master's command counts on them."""
     service = config.service
     told = sorted(placeholders((*service.command, *service.env.values())) & {"nnodes", "node_rank"})
+    needed = bool(told) or ENGINES.create(service.engine).on_every_node
     idle = [
         node.host for group in plan.groups for seat, node in enumerate(group.nodes) if seat != group.master_node_index
     ]
-    if told and idle and not service.worker_command:
+    if service.command and needed and idle and not service.worker_command:
+        uses = f"uses {{{told[0]}}}, but " if told else ""
         yield (
-            f"service.command: uses {{{told[0]}}}, but without a service.worker_command nothing is started on "
+            f"service.command: {uses}without a service.worker_command nothing is started on "
             f"{listed(list(dict.fromkeys(idle)))}"
         )
+
+
+def _idle_devices(config: Config, plan: Plan) -> Iterator[str]:
+    """Accelerators that no configuration uses."""
+    used = ENGINES.create(config.service.engine).used_devices(config)
+    most = max((sum(len(node.devices) for node in group.nodes) for group in plan.groups), default=0)
+    if used is not None and used < most:
+        yield (
+            f"the service uses {used} of the {most} devices of its group, by tensor_parallel_size and the like, which "
+            "may be parameters or stand in service.config_file"
+        )
+
+
+def _unread_file(config: Config) -> Iterator[str]:
+    """A configuration file of which the service is not told."""
+    service = config.service
+    commands = (*service.command, *service.worker_command, *service.update_command, *service.env.values())
+    told = {"config", "work_dir"} & placeholders(commands) or any("MPIPSO_CONFIG" in word for word in commands)
+    if service.config_file is not None and service.command and not told:
+        yield "service.config_file: no command uses {config}, so the service may not read it"
 
 
 def _idle_groups(config: Config, plan: Plan) -> Iterator[str]:

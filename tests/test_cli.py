@@ -332,8 +332,8 @@ def test_a_benchmark_that_would_load_another_service(
         ("port = 8000", ("--ranks", "1"), ""),
         ('env = { LISTEN = "{port}" }', ("--ranks", "1"), ""),
         ('update_command = ["echo", "{port}"]', ("--ranks", "1"), ""),
-        ('config_file = { content = \'{"port": "{port}"}\' }', ("--ranks", "1"), ""),
-        ('config_file = { content = "listen {port};", format = "text" }', ("--ranks", "1"), ""),
+        ('config_file = { content = \'{"port": "{port}"}\' }\nenv = { CONF = "{config}" }', ("--ranks", "1"), ""),
+        ('config_file = { content = "{port}", format = "text" }\nenv = { C = "{config}" }', ("--ranks", "1"), ""),
     ],
 )
 def test_check_notes_a_service_that_is_not_told_its_port(
@@ -654,6 +654,7 @@ def test_check_notes_a_path_that_the_template_lacks(config: Path, capsys: pytest
     template = config.with_name("service.json")
     template.write_text('{"schedule": {"maxBatchSize": 8}, "models": [{"memory": -1}]}')
     change(config, "[benchmark]", f"[service.config_file]\ntemplate = '{template}'\n[benchmark]\n")
+    change(config, '"{port}"', '"{port}", "{config}"')
     more = '\n[[parameters]]\nname = "{}"\ntype = "int"\nmin = 1\nmax = 9\npath = "{}"\n'
     paths = ("schedule.maxBatchSizes", "schedule.maxBatchSize", "models.0.memory")
     config.write_text(

@@ -41,6 +41,55 @@ def test_as_many_nodes_and_cores_are_not_nor_what_is_not_known(before: dict[str,
     assert regrouping_note(before, plan([1], [1], [1])) is None
 
 
+def of(engine: str, **service: Any) -> Config:
+    parameter = {"name": "n", "type": "int", "min": 1, "max": 2, "flag": "--n"}
+    return Config.model_validate(
+        {
+            "service": {"engine": engine, **service},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": (parameter,),
+        }
+    )
+
+
+FLAGS = {"format": "yaml", "content": "tensor-parallel-size: 4"}
+BOTH = FLAGS | {"content": "{tensor-parallel-size: 8, data-parallel-size: 2}"}
+OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (of("vllm", model="m", config_file=FLAGS), "the service uses 4 of the 16 devices of its group"),
+        (of("vllm", model="m"), "the service uses 1 of the 16 devices of its group"),
+        (of("vllm", model="m", config_file=FLAGS | {"content": "{tensor-parallel-size: 8, pp: 2}"}), ""),
+        (
+            of("vllm", model="m", config_file=BOTH),
+            "",
+        ),
+        (of("vllm", model="m", config_file=FLAGS | {"content": "device: cpu"}), ""),
+        (of("sglang", model="m", config_file=FLAGS | {"content": "{tp-size: 8, pp-size: 2}"}), ""),
+        (of("command", command=OWN), ""),
+        (of("vllm", command=OWN, worker_command=OWN), ""),
+        (of("vllm", command=OWN), "service.command: without a service.worker_command nothing is started on b"),
+        (
+            of("vllm", command=OWN, worker_command=OWN, config_file=FLAGS),
+            "service.config_file: no command uses {config}",
+        ),
+        (of("command", command=("sh", "-c", "serve $MPIPSO_CONFIG {port}"), config_file=FLAGS), ""),
+        (of("command", command=OWN, update_command=("cp", "{config}", "/etc"), config_file=FLAGS), ""),
+        (of("command", command=("serve", "--conf-dir", "{work_dir}", "{port}"), config_file=FLAGS), ""),
+        (of("command", command=OWN, config_file=FLAGS), "service.config_file: no command uses {config}"),
+    ],
+)
+def test_devices_nodes_and_files_that_are_of_no_use_are_pointed_out(config: Config, told: str) -> None:
+    nodes = [PlacedNode(rank, host, f"10.0.0.{rank}", devices=tuple(range(8))) for rank, host in enumerate("ab")]
+    found = list(notes(config, Plan((PlacedGroup(0, tuple(nodes)),))))
+    assert len(found) == bool(told)
+    assert not told or found[0].startswith(told)
+
+
 @pytest.mark.parametrize(
     ("search", "told"),
     [

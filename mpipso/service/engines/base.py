@@ -107,6 +107,8 @@ class Engine:
     """Whether processes are told their place (``MPIPSO_NODE_RANK`` and so on) by their environment as well."""
     workers_are_alike = True
     """Whether workers take the flags of parameters too."""
+    on_every_node = False
+    """Whether a service takes a process on every node of its group, which its master does not start."""
     close_connections = False
     """Whether clients must not keep connections alive, because the service drops them."""
 
@@ -169,6 +171,10 @@ class Engine:
         ``devices`` are how many accelerators each node of the group has, 0 where none is known.
         """
         return ""
+
+    def used_devices(self, config: Config) -> int | None:
+        """How many accelerators the service uses, whatever its configuration; None where that is not known."""
+        return None
 
     def _placeholder_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
         service = config.service

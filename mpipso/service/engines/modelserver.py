@@ -45,6 +45,7 @@ class ModelServer(Engine, abc.ABC):
     sizes: ClassVar[tuple[tuple[str, ...], ...]]
     health_path = "/health"
     started_by = "service.model or service.command"
+    on_every_node = True
 
     @abc.abstractmethod
     def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
@@ -96,6 +97,12 @@ class ModelServer(Engine, abc.ABC):
             return ""
         given = self.sizes_of(self.told(config, {each.name: each.default for each in config.parameters}))
         return self.size_problem(sizes, devices, least=None in given.values())
+
+    def used_devices(self, config: Config) -> int | None:
+        told = self.told(config, {each.name: None for each in config.parameters})
+        sizes = self.sizes_of(told).values()
+        known = bool(config.service.model) and not config.service.command and not self.runs_elsewhere(told)
+        return math.prod(sizes) if known and all(isinstance(size, int) for size in sizes) else None
 
     def size_problem(self, sizes: Mapping[str, int], devices: Sequence[int], least: bool) -> str:
         """Why the nodes of a group, with so many ``devices`` each, cannot share the model like that; empty if they can.
