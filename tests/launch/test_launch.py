@@ -22,8 +22,7 @@ from mpipso.launch.jobs import local_ranks
 from mpipso.launch.ranks import Ranks
 from mpipso.record import journal
 
-HERE = Path(__file__).resolve().parent
-SERVICE = HERE / "service" / "tiny_service.py"
+SERVICE = Path(__file__).resolve().parents[1] / "service" / "tiny_service.py"
 LIMIT = 60.0
 
 CONFIG = """

@@ -7,10 +7,8 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +23,11 @@ from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.launch import survivors
 from mpipso.launch.jobs import Job as MpiJob
-from mpipso.launch.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
-from mpipso.launch.ranks import Ranks
+from mpipso.launch.launchers import Hydra
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.startup import Options, wanted_groups
 
-STAND_IN = Path(__file__).resolve().parent / "bed" / "mpirun_stand_in.py"
+STAND_IN = Path(__file__).resolve().parents[1] / "bed" / "mpirun_stand_in.py"
 LIMIT = 60.0
 #: ``mpipso launch`` with shorter pauses, so that the tests need not wait for them.
 LAUNCH = """
@@ -876,76 +873,3 @@ def test_whoever_is_killed_with_its_group_still_has_its_number(monkeypatch: pyte
     monkeypatch.setattr(survivors.os, "killpg", lambda pid, _: killed.append(psutil.pid_exists(pid)))
     assert survivors.succeeding(["a", "b"], ["sh", "-c", '[ "$0" = a ]'], ["true"]) == {"a"}
     assert killed == [True, True]
-
-
-class TestFamilies:
-    def words(self, family: Launcher, hosts: str = "", hostfile: Path | None = None, **how: bool) -> str:
-        return " ".join(family.command("mpirun", Ranks(4, tuple(hosts), hostfile), (), **how))
-
-    def test_open_mpi_5_survives_the_death_of_ranks_and_notices_a_silent_node(self) -> None:
-        words = self.words(OpenMPI5())
-        assert "--with-ft ulfm --mca async_mpi_finalize 1 --mca mpi_preconnect_mpi 1" in words
-        assert "--prtemca oob_tcp_keepalive_time 5" in words
-
-    def test_open_mpi_4_only_notices_a_silent_node(self) -> None:
-        words = self.words(OpenMPI4())
-        assert "ulfm" not in words
-        assert "--mca oob_tcp_keepalive_time 5" in words
-        assert "--mca plm_slurm_args --overlap" in self.words(OpenMPI4(), again=True)
-
-    def test_what_a_killed_launcher_has_left_is_in_folders_of_our_own(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        monkeypatch.setattr(socket, "gethostname", lambda: "n1.rack")
-        uid = os.geteuid()
-        for host in ("n1", "n2"):
-            (tmp_path / f"ompi.{host}.{uid}" / "pid.7").mkdir(parents=True)
-        (tmp_path / f"ompi.n1.rack.{uid}").symlink_to(tmp_path / f"ompi.n2.{uid}")
-        (tmp_path / "ompi.7").symlink_to(tmp_path / f"ompi.n2.{uid}")
-        (tmp_path / "ompi.8").mkdir()
-        assert OpenMPI4().remains(7) == [tmp_path / f"ompi.n1.{uid}" / "pid.7"]
-        assert (OpenMPI5().remains(7), OpenMPI5().remains(8)) == ([], [tmp_path / "ompi.8"])
-        assert Hydra().remains(7) == []
-
-    def test_mpich_has_neither(self) -> None:
-        assert self.words(Hydra(), again=True) == self.words(Hydra()) == "mpirun -n 4 -ppn 1"
-
-    def test_mpich_takes_the_slots_of_a_hostfile_alone(self) -> None:
-        """Inside a Slurm job it would take the job's tasks on each node for slots."""
-        assert self.words(Hydra(), "aabb", Path("f")) == "mpirun -n 4 -f f"
-        assert self.words(Hydra(), "aabcd", Path("f")) == "mpirun -n 4 -ppn 1 -f f"
-        assert self.words(Hydra(), "aaaab", Path("f")) == "mpirun -n 4 -hosts a,b,a,a"
-
-    def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
-        assert Hydra().environment() == {"SLURM_OVERLAP": "1"}
-
-    @pytest.mark.parametrize(
-        ("family", "environment", "agent"),
-        [
-            (OpenMPI5(), {}, "ssh -o BatchMode=yes -o ConnectTimeout=5"),
-            (
-                OpenMPI5(),
-                {"OMPI_MCA_plm_rsh_agent": "no-such-rsh : ssh -x"},
-                "ssh -x -o BatchMode=yes -o ConnectTimeout=5",
-            ),
-            (OpenMPI4(), {"OMPI_MCA_plm_rsh_agent": "env A=b sh : ssh"}, "env A=b sh"),
-            (Hydra(), {"HYDRA_LAUNCHER_EXEC": "/bin/sh"}, "/bin/sh"),
-            (Hydra(), {"OMPI_MCA_plm_rsh_agent": "/bin/sh"}, "ssh -o BatchMode=yes -o ConnectTimeout=5"),
-        ],
-    )
-    def test_hosts_are_reached_as_the_launcher_reaches_them(
-        self, family: Launcher, environment: dict[str, str], agent: str
-    ) -> None:
-        assert " ".join(family.agent(environment)) == agent
-
-    @pytest.mark.parametrize(
-        ("family", "file"), [(OpenMPI4(), ".openmpi"), (OpenMPI5(), ".openmpi"), (OpenMPI5(), ".prte")]
-    )
-    def test_also_where_that_is_said_in_a_parameter_file(self, tmp_path: Path, family: Launcher, file: str) -> None:
-        path = tmp_path / file / "mca-params.conf"
-        path.parent.mkdir()
-        path.write_text("# plm_rsh_agent = false\nbtl = tcp,self\nplm_rsh_agent = env A=b sh  # ours\n")
-        home = {"HOME": str(tmp_path)}
-        assert family.agent(home) == ["env", "A=b", "sh"]
-        assert family.agent({**home, "OMPI_MCA_plm_rsh_agent": "sh"}) == ["sh"]

@@ -24,8 +24,8 @@ from mpipso.record import journal
 
 pytestmark = [pytest.mark.bed, pytest.mark.timeout(900)]
 
-HERE = Path(__file__).resolve().parent
-SERVICE = HERE / "bed" / "two_node_service.py"
+TESTS = Path(__file__).resolve().parents[1]
+SERVICE = TESTS / "bed" / "two_node_service.py"
 RANKS = [f"node{number}" for number in range(1, 8)]
 EVALUATIONS = 6
 LIMIT = 240.0
@@ -44,7 +44,7 @@ class Run:
         self.launcher = launcher
         self.runs = folder / f"runs-{seed}"
         config = folder / f"two-node-{seed}.toml"
-        text = (HERE / "multihost.toml").read_text()
+        text = (TESTS / "multihost.toml").read_text()
         text = text.replace("@PYTHON@", sys.executable).replace("@SERVICE@", str(SERVICE))
         for old, new in (("requests = 16", "requests = 60"), ("evaluations = 8", f"evaluations = {EVALUATIONS}")):
             text = text.replace(old, new)
