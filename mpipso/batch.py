@@ -55,7 +55,6 @@ class System:
 
 SLURM = System("Slurm", ("SLURM_JOB_ID",), ("SLURM", "SRUN_"), hosts="SLURM_JOB_NODELIST")
 FLUX = System("Flux", ("FLUX_URI",), ("FLUX_",), alone="FLUX_JOB_NNODES")
-#: What starts jobs of other systems comes first, and what is started inside of them last.
 SYSTEMS = (
     SLURM,
     System("PBS", ("PBS_JOBID",), ("PBS_",), hosts="PBS_NODEFILE"),
@@ -88,6 +87,7 @@ SYSTEMS = (
     System("Cobalt", ("COBALT_JOBID",), ("COBALT_",), hosts="COBALT_NODEFILE"),
     FLUX,
 )
+"""What starts jobs of other systems comes first, and what is started inside of them last."""
 
 
 #: Of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for.

@@ -23,9 +23,6 @@ GOODPUT = "request_goodput"
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p99")
 
-#: The common vocabulary, whatever the client. Throughputs and goodput are per second, ``duration`` is in seconds,
-#: latencies in milliseconds: time to first token, time per output token (first token excluded), gap between two
-#: chunks, end to end.
 METRICS = (
     "completed",
     "failed",
@@ -36,6 +33,9 @@ METRICS = (
     GOODPUT,
     *(f"{latency}_{statistic}_ms" for latency in LATENCIES for statistic in STATISTICS),
 )
+"""The common vocabulary, whatever the client. Throughputs and goodput are per second, ``duration`` is in seconds,
+latencies in milliseconds: time to first token, time per output token (first token excluded), gap between two chunks,
+end to end."""
 
 
 @dataclass(frozen=True)

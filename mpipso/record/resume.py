@@ -19,8 +19,6 @@ from mpipso.record.usage import BEGINNINGS
 from mpipso.redact import HIDDEN, Redactor
 from mpipso.wording import shortened
 
-#: Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
-#: how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others.
 FREE = (
     "search.evaluations",
     "search.iterations",
@@ -43,6 +41,8 @@ FREE = (
     "ssh",
     "output",
 )
+"""Keys, with all below them, in which a resumed run may differ from what it goes on with: budgets, where it runs, and
+how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others."""
 _SIZE = 16
 """Particles, and proposals of a window, in runs of versions whose journals do not tell them unless they were given."""
 #: Lists whose tables have names: they are compared by name.

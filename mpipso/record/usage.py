@@ -12,10 +12,10 @@ from mpipso.record.measured import silent
 
 Event = Mapping[str, Any]
 
-#: Events that begin a session of a run.
 BEGINNINGS = ("started", "resumed")
-#: Events that end a session in good order.
+"""Events that begin a session of a run."""
 ENDINGS = ("finished", "interrupted", "failed")
+"""Events that end a session in good order."""
 _PHASES = {"starting": "start", "measuring": "benchmark", "stopping": "stop"}
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from mpipso.config import ScheduleKind
 from mpipso.record.figures import duration
 
-#: Groups that idled for a smaller share of their time are busy enough.
 IDLE = 0.10
-#: What another schedule has to save, as a share of the makespan, to be worth a line.
+"""Groups that idled for a smaller share of their time are busy enough."""
 WORTH = 0.05
+"""What another schedule has to save, as a share of the makespan, to be worth a line."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from gguf import GGUFWriter
 
-#: Changes whenever the bytes of the file would: an old file in a cache is then left alone.
 VERSION = 2
+"""Changes whenever the bytes of the file would: an old file in a cache is then left alone."""
 
 SEED = 20_250_101
 CONTEXT = 8192
@@ -42,8 +42,8 @@ FEED_FORWARD = 8192
 
 END_OF_TEXT = "<|endoftext|>"
 
-#: A Q8_0 block holds 32 weights: one half-precision scale, then 32 signed bytes (ggml-common.h, ``block_q8_0``).
 BLOCK = 32
+"""A Q8_0 block holds 32 weights: one half-precision scale, then 32 signed bytes (ggml-common.h, ``block_q8_0``)."""
 
 
 def model_path(cache: Path | None = None) -> Path:
