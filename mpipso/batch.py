@@ -90,8 +90,8 @@ SYSTEMS = (
 """What starts jobs of other systems comes first, and what is started inside of them last."""
 
 
-#: Of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for.
 _OTHERS = ("PALS_", "PJM_", "_CONDOR_")
+"""Of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for."""
 
 
 def variables(environ: Mapping[str, str]) -> set[str]:

@@ -27,7 +27,6 @@ from mpipso.record.lasting import silence
 from mpipso.startup import Options
 from mpipso.wording import suggestion
 
-#: Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help.
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
@@ -55,13 +54,14 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--share-cores", "parallel.share_cores", None, "let each group on a host use all of its cores instead of a share"),
     ("--ssh", "parallel.ssh", None, "use ssh to reach hosts of named groups on which no rank runs"),
 )
+"""Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help."""
 _RANKS = "number of ranks (one per named host; on this machine alone one per node of the named groups, or per core)"
-#: Pairs of flags the second of which would have no effect, and why.
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
     ("resume", "run_name", "a resumed run stays in its folder"),
     ("nodes", "parallel.nodes_per_group", "the nodes that are named say how many make a group"),
 )
+"""Pairs of flags the second of which would have no effect, and why."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,47 +25,48 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _ENDING = re.compile(rf"(?:{_NAME.pattern})$", re.IGNORECASE)
-#: Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters.
 _ALSO = re.compile(
     r"PRIVATE[_-]?KEY|[_-]PWD$|CREDENTIALS?$|(?:DB|USER|ROOT|ADMIN)[_-]?PASS$|(?-i:[A-Z0-9]_PASS$)", re.IGNORECASE
 )
+"""Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters."""
 _KEY = re.compile(r"[_-]KEY$", re.IGNORECASE)
 _PATH = re.compile(r"[/~.]")
-#: What a key of somebody else's service looks like, unlike one by which things are sorted.
 _RANDOM = re.compile(r"(?=(?:.*\d){3})(?=.*[A-Za-z])[\w.+/=-]{20,}")
-#: Without spaces: a script that sets a variable is no secret.
+"""What a key of somebody else's service looks like, unlike one by which things are sorted."""
 _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<content>\S+)")
-#: A comment, or a name and its value; one that is a number counts something.
+"""Without spaces: a script that sets a variable is no secret."""
 _SETTING = re.compile(
     rf"^[ \t]*(?:[#;]|//).*|(?P<before>(?<![\w.=$-])(?P<name>[\w.-]{{0,64}}?(?:{_NAME.pattern})[\w.-]{{0,64}})"
     r"[\"']?(?:[ \t]*[=:][ \t]*|[ \t]+))"
     r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|(?![\d.]+\w{0,2}\b)[^\s\"';,]+)",
     re.IGNORECASE | re.MULTILINE,
 )
-#: In a header of HTTP; not a variable of the shell, nor a placeholder.
+"""A comment, or a name and its value; one that is a number counts something."""
 _SCHEME = r"(?:Bearer|Basic|Digest|Token|ApiKey)"
+"""In a header of HTTP; not a variable of the shell, nor a placeholder."""
 _SCHEMES = re.compile(_SCHEME, re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     rf"\bAuthorization[\\\"']*\s*[:=]\s*[\\\"']*{_SCHEME}\s+([^\s\\\"'${{}}]{{6,}})", re.IGNORECASE
 )
 _URL = re.compile(r"://[^\s/:@\"']*:([^\s/@\"'${}]+)@")
 _CURL = re.compile(r"\bcurl\b[^\n]{0,999}?\s(?:-u|--user|-U|--proxy-user)[\s=]+[\"']?[^\s:\"']+:([^\s\"'${}]+)")
-#: In a script, a header or JSON: ``--api-key V``, ``API_KEY=V``, ``?api_key=V``, ``X-API-Key: V``, ``"api_key": "V"``.
 _INSIDE = re.compile(
     r"""(?:(?:^|[\\"'{,\n])[ \t]*(?P<key>[\w-]+)[\\"']*[ \t]*:
     |(?<![\w-])(?:(?P<name>[\w-]+)=|(?P<flag>--?[\w-]+)[ \t]))
     [ \t]*(?=[\\"']*(?P<content>[^\s\\"'`;&|,<>(){}$]{6,999})(?:[\s\\"';&|,)}\]]|$))""",
     re.VERBOSE,
 )
-#: What nobody uses as a secret, what only stands for one, and what a model calls a token; hiding it everywhere would
-#: damage the record.
+"""In a script, a header or JSON: ``--api-key V``, ``API_KEY=V``, ``?api_key=V``, ``X-API-Key: V``, ``"api_key":
+"V"``."""
 _HARMLESS = re.compile(
     r"\d{0,5}|true|false|yes|no|on|off|none|null|auto|\{\w+\}|\$\w+|\$\{\w+\}|<[^<>]*>|\[[A-Z]+\]", re.IGNORECASE
 )
-#: A shorter secret is hidden inside other text only where it stands in quotes.
+"""What nobody uses as a secret, what only stands for one, and what a model calls a token; hiding it everywhere would
+damage the record."""
 _LONG = 6
-#: Of a line of a secret of several.
+"""A shorter secret is hidden inside other text only where it stands in quotes."""
 _LONG_LINE = 12
+"""Of a line of a secret of several."""
 
 
 def is_secret(name: str, content: object) -> bool:

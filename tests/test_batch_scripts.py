@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 HOSTFILES = Path(__file__).resolve().parents[1] / "hostfiles"
-#: What plays run.sh tells the end of the job and its words, and begins a run if it is to be a new one.
 RUN = """#!/bin/bash
 echo "$MPIPSO_END_TIME" > end
 printf '%s\\n' "$@" > words
@@ -22,10 +21,11 @@ while [ $# -gt 0 ]; do
 done
 exit 3
 """
+"""What plays run.sh tells the end of the job and its words, and begins a run if it is to be a new one."""
 SYSTEMS = ("pbs", "lsf", "sge")
 NAMES = {"pbs": "pbs-{}.server", "lsf": "lsf-{}", "sge": "sge-{}"}
-#: The line by which each script asks for the time of its job.
 ASKED = {"pbs": "#PBS -l walltime=", "lsf": "#BSUB -W ", "sge": "#$ -l h_rt="}
+"""The line by which each script asks for the time of its job."""
 
 
 class Site:

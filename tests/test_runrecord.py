@@ -51,8 +51,6 @@ def test_the_end_of_a_job_is_that_of_its_run_unless_the_job_comes_back(
     assert len(course.events("assigned")) == (3 if requeue else 0)
 
 
-#: A clock that stands still, but for what is asked for on the command line: what is left of the job's time when the
-#: third evaluation has ended, and as the race is about to begin. It is the first second of 1970.
 CLOCK = """
 import sys
 from types import SimpleNamespace
@@ -74,6 +72,8 @@ runrecord.TimeLimits = lambda limit, used, environment: limits(limit, used, envi
 from mpipso.cli import main
 sys.exit(main(["tune", "--nodes-per-group", "1", *sys.argv[1:]]))
 """
+"""A clock that stands still, but for what is asked for on the command line: what is left of the job's time when the
+third evaluation has ended, and as the race is about to begin. It is the first second of 1970."""
 
 
 @pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "MPIPSO_END_TIME"])

@@ -16,7 +16,6 @@ from bed.job import wait_until
 
 from mpipso.signals import describe
 
-#: Its clock shows what the test says: each line of its input is the seconds that pass.
 RANK = """
 import signal, sys, time
 from mpipso.signals import Interrupts, die_with_launcher
@@ -34,6 +33,7 @@ with Interrupts(lambda: now) as interrupts:
         print("goes on", flush=True)
 sys.exit(7)
 """
+"""Its clock shows what the test says: each line of its input is the seconds that pass."""
 TOLD = """
 import signal
 from mpipso.signals import Interrupts

@@ -8,10 +8,10 @@ from mpipso.cluster.plan import Rank
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
 
-#: Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm.
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-#: Slurm's comes last: in ranks of mpirun it counts the daemons that mpirun has started by srun.
+"""Of Open MPI 4, PMIx (Open MPI 5), MPICH and Slurm."""
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Slurm's comes last: in ranks of mpirun it counts the daemons that mpirun has started by srun."""
 
 
 def rank_here(rank: int, root: Fingerprint | None = None) -> Rank:

@@ -26,9 +26,9 @@ _HOLDING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 """States of a job that still has its nodes (squeue's manual, "JOB STATE CODES")."""
 _MOST_AT_A_TIME = 64
 _POLL = 0.02
-#: How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
-#: any state says that the node does not respond.
 _GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "perf", "power", "reboot", "unk")
+"""How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
+any state says that the node does not respond."""
 
 
 def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], None]) -> set[str]:

@@ -36,8 +36,8 @@ EVALUATIONS = "evaluations"
 LAUNCH_LOG = "launch.log"
 """What ``mpipso launch`` did for the run; in a folder without a journal it says that a run is about to begin there."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-#: Most file systems allow 255 bytes; room is left for a suffix.
 _LONGEST = 200
+"""Most file systems allow 255 bytes; room is left for a suffix."""
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from mpipso.record.lasting import lasting
 from mpipso.record.screen import Screen, terminal_size
 from mpipso.wording import clean
 
-#: Seconds between two drawings after an event, and while only the clocks move.
 _DRAW_CHANGED, _DRAW_CLOCKS = 0.25, 1.0
-#: Seconds without a line after which plain mode says that the run is alive.
+"""Seconds between two drawings after an event, and while only the clocks move."""
 _HEARTBEAT = 30.0
-#: Lines of the live display besides the rows of groups.
+"""Seconds without a line after which plain mode says that the run is alive."""
 _FRAME = 6
+"""Lines of the live display besides the rows of groups."""
 _PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "stopping": "magenta"}
 
 

@@ -33,10 +33,10 @@ Event = Mapping[str, Any]
 
 NO_BASELINE = "the baseline configuration failed"
 """How the cause of a run begins that failed with its baseline; to resume it is in vain, as its journal says so."""
-#: Seconds after the last sign of life of a root, which gives one every two, from which on it is taken for gone.
 _GONE = 30.0
-#: Seconds from which on it may be gone: whoever knows that it was killed is told how to go on.
+"""Seconds after the last sign of life of a root, which gives one every two, from which on it is taken for gone."""
 _QUIET = 10.0
+"""Seconds from which on it may be gone: whoever knows that it was killed is told how to go on."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import os
 from io import IOBase
 from pathlib import Path
 
-#: What a file system without locks answers (Lustre mounted without ``flock``, some NFS).
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system without locks answers (Lustre mounted without ``flock``, some NFS)."""
 
 
 def lock(file: IOBase) -> bool | None:

@@ -45,10 +45,10 @@ FREE = (
 how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others."""
 _SIZE = 16
 """Particles, and proposals of a window, in runs of versions whose journals do not tell them unless they were given."""
-#: Lists whose tables have names: they are compared by name.
 _NAMED = ("parameters",)
-#: Characters of a value in a message.
+"""Lists whose tables have names: they are compared by name."""
 _LONGEST = 63
+"""Characters of a value in a message."""
 
 
 def read_run(folder: Path, *, config_given: bool = False) -> tuple[str, list[dict[str, Any]]]:

@@ -17,21 +17,21 @@ from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 from mpipso.wording import clean, plural
 
-#: Rows of service groups in the table. Of more groups those that lost most time have rows, the others one together.
 _ROWS = 12
-#: Lines for each kind of fault.
+"""Rows of service groups in the table. Of more groups those that lost most time have rows, the others one together."""
 _LINES = 8
-#: Evaluations that are named after a cause.
+"""Lines for each kind of fault."""
 _NUMBERS = 5
+"""Evaluations that are named after a cause."""
 _COLUMNS = ("start", "bench", "stop", "other", "idle", "lost")
-#: The columns that a narrow terminal can do without, first those that tell least.
 _LEAST = ("other", "stop", "hosts", "start", "bench", "evals", "lost", "idle")
-#: Characters of longer names of hosts that are worth a column.
+"""The columns that a narrow terminal can do without, first those that tell least."""
 _HOSTS = 8
-#: Share of an evaluation's time; a benchmark that takes less is called short.
+"""Characters of longer names of hosts that are worth a column."""
 _SHORT = 0.1
-#: Seconds of an evaluation up to which its benchmark may be short: a repeated measurement takes no longer.
+"""Share of an evaluation's time; a benchmark that takes less is called short."""
 _QUICK = 10.0
+"""Seconds of an evaluation up to which its benchmark may be short: a repeated measurement takes no longer."""
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",

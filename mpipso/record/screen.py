@@ -15,8 +15,8 @@ from mpipso.launched import TERMINAL
 from mpipso.signals import FRONT_ENDS
 
 _MPI = ("OMPI_", "PMI_", "PMIX_")
-#: How many generations above a rank its launcher is looked for: Hydra's proxy or a wrapper may stand in between.
 _NEAREST = 3
+"""How many generations above a rank its launcher is looked for: Hydra's proxy or a wrapper may stand in between."""
 _DEFAULT = (80, 24)
 
 

@@ -31,8 +31,8 @@ Fits = Callable[[Configuration], object]
 """A function that raises ValueError, which says why, for a configuration outside the search space: ``Space.encode``."""
 
 _TRUE, _FALSE = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
-#: Reasons, or differences, that a message names.
 _TOLD = 3
+"""Reasons, or differences, that a message names."""
 
 
 @dataclass(frozen=True)

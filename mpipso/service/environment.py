@@ -13,18 +13,18 @@ from mpipso import batch
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-#: Of the session, of the host, of its devices and of modules' own books: another value on each host by nature.
 _OF_THE_HOST = re.compile(
     r"_.*|BASH_FUNC_.*|LMOD_.*|SSH_.*|XDG_.*|DBUS_.*|SUDO_.*|TMUX.*|STY|WINDOWID|DISPLAY|XAUTHORITY|GPG_TTY"
     r"|PWD|OLDPWD|SHLVL|SHELL|HOSTNAME|HOST|USER|LOGNAME|MAIL|TMPDIR|TMP|TEMP|INVOCATION_ID|JOURNAL_STREAM"
     r"|TERM.*|COLORTERM|COLUMNS|LINES|LS_COLORS|LESS.*|PAGER|EDITOR|VISUAL|PS\d|PROMPT_COMMAND|HIST.*"
     r"|LANG|LANGUAGE|LC_.*|VIRTUAL_ENV.*|DYLD_.*|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK|.*VISIBLE_DEVICES"
 )
-#: What most often makes a service faster, slower or another one; such names are told first.
+"""Of the session, of the host, of its devices and of modules' own books: another value on each host by nature."""
 _WEIGHTY = re.compile(
     r"(LD_|OMP_|KMP_|GOMP_|MKL_|OPENBLAS_|NCCL_|HCCL_|RCCL_|GLOO_|UCX_|FI_|CUDA_|ASCEND_|HSA_|HIP_|ATB_|NPU_|VLLM_|SGLANG_"
     r"|TORCH|PYTORCH_|HF_|TRANSFORMERS_|LOADEDMODULES$|PYTHONPATH$|PATH$|HOME$)"
 )
+"""What most often makes a service faster, slower or another one; such names are told first."""
 
 
 def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:

@@ -19,16 +19,16 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.node import Share
 from mpipso.signals import launcher
 
-#: A documentation address (RFC 5737), to which nothing leads but the default route.
 _FAR = "192.0.2.1"
+"""A documentation address (RFC 5737), to which nothing leads but the default route."""
 _VIRTUAL = re.compile(r"^(lo|docker|veth|virbr|br-|cni|flannel|tun|tap)")
-#: How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable.
 _VENDORS = (
     (("nvidia-smi", "-L"), r"^GPU (\d+):", "CUDA_VISIBLE_DEVICES"),
     # Newer drivers tell the physical id of a chip behind its logical one.
     (("npu-smi", "info", "-m"), r"^\s*\d+\s+\d+\s+(\d+)\s+(?:\S+\s+)?Ascend", "ASCEND_RT_VISIBLE_DEVICES"),
     (("rocm-smi", "--showid"), r"^GPU\[(\d+)\].*Device ID", "HIP_VISIBLE_DEVICES"),
 )
+"""How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable."""
 
 DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
 """Environment variables that show a process some of the node's devices, by vendor."""

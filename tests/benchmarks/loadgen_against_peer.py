@@ -186,8 +186,8 @@ def tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
-#: How each is run, and what to install for it.
 PEERS = {"guidellm": guidellm, "vllm": vllm}
+"""How each is run, and what to install for it."""
 PACKAGES = {"guidellm": "guidellm==0.8.1", "vllm": "vllm[bench]"}
 
 

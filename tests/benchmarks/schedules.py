@@ -55,7 +55,6 @@ WAIT = 4.0
 """Seconds for which ranks wait while their CPU is measured."""
 TARGETS = {"generation 16, longest first": 0.90, "window 12, longest first": 0.90, "async": 0.94}
 
-#: name, schedule, error of the predicted durations (None: queue order)
 OURS: Sequence[tuple[str, ScheduleKind, int, float | None]] = (
     ("generation 16, queue order", "generation", 16, None),
     ("generation 16, longest first", "generation", 16, 0.0),
@@ -66,6 +65,7 @@ OURS: Sequence[tuple[str, ScheduleKind, int, float | None]] = (
     ("window 12, longest first, 30 % error", "window", 12, 0.3),
     ("async", "async", 1, None),
 )
+"""name, schedule, error of the predicted durations (None: queue order)"""
 
 
 def durations(sigma: float, mean: float, draw: int) -> list[float]:

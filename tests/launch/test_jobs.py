@@ -41,8 +41,8 @@ AWAY, FURTHER = "127.0.0.2", "127.0.0.3"
 """Names of no interface, which stand for other hosts."""
 
 
-#: The variables of a job of Grid Engine, but for its hosts.
 GRID_ENGINE = {"SGE_ROOT": "/opt/sge", "JOB_ID": "7"}
+"""The variables of a job of Grid Engine, but for its hosts."""
 
 NAMED = "; a host that has another name there can be named by its address"
 

@@ -54,8 +54,6 @@ default = 2.0
 """
 
 
-#: A benchmark that ends at once the first time, and then not before the file ``go`` is there: what a test does after
-#: the first evaluation it does in the middle of a run.
 HELD = """
 [benchmark]
 client = "command"
@@ -66,6 +64,8 @@ command = [
 metrics = {{ output_throughput = "x" }}
 [objective]
 """
+"""A benchmark that ends at once the first time, and then not before the file ``go`` is there: what a test does after
+the first evaluation it does in the middle of a run."""
 
 
 @pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)

@@ -29,7 +29,6 @@ from mpipso.startup import Options, wanted_groups
 
 STAND_IN = Path(__file__).resolve().parents[1] / "bed" / "mpirun_stand_in.py"
 LIMIT = 60.0
-#: ``mpipso launch`` with shorter pauses, so that the tests need not wait for them.
 LAUNCH = """
 import sys
 from mpipso.launch import mpirun, supervise
@@ -38,6 +37,7 @@ supervise.LINGER, supervise.SETTLING, supervise._LOOK = 0.5, 0.1, 0.1
 from mpipso.cli import main
 sys.exit(main(["launch", *sys.argv[1:]]))
 """
+"""``mpipso launch`` with shorter pauses, so that the tests need not wait for them."""
 SAME = 0.2
 CONFIG = """
 output = "{folder}/runs"
@@ -59,7 +59,6 @@ default = 0.5
 WELL = "begin(); evaluate(0); finish()"
 
 
-#: The same with a clock that only the stand-in puts forward, and a note of every look: see ``later()`` there.
 CLOCK = """
 import time
 from pathlib import Path
@@ -76,14 +75,15 @@ def monotonic():
 supervise.time = SimpleNamespace(monotonic=monotonic, sleep=lambda _: time.sleep(0.02), strftime=time.strftime)
 supervise._LOOK, Supervisor._state = 0.0, look
 """
-#: More than ten seconds of that clock, in steps in which the supervisor was not suspended itself.
+"""The same with a clock that only the stand-in puts forward, and a note of every look: see ``later()`` there."""
 SILENT = "[later(3.4) for _ in range(3)]"
-#: The same, and another launch takes the lock between this one's look at it and its own try.
+"""More than ten seconds of that clock, in steps in which the supervisor was not suspended itself."""
 LATE = """
 from mpipso.record import folders
 looked_after, first = folders._looked_after, [False]
 folders._looked_after = lambda path: first.pop() if first else looked_after(path)
 """
+"""The same, and another launch takes the lock between this one's look at it and its own try."""
 
 
 def script(path: Path, text: str) -> Path:

@@ -29,8 +29,8 @@ SERVICE = TESTS / "bed" / "two_node_service.py"
 RANKS = [f"node{number}" for number in range(1, 8)]
 EVALUATIONS = 6
 LIMIT = 240.0
-#: Far above what a host under load needs, and short enough for a test.
 FLAGS = ("--stuck-after", "20", "--start-limit", "60")
+"""Far above what a host under load needs, and short enough for a test."""
 LEASE = 15.0
 
 Fault = Callable[["Run"], None]
@@ -129,9 +129,9 @@ def kill_mpirun(run: Run) -> None:
 FAULTS: tuple[Fault, ...] = (
     *(power_off, cut_and_heal, freeze_and_thaw, kill_node_of_root, freeze_node_of_root, kill_mpirun),
 )
-#: Every fault under Open MPI 5, and of those that no MPI survives one under each of the others. Of a cut link Open MPI
-#: ends the job itself.
 CASES = [(launcher, fault) for launcher in LAUNCHERS[:1] for fault in FAULTS]
+"""Every fault under Open MPI 5, and of those that no MPI survives one under each of the others. Of a cut link Open MPI
+ends the job itself."""
 CASES += [(launcher, kill_node_of_root) for launcher in LAUNCHERS[1:]]
 CASES += [(LAUNCHERS[-1], cut_and_heal_root)]
 

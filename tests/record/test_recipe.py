@@ -14,8 +14,8 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation
 from mpipso.record.recipe import SCRIPT, TOML, NodeStart, Written, command_words, read_best, withdraw_best, write_best
 
-#: Prints what it was started with.
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+"""Prints what it was started with."""
 EVALUATION = Evaluation(7, 1, 0, {"n_parallel": 8, "kv": True}, metrics={"output_throughput": 412.3}, ended=1e9)
 NASTY = "a b'c\"$HOME`id`\\\n;é"
 

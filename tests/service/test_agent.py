@@ -22,7 +22,6 @@ from mpipso.service.remote import Answer, Request
 from mpipso.service.wire import Alive, Message, Ready, decode, encode
 
 SILENCE = 600.0
-#: The agent with a clock of its own, a file that the test writes the time into; all else about it is real.
 CLOCK = """
 import pathlib, select, sys, types
 from mpipso.service import agent
@@ -35,6 +34,7 @@ def wait(read, write, fail, seconds):
 agent.select = types.SimpleNamespace(select=wait)
 agent.main(float(sys.argv[1]))
 """
+"""The agent with a clock of its own, a file that the test writes the time into; all else about it is real."""
 
 
 class Leader:

@@ -15,9 +15,9 @@ MAX_LINE = 1_000_000
 MAX_TOKENS = 10**12
 """Tokens of one request, at most: what says more is no count."""
 
-#: A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it,
-#: so the text of an answer cannot look like this.
 _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
+"""A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it, so
+the text of an answer cannot look like this."""
 
 
 class Stream:
