@@ -36,7 +36,12 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
         str,
         "single_node: groups share one node; multi_node: one rank per node; auto (by hosts)",
     ),
-    ("--particles", "search.particles", int, "particles per iteration (8, or as many as there are service groups)"),
+    (
+        "--particles",
+        "search.particles",
+        int,
+        "particles per iteration (8 to 16, or as many as there are groups)",
+    ),
     ("--schedule", "search.schedule", str, "which results a proposal may see: generation, window or async"),
     (
         "--window",

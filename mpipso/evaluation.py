@@ -21,7 +21,7 @@ CLOCK_JUMP = 60.0
 GOODPUT = "request_goodput"
 """The metric of the requests that kept to limits of their own."""
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
-STATISTICS = ("mean", "p50", "p90", "p99")
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
 METRICS = (
     "completed",

@@ -25,6 +25,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _flags_left_out(config)
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
+    yield from _idle_connections(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
     yield from _unread_file(config)
@@ -130,6 +131,16 @@ def _failures_not_told(config: Config) -> Iterator[str]:
         yield (
             "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "
             "failed, or set benchmark.requests to how many benchmark.command sends"
+        )
+
+
+def _idle_connections(config: Config) -> Iterator[str]:
+    """A concurrency that the load never has."""
+    requests, concurrency = config.benchmark.requests, config.benchmark.concurrency
+    if isinstance(requests, int) and isinstance(concurrency, int) and requests < concurrency:
+        yield (
+            f"benchmark.concurrency = {concurrency}: of requests = {requests} no more than these are ever under way at "
+            "a time"
         )
 
 

@@ -324,6 +324,24 @@ def test_a_benchmark_that_would_load_another_service(
     assert not [line for line in notes(config, capsys, *words) if line.startswith("benchmark")], "its port is its own"
 
 
+def test_ctrl_c_while_modules_are_imported_is_no_traceback() -> None:
+    """The fault is injected where the import of ``mpipso.cli`` begins, as it cannot be timed."""
+    script = """
+import sys
+from mpipso.__main__ import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mpipso.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("service", "words", "noted"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.config import Config
+from mpipso.config import Benchmark, Config
 from mpipso.notes import notes, regrouping_note
 from mpipso.startup import settled
 
@@ -71,6 +71,12 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
         (of("vllm", model="m", config_file=FLAGS | {"content": "device: cpu"}), ""),
         (of("sglang", model="m", config_file=FLAGS | {"content": "{tp-size: 8, pp-size: 2}"}), ""),
         (of("command", command=OWN), ""),
+        (
+            of("command", command=OWN).model_copy(
+                update={"benchmark": Benchmark(client="openai", requests=4, concurrency=8)}
+            ),
+            "benchmark.concurrency = 8: of requests = 4 no more than these are ever under way",
+        ),
         (of("vllm", command=OWN, worker_command=OWN), ""),
         (of("vllm", command=OWN), "service.command: without a service.worker_command nothing is started on b"),
         (

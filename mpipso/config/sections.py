@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -66,6 +67,10 @@ class Limit(Section):
     def _one_side(self) -> Limit:
         if (self.max is None) == (self.min is None):
             raise ValueError("give either max or min")
+        if self.factor != 1.0 and not self.relative:
+            raise ValueError(f'factor = {self.factor:g} goes with "baseline", not with a number')
+        if self.metric in METRICS and isinstance(self.max, float) and self.max < 0:
+            raise ValueError(f"max = {self.max:g} cannot be kept: {self.metric} is never below 0")
         return self
 
 
@@ -89,6 +94,16 @@ class ObjectiveSection(Section):
     def _one_direction(self) -> ObjectiveSection:
         if (self.maximize is None) == (self.minimize is None):
             raise ValueError("give either maximize or minimize")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_that_can_be_kept(self) -> ObjectiveSection:
+        for metric in dict.fromkeys(limit.metric for limit in self.slo):
+            limits = [limit for limit in self.slo if limit.metric == metric]
+            most = min((limit.max for limit in limits if isinstance(limit.max, float)), default=math.inf)
+            least = max((limit.min for limit in limits if isinstance(limit.min, float)), default=-math.inf)
+            if least > most:
+                raise ValueError(f"slo: {metric} cannot be at least {least:g} and at most {most:g}")
         return self
 
 
@@ -136,7 +151,9 @@ class SwarmSection(Section):
 
 
 _SWARM_SIZES = {"surrogate": 8, "pso": 16}
-"""Particles by strategy, unless there are more groups. A classic swarm needs some to explore with."""
+"""Particles by strategy, at least. A classic swarm needs some to explore with."""
+_SWARM_SIZE = 16
+"""Particles that are enough for each group to get several of an iteration, unless there are more groups."""
 
 
 class Search(Section):
@@ -203,10 +220,11 @@ class Search(Section):
     def settled(self, groups: int) -> Search:
         """The same with all sizes, so that a run keeps them whatever becomes of its ``groups``.
 
-        Those that are not given are small, as long as every group is busy at first: what the proposals of a batch
-        cannot learn from each other costs more time than groups spend waiting.
+        Sizes that are not given are small, since the proposals of a batch do not learn from each other. But there are
+        up to four particles for each group, lest groups wait for long at the end of each iteration.
         """
-        return self.sized(max(self.swarm_size, groups), groups + groups // 2)
+        particles = max(self.swarm_size, min(4 * groups, _SWARM_SIZE), groups)
+        return self.sized(particles, groups + groups // 2)
 
     @model_validator(mode="after")
     def _window_of_a_window(self) -> Search:

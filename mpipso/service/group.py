@@ -381,6 +381,7 @@ def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assign
         host=layout.host,
         port=layout.port,
         model=engine.model_name(config),
+        unlisted=config.service.model,
         seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
         result=Path(work_dir) / f"benchmark-{assignment.number}-{assignment.attempt}" / "result.json",

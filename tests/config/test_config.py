@@ -65,16 +65,18 @@ class TestWhatIsAccepted:
         ("search", "groups", "particles", "window"),
         [
             ({}, 1, 8, None),
-            ({}, 8, 8, None),
-            ({}, 12, 12, None),
+            ({}, 2, 8, None),
+            ({}, 3, 12, None),
+            ({}, 8, 16, None),
+            ({}, 20, 20, None),
             ({"particles": 4}, 12, 4, None),
             ({"strategy": "pso"}, 4, 16, None),
             ({"strategy": "pso"}, 20, 20, None),
-            ({"schedule": "async"}, 4, 8, None),
+            ({"schedule": "async"}, 4, 16, None),
             ({"schedule": "window"}, 1, 8, 1),
             ({"schedule": "window"}, 2, 8, 3),
-            ({"schedule": "window"}, 12, 12, 18),
-            ({"schedule": "window", "window": 3}, 12, 12, 3),
+            ({"schedule": "window"}, 12, 16, 18),
+            ({"schedule": "window", "window": 3}, 12, 16, 3),
         ],
     )
     def test_sizes_that_are_not_given_suit_the_groups(
@@ -324,6 +326,25 @@ class TestWhatIsRefused:
             (
                 {"maximize": "duration", "slo": [{"metric": "duration"}]},
                 "objective.slo[0]: give either max or min",
+            ),
+            (
+                {"maximize": "duration", "slo": [{"metric": "duration", "max": 5.0, "factor": 1.1}]},
+                'objective.slo[0]: factor = 1.1 goes with "baseline", not with a number',
+            ),
+            (
+                {"maximize": "duration", "slo": [{"metric": "ttft_p99_ms", "max": -1.0}]},
+                "objective.slo[0]: max = -1 cannot be kept: ttft_p99_ms is never below 0",
+            ),
+            (
+                {
+                    "maximize": "duration",
+                    "slo": [
+                        {"metric": "ttft_p99_ms", "min": 3000.0},
+                        {"metric": "ttft_p99_ms", "max": "baseline"},
+                        {"metric": "ttft_p99_ms", "max": 2000.0},
+                    ],
+                },
+                "objective: slo: ttft_p99_ms cannot be at least 3000 and at most 2000",
             ),
             (
                 {"maximize": "duration", "slo": [{"metric": "duration", "max": "base"}]},

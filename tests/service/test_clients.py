@@ -56,6 +56,7 @@ def target(folder: Path, port: int = 1, model: str = "", close: bool = False, en
         host="127.0.0.1",
         port=port,
         model=model,
+        unlisted="",
         seed=42,
         close_connections=close,
         result=folder / "benchmark.json",
@@ -634,11 +635,11 @@ def test_the_command_is_filled_with_the_target(tmp_path: Path) -> None:
 
 
 def test_the_model_is_the_service_s_where_its_engine_knows_no_name_for_it(tmp_path: Path) -> None:
-    told = config(command=("bench", "{model}"))
-    named = told.model_copy(update={"service": told.service.model_copy(update={"model": "/models/m"})})
+    named = config(command=("bench", "{model}"))
+    here = replace(target(tmp_path), unlisted="/models/m")
     client = CLIENTS.create("command")
-    assert client.command(named, target(tmp_path)) == ["bench", "/models/m"]
-    assert client.command(named, target(tmp_path, model="alias")) == ["bench", "alias"]
+    assert client.command(named, here) == ["bench", "/models/m"]
+    assert client.command(named, replace(here, model="alias")) == ["bench", "alias"]
 
 
 def test_mistakes_are_told() -> None:
@@ -785,7 +786,7 @@ def test_a_benchmark_that_the_readme_shows_is_a_valid_one(
     client = CLIENTS.create("command")
     assert list(client.problems(told)) == []
     assert set(told.benchmark.metrics) <= set(METRICS)
-    words = client.command(told, target(tmp_path))
+    words = client.command(told, replace(target(tmp_path), unlisted="/models/m"))
     assert Path(words[words.index(written[0]) + 1]) == tmp_path / written[1]
     assert model in " ".join(words)
 
@@ -879,6 +880,32 @@ def test_a_list_of_models_that_is_none_does_not_matter(
 ) -> None:
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(200, listed))
     probe(target(tmp_path, service().port, "tiny"))
+
+
+def test_the_user_s_name_of_the_model_is_used_where_none_is_listed(
+    service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may have no list, and yet refuse a request without the model's name."""
+    asked: list[Any] = []
+
+    def answer(handler: Handler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        asked.append(body.get("model"))
+        handler.answer(200, {"choices": [{"text": " a"}]})
+
+    monkeypatch.setattr(Handler, "do_POST", answer)
+    aim = replace(target(tmp_path, service(model="listed").port), unlisted="mine")
+    client, told = CLIENTS.create("openai"), config(client="openai", command=(), metrics={}, requests=1, warmup=0)
+
+    def names() -> list[Any]:
+        asked.clear()
+        probe(aim)
+        subprocess.run(client.command(told, aim), check=True, timeout=60)
+        return asked
+
+    assert names() == ["listed", "listed"]
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(404, {}))
+    assert names() == ["mine", "mine"]
 
 
 def say(handler: Handler, status: int, body: bytes, **headers: str) -> None:

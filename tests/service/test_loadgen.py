@@ -290,14 +290,27 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
     assert result["ttft_mean_ms"] == pytest.approx(300)
     assert result["tpot_mean_ms"] == pytest.approx(1000 * (0.3 / 2 + 0.6 / 3) / 2)
     assert result["itl_mean_ms"] == pytest.approx(300)
-    assert result["e2e_p50_ms"] == pytest.approx(500)
+    assert result["e2e_mean_ms"] == pytest.approx(600)
     assert result["errors"] == {"broken": 1}
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([50, 90, 99]))
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([50, 90, 95, 99]))
 def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
     result = summarize([RequestOutcome(e2e=value) for value in values], 1.0, output_tokens=1)
     assert result[f"e2e_p{percent}_ms"] == pytest.approx(1000 * float(np.percentile(values, percent)))
+
+
+def test_a_request_that_failed_is_no_fast_one() -> None:
+    """A service that refuses half of its requests would else have the better percentiles."""
+    done = [RequestOutcome(ttft=0.1, itls=[0.1], e2e=0.2, output_tokens=2) for _ in range(6)]
+    lost = [RequestOutcome(ttft=0.01, e2e=0.02, error="HTTP 503") for _ in range(4)]
+    all_served, some = (summarize(each, 1.0, output_tokens=2, timeout=5.0) for each in (done, done + lost))
+    assert some["ttft_p50_ms"] == all_served["ttft_p50_ms"] == pytest.approx(100)
+    for latency in ("ttft", "e2e"):
+        assert some[f"{latency}_p90_ms"] == some[f"{latency}_p99_ms"] == 5000
+        assert some[f"{latency}_mean_ms"] == all_served[f"{latency}_mean_ms"]
+    assert some["itl_p99_ms"] == some["tpot_p99_ms"] == pytest.approx(100)
+    assert summarize(done + lost, 1.0, output_tokens=2)["e2e_p99_ms"] == pytest.approx(200)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ class Target:
     port: int
     model: str
     seed: int
+    unlisted: str
+    """The name to ask for where ``model`` is empty, and the service lists none either."""
     close_connections: bool
     result: Path
     """Where the client may write its result: in a folder of its own, which is empty when it begins."""

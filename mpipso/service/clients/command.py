@@ -79,10 +79,10 @@ class CommandClient(Client):
         """Only the program itself knows what a request is."""
 
     def command(self, config: Config, target: Target) -> list[str]:
-        return fill(config.benchmark.command, _values(config, target))
+        return fill(config.benchmark.command, _values(target))
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
-        values = _values(config, target)
+        values = _values(target)
         files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
         if not files and target.result.exists():
             files = [target.result]
@@ -112,7 +112,7 @@ class CommandClient(Client):
 
     def result_files(self, config: Config, target: Target) -> list[str]:
         """``benchmark.result_file``, else where the command may write although it need not."""
-        values = _values(config, target)
+        values = _values(target)
         return [pattern(name, values) for name in config.benchmark.result_file or ("{result}",)]
 
 
@@ -173,13 +173,13 @@ def _failed(sent: int, completed: float, failed: float | None) -> float:
     return sent - completed
 
 
-def _values(config: Config, target: Target) -> dict[str, Any]:
+def _values(target: Target) -> dict[str, Any]:
     return {
         **target.values,
         "host": target.host,
         "port": target.port,
         "base_url": target.base_url,
-        "model": target.model or config.service.model,
+        "model": target.model or target.unlisted,
         "seed": target.seed,
         "result": str(target.result),
         "result_dir": str(target.result.parent),

@@ -142,14 +142,14 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         if not options.model:
             # A service that cannot even be asked fails every request, and that is what the result has to say.
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
-                options.model = next(iter(await served_models(session, options.base_url)), "")
+                options.model = next(iter(await served_models(session, options.base_url)), options.unlisted_model)
         load = Load(session, options)
         length = options.input_tokens
         if options.warmup:
             length = await warm_up(load, options)
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
         outcomes, duration = await load.run(prompts(options, length), due)
-    result = summarize(outcomes, duration, options.output_tokens, dict(options.goodput))
+    result = summarize(outcomes, duration, options.output_tokens, dict(options.goodput), options.timeout)
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
     return result
@@ -230,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     add("--base-url", required=True, type=_url, help="http://HOST:PORT")
     add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
     add("--model", default="", help="name of the model (default: the first that the service lists)")
+    add("--unlisted-model", default="", help="name of the model if none is given and the service lists none")
     add("--requests", type=bounded(int, 1), default=32, help="requests that are measured (default: %(default)s)")
     add("--input-tokens", type=bounded(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
     add("--output-tokens", type=bounded(int, 1), default=48, help="tokens of an answer (default: %(default)s)")

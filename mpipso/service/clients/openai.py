@@ -62,6 +62,8 @@ class OpenAIClient(Client):
         words += ["--seed", str(target.seed), "--common-seed", str(benchmark.seed), "--output", str(target.result)]
         if target.model:
             words += ["--model", target.model]
+        elif target.unlisted:
+            words += ["--unlisted-model", target.unlisted]
         if benchmark.goodput is not None:
             words += ["--goodput", *(f"{name}:{limit:g}" for name, limit in benchmark.goodput.limits.items())]
         if target.close_connections or not benchmark.keep_alive:
@@ -92,8 +94,8 @@ async def _one_token(target: Target, timeout: float) -> None:
             listed = await served_models(session, target.base_url)
             if target.model and listed and target.model not in listed:
                 raise EvaluationFailed(f"the service serves {', '.join(listed)[:TOLD]}, not {target.model}")
-            if target.model or listed:
-                body["model"] = target.model or listed[0]
+            if name := target.model or next(iter(listed), target.unlisted):
+                body["model"] = name
             async with session.post(f"{target.base_url}{target.endpoint}", json=body, allow_redirects=False) as answer:
                 text = await beginning(answer)
                 if answer.status != 200:

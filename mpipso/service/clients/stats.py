@@ -4,7 +4,8 @@ Definitions are those of ``vllm bench serve``: TTFT is the time from sending a r
 the gap between two chunks, E2E the time to the last chunk, TPOT is (E2E - TTFT) / (output tokens - 1). Events without
 text count as chunks, except before the first text and after the end. The ending event counts only if the server reports
 more tokens than there were chunks; E2E then ends with it. Percentiles are taken over requests, those of ITL over all
-gaps, with linear interpolation.
+gaps, with linear interpolation. Unlike there, a request that failed counts in the percentiles of TTFT and E2E, as one
+that took as long as any may: else a service that sheds load would be the one with the best latencies.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 from typing import Any
 
-from mpipso.evaluation import GOODPUT, LATENCIES
+from mpipso.evaluation import GOODPUT, LATENCIES, STATISTICS
 
 MAX_ERRORS = 20
 
@@ -45,7 +46,11 @@ class RequestOutcome:
 
 
 def summarize(
-    outcomes: Sequence[RequestOutcome], duration: float, output_tokens: int, goodput: Mapping[str, float] | None = None
+    outcomes: Sequence[RequestOutcome],
+    duration: float,
+    output_tokens: int,
+    goodput: Mapping[str, float] | None = None,
+    timeout: float = 0.0,
 ) -> dict[str, Any]:
     """The metrics by their common names (:data:`mpipso.evaluation.METRICS`), token totals and errors by text.
 
@@ -59,6 +64,8 @@ def summarize(
     goodput:
         What a request takes at most in milliseconds, by latency (``ttft``, ``tpot``, ``e2e``), to count for
         ``request_goodput``, which is absent without it.
+    timeout:
+        Seconds that a request may take; one that failed counts as that long, or as the longest of the others.
 
     Latencies of which nothing was measured are absent: without a completed request, all of them.
     """
@@ -74,7 +81,9 @@ def summarize(
     }
     latencies: dict[str, float] = {}
     for latency in LATENCIES:
-        latencies |= _statistics(latency, measured[latency])
+        values = measured[latency]
+        lost = len(outcomes) - len(done) if latency in ("ttft", "e2e") else 0
+        latencies |= _statistics(latency, values, [max([timeout, *values])] * lost)
     return {
         "completed": len(done),
         "failed": len(outcomes) - len(done),
@@ -92,11 +101,13 @@ def summarize(
     }
 
 
-def _statistics(latency: str, values: Sequence[float]) -> dict[str, float]:
+def _statistics(latency: str, values: Sequence[float], lost: Sequence[float]) -> dict[str, float]:
+    """The mean of a latency's ``values``, and percentiles in which those of ``lost`` requests count as well."""
     if not values:
         return {}
-    cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else 99 * list(values)
-    told = {"mean": fmean(values)} | {f"p{percent}": cuts[percent - 1] for percent in (50, 90, 99)}
+    every = [*values, *lost]
+    cuts = quantiles(every, n=100, method="inclusive") if len(every) > 1 else 99 * every
+    told = {"mean": fmean(values)} | {name: cuts[int(name[1:]) - 1] for name in STATISTICS if name != "mean"}
     return {f"{latency}_{statistic}_ms": 1000 * value for statistic, value in told.items()}
 
 
