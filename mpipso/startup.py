@@ -187,7 +187,8 @@ def well_defined(config: Config) -> Space:
         configurations that are to be measured first is outside the space.
     """
     space = Space(config.parameters, config.constraints)
-    if space.baseline is None and Objective(config.objective).relative:
+    objective = Objective(config.objective)
+    if space.baseline is None and objective.relative:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
     first_points(config.search, space)
     return space

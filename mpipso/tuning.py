@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mpipso.config import Config
@@ -221,6 +222,9 @@ class Tuning:
         RunFailed
             The baseline failed with this result, and a limit is relative to it.
         """
+        if evaluation.metrics:
+            derived = self.objective.derived(evaluation.metrics, evaluation.configuration)
+            evaluation = replace(evaluation, metrics={**evaluation.metrics, **derived})
         self._folder.save(evaluation)
         if evaluation.killed and not self._told_of_kill:
             self._told_of_kill = True

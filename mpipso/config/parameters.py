@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import typing
 from typing import Annotated, Literal
@@ -27,6 +28,16 @@ def adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
     if known is not None and chosen not in known:
         raise ValueError(f"unknown{suggestion(chosen, known)}")
     return chosen
+
+
+def names_in(expression: str) -> tuple[str, ...]:
+    """The names that an expression reads, each once; none in what is no expression, which is told elsewhere."""
+    try:
+        nodes = list(ast.walk(ast.parse(expression.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ()
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return tuple(dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called))
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mpipso.config.benchmark import Benchmark
 from mpipso.config.parallel import Parallel, Ssh
-from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter
+from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter, names_in
 from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import METRICS, Value
 from mpipso.wording import suggestion
@@ -75,11 +75,15 @@ class Limit(Section):
 
 
 class ObjectiveSection(Section):
-    """What is optimised: one metric, subject to limits on others."""
+    """What is optimised: one metric, subject to limits on others.
+
+    ``derived`` holds metrics that are not measured but computed, by expressions over measured ones and parameters.
+    """
 
     maximize: Name | None = None
     minimize: Name | None = None
     slo: tuple[Limit, ...] = ()
+    derived: dict[Name, str] = Field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -252,6 +256,13 @@ class Config(Section):
     constraints: tuple[Constraint, ...] = ()
     output: str = "mpipso-runs"
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The metrics that have to be measured so that a result can be judged, each once."""
+        parameters, derived = {parameter.name for parameter in self.parameters}, self.objective.derived
+        read = (names_in(derived[name]) if name in derived else (name,) for name in self.objective.metrics)
+        return tuple(dict.fromkeys(name for names in read for name in names if name not in parameters))
+
     @model_validator(mode="after")
     def _names_resolve(self) -> Config:
         problems = []
@@ -267,6 +278,18 @@ class Config(Section):
                 f"constraint: product names the unknown parameter {n!r}" for n in constraint.product if n not in names
             ]
         measured = set(METRICS) | set(self.benchmark.metrics)
+        for name, expression in self.objective.derived.items():
+            if name in measured or name in names:
+                problems.append(f"objective.derived.{name}: is a {'parameter' if name in names else 'metric'} already")
+            for read in names_in(expression):
+                if read not in measured and read not in names:
+                    problems.append(
+                        f"objective.derived.{name}: {read!r} is neither a metric nor a parameter"
+                        f"{suggestion(read, [*measured, *names])}"
+                    )
+                elif read in measured and read in names:
+                    problems.append(f"objective.derived.{name}: {read!r} is both a metric and a parameter")
+        measured |= set(self.objective.derived)
         wanted = [
             ("objective", self.objective.metric),
             *(("objective.slo", limit.metric) for limit in self.objective.slo),

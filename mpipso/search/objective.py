@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from mpipso.config import Limit, ObjectiveSection
-from mpipso.evaluation import Evaluation, Metrics
+from mpipso.errors import UserError
+from mpipso.evaluation import Configuration, Evaluation, Metrics
 from mpipso.score import Score
+from mpipso.search.expressions import Expression
 
 
 class Objective:
-    """The function of the metrics that is minimised, subject to limits."""
+    """The function of the metrics that is minimised, subject to limits.
+
+    Raises
+    ------
+    UserError
+        A derived metric is no expression.
+    """
 
     def __init__(self, section: ObjectiveSection) -> None:
         self.metric = section.metric
         self.maximized = section.maximize is not None
         self.limits = section.slo
+        self._derived = {
+            name: Expression(f"objective.derived.{name}", text, "float") for name, text in section.derived.items()
+        }
+
+    def derived(self, metrics: Metrics, configuration: Configuration) -> dict[str, float]:
+        """The metrics that are computed from measured ones and the configuration, but for those without a value."""
+        values = {**metrics, **configuration}
+        found = {}
+        for name, expression in self._derived.items():
+            with contextlib.suppress(UserError, KeyError):  # what was not measured, or a division by zero
+                found[name] = float(expression.decode(0.5, values))
+        return found
 
     @property
     def relative(self) -> bool:
@@ -47,7 +68,8 @@ class Objective:
             return Score(failed=True, cause="no request was completed")
         for name in (self.metric, *(limit.metric for limit in self.limits)):
             if name not in metrics:
-                return Score(failed=True, cause=f"{name} was not measured")
+                why = "has no value" if name in self._derived else "was not measured"
+                return Score(failed=True, cause=f"{name} {why}")
             if not math.isfinite(metrics[name]):
                 return Score(failed=True, cause=f"{name} is {metrics[name]}")
 

@@ -312,6 +312,28 @@ class TestWhatIsRefused:
         data["search"] = search
         assert problems(data) == (f"my.toml: {line}",)
 
+    def test_derived_metrics_are_known_and_tell_what_has_to_be_measured(self) -> None:
+        data = good()
+        limits = [{"metric": "ttft_p95_ms", "max": 9.0}, {"metric": "per_batch", "min": 1.0}]
+        expression = f"min(output_throughput, 5 * total_throughput) / {BATCH['name']}"
+        data["objective"] = {"maximize": "per_batch", "slo": limits, "derived": {"per_batch": expression}}
+        config = read(data)
+        assert config.objective.metrics == ("per_batch", "ttft_p95_ms")
+        assert config.needed == ("output_throughput", "total_throughput", "ttft_p95_ms")
+
+    @pytest.mark.parametrize(
+        ("derived", "line"),
+        [
+            ({"x": "output_throughputs / 2"}, "objective.derived.x: 'output_throughputs' is neither a metric nor a"),
+            ({"ttft_p99_ms": "duration"}, "objective.derived.ttft_p99_ms: is a metric already"),
+            ({BATCH["name"]: "duration"}, f"objective.derived.{BATCH['name']}: is a parameter already"),
+            ({"y": "duration", "x": "y"}, "objective.derived.x: 'y' is neither a metric nor a parameter"),
+        ],
+    )
+    def test_derived_metrics_that_cannot_be(self, derived: dict[str, str], line: str) -> None:
+        (found,) = problems({**good(), "objective": {"maximize": "output_throughput", "derived": derived}})
+        assert line in found
+
     def test_the_user_s_own_metrics_are_known(self) -> None:
         data = good()
         data["benchmark"]["metrics"] = {"joules": "power.sum"}

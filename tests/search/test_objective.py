@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.config import Limit, ObjectiveSection
+from mpipso.errors import UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.score import Score
 from mpipso.search.objective import Objective
@@ -47,6 +49,20 @@ def test_broken_limits_compare_by_their_total_relative_violation() -> None:
     assert ten_per_cent_late.violation == pytest.approx(0.1)
     assert half_unanswered.violation == pytest.approx(0.5)
     assert ten_per_cent_late < half_unanswered < judged(1e9, 1100.0, completed=16.0)
+
+
+def test_metrics_may_be_computed_from_metrics_and_parameters() -> None:
+    derived = {"per_device": "output_throughput / (tp * pp)", "cost": "price * duration", "odd": "kind / 2"}
+    objective = Objective(ObjectiveSection(maximize="per_device", derived=derived))
+    configuration = {"tp": 4, "pp": 2, "kind": "a"}
+    found = objective.derived({"output_throughput": 100.0}, configuration)
+    assert found == {"per_device": 12.5}
+    evaluation = replace(measured(output_throughput=100.0, **found), configuration=configuration)
+    assert objective.judge(evaluation, None).fitness == -12.5
+    assert objective.derived({"output_throughput": 100.0}, {**configuration, "pp": 0}) == {}
+    assert objective.judge(measured(output_throughput=100.0), None).cause == "per_device has no value"
+    with pytest.raises(UserError, match=r"^objective\.derived\.x: expression '1 \+'"):
+        Objective(ObjectiveSection(maximize="x", derived={"x": "1 +"}))
 
 
 def test_broken_limits_are_told_in_words() -> None:

@@ -45,7 +45,7 @@ class CommandClient(Client):
         if not benchmark.metrics:
             yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.result\""
             return
-        for name in config.objective.metrics:
+        for name in config.needed:
             if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
                 yield f"benchmark.metrics: {name} is needed by the objective; give its key"
         for name, where in benchmark.metrics.items():
@@ -93,7 +93,7 @@ class CommandClient(Client):
         if len(keys) < len(told):
             # What goes to stderr is progress, as a rule, and stdout has the final figures.
             texts = ["\n".join([done.stdout, *map(content, files)]), done.stderr]
-        needed = {*config.objective.metrics, "completed", "failed"}
+        needed = {*config.needed, "completed", "failed"}
         measured = {}
         for name, where in told.items():
             try:
@@ -108,7 +108,7 @@ class CommandClient(Client):
                     raise
         if (sent := config.benchmark.load(target.values).get("requests")) is not None:
             measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
-        return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
+        return require_measured(measured, config.benchmark.min_success_rate, config.needed)
 
     def result_files(self, config: Config, target: Target) -> list[str]:
         """``benchmark.result_file``, else where the command may write although it need not."""

@@ -28,7 +28,7 @@ class OpenAIClient(Client):
         for key in ("command", "result_file", "metrics"):
             if getattr(config.benchmark, key):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
-        if config.benchmark.goodput is None and GOODPUT in config.objective.metrics:
+        if config.benchmark.goodput is None and GOODPUT in config.needed:
             yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
         yield from self.load_problems(config)
         yield from self._connection_problems(config.benchmark)
@@ -75,7 +75,7 @@ class OpenAIClient(Client):
         errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
         try:
             measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}
-            return require_measured(measured, config.benchmark.min_success_rate, config.objective.metrics)
+            return require_measured(measured, config.benchmark.min_success_rate, config.needed)
         except EvaluationFailed as error:
             cause = f"{error.cause}: {errors[0]}" if errors else error.cause
             kept = config.benchmark.keep_alive and not target.close_connections

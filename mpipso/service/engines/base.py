@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mpipso.config import Config
-from mpipso.config.parameters import Parameter
+from mpipso.config.parameters import Parameter, names_in
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.clients.base import called
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
@@ -204,7 +203,7 @@ class Engine:
         if "config" in placeholders(told) and file is None:
             used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
         used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
-        used |= {name for p in parameters if p.expression is not None for name in _names(p.expression)}
+        used |= {name for p in parameters if p.expression is not None for name in names_in(p.expression)}
         used |= {name for constraint in config.constraints for name in constraint.product}
         targets = [(key, getattr(p, key)) for p in parameters for key in ("env", "path") if getattr(p, key)]
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
@@ -313,14 +312,6 @@ def in_url(address: str) -> str:
 def _commands(config: Config, command: Sequence[str]) -> dict[str, Sequence[str]]:
     """All commands of a service by their keys; ``command`` starts it."""
     return {key: getattr(config.service, key) for key in _COMMANDS} | {"command": command}
-
-
-def _names(expression: str) -> set[str]:
-    """The names in an expression; none in what is no expression, which is told elsewhere."""
-    try:
-        return {node.id for node in ast.walk(ast.parse(expression.strip(), mode="eval")) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
 
 
 def service_commands(config: Config) -> dict[str, str]:
