@@ -16,8 +16,8 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import METRICS, Configuration, Metrics, Value, mean, works
-from mpipso.record import journal
+from mpipso.evaluation import BASELINE, METRICS, Configuration, Metrics, Value, mean, works
+from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
 from mpipso.record.resume import differences, read_run
@@ -59,7 +59,8 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     """The results of an earlier run, by its folder, or of a CSV file.
 
     Results that this search has no use for are left out and counted in the description: those outside its space, with
-    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs.
+    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs. So are those
+    of a run in which something that is no parameter any more had another value than in the baseline of that run.
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
     name, and columns for metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns
@@ -89,6 +90,7 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     if rest := left_out.total() - sum(count for _, count in left_out.most_common(_TOLD)):
         reasons.append(f"{rest} left out for other reasons")
     if not kept:
+        reasons += notes
         raise UserError(f"{path}: has no result to begin with{': ' if reasons else ''}{'; '.join(reasons)}")
     failed = sum(metrics is None for _, metrics in kept)
     size = counted(len(kept), "result") + (f", {counted(failed, 'failure')} among them" if failed else "")
@@ -139,7 +141,30 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
         found.append((measured.configuration, mean(good) if works(good, measured.measurements) else None))
-    return found, _otherwise(text, folder, config)
+    baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
+    kept, notes = _comparable(found, baseline, config)
+    return kept, [*notes, *_otherwise(text, folder, config)]
+
+
+def _comparable(
+    found: Sequence[Result], baseline: Configuration | None, config: Config
+) -> tuple[list[Result], list[str]]:
+    """The results of a run in which all that is no parameter any more had the value that it had in its baseline.
+
+    With a remark on the others, which tell of a service that this search cannot start. Without a baseline nobody knows
+    which value is left: all are kept, and the remark names what is ignored.
+    """
+    known = {parameter.name for parameter in config.parameters}
+    dropped = dict.fromkeys(name for configuration, _ in found for name in configuration if name not in known)
+    if baseline is None:
+        remark = f"ignored parameters, without a baseline to compare with: {', '.join(dropped)}"
+        return list(found), [remark] if dropped else []
+    others = [dropped.keys() & figures.changes(configuration, baseline).keys() for configuration, _ in found]
+    kept = [result for result, names in zip(found, others, strict=True) if not names]
+    differing = ", ".join(name for name in dropped if any(name in names for names in others))
+    count = len(found) - len(kept)
+    remark = f"{count} left out: no parameter any more, and not as in that run's baseline: {differing}"
+    return kept, [remark] if differing else []
 
 
 def _otherwise(text: str, folder: Path, config: Config) -> list[str]:

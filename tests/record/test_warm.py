@@ -214,6 +214,35 @@ def test_a_run_that_lacks_a_metric_or_hid_a_value_says_so(tmp_path: Path) -> Non
     assert "1 left out: ttft_p99_ms was not measured; 1 left out: cache was hidden as a secret" in found.description
 
 
+def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(tmp_path: Path) -> None:
+    script = measured(Script(config=TEXT), 0, 100.0, label="baseline", queue=1, old=7, mode=True)
+    script = measured(
+        measured(script, 1, 90.0, n=2, queue=1, old=7, mode=True), 2, None, n=3, queue=2, old=7, mode=True
+    )
+    script = measured(measured(script, 3, None, n=4, queue=1, old=7, mode=1), 4, 80.0, n=5, queue=0, old=7, mode=False)
+    found = earlier(script.save(tmp_path))
+    assert [configuration["n"] for configuration, _ in found.results] == [1, 2]
+    assert found.description == (
+        f"{tmp_path}: 2 results; 3 left out: no parameter any more, and not as in that run's baseline: queue, mode"
+    )
+
+
+def test_a_run_of_which_nothing_is_as_its_baseline_was_says_so(tmp_path: Path) -> None:
+    script = measured(Script(config=TEXT), 0, None, label="baseline", queue=1, kind="infrastructure")
+    assert problems(measured(script, 1, 90.0, queue=2).save(tmp_path)) == (
+        ": has no result to begin with: 1 left out: no parameter any more, and not as in that run's baseline: queue",
+    )
+
+
+def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:
+    script = measured(measured(Script(config=TEXT), 0, 100.0, queue=1, old=7), 1, None, n=2, queue=2, old=7)
+    found = earlier(script.save(tmp_path))
+    assert found.description == (
+        f"{tmp_path}: 2 results, 1 failure among them; "
+        "ignored parameters, without a baseline to compare with: queue, old"
+    )
+
+
 def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
     folder = measured(Script(config=TEXT.replace("requests = 32", "requests = 8")), 0, 100.0).save(tmp_path)
     assert earlier(folder).description.endswith("1 result; measured otherwise: benchmark.requests was 8 and is now 32")
