@@ -60,7 +60,8 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
 
     Results that this search has no use for are left out and counted in the description: those outside its space, with
     a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs. So are those
-    of a run in which something that is no parameter any more had another value than in the baseline of that run.
+    of a run in which something that is no parameter any more had another value than in the baseline of that run. A
+    searched parameter that the source does not have counts as its default, which the description tells.
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
     name, and columns for metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns
@@ -77,13 +78,15 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     Raises
     ------
     UserError
-        The source cannot be read or is damaged (with file and line), lacks a column that is needed, or has no result
-        that this search can use.
+        The source cannot be read or is damaged (with file and line), lacks a column that is needed, seems to have one
+        under a wrong name, or has no result that this search can use.
     """
     if path.is_dir() or path.name == journal.FILE:
         found, notes = _run(path if path.is_dir() else path.parent, config)
     else:
         found, notes = _table(path, config)
+    found, completed = _completed(found, config)
+    notes += completed
     left_out: Counter[str] = Counter()
     kept = [result for result in found if not _left_out(result, config, fits, left_out)]
     reasons = [f"{count} left out: {reason}" for reason, count in left_out.most_common(_TOLD)]
@@ -110,6 +113,29 @@ def told(earlier: Earlier, skipped: Iterable[str], *, learned: bool) -> str:
     unused = [f"{count} not used: {reason}" for reason, count in Counter(skipped).most_common(_TOLD)]
     what = "learned" if learned else "learned nothing"
     return f"{what} from {'; '.join([earlier.description, *unused])}"
+
+
+def _completed(found: Sequence[Result], config: Config) -> tuple[list[Result], list[str]]:
+    """The results with the defaults of what they lack, and a remark that tells these.
+
+    A result that has no searched parameter at all is of another search, and stays as it is.
+    """
+    defaults = _defaults(config)
+    added: dict[str, Value] = {}
+    whole: list[Result] = []
+    for configuration, metrics in found:
+        missing = {name: default for name, default in defaults.items() if name not in configuration}
+        if len(missing) == len(defaults):
+            missing = {}
+        added |= missing
+        whole.append(({**configuration, **missing}, metrics))
+    return whole, [f"no parameter there, and counted as the default: {figures.settings(added)}"] if added else []
+
+
+def _defaults(config: Config) -> dict[str, Value]:
+    """The defaults of the searched parameters: of all, or of none."""
+    searched = (parameter for parameter in config.parameters if parameter.searched)
+    return {parameter.name: parameter.default for parameter in searched if parameter.default is not None}
 
 
 def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str]) -> bool:
@@ -188,7 +214,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
     _, header = next(rows, (0, []))
     header = [name.strip() for name in header]
     columns = _columns(path, header, config)
-    parameters = [parameter for parameter in config.parameters if parameter.searched]
+    parameters = [parameter for parameter in config.parameters if parameter.searched and parameter.name in columns]
     metrics = [name for name in header if name in columns and name not in {p.name for p in config.parameters}]
     ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
     found: list[Result] = []
@@ -242,8 +268,12 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
         raise UserError(f"{path}:1: has no header: it should name the parameters and metrics of the columns")
     searched = [parameter.name for parameter in config.parameters if parameter.searched]
     known = {*searched, *METRICS, *config.benchmark.metrics}
-    spare = [name for name in header if name not in known]
-    wanted = [("parameter", name) for name in searched] + [("metric", name) for name in config.objective.metrics]
+    spare = [name for name in header if name not in {*known, *(parameter.name for parameter in config.parameters)}]
+    defaults = _defaults(config) if any(name in header for name in searched) else {}
+    # A name that is much like it may be a mistake in writing, which a table of a run does not have.
+    optional = [name for name in defaults if RESULT in header or not _instead(name, spare)]
+    wanted = [("parameter", name) for name in searched if name not in optional]
+    wanted += [("metric", name) for name in config.objective.metrics]
     problems = [
         f"{path}:1: has no column for the {kind} {name!r}{_instead(name, spare)}"
         for kind, name in wanted
@@ -256,6 +286,10 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
 
 
 def _instead(name: str, spare: Sequence[str]) -> str:
+    """Which of the ``spare`` names may be meant by one that is missing, as the end of a message; empty if none is."""
+    for other in spare:
+        if other.casefold() == name.casefold():
+            return f"; did you mean {other!r}?"
     close = suggestion(name, spare)
     return close if "did you mean" in close else ""
 

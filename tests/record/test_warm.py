@@ -13,6 +13,7 @@ from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.journal import Journal, read
 from mpipso.record.warm import Earlier, _writes, read_earlier, to_fields
+from mpipso.search.knowledge import fitted
 from mpipso.search.space import Space
 
 TEXT = """
@@ -54,7 +55,10 @@ type = "int"
 expression = "n * 2"
 """
 CONFIG = parse(TEXT, "test")
+WITHOUT_DEFAULTS = parse(re.sub("default = .*", "", TEXT), "test")
 SPACE = Space(CONFIG.parameters, CONFIG.constraints)
+BASE_SEARCHED = {"n": 1, "share": 0.5, "flash": True, "cache": "f16"}
+BASE = {**BASE_SEARCHED, "batch": 2}
 HEADER = "n,share,flash,cache,output_throughput,ttft_p99_ms"
 
 
@@ -137,11 +141,38 @@ def test_every_damaged_line_is_told_with_its_number(table: Path) -> None:
 def test_missing_and_doubled_columns_are_told_with_what_may_have_been_meant(table: Path) -> None:
     table.write_text("N,share,share,flash,cache,output_troughput\n")
     assert problems(table) == (
-        ":1: has no column for the parameter 'n'",
+        ":1: has no column for the parameter 'n'; did you mean 'N'?",
         ":1: has no column for the metric 'output_throughput'; did you mean 'output_troughput'?",
         ":1: has no column for the metric 'ttft_p99_ms'",
         ":1: has two columns 'share'",
     )
+
+
+def test_a_column_that_is_missing_stands_for_the_default_unless_another_may_be_meant(table: Path) -> None:
+    table.write_text("n,batch,cache,output_throughput,ttft_p99_ms,watts\n8,16,q8,100,20,7\n99,198,f16,100,20,7\n")
+    found = earlier(table)
+    assert [configuration for configuration, _ in found.results] == [{**BASE_SEARCHED, "n": 8, "cache": "q8"}]
+    assert found.description == (
+        f"{table}: 1 result; 1 left out: outside the search space (n: 99 is out of bounds); "
+        "no parameter there, and counted as the default: share=0.5 flash=true"
+    )
+    table.write_text("n,shares,FLASH,cache,output_throughput,ttft_p99_ms\n8,0.5,true,q8,100,20\n")
+    assert problems(table) == (
+        ":1: has no column for the parameter 'share'; did you mean 'shares'?",
+        ":1: has no column for the parameter 'flash'; did you mean 'FLASH'?",
+    )
+    table.write_text("result,n,shares,flash,cache,output_throughput,ttft_p99_ms\nfeasible,8,0.5,true,q8,100,20\n")
+    assert earlier(table).description == (
+        f"{table}: 1 result; ignored columns: result, shares; no parameter there, and counted as the default: share=0.5"
+    )
+
+
+def test_a_column_without_a_default_must_not_be_missing_nor_all_of_them(table: Path) -> None:
+    table.write_text("n,flash,cache,output_throughput,ttft_p99_ms\n8,true,q8,100,20\n")
+    with pytest.raises(UserError, match="1: has no column for the parameter 'share'"):
+        earlier(table, WITHOUT_DEFAULTS)
+    table.write_text("output_throughput,ttft_p99_ms\n100,20\n")
+    assert problems(table) == tuple(f":1: has no column for the parameter {name!r}" for name in BASE_SEARCHED)
 
 
 def test_a_file_that_is_no_table_is_refused(table: Path, tmp_path: Path) -> None:
@@ -179,9 +210,6 @@ def test_what_this_search_has_no_use_for_is_left_out_and_counted(table: Path) ->
     assert problems(table) == (
         ": has no result to begin with: 1 left out: outside the search space (n: 99 is out of bounds)",
     )
-
-
-BASE = {"n": 1, "share": 0.5, "flash": True, "cache": "f16", "batch": 2}
 
 
 def measured(script: Script, number: int, tokens: float | None, **changes: object) -> Script:
@@ -241,6 +269,29 @@ def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(t
         f"{tmp_path}: 2 results, 1 failure among them; "
         "ignored parameters, without a baseline to compare with: queue, old"
     )
+
+
+def test_what_was_no_parameter_in_a_run_counts_as_its_default(tmp_path: Path) -> None:
+    script = Script(config=TEXT)
+    metrics = {"output_throughput": 100.0, "ttft_p99_ms": 10.0}
+    for number in (1, 2, 8):
+        script.evaluated(10, number, 0, configuration={"n": number, "share": 0.5, "flash": True}, metrics=metrics)
+    folder = script.save(tmp_path)
+    found = earlier(folder)
+    assert found.results == [({**BASE_SEARCHED, "n": number}, metrics) for number in (1, 2, 8)]
+    assert found.description == f"{folder}: 3 results; no parameter there, and counted as the default: cache=f16"
+    with pytest.raises(UserError, match=r"no result to begin with: 3 left out: .*\(cache is missing\)"):
+        earlier(folder, WITHOUT_DEFAULTS)
+    config = parse(f"{TEXT}[[constraints]]\nexpression = \"n < 8 or cache != 'f16'\"", "test")
+    space = Space(config.parameters, config.constraints)
+    constrained = read_earlier(folder, config, lambda given: fitted(space, given))
+    assert [configuration["n"] for configuration, _ in constrained.results] == [1, 2]
+    assert "1 left out: outside the search space (constraint: " in constrained.description
+
+
+def test_a_run_with_none_of_the_parameters_is_not_counted_as_the_baseline(tmp_path: Path) -> None:
+    script = Script(config=TEXT).evaluated(10, 0, 0, configuration={"queue": 1}, metrics={"ttft_p99_ms": 10.0})
+    assert "no result to begin with" in problems(script.save(tmp_path))[0]
 
 
 def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
