@@ -142,7 +142,7 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
     """Whether the search has no use for a result; if so, counts the reason."""
     configuration, metrics = result
     hidden = [name for name, value in configuration.items() if isinstance(value, str) and HIDDEN in value]
-    missing = [] if metrics is None else [name for name in config.objective.metrics if name not in metrics]
+    missing = [] if metrics is None else [name for name in config.needed if name not in metrics]
     if hidden:
         reasons[f"{hidden[0]} was hidden as a secret"] += 1
     elif missing:
@@ -232,7 +232,7 @@ def _table(path: Path, config: Config) -> tuple[list[Result], list[str]]:
             continue
         # A table of a run says which of its rows failed; what others lack was not asked for there.
         succeeded = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
-        complete = all(name in measured for name in config.objective.metrics)
+        complete = all(name in measured for name in config.needed)
         found.append((configuration, measured if succeeded or complete else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
@@ -273,7 +273,7 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     # A name that is much like it may be a mistake in writing, which a table of a run does not have.
     optional = [name for name in defaults if RESULT in header or not _instead(name, spare)]
     wanted = [("parameter", name) for name in searched if name not in optional]
-    wanted += [("metric", name) for name in config.objective.metrics]
+    wanted += [("metric", name) for name in config.needed]
     problems = [
         f"{path}:1: has no column for the {kind} {name!r}{_instead(name, spare)}"
         for kind, name in wanted

@@ -46,9 +46,11 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
     skipped: list[str] = []
     for given, metrics in results:
         try:
-            fitting.append((fitted(space, given), metrics))
+            fits = fitted(space, given)
         except ValueError as error:
             skipped.append(str(error))
+            continue
+        fitting.append((fits, None if metrics is None else {**metrics, **objective.derived(metrics, fits)}))
     together = _together(space, fitting)
     _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []

@@ -37,6 +37,12 @@ def test_results_become_points_and_scores() -> None:
     assert found.skipped == ()
 
 
+def test_derived_metrics_of_results_are_computed_anew() -> None:
+    derived = Objective(ObjectiveSection(maximize="each", derived={"each": "output_throughput / twice"}))
+    found = knowledge(SPACE, derived, [(GOOD, {"output_throughput": 80.0, "each": 99.0})])
+    assert found.scores[0].fitness == -2.0
+
+
 def test_numbers_count_by_their_value() -> None:
     found = knowledge(SPACE, PLAIN, [({**GOOD, "seqs": 20.0, "kv": 8.0, "twice": 999}, {"output_throughput": 7.0})])
     assert SPACE.decode(found.points[0]) == {**SPACE.decode(SPACE.encode(GOOD)), "seqs": 20, "kv": 8, "twice": 40}
