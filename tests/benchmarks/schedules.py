@@ -312,7 +312,7 @@ def overheads() -> None:
 
 
 def time_to_good(
-    folder: str, table: str, kind: ScheduleKind, size: int, sigma: float, seed: int, budget: int
+    folder: str, table: str, kind: ScheduleKind, size: int, sigma: float, seed: int, budget: int, groups: int
 ) -> tuple[float, bool]:
     """Virtual time until a configuration within 5 % of the best is measured, or until the end, and whether one is."""
     import landscapes  # beside this file
@@ -345,11 +345,11 @@ def time_to_good(
     )
     space = well_defined(config)
     lengths = np.random.default_rng([seed, 1]).lognormal(0.0, sigma, 2 * budget) / math.exp(sigma**2 / 2)
-    strategy = strategies.create(search, space, in_flight=GROUPS if kind == "async" else size)
+    strategy = strategies.create(search, space, in_flight=groups if kind == "async" else size)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch, contextlib.ExitStack() as end:
         journal = end.enter_context(Journal.create(Path(scratch)))
-        monitor = Monitor(budget, dict.fromkeys(range(GROUPS), ""), io.StringIO(), Screen("plain"))
+        monitor = Monitor(budget, dict.fromkeys(range(groups), ""), io.StringIO(), Screen("plain"))
         folder = RunFolder(Path(scratch))
         tuning = Tuning(config, space, strategy, folder, journal, monitor, lambda _: [])
         running: dict[int, Assignment] = {}
@@ -359,7 +359,7 @@ def time_to_good(
             retries=0,
             rolling=kind == "window",
         )
-        for group in range(GROUPS):
+        for group in range(groups):
             dispatcher.join(group)
         now, ends = 0.0, list[tuple[float, int]]()
         while True:
@@ -402,14 +402,15 @@ SCHEDULES: Sequence[tuple[str, ScheduleKind, int]] = (
 )
 
 
-def times_to_good(folder: Path, names: Sequence[str], seeds: int, sigma: float, budget: int) -> None:
-    print(f"\nmean evaluations' time on {GROUPS} groups until within 5 % of the best, sigma {sigma}, {seeds} seeds;")
+def times_to_good(folder: Path, names: Sequence[str], seeds: int, sigma: float, budget: int, groups: int) -> None:
+    print(f"\nmean evaluations' time on {groups} groups until within 5 % of the best, sigma {sigma}, {seeds} seeds;")
     print(f"all: geometric mean; each: median (how many of the seeds got there within {budget} evaluations)")
     print(f"{'':28}{'all':>8}" + "".join(f"{name:>18}" for name in names))
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         waiting = {
             (name, label): [
-                pool.submit(time_to_good, str(folder), name, kind, size, sigma, seed, budget) for seed in range(seeds)
+                pool.submit(time_to_good, str(folder), name, kind, size, sigma, seed, budget, groups)
+                for seed in range(seeds)
             ]
             for label, kind, size in SCHEDULES
             for name in names
@@ -431,6 +432,7 @@ def main() -> None:
     parser.add_argument("--tables", help="names of landscapes, with commas (default: all of the folder)")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=128)
+    parser.add_argument("--groups", type=int, default=GROUPS, help="of the times until a good configuration")
     parser.add_argument("--mean", type=float, default=0.3, help="seconds of an evaluation that is slept")
     parser.add_argument("--only", choices=("busy", "overhead", "good"))
     parser.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
@@ -447,7 +449,7 @@ def main() -> None:
     if told.landscapes is not None and told.only in (None, "good"):
         names = told.tables.split(",") if told.tables else sorted(path.stem for path in told.landscapes.glob("*.json"))
         for sigma in SIGMAS[:2]:
-            times_to_good(told.landscapes, names, told.seeds, sigma, told.budget)
+            times_to_good(told.landscapes, names, told.seeds, sigma, told.budget, told.groups)
 
 
 if __name__ == "__main__":
