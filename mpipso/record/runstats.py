@@ -32,6 +32,8 @@ _SHORT = 0.1
 """Share of an evaluation's time; a benchmark that takes less is called short."""
 _QUICK = 10.0
 """Seconds of an evaluation up to which its benchmark may be short: a repeated measurement takes no longer."""
+_ALONE = 1.0001
+"""Groups that existed one after another have been there for no larger multiple of the wall time, rounding included."""
 _ENDS = {
     "evaluations": "the evaluation budget is spent",
     "iterations": "the iteration budget is spent",
@@ -143,7 +145,7 @@ def _hosts(hosts: Sequence[str]) -> str:
 
 def _speed(outcome: Outcome) -> Iterator[Text]:
     usage = outcome.usage
-    if usage.speed_up is not None and len(usage.groups) > 1:
+    if usage.speed_up is not None and _several_at_a_time(usage):
         useful = figures.duration(sum(group.useful for group in usage.groups))
         wall = figures.duration(usage.wall)
         yield Text(f"{useful} of evaluations in {wall}: {usage.speed_up:.2f} times as fast as one group")
@@ -152,6 +154,11 @@ def _speed(outcome: Outcome) -> Iterator[Text]:
         yield Text(f"the benchmark takes {100 * share:.0f} % of the time of an evaluation: {longer}", "yellow")
     if (better := outcome.saving) is not None:
         yield Text(f"groups idled for {100 * usage.idle_share:.0f} % of their time: {better}", "yellow")
+
+
+def _several_at_a_time(usage: Usage) -> bool:
+    """Whether groups existed side by side; those of several sessions, or one in place of another, need not have."""
+    return sum(group.seconds for group in usage.groups) > _ALONE * usage.wall
 
 
 def _benchmark_share(outcome: Outcome) -> float:

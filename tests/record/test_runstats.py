@@ -74,6 +74,20 @@ def test_the_gain_over_one_group_is_told(tmp_path: Path) -> None:
     assert not any("as fast as" in line for line in alone)
 
 
+def test_one_group_at_a_time_is_not_compared_with_one_group(tmp_path: Path) -> None:
+    resumed = Script(g0=["a"]).evaluated(50, 0, 0).add(60, "interrupted", signal="SIGTERM")
+    resumed.resumed(500, g0=["a"]).evaluated(550, 1, 0).finished(570)
+    replaced = Script(g0=["a"]).evaluated(50, 0, 0).lost(60, 0).add(70, "formed", group=1, hosts=["b"])
+    replaced.evaluated(120, 1, 1).finished(130)
+    for name, script in {"resumed": resumed, "replaced": replaced}.items():
+        lines = told(script, tmp_path / name)
+        assert any(line.startswith("all ") for line in lines)
+        assert not any("as fast as" in line for line in lines)
+    resumed = Script(g0=["a"]).evaluated(50, 0, 0).resumed(500, g0=["a"], g1=["b"])
+    resumed.evaluated(550, 1, 0).evaluated(550, 2, 1).finished(550)
+    assert "2m30s of evaluations in 1m40s: 1.50 times as fast as one group" in told(resumed, tmp_path / "wider")
+
+
 def waves(script: Script) -> Script:
     """Generations of two on two groups, one of which always waits."""
     for number in range(0, 24, 2):
