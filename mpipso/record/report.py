@@ -78,10 +78,12 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
             yield from _closest(outcome, baseline)
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
+        yield from _unconfirmed(outcome, best)
     elif baseline.failed:
         count = len(baseline.counted)
         often = f" in {count - len(baseline.good)} of {count} measurements" if baseline.good else ""
         yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics').rstrip(':.')}.", "yellow")
+        yield from _unconfirmed(outcome, best)
     elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
     else:
@@ -135,12 +137,22 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         text = f"{clean(name)}: {figures.measure(name, before[name])} -> "
         gain = "" if change is None else f" ({figures.percent(change)}{between})"
         yield Text.assemble((text, "bold"), (figures.measure(name, after[name]) + gain, "bold green"))
-        if outcome.cause == "time" and not best.confirmed:
-            yield Text("The time limit left no room for the final race: the best was not measured again.", "yellow")
+        yield from _unconfirmed(outcome, best)
         if interval is not None and interval[0] <= 0:
             yield Text("The gain may be chance: its interval reaches below zero; confirm it more often.", "yellow")
     if baseline.broken:
         yield Text(f"The baseline breaks a limit: {clean(baseline.violations)}.", "yellow")
+
+
+def _unconfirmed(outcome: Outcome, best: Measured) -> Iterator[Text]:
+    """That the best owes its place to measurements of the search alone, which chose it for its luck, too."""
+    if best.confirmed:
+        return
+    if outcome.cause == "time":
+        yield Text("The time limit left no room for the final race: the best was not measured again.", "yellow")
+    else:
+        race = f"No final race has measured the best again{' yet' if outcome.ended else ''}"
+        yield Text(f"{race}: it may be worse than it looks.", "yellow")
 
 
 def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[float, float] | None:

@@ -124,6 +124,32 @@ def test_that_time_left_no_room_for_the_race_is_told() -> None:
     assert told not in drawn(summary(replace(outcome(*RUN, incumbent=2), cause="evaluations")))
 
 
+@pytest.mark.parametrize(
+    ("how", "again"),
+    [
+        ({"ended": "interrupted"}, "again yet"),
+        ({"ended": "still going on"}, "again yet"),
+        ({"ended": "failed", "failure": "no group is left"}, "again yet"),
+        ({"cause": "evaluations"}, "again"),
+    ],
+)
+def test_that_no_race_has_measured_the_best_is_told_however_the_run_is(how: dict[str, str], again: str) -> None:
+    told = f"No final race has measured the best {again}: it may be worse than it looks."
+
+    def lines(*evaluations: Judged, incumbent: int = 2) -> list[str]:
+        return drawn(summary(replace(outcome(*evaluations, incumbent=incumbent), **how)))
+
+    gain = "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)"
+    found = lines(*RUN)
+    assert found[found.index(gain) + 1] == told
+    race = judged(6, BEST, 500.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 1400.0, "confirm")
+    assert told not in lines(*RUN, *race)
+    assert told in lines(*RUN, *race, judged(8, {**BEST, "n_batch": 64}, 700.0, 300.0), incumbent=8), "found after it"
+    assert told in lines(*RUN[1:]), "without a baseline"
+    assert told in lines(broken(0, "no answer", "baseline"), *RUN[1:])
+    assert told not in lines(*RUN[:2], incumbent=0), "nothing has been gained"
+
+
 def test_repeats_of_the_search_count_as_evaluations_and_towards_the_mean() -> None:
     again = judged(6, BASELINE, 400.0, 1400.0, "repeat"), judged(7, BEST, 590.0, 350.0, "repeat")
     lines = drawn(summary(outcome(*RUN, *again, incumbent=7)))
