@@ -193,6 +193,20 @@ def test_it_is_said_plainly_when_nothing_beat_the_baseline() -> None:
     assert lines[0] == "Nothing beat the baseline once both were measured again: output_throughput -7.5 %."
 
 
+@pytest.mark.parametrize(("ended", "so_far"), [("still going on", " so far"), ("interrupted", " so far"), ("", "")])
+def test_where_only_the_baseline_has_been_measured_nothing_is_said_to_have_lost(ended: str, so_far: str) -> None:
+    def told(*evaluations: Judged) -> list[str]:
+        return drawn(summary(outcome(*evaluations, incumbent=0, ended=ended)))
+
+    only = f"Only the baseline has been measured{so_far}."
+    assert only in told(RUN[0], judged(1, BASELINE, 390.0, 1400.0, "repeat"))
+    lost = Failure("node2 does not answer", "infrastructure")
+    assert only in told(RUN[0], Judged(Evaluation(1, 1, 0, BEST, failure=lost), Score(failed=True)))
+    for other in (RUN[1], RUN[3]):
+        lines = told(RUN[0], other)
+        assert only not in lines and any(line.startswith("Nothing beat the baseline: ") for line in lines)
+
+
 def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     lines = drawn(summary(outcome(*RUN[1:], incumbent=2)))
     assert lines[0] == "There is no baseline to compare with."
@@ -204,7 +218,7 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     lines = drawn(summary(outcome(RUN[0], once, incumbent=0)))
     assert lines[0] == "The baseline failed in 1 of 2 measurements: no answer."
     lines = drawn(summary(outcome(RUN[0], once, judged(7, BASELINE, 380.0, 1400.0, "repeat"), incumbent=0)))
-    assert lines[0].startswith("Nothing beat the baseline: "), "it counts as good"
+    assert lines[0] == "Only the baseline has been measured.", "it counts as good"
 
 
 def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
@@ -353,7 +367,7 @@ def test_a_repeat_that_is_back_before_the_first_measurement_stands_for_it(tmp_pa
         second = drawn(summary(read_outcome(tmp_path)))
     # The event of the incumbent follows that of the result.
     assert alone[1] == "No configuration has been chosen as the best so far."
-    assert first[1].startswith("Nothing beat the baseline: ")
+    assert first[1] == "Only the baseline has been measured so far."
     assert second[1] == "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)"
 
 
