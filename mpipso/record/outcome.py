@@ -15,9 +15,9 @@ from typing import Any
 
 import tomli
 
-from mpipso.config import Search
+from mpipso.config import Limit, Search
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, CONFIRM, Configuration
+from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean
 from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
@@ -79,6 +79,10 @@ class Outcome:
         The baseline configuration, if the run has one and has asked for it.
     away:
         The folder from which relative paths of ``starts`` lead; empty if it is this one, or not known.
+    slo:
+        The limits of the objective.
+    baseline_repeats:
+        How many of the baseline's first measurements limits relative to it refer to.
     """
 
     evaluations: Sequence[Judged]
@@ -98,6 +102,8 @@ class Outcome:
     config: str = ""
     defaults: Configuration | None = None
     away: str = ""
+    slo: Sequence[Limit] = ()
+    baseline_repeats: int = 1
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
@@ -119,6 +125,30 @@ class Outcome:
         """The best configuration with its measurements; None when there is none."""
         numbers = ((each, judged.evaluation.number) for each in self.configurations for judged in each.measurements)
         return next((each for each, number in numbers if number == self.incumbent), None)
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """The limits of the objective as text, by their metrics: ``<= 2000 ms``, of several ``>= 1 ms, <= 5 ms``.
+
+        Relative ones are told as the numbers that they stand for, or as ``>= 0.95 x baseline`` where that is not known.
+        """
+        reference = self._reference if any(limit.relative for limit in self.slo) else {}
+        texts: dict[str, list[str]] = {}
+        for limit in self.slo:
+            texts.setdefault(limit.metric, []).append(_limit(limit, reference.get(limit.metric)))
+        return {metric: ", ".join(each) for metric, each in texts.items()}
+
+    @property
+    def _reference(self) -> Metrics:
+        """What limits relative to the baseline refer to, as in the search; empty if that is not known."""
+        baseline, best = self.baseline, self.best
+        if baseline is None:
+            return {}
+        if best is not None and best.confirmed and baseline.confirmed and baseline.good:
+            return baseline.metrics
+        measured = sorted((judged.evaluation for judged in baseline.measurements), key=lambda each: each.number)
+        first = [each for each in measured if each.label != CONFIRM][: self.baseline_repeats]
+        return mean([each.metrics for each in first if each.failure is None])
 
     @property
     def searched(self) -> Sequence[Judged]:
@@ -180,10 +210,13 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         resume="" if over else resume_command(folder, text, session.get("command", ""), cwd),
         usage=usage(events),
         retries=retries,
-        schedule=_schedule(config.get("search", {})),
+        schedule=_schedule(config),
         config=text,
         defaults=next((new["configuration"] for new in asked if new["label"] == BASELINE), None),
         away=cwd if cwd and not _is_here(cwd) else "",
+        # Without validation: other keys may be of another version.
+        slo=[Limit.model_construct(**limit) for limit in config.get("objective", {}).get("slo", ())],
+        baseline_repeats=_search(config, "baseline_repeats").baseline_repeats,
     )
     return _with_starts(outcome)
 
@@ -240,6 +273,15 @@ def _is_here(folder: str) -> bool:
 def _comes_back(last: Event) -> bool:
     """Whether the run's last event is an interruption after which its Slurm job starts again and goes on with it."""
     return last["event"] == "interrupted" and os.environ.get(REQUEUE) == "1"
+
+
+def _limit(limit: Limit, baseline: float | None) -> str:
+    sign, bound = (">=", limit.min) if limit.max is None else ("<=", limit.max)
+    if isinstance(bound, (int, float)):
+        return f"{sign} {figures.measure(limit.metric, bound)}"
+    if baseline is None:
+        return f"{sign} {limit.factor:g} x baseline"
+    return f"{sign} {figures.measure(limit.metric, limit.factor * baseline)}"
 
 
 def _has_label(measured: Measured, label: str) -> bool:
@@ -299,8 +341,13 @@ def _directions(config: Mapping[str, Any]) -> Higher:
     return lambda metric: known.get(metric, figures.usually_higher(metric))
 
 
-def _schedule(search: Mapping[str, Any]) -> ScheduleChoice:
-    """The schedule of a configuration's ``search`` table, from which defaults are left out."""
-    # Without validation: other keys may be of another version.
-    known = Search.model_construct(**{key: search[key] for key in ("schedule", "window", "particles") if key in search})
+def _schedule(config: Mapping[str, Any]) -> ScheduleChoice:
+    known = _search(config, "schedule", "window", "particles")
     return ScheduleChoice(known.schedule, as_before(known).batch)
+
+
+def _search(config: Mapping[str, Any], *keys: str) -> Search:
+    """The ``search`` table of a configuration, from which defaults are left out, with some of its keys."""
+    # Without validation: other keys may be of another version.
+    table = config.get("search", {})
+    return Search.model_construct(**{key: table[key] for key in keys if key in table})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -17,7 +18,7 @@ from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured, silent
 from mpipso.record.outcome import Outcome
-from mpipso.record.runstats import run_statistics
+from mpipso.record.runstats import run_statistics, width_of
 from mpipso.wording import clean
 
 _TOP = 10
@@ -37,9 +38,9 @@ def summary(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
         if baseline is None or baseline.failed or best is baseline:
-            parts += [_alone(outcome, best), ""]
+            parts += [_Limited(outcome.limits, partial(_alone, outcome, best)), ""]
         else:
-            parts += [_side_by_side(outcome, baseline, best), ""]
+            parts += [_Limited(outcome.limits, partial(_side_by_side, outcome, baseline, best)), ""]
         parts += [*_settings(baseline, best, worth or {}), ""]
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
@@ -195,31 +196,52 @@ def _title(name: str, measured: Measured) -> str:
     return f"{name} #{measured.number}" + (f"\n{often}" if often else "")
 
 
-def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured) -> Table:
+class _Limited:
+    """A table of metrics with their limits, if there are any, in its last column, or below it where there is no room.
+
+    ``draw`` makes the table with those limits, by metric, that are to have a column.
+    """
+
+    def __init__(self, limits: Mapping[str, str], draw: Callable[[Mapping[str, str]], Table]) -> None:
+        self._limits = limits
+        self._draw = draw
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._draw(self._limits)
+        if not self._limits or width_of(table, console, options) <= options.max_width:
+            yield table
+        else:
+            yield self._draw({})
+            told = (f"{clean(name)} {limit}" for name, limit in self._limits.items())
+            yield Text(f"limits: {'; '.join(told)}")
+
+
+def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured, limits: Mapping[str, str]) -> Table:
     before, after = baseline.metrics, best.metrics
-    table = _table("metric", _title("baseline", baseline), _title("best", best), "gain")
+    titles = "metric", _title("baseline", baseline), _title("best", best), "gain"
+    table = _table(*titles, *(["limit"] if limits else []))
     for name in _order(outcome, {name: 0.0 for name in before if name in after}):
         old, new = before[name], after[name]
         change = figures.gain(name, old, new, outcome.higher)
         gain = Text() if change is None else Text(figures.percent(change), "green" if change > 0 else "red")
-        chosen = name == outcome.objective
-        row = Text(clean(name)), Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
-        table.add_row(*row, style="bold" if chosen else None, end_section=chosen)
+        row = Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
+        _add(table, outcome, limits, name, *row)
     return table
 
 
-def _alone(outcome: Outcome, best: Measured) -> Table:
+def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table:
     metrics = best.metrics
-    table = _table("metric", _title("best", best))
+    table = _table("metric", _title("best", best), *(["limit"] if limits else []))
     for name in _order(outcome, metrics):
-        chosen = name == outcome.objective
-        table.add_row(
-            Text(clean(name)),
-            Text(figures.measure(name, metrics[name])),
-            style="bold" if chosen else None,
-            end_section=chosen,
-        )
+        _add(table, outcome, limits, name, Text(figures.measure(name, metrics[name])))
     return table
+
+
+def _add(table: Table, outcome: Outcome, limits: Mapping[str, str], name: str, *cells: Text) -> None:
+    """Add the row of a metric."""
+    chosen = name == outcome.objective
+    limit = [Text(limits.get(name, ""))] if limits else []
+    table.add_row(Text(clean(name)), *cells, *limit, style="bold" if chosen else None, end_section=chosen)
 
 
 def _settings(baseline: Measured | None, best: Measured, worth: Mapping[str, str]) -> Iterator[RenderableType]:

@@ -81,7 +81,7 @@ class GroupTable:
     def _needs(self, titles: Sequence[str], console: Console, options: ConsoleOptions) -> int:
         """How many characters wide a table of these columns is, with names of hosts that are cut."""
         table = self._table([title for title in titles if title != "hosts"])
-        wide = Measurement.get(console, options.update(width=10_000), table).maximum
+        wide = width_of(table, console, options)
         if "hosts" in titles:
             names = max(len(_hosts(group.hosts)) for group in _shown(self._usage.groups)[0])
             wide += max(len("hosts"), min(names, _HOSTS)) + 1
@@ -108,6 +108,11 @@ class GroupTable:
             table.add_section()
             add("all", "", usage.groups, "bold")
         return table
+
+
+def width_of(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """How many characters wide a table is where there is room for it."""
+    return Measurement.get(console, options.update(width=10_000), table).maximum
 
 
 def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:

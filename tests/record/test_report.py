@@ -116,6 +116,81 @@ def test_the_interval_of_the_best_knows_that_others_raced_with_it() -> None:
     assert line.endswith(f"interval {100 * interval[0] - 100:+.1f} % to {100 * interval[1] - 100:+.1f} %)")
 
 
+LIMITS = """
+[objective]
+maximize = "output_throughput"
+[[objective.slo]]
+metric = "ttft_p99_ms"
+max = "baseline"
+factor = 1.1
+[[objective.slo]]
+metric = "output_throughput"
+min = 100
+[[objective.slo]]
+metric = "output_throughput"
+max = 900.5
+"""
+
+
+def limited(folder: Path, *evaluations: Judged, incumbent: int = 2, config: str = LIMITS) -> Outcome:
+    folder.mkdir()
+    with Journal.create(folder, Redactor()) as journal:
+        journal.write("started", objective="output_throughput", config=config, seed=0)
+        for one in evaluations:
+            journal.evaluated(one)
+        journal.write("incumbent", number=incumbent, fitness=-1.0)
+    return read_outcome(folder)
+
+
+def test_limits_have_a_column_with_the_numbers_that_relative_ones_stand_for(tmp_path: Path) -> None:
+    lines = drawn(summary(limited(tmp_path / "run", *RUN)))
+    assert cells(lines, "metric") == ["metric", "baseline #0", "best #2", "gain", "limit"]
+    assert cells(lines, "ttft_p99_ms")[-2:] == ["+76.2 %", "<= 1617 ms"]
+    assert cells(lines, "output_throughput")[-2:] == ["+60.5 %", ">= 100 tok/s, <= 900.5 tok/s"]
+    assert cells(lines, "completed") == ["completed", "32", "32"]
+    lines = drawn(summary(limited(tmp_path / "alone", *RUN[:2], incumbent=0)))
+    assert cells(lines, "metric") == ["metric", "best #0", "limit"]
+    assert cells(lines, "ttft_p99_ms") == ["ttft_p99_ms", "1470 ms", "<= 1617 ms"]
+    lines = drawn(summary(limited(tmp_path / "unknown", *RUN[1:])))
+    assert cells(lines, "ttft_p99_ms") == ["ttft_p99_ms", "350 ms", "<= 1.1 x baseline"]
+    config = LIMITS.partition("[[")[0]
+    lines = drawn(summary(limited(tmp_path / "none", *RUN, config=config)))
+    assert cells(lines, "metric")[-1] == "gain" and not any(line.startswith("limits:") for line in lines)
+
+
+def test_a_relative_limit_is_that_by_which_the_best_was_judged(tmp_path: Path) -> None:
+    """The mean of the baseline's first measurements as long as no race has measured the best, else that of the race."""
+    repeats = judged(6, BASELINE, 380.0, 1530.0, "repeat"), judged(7, BASELINE, 380.0, 3000.0, "repeat")
+    race = (judged(8, BASELINE, 380.0, 1000.0, "confirm"), judged(9, BEST, 600.0, 400.0, "confirm"))
+    later = judged(10, {**BEST, "n_batch": 64}, 700.0, 300.0)
+    cases = {
+        "first": (limited(tmp_path / "first", *RUN, *repeats), "<= 1650 ms"),
+        "once": (
+            limited(tmp_path / "once", *RUN, *repeats, config="search.baseline_repeats = 1" + LIMITS),
+            "<= 1617 ms",
+        ),
+        "race": (limited(tmp_path / "race", *RUN, *repeats, *race), "<= 1100 ms"),
+        "later": (limited(tmp_path / "later", *RUN, *repeats, *race, later, incumbent=10), "<= 1650 ms"),
+        "failed": (limited(tmp_path / "failed", *RUN, *repeats, broken(8, "x", "confirm"), race[1]), "<= 1650 ms"),
+    }
+    for name, (found, limit) in cases.items():
+        assert found.limits["ttft_p99_ms"] == limit, name
+    lost = Judged(Evaluation(0, 1, 0, BASELINE, "baseline", failure=Failure("x", "infrastructure")), Score(failed=True))
+    assert limited(tmp_path / "lost", lost, *RUN[1:], repeats[0]).limits["ttft_p99_ms"] == "<= 1683 ms"
+
+
+def test_limits_are_told_below_a_table_that_has_no_room_for_them(tmp_path: Path) -> None:
+    found = limited(tmp_path / "run", *RUN)
+    lines = drawn(summary(found), width=66)
+    told = "limits: ttft_p99_ms <= 1617 ms; output_throughput >= 100 tok/s, <="
+    assert cells(lines, "metric") == ["metric", "baseline #0", "best #2", "gain"]
+    assert told in lines and lines[lines.index(told) + 1] == "900.5 tok/s"
+    assert told not in drawn(summary(found), width=100)
+    for width in range(48, 100):
+        wide = drawn(summary(found), width=width)
+        assert [line for line in wide if line.startswith("ttft_p99_ms ") and "+76.2 %" in line], "no cell is folded"
+
+
 def test_that_time_left_no_room_for_the_race_is_told() -> None:
     told = "The time limit left no room for the final race: the best was not measured again."
     assert told in drawn(summary(replace(outcome(*RUN, incumbent=2), cause="time")))
