@@ -146,7 +146,7 @@ class LocalNode(Node):
         if None in held:  # a socket whose process was not seen, perhaps as it was opened in that moment
             held = self._strangers(wanted, owner)
         # Whoever is gone by now has freed it.
-        if held and (holder := ports.port_holder(wanted)):
+        if held and (holder := ports.port_holder(wanted, self._pids(owner))):
             raise self._failure(f"port {wanted} is in use by {holder}")
         return wanted
 
@@ -160,12 +160,11 @@ class LocalNode(Node):
         return set(self._service(handle).keeper.pids()) if handle else set()
 
     def listener_problem(self, handle: str, port: int) -> str | None:
-        listening = ports.listeners(port)
-        if listening and set(listening) <= self._pids(handle):
-            return None
-        holder = ports.port_holder(port) if listening else ""
-        if not holder:
-            return f"nothing listens on port {port}"
+        listening = set(ports.listeners(port))
+        own = self._pids(handle)
+        holder = ports.port_holder(port, own) if listening - own else ""
+        if not holder:  # or no more
+            return None if listening & own else f"nothing listens on port {port}"
         return f"port {port} belongs to {holder}, not to the service that was started"
 
     def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:

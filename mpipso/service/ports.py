@@ -45,13 +45,13 @@ def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[
     ]
 
 
-def port_holder(port: int) -> str:
-    """Which processes listen on a port, in words; empty if none does.
+def port_holder(port: int, exclude: Collection[int | None] = ()) -> str:
+    """Which processes listen on a port, without those in ``exclude``, in words; empty if none does.
 
     Of a command line only the beginning is told, as secrets may follow.
     """
     words = []
-    for pid in listeners(port):
+    for pid in (each for each in listeners(port) if each not in exclude):
         try:
             words.append(f"pid {pid} ({_command(psutil.Process(pid))})" if pid else "a process of another user")
         except psutil.Error:

@@ -164,7 +164,7 @@ def test_a_socket_whose_process_is_not_seen_is_looked_for_again(
     """A socket that is opened while processes are looked through seems to belong to none; that moment is injected."""
     node, looks = make(), iter([[None], again])
     monkeypatch.setattr(ports, "listeners", lambda port: next(looks))
-    monkeypatch.setattr(ports, "port_holder", lambda port: "another user's process")
+    monkeypatch.setattr(ports, "port_holder", lambda port, exclude: "another user's process")
     with pytest.raises(EvaluationFailed, match="is in use by another") if held else contextlib.nullcontext():
         assert node.free_port(9) == 9
 
@@ -178,9 +178,9 @@ def test_a_port_whose_holder_goes_while_it_is_looked_for_is_free(
     look = ports.port_holder
     holders: list[socket.socket] = []
 
-    def goes_before_the_look(port: int) -> str:
+    def goes_before_the_look(port: int, exclude: set[int | None]) -> str:
         holders.pop().close()
-        return look(port)
+        return look(port, exclude)
 
     monkeypatch.setattr(ports, "port_holder", goes_before_the_look)
     holders.append(socket.create_server(("127.0.0.1", port)))
@@ -207,7 +207,12 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
     assert problem and "not to the service that was started" in problem
     # Two may share a port, and then either gets some of the requests.
     with socket.create_server(("", port), reuse_port=True):
-        assert node.listener_problem(serving, port) is not None
+        (own,) = set(ports.listeners(port)) - {os.getpid()}
+        problem = node.listener_problem(serving, port)
+        assert problem and f"pid {os.getpid()} (" in problem
+        assert f"pid {own} " not in problem, "the service's own process holds it rightly"
+        with pytest.raises(EvaluationFailed, match=rf"port {port} is in use by pid {os.getpid()} \([^)]*\)$"):
+            node.free_port(port, owner=serving)
     assert node.listener_problem(serving, port) is None
 
 
