@@ -983,6 +983,19 @@ def test_a_service_that_is_not_there_yet_is_not_ready(service: Callable[..., Ser
         probe(target(tmp_path, service(token_ms=1000).port), 0.2)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_service_that_wants_a_key_is_given_up_at_once(
+    service: Callable[..., Service], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handler: Handler) -> None:
+        handler.answer(status, {"error": "Unauthorized"})
+
+    monkeypatch.setattr(Handler, "do_GET", refuse)
+    monkeypatch.setattr(Handler, "do_POST", refuse)
+    with pytest.raises(EvaluationFailed, match=rf'HTTP {status}: {{"error": "Unauthorized"}}; .* sends no API key'):
+        probe(target(tmp_path, service().port, "tiny"))
+
+
 def load(aim: Target, **benchmark: Any) -> dict[str, float]:
     """Run the real load generator as an evaluation does."""
     quick = {"client": "openai", "requests": 4, "input_tokens": 3, "output_tokens": 2, "warmup": 0}

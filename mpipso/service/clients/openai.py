@@ -99,9 +99,8 @@ async def _one_token(target: Target, timeout: float) -> None:
             async with session.post(f"{target.base_url}{target.endpoint}", json=body, allow_redirects=False) as answer:
                 text = await beginning(answer)
                 if answer.status != 200:
-                    raise NotReady(
-                        f"the first request was answered with HTTP {answer.status}: {text[:TOLD]}".rstrip(": ")
-                    )
+                    told = f"the first request was answered with HTTP {answer.status}: {text[:TOLD]}".rstrip(": ")
+                    raise EvaluationFailed(f"{told}; {_NO_KEY}") if answer.status in _FORBIDDEN else NotReady(told)
                 if not _tokens(text):
                     raise NotReady(f"the first request was answered without a token: {text[:TOLD]}".rstrip(": "))
     except asyncio.TimeoutError:  # some errors of aiohttp are both
@@ -121,6 +120,8 @@ def _tokens(text: str) -> bool:
         return False
 
 
+_FORBIDDEN = (401, 403)
+_NO_KEY = "mpipso's own client sends no API key: start the service without one, or have client = 'command' send it"
 _LOST = ("ClientOSError", "ClientConnectionResetError", "ServerDisconnectedError")
 """How the errors begin where a connection is lost before an answer."""
 TOLD = 1000
