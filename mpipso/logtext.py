@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+IN_USE = "address already in use"
+"""The system's words for a port that another socket has."""
+_IN_USE = re.compile(
+    rf"(?i)\b{IN_USE}\b|\bEADDRINUSE\b|\berrno\W{{0,2}}98\b|\bport( \d+)? is already (in use|allocated|occupied)\b"
+)
 _NUMBER = re.compile(r"\d+")
 _TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
@@ -45,6 +50,11 @@ def parted(line: str) -> tuple[str, str]:
 def _harmless_level(logged: re.Match[str]) -> str:
     level = _HARMLESS.search(logged[0])
     return f"{level[0]}: " if level else ""
+
+
+def says_in_use(text: str) -> bool:
+    """Whether a line of a log, or a cause that quotes it, says that a port was in use already."""
+    return bool(_IN_USE.search(text))
 
 
 def essence(cause: str) -> str:

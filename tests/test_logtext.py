@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.logtext import essence, unprefixed
+from mpipso.logtext import essence, says_in_use, unprefixed
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,22 @@ def test_causes_are_one_whatever_their_numbers_and_the_names_of_their_temporary_
     first = "node0: ERROR 11-28 08:00:01 [core.py:123] port 8001: /tmp/mpipso-a1b2c3d4/start-abcdefgh/config.json"
     second = "node0: ERROR 11-29 10:20:30 [core.py:123] port 8002: /tmp/mpipso-z9y8x7w6/start-ijklmnop/config.json"
     assert essence(first) == essence(second) == "node#: port #: /tmp///config.json"
+
+
+@pytest.mark.parametrize(
+    ("line", "in_use"),
+    [
+        ("OSError: [Errno 98] Address already in use", True),
+        ("OSError: [Errno 98] error while attempting to bind on address ('::', 80): address already in use", True),
+        ("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:5555')", True),
+        ("DistNetworkError: port: 29500, useIpv6: false, code: -98, name: EADDRINUSE", True),
+        ("RuntimeError: failed to bind to [::]:29500 (errno: 98)", True),
+        ("listen tcp :8000: bind: address already in use", True),
+        ("ValueError: port 30000 is already in use", True),
+        ("OSError: [Errno 99] Cannot assign requested address", False),
+        ("ValueError: model name already in use", False),
+        ("errno 981", False),
+    ],
+)
+def test_a_port_that_was_in_use_is_told_in_many_words(line: str, in_use: bool) -> None:
+    assert says_in_use(line) == in_use

@@ -524,6 +524,19 @@ class TestBudgets:
             session.run()
         assert 6 <= len(session.events("evaluated")) <= 12
 
+    @pytest.mark.parametrize(("told", "soon"), [("[Errno 98] Address already in use", True), ("no answer", False)])
+    def test_so_does_one_whose_processes_take_each_other_s_port_but_not_a_node_that_is_sick(
+        self, told: str, soon: bool, tmp_path: Path
+    ) -> None:
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"n0: the service exited with code 1 while starting: OSError: {told}", "infrastructure")
+
+        session = Session(tmp_path, configured(search__evaluations=100, search__fruitless=3), measure=refused)
+        alike = rf"each of the first \d+ evaluations failed alike:\n  n0: .*{re.escape(told)}"
+        with pytest.raises(RunFailed, match=alike if soon else "all of the last 18 evaluations failed:"):
+            session.run()
+        assert (len(session.events("evaluated")) <= 12) == soon
+
     @pytest.mark.parametrize(
         "told", ["out of memory: got 5 GiB", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "was killed by signal 9"]
     )

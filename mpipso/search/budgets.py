@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from mpipso.config import Search
 from mpipso.evaluation import Failure
-from mpipso.logtext import essence
+from mpipso.logtext import essence, says_in_use
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.trials import Trial, Trials
@@ -100,11 +100,16 @@ def fruitless(
 
 
 def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) -> bool:
-    """Whether the service fails for a reason that no configuration cures: the baseline, which is among the evaluations
-    that all failed alike, fails too, and not for want of memory."""
+    """Whether the service fails for a reason that no configuration cures.
+
+    Then the baseline, which is among the evaluations that all failed alike, fails too, and not for want of memory.
+
+    A port that was in use each time, after all repetitions on whatever groups, is one that the service itself takes.
+    """
     baseline = trials.baseline
     tried = baseline is not None and any(number in numbers for number in baseline.numbers)
-    return tried and failure.kind == "configuration" and not _MEMORY.search(failure.cause)
+    own = failure.kind == "configuration" or says_in_use(failure.cause)
+    return tried and own and not _MEMORY.search(failure.cause)
 
 
 def _reason(failure: Failure | None) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.logtext import says_in_use
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs
 from mpipso.service.engines.base import Engine, Layout, Start
@@ -307,7 +308,8 @@ class ServiceGroup:
     def _check_alive(self, when: str, port: int = 0, reached: threading.Event | None = None) -> None:
         """Raise if this node was stopped, or a process of the service has ended.
 
-        With ``port`` that may be because of another process, if that took it.
+        With ``port`` that may be because of another process, if that took it. So it is if the service says that any
+        other port of its own was in use.
         ``reached`` is set once somebody has listened on that port.
         """
         if stopped := self._stops.told([self._local]):
@@ -315,7 +317,7 @@ class ServiceGroup:
         causes, told = ends(self._running, self._engine, when, heard=reached is None or reached.is_set())
         if causes:
             taken = self._taken(port) if port else []
-            kind: FailureKind = "infrastructure" if taken else "configuration"
+            kind: FailureKind = "infrastructure" if taken or says_in_use(causes[0]) else "configuration"
             raise EvaluationFailed("; ".join([*taken, *causes]), kind=kind, detail=tails(told))
 
     def _explain(self, master_port: int, refused: bool) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpipso.errors import EvaluationFailed
+from mpipso.logtext import IN_USE, says_in_use
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
 from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED, OTHER, Reason
@@ -70,7 +71,10 @@ class Running:
         found = None if self.ready is None else self._reason_under_load(engine, self.ready)
         if found is None or (found.remoteness == OTHER and not lately):
             found = engine.reason(self.tail(REASON_LINES))
-        return Reason(found.remoteness, quoted(found.line))
+        line = quoted(found.line)
+        # What is to blame hangs on these words, so that they must not be what is cut.
+        lost = says_in_use(found.line) and not says_in_use(line)
+        return Reason(found.remoteness, f"{line} ({IN_USE})" if lost else line)
 
     def _reason_under_load(self, engine: Engine, ready: int) -> Reason:
         """The first line of those that tell most since the benchmark began; notes where it is."""
@@ -106,6 +110,7 @@ def tails(several: Sequence[Running]) -> str:
 def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) -> tuple[list[str], list[Running]]:
     """Why the service has ended, in words, the nearest cause first, and the processes whose logs tell; none if it runs.
 
+    Of causes that are equally near, a port that was in use goes first: others lose their connection to who wanted it.
     It has ended as soon as one of its processes has. ``heard`` says whether anybody has listened where it should: else
     a process that ended well may have gone to the background.
     """
@@ -131,4 +136,5 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             remoteness = nearest if reason.remoteness > MEMORY and nearest < ELSEWHERE else reason.remoteness
             causes.append(Reason(remoteness, f"{running.node.name}: {running.role} says: {reason.line}"))
             told.append(running)
-    return [cause.line for cause in sorted(causes, key=lambda each: each.remoteness)], told
+    causes.sort(key=lambda each: (each.remoteness, not says_in_use(each.line)))
+    return [cause.line for cause in causes], told

@@ -362,6 +362,40 @@ def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: B
     assert f"pid {os.getpid()}" in cause
 
 
+def test_a_service_that_ends_because_another_port_was_taken_is_not_to_blame(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        listen = "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[1])))"
+        command = (sys.executable, "-c", listen, str(holder.getsockname()[1]))
+        kind, cause = failed(bench.evaluate({"command": command}))
+    assert kind == "infrastructure"
+    assert cause.startswith("node0: the service exited with code 1 while starting: OSError: [Errno 98] Address already")
+
+
+def test_a_taken_port_is_told_though_the_line_that_says_so_is_cut(bench: Bench, ended: None) -> None:
+    line = f"RuntimeError: The server socket {'has failed to listen on any address ' * 5}port: 29500, name: EADDRINUSE"
+    kind, cause = failed(bench.evaluate({"command": ("sh", "-c", 'echo "$0"; exit 1', line)}))
+    assert kind == "infrastructure"
+    assert cause.endswith("... (address already in use)")
+
+
+def test_a_taken_port_that_the_service_survived_is_not_why_it_ended(bench: Bench, ended: None) -> None:
+    log = "OSError: [Errno 98] Address already in use\ntrying the next port\nValueError: bad"
+    kind, cause = failed(bench.evaluate({"command": ("sh", "-c", 'echo "$0"; exit 1', log)}))
+    assert (kind, cause) == ("configuration", "node0: the service exited with code 1 while starting: ValueError: bad")
+
+
+def test_a_master_whose_port_was_taken_is_named_before_the_workers_that_lost_it(bench: Bench, ended: None) -> None:
+    ends = ("sh", "-c", 'echo "$0"; exit 1')
+    service = {
+        "command": (*ends, "OSError: [Errno 98] Address already in use"),
+        "worker_command": (*ends, "RuntimeError: no master"),
+    }
+    kind, cause = failed(bench.evaluate(service, nodes=2))
+    assert kind == "infrastructure"
+    assert cause.startswith("node0: the master exited with code 1 while starting: OSError: [Errno 98]")
+    assert "; node1: the worker exited with code 1" in cause
+
+
 def test_the_embedded_server_is_recognised_by_its_name_and_measured(bench: Bench) -> None:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("gguf")
