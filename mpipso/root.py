@@ -18,6 +18,7 @@ from mpipso.cluster.dispatch import (
     Dispatcher,
     Evaluated,
     Event,
+    GivenUp,
     Probed,
     Progress,
     Quarantined,
@@ -117,7 +118,9 @@ class Root:
             self._closing = True
             self._dispatcher.cancel()
             while self._dispatcher.running and not self._out_of_patience():
-                self._step()
+                for event in self._step():
+                    if isinstance(event, GivenUp):
+                        self._take(event)
             self._send_home()
 
     def _search(self) -> None:
@@ -192,6 +195,8 @@ class Root:
                 self._tuning.assigned(event.group, event.assignment)
             case Retried():
                 self._tuning.retried(event.evaluation)
+            case GivenUp():
+                self._tuning.given_up(event.evaluation)
             case Evaluated():
                 self._tuning.evaluated(event.evaluation)
                 self._dispatcher.known_good = self._tuning.known_good()

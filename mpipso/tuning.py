@@ -214,6 +214,13 @@ class Tuning:
         )
         self._monitor.retried(evaluation.group, evaluation.number, failure.cause)
 
+    def given_up(self, evaluation: Evaluation) -> None:
+        """Keep the files of an attempt that the end of the run has cut short; nothing else of it counts."""
+        try:
+            self._folder.save(evaluation)
+        except RunFailed as error:  # the run ends anyway, perhaps because of that disk
+            self._monitor.note(f"note: {error}")
+
     def evaluated(self, evaluation: Evaluation) -> None:
         """Record a final result, and judge it as soon as the baseline is known if limits are relative to that.
 

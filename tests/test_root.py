@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,3 +227,45 @@ def test_a_night_for_which_the_job_is_suspended_is_not_taken_for_evaluations_tha
         Root(played(channel, tmp_path, nap), tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat").run()
     assert [evaluation.number for evaluation in evaluated] == [0, 1]
     assert night[0]
+
+
+class Stopping(Working):
+    """The root's end: ranks 1 and 2 evaluate until they are told to give up, and report what there is by then."""
+
+    def post(self, dest: int, message: object) -> None:
+        super().post(dest, message)
+        if isinstance(message, Order) and isinstance(message.content, Cancel):
+            for rank, assignment in [each for each in self.working if each[0] == dest]:
+                failure, files = Failure("cancelled", "cancelled"), {"service.log": b"loading"}
+                self._mailboxes[ROOT].append(
+                    (rank, replace(assignment.evaluation(rank - 1), failure=failure, files=files))
+                )
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["interrupted", "failed"])
+def test_what_is_cut_short_by_the_end_of_the_run_is_kept(failed: bool, tmp_path: Path) -> None:
+    channel, interrupts = Stopping(), Interrupts()
+    given_up: list[Evaluation] = []
+
+    def assigned(group: int, assignment: Assignment) -> None:
+        if group == 1 and failed:
+            raise RunFailed("it fails")
+        if group == 1:
+            interrupts.ask(signal.SIGINT)
+
+    tuning: Any = SimpleNamespace(
+        cause="",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: None,
+        propose=lambda idle: [] if channel.working else [Assignment(number, 1, {}) for number in range(2)],
+        assigned=assigned,
+        given_up=given_up.append,
+    )
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        limits = TimeLimits(None, 0.0, {})
+        root = Root(played(channel, tmp_path), tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat")
+        with pytest.raises(RunFailed, match="it fails") if failed else contextlib.nullcontext():
+            root.run()
+    assert [(each.number, dict(each.files)) for each in given_up] == [(n, {"service.log": b"loading"}) for n in (0, 1)]

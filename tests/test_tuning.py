@@ -296,6 +296,33 @@ class TestResume:
         again.run()
         assert [(each.number, each.attempt) for each in again.assigned[:2]] == [(0, 2), (1, 1)]
 
+    def test_what_was_cut_short_keeps_its_files_and_is_repeated_beside_them(self, folders: Iterator[Path]) -> None:
+        folder = next(folders)
+        first = Session(folder, configured(search__evaluations=1))
+        with Journal.create(folder) as journal:
+            journal.write("started", config="", objective="output_throughput")
+            tuning = first._tuning(journal, Monitor(1, {0: "node"}, io.StringIO(), Screen("plain")), [])
+            (assignment,) = tuning.propose(1)
+            tuning.assigned(0, assignment)
+            before = (folder / FILE).read_text()
+            failure = Failure("cancelled", "cancelled")
+            tuning.given_up(replace(assignment.evaluation(0), failure=failure, files={"service.log": b"loading"}))
+            assert (folder / FILE).read_text() == before, "nothing else of it counts"
+        again = Session(folder, configured(search__evaluations=1))
+        assert again.run().cause == "evaluations"
+        assert [(each.number, each.attempt) for each in again.assigned] == [(0, 2)]
+        assert sorted(each.name for each in (folder / "evaluations").iterdir()) == ["0000-1", "0000-2"]
+        assert (folder / "evaluations/0000-1/service.log").read_bytes() == b"loading"
+
+    def test_what_was_cut_short_and_cannot_be_kept_is_no_other_end(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__evaluations=1))
+        with Journal.create(tmp_path) as journal:
+            tuning = session._tuning(journal, Monitor(1, {0: "node"}, session.shown, Screen("plain")), [])
+            (assignment,) = tuning.propose(1)
+            (tmp_path / "evaluations").touch()
+            tuning.given_up(replace(assignment.evaluation(0), failure=Failure("cancelled", "cancelled")))
+        assert "evaluations/0000-1" in session.shown.getvalue()
+
     def test_the_best_is_known_though_the_line_that_names_it_was_torn(self, folders: Iterator[Path]) -> None:
         """The last evaluation is the best one, and the run was killed before it could say so."""
         config = configured(search__evaluations=2, search__particles=2)

@@ -52,6 +52,13 @@ class Retried:
 
 
 @dataclass(frozen=True)
+class GivenUp:
+    """An evaluation that the end of the run has cut short: it has no result, but files that tell how far it came."""
+
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
 class Quarantined:
     """A group gets no particles until a probe of it passes, the next one in ``pause`` seconds."""
 
@@ -74,7 +81,7 @@ class Readmitted:
     group: int
 
 
-Event = Progress | Assigned | Evaluated | Retried | Quarantined | Probed | Readmitted
+Event = Progress | Assigned | Evaluated | Retried | GivenUp | Quarantined | Probed | Readmitted
 
 
 def dated(event: Event, offset: float) -> Event:
@@ -228,7 +235,7 @@ class Dispatcher:
             return [Evaluated(evaluation)]
         if failure.kind == "cancelled" or self._ending:
             # It has no result, and says nothing: a resumed run tries it again.
-            return []
+            return [GivenUp(evaluation)] if evaluation.files else []
         if evaluation.suspended and self._suspended[evaluation.number] < SUSPENSIONS:
             self._suspended[evaluation.number] += 1
             return self._again(evaluation, assignment, failed_on)

@@ -15,6 +15,7 @@ from mpipso.cluster.dispatch import (
     Dispatcher,
     Evaluated,
     Event,
+    GivenUp,
     Probed,
     Progress,
     Quarantined,
@@ -346,6 +347,18 @@ def test_cancel_reaches_every_running_group_once_and_ends_the_queue() -> None:
     groups.step()
     groups.dispatcher.cancel()
     assert sorted(groups.cancelled) == [0, 0, 1], "what begins later can be given up too"
+
+
+@pytest.mark.parametrize("kind", ["cancelled", "infrastructure"])
+def test_of_what_is_given_up_the_files_are_passed_on_and_nothing_else(kind: FailureKind) -> None:
+    groups = Groups(1)
+    groups.submit([0])
+    groups.step()
+    groups.dispatcher.cancel()
+    done = groups.running.pop(0)
+    told = replace(done.evaluation(0), failure=Failure("it broke", kind), files={"service.log": b"loading"})
+    assert groups.dispatcher.take(0, told, groups.now) == [GivenUp(told)]
+    assert groups.step() == [] and not groups.dispatcher.busy
 
 
 def test_a_result_that_comes_after_the_order_to_give_up_counts() -> None:
