@@ -248,15 +248,16 @@ class ServiceGroup:
     def _readiness(
         self, target: Target, configuration: Configuration, layout: Layout, env: Mapping[str, str]
     ) -> Readiness:
-        service = self._config.service
+        service, running = self._config.service, self._running[-1]
         return Readiness(
-            master=self._nodes[self._master],
-            handle=self._running[-1].handle,
+            master=running.node,
+            handle=running.handle,
             target=target,
             client=self._client,
             health_url=self._engine.health_url(self._config, configuration, layout),
             health_command=self._engine.fill(service.health_command, self._config, configuration, layout),
             env=env,
+            log=f"{running.node.name}:{Path(running.node.work_dir) / running.log}",
             explain=partial(self._explain, layout.master_port),
         )
 

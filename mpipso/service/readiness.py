@@ -23,6 +23,8 @@ HEALTH_LIMIT = 10.0
 """Seconds for one answer of the health URL."""
 COMMAND_LIMIT = 60.0
 """Seconds for one health command: one that hangs, as it asks a service that still loads, is called again."""
+LONG = 60.0
+"""Seconds after which who waits for a start is told where the log is."""
 DYING = 5.0
 """Seconds, at most, from when a service is no longer healthy to its end: it closes its port first."""
 
@@ -41,6 +43,8 @@ class Readiness:
         The command decides if there is one, else the URL; with neither, the open port.
     env:
         What is added to the command's environment, as to the service's.
+    log:
+        Where the log of that process is while it runs, for people.
     explain:
         Says in words what may be why the service is not ready; it is told whether a connection was refused where the
         service should listen.
@@ -55,11 +59,14 @@ class Readiness:
     health_url: str
     health_command: Sequence[str]
     env: Mapping[str, str]
+    log: str
     explain: Callable[[bool], Sequence[str]]
     reached: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
         """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
+
+        Of a start that takes :data:`LONG` it is also told where the log is.
 
         Raises
         ------
@@ -68,7 +75,8 @@ class Readiness:
         Cancelled
             ``over`` was set.
         """
-        deadline = time.monotonic() + limit
+        began = time.monotonic()
+        deadline = began + limit
         pause, told = FIRST_PAUSE, ""
         while True:
             try:
@@ -80,8 +88,9 @@ class Readiness:
                 if time.monotonic() >= deadline:
                     why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
                     raise EvaluationFailed(f"not ready within {limit:g} s: {why}") from None
-                if str(problem) != told:
-                    told = str(problem)
+                where = f"; its log: {self.log}" if time.monotonic() - began >= LONG else ""
+                if f"{problem}{where}" != told:
+                    told = f"{problem}{where}"
                     tell(told)
             over.wait(pause)  # if it is set, the next check says so
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -436,6 +436,21 @@ def test_a_health_command_decides_where_there_is_one(bench: Bench) -> None:
     assert bench.waits.count(bench.waits[-1]) == 1, "it is told when it changes, not at every look"
 
 
+@pytest.mark.parametrize("spans", [False, True])
+def test_of_a_start_that_takes_long_the_place_of_the_log_is_told(
+    bench: Bench, spans: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "LONG", 1.0)
+    loads = ("sh", "-c", "echo loading; exec sleep 1000")
+    service = {"command": loads, "start_timeout": 2.0, **({"worker_command": loads} if spans else {})}
+    _, cause = failed(bench.evaluate(service, nodes=2 if spans else 1, master=1 if spans else 0))
+    host = "node1" if spans else "node0"
+    told = [wait for wait in bench.waits if "log" in wait]
+    log = Path(bench.nodes[int(spans)].work_dir) / f"service-0-{host}.log"
+    assert told == [f"{bench.waits[0]}; its log: {host}:{log}"], "once, and not at the beginning"
+    assert "its log" not in cause, "which is gone by then"
+
+
 def test_the_error_of_a_service_that_hangs_is_told_when_it_is_given_up(bench: Bench, begun: None) -> None:
     """A rank has died of missing memory, and what has started it waits on."""
     memory = "RuntimeError: NPU out of memory. Tried to allocate 4.00 GiB"
