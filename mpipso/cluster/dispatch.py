@@ -16,6 +16,9 @@ from mpipso.evaluation import PROBE, Assignment, Configuration, Evaluation, Fail
 
 SUSPENSIONS = 5
 """How often an evaluation is repeated because the job was suspended, before that counts like any other failure."""
+RESTS = (5.0, 15.0)
+"""Seconds that pass after the first, and after each further, failure of infrastructure of an evaluation until the group
+on which it failed may try it again, so that a passing cause passes."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Dispatcher:
         self._queue: deque[Assignment] = deque()
         self._running: dict[int, tuple[Assignment, float]] = {}
         self._failed_on: dict[int, list[int]] = {}
+        self._rests: dict[tuple[int, int], float] = {}  # by evaluation and group: the time at which it is over
         self._unmeasured: set[int] = set()
         self._suspended: Counter[int] = Counter()
         self._cancelled: set[int] = set()
@@ -172,7 +176,7 @@ class Dispatcher:
             return []
         failure = Failure(cause, "infrastructure")
         lost = replace(assignment.evaluation(group), failure=failure, started=since, ended=now)
-        return self._settle(lost, assignment)
+        return self._settle(lost, assignment, now)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:
         """Put assignments at the end of the queue."""
@@ -190,13 +194,13 @@ class Dispatcher:
         del self._running[group]
         if assignment.label == PROBE:
             return self._probed(message, now)
-        return [*self._settle(message, assignment), *self._judge_health(message, now)]
+        return [*self._settle(message, assignment, now), *self._judge_health(message, now)]
 
     def step(self, now: float) -> list[Event]:
         """Give what is queued to the groups that are free, and probe those in quarantine."""
         events: list[Event] = []
         for group in sorted(self._health.get_healthy_groups() - self._running.keys()):
-            assignment = self._next_for(group)
+            assignment = self._next_for(group, now)
             if assignment is not None:
                 self._assign(group, assignment, now)
                 events.append(Assigned(group, assignment))
@@ -228,7 +232,7 @@ class Dispatcher:
         self._cancelled.discard(group)
         self._post(group, assignment)
 
-    def _settle(self, evaluation: Evaluation, assignment: Assignment) -> list[Event]:
+    def _settle(self, evaluation: Evaluation, assignment: Assignment, now: float) -> list[Event]:
         failure = evaluation.failure
         failed_on = self._failed_on.pop(evaluation.number, [])
         if failure is None or failure.kind == "configuration":
@@ -244,6 +248,8 @@ class Dispatcher:
             return [Evaluated(evaluation)]
         if measurement:
             self._unmeasured.add(evaluation.number)
+        else:
+            self._rests[evaluation.number, evaluation.group] = now + RESTS[min(len(failed_on), len(RESTS) - 1)]
         return self._again(evaluation, assignment, [*failed_on, evaluation.group])
 
     def _again(self, evaluation: Evaluation, assignment: Assignment, failed_on: list[int]) -> list[Event]:
@@ -272,16 +278,18 @@ class Dispatcher:
     def _quarantined(self, group: int) -> Quarantined:
         return Quarantined(group, self._health.cause(group), self._health.pause(group))
 
-    def _next_for(self, group: int) -> Assignment | None:
+    def _next_for(self, group: int, now: float) -> Assignment | None:
         """The next assignment for a group: none that has failed on it, as long as another group may still take it.
 
-        One that the group has not measured before goes before one that it has.
+        One that has failed on all healthy groups rests (:data:`RESTS`) before the group takes it again, while it may
+        take others. One that the group has not measured before goes before one that it has.
         """
         healthy = self._health.get_healthy_groups()
         fits = [
             index
             for index, assignment in enumerate(self._queue)
-            if group not in (failed_on := self._failed_on.get(assignment.number, [])) or healthy.issubset(failed_on)
+            if group not in (failed_on := self._failed_on.get(assignment.number, []))
+            or (healthy.issubset(failed_on) and now >= self._rests.get((assignment.number, group), now))
         ]
         if not fits:
             return None

@@ -9,6 +9,7 @@ import pytest
 
 from mpipso.cluster.dispatch import (
     PROBE,
+    RESTS,
     SUSPENSIONS,
     Assigned,
     Cancel,
@@ -154,6 +155,7 @@ def test_an_evaluation_is_given_up_if_suspensions_leave_no_time_for_it() -> None
     for _ in range(SUSPENSIONS + 1):
         groups.step()
         assert kinds(groups.report(0, "infrastructure", suspended=True)) == [Retried]
+    groups.now += RESTS[0]
     groups.step()
     assert kinds(groups.report(0, "infrastructure", suspended=True)) == [Evaluated]
     assert groups.health.check_all() == {0: True}
@@ -190,10 +192,46 @@ def test_the_only_group_retries_its_own_failures() -> None:
         groups.step()
         attempts.append(groups.running[0].attempt)
         events = groups.report(0, "infrastructure")
+        groups.now += max(RESTS)
     assert attempts == [1, 2, 3]
     (final,) = events
     assert isinstance(final, Evaluated)
     assert final.evaluation.failure == Failure("it broke", "infrastructure")
+
+
+def test_the_only_group_does_other_work_before_it_tries_again_what_has_just_failed() -> None:
+    groups = Groups(1, retries=3)
+    groups.submit([0, 1, 2])
+    groups.step()
+    began = []
+    for rest in (RESTS[0], RESTS[1], RESTS[-1]):
+        groups.report(0, "infrastructure")
+        failed_at = groups.now
+        while groups.running.get(0, Assignment(-1, 1, {})).number != 0:
+            began.append(groups.numbers())
+            if groups.running:
+                groups.report(0)
+            groups.now += 0.5
+            groups.step()
+        assert groups.now == failed_at + rest
+    assert groups.running[0].attempt == 4
+    assert {0: 1} in began and {0: 2} in began
+    assert RESTS[0] < RESTS[1]
+
+
+def test_a_measurement_and_another_group_do_not_wait() -> None:
+    groups = Groups(1)
+    groups.submit([0])
+    groups.step()
+    groups.report(0, "measurement")
+    groups.step()
+    assert groups.running[0].attempt == 2
+    groups.report(0, "infrastructure")
+    groups.step()
+    assert groups.running == {}
+    groups.dispatcher.join(1)
+    groups.step()
+    assert groups.numbers() == {1: 0}
 
 
 def test_a_configuration_failure_is_not_retried() -> None:
@@ -259,6 +297,7 @@ def test_the_late_result_of_a_first_attempt_does_not_count_for_the_second() -> N
     groups.step()
     first = groups.running[0]
     groups.report(0, "infrastructure")
+    groups.now += RESTS[0]
     groups.step()
     assert groups.running[0].attempt == 2
     assert groups.report(0, assignment=first) == []
