@@ -339,8 +339,7 @@ class Root:
         if config.search.evaluation_timeout is not None:
             return config.search.evaluation_timeout + config.service.stop_grace + SLACK
         nodes = max((len(group.nodes) for group in self._membership.groups.values()), default=1)
-        updates = nodes if config.service.update_command else 0
-        starts = (1 + updates) * config.service.start_timeout
+        starts = (1 + (nodes if config.service.update_command else 0)) * config.service.start_timeout
         return starts + config.benchmark.timeout + config.service.stop_grace + SLACK
 
     # Signs of life, and the end
