@@ -156,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_tune(command: argparse.ArgumentParser) -> None:
     _add_run_flags(command)
+    command.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="leave this host out, whether a hostfile or a group names it; the other nodes of its groups form new "
+        "ones; may be given several times",
+    )
     _add_progress(command)
 
 
@@ -246,14 +254,6 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--hostfile", type=Path, help="hostfile, in mpirun's format; groups are formed in its order")
     where.add_argument("--nodes", help="the hosts of each group: 'node0,node1:node2,node3'")
-    parser.add_argument(
-        "--without",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="leave this host out, whether a hostfile or a group names it; the other nodes of its groups form new "
-        "ones; may be given several times",
-    )
     parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the run in this folder")
     parser.add_argument("--run-name", help="name of the run's folder (the local time); if it exists, -2 is added")
     parser.add_argument(
@@ -282,7 +282,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         resume=arguments.resume,
         name=arguments.run_name,
         warm_start=tuple(arguments.warm_start),
-        without=tuple(arguments.without),
+        without=tuple(getattr(arguments, "without", ())),
     )
 
 

@@ -136,11 +136,14 @@ def _failures_not_told(config: Config) -> Iterator[str]:
 
 def _idle_connections(config: Config) -> Iterator[str]:
     """A concurrency that the load never has."""
-    requests, concurrency = config.benchmark.requests, config.benchmark.concurrency
-    if isinstance(requests, int) and isinstance(concurrency, int) and requests < concurrency:
+    requests, name = config.benchmark.requests, config.benchmark.called.get("concurrency")
+    parameter = next((each for each in config.parameters if each.name == name), None)
+    bounds = [config.benchmark.concurrency] if parameter is None else [parameter.max, *parameter.choices]
+    most = max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
+    if isinstance(requests, int) and requests < most:
         yield (
-            f"benchmark.concurrency = {concurrency}: of requests = {requests} no more than these are ever under way at "
-            "a time"
+            f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more than "
+            "these are ever under way at a time"
         )
 
 
@@ -190,7 +193,7 @@ def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
         uses = f"uses {{{told[0]}}}, but " if told else ""
         yield (
             f"service.command: {uses}without a service.worker_command nothing is started on "
-            f"{listed(list(dict.fromkeys(idle)))}"
+            f"{listed(list(dict.fromkeys(idle)))}, unless that command does it"
         )
 
 
@@ -211,7 +214,8 @@ def _unread_file(config: Config) -> Iterator[str]:
     commands = (*service.command, *service.worker_command, *service.update_command, *service.env.values())
     told = {"config", "work_dir"} & placeholders(commands) or any("MPIPSO_CONFIG" in word for word in commands)
     if service.config_file is not None and service.command and not told:
-        yield "service.config_file: no command uses {config}, so the service may not read it"
+        unless = ", unless it reads MPIPSO_CONFIG" if ENGINES.create(service.engine).exports else ""
+        yield f"service.config_file: no command uses {{config}}, so the service does not read it{unless}"
 
 
 def _idle_groups(config: Config, plan: Plan) -> Iterator[str]:
@@ -219,10 +223,7 @@ def _idle_groups(config: Config, plan: Plan) -> Iterator[str]:
     search, groups = config.search, len(plan.groups)
     if search.schedule != "async" and search.batch < groups:
         key = "window" if search.schedule == "window" else "particles"
-        yield (
-            f"search.{key} = {search.batch}: of {groups} service groups no more than {search.batch} are ever busy; "
-            "without it all are"
-        )
+        yield f"search.{key} = {search.batch}: the search keeps no more than these of {groups} service groups busy"
 
 
 def _shared_addresses(plan: Plan) -> Iterator[str]:

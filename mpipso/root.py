@@ -118,9 +118,8 @@ class Root:
             self._closing = True
             self._dispatcher.cancel()
             while self._dispatcher.running and not self._out_of_patience():
-                for event in self._step():
-                    if isinstance(event, GivenUp):
-                        self._take(event)
+                for event in [each for each in self._step() if isinstance(each, GivenUp)]:
+                    self._take(event)
             self._send_home()
 
     def _search(self) -> None:

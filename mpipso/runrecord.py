@@ -68,6 +68,7 @@ class RunRecord:
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
         self._past = self._journal.past
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
+        self._folder.redactor.spare(config.objective.derived.values())
 
     def keep(self, context: RankContext, interrupts: Interrupts) -> int:
         """Go through rank 0's whole run, from the journal's first line to the summary; returns the exit code."""

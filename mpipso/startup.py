@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpipso.cluster.hosts import Hosts, parse_nodes, read_hostfile
 from mpipso.cluster.placement import regrouped
 from mpipso.cluster.plan import Plan
@@ -16,6 +18,7 @@ from mpipso.config.file import load, parse
 from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
+from mpipso.evaluation import METRICS
 from mpipso.launched import RESTARTS
 from mpipso.record.resume import as_before, differences, read_run, started_elsewhere
 from mpipso.record.usage import usage
@@ -95,7 +98,8 @@ def read_config(options: Options) -> Config:
     if options.config is not None:
         config = load(options.config, overrides=options.overrides, **_adapters())
     else:
-        config = parse(earlier or template(EMBEDDED), source, overrides=options.overrides, **_adapters())
+        text = earlier or template(EMBEDDED)
+        config = parse(text, source, overrides=options.overrides, earlier=bool(earlier), **_adapters())
     config = _with_template(config, source, given=options.config is not None)
     if options.resume is not None:
         before = _before(options.resume, earlier)
@@ -121,7 +125,7 @@ def _before(folder: Path, text: str) -> Config | None:
     """The configuration that the run in ``folder`` had, of which this is the text; None if that is empty."""
     if not text:
         return None
-    config = parse(text, str(folder), **_adapters())
+    config = parse(text, str(folder), earlier=True, **_adapters())
     return config.model_copy(update={"search": as_before(config.search)})
 
 
@@ -186,8 +190,15 @@ def well_defined(config: Config) -> Space:
         The parameters contradict each other, limits refer to a baseline that is not given, or one of the
         configurations that are to be measured first is outside the space.
     """
-    space = Space(config.parameters, config.constraints)
+    space = Space(config.parameters, config.conditions)
     objective = Objective(config.objective)
+    # A function that there is not, or arithmetic with text, is wrong whatever is measured. No two metrics are equal
+    # here, lest a difference of two be a divisor.
+    some = {name: 1.0 + 0.1 * place for place, name in enumerate((*METRICS, *config.benchmark.metrics))}
+    try:
+        objective.derived(some, space.baseline or space.decode(np.full(space.dimensions, 0.5)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if space.baseline is None and objective.relative:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
     first_points(config.search, space)

@@ -25,7 +25,7 @@ def worth(outcome: Outcome) -> Mapping[str, str]:
         return {}
     try:
         config = parse(outcome.config, str(outcome.folder))
-        space = Space(config.parameters, config.constraints)
+        space = Space(config.parameters, config.conditions)
         space.encode(best.configuration)
     except (UserError, ValueError):
         return {}

@@ -769,7 +769,7 @@ def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pyt
     change(config, '"{port}"]', '"{port}", "{nnodes}"]')
     assert notes(config, capsys, *words) == [
         "service.command: uses {nnodes}, but without a service.worker_command nothing is started on "
-        "127.0.0.3, 127.0.0.5"
+        "127.0.0.3, 127.0.0.5, unless that command does it"
     ]
     assert notes(config, capsys, "--nodes", "127.0.0.2:127.0.0.3") == []
     change(config, "[benchmark]", 'worker_command = ["sleep", "{node_rank}"]\n[benchmark]')

@@ -125,8 +125,9 @@ class Benchmark(Section):
 
     def load(self, configuration: Configuration) -> dict[str, Value]:
         """The settings of the load that are given, with the values that a configuration has for them."""
-        given = {key: value for key in _LOAD if (value := getattr(self, key)) is not None}
-        return given | {key: configuration[name] for key, name in self.called.items()}
+        given = {key: getattr(self, key) for key in _LOAD}
+        given |= {key: configuration.get(name) for key, name in self.called.items()}
+        return {key: value for key, value in given.items() if value is not None}
 
     @field_validator("client")
     @classmethod

@@ -22,15 +22,21 @@ SHOWN = 200
 """How much of a value a message shows."""
 
 
-def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
+def load(
+    path: Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    engines: Collection[str] | None = None,
+    clients: Collection[str] | None = None,
+) -> Config:
     """Read and validate a TOML file.
 
     Parameters
     ----------
     overrides:
         Values by dotted key (``search.seed``) that replace those of the file, as command-line flags do.
-    known:
-        ``engines`` and ``clients``: the adapter names that exist.
+    engines, clients:
+        The adapter names that exist, if they are to be checked.
 
     Raises
     ------
@@ -42,11 +48,22 @@ def load(path: Path, *, overrides: Mapping[str, Any] | None = None, **known: Col
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"{path}: cannot be read: {reason}") from None
-    return parse(text, str(path), overrides=overrides, **known)
+    return parse(text, str(path), overrides=overrides, engines=engines, clients=clients)
 
 
-def parse(text: str, source: str, *, overrides: Mapping[str, Any] | None = None, **known: Collection[str]) -> Config:
-    """Validate TOML text; ``source`` names it in messages. See :func:`load`."""
+def parse(
+    text: str,
+    source: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    engines: Collection[str] | None = None,
+    clients: Collection[str] | None = None,
+    earlier: bool = False,
+) -> Config:
+    """Validate TOML text; ``source`` names it in messages. See :func:`load`.
+
+    What an ``earlier`` run had may be what earlier versions let pass.
+    """
     try:
         data = tomli.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of too many digits, and lists in lists in lists
@@ -60,7 +77,9 @@ def parse(text: str, source: str, *, overrides: Mapping[str, Any] | None = None,
                 raise UserError(f"{source}: {section} must be a table")
         table[last] = value
     try:
-        return Config.model_validate(_tuples(data), context=known)
+        return Config.model_validate(
+            _tuples(data), context={"engines": engines, "clients": clients, "earlier": earlier}
+        )
     except ValidationError as error:
         raise UserError([f"{source}: {line}" for line in _explain(error.errors())]) from None
 

@@ -64,9 +64,11 @@ class Limit(Section):
         return "baseline" in (self.max, self.min)
 
     @model_validator(mode="after")
-    def _one_side(self) -> Limit:
+    def _one_side(self, info: ValidationInfo) -> Limit:
         if (self.max is None) == (self.min is None):
             raise ValueError("give either max or min")
+        if (info.context or {}).get("earlier"):
+            return self
         if self.factor != 1.0 and not self.relative:
             raise ValueError(f'factor = {self.factor:g} goes with "baseline", not with a number')
         if self.metric in METRICS and isinstance(self.max, float) and self.max < 0:
@@ -101,7 +103,9 @@ class ObjectiveSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _limits_that_can_be_kept(self) -> ObjectiveSection:
+    def _limits_that_can_be_kept(self, info: ValidationInfo) -> ObjectiveSection:
+        if (info.context or {}).get("earlier"):
+            return self
         for metric in dict.fromkeys(limit.metric for limit in self.slo):
             limits = [limit for limit in self.slo if limit.metric == metric]
             most = min((limit.max for limit in limits if isinstance(limit.max, float)), default=math.inf)
@@ -154,10 +158,10 @@ class SwarmSection(Section):
         return usual if self.phi1 is None else self.phi1, usual if self.phi2 is None else self.phi2
 
 
-_SWARM_SIZES = {"surrogate": 8, "pso": 16}
-"""Particles by strategy, at least. A classic swarm needs some to explore with."""
-_SWARM_SIZE = 16
-"""Particles that are enough for each group to get several of an iteration, unless there are more groups."""
+_LEAST_PARTICLES = {"surrogate": 8, "pso": 16}
+"""By strategy. A classic swarm needs some to explore with."""
+_ENOUGH_PARTICLES = 16
+"""No more are given to groups to have several of an iteration each."""
 
 
 class Search(Section):
@@ -204,7 +208,7 @@ class Search(Section):
     @property
     def swarm_size(self) -> int:
         """How many particles an iteration has."""
-        return self.particles or _SWARM_SIZES[self.strategy]
+        return self.particles or _LEAST_PARTICLES[self.strategy]
 
     @property
     def batch(self) -> int:
@@ -227,7 +231,7 @@ class Search(Section):
         Sizes that are not given are small, since the proposals of a batch do not learn from each other. But there are
         up to four particles for each group, lest groups wait for long at the end of each iteration.
         """
-        particles = max(self.swarm_size, min(4 * groups, _SWARM_SIZE), groups)
+        particles = max(self.swarm_size, min(4 * groups, _ENOUGH_PARTICLES), groups)
         return self.sized(particles, groups + groups // 2)
 
     @model_validator(mode="after")
@@ -255,6 +259,14 @@ class Config(Section):
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
     constraints: tuple[Constraint, ...] = ()
     output: str = "mpipso-runs"
+
+    @property
+    def conditions(self) -> tuple[Constraint, ...]:
+        """The constraints, and what is implied: settings of the load that are computed have to be positive."""
+        computed = {parameter.name for parameter in self.parameters if not parameter.searched}
+        least = {"requests": ">= 1", "concurrency": ">= 1", "request_rate": "> 0"}
+        called = ((key, name) for key, name in self.benchmark.called.items() if name in computed)
+        return (*self.constraints, *(Constraint(expression=f"{name} {least[key]}") for key, name in called))
 
     @property
     def needed(self) -> tuple[str, ...]:

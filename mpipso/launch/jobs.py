@@ -58,8 +58,7 @@ def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[C
     places = [node.host for group in parallel.service_groups for node in group.nodes]
     away = strangers(places) if places else []
     listed = launched_hosts(slots, config) or []
-    # The launcher reads a hostfile by itself, unless that has hosts that are to be left out.
-    named = (listed if options.without else []) if listed else places if away and not parallel.ssh else []
+    named = [] if listed or parallel.ssh or not away else places
     job = _batch_job(needed=not listed and not places)
     allocated = job.hosts if job and not job.slots else ()
     # Inside a Slurm job the launcher knows the hosts by itself, inside others only if it was built for it.
@@ -72,7 +71,7 @@ def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[C
     # A batch job of this host alone has it once, whatever the groups have places on it.
     alone = bool(places) and not away and not listed and len(set(hosts)) == 1
     count = ranks or (here if alone else len(hosts)) or here
-    wanted = Ranks(count, tuple(hosts), None if named else options.hostfile, named=bool(named))
+    wanted = Ranks(count, tuple(hosts), options.hostfile, named=bool(named) and options.hostfile is None)
     if job and job.hosts:
         _in_batch_job(wanted.host_of_each(), job)
     return config, wanted
@@ -199,8 +198,7 @@ class Job:
         self._write(hostfile, hosts)
         options = self.options
         if self.groups or options.hostfile is not None:
-            out = (host for host in dict.fromkeys(slots) if host in lost)
-            options = replace(options, without=(*self.options.without, *out))
+            options = replace(options, without=tuple(host for host in dict.fromkeys(slots) if host in lost))
         if not self.groups:
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": self.size})
         return replace(self, options=options, ranks=Ranks(left, tuple(hosts), hostfile), again=again)

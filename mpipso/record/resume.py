@@ -119,9 +119,11 @@ def differences(old: Config, new: Config) -> list[str]:
     before, after = map(_flat, tables)
     redactor = Redactor()
     redactor.learn(tables)
+    # Requests that failed count as that long.
+    decisive = "benchmark.timeout" if new.benchmark.min_success_rate < 1 and not new.benchmark.request_timeout else ""
     lines = []
     for key in dict.fromkeys([*before, *after]):
-        if _is_free(key) or _same(before.get(key), after.get(key)):
+        if (_is_free(key) and key != decisive) or _same(before.get(key), after.get(key)):
             continue
         was, now = (_shown(redactor.data({key: values.get(key)})[key]) for values in (before, after))
         lines.append(f"{key} was {was} and is now {now}")
@@ -131,6 +133,9 @@ def differences(old: Config, new: Config) -> list[str]:
 def _tables(config: Config) -> dict[str, Any]:
     """The configuration with the content of the service's configuration file as a table, however it is written."""
     tables = config.model_dump()
+    for limit in tables["objective"]["slo"]:
+        if "baseline" not in (limit["max"], limit["min"]):
+            limit["factor"] = 1.0  # which had no effect
     if (file := config.service.config_file) is not None:
         with contextlib.suppress(ValueError):
             tables["service"]["config_file"]["content"] = file.plain()

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,43 +163,63 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
         judged = results(events)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
+    other = _configuration(text, folder)
+    fixed = _fixed_load(other, config)
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
-        found.append((measured.configuration, mean(good) if works(good, measured.measurements) else None))
+        metrics = mean(good) if works(good, measured.measurements) else None
+        found.append(({**fixed, **measured.configuration}, metrics))
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
-    kept, notes = _comparable(found, baseline, config)
-    return kept, [*notes, *_otherwise(text, folder, config)]
+    computed = [] if other is None else [each.name for each in other.parameters if not each.searched]
+    kept, notes = _comparable(found, baseline, computed, config)
+    return kept, [*notes, *_otherwise(other, config)]
+
+
+def _configuration(text: str, folder: Path) -> Config | None:
+    """The configuration of an earlier run; None if it is of another version."""
+    try:
+        return parse(text, str(folder), earlier=True)
+    except (UserError, tomli.TOMLDecodeError):
+        return None
+
+
+def _fixed_load(other: Config | None, config: Config) -> dict[str, Value]:
+    """By the parameters that are settings of the load now, the numbers that an earlier run had there."""
+    load = {} if other is None else other.benchmark.load({})
+    return {name: load[key] for key, name in config.benchmark.called.items() if key in load}
 
 
 def _comparable(
-    found: Sequence[Result], baseline: Configuration | None, config: Config
+    found: Sequence[Result], baseline: Configuration | None, computed: Collection[str], config: Config
 ) -> tuple[list[Result], list[str]]:
     """The results of a run in which all that is no parameter any more had the value that it had in its baseline.
+
+    What was ``computed`` there from other parameters follows from these, and does not count.
 
     With a remark on the others, which tell of a service that this search cannot start. Without a baseline nobody knows
     which value is left: all are kept, and the remark names what is ignored.
     """
-    known = {parameter.name for parameter in config.parameters}
+    known = {*(parameter.name for parameter in config.parameters), *computed}
     dropped = dict.fromkeys(name for configuration, _ in found for name in configuration if name not in known)
     if baseline is None:
         remark = f"ignored parameters, without a baseline to compare with: {', '.join(dropped)}"
         return list(found), [remark] if dropped else []
     others = [dropped.keys() & figures.changes(configuration, baseline).keys() for configuration, _ in found]
     kept = [result for result, names in zip(found, others, strict=True) if not names]
-    differing = ", ".join(name for name in dropped if any(name in names for names in others))
+    differing = {name: baseline.get(name, "") for name in dropped if any(name in names for names in others)}
     count = len(found) - len(kept)
-    remark = f"{count} left out: no parameter any more, and not as in that run's baseline: {differing}"
+    remark = f"{count} left out: no parameter any more, and not as in its baseline: {figures.settings(differing)}"
     return kept, [remark] if differing else []
 
 
-def _otherwise(text: str, folder: Path, config: Config) -> list[str]:
+def _otherwise(other: Config | None, config: Config) -> list[str]:
     """A remark when the earlier run measured another service or with another workload, if that can be told."""
-    try:
-        other = parse(text, str(folder))
-    except (UserError, tomli.TOMLDecodeError):
+    if other is None:
         return ["its configuration is of another version, so nobody can tell whether it measured the same"]
-    keys = [line for line in differences(other, config) if line.startswith(("service.", "benchmark."))]
+    tuned = tuple(f"benchmark.{key} " for key in config.benchmark.called)
+    lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.")))
+    keys = [line for line in lines if not line.startswith(tuned)]
     more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
     return [f"measured otherwise: {', '.join(keys[:_TOLD])}{more}"] if keys else []
 
@@ -270,8 +290,8 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     known = {*searched, *METRICS, *config.benchmark.metrics}
     spare = [name for name in header if name not in {*known, *(parameter.name for parameter in config.parameters)}]
     defaults = _defaults(config) if any(name in header for name in searched) else {}
-    # A name that is much like it may be a mistake in writing, which a table of a run does not have.
-    optional = [name for name in defaults if RESULT in header or not _instead(name, spare)]
+    # A name that is much like it may be the same parameter, by an earlier name or with a mistake in writing.
+    optional = [name for name in defaults if not _instead(name, spare)]
     wanted = [("parameter", name) for name in searched if name not in optional]
     wanted += [("metric", name) for name in config.needed]
     problems = [

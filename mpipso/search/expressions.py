@@ -10,6 +10,7 @@ from types import CodeType
 
 import simpleeval
 
+from mpipso.config.parameters import names_in
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
 from mpipso.search.domains import Domain, Values, tidy
@@ -103,9 +104,7 @@ class Expression(Domain):
             raise UserError(f"{self._where}: {_TOO_DEEP}") from None
         if any(isinstance(node, (ast.Attribute, ast.JoinedStr)) for node in ast.walk(self._tree)):
             raise UserError(f"{self._where}: has a method or an f-string, which expressions do not have")
-        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
-        names = (n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name) and id(n) not in called)
-        self.reads = tuple(dict.fromkeys(names))
+        self.reads = names_in(text)
         self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
         """Whether it has a value whatever numbers it reads, unlike a division."""
         self._code = self._compiled()

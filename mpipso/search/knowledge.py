@@ -47,10 +47,9 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
     for given, metrics in results:
         try:
             fits = fitted(space, given)
+            fitting.append((fits, None if metrics is None else {**metrics, **objective.derived(metrics, fits)}))
         except ValueError as error:
             skipped.append(str(error))
-            continue
-        fitting.append((fits, None if metrics is None else {**metrics, **objective.derived(metrics, fits)}))
     together = _together(space, fitting)
     _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []

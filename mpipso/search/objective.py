@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 from mpipso.config import Limit, ObjectiveSection
@@ -25,17 +24,31 @@ class Objective:
         self.metric = section.metric
         self.maximized = section.maximize is not None
         self.limits = section.slo
+        self._needed = section.metrics
         self._derived = {
             name: Expression(f"objective.derived.{name}", text, "float") for name, text in section.derived.items()
         }
 
     def derived(self, metrics: Metrics, configuration: Configuration) -> dict[str, float]:
-        """The metrics that are computed from measured ones and the configuration, but for those without a value."""
+        """The metrics that are computed from measured ones and the configuration.
+
+        Those without a value, as after a division by zero, are left out unless it takes them to judge.
+
+        Raises
+        ------
+        ValueError
+            One that it takes to judge has no value.
+        """
         values = {**metrics, **configuration}
         found = {}
         for name, expression in self._derived.items():
-            with contextlib.suppress(UserError, KeyError):  # what was not measured, or a division by zero
+            try:
                 found[name] = float(expression.decode(0.5, values))
+            except KeyError:  # what is not needed need not have been measured
+                continue
+            except UserError as error:
+                if name in self._needed:
+                    raise ValueError(str(error)) from None
         return found
 
     @property
@@ -68,8 +81,7 @@ class Objective:
             return Score(failed=True, cause="no request was completed")
         for name in (self.metric, *(limit.metric for limit in self.limits)):
             if name not in metrics:
-                why = "has no value" if name in self._derived else "was not measured"
-                return Score(failed=True, cause=f"{name} {why}")
+                return Score(failed=True, cause=f"{name} was not measured")
             if not math.isfinite(metrics[name]):
                 return Score(failed=True, cause=f"{name} is {metrics[name]}")
 

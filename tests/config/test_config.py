@@ -312,6 +312,23 @@ class TestWhatIsRefused:
         data["search"] = search
         assert problems(data) == (f"my.toml: {line}",)
 
+    def test_computed_settings_of_the_load_have_to_be_positive(self) -> None:
+        data = with_parameter()
+        data["parameters"] += [
+            {"name": "sent", "type": "int", "expression": "batch - 6"},
+            {"name": "rate", "type": "float", "min": 0.5, "max": 2.0},
+        ]
+        data["benchmark"] = {"client": "openai", "requests": "{sent}", "request_rate": "{rate}"}
+        assert [condition.expression for condition in read(data).conditions] == ["sent >= 1"]
+
+    def test_what_earlier_versions_let_pass_is_still_read(self) -> None:
+        data = good()
+        limits = [{"metric": "completed", "min": 5.0, "factor": 0.9}, {"metric": "completed", "max": 3.0}]
+        data["objective"] = {"maximize": "output_throughput", "slo": limits}
+        with pytest.raises(UserError):
+            read(data)
+        assert len(parse(tomli_w.dumps(data), "journal", earlier=True).objective.slo) == 2
+
     def test_derived_metrics_are_known_and_tell_what_has_to_be_measured(self) -> None:
         data = good()
         limits = [{"metric": "ttft_p95_ms", "max": 9.0}, {"metric": "per_batch", "min": 1.0}]

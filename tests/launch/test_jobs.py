@@ -107,24 +107,6 @@ def test_check_shows_the_ranks_that_launch_starts(
     assert job.groups == loaded.parallel.service_groups
 
 
-def test_hosts_may_be_left_out_of_a_hostfile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A launcher that reads the file would start ranks on all of them."""
-    config, listed = tmp_path / "my.toml", tmp_path / "hosts.txt"
-    config.write_text(CONFIG + "nodes_per_group = 1\n")
-    listed.write_text(f"{AWAY} slots=8\n{FURTHER} slots=8\n127.0.0.9 slots=8\n")
-    options = Options(config, hostfile=listed, without=(FURTHER,))
-    assert main(["check", *options.words()]) == 0
-    rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[2] for row in rows[1:3]] == [AWAY, "127.0.0.9"] and FURTHER not in "".join(rows)
-    loaded = load(config, engines=["command"], clients=["openai"])
-    job = Job.first("mpiexec", Hydra(), options, loaded, None)
-    assert (job.ranks.count, job.ranks.hosts, job.ranks.hostfile) == (2, (AWAY, "127.0.0.9"), None)
-    words = job.command(())
-    assert words[words.index("tune") :].count("--without") == 1
-    left = job.on([AWAY], tmp_path / "left.txt")
-    assert left.options.without == (FURTHER, "127.0.0.9")
-
-
 @pytest.mark.parametrize(
     ("slots", "ranks", "expected"),
     [

@@ -126,6 +126,21 @@ def test_a_configuration_file_is_compared_by_what_it_says() -> None:
     assert differences(one, other) == ["service.config_file.content.batch was 1 and is now 2"]
 
 
+def test_a_factor_without_effect_is_no_difference() -> None:
+    tree = tomli.loads(TEXT)
+    tree["objective"]["slo"][0]["factor"] = 0.9
+    assert differences(parse(tomli_w.dumps(tree), "test", earlier=True), SAME) == []
+
+
+def test_the_limit_of_a_benchmark_counts_where_failed_requests_do() -> None:
+    some = {"benchmark__min_success_rate": 0.9}
+    assert differences(changed(**some), changed(**some, benchmark__timeout=5.0)) == [
+        "benchmark.timeout was 600.0 and is now 5.0"
+    ]
+    own = {**some, "benchmark__request_timeout": 4.0}
+    assert differences(changed(**own), changed(**own, benchmark__timeout=5.0)) == []
+
+
 def test_a_long_value_is_cut_to_one_line() -> None:
     (line,) = differences(SAME, changed(service__command=["serve", "x" * 500]))
     assert len(line) < 200

@@ -161,10 +161,6 @@ def test_a_column_that_is_missing_stands_for_the_default_unless_another_may_be_m
         ":1: has no column for the parameter 'share'; did you mean 'shares'?",
         ":1: has no column for the parameter 'flash'; did you mean 'FLASH'?",
     )
-    table.write_text("result,n,shares,flash,cache,output_throughput,ttft_p99_ms\nfeasible,8,0.5,true,q8,100,20\n")
-    assert earlier(table).description == (
-        f"{table}: 1 result; ignored columns: result, shares; no parameter there, and counted as the default: share=0.5"
-    )
 
 
 def test_a_column_without_a_default_must_not_be_missing_nor_all_of_them(table: Path) -> None:
@@ -251,15 +247,31 @@ def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(
     found = earlier(script.save(tmp_path))
     assert [configuration["n"] for configuration, _ in found.results] == [1, 2]
     assert found.description == (
-        f"{tmp_path}: 2 results; 3 left out: no parameter any more, and not as in that run's baseline: queue, mode"
+        f"{tmp_path}: 2 results; 3 left out: no parameter any more, and not as in its baseline: queue=1 mode=true"
     )
 
 
 def test_a_run_of_which_nothing_is_as_its_baseline_was_says_so(tmp_path: Path) -> None:
     script = measured(Script(config=TEXT), 0, None, label="baseline", queue=1, kind="infrastructure")
     assert problems(measured(script, 1, 90.0, queue=2).save(tmp_path)) == (
-        ": has no result to begin with: 1 left out: no parameter any more, and not as in that run's baseline: queue",
+        ": has no result to begin with: 1 left out: no parameter any more, and not as in its baseline: queue=1",
     )
+
+
+def test_what_was_computed_in_a_run_is_no_choice_of_its_own(tmp_path: Path) -> None:
+    total = '[[parameters]]\nname = "total"\ntype = "int"\nexpression = "2 * n"\nflag = "-t"\n'
+    script = measured(Script(config=TEXT + total), 0, 100.0, label="baseline", total=2)
+    assert len(earlier(measured(script, 1, 90.0, n=2, total=4).save(tmp_path)).results) == 2
+
+
+def test_a_fixed_load_is_known_where_it_has_become_a_parameter(tmp_path: Path) -> None:
+    fixed, tuned = (TEXT.replace("requests = 32", text) for text in ("requests = 8", 'requests = "{n}"'))
+    script = Script(config=fixed)
+    metrics = {"output_throughput": 100.0, "ttft_p99_ms": 10.0}
+    script.evaluated(10, 0, 0, configuration={"share": 0.5, "flash": True, "cache": "f16"}, metrics=metrics)
+    found = earlier(script.save(tmp_path), parse(tuned, "test"))
+    assert [configuration["n"] for configuration, _ in found.results] == [8]
+    assert found.description.endswith(": 1 result")
 
 
 def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_derived_metrics_of_results_are_computed_anew() -> None:
     derived = Objective(ObjectiveSection(maximize="each", derived={"each": "output_throughput / twice"}))
     found = knowledge(SPACE, derived, [(GOOD, {"output_throughput": 80.0, "each": 99.0})])
     assert found.scores[0].fitness == -2.0
+    unknown = Objective(ObjectiveSection(maximize="each", derived={"each": "output_throughput / (seqs - 20)"}))
+    found = knowledge(SPACE, unknown, [(GOOD, {"output_throughput": 80.0})])
+    assert found.scores == () and "division by zero" in found.skipped[0]
 
 
 def test_numbers_count_by_their_value() -> None:

@@ -59,8 +59,8 @@ def test_metrics_may_be_computed_from_metrics_and_parameters() -> None:
     assert found == {"per_device": 12.5}
     evaluation = replace(measured(output_throughput=100.0, **found), configuration=configuration)
     assert objective.judge(evaluation, None).fitness == -12.5
-    assert objective.derived({"output_throughput": 100.0}, {**configuration, "pp": 0}) == {}
-    assert objective.judge(measured(output_throughput=100.0), None).cause == "per_device has no value"
+    with pytest.raises(ValueError, match=r"per_device: expression .* division by zero \(with output_throughput = 100"):
+        objective.derived({"output_throughput": 100.0}, {**configuration, "pp": 0})
     with pytest.raises(UserError, match=r"^objective\.derived\.x: expression '1 \+'"):
         Objective(ObjectiveSection(maximize="x", derived={"x": "1 +"}))
 

@@ -734,6 +734,7 @@ def test_another_program_may_be_told_how_many_requests_to_send(tmp_path: Path) -
         ({"type": "choice", "choices": (0.5, 16)}, {"request_rate": "{x}"}, ""),
         ({"type": "int", "ratio_of": "n", "min": 0.1, "max": 2}, {"concurrency": "{x}"}, ""),
         ({"type": "float", "expression": "n / 2"}, {"request_rate": "{x}"}, ""),
+        ({"type": "choice", "expression": "n / 2"}, {"concurrency": "{x}"}, "should be whole numbers from 1"),
     ],
 )
 def test_a_setting_of_the_load_needs_a_parameter_that_fits(

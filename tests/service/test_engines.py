@@ -228,6 +228,7 @@ def test_a_parameter_that_feeds_another_need_not_reach_the_service() -> None:
         ({"client": "openai", "request_rate": "{n}"}, "n", False),
         ({"client": "openai", "concurrency": 8}, "n", True),
         ({"client": "command", "command": ("bench", "-c", "{n}")}, "n", False),
+        ({"client": "openai", "concurrency": "{seed}"}, "seed", False),
         ({"client": "command", "command": ("bench", "{seed}")}, "seed", True),
         ({"client": "command", "command": ("bench", "{port}")}, "port", True),
     ],

@@ -128,16 +128,20 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     return metrics
 
 
-def called(benchmark: Benchmark) -> set[str]:
+def deciding(benchmark: Benchmark) -> set[str]:
     """The names of the parameters on whose values a benchmark depends."""
-    return {*benchmark.called.values(), *placeholders((*benchmark.command, *benchmark.result_file))} - {*PLACEHOLDERS}
+    words = (*benchmark.command, *benchmark.result_file)
+    return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS})}
 
 
 def _all_positive(parameter: Parameter, *, whole: bool) -> bool:
-    """Whether all values of a parameter are numbers above 0, and ``whole`` ones, as far as that can be told."""
+    """Whether all values of a parameter are numbers above 0, and ``whole`` ones.
+
+    Of a computed one only the type counts: that it is positive is a condition (``Config.conditions``).
+    """
     kinds = (int,) if whole else (int, float)
     if parameter.type == "choice":
-        return all(type(choice) in kinds and float(choice) > 0 for choice in parameter.choices)
+        return parameter.searched and all(type(each) in kinds and float(each) > 0 for each in parameter.choices)
     kind = {"int": int, "float": float}.get(parameter.type)
     return kind in kinds and (parameter.min is None or parameter.min > 0)
 

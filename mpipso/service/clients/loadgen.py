@@ -140,9 +140,10 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         if not options.model:
+            options.model = options.unlisted_model
             # A service that cannot even be asked fails every request, and that is what the result has to say.
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
-                options.model = next(iter(await served_models(session, options.base_url)), options.unlisted_model)
+                options.model = next(iter(await served_models(session, options.base_url)), options.model)
         load = Load(session, options)
         length = options.input_tokens
         if options.warmup:

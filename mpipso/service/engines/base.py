@@ -13,7 +13,7 @@ from typing import ClassVar
 from mpipso.config import Config
 from mpipso.config.parameters import Parameter, names_in
 from mpipso.evaluation import Configuration, Value
-from mpipso.service.clients.base import called
+from mpipso.service.clients.base import deciding
 from mpipso.service.command import choices, fill, flags, flags_problem, placeholders, script_problems, text
 from mpipso.service.node import Share
 from mpipso.service.reasons import Reason, remoteness, telling
@@ -199,12 +199,14 @@ class Engine:
         told = (*command, *service.worker_command, *service.update_command)
         file = service.config_file
         used = (placeholders((*told, *service.env.values())) | named(file)) - set(self._anywhere(config))
-        used |= called(config.benchmark)
+        used |= deciding(config.benchmark)
         if "config" in placeholders(told) and file is None:
             used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
         used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
         used |= {name for p in parameters if p.expression is not None for name in names_in(p.expression)}
         used |= {name for constraint in config.constraints for name in constraint.product}
+        derived = {name for expression in config.objective.derived.values() for name in names_in(expression)}
+        used |= {p.name for p in parameters if not p.searched and p.name in derived}
         targets = [(key, getattr(p, key)) for p in parameters for key in ("env", "path") if getattr(p, key)]
         for key, target in dict.fromkeys(pair for pair in targets if targets.count(pair) > 1):
             yield f"parameters: several have {key} = {target!r}; only one of them would have an effect"
