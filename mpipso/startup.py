@@ -194,7 +194,7 @@ def well_defined(config: Config) -> Space:
     objective = Objective(config.objective)
     # A function that there is not, or arithmetic with text, is wrong whatever is measured. No two metrics are equal
     # here, lest a difference of two be a divisor.
-    some = {name: 1.0 + 0.1 * place for place, name in enumerate((*METRICS, *config.benchmark.metrics))}
+    some = {name: float(place) for place, name in enumerate((*METRICS, *config.benchmark.metrics), start=1)}
     try:
         objective.derived(some, space.baseline or space.decode(np.full(space.dimensions, 0.5)))
     except ValueError as error:
