@@ -164,13 +164,15 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
     other = _configuration(text, folder)
-    fixed = _fixed_load(other, config)
+    fixed = {} if other is None else _fixed_load(other, config)
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
         metrics = mean(good) if works(good, measured.measurements) else None
         found.append(({**fixed, **measured.configuration}, metrics))
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
+    if baseline is not None and other is not None:
+        baseline = {**baseline, **_fixed_load(config, other)}
     computed = [] if other is None else [each.name for each in other.parameters if not each.searched]
     kept, notes = _comparable(found, baseline, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
@@ -184,16 +186,16 @@ def _configuration(text: str, folder: Path) -> Config | None:
         return None
 
 
-def _fixed_load(other: Config | None, config: Config) -> dict[str, Value]:
-    """By the parameters that are settings of the load now, the numbers that an earlier run had there."""
-    load = {} if other is None else other.benchmark.load({})
-    return {name: load[key] for key, name in config.benchmark.called.items() if key in load}
+def _fixed_load(fixed: Config, tuned: Config) -> dict[str, Value]:
+    """By the parameters that are settings of the load in one configuration, the numbers that another has there."""
+    load = fixed.benchmark.load({})
+    return {name: load[key] for key, name in tuned.benchmark.called.items() if key in load}
 
 
 def _comparable(
     found: Sequence[Result], baseline: Configuration | None, computed: Collection[str], config: Config
 ) -> tuple[list[Result], list[str]]:
-    """The results of a run in which all that is no parameter any more had the value that it had in its baseline.
+    """The results of a run in which all that is no parameter any more had the value that it has in ``baseline``.
 
     What was ``computed`` there from other parameters follows from these, and does not count.
 
@@ -209,7 +211,7 @@ def _comparable(
     kept = [result for result, names in zip(found, others, strict=True) if not names]
     differing = {name: baseline.get(name, "") for name in dropped if any(name in names for names in others)}
     count = len(found) - len(kept)
-    remark = f"{count} left out: no parameter any more, and not as in its baseline: {figures.settings(differing)}"
+    remark = f"{count} left out: no parameter any more, and with another value than {figures.settings(differing)}"
     return kept, [remark] if differing else []
 
 

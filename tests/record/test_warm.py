@@ -247,14 +247,14 @@ def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(
     found = earlier(script.save(tmp_path))
     assert [configuration["n"] for configuration, _ in found.results] == [1, 2]
     assert found.description == (
-        f"{tmp_path}: 2 results; 3 left out: no parameter any more, and not as in its baseline: queue=1 mode=true"
+        f"{tmp_path}: 2 results; 3 left out: no parameter any more, and with another value than queue=1 mode=true"
     )
 
 
 def test_a_run_of_which_nothing_is_as_its_baseline_was_says_so(tmp_path: Path) -> None:
     script = measured(Script(config=TEXT), 0, None, label="baseline", queue=1, kind="infrastructure")
     assert problems(measured(script, 1, 90.0, queue=2).save(tmp_path)) == (
-        ": has no result to begin with: 1 left out: no parameter any more, and not as in its baseline: queue=1",
+        ": has no result to begin with: 1 left out: no parameter any more, and with another value than queue=1",
     )
 
 
@@ -272,6 +272,16 @@ def test_a_fixed_load_is_known_where_it_has_become_a_parameter(tmp_path: Path) -
     found = earlier(script.save(tmp_path), parse(tuned, "test"))
     assert [configuration["n"] for configuration, _ in found.results] == [8]
     assert found.description.endswith(": 1 result")
+
+
+def test_a_load_that_was_tuned_counts_where_it_was_as_it_is_fixed_now(tmp_path: Path) -> None:
+    clients = '[[parameters]]\nname = "clients"\ntype = "int"\nmin = 1\nmax = 9\ndefault = 2\n'
+    tuned = TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients
+    now = parse(TEXT.replace("requests = 32", "requests = 32\nconcurrency = 4"), "test")
+    script = measured(Script(config=tuned), 0, 100.0, label="baseline", clients=2)
+    found = earlier(measured(script, 1, 90.0, n=2, clients=4).save(tmp_path), now)
+    assert [configuration["n"] for configuration, _ in found.results] == [2]
+    assert "1 left out: no parameter any more, and with another value than clients=4" in found.description
 
 
 def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:
