@@ -192,17 +192,32 @@ def well_defined(config: Config) -> Space:
     """
     space = Space(config.parameters, config.conditions)
     objective = Objective(config.objective)
-    # A function that there is not, or arithmetic with text, is wrong whatever is measured. No two metrics are equal
-    # here, lest a difference of two be a divisor.
-    some = {name: float(place) for place, name in enumerate((*METRICS, *config.benchmark.metrics), start=1)}
-    try:
-        objective.derived(some, space.baseline or space.decode(np.full(space.dimensions, 0.5)))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    _require_values(objective, config, space)
     if space.baseline is None and objective.relative:
         raise UserError("objective.slo: limits relative to the baseline need a default for every parameter")
     first_points(config.search, space)
     return space
+
+
+def _require_values(objective: Objective, config: Config, space: Space) -> None:
+    """UserError if derived metrics that are needed have no value whatever is measured.
+
+    So it is with a function that there is not, and arithmetic with text. Of other expressions some made-up metrics give
+    a value: small ones, large ones, those in the opposite order, or none above 0.
+    """
+    names = (*METRICS, *config.benchmark.metrics)
+    numbers = [float(number) for number in range(1, len(names) + 1)]
+    points = [space.decode(np.full(space.dimensions, u)) for u in (0.1, 0.5, 0.9)]
+    why = ""
+    for configuration in [space.baseline] if space.baseline is not None else points:
+        for values in (numbers, [1000.0 * number for number in numbers], numbers[::-1], [0.0] * len(names)):
+            try:
+                objective.derived(dict(zip(names, values, strict=True)), configuration)
+            except ValueError as error:
+                why = why or str(error)
+            else:
+                return
+    raise UserError(why)
 
 
 def earlier_results(options: Options, config: Config, space: Space) -> list[Earlier]:

@@ -24,7 +24,7 @@ def worth(outcome: Outcome) -> Mapping[str, str]:
     if best is None or baseline is None or best is baseline:
         return {}
     try:
-        config = parse(outcome.config, str(outcome.folder))
+        config = parse(outcome.config, str(outcome.folder), earlier=True)
         space = Space(config.parameters, config.conditions)
         space.encode(best.configuration)
     except (UserError, ValueError):

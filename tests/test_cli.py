@@ -324,6 +324,27 @@ def test_a_benchmark_that_would_load_another_service(
     assert not [line for line in notes(config, capsys, *words) if line.startswith("benchmark")], "its port is its own"
 
 
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("sqrt(output_throughput)", "Function 'sqrt' not defined"),
+        ("output_throughput / 'a'", "unsupported operand"),
+        ("output_throughput / (batch - batch)", "division by zero"),
+        ("output_throughput / round(duration / 60)", ""),
+        ("output_throughput / (failed == 0)", ""),
+        ("output_throughput / (output_throughput > 100)", ""),
+        ("(request_throughput * 10 - output_throughput * 9) ** 0.5", ""),
+    ],
+)
+def test_check_refuses_a_derived_metric_that_never_has_a_value(
+    expression: str, told: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, 'maximize = "output_throughput"', f'maximize = "own"\nderived = {{ own = "{expression}" }}')
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == (2 if told else 0)
+    if told:
+        assert told in capsys.readouterr().err
+
+
 def test_ctrl_c_while_modules_are_imported_is_no_traceback() -> None:
     """The fault is injected where the import of ``mpipso.cli`` begins, as it cannot be timed."""
     script = """

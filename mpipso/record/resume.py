@@ -119,8 +119,10 @@ def differences(old: Config, new: Config) -> list[str]:
     before, after = map(_flat, tables)
     redactor = Redactor()
     redactor.learn(tables)
-    # Requests that failed count as that long.
-    decisive = "benchmark.timeout" if new.benchmark.min_success_rate < 1 and not new.benchmark.request_timeout else ""
+    load = new.benchmark
+    # The own client counts requests that failed as that long.
+    counts = load.client == "openai" and load.min_success_rate < 1 and load.request_timeout is None
+    decisive = "benchmark.timeout" if counts else ""
     lines = []
     for key in dict.fromkeys([*before, *after]):
         if (_is_free(key) and key != decisive) or _same(before.get(key), after.get(key)):

@@ -171,9 +171,11 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
         metrics = mean(good) if works(good, measured.measurements) else None
         found.append(({**fixed, **measured.configuration}, metrics))
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
-    if baseline is not None and other is not None:
-        baseline = {**baseline, **_fixed_load(config, other)}
-    computed = [] if other is None else [each.name for each in other.parameters if not each.searched]
+    load = {} if other is None else _fixed_load(config, other)
+    if baseline is not None:
+        baseline = {**baseline, **load}
+    parameters = () if other is None else other.parameters
+    computed = [each.name for each in parameters if not each.searched and each.name not in load]
     kept, notes = _comparable(found, baseline, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
 
@@ -219,7 +221,7 @@ def _otherwise(other: Config | None, config: Config) -> list[str]:
     """A remark when the earlier run measured another service or with another workload, if that can be told."""
     if other is None:
         return ["its configuration is of another version, so nobody can tell whether it measured the same"]
-    tuned = tuple(f"benchmark.{key} " for key in config.benchmark.called)
+    tuned = tuple(f"benchmark.{key} " for key in (*config.benchmark.called, *other.benchmark.called))
     lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.")))
     keys = [line for line in lines if not line.startswith(tuned)]
     more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""

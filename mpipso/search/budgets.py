@@ -108,7 +108,8 @@ def _never_starts(failure: Failure, numbers: Collection[int], trials: Trials) ->
     """
     baseline = trials.baseline
     tried = baseline is not None and any(number in numbers for number in baseline.numbers)
-    own = failure.kind == "configuration" or says_in_use(failure.cause)
+    derived = failure.cause.startswith("objective.derived.")  # of another configuration it may have a value
+    own = (failure.kind == "configuration" and not derived) or says_in_use(failure.cause)
     return tried and own and not _MEMORY.search(failure.cause)
 
 

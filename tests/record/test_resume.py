@@ -133,11 +133,13 @@ def test_a_factor_without_effect_is_no_difference() -> None:
 
 
 def test_the_limit_of_a_benchmark_counts_where_failed_requests_do() -> None:
-    some = {"benchmark__min_success_rate": 0.9}
+    some = {"benchmark__min_success_rate": 0.9, "benchmark__client": "openai"}
     assert differences(changed(**some), changed(**some, benchmark__timeout=5.0)) == [
         "benchmark.timeout was 600.0 and is now 5.0"
     ]
     own = {**some, "benchmark__request_timeout": 4.0}
+    program = {**some, "benchmark__client": "command"}
+    assert differences(changed(**program), changed(**program, benchmark__timeout=5.0)) == []
     assert differences(changed(**own), changed(**own, benchmark__timeout=5.0)) == []
 
 

@@ -282,6 +282,11 @@ def test_a_load_that_was_tuned_counts_where_it_was_as_it_is_fixed_now(tmp_path: 
     found = earlier(measured(script, 1, 90.0, n=2, clients=4).save(tmp_path), now)
     assert [configuration["n"] for configuration, _ in found.results] == [2]
     assert "1 left out: no parameter any more, and with another value than clients=4" in found.description
+    assert "measured otherwise" not in found.description
+    computed = tuned.replace("min = 1\nmax = 9\ndefault = 2", 'expression = "2 * n"')
+    script = measured(Script(config=computed), 0, 100.0, label="baseline", clients=2)
+    found = earlier(measured(script, 1, 90.0, n=2, clients=4).save(tmp_path / "computed"), now)
+    assert [configuration["n"] for configuration, _ in found.results] == [2]
 
 
 def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:
