@@ -20,15 +20,14 @@ from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.logtext import says_in_use
 from mpipso.service.clients.base import Client, Target
-from mpipso.service.clients.result import Results, logs
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
-from mpipso.service.node import Node, last_lines, quoted
-from mpipso.service.process import Completed
+from mpipso.service.measuring import Measuring
+from mpipso.service.node import Node
 from mpipso.service.readiness import Readiness
 from mpipso.service.reasons import ELSEWHERE
-from mpipso.service.running import LOG_BYTES, Running, ends, tails
+from mpipso.service.running import Running, ends, tails
 from mpipso.service.stops import Stops
 from mpipso.service.timing import Phases, TimeLimit
 from mpipso.service.watch import LOOK, watching
@@ -171,11 +170,12 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
+        measuring = Measuring(self._local, self._config, self._client, self._engine.reason, self._files)
         for running in self._running:
             running.begin()
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
             try:
-                metrics = self._run_benchmark(target, over)
+                metrics = measuring.run(target, over)
             except EvaluationFailed:
                 readiness.outlast(over)
                 raise
@@ -260,51 +260,6 @@ class ServiceGroup:
             log=f"{running.node.name}:{Path(running.node.work_dir) / running.log}",
             explain=partial(self._explain, layout.master_port),
         )
-
-    def _run_benchmark(self, target: Target, over: threading.Event) -> Metrics:
-        command = self._client.command(self._config, target)
-        self._files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
-        folder = target.result.parent
-        # The next one must not find what this one writes, whatever that is and however it is named.
-        with self._local.new_folder(str(folder)):
-            try:
-                return self._measured(command, target, over)
-            except (EvaluationFailed, Cancelled):
-                self._files |= logs(folder, LOG_BYTES // 4)
-                raise
-
-    def _measured(self, command: Sequence[str], target: Target, over: threading.Event) -> Metrics:
-        limit = self._config.benchmark.timeout
-        results = Results(self._client.result_files(self._config, target))
-        output = ""
-        try:
-            done = self._local.execute(command, limit, cancel=over)
-            output = done.stdout + done.stderr
-        except Cancelled as cancelled:
-            output = cancelled.output
-            raise
-        finally:
-            self._files["benchmark.log"] = output.encode()[-LOG_BYTES:]
-            self._files |= results.kept(32 * LOG_BYTES)
-        self._check_benchmark(done, limit)
-        try:
-            results.require_fresh()
-            return self._client.metrics(self._config, target, done)
-        except EvaluationFailed as error:
-            raise EvaluationFailed(error.cause, kind="measurement", detail=error.detail) from None
-
-    def _check_benchmark(self, done: Completed, limit: float) -> None:
-        detail = last_lines(done.stderr or done.stdout)
-        if done.timed_out:
-            raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
-        if done.exit_code and (problem := self._local.unwritable()):
-            raise EvaluationFailed(
-                f"{self._local.name}: the benchmark client ended where {problem}", kind="infrastructure"
-            )
-        if done.exit_code:
-            why = quoted(self._engine.reason(detail).line)
-            cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
-            raise EvaluationFailed(cause, kind="measurement", detail=detail)
 
     def _check_alive(self, when: str, port: int = 0, reached: threading.Event | None = None) -> None:
         """Raise if this node was stopped, or a process of the service has ended.
