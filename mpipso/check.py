@@ -32,7 +32,7 @@ from mpipso.search.objective import Objective
 from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
-from mpipso.service.group import target_of
+from mpipso.service.group import targets_of
 from mpipso.startup import Options, earlier_results, read_config, settled, well_defined
 from mpipso.wording import counted, ranges
 
@@ -73,7 +73,7 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     placed = layout(group, work_dir, str(Path(work_dir) / config.service.config_name))
     _print_commands(_starts(config, configuration, group, placed), console)
     console.print("and measure it with:")
-    _print_commands([_measurement(config, configuration, group, placed)], console)
+    _print_commands(_measurements(config, configuration, group, placed), console)
     return 0
 
 
@@ -181,11 +181,13 @@ def _starts(config: Config, configuration: Configuration, group: PlacedGroup, pl
     ]
 
 
-def _measurement(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> recipe.NodeStart:
-    """The benchmark of the first evaluation, which its group's leader runs."""
+def _measurements(
+    config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout
+) -> list[recipe.NodeStart]:
+    """The benchmark of the first evaluation, at each load, which its group's leader runs."""
     engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    target = target_of(config, engine, placed, Assignment(0, 1, configuration), placed.work_dirs[0])
-    return recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target)))
+    targets = targets_of(config, engine, placed, Assignment(0, 1, configuration), placed.work_dirs[0])
+    return [recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target))) for target in targets]
 
 
 def _print_commands(starts: Sequence[recipe.NodeStart], console: Console) -> None:

@@ -136,15 +136,17 @@ def _failures_not_told(config: Config) -> Iterator[str]:
 
 def _idle_connections(config: Config) -> Iterator[str]:
     """A concurrency that the load never has."""
-    requests, name = config.benchmark.requests, config.benchmark.called.get("concurrency")
+    name = config.benchmark.called.get("concurrency")
     parameter = next((each for each in config.parameters if each.name == name), None)
-    bounds = [config.benchmark.concurrency] if parameter is None else [parameter.max, *parameter.choices]
-    most = max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
-    if isinstance(requests, int) and requests < most:
-        yield (
-            f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more than "
-            "these are ever under way at a time"
-        )
+    bounds = [] if parameter is None else [parameter.max, *parameter.choices]
+    for load in config.benchmark.loads({}):
+        requests = load.get("requests")
+        most = max((each for each in (load.get("concurrency"), *bounds) if isinstance(each, (int, float))), default=0)
+        if isinstance(requests, int) and requests < most:
+            yield (
+                f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more "
+                "than these are ever under way at a time"
+            )
 
 
 def _port_not_told(config: Config, plan: Plan) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mpipso.evaluation import Assignment, Failure
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
 from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
+from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -249,6 +250,7 @@ class Leader:
             context.config,
             ENGINES.create(context.config.service.engine),
             CLIENTS.create(context.config.benchmark.client),
+            Objective(context.config.objective).score,
             self._progress,
             port=placed.port,
         )

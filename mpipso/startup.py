@@ -18,7 +18,6 @@ from mpipso.config.file import load, parse
 from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
-from mpipso.evaluation import METRICS
 from mpipso.launched import RESTARTS
 from mpipso.record.resume import as_before, differences, read_run, started_elsewhere
 from mpipso.record.usage import usage
@@ -205,7 +204,7 @@ def _require_values(objective: Objective, config: Config, space: Space) -> None:
     So it is with a function that there is not, and arithmetic with text. Of other expressions some made-up metrics give
     a value: small ones, large ones, those in the opposite order, or none above 0.
     """
-    names = (*METRICS, *config.benchmark.metrics)
+    names = config.benchmark.measured
     numbers = [float(number) for number in range(1, len(names) + 1)]
     points = [space.decode(np.full(space.dimensions, u)) for u in (0.1, 0.5, 0.9)]
     why = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mpipso.config import Config
@@ -230,7 +229,7 @@ class Tuning:
             The baseline failed with this result, and a limit is relative to it.
         """
         if evaluation.metrics:
-            evaluation = self._completed(evaluation)
+            evaluation = self.objective.completed(evaluation)
         self._folder.save(evaluation)
         if evaluation.killed and not self._told_of_kill:
             self._told_of_kill = True
@@ -248,14 +247,6 @@ class Tuning:
             self._journal.evaluated(judged)
             self._take(evaluation)
             self._show(judged)
-
-    def _completed(self, evaluation: Evaluation) -> Evaluation:
-        """A measurement with derived metrics; a failure of its configuration if one that is needed has no value."""
-        try:
-            derived = self.objective.derived(evaluation.metrics, evaluation.configuration)
-        except ValueError as error:
-            return replace(evaluation, metrics={}, failure=Failure(str(error), "configuration"))
-        return replace(evaluation, metrics={**evaluation.metrics, **derived})
 
     def _take(self, evaluation: Evaluation) -> None:
         self.trials.take(evaluation)

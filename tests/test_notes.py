@@ -79,6 +79,12 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
         ),
         (
             of("command", command=OWN).model_copy(
+                update={"benchmark": Benchmark(client="openai", requests=4, concurrency=(2, 8))}
+            ),
+            "benchmark.concurrency = 8: of requests = 4 no more than these are ever under way",
+        ),
+        (
+            of("command", command=OWN).model_copy(
                 update={"benchmark": Benchmark(client="openai", requests=1, concurrency="{n}")}
             ),
             "benchmark.concurrency = 2 at most: of requests = 1 no more than these are ever under way",

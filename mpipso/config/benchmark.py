@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,12 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from mpipso.config.parameters import CALLED, Command, Count, Name, Seconds, Section, adapter
-from mpipso.evaluation import Configuration, Value
+from mpipso.evaluation import METRICS, Configuration, Value
 
 REQUESTS = 32
-"""How many requests mpipso's own client sends unless the configuration says it."""
+"""How many requests mpipso's own client sends unless the configuration says it, at least."""
+_ROUNDS = 4
+"""How many it sends then, at least, for each that is under way at a time in a sweep of concurrencies."""
 _LOAD = ("requests", "concurrency", "request_rate")
-"""The settings of the load that may be a parameter's."""
+"""The settings of the load, which may be a parameter's, or several in a sweep."""
 
 
 class Key(Section):
@@ -59,13 +62,22 @@ Where = Annotated[
 
 
 def _number_or_name(given: object) -> str:
+    if isinstance(given, (list, tuple)):
+        return "several numbers"
     return "a parameter" if isinstance(given, str) else "a number"
 
 
+Rate = Annotated[float, Field(gt=0)]
 Called = Annotated[str, Field(pattern=CALLED), Tag("a parameter")]
 """A parameter, by its name in braces, on whose value a setting of the load depends."""
-CountOf = Annotated[Annotated[Count, Tag("a number")] | Called, Discriminator(_number_or_name)]
-RateOf = Annotated[Annotated[float, Field(gt=0), Tag("a number")] | Called, Discriminator(_number_or_name)]
+CountOf = Annotated[
+    Annotated[Count, Tag("a number")] | Called | Annotated[tuple[Count, ...], Tag("several numbers")],
+    Discriminator(_number_or_name),
+]
+RateOf = Annotated[
+    Annotated[Rate, Tag("a number")] | Called | Annotated[tuple[Rate, ...], Tag("several numbers")],
+    Discriminator(_number_or_name),
+]
 
 
 class Goodput(Section):
@@ -94,7 +106,8 @@ class Benchmark(Section):
     A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. A request has
     failed if it takes longer than ``request_timeout`` (default: ``timeout``, the limit of the whole). ``requests`` is
     what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
-    ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces.
+    ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces. Several values of
+    ``concurrency`` or ``request_rate`` are a sweep: a service is measured at each, and what counts is the best.
     ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
     """
 
@@ -123,11 +136,34 @@ class Benchmark(Section):
         given = ((key, getattr(self, key)) for key in _LOAD)
         return {key: name[1:-1] for key, name in given if isinstance(name, str)}
 
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The settings of the load that differ within a sweep."""
+        return tuple(key for key in _LOAD if isinstance(getattr(self, key), tuple))
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """What is swept, ``concurrency`` or ``request_rate``; nothing if a service is measured at one load."""
+        return tuple(key for key in self.several if key != "requests")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of all metrics that there may be; what is swept is one, as that of the load that counts."""
+        return tuple(dict.fromkeys((*METRICS, *self.metrics, *self.swept)))
+
     def load(self, configuration: Configuration) -> dict[str, Value]:
-        """The settings of the load that are given, with the values that a configuration has for them."""
-        given = {key: getattr(self, key) for key in _LOAD}
+        """The settings of every load that are given, with the values that a configuration has for them."""
+        given = {key: getattr(self, key) for key in _LOAD if key not in self.several}
         given |= {key: configuration.get(name) for key, name in self.called.items()}
         return {key: value for key, value in given.items() if value is not None}
+
+    def loads(self, configuration: Configuration) -> list[dict[str, Value]]:
+        """The settings of each load at which a service is measured, one after another; of a sweep, from the lowest."""
+        common = self.load(configuration)
+        if not self.several:
+            return [common]
+        rows = zip(*(getattr(self, key) for key in self.several), strict=True)
+        return [common | dict(zip(self.several, row, strict=True)) for row in rows]
 
     @field_validator("client")
     @classmethod
@@ -142,12 +178,30 @@ class Benchmark(Section):
     @model_validator(mode="before")
     @classmethod
     def _requests_of_the_own_client(cls, data: Any) -> Any:
-        return {"requests": REQUESTS, **data} if isinstance(data, Mapping) and data.get("client") == "openai" else data
+        if not isinstance(data, Mapping) or data.get("client") != "openai":
+            return data
+        given = data.get("concurrency")
+        if isinstance(given, tuple) and all(isinstance(each, int) for each in given):
+            return {"requests": tuple(max(REQUESTS, _ROUNDS * each) for each in given), **data}
+        return {"requests": REQUESTS, **data}
 
     @model_validator(mode="after")
     def _one_loop(self) -> Benchmark:
         if self.concurrency is not None and self.request_rate is not None:
             raise ValueError("give concurrency (closed loop) or request_rate (open loop), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _a_sweep(self) -> Benchmark:
+        for key in self.swept:
+            values = getattr(self, key)
+            if len(values) < 2 or any(one >= other for one, other in itertools.pairwise(values)):
+                raise ValueError(f"{key} should list two values or more, from the lowest to the highest")
+        if isinstance(self.requests, tuple):
+            if not self.swept:
+                raise ValueError("several values of requests go with several of concurrency or request_rate")
+            if len(self.requests) != len(getattr(self, self.swept[0])):
+                raise ValueError(f"requests should be one number, or as many as {self.swept[0]} has")
         return self
 
     @model_validator(mode="after")

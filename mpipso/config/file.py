@@ -141,7 +141,7 @@ _OF_A_KEY = "[key]"
 """What pydantic has at the end of a location, after the key, if it is the key that is wrong."""
 _UNION_MEMBERS = (
     *("bool", "int", "float", "str", "literal['baseline']"),
-    *("a key", "a key with its unit", "a pattern", "a number", "a parameter"),
+    *("a key", "a key with its unit", "a pattern", "a number", "a parameter", "several numbers"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -275,6 +276,20 @@ class Config(Section):
         read = (names_in(derived[name]) if name in derived else (name,) for name in self.objective.metrics)
         return tuple(dict.fromkeys(name for names in read for name in names if name not in parameters))
 
+    def _sweep_problems(self, names: Collection[str]) -> Iterator[str]:
+        for key in self.benchmark.several:
+            if key in names:
+                yield f"parameter {key!r} is called as the setting of which benchmark.{key} lists several values"
+        for key in self.benchmark.swept:
+            if key in self.benchmark.metrics:
+                yield f"benchmark.metrics.{key}: is told by benchmark.{key} itself, which lists several values"
+            for limit in self.objective.slo:
+                if limit.relative:
+                    yield (
+                        f'objective.slo: the limit on {limit.metric} should be a number, not "baseline": among the '
+                        f"values of benchmark.{key} that one counts which is the best within the limits"
+                    )
+
     @model_validator(mode="after")
     def _names_resolve(self) -> Config:
         problems = []
@@ -289,7 +304,8 @@ class Config(Section):
             problems += [
                 f"constraint: product names the unknown parameter {n!r}" for n in constraint.product if n not in names
             ]
-        measured = set(METRICS) | set(self.benchmark.metrics)
+        problems += self._sweep_problems(names)
+        measured = set(self.benchmark.measured)
         for name, expression in self.objective.derived.items():
             if name in measured or name in names:
                 problems.append(f"objective.derived.{name}: is a {'parameter' if name in names else 'metric'} already")

@@ -16,6 +16,7 @@ _UNITS = {
     "output_throughput": "tok/s",
     "total_throughput": "tok/s",
     GOODPUT: "req/s",
+    "request_rate": "req/s",
 }
 
 

@@ -16,7 +16,7 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, METRICS, Configuration, Metrics, Value, mean, works
+from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import by_configuration, silent
@@ -164,14 +164,14 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
     other = _configuration(text, folder)
-    fixed = {} if other is None else _fixed_load(other, config)
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
         metrics = mean(good) if works(good, measured.measurements) else None
+        fixed = {} if other is None else _fixed_load(other, config, metrics or {})
         found.append(({**fixed, **measured.configuration}, metrics))
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
-    load = {} if other is None else _fixed_load(config, other)
+    load = {} if other is None else _fixed_load(config, other, {})
     if baseline is not None:
         baseline = {**baseline, **load}
     parameters = () if other is None else other.parameters
@@ -188,9 +188,14 @@ def _configuration(text: str, folder: Path) -> Config | None:
         return None
 
 
-def _fixed_load(fixed: Config, tuned: Config) -> dict[str, Value]:
-    """By the parameters that are settings of the load in one configuration, the numbers that another has there."""
+def _fixed_load(fixed: Config, tuned: Config, metrics: Metrics) -> dict[str, Value]:
+    """By the parameters that are settings of the load in one configuration, the numbers that another has there.
+
+    In a sweep it had several, of which the ``metrics`` hold the one at which they were measured.
+    """
     load = fixed.benchmark.load({})
+    best = {key: metrics[key] for key in fixed.benchmark.swept if key in metrics}
+    load |= {key: int(number) if number.is_integer() else number for key, number in best.items()}
     return {name: load[key] for key, name in tuned.benchmark.called.items() if key in load}
 
 
@@ -291,7 +296,7 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     if not header:
         raise UserError(f"{path}:1: has no header: it should name the parameters and metrics of the columns")
     searched = [parameter.name for parameter in config.parameters if parameter.searched]
-    known = {*searched, *METRICS, *config.benchmark.metrics}
+    known = {*searched, *config.benchmark.measured}
     spare = [name for name in header if name not in {*known, *(parameter.name for parameter in config.parameters)}]
     defaults = _defaults(config) if any(name in header for name in searched) else {}
     # A name that is much like it may be the same parameter, by an earlier name or with a mistake in writing.

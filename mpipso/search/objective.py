@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from mpipso.config import Limit, ObjectiveSection
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration, Evaluation, Metrics
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.score import Score
 from mpipso.search.expressions import Expression
 
@@ -50,6 +51,18 @@ class Objective:
                 if name in self._needed:
                     raise ValueError(str(error)) from None
         return found
+
+    def completed(self, evaluation: Evaluation) -> Evaluation:
+        """A measurement with its derived metrics; a failure of its configuration if one to judge by has no value."""
+        try:
+            derived = self.derived(evaluation.metrics, evaluation.configuration)
+        except ValueError as error:
+            return replace(evaluation, metrics={}, failure=Failure(str(error), "configuration"))
+        return replace(evaluation, metrics={**evaluation.metrics, **derived})
+
+    def score(self, assignment: Assignment, metrics: Metrics) -> Score:
+        """Score what was measured of an assignment, where no limit is relative to the baseline."""
+        return self.judge(self.completed(replace(assignment.evaluation(0), metrics=metrics)), None)
 
     @property
     def relative(self) -> bool:

@@ -19,6 +19,7 @@ from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.logtext import says_in_use
+from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.facts import showing
@@ -46,6 +47,8 @@ class ServiceGroup:
         The group's nodes; ``nodes[0]`` is the leader's own, where the benchmark client runs.
     master:
         Index of the node that runs the service's master process.
+    judge:
+        How good these metrics of an assignment are, where a service is measured at several loads.
     progress:
         Is told what the evaluation does now, in one word, and what that waits for.
     port:
@@ -60,6 +63,7 @@ class ServiceGroup:
         config: Config,
         engine: Engine,
         client: Client,
+        judge: Callable[[Assignment, Metrics], Score],
         progress: Callable[[str, str], None],
         *,
         port: int = 0,
@@ -73,6 +77,7 @@ class ServiceGroup:
         self._config = config
         self._engine = engine
         self._client = client
+        self._judge = judge
         self._progress = progress
         self._port = port
         self._running: list[Running] = []
@@ -161,8 +166,8 @@ class ServiceGroup:
         self._update_config(starts, configuration, layout, cancel)
         self._enter("starting")
         self._start(starts, configuration, layout)
-        target = target_of(self._config, self._engine, layout, assignment, self._local.work_dir)
-        readiness = self._readiness(target, configuration, layout, starts[-1].env)
+        targets = targets_of(self._config, self._engine, layout, assignment, self._local.work_dir)
+        readiness = self._readiness(targets[0], configuration, layout, starts[-1].env)
         with watching(lambda: self._check_alive("while starting", layout.port, readiness.reached), cancel) as over:
             try:
                 readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
@@ -170,16 +175,24 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
-        measuring = Measuring(self._local, self._config, self._client, self._engine.reason, self._files)
+        measuring = Measuring(
+            self._local,
+            self._config,
+            self._client,
+            self._engine.reason,
+            self._files,
+            judge=partial(self._judge, assignment),
+            progress=partial(self._progress, "measuring"),
+        )
         for running in self._running:
             running.begin()
         with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
             try:
-                metrics = measuring.run(target, over)
+                metrics = measuring.best(targets, over)
             except EvaluationFailed:
                 readiness.outlast(over)
                 raise
-            if metrics.get("failed"):
+            if metrics.get("failed") or measuring.failed:
                 readiness.outlast(over)
             return metrics
 
@@ -331,9 +344,9 @@ class ServiceGroup:
         return "; ".join(dict.fromkeys(problems))
 
 
-def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> Target:
-    """What the benchmark of an assignment measures, with its result in a folder of its own below ``work_dir``."""
-    return Target(
+def targets_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> list[Target]:
+    """What the benchmark of an assignment measures, load after load, with results in a folder below ``work_dir``."""
+    target = Target(
         base_url=layout.base_url,
         endpoint=config.benchmark.endpoint,
         host=layout.host,
@@ -343,5 +356,10 @@ def target_of(config: Config, engine: Engine, layout: Layout, assignment: Assign
         seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
         result=Path(work_dir) / f"benchmark-{assignment.number}-{assignment.attempt}" / "result.json",
+        load={},
         values=assignment.configuration,
     )
+    loads = config.benchmark.loads(assignment.configuration)
+    # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
+    # than there are attempts.
+    return [replace(target, load=load, seed=target.seed + 100 * step) for step, load in enumerate(loads)]

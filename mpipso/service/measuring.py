@@ -1,4 +1,4 @@
-"""The benchmark of a running service: the client is run, and its result read and kept."""
+"""The benchmark of a running service: the client is run, at one load after another, and its result read and kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Metrics
+from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs
+from mpipso.service.command import text
 from mpipso.service.local import LocalNode
 from mpipso.service.node import last_lines, quoted
 from mpipso.service.process import Completed
@@ -27,6 +29,15 @@ class Measuring:
         Finds the line of the client's output that tells best why it has ended.
     files:
         Is given what is kept of the benchmark: the command, its output and results, by name.
+    judge:
+        How good the metrics of a load are.
+    progress:
+        Is told which load is measured, in words.
+
+    Attributes
+    ----------
+    failed:
+        Whether the benchmark has failed at a load, although there are metrics of lower ones.
     """
 
     def __init__(
@@ -36,35 +47,74 @@ class Measuring:
         client: Client,
         reason: Callable[[str], Reason],
         files: dict[str, bytes],
+        *,
+        judge: Callable[[Metrics], Score],
+        progress: Callable[[str], None],
     ) -> None:
         self._node = node
         self._config = config
         self._client = client
         self._reason = reason
         self._files = files
+        self._judge = judge
+        self._progress = progress
+        self.failed = False
 
-    def run(self, target: Target, over: threading.Event) -> Metrics:
-        """Measure a service.
+    def best(self, targets: Sequence[Target], over: threading.Event) -> Metrics:
+        """Measure a service at each load, the lowest first; returns the metrics of the best, the load among them.
+
+        No higher load follows one at which a latency is above its limit, or the benchmark fails.
 
         Raises
         ------
         EvaluationFailed
-            The client failed, or there is no measurement.
+            The client failed, or there is no measurement, at the first load.
         Cancelled
             ``over`` was set.
         """
+        swept = self._config.benchmark.swept
+        if not swept:
+            return self._run(targets[0], self._files, over)
+        (key,) = swept
+        found: list[tuple[Score, Metrics]] = []
+        for target in targets:
+            name = f"{key}-{text(target.load[key])}"
+            self._progress(f"{key} {text(target.load[key])}")
+            kept: dict[str, bytes] = {}
+            try:
+                metrics = {**self._run(target, kept, over), key: float(target.load[key])}
+            except EvaluationFailed as error:
+                if not found or error.kind == "infrastructure":
+                    raise
+                self.failed = True
+                break
+            finally:
+                self._files |= {f"{name}-{file}": content for file, content in kept.items()}
+            found.append((self._judge(metrics), metrics))
+            if self._overloaded(metrics):
+                break
+        return min(found, key=lambda each: each[0])[1]
+
+    def _overloaded(self, metrics: Metrics) -> bool:
+        """Whether a latency is above its limit, which it is under a higher load as well."""
+        limits = (limit for limit in self._config.objective.slo if limit.metric.endswith("_ms"))
+        return any(isinstance(limit.max, float) and metrics.get(limit.metric, 0.0) > limit.max for limit in limits)
+
+    def _run(self, target: Target, files: dict[str, bytes], over: threading.Event) -> Metrics:
         command = self._client.command(self._config, target)
-        self._files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
+        files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
         folder = target.result.parent
         # The next one must not find what this one writes, whatever that is and however it is named.
         with self._node.new_folder(str(folder)):
             try:
-                return self._measured(command, target, over)
+                return self._measured(command, target, files, over)
             except (EvaluationFailed, Cancelled):
-                self._files |= logs(folder, LOG_BYTES // 4)
+                files |= logs(folder, LOG_BYTES // 4)
                 raise
 
-    def _measured(self, command: Sequence[str], target: Target, over: threading.Event) -> Metrics:
+    def _measured(
+        self, command: Sequence[str], target: Target, files: dict[str, bytes], over: threading.Event
+    ) -> Metrics:
         limit = self._config.benchmark.timeout
         results = Results(self._client.result_files(self._config, target))
         output = ""
@@ -75,8 +125,8 @@ class Measuring:
             output = cancelled.output
             raise
         finally:
-            self._files["benchmark.log"] = output.encode()[-LOG_BYTES:]
-            self._files |= results.kept(32 * LOG_BYTES)
+            files["benchmark.log"] = output.encode()[-LOG_BYTES:]
+            files |= results.kept(32 * LOG_BYTES)
         self._check(done, limit)
         try:
             results.require_fresh()

@@ -44,13 +44,13 @@ class Landscape:
     def __init__(
         self, name: str, axes: Sequence[Axis], function: Callable[[tuple[float, ...]], float], opt: float, median: float
     ) -> None:
-        self.name, self.axes, self._function = name, tuple(axes), function
+        self.name, self.axes, self.at = name, tuple(axes), function
         self.opt, self.median = opt, median
         self.space = Space([axis.parameter(f"p{i}") for i, axis in enumerate(axes)])
 
     def value(self, point: Sequence[float]) -> float:
         """At ``point`` of the unit cube."""
-        return self._function(tuple(axis.at(float(u)) for axis, u in zip(self.axes, point, strict=True)))
+        return self.at(tuple(axis.at(float(u)) for axis, u in zip(self.axes, point, strict=True)))
 
     def regret(self, value: float) -> float:
         return min(CAP, (value - self.opt) / (self.median - self.opt))

@@ -55,6 +55,19 @@ class TestWhatIsAccepted:
         assert config.benchmark.requests == 32
         assert read({**good(), "benchmark": {"client": "command"}}).benchmark.requests is None
 
+    def test_a_sweep_of_loads(self) -> None:
+        data = {**good(), "benchmark": {"client": "openai", "concurrency": [4, 16, 64]}}
+        data["objective"] = {"maximize": "concurrency"}
+        benchmark = read(data).benchmark
+        assert benchmark.swept == ("concurrency",) and benchmark.load({}) == {}
+        loads = [{"requests": 32, "concurrency": 4}, {"requests": 64, "concurrency": 16}]
+        assert benchmark.loads({}) == [*loads, {"requests": 256, "concurrency": 64}]
+        data["benchmark"] |= {"requests": "{batch}"}
+        assert read(data).benchmark.loads({"batch": 9})[2] == {"requests": 9, "concurrency": 64}
+        rates = {"client": "openai", "request_rate": [0.5, 2.0]}
+        loads = read({**good(), "benchmark": rates}).benchmark.loads({})
+        assert loads == [{"requests": 32, "request_rate": 0.5}, {"requests": 32, "request_rate": 2.0}]
+
     def test_settings_of_the_load_may_be_a_parameter_s(self) -> None:
         data = {**good(), "benchmark": {"client": "openai", "requests": "{sent}", "concurrency": 8}}
         benchmark = read(data).benchmark
@@ -320,6 +333,38 @@ class TestWhatIsRefused:
         ]
         data["benchmark"] = {"client": "openai", "requests": "{sent}", "request_rate": "{rate}"}
         assert [condition.expression for condition in read(data).conditions] == ["sent >= 1"]
+
+    @pytest.mark.parametrize(
+        ("benchmark", "line"),
+        [
+            ({"concurrency": [8]}, "benchmark: concurrency should list two values or more, from the lowest to the"),
+            ({"concurrency": [8, 4]}, "benchmark: concurrency should list two values or more, from the lowest to the"),
+            ({"request_rate": [1.0, 1.0]}, "benchmark: request_rate should list two values or more, from the lowest"),
+            ({"concurrency": [4, 0]}, "benchmark.concurrency[1] = 0: should be greater than or equal to 1"),
+            ({"concurrency": [4, "8"]}, "benchmark.concurrency[1] = '8': should be a valid integer"),
+            ({"requests": [4, 8]}, "benchmark: several values of requests go with several of concurrency or request_r"),
+            (
+                {"requests": [4, 8], "concurrency": [1, 2, 3]},
+                "benchmark: requests should be one number, or as many as concurrency has",
+            ),
+            (
+                {"concurrency": [4, 8], "request_rate": [1.0, 2.0]},
+                "benchmark: give concurrency (closed loop) or request_rate (open loop), not both",
+            ),
+        ],
+    )
+    def test_a_sweep_that_is_none(self, benchmark: dict[str, Any], line: str) -> None:
+        (found,) = problems({**good(), "benchmark": {"client": "openai", **benchmark}})
+        assert found.startswith(f"my.toml: {line}")
+
+    def test_a_sweep_needs_limits_in_numbers_and_its_names_for_itself(self) -> None:
+        data = with_parameter(name="concurrency")
+        data["benchmark"] |= {"concurrency": [4, 8], "metrics": {"concurrency": "c"}}
+        data["objective"]["slo"] = [{"metric": "ttft_p99_ms", "max": "baseline"}]
+        first, second, third = problems(data)
+        assert "parameter 'concurrency' is called as the setting of which benchmark.concurrency lists" in first
+        assert "benchmark.metrics.concurrency: is told by benchmark.concurrency itself" in second
+        assert 'the limit on ttft_p99_ms should be a number, not "baseline"' in third
 
     def test_what_earlier_versions_let_pass_is_still_read(self) -> None:
         data = good()

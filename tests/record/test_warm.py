@@ -289,6 +289,19 @@ def test_a_load_that_was_tuned_counts_where_it_was_as_it_is_fixed_now(tmp_path: 
     assert [configuration["n"] for configuration, _ in found.results] == [2]
 
 
+def test_a_sweep_is_known_by_the_load_that_counted_where_that_has_become_a_parameter(tmp_path: Path) -> None:
+    clients = '[[parameters]]\nname = "clients"\ntype = "int"\nmin = 1\nmax = 9\ndefault = 2\n'
+    now = parse(TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients, "test")
+    swept = TEXT.replace("requests = 32", "requests = 32\nconcurrency = [4, 8]")
+    script = Script(config=swept)
+    for number, load in enumerate((8.0, 4.0)):
+        metrics = {"output_throughput": 100.0, "ttft_p99_ms": 10.0, "concurrency": load}
+        configuration = {"share": 0.5, "flash": True, "cache": "f16", "n": number + 1}
+        script.evaluated(10 * number, number, 0, configuration=configuration, metrics=metrics)
+    found = earlier(script.save(tmp_path), now)
+    assert [(configuration["n"], configuration["clients"]) for configuration, _ in found.results] == [(1, 8), (2, 4)]
+
+
 def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:
     script = measured(measured(Script(config=TEXT), 0, 100.0, queue=1, old=7), 1, None, n=2, queue=2, old=7)
     found = earlier(script.save(tmp_path))

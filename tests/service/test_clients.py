@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mpipso.config import Config, ObjectiveSection, Pattern
 from mpipso.config.file import parse
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import METRICS
+from mpipso.evaluation import METRICS, Value
 from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS, NotReady, Target, require_measured
 from mpipso.service.clients.result import MAX_RESULT, last_json
@@ -49,7 +49,14 @@ def config(**benchmark: Any) -> Config:
     )
 
 
-def target(folder: Path, port: int = 1, model: str = "", close: bool = False, endpoint: str = COMPLETIONS) -> Target:
+def target(
+    folder: Path,
+    port: int = 1,
+    model: str = "",
+    close: bool = False,
+    endpoint: str = COMPLETIONS,
+    load: Mapping[str, Value] | None = None,
+) -> Target:
     return Target(
         base_url=f"http://127.0.0.1:{port}",
         endpoint=endpoint,
@@ -60,8 +67,14 @@ def target(folder: Path, port: int = 1, model: str = "", close: bool = False, en
         seed=42,
         close_connections=close,
         result=folder / "benchmark.json",
+        load=load or {},
         values={"n": 5},
     )
+
+
+def loadgen_words(told: Config, aim: Target) -> list[str]:
+    """What runs the load generator at the first load."""
+    return CLIENTS.create("openai").command(told, replace(aim, load=told.benchmark.loads(aim.values)[0]))
 
 
 def done(stdout: str = "", stderr: str = "") -> Completed:
@@ -69,7 +82,9 @@ def done(stdout: str = "", stderr: str = "") -> Completed:
 
 
 def measured(folder: Path, output: str, **benchmark: Any) -> dict[str, float]:
-    return dict(CLIENTS.create("command").metrics(config(**benchmark), target(folder), done(output)))
+    told = config(**benchmark)
+    (load,) = told.benchmark.loads({"n": 5})
+    return dict(CLIENTS.create("command").metrics(told, target(folder, load=load), done(output)))
 
 
 def test_every_client_is_found_by_name() -> None:
@@ -705,13 +720,31 @@ def test_settings_of_the_load_may_be_those_of_the_configuration(tmp_path: Path) 
     told = load_of(sent, requests="{sent}", concurrency="{n}")
     assert list(client.problems(told)) == []
     measured = replace(target(tmp_path), values={"n": 5, "sent": 20})
-    words = client.command(told, measured)
+    words = loadgen_words(told, measured)
     assert words[words.index("--requests") :][:2] == ["--requests", "20"]
     assert words[words.index("--concurrency") :][:2] == ["--concurrency", "5"]
     rate = {"name": "rate", "type": "float", "min": 0.5, "max": 9.0}
-    words = client.command(load_of(rate, request_rate="{rate}"), replace(measured, values={"n": 5, "rate": 2.5}))
+    words = loadgen_words(load_of(rate, request_rate="{rate}"), replace(measured, values={"n": 5, "rate": 2.5}))
     assert words[words.index("--request-rate") :][:2] == ["--request-rate", "2.5"]
     assert words[words.index("--requests") :][:2] == ["--requests", "32"]
+
+
+def test_another_program_is_told_each_load_of_a_sweep(tmp_path: Path) -> None:
+    client = CLIENTS.create("command")
+    swept: dict[str, Any] = {"concurrency": (4, 8), "requests": (16, 32), "metrics": {**METRIC_MAP, "failed": "failed"}}
+    told = config(command=("bench", "-c", "{concurrency}", "-n", "{requests}", "-s", "{n}"), **swept)
+    assert list(client.problems(told)) == []
+    assert [client.command(told, target(tmp_path, load=load)) for load in told.benchmark.loads({})] == [
+        ["bench", "-c", "4", "-n", "16", "-s", "5"],
+        ["bench", "-c", "8", "-n", "32", "-s", "5"],
+    ]
+    assert list(client.problems(config(**swept))) == [
+        "benchmark.requests: lists several values, so benchmark.command has to say {requests}",
+        "benchmark.concurrency: lists several values, so benchmark.command has to say {concurrency}",
+    ]
+    most = config(command=("bench", "{concurrency}"), concurrency=(4, 8))
+    most = most.model_copy(update={"objective": ObjectiveSection(maximize="concurrency")})
+    assert list(client.problems(most)) == []
 
 
 def test_another_program_may_be_told_how_many_requests_to_send(tmp_path: Path) -> None:
@@ -751,7 +784,7 @@ def test_goodput_needs_to_be_told_which_requests_count(tmp_path: Path) -> None:
     assert line.startswith("benchmark.goodput: is required for request_goodput")
     told = load_of(maximize="request_goodput", goodput={"ttft_ms": 500, "tpot_ms": 12.5})
     assert list(client.problems(told)) == []
-    words = client.command(told, target(tmp_path))
+    words = loadgen_words(told, target(tmp_path))
     assert words[words.index("--goodput") :][:3] == ["--goodput", "ttft:500", "tpot:12.5"]
 
 
@@ -835,7 +868,7 @@ def test_a_service_that_only_chats_is_asked_so(service: Callable[..., Service], 
     probe(aim)
     chat = config(client="openai", command=(), metrics={}, requests=3, output_tokens=4, endpoint=aim.endpoint)
     client = CLIENTS.create("openai")
-    subprocess.run(client.command(chat, aim), check=True, timeout=60)
+    subprocess.run(loadgen_words(chat, aim), check=True, timeout=60)
     metrics = client.metrics(chat, aim, done())
     assert (metrics["completed"], metrics["failed"]) == (3.0, 0.0)
 
@@ -896,12 +929,12 @@ def test_the_user_s_name_of_the_model_is_used_where_none_is_listed(
 
     monkeypatch.setattr(Handler, "do_POST", answer)
     aim = replace(target(tmp_path, service(model="listed").port), unlisted="mine")
-    client, told = CLIENTS.create("openai"), config(client="openai", command=(), metrics={}, requests=1, warmup=0)
+    told = config(client="openai", command=(), metrics={}, requests=1, warmup=0)
 
     def names() -> list[Any]:
         asked.clear()
         probe(aim)
-        subprocess.run(client.command(told, aim), check=True, timeout=60)
+        subprocess.run(loadgen_words(told, aim), check=True, timeout=60)
         return asked
 
     assert names() == ["listed", "listed"]
@@ -1002,7 +1035,7 @@ def load(aim: Target, **benchmark: Any) -> dict[str, float]:
     quick = {"client": "openai", "requests": 4, "input_tokens": 3, "output_tokens": 2, "warmup": 0}
     told = config(**{"command": (), "metrics": {}, **quick, **benchmark})
     client = CLIENTS.create("openai")
-    ended = process.run(client.command(told, aim), timeout=60)
+    ended = process.run(loadgen_words(told, aim), timeout=60)
     assert ended.exit_code == 0, ended.stderr
     return dict(client.metrics(told, aim, ended))
 
@@ -1091,13 +1124,12 @@ def test_a_service_that_serves_nothing_fails_the_evaluation(service: Callable[..
 def test_the_configuration_reaches_the_load_generator(
     benchmark: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
-    client = CLIENTS.create("openai")
-    plain = client.command(config(client="openai"), target(tmp_path))
-    line = client.command(config(client="openai", **benchmark), target(tmp_path))
+    plain = loadgen_words(config(client="openai"), target(tmp_path))
+    line = loadgen_words(config(client="openai", **benchmark), target(tmp_path))
     assert " ".join(words) in " ".join(line) and " ".join(words) not in " ".join(plain)
     assert "--seed 42" in " ".join(line) and f"--output {tmp_path}/benchmark.json" in " ".join(line)
-    assert "--close" in client.command(config(client="openai"), target(tmp_path, close=True))
-    assert "--model m" in " ".join(client.command(config(client="openai"), target(tmp_path, model="m")))
+    assert "--close" in loadgen_words(config(client="openai"), target(tmp_path, close=True))
+    assert "--model m" in " ".join(loadgen_words(config(client="openai"), target(tmp_path, model="m")))
 
 
 def test_more_connections_than_open_files_are_refused() -> None:
@@ -1109,6 +1141,8 @@ def test_more_connections_than_open_files_are_refused() -> None:
         ({"requests": 500}, "benchmark.concurrency: without it 500 at once need"),
         ({"requests": 8, "warmup": 189}, "benchmark.concurrency: without it 189 at once need"),
         ({"requests": 500, "request_rate": 4.0}, ""),
+        ({"concurrency": (8, 188)}, ""),
+        ({"concurrency": (8, 189)}, "benchmark.concurrency = 189: needs"),
     ]
     code = (
         "import resource\n"

@@ -28,6 +28,7 @@ from bed.job import wait_until
 
 from mpipso.config import Config
 from mpipso.evaluation import Assignment, Evaluation
+from mpipso.search.objective import Objective
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
 from mpipso.service import node as node_module
@@ -82,7 +83,8 @@ class Bench:
             LocalNode(Share(f"node{index}", "127.0.0.1"), work_dir=str(self.folder)) for index in range(nodes)
         ]
         engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-        return ServiceGroup(7, self.nodes, master, config, engine, client, self.tell, port=port)
+        judge = Objective(config.objective).score
+        return ServiceGroup(7, self.nodes, master, config, engine, client, judge, self.tell, port=port)
 
     def tell(self, phase: str, wait: str) -> None:
         if wait:
@@ -262,6 +264,22 @@ def test_a_crash_under_load_is_told_as_such(bench: Bench, trial: int) -> None:
     assert cause == "node0: the service exited with code 7 during the benchmark: fatal: the engine is on fire"
     assert evaluation.failure and evaluation.failure.detail.splitlines() == ["ready", "fatal: the engine is on fire"]
     assert "measuring" in bench.phases
+
+
+@REPEAT
+def test_a_service_that_crashes_at_a_higher_load_has_failed(bench: Bench, trial: int) -> None:
+    evaluation = bench.evaluate(hostile("crash", "--requests", "9"), LOAD | {"concurrency": (1, 2, 4)})
+    cause = "node0: the service exited with code 7 during the benchmark: fatal: the engine is on fire"
+    assert failed(evaluation) == ("configuration", cause)
+    assert bench.waits[-1] != "concurrency 1"
+    assert json.loads(evaluation.files["concurrency-1-benchmark.json"])["completed"] == 3
+
+
+def test_a_service_is_measured_at_each_load_with_prompts_of_its_own(bench: Bench) -> None:
+    evaluation = bench.evaluate(hostile("good"), LOAD | {"concurrency": (1, 2)})
+    assert evaluation.failure is None and evaluation.metrics["concurrency"] in (1, 2)
+    lines = [evaluation.files[f"concurrency-{load}-benchmark-command.txt"].decode() for load in (1, 2)]
+    assert len({line.partition("--seed ")[2].split()[0] for line in lines}) == 2
 
 
 @REPEAT

@@ -32,8 +32,10 @@ class Target:
     close_connections: bool
     result: Path
     """Where the client may write its result: in a folder of its own, which is empty when it begins."""
+    load: Mapping[str, Value]
+    """The settings of the load that are given: ``requests``, ``concurrency``, ``request_rate``."""
     values: Mapping[str, Value]
-    """The configuration that is measured: placeholders for settings of the load, and for the user's own command."""
+    """The configuration that is measured: placeholders for the user's own command."""
 
 
 class NotReady(Exception):
@@ -131,7 +133,7 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
 def deciding(benchmark: Benchmark) -> set[str]:
     """The names of the parameters on whose values a benchmark depends."""
     words = (*benchmark.command, *benchmark.result_file)
-    return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS})}
+    return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS, *benchmark.several})}
 
 
 def _all_positive(parameter: Parameter, *, whole: bool) -> bool:

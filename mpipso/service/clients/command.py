@@ -27,9 +27,12 @@ class CommandClient(Client):
             yield "benchmark.command: is required for client = 'command'"
         yield from self._metric_problems(config)
         for key, field in Benchmark.model_fields.items():
-            if key in _OF_OPENAI and getattr(benchmark, key) != field.default:
+            if key in _OF_OPENAI and getattr(benchmark, key) != field.default and key not in benchmark.several:
                 yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
         yield from self._count_problems(benchmark)
+        for key in benchmark.several:
+            if key not in placeholders(benchmark.command):
+                yield f"benchmark.{key}: lists several values, so benchmark.command has to say {{{key}}}"
         yield from self.load_problems(config)
         for file in benchmark.result_file:
             if not placeholders([file]) & {"seed", "result", "result_dir"}:
@@ -46,7 +49,8 @@ class CommandClient(Client):
             yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.result\""
             return
         for name in config.needed:
-            if name not in benchmark.metrics and not (name == "failed" and _counts_failed(benchmark)):
+            given = name in benchmark.swept or (name == "failed" and _counts_failed(benchmark))
+            if name not in benchmark.metrics and not given:
                 yield f"benchmark.metrics: {name} is needed by the objective; give its key"
         for name, where in benchmark.metrics.items():
             if not isinstance(where, str) and (problem := unit_problem(where.unit, name)):
@@ -66,7 +70,7 @@ class CommandClient(Client):
 
     def _placeholder_problems(self, config: Config) -> Iterator[str]:
         benchmark = config.benchmark
-        known = {*PLACEHOLDERS, *(parameter.name for parameter in config.parameters)}
+        known = {*PLACEHOLDERS, *benchmark.several, *(parameter.name for parameter in config.parameters)}
         for key, words in (("command", benchmark.command), ("result_file", benchmark.result_file)):
             for name in sorted(placeholders(words) - known):
                 yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
@@ -106,7 +110,7 @@ class CommandClient(Client):
                     raise Absent(f"{absent.cause} ({_ONLY_IF_ANY})", detail=absent.detail) from None
                 if name in needed:
                     raise
-        if (sent := config.benchmark.load(target.values).get("requests")) is not None:
+        if (sent := target.load.get("requests")) is not None:
             measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.needed)
 
@@ -175,6 +179,7 @@ def _failed(sent: int, completed: float, failed: float | None) -> float:
 
 def _values(target: Target) -> dict[str, Any]:
     return {
+        **target.load,
         **target.values,
         "host": target.host,
         "port": target.port,

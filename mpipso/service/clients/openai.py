@@ -36,10 +36,11 @@ class OpenAIClient(Client):
     def _connection_problems(self, benchmark: Benchmark) -> Iterator[str]:
         if benchmark.request_rate is not None:
             return  # how many are open at once is then up to the service
-        if isinstance(benchmark.requests, str) or isinstance(benchmark.concurrency, str):
+        if benchmark.called:
             return  # it depends on the configuration
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        most = most_connections(benchmark.requests or 0, benchmark.warmup, benchmark.concurrency)
+        loads = [{key: int(value) for key, value in load.items()} for load in benchmark.loads({})]
+        most = max(most_connections(load["requests"], benchmark.warmup, load.get("concurrency")) for load in loads)
         if hard != resource.RLIM_INFINITY and most + OTHER_FILES > hard:
             told = f" = {most}: needs" if benchmark.concurrency is not None else f": without it {most} at once need"
             yield (
@@ -55,7 +56,7 @@ class OpenAIClient(Client):
         words = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", target.base_url]
         words += ["--endpoint", target.endpoint]
         words += ["--warmup", str(benchmark.warmup)]
-        for key, value in benchmark.load(target.values).items():
+        for key, value in target.load.items():
             words += [f"--{key.replace('_', '-')}", text(value)]
         words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
         words += ["--timeout", str(benchmark.request_timeout or benchmark.timeout)]
