@@ -6,7 +6,7 @@ reads them and explains mistakes, ``templates`` are the commented files that com
 YAML without rewriting it.
 """
 
-from mpipso.config.benchmark import Benchmark, Key, Pattern
+from mpipso.config.benchmark import Benchmark, Key, Pattern, Program
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.config.sections import (
     Config,
@@ -27,6 +27,7 @@ __all__ = [
     "ObjectiveSection",
     "Parameter",
     "Pattern",
+    "Program",
     "ScheduleKind",
     "Search",
     "Service",

@@ -100,7 +100,25 @@ class Goodput(Section):
         return self
 
 
-class Benchmark(Section):
+class Program(Section):
+    """A program that is run against the running service, and where its result has which metric.
+
+    ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file. ``timeout`` is
+    in seconds.
+    """
+
+    timeout: Seconds = 600.0
+    command: Command = ()
+    result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    metrics: dict[Name, Where] = Field(default_factory=dict)
+
+    @field_validator("result_file", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return ((names,) if names else ()) if isinstance(names, str) else names
+
+
+class Benchmark(Program):
     """How a running service is measured. Lengths are in tokens, times in seconds.
 
     A benchmark in which fewer than ``min_success_rate`` of the requests were served is no measurement. A request has
@@ -108,7 +126,6 @@ class Benchmark(Section):
     what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
     ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces. Several values of
     ``concurrency`` or ``request_rate`` are a sweep: a service is measured at each, and what counts is the best.
-    ``result_file`` is one name or several, in which ``*`` and ``**`` are wild; each stands for one file.
     """
 
     client: str
@@ -123,12 +140,8 @@ class Benchmark(Section):
     save_requests: bool = False
     goodput: Goodput | None = None
     seed: int = 0
-    timeout: Seconds = 600.0
     request_timeout: Seconds | None = None
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    command: Command = ()
-    result_file: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    metrics: dict[Name, Where] = Field(default_factory=dict)
 
     @property
     def called(self) -> dict[str, str]:
@@ -169,11 +182,6 @@ class Benchmark(Section):
     @classmethod
     def _known(cls, client: str, info: ValidationInfo) -> str:
         return adapter("clients", client, info)
-
-    @field_validator("result_file", mode="before")
-    @classmethod
-    def _one_or_several(cls, names: Any) -> Any:
-        return ((names,) if names else ()) if isinstance(names, str) else names
 
     @model_validator(mode="before")
     @classmethod

@@ -102,20 +102,20 @@ class Measuring:
 
     def _run(self, target: Target, files: dict[str, bytes], over: threading.Event) -> Metrics:
         command = self._client.command(self._config, target)
-        files["benchmark-command.txt"] = shlex.join(command).encode() + b"\n"
+        files[f"{self._client.section}-command.txt"] = shlex.join(command).encode() + b"\n"
         folder = target.result.parent
         # The next one must not find what this one writes, whatever that is and however it is named.
         with self._node.new_folder(str(folder)):
             try:
                 return self._measured(command, target, files, over)
             except (EvaluationFailed, Cancelled):
-                files |= logs(folder, LOG_BYTES // 4)
+                files |= logs(folder, self._client.section, LOG_BYTES // 4)
                 raise
 
     def _measured(
         self, command: Sequence[str], target: Target, files: dict[str, bytes], over: threading.Event
     ) -> Metrics:
-        limit = self._config.benchmark.timeout
+        limit, section = self._client.settings(self._config).timeout, self._client.section
         results = Results(self._client.result_files(self._config, target))
         output = ""
         try:
@@ -125,8 +125,8 @@ class Measuring:
             output = cancelled.output
             raise
         finally:
-            files["benchmark.log"] = output.encode()[-LOG_BYTES:]
-            files |= results.kept(32 * LOG_BYTES)
+            files[f"{section}.log"] = output.encode()[-LOG_BYTES:]
+            files |= results.kept(section, 32 * LOG_BYTES)
         self._check(done, limit)
         try:
             results.require_fresh()

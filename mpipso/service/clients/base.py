@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso.config import Benchmark, Config
+from mpipso.config import Benchmark, Config, Program
 from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Metrics, Value
@@ -44,6 +44,13 @@ class NotReady(Exception):
 
 class Client(abc.ABC):
     """A program that puts load on a service and reports metrics."""
+
+    section = "benchmark"
+    """The table of the configuration that says how it is run; names of the files that are kept of it begin so."""
+
+    def settings(self, config: Config) -> Program:
+        """Its section of the configuration."""
+        return config.benchmark
 
     @abc.abstractmethod
     def problems(self, config: Config) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpipso.config import Benchmark, Config, Key, Pattern
+from mpipso.config import Benchmark, Config, Key, Pattern, Program
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Metrics
 from mpipso.service.clients.base import CLIENTS, PLACEHOLDERS, Client, Target, require_measured
@@ -17,82 +17,58 @@ from mpipso.service.command import choices, fill, placeholders, script_problems
 from mpipso.service.process import Completed
 
 
-@CLIENTS.register("command")
-class CommandClient(Client):
-    """Runs ``benchmark.command``; reads ``benchmark.result_file`` if given, else ``{result}``, else what it printed."""
+class ProgramClient(Client):
+    """Runs the ``command`` of its section; reads ``result_file`` if given, else ``{result}``, else what it printed."""
 
-    def problems(self, config: Config) -> Iterator[str]:
-        benchmark = config.benchmark
-        if not benchmark.command:
-            yield "benchmark.command: is required for client = 'command'"
-        yield from self._metric_problems(config)
-        for key, field in Benchmark.model_fields.items():
-            if key in _OF_OPENAI and getattr(benchmark, key) != field.default and key not in benchmark.several:
-                yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
-        yield from self._count_problems(benchmark)
-        for key in benchmark.several:
-            if key not in placeholders(benchmark.command):
-                yield f"benchmark.{key}: lists several values, so benchmark.command has to say {{{key}}}"
-        yield from self.load_problems(config)
-        for file in benchmark.result_file:
+    required = "is required"
+    """What is said of a key that is missing."""
+
+    def metric_problems(self, config: Config, needed: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with the keys of metrics, of which those ``needed`` by the objective have to have one."""
+        metrics = self.settings(config).metrics
+        if not metrics:
+            yield f'{self.section}.metrics: {self.required}: a table of metric = "key.in.its.result"'
+            return
+        for name in needed:
+            if name not in metrics:
+                yield f"{self.section}.metrics: {name} is needed by the objective; give its key"
+        for name, where in metrics.items():
+            if not isinstance(where, str) and (problem := unit_problem(where.unit, name)):
+                yield f"{self.section}.metrics: {problem}"
+
+    def command_problems(self, config: Config, more: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with the command and the names of its result files, which may hold ``more`` placeholders."""
+        program, section = self.settings(config), self.section
+        for file in program.result_file:
             if not placeholders([file]) & {"seed", "result", "result_dir"}:
                 yield (
-                    f"benchmark.result_file: {file} can be the same for two groups, which would take each other's "
+                    f"{section}.result_file: {file} can be the same for two groups, which would take each other's "
                     "results: let it be in {result_dir}, a folder of each evaluation's own, or put {seed} into its "
                     "name, which is another each time"
                 )
-        yield from self._placeholder_problems(config)
-
-    def _metric_problems(self, config: Config) -> Iterator[str]:
-        benchmark = config.benchmark
-        if not benchmark.metrics:
-            yield "benchmark.metrics: is required for client = 'command': a table of metric = \"key.in.its.result\""
-            return
-        for name in config.needed:
-            given = name in benchmark.swept or (name == "failed" and _counts_failed(benchmark))
-            if name not in benchmark.metrics and not given:
-                yield f"benchmark.metrics: {name} is needed by the objective; give its key"
-        for name, where in benchmark.metrics.items():
-            if not isinstance(where, str) and (problem := unit_problem(where.unit, name)):
-                yield f"benchmark.metrics: {problem}"
-
-    def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
-        if benchmark.requests is not None and "completed" not in benchmark.metrics:
-            yield (
-                f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
-                "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
-            )
-        if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics and not _counts_failed(benchmark):
-            yield (
-                "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed, or that "
-                "of completed and benchmark.requests says how many are sent"
-            )
-
-    def _placeholder_problems(self, config: Config) -> Iterator[str]:
-        benchmark = config.benchmark
-        known = {*PLACEHOLDERS, *benchmark.several, *(parameter.name for parameter in config.parameters)}
-        for key, words in (("command", benchmark.command), ("result_file", benchmark.result_file)):
+        known = {*PLACEHOLDERS, *more, *(parameter.name for parameter in config.parameters)}
+        for key, words in (("command", program.command), ("result_file", program.result_file)):
             for name in sorted(placeholders(words) - known):
-                yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
+                yield f"{section}.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
         folder = config.service.work_dir or tempfile.gettempdir()
         texts = {"model": (config.service.model,), "result": (folder,), "result_dir": (folder,)}
-        for problem in script_problems(benchmark.command, {**choices(config.parameters), **texts}):
-            yield f"benchmark.command: {problem}"
+        for problem in script_problems(program.command, {**choices(config.parameters), **texts}):
+            yield f"{section}.command: {problem}"
 
     async def probe(self, target: Target, timeout: float) -> None:
         """Only the program itself knows what a request is."""
 
     def command(self, config: Config, target: Target) -> list[str]:
-        return fill(config.benchmark.command, _values(target))
+        return fill(self.settings(config).command, _values(target))
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
-        values = _values(target)
-        files = [only(name, pattern(name, values), target.result.parent) for name in config.benchmark.result_file]
+        program, values = self.settings(config), _values(target)
+        files = [only(name, pattern(name, values), target.result.parent) for name in program.result_file]
         if not files and target.result.exists():
             files = [target.result]
-        told = {name: Key(key=at) if isinstance(at, str) else at for name, at in config.benchmark.metrics.items()}
+        told = {name: Key(key=at) if isinstance(at, str) else at for name, at in program.metrics.items()}
         keys = [where.key for where in told.values() if isinstance(where, Key)]
-        result = _result(config, files, done) if keys else None
+        result = _result(program, files, done) if keys else None
         texts = [""]
         if len(keys) < len(told):
             # What goes to stderr is progress, as a rule, and stdout has the final figures.
@@ -110,14 +86,54 @@ class CommandClient(Client):
                     raise Absent(f"{absent.cause} ({_ONLY_IF_ANY})", detail=absent.detail) from None
                 if name in needed:
                     raise
+        return measured
+
+    def result_files(self, config: Config, target: Target) -> list[str]:
+        """``result_file``, else where the command may write although it need not."""
+        values = _values(target)
+        return [pattern(name, values) for name in self.settings(config).result_file or ("{result}",)]
+
+
+@CLIENTS.register("command")
+class CommandClient(ProgramClient):
+    """Runs ``benchmark.command``."""
+
+    required = "is required for client = 'command'"
+
+    def problems(self, config: Config) -> Iterator[str]:
+        benchmark = config.benchmark
+        if not benchmark.command:
+            yield f"benchmark.command: {self.required}"
+        told = {*benchmark.swept, *(["failed"] if _counts_failed(benchmark) else [])}
+        needed = [name for name in config.needed if name not in told]
+        yield from self.metric_problems(config, needed)
+        for key, field in Benchmark.model_fields.items():
+            if key in _OF_OPENAI and getattr(benchmark, key) != field.default and key not in benchmark.several:
+                yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
+        yield from self._count_problems(benchmark)
+        for key in benchmark.several:
+            if key not in placeholders(benchmark.command):
+                yield f"benchmark.{key}: lists several values, so benchmark.command has to say {{{key}}}"
+        yield from self.load_problems(config)
+        yield from self.command_problems(config, benchmark.several)
+
+    def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
+        if benchmark.requests is not None and "completed" not in benchmark.metrics:
+            yield (
+                f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
+                "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
+            )
+        if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics and not _counts_failed(benchmark):
+            yield (
+                "benchmark.min_success_rate: has no effect unless benchmark.metrics names the key of failed, or that "
+                "of completed and benchmark.requests says how many are sent"
+            )
+
+    def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
+        measured = dict(super().metrics(config, target, done))
         if (sent := target.load.get("requests")) is not None:
             measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.needed)
-
-    def result_files(self, config: Config, target: Target) -> list[str]:
-        """``benchmark.result_file``, else where the command may write although it need not."""
-        values = _values(target)
-        return [pattern(name, values) for name in config.benchmark.result_file or ("{result}",)]
 
 
 _OF_OPENAI = (
@@ -137,7 +153,7 @@ _ONLY_IF_ANY = (
 )
 
 
-def _result(config: Config, files: Sequence[Path], done: Completed) -> Any:
+def _result(program: Program, files: Sequence[Path], done: Completed) -> Any:
     """The tables in which keys are looked up.
 
     Raises
@@ -149,7 +165,7 @@ def _result(config: Config, files: Sequence[Path], done: Completed) -> Any:
     if result is None:
         told = (
             "wrote no {result} and printed no JSON"
-            if "result" in placeholders(config.benchmark.command)
+            if "result" in placeholders(program.command)
             else "printed no JSON object, in which keys are looked up; { pattern = '...' } in place of a key finds a "
             "number in text"
         )

@@ -77,14 +77,14 @@ class Results:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._before = {wanted: found(wanted) for wanted in patterns}
 
-    def kept(self, most: int) -> dict[str, bytes]:
+    def kept(self, called: str, most: int) -> dict[str, bytes]:
         """The last ``most`` bytes of each file that was written, by its name in the evaluation's folder."""
         kept = {}
         for number, (wanted, before) in enumerate(self._before.items(), 1):
             now = found(wanted)
             if len(now) == 1 and now != before:
                 (file,) = now
-                name = f"benchmark{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
+                name = f"{called}{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
                 with contextlib.suppress(OSError):
                     kept[name] = _end(file, most)
         return kept
@@ -103,8 +103,8 @@ class Results:
                 raise EvaluationFailed(f"the benchmark client did not update its result file {file.name}")
 
 
-def logs(folder: Path, most: int) -> dict[str, bytes]:
-    """The last ``most`` bytes of each log in a benchmark's folder, by its name in that of the evaluation.
+def logs(folder: Path, called: str, most: int) -> dict[str, bytes]:
+    """The last ``most`` bytes of each log in the folder of what is ``called`` so, by its name in the evaluation's.
 
     Of many logs those that were written last are kept.
     """
@@ -118,7 +118,7 @@ def logs(folder: Path, most: int) -> dict[str, bytes]:
     kept = {}
     for _, file in sorted(written)[-MAX_LOGS:]:
         with contextlib.suppress(OSError):
-            kept[f"benchmark-logs/{file.relative_to(folder)}"] = _end(file, most)
+            kept[f"{called}-logs/{file.relative_to(folder)}"] = _end(file, most)
     return kept
 
 
