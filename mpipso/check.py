@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
 from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
+from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import targets_of
 from mpipso.startup import Options, earlier_results, read_config, settled, well_defined
@@ -183,14 +184,16 @@ def _starts(config: Config, configuration: Configuration, group: PlacedGroup, pl
 
 def _measurements(
     config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout
-) -> list[recipe.NodeStart]:
-    """The benchmark of the first evaluation, at each load, which its group's leader runs."""
-    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    targets = targets_of(config, engine, placed, Assignment(0, 1, configuration), placed.work_dirs[0])
-    return [recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target))) for target in targets]
+) -> Iterator[recipe.NodeStart]:
+    """What measures in the first evaluation, at each load, which its group's leader runs."""
+    engine, benchmark = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    for client in (benchmark, QualityClient()) if config.quality.command else (benchmark,):
+        first = Assignment(0, 1, configuration)
+        for target in targets_of(config, engine, client, placed, first, placed.work_dirs[0]):
+            yield recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target)))
 
 
-def _print_commands(starts: Sequence[recipe.NodeStart], console: Console) -> None:
+def _print_commands(starts: Iterable[recipe.NodeStart], console: Console) -> None:
     for start in starts:
         before = [recipe.NodeStart(start.host, start.update)] if start.update else []
         for each in (*before, start):

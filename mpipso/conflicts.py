@@ -49,15 +49,19 @@ def moving_port(config: Config, plan: Plan) -> str:
 
 
 def address_problems(config: Config, plan: Plan) -> list[str]:
-    """Whether the user's own benchmark is told which service it is to load; one line if not."""
-    service, command = config.service, config.benchmark.command
+    """Whether the user's own commands that measure are told which service it is; one line for each that is not."""
+    service = config.service
     started = service.command or ENGINES.create(service.engine).default_command(config)
     told = (*started, *service.worker_command, *service.update_command, *service.env.values())
     if "port" not in placeholders((*told, service.health_url)):  # where it listens is its own matter
         return []
-    if not command or placeholders(command) & {"base_url", "port"} or not (why := moving_port(config, plan)):
+    if not (why := moving_port(config, plan)):
         return []
-    return [f"benchmark.command: cannot know which service to load, as {why}: use {{base_url}} or {{port}} in it"]
+    return [
+        f"{section}.command: cannot know which service to {what}, as {why}: use {{base_url}} or {{port}} in it"
+        for section, what, program in (("benchmark", "load", config.benchmark), ("quality", "check", config.quality))
+        if program.command and not placeholders(program.command) & {"base_url", "port"}
+    ]
 
 
 def visibility_problems(config: Config, plan: Plan) -> list[str]:

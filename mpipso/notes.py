@@ -25,6 +25,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _flags_left_out(config)
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
+    yield from _quality_that_does_not_count(config)
     yield from _idle_connections(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
@@ -131,6 +132,17 @@ def _failures_not_told(config: Config) -> Iterator[str]:
         yield (
             "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "
             "failed, or set benchmark.requests to how many benchmark.command sends"
+        )
+
+
+def _quality_that_does_not_count(config: Config) -> Iterator[str]:
+    """A check of answers that excludes no configuration, however bad its answers are."""
+    metrics = config.quality.metrics
+    if metrics and not metrics.keys() & {*config.needed}:
+        name = next(iter(metrics))
+        yield (
+            f"quality.metrics: neither the objective nor a limit needs any, so the best may be one with bad answers; "
+            f'an [[objective.slo]] of metric = "{name}" limits them'
         )
 
 

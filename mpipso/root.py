@@ -339,7 +339,7 @@ class Root:
             return config.search.evaluation_timeout + config.service.stop_grace + SLACK
         nodes = max((len(group.nodes) for group in self._membership.groups.values()), default=1)
         starts = (1 + (nodes if config.service.update_command else 0)) * config.service.start_timeout
-        return starts + config.benchmark.timeout + config.service.stop_grace + SLACK
+        return starts + config.measuring_timeout + config.service.stop_grace + SLACK
 
     # Signs of life, and the end
 

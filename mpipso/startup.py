@@ -26,6 +26,7 @@ from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
+from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded
 from mpipso.timelimits import nothing_left, require_time
@@ -151,9 +152,9 @@ def _require_resumable(
 
 
 def adapter_problems(config: Config, source: str) -> list[str]:
-    """What is wrong with a configuration from the point of view of its engine and its client."""
-    engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-    return [f"{source}: {problem}" for problem in (*engine.problems(config), *client.problems(config))]
+    """What is wrong with a configuration from the point of view of its engine and its clients."""
+    adapters = (ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client), QualityClient())
+    return [f"{source}: {problem}" for adapter in adapters for problem in adapter.problems(config)]
 
 
 def leads_from(folder: str, config: Config) -> bool:
@@ -161,7 +162,7 @@ def leads_from(folder: str, config: Config) -> bool:
     service = config.service
     commands = (
         *(service.command, service.worker_command, service.update_command, service.stop_command),
-        *(service.health_command, config.benchmark.command),
+        *(service.health_command, config.benchmark.command, config.quality.command),
     )
     return any(commands) or bool(service.model and Path(folder, service.model).exists())
 
@@ -204,7 +205,7 @@ def _require_values(objective: Objective, config: Config, space: Space) -> None:
     So it is with a function that there is not, and arithmetic with text. Of other expressions some made-up metrics give
     a value: small ones, large ones, those in the opposite order, or none above 0.
     """
-    names = config.benchmark.measured
+    names = config.measured
     numbers = [float(number) for number in range(1, len(names) + 1)]
     points = [space.decode(np.full(space.dimensions, u)) for u in (0.1, 0.5, 0.9)]
     why = ""

@@ -839,6 +839,18 @@ def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
         "and measure it with:",
         f"  {host}: echo http://127.0.0.1:8000 7 --token '***' /tmp/mpipso/benchmark-0-1/result.json 8",
     ]
+    check = 'command = ["echo", "{base_url}", "{result_dir}", "--token", "hf_x"]\nmetrics = { accuracy = "acc,none" }'
+    change(config, "[objective]", f"[quality]\n{check}\n[objective]")
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-3:] == [*out[-2:], f"  {host}: echo http://127.0.0.1:8000 /tmp/mpipso/quality-0-1 --token '***'"]
+    assert sum(line.startswith("note: quality.metrics: neither the objective nor a limit") for line in told) == 1
+    change(config, '["echo", "{base_url}", "{result_dir}"', '["no-such-check", "{result_dri}"')
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 2
+    assert "quality.command: unknown placeholder {result_dri}; known are: " in capsys.readouterr().err
+    change(config, "result_dri", "result_dir")
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 2
+    assert "quality.command: command not found: no-such-check" in capsys.readouterr().err
 
 
 def test_check_says_which_port_stands_for_a_free_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.config import Config
+from mpipso.config import Config, Quality
 from mpipso.conflicts import address_problems, loopback_problems, placement_problems
 
 
@@ -42,6 +42,10 @@ def test_a_benchmark_of_a_fixed_port_would_load_another_group_s_service(
     placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
     line = "benchmark.command: cannot know which service to load, as 2 groups share a"
     assert [each.startswith(line) for each in address_problems(config, placed)] == [True] * told
+    told_which = {"benchmark": config.benchmark.model_copy(update={"command": ("bench", "{port}")})}
+    checked = config.model_copy(update={**told_which, "quality": Quality(command=("check", "--port", "8000"))})
+    line = "quality.command: cannot know which service to check, as 2 groups share a"
+    assert [each.startswith(line) for each in address_problems(checked, placed)] == [True] * told
 
 
 def test_groups_that_cannot_share_a_model_are_told_once_for_each_reason() -> None:

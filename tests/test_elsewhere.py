@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bed.job import Job
 
+from mpipso.config import Quality
 from mpipso.config.file import parse
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
@@ -139,3 +140,4 @@ def test_nothing_leads_from_anywhere_without_commands_of_the_user_s(tmp_path: Pa
     own = embedded.model_copy(update={"service": embedded.service.model_copy(update={"model": "model"})})
     assert leads_from(str(tmp_path / "there"), own)
     assert not leads_from(str(tmp_path), own)
+    assert leads_from(str(tmp_path), embedded.model_copy(update={"quality": Quality(command=("./check.sh",))}))

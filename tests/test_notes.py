@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.config import Benchmark, Config
+from mpipso.config import Benchmark, Config, Quality
 from mpipso.notes import notes, regrouping_note
 from mpipso.startup import settled
 
@@ -88,6 +88,11 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
                 update={"benchmark": Benchmark(client="openai", requests=1, concurrency="{n}")}
             ),
             "benchmark.concurrency = 2 at most: of requests = 1 no more than these are ever under way",
+        ),
+        (
+            of("command", command=OWN).model_copy(update={"quality": Quality(metrics={"accuracy": "acc"})}),
+            "quality.metrics: neither the objective nor a limit needs any, so the best may be one with bad answers; "
+            'an [[objective.slo]] of metric = "accuracy" limits them',
         ),
         (of("vllm", command=OWN, worker_command=OWN), ""),
         (of("vllm", command=OWN), "service.command: without a service.worker_command nothing is started on b"),

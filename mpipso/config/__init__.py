@@ -1,12 +1,12 @@
 """The configuration of a run: one TOML file as validated, frozen data.
 
 ``sections`` are its tables, with ``parameters`` (what is searched, and conditions on it), ``benchmark`` (load and
-result), ``parallel`` (nodes and groups) and ``servicefile`` (the service's own configuration file) apart. ``file``
-reads them and explains mistakes, ``templates`` are the commented files that come with mpipso, and ``yamltext`` changes
-YAML without rewriting it.
+result, and the check of answers), ``parallel`` (nodes and groups) and ``servicefile`` (the service's own configuration
+file) apart. ``file`` reads them and explains mistakes, ``templates`` are the commented files that come with mpipso, and
+``yamltext`` changes YAML without rewriting it.
 """
 
-from mpipso.config.benchmark import Benchmark, Key, Pattern, Program
+from mpipso.config.benchmark import Benchmark, Key, Pattern, Program, Quality
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.config.sections import (
     Config,
@@ -28,6 +28,7 @@ __all__ = [
     "Parameter",
     "Pattern",
     "Program",
+    "Quality",
     "ScheduleKind",
     "Search",
     "Service",

@@ -1,4 +1,4 @@
-"""The configuration of the benchmark: what is sent to a running service, and where its result has which metric."""
+"""The configuration of what measures: what is sent to a running service, and where its result has which metric."""
 
 from __future__ import annotations
 
@@ -116,6 +116,13 @@ class Program(Section):
     @classmethod
     def _one_or_several(cls, names: Any) -> Any:
         return ((names,) if names else ()) if isinstance(names, str) else names
+
+
+class Quality(Program):
+    """What is run after the benchmark on the same running service: a check of its answers. Without a command, nothing.
+
+    Its figures are metrics like the benchmark's, under other names.
+    """
 
 
 class Benchmark(Program):

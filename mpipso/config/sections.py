@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mpipso.config.benchmark import Benchmark
+from mpipso.config.benchmark import Benchmark, Quality
 from mpipso.config.parallel import Parallel, Ssh
 from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter, names_in
 from mpipso.config.servicefile import ConfigFile
@@ -253,6 +253,7 @@ class Config(Section):
 
     service: Service
     benchmark: Benchmark
+    quality: Quality = Quality()
     objective: ObjectiveSection
     search: Search = Search()
     parallel: Parallel = Parallel()
@@ -268,6 +269,17 @@ class Config(Section):
         least = {"requests": ">= 1", "concurrency": ">= 1", "request_rate": "> 0"}
         called = ((key, name) for key, name in self.benchmark.called.items() if name in computed)
         return (*self.constraints, *(Constraint(expression=f"{name} {least[key]}") for key, name in called))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of all metrics that there may be, but for derived ones."""
+        return (*self.benchmark.measured, *self.quality.metrics)
+
+    @property
+    def measuring_timeout(self) -> float:
+        """Seconds that measuring a service takes at most, at all loads."""
+        quality = self.quality.timeout if self.quality.command else 0.0
+        return len(self.benchmark.loads({})) * self.benchmark.timeout + quality
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -305,7 +317,12 @@ class Config(Section):
                 f"constraint: product names the unknown parameter {n!r}" for n in constraint.product if n not in names
             ]
         problems += self._sweep_problems(names)
-        measured = set(self.benchmark.measured)
+        problems += [
+            f"quality.metrics.{name}: is a metric of the benchmark already; give it another name"
+            for name in self.quality.metrics
+            if name in self.benchmark.measured
+        ]
+        measured = set(self.measured)
         for name, expression in self.objective.derived.items():
             if name in measured or name in names:
                 problems.append(f"objective.derived.{name}: is a {'parameter' if name in names else 'metric'} already")

@@ -32,6 +32,7 @@ FREE = (
     "search.leaders",
     "benchmark.timeout",
     "benchmark.save_requests",
+    "quality.timeout",
     "service.port",
     "service.config_file.template",
     "service.work_dir",

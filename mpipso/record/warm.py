@@ -64,9 +64,9 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     searched parameter that the source does not have counts as its default, which the description tells.
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
-    name, and columns for metrics, by their names in the common vocabulary or in ``benchmark.metrics``. Other columns
-    are ignored, and named in the description. A row in which a needed metric is empty or not a finite number is a
-    failure.
+    name, and columns for metrics, by their names in the common vocabulary, ``benchmark.metrics`` or
+    ``quality.metrics``. Other columns are ignored, and named in the description. A row in which a needed metric is
+    empty or not a finite number is a failure.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _otherwise(other: Config | None, config: Config) -> list[str]:
     if other is None:
         return ["its configuration is of another version, so nobody can tell whether it measured the same"]
     tuned = tuple(f"benchmark.{key} " for key in (*config.benchmark.called, *other.benchmark.called))
-    lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.")))
+    lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.", "quality.")))
     keys = [line for line in lines if not line.startswith(tuned)]
     more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
     return [f"measured otherwise: {', '.join(keys[:_TOLD])}{more}"] if keys else []
@@ -296,7 +296,7 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     if not header:
         raise UserError(f"{path}:1: has no header: it should name the parameters and metrics of the columns")
     searched = [parameter.name for parameter in config.parameters if parameter.searched]
-    known = {*searched, *config.benchmark.measured}
+    known = {*searched, *config.measured}
     spare = [name for name in header if name not in {*known, *(parameter.name for parameter in config.parameters)}]
     defaults = _defaults(config) if any(name in header for name in searched) else {}
     # A name that is much like it may be the same parameter, by an earlier name or with a mistake in writing.

@@ -21,6 +21,7 @@ from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Me
 from mpipso.logtext import says_in_use
 from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
+from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
@@ -166,7 +167,7 @@ class ServiceGroup:
         self._update_config(starts, configuration, layout, cancel)
         self._enter("starting")
         self._start(starts, configuration, layout)
-        targets = targets_of(self._config, self._engine, layout, assignment, self._local.work_dir)
+        targets = targets_of(self._config, self._engine, self._client, layout, assignment, self._local.work_dir)
         readiness = self._readiness(targets[0], configuration, layout, starts[-1].env)
         with watching(lambda: self._check_alive("while starting", layout.port, readiness.reached), cancel) as over:
             try:
@@ -175,26 +176,32 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
-        measuring = Measuring(
-            self._local,
-            self._config,
-            self._client,
-            self._engine.reason,
-            self._files,
-            judge=partial(self._judge, assignment),
-            progress=partial(self._progress, "measuring"),
-        )
+        found = self._measured(self._client, targets, readiness, cancel)
+        if self._config.quality.command:
+            checked = QualityClient()
+            self._progress("measuring", checked.section)
+            targets = targets_of(self._config, self._engine, checked, layout, assignment, self._local.work_dir)
+            (quality,) = self._measured(checked, targets, readiness, cancel)
+            found = [{**metrics, **quality} for metrics in found]
+        return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
+
+    def _measured(
+        self, client: Client, targets: Sequence[Target], readiness: Readiness, cancel: threading.Event
+    ) -> list[Metrics]:
+        """What a client measures on the service at each load, as long as that lives."""
+        told = partial(self._progress, "measuring")
+        measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told)
         for running in self._running:
             running.begin()
-        with watching(lambda: self._check_alive("during the benchmark"), cancel) as over:
+        with watching(lambda: self._check_alive(f"during the {client.title}"), cancel) as over:
             try:
-                metrics = measuring.best(targets, over)
+                found = measuring.run(targets, over)
             except EvaluationFailed:
                 readiness.outlast(over)
                 raise
-            if metrics.get("failed") or measuring.failed:
+            if measuring.failed or any(metrics.get("failed") for metrics in found):
                 readiness.outlast(over)
-            return metrics
+            return found
 
     def _layout(self, folders: Sequence[str]) -> Layout:
         master = self._nodes[self._master]
@@ -344,8 +351,10 @@ class ServiceGroup:
         return "; ".join(dict.fromkeys(problems))
 
 
-def targets_of(config: Config, engine: Engine, layout: Layout, assignment: Assignment, work_dir: str) -> list[Target]:
-    """What the benchmark of an assignment measures, load after load, with results in a folder below ``work_dir``."""
+def targets_of(
+    config: Config, engine: Engine, client: Client, layout: Layout, assignment: Assignment, work_dir: str
+) -> list[Target]:
+    """What a client measures for an assignment, load after load, with results in a folder below ``work_dir``."""
     target = Target(
         base_url=layout.base_url,
         endpoint=config.benchmark.endpoint,
@@ -355,11 +364,11 @@ def targets_of(config: Config, engine: Engine, layout: Layout, assignment: Assig
         unlisted=config.service.model,
         seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
-        result=Path(work_dir) / f"benchmark-{assignment.number}-{assignment.attempt}" / "result.json",
+        result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
         load={},
         values=assignment.configuration,
     )
-    loads = config.benchmark.loads(assignment.configuration)
+    loads = client.loads(config, assignment.configuration)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
     # than there are attempts.
     return [replace(target, load=load, seed=target.seed + 100 * step) for step, load in enumerate(loads)]

@@ -1,4 +1,4 @@
-"""The benchmark of a running service: the client is run, at one load after another, and its result read and kept."""
+"""What measures a running service: a client is run, at one load after another, and its result read and kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.evaluation import Metrics
-from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs
 from mpipso.service.command import text
@@ -21,16 +20,14 @@ from mpipso.service.running import LOG_BYTES
 
 
 class Measuring:
-    """Runs the benchmark client on a node.
+    """Runs a client on a node.
 
     Parameters
     ----------
     reason:
         Finds the line of the client's output that tells best why it has ended.
     files:
-        Is given what is kept of the benchmark: the command, its output and results, by name.
-    judge:
-        How good the metrics of a load are.
+        Is given what is kept of its run: the command, its output and results, by name.
     progress:
         Is told which load is measured, in words.
 
@@ -47,8 +44,6 @@ class Measuring:
         client: Client,
         reason: Callable[[str], Reason],
         files: dict[str, bytes],
-        *,
-        judge: Callable[[Metrics], Score],
         progress: Callable[[str], None],
     ) -> None:
         self._node = node
@@ -56,12 +51,11 @@ class Measuring:
         self._client = client
         self._reason = reason
         self._files = files
-        self._judge = judge
         self._progress = progress
         self.failed = False
 
-    def best(self, targets: Sequence[Target], over: threading.Event) -> Metrics:
-        """Measure a service at each load, the lowest first; returns the metrics of the best, the load among them.
+    def run(self, targets: Sequence[Target], over: threading.Event) -> list[Metrics]:
+        """Measure a service at each load, the lowest first; returns the metrics at each, with a swept load among them.
 
         No higher load follows one at which a latency is above its limit, or the benchmark fails.
 
@@ -72,17 +66,17 @@ class Measuring:
         Cancelled
             ``over`` was set.
         """
-        swept = self._config.benchmark.swept
+        swept = [key for key in self._config.benchmark.swept if key in targets[0].load]
         if not swept:
-            return self._run(targets[0], self._files, over)
+            return [self._once(targets[0], self._files, over)]
         (key,) = swept
-        found: list[tuple[Score, Metrics]] = []
+        found: list[Metrics] = []
         for target in targets:
             name = f"{key}-{text(target.load[key])}"
             self._progress(f"{key} {text(target.load[key])}")
             kept: dict[str, bytes] = {}
             try:
-                metrics = {**self._run(target, kept, over), key: float(target.load[key])}
+                metrics = {**self._once(target, kept, over), key: float(target.load[key])}
             except EvaluationFailed as error:
                 if not found or error.kind == "infrastructure":
                     raise
@@ -90,17 +84,17 @@ class Measuring:
                 break
             finally:
                 self._files |= {f"{name}-{file}": content for file, content in kept.items()}
-            found.append((self._judge(metrics), metrics))
+            found.append(metrics)
             if self._overloaded(metrics):
                 break
-        return min(found, key=lambda each: each[0])[1]
+        return found
 
     def _overloaded(self, metrics: Metrics) -> bool:
         """Whether a latency is above its limit, which it is under a higher load as well."""
         limits = (limit for limit in self._config.objective.slo if limit.metric.endswith("_ms"))
         return any(isinstance(limit.max, float) and metrics.get(limit.metric, 0.0) > limit.max for limit in limits)
 
-    def _run(self, target: Target, files: dict[str, bytes], over: threading.Event) -> Metrics:
+    def _once(self, target: Target, files: dict[str, bytes], over: threading.Event) -> Metrics:
         command = self._client.command(self._config, target)
         files[f"{self._client.section}-command.txt"] = shlex.join(command).encode() + b"\n"
         folder = target.result.parent
@@ -132,17 +126,20 @@ class Measuring:
             results.require_fresh()
             return self._client.metrics(self._config, target, done)
         except EvaluationFailed as error:
-            raise EvaluationFailed(error.cause, kind="measurement", detail=error.detail) from None
+            # What reads results calls every client the benchmark's.
+            cause = error.cause.replace("the benchmark", f"the {self._client.title}", 1)
+            raise EvaluationFailed(cause, kind="measurement", detail=error.detail) from None
 
     def _check(self, done: Completed, limit: float) -> None:
         detail = last_lines(done.stderr or done.stdout)
         if done.timed_out:
-            raise EvaluationFailed(f"the benchmark took longer than {limit:g} s", detail=detail)
+            raise EvaluationFailed(f"the {self._client.title} took longer than {limit:g} s", detail=detail)
         if done.exit_code and (problem := self._node.unwritable()):
             raise EvaluationFailed(
-                f"{self._node.name}: the benchmark client ended where {problem}", kind="infrastructure"
+                f"{self._node.name}: the {self._client.title} client ended where {problem}", kind="infrastructure"
             )
         if done.exit_code:
             why = quoted(self._reason(detail).line)
-            cause = f"the benchmark client ended with exit code {done.exit_code}{f': {why}' if why else ''}"
+            ended = f"the {self._client.title} client ended with exit code {done.exit_code}"
+            cause = f"{ended}: {why}" if why else ended
             raise EvaluationFailed(cause, kind="measurement", detail=detail)

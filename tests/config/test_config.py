@@ -402,6 +402,39 @@ class TestWhatIsRefused:
         data["objective"] = {"minimize": "joules"}
         assert read(data).objective.metric == "joules"
 
+    def test_what_checks_the_answers_has_metrics_of_its_own(self) -> None:
+        quality = {"command": ["lm_eval"], "metrics": {"accuracy": "results.gsm8k.exact_match,strict-match"}}
+        limit = {"metric": "accuracy", "min": "baseline", "factor": 0.98}
+        data = {**good(), "quality": quality, "objective": {"maximize": "output_throughput", "slo": [limit]}}
+        config = read(data)
+        assert config.needed == ("output_throughput", "accuracy")
+        assert config.measured[-2:] == ("e2e_p99_ms", "accuracy")
+        assert config.measuring_timeout == 1200.0 and read(good()).measuring_timeout == 600.0
+        assert read(data, **{"benchmark.concurrency": (1, 2, 4), "objective.slo": ()}).measuring_timeout == 2400.0
+        assert read(data, **{"objective.derived": {"wrong": "1 - accuracy"}}).objective.derived
+        del quality["metrics"]
+        (line,) = problems(data)
+        assert line.startswith("my.toml: objective.slo: metric 'accuracy' is unknown")
+
+    @pytest.mark.parametrize(
+        ("quality", "line"),
+        [
+            (
+                {"metrics": {"duration": "x"}},
+                "quality.metrics.duration: is a metric of the benchmark already",
+            ),
+            ({"metrics": {"joules": "x"}}, "quality.metrics.joules: is a metric of the benchmark already"),
+            ({"metric": {}}, "quality.metric: unknown key; did you mean 'metrics'?"),
+            ({"metrics": {"a": {"pattern": "x"}}}, "quality.metrics.a.pattern = 'x': should have one group"),
+            ({"timeout": 0}, "quality.timeout = 0: should be greater than 0"),
+            ({"seed": 1}, "quality.seed: unknown key; known are: command, metrics, result_file, timeout"),
+        ],
+    )
+    def test_a_check_of_answers_that_cannot_be(self, quality: dict[str, Any], line: str) -> None:
+        data = {**good(), "benchmark": {"client": "command", "metrics": {"joules": "power.sum"}}}
+        (found,) = problems({**data, "quality": {"command": ["check"], **quality}})
+        assert found.startswith(f"my.toml: {line}")
+
     @pytest.mark.parametrize(
         ("objective", "line"),
         [

@@ -79,6 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/measure":
             time.sleep(seconds(self.values))
             body = self._measured()
+        elif self.path == "/values":
+            body = self.values
         data = json.dumps(body).encode()
         self.send_response(503 if self.unhealthy else 200)
         self.send_header("Content-Length", str(len(data)))

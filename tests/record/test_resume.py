@@ -70,7 +70,7 @@ SAME = changed()
         {"search__stagnation": 5, "search__target": 500.0, "search__fruitless": 3, "search__retries": 0},
         {"search__evaluation_timeout": 10.0, "search__confirm": 5, "search__leaders": 2},
         {"parallel__nodes_per_group": 4, "parallel__lease": 5.0, "ssh__python": "/usr/bin/python3", "output": "x"},
-        {"benchmark__timeout": 5.0, "benchmark__save_requests": True},
+        {"benchmark__timeout": 5.0, "benchmark__save_requests": True, "quality__timeout": 5.0},
         {"service__port": 81, "service__work_dir": "/tmp", "service__start_timeout": 5.0, "service__stop_grace": 1.0},
     ],
 )
@@ -88,6 +88,8 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
         ({"search__first": [{"n_parallel": 4}]}, "search.first[0].n_parallel was not set and is now 4"),
         ({"benchmark__requests": 64}, "benchmark.requests was 32 and is now 64"),
         ({"benchmark__concurrency": 8}, "benchmark.concurrency was not set and is now 8"),
+        ({"quality__command": ["lm_eval"]}, "quality.command was not set and is now ['lm_eval']"),
+        ({"quality__metrics__accuracy": "acc,none"}, "quality.metrics.accuracy was not set and is now 'acc,none'"),
         ({"objective__slo__0__max": 900.0}, "objective.slo[0].max was 1000.0 and is now 900.0"),
         ({"parameters__0__max": 32}, "parameters.n_parallel.max was 16.0 and is now 32.0"),
         ({"parameters__1__default": False}, "parameters.flash.default was true and is now false"),

@@ -109,6 +109,10 @@ def test_columns_may_stand_in_any_order_and_strange_ones_are_named(table: Path) 
         )
     ]
     assert found.description == f"{table}: 1 result; ignored columns: time, note"
+    checked = parse(f'{TEXT}[quality]\nmetrics = {{ note = "results.sums.acc,none" }}', "test")
+    table.write_text(f"{HEADER},note\n8,0.5,true,q8,100,20,-0.5\n")
+    ((_, metrics),) = earlier(table, checked).results
+    assert metrics == {"output_throughput": 100.0, "ttft_p99_ms": 20.0, "note": -0.5}
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -340,6 +344,8 @@ def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
     text = TEXT.replace("requests = 32", "requests = 8\nconcurrency = 4\nseed = 7\nwarmup = 0")
     folder = measured(Script(config=text), 0, 100.0).save(tmp_path)
     assert re.search(r"measured otherwise: benchmark\.requests was [^,]*, .* and 1 more$", earlier(folder).description)
+    folder = measured(Script(config=f'{TEXT}[quality]\ncommand = ["check"]'), 0, 100.0).save(tmp_path)
+    assert earlier(folder).description.endswith("measured otherwise: quality.command was ['check'] and is now not set")
     folder = measured(Script(config="[service]\nnew_key = 1"), 0, 100.0).save(tmp_path)
     assert "its configuration is of another version" in earlier(folder).description
 

@@ -20,12 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso.config import Config, ObjectiveSection, Pattern
+from mpipso.config import Benchmark, Config, ObjectiveSection, Pattern
 from mpipso.config.file import parse
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, Value
 from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS, NotReady, Target, require_measured
+from mpipso.service.clients.quality import QualityClient
 from mpipso.service.clients.result import MAX_RESULT, last_json
 from mpipso.service.process import Completed
 
@@ -706,6 +707,107 @@ def test_mistakes_are_told() -> None:
     assert problems(client="openai", metrics={}) == [
         "benchmark.command: belongs to client = 'command', not to 'openai'"
     ]
+
+
+# --- quality ---
+
+
+CHECK = {"command": ("check", "{base_url}"), "metrics": {"accuracy": "acc"}}
+LM_EVAL = {
+    "results": {
+        "gsm8k": {
+            "alias": "gsm8k",
+            "exact_match,strict-match": 0.0,
+            "exact_match_stderr,strict-match": "N/A",
+            "exact_match,flexible-extract": 0.25,
+        },
+        "leaderboard_v1.5": {"acc_norm,none": -0.125, "bits_per_byte,none": math.nan},
+    },
+    "configs": {"gsm8k": {"metric_list": [{"metric": "exact_match"}]}},
+}
+"""What lm_eval writes: keys with commas, names with dots, and ``N/A`` where a figure is missing."""
+
+
+def checked(more: dict[str, Any] | None = None, **quality: Any) -> Config:
+    data = config().model_dump(exclude_none=True) | {"quality": {**CHECK, **quality}}
+    return Config.model_validate(data | (more or {}))
+
+
+def test_a_check_of_answers_may_find_any_number(tmp_path: Path) -> None:
+    keys = {
+        "strict": "results.gsm8k.exact_match,strict-match",
+        "flexible": {"key": "results.gsm8k.exact_match,flexible-extract", "unit": "%"},
+        "normed": "results.leaderboard_v1.5.acc_norm,none",
+        "bits": "results.leaderboard_v1.5.bits_per_byte,none",
+        "spread": "results.gsm8k.exact_match_stderr,strict-match",
+        "printed": {"pattern": r"gsm8k\|(-?[\d.]+)"},
+    }
+    written = tmp_path / "models__m" / "results_2026-11-28T18-58-42.123456.json"
+    written.parent.mkdir()
+    written.write_text(json.dumps(LM_EVAL, indent=2))
+    told = checked(metrics=keys, result_file="{result_dir}/**/results_*.json")
+    found = QualityClient().metrics(told, target(tmp_path), done("gsm8k|-0.5|"))
+    assert found == {"strict": 0.0, "flexible": 0.25, "normed": -0.125, "printed": -0.5}
+
+
+@pytest.mark.parametrize(("name", "why"), [("bits", "is nan, not a finite number"), ("other", "has no 'x'")])
+def test_what_the_objective_needs_of_it_has_to_be_a_finite_number(name: str, why: str, tmp_path: Path) -> None:
+    limited = {"objective": {"maximize": "output_throughput", "slo": ({"metric": name, "min": 0.5},)}}
+    keys = {"bits": "results.leaderboard_v1.5.bits_per_byte,none", "other": "x"}
+    output = done(json.dumps(LM_EVAL))
+    assert QualityClient().metrics(checked(metrics=keys), target(tmp_path), output) == {}
+    with pytest.raises(EvaluationFailed, match=why):
+        QualityClient().metrics(checked(limited, metrics=keys), target(tmp_path), output)
+
+
+def test_mistakes_in_it_are_told_like_those_in_a_benchmark() -> None:
+    def problems(**quality: Any) -> list[str]:
+        return list(QualityClient().problems(checked(**quality)))
+
+    assert problems() == list(QualityClient().problems(config())) == []
+    assert problems(command=()) == ["quality.command: is required"]
+    assert problems(metrics={}) == ['quality.metrics: is required: a table of metric = "key.in.its.result"']
+    (line,) = problems(metrics={"a": {"key": "x", "unit": "MB"}})
+    assert line.startswith("quality.metrics: unit = 'MB', and a takes")
+    assert problems(command=("x", "{prot}"))[0].startswith("quality.command: unknown placeholder {prot}; known are:")
+    (line,) = problems(result_file="out.json")
+    assert line.startswith("quality.result_file: out.json can be the same for two groups")
+    assert "quality" not in CLIENTS.names()
+
+
+def test_what_it_finds_is_not_asked_of_the_benchmark() -> None:
+    limited = {"objective": {"maximize": "output_throughput", "slo": ({"metric": "accuracy", "min": "baseline"},)}}
+    told = checked(limited)
+    assert list(CLIENTS.create("command").problems(told)) == []
+    quick = told.model_copy(update={"benchmark": Benchmark(client="openai")})
+    assert list(CLIENTS.create("openai").problems(quick)) == []
+
+
+def test_the_check_of_answers_that_the_readme_shows(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if "lm_eval" in text]
+    rest = """
+        [service]
+        engine = "vllm"
+        model = "/models/m"
+        [benchmark]
+        client = "openai"
+        [objective]
+        maximize = "output_throughput"
+        [[parameters]]
+        name = "kv_cache_dtype"
+        type = "choice"
+        choices = ["auto", "fp8"]
+        default = "auto"
+    """
+    told = parse(block + rest, "README.md", engines=("vllm",), clients=CLIENTS.names())
+    assert list(QualityClient().problems(told)) == []
+    words = QualityClient().command(told, target(tmp_path, model="m"))
+    assert words[-2:] == ["--output_path", str(tmp_path)]
+    assert "model=m,base_url=http://127.0.0.1:1/v1/completions,num_concurrent=32" in words
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "results_2026-11-28T18-58-42.123456.json").write_text(json.dumps(LM_EVAL))
+    assert QualityClient().metrics(told, target(tmp_path), done()) == {"accuracy": 0.0}
 
 
 def load_of(*parameters: dict[str, Any], maximize: str = "output_throughput", **benchmark: Any) -> Config:

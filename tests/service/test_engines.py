@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpipso.config import Benchmark, Config, Service, templates
+from mpipso.config import Benchmark, Config, Quality, Service, templates
 from mpipso.config.file import parse
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
@@ -237,6 +237,9 @@ def test_a_parameter_may_be_one_of_the_benchmark_alone(benchmark: dict[str, Any]
     data = config({"command": ("m", "{port}")}, {"name": name, "type": "int", "min": 1, "max": 9})
     found = problems(data.model_copy(update={"benchmark": Benchmark.model_validate(benchmark)}))
     assert [line.split(";")[0] for line in found] == [f"parameter {name!r}: reaches nothing"] * told
+    if "command" in benchmark:
+        found = problems(data.model_copy(update={"quality": Quality(command=benchmark["command"])}))
+        assert [line.split(";")[0] for line in found] == [f"parameter {name!r}: reaches nothing"] * told
 
 
 def test_the_engine_s_own_target_gives_way_to_the_user_s() -> None:
@@ -386,6 +389,8 @@ def test_commands_that_this_node_lacks_are_named() -> None:
         "service.stop_command: command not found: no-such-command",
     ]
     assert missing_commands(config({"command": ("{work_dir}/x",)})) == []
+    checked = config({"command": ("sh",)}).model_copy(update={"quality": Quality(command=("no-such-check", "{model}"))})
+    assert missing_commands(checked) == ["quality.command: command not found: no-such-check"]
 
 
 def test_a_command_line_that_is_one_word_is_told(tmp_path: Path) -> None:

@@ -53,8 +53,13 @@ LOAD = {"client": "openai", "requests": 3, "output_tokens": 2, "input_tokens": 2
 ECHO = {"client": "command", "command": ("echo", '{"x": 1}'), "metrics": {"output_throughput": "x"}, "timeout": 30.0}
 
 
-def configuration(service: dict[str, Any], benchmark: dict[str, Any], search: dict[str, Any] | None = None) -> Config:
-    """A configuration of the engine ``command``."""
+def configuration(
+    service: dict[str, Any],
+    benchmark: dict[str, Any],
+    search: dict[str, Any] | None = None,
+    quality: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration of the engine ``command``; what checks the ``quality`` has to find an accuracy."""
     data = {
         "service": {"engine": "command", "start_timeout": 20.0, "stop_grace": 0.3, **service},
         "benchmark": benchmark,
@@ -62,6 +67,9 @@ def configuration(service: dict[str, Any], benchmark: dict[str, Any], search: di
         "parameters": (PARAMETER,),
         "search": search or {},
     }
+    if quality is not None:
+        data |= {"quality": {"timeout": 30.0, "metrics": {"accuracy": "acc"}, **quality}}
+        data["objective"] |= {"slo": ({"metric": "accuracy", "min": 0.5},)}
     return Config.model_validate(data)
 
 
@@ -94,11 +102,17 @@ class Bench:
             self.phases.append(phase)
 
     def evaluate(
-        self, service: dict[str, Any], benchmark: dict[str, Any] = ECHO, *, number: int = 3, **group: Any
+        self,
+        service: dict[str, Any],
+        benchmark: dict[str, Any] = ECHO,
+        *,
+        quality: dict[str, Any] | None = None,
+        number: int = 3,
+        **group: Any,
     ) -> Evaluation:
         """One evaluation with a fresh group, closed again; every process of the service is tagged."""
         service = service | {"env": {**service.get("env", {}), TAG: self.tag}}
-        made = self.group(configuration(service, benchmark), **group)
+        made = self.group(configuration(service, benchmark, quality=quality), **group)
         began = time.monotonic()
         evaluation = made.evaluate(Assignment(number, 1, {"tokens": 4}), self.cancel)
         self.seconds = time.monotonic() - began
@@ -1013,6 +1027,95 @@ def test_the_files_of_an_evaluation_tell_everything(bench: Bench) -> None:
     assert json.loads(evaluation.files["benchmark.json"]) == {"a": [{"b": 2.5}]}
     assert evaluation.files["benchmark-command.txt"].startswith(b"sh -c ")
     assert evaluation.files["service-0-node0.log"] == b"ready\n"
+
+
+# --- the check of answers ---
+
+
+ASK = """
+import json, sys, urllib.request
+body = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
+answer = urllib.request.urlopen(urllib.request.Request(f"{sys.argv[1]}/v1/completions", body)).read().decode()
+print("answered", answer)
+json.dump({"acc": -0.5 if " bak" in answer else 1}, open(sys.argv[2], "w"))
+"""
+"""Has a completion answered, and writes a result."""
+CHECK = {"command": (sys.executable, "-c", ASK, "{base_url}", "{result}")}
+
+
+def test_the_answers_are_checked_after_the_benchmark_on_the_same_service(bench: Bench) -> None:
+    evaluation = bench.evaluate(tiny(), LOAD, quality=CHECK, number=12)
+    assert evaluation.failure is None, evaluation.failure
+    assert evaluation.metrics["completed"] == 3 and evaluation.metrics["accuracy"] == -0.5
+    assert evaluation.files["service-0-node0.log"] == b"ready\n", "it was started once"
+    assert evaluation.files["quality.log"].startswith(b"answered ")
+    assert json.loads(evaluation.files["quality.json"]) == {"acc": -0.5}
+    assert b"output_throughput" in evaluation.files["benchmark.json"]
+    folder = Path(bench.nodes[0].work_dir) / "quality-12-1"
+    assert f"{folder}/result.json" in evaluation.files["quality-command.txt"].decode() and not folder.exists()
+    assert bench.phases == ["configuring", "starting", "measuring", "stopping"]
+    assert bench.waits[-1] == "quality"
+
+
+def test_answers_are_checked_once_after_all_loads_of_a_sweep(bench: Bench) -> None:
+    sweep = ECHO | {"command": ("sh", "-c", 'echo "{\\"x\\": $0}"', "{concurrency}"), "concurrency": (4, 16, 32)}
+    script = 'echo checked >> "$0"; echo "{\\"acc\\": 0.75}"'
+    log = bench.folder / "checks"
+    evaluation = bench.evaluate(tiny(), sweep, quality={"command": ("sh", "-c", script, str(log))})
+    assert evaluation.metrics == {"output_throughput": 32, "concurrency": 32, "accuracy": 0.75}
+    assert log.read_text() == "checked\n" and evaluation.files["quality.log"] == b'{"acc": 0.75}\n'
+    assert bench.waits[-4:] == ["concurrency 4", "concurrency 16", "concurrency 32", "quality"]
+
+
+def test_answers_are_not_checked_where_nothing_was_measured(bench: Bench) -> None:
+    evaluation = bench.evaluate(tiny(), ECHO | {"command": ("false",)}, quality=CHECK)
+    assert failed(evaluation) == ("measurement", "the benchmark client ended with exit code 1: its log is empty")
+    assert not any("quality" in name for name in (*evaluation.files, *bench.waits))
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ("echo half way; echo no dataset >&2; exit 3", "the quality check client ended with exit code 3: no dataset"),
+        ("echo half way", "the quality check command wrote no {result} and printed no JSON"),
+        ("echo '{\"other\": 1}'", "the quality check's result has no 'acc'; it has other"),
+        ("echo '{\"acc\": NaN}'", "the quality check's 'acc' is nan, not a finite number"),
+        ('echo \'{"acc": "good"}\'', "the quality check's 'acc' is 'good', not a finite number"),
+        ('echo acc > "$0"', "the quality check client's result file result.json holds no JSON"),
+    ],
+)
+def test_a_check_that_fails_is_no_measurement(bench: Bench, script: str, cause: str) -> None:
+    evaluation = bench.evaluate(tiny(), quality={"command": ("sh", "-c", script, "{result}")})
+    kind, told = failed(evaluation)
+    assert (kind, told.replace("did you mean", "it has")) == ("measurement", cause)
+
+
+def test_a_check_that_fails_keeps_what_it_wrote_beside_what_the_benchmark_did(bench: Bench) -> None:
+    script = 'echo half way; echo \'{"acc": 1}\' > "$0"; echo why > "$1/a.log"; exit 1'
+    evaluation = bench.evaluate(tiny(), quality={"command": ("sh", "-c", script, "{result}", "{result_dir}")})
+    assert failed(evaluation)[0] == "measurement"
+    kept = {name: text for name, text in evaluation.files.items() if name.startswith(("benchmark", "quality"))}
+    assert kept.pop("quality-command.txt").startswith(b"sh -c ")
+    assert kept.pop("benchmark-command.txt").startswith(b"echo ")
+    assert kept == {
+        "benchmark.log": b'{"x": 1}\n',
+        "quality.log": b"half way\n",
+        "quality.json": b'{"acc": 1}\n',
+        "quality-logs/a.log": b"why\n",
+    }
+
+
+def test_a_check_has_a_limit_of_its_own(bench: Bench) -> None:
+    evaluation = bench.evaluate(tiny(), quality={"command": ("sleep", "1000"), "timeout": 0.2})
+    assert failed(evaluation) == ("configuration", "the quality check took longer than 0.2 s")
+
+
+def test_a_service_that_ends_while_its_answers_are_checked_has_failed(bench: Bench) -> None:
+    # The benchmark's first request, its warm-up and three more are answered, and the next one is not.
+    evaluation = bench.evaluate(hostile("crash", "--requests", "5"), LOAD, quality=CHECK)
+    cause = "node0: the service exited with code 7 during the quality check: fatal: the engine is on fire"
+    assert failed(evaluation) == ("configuration", cause)
+    assert b"output_throughput" in evaluation.files["benchmark.json"]
 
 
 def test_a_service_that_ends_when_told_to_was_not_killed(bench: Bench) -> None:

@@ -2,5 +2,6 @@
 
 ``base`` is the contract. ``openai`` is mpipso's own client, whose command is ``loadgen``: that sends requests of words
 of the ``vocabulary``, reads the answers with ``stream`` and sums them up with ``stats``. ``command`` is any other
-program: ``result`` finds values in what it writes, and ``quantity`` reads them with their units.
+program: ``result`` finds values in what it writes, and ``quantity`` reads them with their units. ``quality`` is one
+that is run after the benchmark.
 """

@@ -8,10 +8,10 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpipso.config import Benchmark, Config, Program
+from mpipso.config import Config, Program
 from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Metrics, Value
+from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Configuration, Metrics, Value
 from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
@@ -47,10 +47,16 @@ class Client(abc.ABC):
 
     section = "benchmark"
     """The table of the configuration that says how it is run; names of the files that are kept of it begin so."""
+    title = "benchmark"
+    """What its run is called in messages."""
 
     def settings(self, config: Config) -> Program:
         """Its section of the configuration."""
         return config.benchmark
+
+    def loads(self, config: Config, configuration: Configuration) -> list[dict[str, Value]]:
+        """The settings of each load at which it measures a configuration, one after another."""
+        return config.benchmark.loads(configuration)
 
     @abc.abstractmethod
     def problems(self, config: Config) -> Iterator[str]:
@@ -137,9 +143,10 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     return metrics
 
 
-def deciding(benchmark: Benchmark) -> set[str]:
-    """The names of the parameters on whose values a benchmark depends."""
-    words = (*benchmark.command, *benchmark.result_file)
+def deciding(config: Config) -> set[str]:
+    """The names of the parameters on whose values it depends how is measured."""
+    benchmark, quality = config.benchmark, config.quality
+    words = (*benchmark.command, *benchmark.result_file, *quality.command, *quality.result_file)
     return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS, *benchmark.several})}
 
 

@@ -104,7 +104,7 @@ class CommandClient(ProgramClient):
         benchmark = config.benchmark
         if not benchmark.command:
             yield f"benchmark.command: {self.required}"
-        told = {*benchmark.swept, *(["failed"] if _counts_failed(benchmark) else [])}
+        told = {*benchmark.swept, *config.quality.metrics, *(["failed"] if _counts_failed(benchmark) else [])}
         needed = [name for name in config.needed if name not in told]
         yield from self.metric_problems(config, needed)
         for key, field in Benchmark.model_fields.items():

@@ -199,7 +199,7 @@ class Engine:
         told = (*command, *service.worker_command, *service.update_command)
         file = service.config_file
         used = (placeholders((*told, *service.env.values())) | named(file)) - set(self._anywhere(config))
-        used |= deciding(config.benchmark)
+        used |= deciding(config)
         if "config" in placeholders(told) and file is None:
             used |= {p.name for p in parameters}  # a configuration file without a template holds every parameter
         used |= {p.ratio_of for p in parameters if p.ratio_of is not None}
@@ -329,7 +329,7 @@ def missing_commands(config: Config) -> list[str]:
     :meth:`Engine.problems` says whether it has the engine's own.
     """
     commands = {f"service.{key}": words for key, words in _commands(config, config.service.command).items()}
-    commands["benchmark.command"] = config.benchmark.command
+    commands |= {"benchmark.command": config.benchmark.command, "quality.command": config.quality.command}
     problems = []
     for key, first in ((key, words[0]) for key, words in commands.items() if words):
         hint = _one_word(first)
