@@ -30,6 +30,8 @@ _ALSO = re.compile(
 )
 """Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters."""
 _KEY = re.compile(r"[_-]KEY$", re.IGNORECASE)
+_OF_A_VARIABLE = re.compile(r"[_-]ENV$", re.IGNORECASE)
+"""Ends the name of what holds the name of a variable, in which the secret is."""
 _PATH = re.compile(r"[/~.]")
 _RANDOM = re.compile(r"(?=(?:.*\d){3})(?=.*[A-Za-z])[\w.+/=-]{20,}")
 """What a key of somebody else's service looks like, unlike one by which things are sorted."""
@@ -73,6 +75,8 @@ def is_secret(name: str, content: object) -> bool:
     """Whether the value of the variable, key or flag ``name`` must not be written."""
     if not isinstance(content, str) or _HARMLESS.fullmatch(content):
         return False
+    if _OF_A_VARIABLE.search(name) and content.isidentifier():
+        return False
     if _PATH.match(content) or not (_ALSO.search(name) or (_KEY.search(name) and _RANDOM.fullmatch(content))):
         return _NAME.search(name) is not None
     return True
@@ -84,7 +88,8 @@ def secret_flag(argument: str) -> tuple[str, str | None] | None:
     A variable that is handed to another program is one too: ``API_KEY=value``, also as ``--env=API_KEY=value``.
     """
     flag, equals, content = argument.partition("=")
-    if argument.startswith("-") and (is_secret(flag, content) if equals else _NAME.search(flag)):
+    named = _NAME.search(flag) and not _OF_A_VARIABLE.search(flag)
+    if argument.startswith("-") and (is_secret(flag, content) if equals else named):
         return flag, content if equals else None
     variable = _VARIABLE.fullmatch(argument)
     if variable and is_secret(variable["name"], variable["content"]) and not variable["content"].isdecimal():

@@ -255,6 +255,7 @@ class Leader:
             port=placed.port,
         )
         self._redactor = Redactor(os.environ)  # the root does not know what is secret here
+        self._redactor.learn({"api_key": os.environ.get(context.config.benchmark.api_key_env)})
         self._assignment: Assignment | None = None
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None

@@ -42,6 +42,7 @@ def test_names_that_declare_a_secret(name: str) -> None:
         ("SSL_PRIVATE_KEY", "/etc/ssl/key.pem"),
         ("cookie_name", "session"),
         ("jwt_algorithm", "HS256-long"),
+        ("api_key_env", "VLLM_API_KEY"),
     ],
 )
 def test_counts_tokenizers_and_switches_are_no_secrets(name: str, content: object) -> None:
@@ -58,8 +59,10 @@ def test_a_learned_value_is_hidden_wherever_it_turns_up() -> None:
 def test_the_argument_after_a_secret_flag_is_hidden() -> None:
     redactor = Redactor()
     argv = ["serve", "--api-key", "sk-1", "--port", "80", "--auth-token=tok", "--max-tokens", "many"]
+    argv += ["--api-key-env", "VLLM_API_KEY"]
     assert redactor.arguments(argv) == [
-        "serve", "--api-key", "***", "--port", "80", "--auth-token=***", "--max-tokens", "many",
+        "serve", "--api-key", "***", "--port", "80", "--auth-token=***", "--max-tokens", "many", "--api-key-env",
+        "VLLM_API_KEY",
     ]  # fmt: skip
 
 

@@ -133,6 +133,7 @@ class Benchmark(Program):
     what mpipso's own client sends; for another program it is what should be sent, from which failures are computed.
     ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces. Several values of
     ``concurrency`` or ``request_rate`` are a sweep: a service is measured at each, and what counts is the best.
+    ``api_key_env`` is the name of an environment variable that holds the key which the own client sends.
     """
 
     client: str
@@ -144,6 +145,7 @@ class Benchmark(Program):
     request_rate: RateOf | None = None
     warmup: Annotated[int, Field(ge=0)] = 2
     keep_alive: bool = True
+    api_key_env: str = ""
     save_requests: bool = False
     goodput: Goodput | None = None
     seed: int = 0

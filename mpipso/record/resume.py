@@ -32,6 +32,7 @@ FREE = (
     "search.leaders",
     "benchmark.timeout",
     "benchmark.save_requests",
+    "benchmark.api_key_env",
     "quality.timeout",
     "service.port",
     "service.config_file.template",

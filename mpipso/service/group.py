@@ -367,6 +367,7 @@ def targets_of(
         result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
         load={},
         values=assignment.configuration,
+        api_key_env=config.benchmark.api_key_env,
     )
     loads = client.loads(config, assignment.configuration)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more

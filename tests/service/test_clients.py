@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_service import Handler, Server
 
+KEY = "sk-8f3a61c0d2"
 COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
 OUTPUT = {"output_throughput": 100.0, "p99": {"ttft": [{"ms": 7}, {"ms": 9}]}, "completed": 3, "text": "x", "yes": True}
 METRIC_MAP = {"output_throughput": "output_throughput", "ttft_p99_ms": "p99.ttft.1.ms", "completed": "completed"}
@@ -699,6 +700,7 @@ def test_mistakes_are_told() -> None:
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
     assert [line.split(":")[0] for line in problems(goodput={"ttft_ms": 9})] == ["benchmark.goodput"]
     assert [line.split(":")[0] for line in problems(request_timeout=5.0)] == ["benchmark.request_timeout"]
+    assert [line.split(":")[0] for line in problems(api_key_env="PATH")] == ["benchmark.api_key_env"]
     assert problems(command=("sh", "-c", "bench {result} {model} {n}")) == []
     folder = told_in("/a b", command=("sh", "-c", "bench > {result_dir}/log"))
     assert [line.partition(" apart")[0] for line in folder] == [
@@ -1128,8 +1130,42 @@ def test_a_service_that_wants_a_key_is_given_up_at_once(
 
     monkeypatch.setattr(Handler, "do_GET", refuse)
     monkeypatch.setattr(Handler, "do_POST", refuse)
-    with pytest.raises(EvaluationFailed, match=rf'HTTP {status}: {{"error": "Unauthorized"}}; .* sends no API key'):
+    with pytest.raises(EvaluationFailed, match=rf'HTTP {status}: {{"error": "Unauthorized"}}; .* sent no API key'):
         probe(target(tmp_path, service().port, "tiny"))
+
+
+def test_a_service_that_wants_a_key_gets_it_with_every_request(
+    service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list of models, too; and the key is in the environment alone."""
+    monkeypatch.setenv("LLM_LOGIN", KEY)
+    aim = replace(target(tmp_path, service(key=KEY).port, "tiny"), api_key_env="LLM_LOGIN")
+    probe(aim)
+    assert load(aim)["completed"] == 4
+    with pytest.raises(EvaluationFailed, match="the service serves tiny, not other"):
+        probe(replace(aim, model="other"))
+    words = CLIENTS.create("openai").command(config(client="openai", command=(), metrics={}), aim)
+    assert words[words.index("--api-key-env") + 1] == "LLM_LOGIN" and KEY not in " ".join(words)
+
+
+@pytest.mark.parametrize("key", [KEY, "4711", "a b"])
+def test_a_key_that_the_service_quotes_is_hidden(
+    service: Callable[..., Service], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the quotation ends within it."""
+    monkeypatch.setenv("LLM_LOGIN", key)
+    aim = replace(target(tmp_path, service(key="another").port), api_key_env="LLM_LOGIN")
+    with pytest.raises(EvaluationFailed, match=r'key: Bearer \*\*\*"}}; .* of benchmark.api_key_env, LLM_LOGIN,'):
+        probe(aim)
+    with pytest.raises(EvaluationFailed, match=r"invalid key: Bearer \*\*\*"):
+        load(aim)
+    monkeypatch.setattr(Handler, "refused", lambda self: say(self, 503, 185 * b"x" + key.encode()) or True)
+    with pytest.raises(EvaluationFailed, match=r"503: x{185}\*\*\* \(1\)$"):
+        load(aim, requests=1)
+    assert key not in aim.result.read_text()
+    monkeypatch.setattr(Handler, "refused", lambda self: say(self, 503, 998 * b"x" + key.encode()) or True)
+    with pytest.raises(NotReady, match=r"503: x{998}\*\*$"):
+        probe(aim)
 
 
 def load(aim: Target, **benchmark: Any) -> dict[str, float]:

@@ -67,6 +67,7 @@ CHAT = (
     "data: [DONE]\n\n"
 )
 SPACED = VLLM.replace('":', '": ').replace(",", ", ")
+KEY = "sk-8f3a61c0d2"
 COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
 BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "SGLang": SGLANG, "chat": CHAT}
@@ -608,6 +609,20 @@ def test_every_kind_of_failure_is_counted() -> None:
     for reason in ("HTTP 503: busy", "ended early", "no complete answer within 1 s", "Disconnected", "Payload"):
         assert reason in errors
     assert result["output_throughput"] == pytest.approx(4 / result["duration"])
+
+
+def test_a_stream_that_quotes_the_key_is_quoted_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def quote(number: int, writer: asyncio.StreamWriter) -> None:
+        told = [{"error": {"message": f"no such key: {KEY}"}}, {"choices": KEY}, [144 * "x" + KEY]][number - 1]
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + f"data: {json.dumps(told)}\n\n".encode())
+
+    monkeypatch.setenv("LLM_LOGIN", KEY)
+    script = Script(quote)
+    flags = ("--requests", "3", "--concurrency", "1", "--warmup", "0", "--api-key-env", "LLM_LOGIN")
+    errors = load(script, *flags)["errors"]
+    assert all(f"\nAuthorization: Bearer {KEY}\r\n" in head for head in script.heads)
+    assert len(errors) == 3 and all("***" in error for error in errors)
+    assert KEY[:5] not in str(errors)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class Target:
     """The settings of the load that are given: ``requests``, ``concurrency``, ``request_rate``."""
     values: Mapping[str, Value]
     """The configuration that is measured: placeholders for the user's own command."""
+    api_key_env: str = ""
+    """The environment variable that holds the service's API key; empty if it wants none."""
 
 
 class NotReady(Exception):

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import random
 import resource
 import sys
@@ -31,6 +32,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from mpipso.flags import bounded
+from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.clients.stream import Stream, shortened
 from mpipso.service.clients.vocabulary import words
@@ -92,7 +94,7 @@ class Load:
     async def _request(self, prompt: str, outcome: RequestOutcome) -> None:
         sent = time.perf_counter()
         outcome.start = sent - self._origin
-        stream = Stream(outcome, sent)
+        stream = Stream(outcome, sent, self._quoted)
         try:
             body = self._body | question(self._options.endpoint, prompt)
             async with self._session.post(self._url, json=body, allow_redirects=False) as response:
@@ -101,11 +103,14 @@ class Load:
                         stream.feed(data, time.perf_counter())
                     stream.end(self._options.input_tokens, self._options.output_tokens)
                 else:
-                    outcome.error = shortened(f"HTTP {response.status}: {await beginning(response)}")
+                    outcome.error = self._quoted(f"HTTP {response.status}: {await beginning(response)}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10
             outcome.error = f"no complete answer within {self._options.timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            outcome.error = shortened(f"{type(error).__name__}: {error}")
+            outcome.error = self._quoted(f"{type(error).__name__}: {error}")
+
+    def _quoted(self, text: str) -> str:
+        return shortened(hidden(text, self._options.api_key))
 
 
 def question(endpoint: str, text: str) -> dict[str, Any]:
@@ -138,7 +143,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Warm up, run the load, and return the metrics."""
     connector = aiohttp.TCPConnector(limit=0, force_close=options.close)
     timeout = aiohttp.ClientTimeout(total=options.timeout)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    known = headers(options.api_key)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=known) as session:
         if not options.model:
             options.model = options.unlisted_model
             # A service that cannot even be asked fails every request, and that is what the result has to say.
@@ -242,6 +248,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
     add("--common-seed", type=int, default=0, help="of arrivals and the words of the warm-up (default: %(default)s)")
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
+    told = "environment variable with the API key, which is sent as Authorization: Bearer KEY"
+    add("--api-key-env", dest="api_key", type=_key, default="", metavar="NAME", help=told)
     add("--timeout", type=bounded(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
     told = "limits in ms that requests keep to count for request_goodput: ttft:500 tpot:50 e2e:9000"
     add("--goodput", type=_limit, nargs="+", default=(), metavar="LATENCY:MS", help=told)
@@ -255,6 +263,13 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise argparse.ArgumentTypeError(f"{text!r} is not http://HOST:PORT")
     return text
+
+
+def _key(name: str) -> str:
+    try:
+        return api_key(name, os.environ)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _limit(text: str) -> tuple[str, float]:

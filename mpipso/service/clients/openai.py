@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import aiohttp
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import GOODPUT, METRICS, Metrics
+from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
 from mpipso.service.clients.result import read
 from mpipso.service.command import text
+from mpipso.service.environment import scrubbed_environment
 from mpipso.service.process import Completed
 
 
@@ -30,6 +33,7 @@ class OpenAIClient(Client):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
         if config.benchmark.goodput is None and GOODPUT in config.needed:
             yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
+        yield from _key_problems(config.benchmark.api_key_env)
         yield from self.load_problems(config)
         yield from self._connection_problems(config.benchmark)
 
@@ -67,6 +71,8 @@ class OpenAIClient(Client):
             words += ["--unlisted-model", target.unlisted]
         if benchmark.goodput is not None:
             words += ["--goodput", *(f"{name}:{limit:g}" for name, limit in benchmark.goodput.limits.items())]
+        if target.api_key_env:
+            words += ["--api-key-env", target.api_key_env]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])
@@ -85,13 +91,23 @@ class OpenAIClient(Client):
             raise EvaluationFailed(cause, detail="\n".join(errors)) from None
 
 
+def _key_problems(name: str) -> Iterator[str]:
+    """Why this host has no key to send, in a line."""
+    try:
+        if api_key(name, os.environ) and name not in scrubbed_environment(os.environ):
+            yield f"benchmark.api_key_env: {name} is a name of launchers' own, which reaches no client: choose another"
+    except ValueError as error:
+        yield f"benchmark.api_key_env: {error}"
+
+
 async def _one_token(target: Target, timeout: float) -> None:
     body = {**question(target.endpoint, "a"), "max_tokens": 1, "temperature": 0}
-    headers = {"Connection": "close"} if target.close_connections else {}
+    key = api_key(target.api_key_env, os.environ)
+    sent = headers(key) | ({"Connection": "close"} if target.close_connections else {})
     limit = aiohttp.ClientTimeout(total=timeout)
     problem = "the first request was not answered"
     try:
-        async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
+        async with aiohttp.ClientSession(timeout=limit, headers=sent) as session:
             listed = await served_models(session, target.base_url)
             if target.model and listed and target.model not in listed:
                 raise EvaluationFailed(f"the service serves {', '.join(listed)[:TOLD]}, not {target.model}")
@@ -99,11 +115,13 @@ async def _one_token(target: Target, timeout: float) -> None:
                 body["model"] = name
             async with session.post(f"{target.base_url}{target.endpoint}", json=body, allow_redirects=False) as answer:
                 text = await beginning(answer)
+                quoted = hidden(text, key)[:TOLD]
                 if answer.status != 200:
-                    told = f"the first request was answered with HTTP {answer.status}: {text[:TOLD]}".rstrip(": ")
-                    raise EvaluationFailed(f"{told}; {_NO_KEY}") if answer.status in _FORBIDDEN else NotReady(told)
+                    told = f"the first request was answered with HTTP {answer.status}: {quoted}".rstrip(": ")
+                    why = _OTHER_KEY.format(target.api_key_env) if key else _NO_KEY
+                    raise EvaluationFailed(f"{told}; {why}") if answer.status in _FORBIDDEN else NotReady(told)
                 if not _tokens(text):
-                    raise NotReady(f"the first request was answered without a token: {text[:TOLD]}".rstrip(": "))
+                    raise NotReady(f"the first request was answered without a token: {quoted}".rstrip(": "))
     except asyncio.TimeoutError:  # some errors of aiohttp are both
         raise NotReady(f"{problem} within {timeout:.0f} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -122,7 +140,8 @@ def _tokens(text: str) -> bool:
 
 
 _FORBIDDEN = (401, 403)
-_NO_KEY = "mpipso's own client sends no API key: start the service without one, or have client = 'command' send it"
+_NO_KEY = "mpipso's own client has sent no API key: benchmark.api_key_env names the variable that holds it"
+_OTHER_KEY = "the key that was sent is that of benchmark.api_key_env, {}, on the host of the group's leader"
 _LOST = ("ClientOSError", "ClientConnectionResetError", "ServerDisconnectedError")
 """How the errors begin where a connection is lost before an answer."""
 TOLD = 1000

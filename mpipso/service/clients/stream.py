@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from mpipso import wording
@@ -25,10 +26,12 @@ class Stream:
 
     An event that plainly carries a piece of text, as nearly all do, is only timed. Every other one is parsed: tokens
     may have no text, such as the special ones that follow the end of a text where the service is told to go on.
+    ``quoted`` makes a line of a message of what the service says.
     """
 
-    def __init__(self, outcome: RequestOutcome, sent: float) -> None:
+    def __init__(self, outcome: RequestOutcome, sent: float, quoted: Callable[[str], str] | None = None) -> None:
         self.outcome = outcome
+        self._quoted = quoted or shortened
         self.full = False
         self.usage: dict[str, int] = {}
         self.chunks = 0
@@ -83,7 +86,7 @@ class Stream:
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            self._fail(f"an event of the stream is not a JSON object: {text[:MAX_ERROR_LENGTH]!r}")
+            self._fail(f"an event of the stream is not a JSON object: {text!r}")
             return
         try:
             if event.get("error") or name == b"error":
@@ -91,7 +94,7 @@ class Stream:
             else:
                 self._event(event, now)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-            self._fail(f"an event of the stream is none of OpenAI's: {text[:MAX_ERROR_LENGTH]!r}")
+            self._fail(f"an event of the stream is none of OpenAI's: {text!r}")
 
     def _event(self, event: dict[str, Any], now: float) -> None:
         for choice in event.get("choices") or ():
@@ -116,7 +119,7 @@ class Stream:
 
     def _fail(self, why: str) -> None:
         """The request has failed, for the first reason that is told."""
-        self.outcome.error = self.outcome.error or shortened(why)
+        self.outcome.error = self.outcome.error or self._quoted(why)
 
     def end(self, input_tokens: int, output_tokens: int) -> None:
         """End the outcome of an answer that is over: fill in its times and its length, or why it does not count.
