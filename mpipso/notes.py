@@ -12,6 +12,7 @@ from typing import Any
 from mpipso.cluster.plan import Plan
 from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
+from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.environment import by_weight
@@ -27,6 +28,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _failures_not_told(config)
     yield from _quality_that_does_not_count(config)
     yield from _idle_connections(config)
+    yield from _repeated_prompts(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
     yield from _unread_file(config)
@@ -159,6 +161,19 @@ def _idle_connections(config: Config) -> Iterator[str]:
                 f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more "
                 "than these are ever under way at a time"
             )
+
+
+def _repeated_prompts(config: Config) -> Iterator[str]:
+    """Fewer prompts than requests."""
+    benchmark, name = config.benchmark, config.benchmark.called.get("requests")
+    parameter = next((each for each in config.parameters if each.name == name), None)
+    bounds = [benchmark.requests] if parameter is None else [parameter.max, *parameter.choices]
+    most = max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
+    if benchmark.prompts and (held := content(benchmark.prompts, benchmark.endpoint).prompts) < most + benchmark.warmup:
+        yield (
+            f"benchmark.prompts: {benchmark.prompts} has {counted(held, 'prompt')} for {most:g} requests and a warm-up "
+            f"of {benchmark.warmup}: some are sent again, which a prefix cache answers sooner than it would new ones"
+        )
 
 
 def _port_not_told(config: Config, plan: Plan) -> Iterator[str]:

@@ -26,6 +26,7 @@ from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
+from mpipso.service.clients.prompts import content
 from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.template import loaded
@@ -101,6 +102,7 @@ def read_config(options: Options) -> Config:
         text = earlier or template(EMBEDDED)
         config = parse(text, source, overrides=options.overrides, earlier=bool(earlier), **_adapters())
     config = _with_template(config, source, given=options.config is not None)
+    config = _with_digest(config, source, given=options.config is not None)
     if options.resume is not None:
         before = _before(options.resume, earlier)
         if before is not None:
@@ -179,6 +181,20 @@ def _with_template(config: Config, source: str, *, given: bool) -> Config:
     except ValueError as error:
         raise UserError(f"{source}: service.config_file: {error}") from None
     return config.model_copy(update={"service": config.service.model_copy(update={"config_file": file})})
+
+
+def _with_digest(config: Config, source: str, *, given: bool) -> Config:
+    """With the digest of the prompts as they are now, which is that of the earlier session's if they are the same."""
+    if given and config.benchmark.prompts_sha256:
+        raise UserError(f"{source}: benchmark.prompts_sha256: is found out from benchmark.prompts: leave it out")
+    benchmark = config.benchmark
+    if not benchmark.prompts or benchmark.client != "openai":
+        return config
+    try:
+        found = {"prompts_sha256": content(benchmark.prompts, benchmark.endpoint).sha256}
+    except ValueError as error:
+        raise UserError(f"{source}: benchmark.prompts: {error}") from None
+    return config.model_copy(update={"benchmark": benchmark.model_copy(update=found)})
 
 
 def well_defined(config: Config) -> Space:

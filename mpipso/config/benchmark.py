@@ -134,13 +134,18 @@ class Benchmark(Program):
     ``requests``, ``concurrency`` and ``request_rate`` may be a parameter's: its name in braces. Several values of
     ``concurrency`` or ``request_rate`` are a sweep: a service is measured at each, and what counts is the best.
     ``api_key_env`` is the name of an environment variable that holds the key which the own client sends.
+    ``prompts`` is a file with what the own client asks, in place of random words; its digest is found out, and stands
+    for it in the journal. ``ignore_eos`` asks for answers that do not end by themselves.
     """
 
     client: str
     endpoint: Literal["/v1/completions", "/v1/chat/completions"] = "/v1/completions"
     requests: CountOf | None = None
+    prompts: str = ""
+    prompts_sha256: str = ""
     input_tokens: Count = 64
     output_tokens: Count = 48
+    ignore_eos: bool = True
     concurrency: CountOf | None = None
     request_rate: RateOf | None = None
     warmup: Annotated[int, Field(ge=0)] = 2
@@ -219,6 +224,14 @@ class Benchmark(Program):
                 raise ValueError("several values of requests go with several of concurrency or request_rate")
             if len(self.requests) != len(getattr(self, self.swept[0])):
                 raise ValueError(f"requests should be one number, or as many as {self.swept[0]} has")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_of_prompts(self) -> Benchmark:
+        if self.prompts and "input_tokens" in self.model_fields_set:
+            raise ValueError(
+                f"input_tokens = {self.input_tokens} has no effect: prompts = {self.prompts!r} has its own"
+            )
         return self
 
     @model_validator(mode="after")

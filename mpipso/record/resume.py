@@ -33,6 +33,7 @@ FREE = (
     "benchmark.timeout",
     "benchmark.save_requests",
     "benchmark.api_key_env",
+    "benchmark.prompts",
     "quality.timeout",
     "service.port",
     "service.config_file.template",

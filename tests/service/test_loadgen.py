@@ -147,9 +147,9 @@ def test_an_answer_that_the_service_cuts_short_is_no_fast_one(answer: str, reaso
 def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
     outcome = read(("\n".join(line for line in LLAMACPP.splitlines() if "usage" not in line) + "\n", 1.0))
     assert (outcome.error, outcome.input_tokens, outcome.output_tokens) == ("", 5, 2)
-    assert outcome.counted_chunks and summarize([outcome], 1.0, output_tokens=2)["counted_chunks"] == 1
+    assert outcome.counted_chunks and summarize([outcome], 1.0)["counted_chunks"] == 1
     told = read((LLAMACPP, 1.0))
-    assert not told.counted_chunks and summarize([told], 1.0, output_tokens=2)["counted_chunks"] == 0
+    assert not told.counted_chunks and summarize([told], 1.0)["counted_chunks"] == 0
 
 
 def test_without_usage_an_answer_that_may_have_been_cut_has_as_many_tokens_as_chunks() -> None:
@@ -277,14 +277,14 @@ def test_a_long_reason_is_cut_to_a_line() -> None:
 def test_metrics_have_the_common_names_and_definitions() -> None:
     outcomes = [
         RequestOutcome(0.0, ttft=0.1, itls=[0.2, 0.1], e2e=0.4, input_tokens=10, output_tokens=3),
-        RequestOutcome(0.0, ttft=0.3, itls=[0.6], e2e=0.9, input_tokens=20, output_tokens=4),
+        RequestOutcome(0.0, ttft=0.3, itls=[0.6], e2e=0.9, input_tokens=20, output_tokens=4, short=True),
         RequestOutcome(0.0, ttft=0.5, itls=[], e2e=0.5, input_tokens=30, output_tokens=1),
         RequestOutcome(0.0, ttft=9.0, itls=[9.0], e2e=9.0, input_tokens=99, output_tokens=9, error="broken"),
     ]
-    result = summarize(outcomes, 0.5, output_tokens=4)
+    result = summarize(outcomes, 0.5)
     assert set(METRICS) - {GOODPUT} <= set(result)
     assert (result["completed"], result["failed"], result["duration"]) == (3, 1, 0.5)
-    assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 2)
+    assert (result["total_input_tokens"], result["total_output_tokens"], result["short"]) == (60, 8, 1)
     assert result["request_throughput"] == 6.0
     assert result["output_throughput"] == 16.0
     assert result["total_throughput"] == 136.0
@@ -297,7 +297,7 @@ def test_metrics_have_the_common_names_and_definitions() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([50, 90, 95, 99]))
 def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
-    result = summarize([RequestOutcome(e2e=value) for value in values], 1.0, output_tokens=1)
+    result = summarize([RequestOutcome(e2e=value) for value in values], 1.0)
     assert result[f"e2e_p{percent}_ms"] == pytest.approx(1000 * float(np.percentile(values, percent)))
 
 
@@ -305,13 +305,13 @@ def test_a_request_that_failed_is_no_fast_one() -> None:
     """A service that refuses half of its requests would else have the better percentiles."""
     done = [RequestOutcome(ttft=0.1, itls=[0.1], e2e=0.2, output_tokens=2) for _ in range(6)]
     lost = [RequestOutcome(ttft=0.01, e2e=0.02, error="HTTP 503") for _ in range(4)]
-    all_served, some = (summarize(each, 1.0, output_tokens=2, timeout=5.0) for each in (done, done + lost))
+    all_served, some = (summarize(each, 1.0, timeout=5.0) for each in (done, done + lost))
     assert some["ttft_p50_ms"] == all_served["ttft_p50_ms"] == pytest.approx(100)
     for latency in ("ttft", "e2e"):
         assert some[f"{latency}_p90_ms"] == some[f"{latency}_p99_ms"] == 5000
         assert some[f"{latency}_mean_ms"] == all_served[f"{latency}_mean_ms"]
     assert some["itl_p99_ms"] == some["tpot_p99_ms"] == pytest.approx(100)
-    assert summarize(done + lost, 1.0, output_tokens=2)["e2e_p99_ms"] == pytest.approx(200)
+    assert summarize(done + lost, 1.0)["e2e_p99_ms"] == pytest.approx(200)
 
 
 @pytest.mark.parametrize(
@@ -333,28 +333,28 @@ def test_goodput_is_of_the_requests_within_every_limit(limits: dict[str, float],
         RequestOutcome(ttft=0.5, e2e=0.5, output_tokens=1),
         RequestOutcome(ttft=0.0, e2e=0.0, output_tokens=3, error="broken"),
     ]
-    assert summarize(outcomes, 0.5, output_tokens=4, goodput=limits)[GOODPUT] == 2 * good
+    assert summarize(outcomes, 0.5, goodput=limits)[GOODPUT] == 2 * good
 
 
 def test_without_limits_there_is_no_goodput() -> None:
-    assert GOODPUT not in summarize([RequestOutcome(e2e=1.0)], 1.0, output_tokens=1)
+    assert GOODPUT not in summarize([RequestOutcome(e2e=1.0)], 1.0)
 
 
 def test_latencies_of_nothing_are_absent() -> None:
-    result = summarize([RequestOutcome(error="refused")] * 3, 0.0, output_tokens=4)
+    result = summarize([RequestOutcome(error="refused")] * 3, 0.0)
     assert (result["completed"], result["failed"], result["output_throughput"]) == (0, 3, 0.0)
     assert not [name for name in result if name.startswith(LATENCIES)]
 
 
 def test_one_token_has_no_time_per_output_token() -> None:
-    result = summarize([RequestOutcome(ttft=0.1, e2e=0.1, output_tokens=1)], 1.0, output_tokens=1)
+    result = summarize([RequestOutcome(ttft=0.1, e2e=0.1, output_tokens=1)], 1.0)
     measured = {name for name in METRICS if name.startswith(LATENCIES) and name in result}
     assert measured == {f"{latency}_{statistic}_ms" for latency in ("ttft", "e2e") for statistic in STATISTICS}
 
 
 def test_the_list_of_errors_is_bounded() -> None:
     outcomes = [RequestOutcome(error=f"number {number % 100}") for number in range(300)]
-    errors = summarize(outcomes, 1.0, output_tokens=1)["errors"]
+    errors = summarize(outcomes, 1.0)["errors"]
     assert len(errors) == MAX_ERRORS + 1
     assert sum(errors.values()) == 300
 

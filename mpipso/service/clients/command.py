@@ -138,7 +138,7 @@ class CommandClient(ProgramClient):
 
 _OF_OPENAI = (
     *("endpoint", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
-    *("save_requests", "goodput", "request_timeout", "api_key_env"),
+    *("save_requests", "goodput", "request_timeout", "api_key_env", "prompts", "ignore_eos"),
 )
 
 

@@ -6,7 +6,8 @@ The load is a closed loop (``--concurrency``), Poisson arrivals (``--request-rat
 once. Arrivals follow from the common seed alone, lest runs that are compared differ in the load itself. Prompts follow
 from the seed and differ between requests, seeds and warm-up, so that a prefix cache that is kept from an earlier run
 helps no one. They hold exactly the wanted number of tokens for the embedded model, to which a word is a token; for any
-other model about as many, if the warm-up tells how many a word is. The token counts are those that the server reports.
+other model about as many, if the warm-up tells how many a word is. Real prompts (``--prompts``) follow from the common
+seed instead. The token counts are those that the server reports.
 
 Exit codes: 0 when the file was written, whatever became of the requests; 2 for bad flags.
 """
@@ -33,6 +34,7 @@ import aiohttp
 
 from mpipso.flags import bounded
 from mpipso.service.clients.apikey import api_key, headers, hidden
+from mpipso.service.clients.prompts import Prompt, chosen
 from mpipso.service.clients.stats import RequestOutcome, summarize
 from mpipso.service.clients.stream import Stream, shortened
 from mpipso.service.clients.vocabulary import words
@@ -52,16 +54,12 @@ class Load:
         self._session = session
         self._options = options
         self._url = options.base_url.rstrip("/") + options.endpoint
-        self._body = {
-            "max_tokens": options.output_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        } | ({"model": options.model} if options.model else {})
+        self._body = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+        self._body |= {"ignore_eos": True} if options.ignore_eos else {}
+        self._body |= {"model": options.model} if options.model else {}
         self._origin = 0.0
 
-    async def run(self, prompts: Sequence[str], due: Sequence[float] = ()) -> tuple[list[RequestOutcome], float]:
+    async def run(self, prompts: Sequence[Prompt], due: Sequence[float] = ()) -> tuple[list[RequestOutcome], float]:
         """Send all prompts; their outcomes in the same order, and the seconds it took.
 
         Parameters
@@ -80,28 +78,29 @@ class Load:
             await asyncio.gather(*(self._closed_loop(waiting) for _ in range(loops)))
         return outcomes, time.perf_counter() - self._origin
 
-    async def _closed_loop(self, waiting: Iterator[tuple[str, RequestOutcome]]) -> None:
+    async def _closed_loop(self, waiting: Iterator[tuple[Prompt, RequestOutcome]]) -> None:
         for prompt, outcome in waiting:
             await self._request(prompt, outcome)
 
-    async def _open_loop(self, pairs: Sequence[tuple[str, RequestOutcome]], due: Sequence[float]) -> None:
+    async def _open_loop(self, pairs: Sequence[tuple[Prompt, RequestOutcome]], due: Sequence[float]) -> None:
         sent = []
         for (prompt, outcome), seconds in zip(pairs, due, strict=True):
             await asyncio.sleep(self._origin + seconds - time.perf_counter())
             sent.append(asyncio.create_task(self._request(prompt, outcome)))
         await asyncio.gather(*sent)
 
-    async def _request(self, prompt: str, outcome: RequestOutcome) -> None:
+    async def _request(self, prompt: Prompt, outcome: RequestOutcome) -> None:
         sent = time.perf_counter()
         outcome.start = sent - self._origin
         stream = Stream(outcome, sent, self._quoted)
         try:
-            body = self._body | question(self._options.endpoint, prompt)
+            asked = prompt.output_tokens or self._options.output_tokens
+            body = self._body | question(self._options.endpoint, prompt.content) | {"max_tokens": asked}
             async with self._session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
-                    stream.end(self._options.input_tokens, self._options.output_tokens)
+                    stream.end(0 if self._options.prompts else self._options.input_tokens, asked)
                 else:
                     outcome.error = self._quoted(f"HTTP {response.status}: {await beginning(response)}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10
@@ -113,8 +112,10 @@ class Load:
         return shortened(hidden(text, self._options.api_key))
 
 
-def question(endpoint: str, text: str) -> dict[str, Any]:
-    """What a request to OpenAI's endpoint for completions, or to that for chats, holds of the text."""
+def question(endpoint: str, text: str | list[dict[str, Any]]) -> dict[str, Any]:
+    """What a request to OpenAI's endpoint for completions, or to that for chats, holds of a text, or of messages."""
+    if isinstance(text, list):
+        return {"messages": text}
     if endpoint.endswith("/chat/completions"):
         return {"messages": [{"role": "user", "content": text}]}
     return {"prompt": text}
@@ -139,8 +140,11 @@ async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[s
             return []
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Warm up, run the load, and return the metrics."""
+async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Prompt]] | None = None) -> dict[str, Any]:
+    """Warm up, run the load, and return the metrics.
+
+    ``real`` are the prompts that are measured and those of the warm-up, in place of random ones.
+    """
     connector = aiohttp.TCPConnector(limit=0, force_close=options.close)
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     known = headers(options.api_key)
@@ -151,12 +155,15 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
                 options.model = next(iter(await served_models(session, options.base_url)), options.model)
         load = Load(session, options)
-        length = options.input_tokens
-        if options.warmup:
-            length = await warm_up(load, options)
+        if real is not None:
+            measured, first = real
+            await load.run(first)
+        else:
+            length = await warm_up(load, options) if options.warmup else options.input_tokens
+            measured = list(map(Prompt, prompts(options, length)))
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
-        outcomes, duration = await load.run(prompts(options, length), due)
-    result = summarize(outcomes, duration, options.output_tokens, dict(options.goodput), options.timeout)
+        outcomes, duration = await load.run(measured, due)
+    result = summarize(outcomes, duration, dict(options.goodput), options.timeout)
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
     return result
@@ -197,7 +204,7 @@ async def warm_up(load: Load, options: argparse.Namespace) -> int:
     quarter as long are tried.
     """
     for length in (options.input_tokens, max(1, options.input_tokens // 4)):
-        outcomes, _ = await load.run(warm_up_prompts(options, length))
+        outcomes, _ = await load.run(list(map(Prompt, warm_up_prompts(options, length))))
         if told := [outcome.input_tokens for outcome in outcomes if not outcome.error]:
             return prompt_length(options.input_tokens, sum(told) / (length * len(told)))
     return int(options.input_tokens)
@@ -229,6 +236,17 @@ def prompts(options: argparse.Namespace, length: int) -> list[str]:
     return ["".join(draw.choices(vocabulary, k=length)) for _ in range(options.requests)]
 
 
+def real_prompts(options: argparse.Namespace) -> tuple[list[Prompt], list[Prompt]] | None:
+    """The real prompts that are measured and those of the warm-up; None if they are to be random.
+
+    They depend on the common seed alone: what their content does to the service is the same in all runs.
+    """
+    if not options.prompts:
+        return None
+    which = (options.common_seed, options.requests, options.warmup)
+    return chosen(options.prompts, options.prompts_sha256, options.endpoint, *which)
+
+
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         "mpipso.service.clients.loadgen", allow_abbrev=False, description=str(__doc__).partition("\n")[0]
@@ -239,14 +257,19 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="", help="name of the model (default: the first that the service lists)")
     add("--unlisted-model", default="", help="name of the model if none is given and the service lists none")
     add("--requests", type=bounded(int, 1), default=32, help="requests that are measured (default: %(default)s)")
+    add("--prompts", default="", metavar="FILE", help="real prompts in place of random words: a JSON object per line")
+    add("--prompts-sha256", default="", metavar="DIGEST", help="of that file, which is refused if it has another")
     add("--input-tokens", type=bounded(int, 1), default=64, help="tokens of a prompt (default: %(default)s)")
     add("--output-tokens", type=bounded(int, 1), default=48, help="tokens of an answer (default: %(default)s)")
+    add("--no-ignore-eos", dest="ignore_eos", action="store_false", help="let answers end by themselves")
     loop = flags.add_mutually_exclusive_group()
     loop.add_argument("--concurrency", type=bounded(int, 1), help="closed loop: requests under way at any time")
     loop.add_argument("--request-rate", type=bounded(float, 0, above=True), help="open loop: mean requests per second")
     add("--warmup", type=bounded(int, 0), default=2, help="requests before, which do not count (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
-    add("--common-seed", type=int, default=0, help="of arrivals and the words of the warm-up (default: %(default)s)")
+    add(
+        "--common-seed", type=int, default=0, help="of arrivals, the words of the warm-up and the order of real prompts"
+    )
     add("--close", action="store_true", help="a new connection for every request (sends Connection: close)")
     told = "environment variable with the API key, which is sent as Authorization: Bearer KEY"
     add("--api-key-env", dest="api_key", type=_key, default="", metavar="NAME", help=told)
@@ -282,6 +305,11 @@ def _limit(text: str) -> tuple[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     allow_connections(most_connections(options.requests, options.warmup, options.concurrency))
+    try:
+        real = real_prompts(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     unfinished = options.output.with_name(options.output.name + ".part")
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.
@@ -290,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{options.output}: cannot be written: {error.strerror}", file=sys.stderr)
         return 2
-    result = asyncio.run(measure(options))
+    result = asyncio.run(measure(options, real))
     unfinished.write_text(json.dumps(result, indent=1) + "\n")
     unfinished.replace(options.output)
     return 0

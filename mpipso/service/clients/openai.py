@@ -17,6 +17,7 @@ from mpipso.evaluation import GOODPUT, METRICS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
+from mpipso.service.clients.prompts import content
 from mpipso.service.clients.result import read
 from mpipso.service.command import text
 from mpipso.service.environment import scrubbed_environment
@@ -34,6 +35,7 @@ class OpenAIClient(Client):
         if config.benchmark.goodput is None and GOODPUT in config.needed:
             yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
         yield from _key_problems(config.benchmark.api_key_env)
+        yield from _prompt_problems(config.benchmark)
         yield from self.load_problems(config)
         yield from self._connection_problems(config.benchmark)
 
@@ -62,7 +64,12 @@ class OpenAIClient(Client):
         words += ["--warmup", str(benchmark.warmup)]
         for key, value in target.load.items():
             words += [f"--{key.replace('_', '-')}", text(value)]
-        words += ["--input-tokens", str(benchmark.input_tokens), "--output-tokens", str(benchmark.output_tokens)]
+        if benchmark.prompts:
+            words += ["--prompts", benchmark.prompts, "--prompts-sha256", benchmark.prompts_sha256]
+        else:
+            words += ["--input-tokens", str(benchmark.input_tokens)]
+        words += ["--output-tokens", str(benchmark.output_tokens)]
+        words += [] if benchmark.ignore_eos else ["--no-ignore-eos"]
         words += ["--timeout", str(benchmark.request_timeout or benchmark.timeout)]
         words += ["--seed", str(target.seed), "--common-seed", str(benchmark.seed), "--output", str(target.result)]
         if target.model:
@@ -98,6 +105,17 @@ def _key_problems(name: str) -> Iterator[str]:
             yield f"benchmark.api_key_env: {name} is a name of launchers' own, which reaches no client: choose another"
     except ValueError as error:
         yield f"benchmark.api_key_env: {error}"
+
+
+def _prompt_problems(benchmark: Benchmark) -> Iterator[str]:
+    """Why this host has not the prompts of the run, in a line."""
+    if benchmark.prompts:
+        try:
+            found = content(benchmark.prompts, benchmark.endpoint)
+            if found.sha256 != benchmark.prompts_sha256:
+                yield f"benchmark.prompts: {benchmark.prompts} is another file than on the root's host"
+        except ValueError as error:
+            yield f"benchmark.prompts: {error}"
 
 
 async def _one_token(target: Target, timeout: float) -> None:

@@ -33,6 +33,8 @@ class RequestOutcome:
     output_tokens: int = 0
     counted_chunks: bool = False
     """Whether ``output_tokens`` is the number of chunks, as the service told none."""
+    short: bool = False
+    """Whether these are fewer than were asked for."""
     error: str = ""
 
     @property
@@ -48,7 +50,6 @@ class RequestOutcome:
 def summarize(
     outcomes: Sequence[RequestOutcome],
     duration: float,
-    output_tokens: int,
     goodput: Mapping[str, float] | None = None,
     timeout: float = 0.0,
 ) -> dict[str, Any]:
@@ -58,14 +59,14 @@ def summarize(
     ----------
     duration:
         Seconds from the start of the first request to the end of the last.
-    output_tokens:
-        How many each request asked for; ``short`` counts the completed requests that got fewer, ``counted_chunks``
-        those whose chunks were counted because the service told no number of tokens.
     goodput:
         What a request takes at most in milliseconds, by latency (``ttft``, ``tpot``, ``e2e``), to count for
         ``request_goodput``, which is absent without it.
     timeout:
         Seconds that a request may take; one that failed counts as that long, or as the longest of the others.
+
+    ``short`` counts the completed requests that got fewer tokens than they asked for, ``counted_chunks`` those whose
+    chunks were counted because the service told no number of tokens.
 
     Latencies of which nothing was measured are absent: without a completed request, all of them.
     """
@@ -95,7 +96,7 @@ def summarize(
         **latencies,
         "total_input_tokens": received,
         "total_output_tokens": generated,
-        "short": sum(outcome.output_tokens < output_tokens for outcome in done),
+        "short": sum(outcome.short for outcome in done),
         "counted_chunks": sum(outcome.counted_chunks for outcome in done),
         "errors": _count(outcome.error for outcome in outcomes if outcome.error),
     }

@@ -126,12 +126,13 @@ class Stream:
 
         Where the service does not tell the length, the chunks are counted. An answer that is shorter than was asked for
         because the service had no room for more does not count: that is no speed. It counts where the service gives
-        another reason, as it cannot be told to go on after the end of a text (``ignore_eos``).
+        another reason, as it cannot be told, or is not, to go on after the end of a text
+        (``ignore_eos``).
 
         Parameters
         ----------
         input_tokens, output_tokens:
-            How many tokens the prompt was to have, and how many the answer.
+            How many tokens the prompt was to have, and how many the answer; 0 where that is not known.
         """
         outcome = self.outcome
         told = self.usage.get("completion_tokens")
@@ -143,6 +144,7 @@ class Stream:
         outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
         outcome.counted_chunks = not told
         outcome.output_tokens = told or self.chunks
+        outcome.short = outcome.output_tokens < output_tokens
         if outcome.error:
             return
         if self._over is None:
