@@ -167,8 +167,9 @@ def _repeated_prompts(config: Config) -> Iterator[str]:
     """Fewer prompts than requests."""
     benchmark, name = config.benchmark, config.benchmark.called.get("requests")
     parameter = next((each for each in config.parameters if each.name == name), None)
-    bounds = [benchmark.requests] if parameter is None else [parameter.max, *parameter.choices]
+    bounds = [0] if parameter is None else [parameter.max, *parameter.choices]
     most = max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
+    most = sum(float(load.get("requests", most)) for load in benchmark.loads({}))
     if benchmark.prompts and (held := content(benchmark.prompts, benchmark.endpoint).prompts) < most + benchmark.warmup:
         yield (
             f"benchmark.prompts: {benchmark.prompts} has {counted(held, 'prompt')} for {most:g} requests and a warm-up "

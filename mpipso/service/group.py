@@ -6,6 +6,7 @@ runs between two evaluations. Every step has a limit, and a process that dies on
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import threading
 import time
@@ -366,10 +367,15 @@ def targets_of(
         close_connections=engine.close_connections,
         result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
         load={},
+        sent=0,
         values=assignment.configuration,
         api_key_env=config.benchmark.api_key_env,
     )
     loads = client.loads(config, assignment.configuration)
+    before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
     # than there are attempts.
-    return [replace(target, load=load, seed=target.seed + 100 * step) for step, load in enumerate(loads)]
+    return [
+        replace(target, load=load, sent=sent, seed=target.seed + 100 * step)
+        for step, (load, sent) in enumerate(zip(loads, before, strict=False))
+    ]

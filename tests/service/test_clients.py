@@ -70,6 +70,7 @@ def target(
         close_connections=close,
         result=folder / "benchmark.json",
         load=load or {},
+        sent=0,
         values={"n": 5},
     )
 

@@ -294,6 +294,14 @@ def test_a_service_is_measured_at_each_load_with_prompts_of_its_own(bench: Bench
     assert evaluation.failure is None and evaluation.metrics["concurrency"] in (1, 2)
     lines = [evaluation.files[f"concurrency-{load}-benchmark-command.txt"].decode() for load in (1, 2)]
     assert len({line.partition("--seed ")[2].split()[0] for line in lines}) == 2
+    (bench.folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{word}"}}\n' for word in "abcdefghi"))
+    real = {key: value for key, value in LOAD.items() if key != "input_tokens"}
+    evaluation = bench.evaluate(
+        hostile("good"), real | {"prompts": str(bench.folder / "prompts.jsonl"), "concurrency": (1, 2)}
+    )
+    assert evaluation.failure is None, evaluation.failure
+    lines = [evaluation.files[f"concurrency-{load}-benchmark-command.txt"].decode() for load in (1, 2)]
+    assert [line.partition("--skip ")[2].split()[0] for line in lines] == ["0", "3"]
 
 
 @REPEAT

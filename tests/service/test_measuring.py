@@ -56,7 +56,7 @@ class Bench:
             self.told.append,
         )
         result = Path(self.node.work_dir) / "benchmark" / "result.json"
-        aim = Target("http://127.0.0.1:1", "", "127.0.0.1", 1, "", 7, "", False, result, {}, {"n": 5})
+        aim = Target("http://127.0.0.1:1", "", "127.0.0.1", 1, "", 7, "", False, result, {}, 0, {"n": 5})
         try:
             found = measuring.run([replace(aim, load=load) for load in config.benchmark.loads({"n": 5})], self.over)
             return min(found, key=lambda metrics: Objective(config.objective).score(ASSIGNMENT, metrics))

@@ -34,6 +34,8 @@ class Target:
     """Where the client may write its result: in a folder of its own, which is empty when it begins."""
     load: Mapping[str, Value]
     """The settings of the load that are given: ``requests``, ``concurrency``, ``request_rate``."""
+    sent: int
+    """How many requests were measured before, at lower loads."""
     values: Mapping[str, Value]
     """The configuration that is measured: placeholders for the user's own command."""
     api_key_env: str = ""

@@ -244,7 +244,7 @@ def real_prompts(options: argparse.Namespace) -> tuple[list[Prompt], list[Prompt
     if not options.prompts:
         return None
     which = (options.common_seed, options.requests, options.warmup)
-    return chosen(options.prompts, options.prompts_sha256, options.endpoint, *which)
+    return chosen(options.prompts, options.prompts_sha256, options.endpoint, *which, skip=options.skip)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -256,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
     add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
     add("--model", default="", help="name of the model (default: the first that the service lists)")
     add("--unlisted-model", default="", help="name of the model if none is given and the service lists none")
+    add("--skip", type=bounded(int, 0), default=0, help="real prompts that a run before has sent (default: 0)")
     add("--requests", type=bounded(int, 1), default=32, help="requests that are measured (default: %(default)s)")
     add("--prompts", default="", metavar="FILE", help="real prompts in place of random words: a JSON object per line")
     add("--prompts-sha256", default="", metavar="DIGEST", help="of that file, which is refused if it has another")

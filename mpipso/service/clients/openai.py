@@ -66,6 +66,7 @@ class OpenAIClient(Client):
             words += [f"--{key.replace('_', '-')}", text(value)]
         if benchmark.prompts:
             words += ["--prompts", benchmark.prompts, "--prompts-sha256", benchmark.prompts_sha256]
+            words += ["--skip", str(target.sent)]
         else:
             words += ["--input-tokens", str(benchmark.input_tokens)]
         words += ["--output-tokens", str(benchmark.output_tokens)]

@@ -49,11 +49,12 @@ def content(path: str, endpoint: str) -> Content:
 
 
 def chosen(
-    path: str, sha256: str, endpoint: str, seed: int, requests: int, warmup: int
+    path: str, sha256: str, endpoint: str, seed: int, requests: int, warmup: int, *, skip: int = 0
 ) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts that are measured and those of the warm-up, in an order that follows from the seed alone.
 
     The warm-up takes the last ones of that order. Where there are too few, each of the two begins again with its own.
+    The first ``skip`` were measured before.
 
     Raises
     ------
@@ -73,10 +74,11 @@ def chosen(
     last = lines[-warmup:] if warmup else []
     first = lines[: len(lines) - warmup] if warmup < len(lines) else lines
 
-    def some(number: int, among: Sequence[tuple[int, bytes]]) -> list[Prompt]:
-        return [_prompt(path, *line, endpoint) for line in itertools.islice(itertools.cycle(among), number)]
+    def some(number: int, among: Sequence[tuple[int, bytes]], skip: int = 0) -> list[Prompt]:
+        found = itertools.islice(itertools.cycle(among), skip, skip + number)
+        return [_prompt(path, *line, endpoint) for line in found]
 
-    return some(requests, first), some(warmup, last)
+    return some(requests, first, skip), some(warmup, last)
 
 
 @functools.lru_cache(maxsize=1)
