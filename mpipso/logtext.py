@@ -10,6 +10,11 @@ _IN_USE = re.compile(
     rf"(?i)\b{IN_USE}\b|\bEADDRINUSE\b|\berrno\W{{0,2}}98\b|\bport( \d+)? is already (in use|allocated|occupied)\b"
 )
 _NUMBER = re.compile(r"\d+")
+_HEX = "[0-9a-fA-F]"
+_IDENTIFIER = re.compile(
+    rf"(?<![0-9A-Za-z])(?:{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}|(?:0x)?(?={_HEX}*\d){_HEX}{{8,}})(?![0-9A-Za-z])"
+)
+"""One that was drawn, or an address, in hexadecimal digits: no word has as many of these letters and a digit."""
 _TEMPORARY = re.compile(r"(?<=[/-])(?:(?:mpipso|start)-\w{8}|tmp\.?\w{8,})\b")
 _CLOCK = r"(?:\d{4}-)?\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 # The name of a time zone and the number of a process in brackets is how PostgreSQL goes on.
@@ -60,7 +65,7 @@ def says_in_use(text: str) -> bool:
 def essence(cause: str) -> str:
     """The text that failures of one and the same cause have in common.
 
-    It is the cause without loggers' prefixes, with ``#`` for every number (ports, process ids), and without the random
-    part of names of temporary files.
+    It is the cause without loggers' prefixes, with ``#`` for every number (ports, process ids) and hexadecimal
+    identifier (requests), and without the random part of names of temporary files.
     """
-    return _NUMBER.sub("#", _TEMPORARY.sub("", unprefixed(cause)))
+    return _NUMBER.sub("#", _IDENTIFIER.sub("#", _TEMPORARY.sub("", unprefixed(cause))))

@@ -59,6 +59,15 @@ def test_causes_are_one_whatever_their_numbers_and_the_names_of_their_temporary_
     assert essence(first) == essence(second) == "node#: port #: /tmp///config.json"
 
 
+def test_identifiers_in_hexadecimal_digits_make_no_difference() -> None:
+    first = "KeyError: 'cmpl-97199b29f5cc1f48-0-9ebf32f7' at 0x7f31c2d4"
+    second = "KeyError: 'cmpl-8d9b72bc72d22165-0-bc40a4cb' at 0x55aa0b10"
+    assert essence(first) == essence(second) == "KeyError: 'cmpl-#-#-#' at #"
+    uuids = ("chat-0b1c-6c1f8e0a-9f3c-4bb2-aeff-deadbeef0001", "chat-0b1c-aaaa8e0a-1f3c-abcd-beef-0123456789ab")
+    assert essence(uuids[0]) == essence(uuids[1])
+    assert essence("feedface defaced") == "feedface defaced"
+
+
 @pytest.mark.parametrize(
     ("line", "in_use"),
     [

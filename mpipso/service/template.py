@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,16 @@ _IN_FILE = re.compile(rf"(?<!\$){PLACEHOLDER.pattern}")
 """``${name}`` is a variable of the service's own."""
 
 
-def named(file: ConfigFile | None) -> set[str]:
-    """The names that stand in braces in a template, none without one."""
-    return set(_IN_FILE.findall(file.content)) if file is not None else set()
+@functools.lru_cache(maxsize=1)
+def named(file: ConfigFile | None) -> frozenset[str]:
+    """The names that stand in braces in the values of a template, none without one."""
+    if file is None:
+        return frozenset()
+    try:
+        texts = [file.content] if file.format == "text" else list(_texts(file.tree()))
+    except ValueError:  # which is told elsewhere
+        texts = [file.content]
+    return frozenset(name for text in texts for name in _IN_FILE.findall(text))
 
 
 def loaded(file: ConfigFile) -> ConfigFile:
@@ -45,8 +53,9 @@ def config_text(
     It is the template with its placeholders filled from ``values``, and then the parameters' values at their paths.
 
     A text that is a placeholder and nothing else, as in ``{"port": "{port}"}``, becomes the value itself, a number if
-    it is one; names that are not among ``values``, and those behind a ``$``, are left alone. A path is dotted; a number
-    in it is an index into a list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
+    it is one, and so does one without quotes, which YAML takes for a table, as in ``port: {port}``; names that are not
+    among ``values``, and those behind a ``$``, are left alone. A path is dotted; a number in it is an index into a
+    list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
 
     Raises
     ------
@@ -76,13 +85,34 @@ def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, li
 def _fill(tree: Any, file: ConfigFile, values: Mapping[str, Value]) -> None:
     """Fill the placeholders below a table or list, in place."""
     for key, below in list(_entries(tree)):
-        if isinstance(below, str):
+        if (name := _unquoted(below)) in values:
+            tree[key] = file.quoted(filled) if isinstance(filled := values[name], str) else filled
+        elif isinstance(below, str):
             whole = PLACEHOLDER.fullmatch(below)
             filled = values.get(whole[1], below) if whole is not None else _replaced(below, values)
             if filled != below:
                 tree[key] = file.quoted(filled, below) if isinstance(filled, str) else filled
         else:
             _fill(below, file, values)
+
+
+def _unquoted(below: Any) -> str:
+    """The name of a placeholder without quotes, ``{name}``, which YAML takes for a table; empty if it is none."""
+    if not (isinstance(below, dict) and len(below) == 1 and hasattr(below, "fa") and below.fa.flow_style()):
+        return ""
+    ((key, value),) = below.items()
+    return key if isinstance(key, str) and value is None else ""
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """The texts among the values below a table or list, and placeholders without quotes as texts."""
+    for _, below in _entries(tree):
+        if name := _unquoted(below):
+            yield f"{{{name}}}"
+        elif isinstance(below, str):
+            yield below
+        else:
+            yield from _texts(below)
 
 
 def _replaced(content: str, values: Mapping[str, Value]) -> str:

@@ -107,6 +107,16 @@ def test_placeholders_are_filled_and_alone_they_keep_their_type(kind: str) -> No
     assert tree == {**template, "port": 8000, "urls": ["http://10.0.0.1:8000/", "{unknown}"]}
 
 
+def test_in_yaml_a_placeholder_needs_no_quotes() -> None:
+    content = "port: {port}  # not {cores}\nname: {host}\nmany: [{port}, 2, {other}, {port: 1}]\ndeep:\n  port:\n"
+    told = file(content, "yaml")
+    assert named(told) == {"port", "host", "other"}
+    text = config_text(told, [], {}, {"port": 8000, "host": "no", "cores": 4})
+    assert b"8000" in text and b'"no"' in text and b"# not {cores}" in text
+    many = [8000, 2, {"other": None}, {"port": 1}]
+    assert read(text, "yaml") == {"port": 8000, "name": "no", "many": many, "deep": {"port": None}}
+
+
 def test_what_a_parameter_is_set_to_is_not_filled_again() -> None:
     chosen = Parameter.model_validate({"name": "p", "type": "choice", "choices": ("{port}", "x"), "path": "a"})
     assert read(config_text(file({"a": 1}), [chosen], {"p": "{port}"}, {"port": 1})) == {"a": "{port}"}
