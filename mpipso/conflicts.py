@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mpipso.cluster.plan import Plan
+from mpipso.cluster.plan import PlacedGroup, Plan
 from mpipso.config import Config
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
@@ -88,11 +88,20 @@ def group_problems(config: Config, plan: Plan) -> list[str]:
     engine = ENGINES.create(config.service.engine)
     found: dict[str, str] = {}
     for index, group in enumerate(plan.groups):
-        if problem := engine.group_problem(config, [len(node.devices) for node in group.nodes]):
+        devices = [len(node.devices) for node in group.nodes]
+        if problem := engine.group_problem(config, devices):
+            shared = _shared(plan, group) if (engine.used_devices(config) or 0) > sum(devices) else ""
             found.setdefault(
-                problem, f"group {index} of {counted(len(group.nodes), 'node')} ({group.hosts}): {problem}"
+                problem, f"group {index} of {counted(len(group.nodes), 'node')} ({group.hosts}): {problem}{shared}"
             )
     return list(found.values())
+
+
+def _shared(plan: Plan, group: PlacedGroup) -> str:
+    """That a group has few devices since others are on its hosts as well; empty if none are."""
+    hosts = {node.host for node in group.nodes}
+    others = sum(1 for other in plan.groups if hosts & {node.host for node in other.nodes})
+    return f"; {others} groups share what its hosts have: fewer ranks, with -np, leave each more" if others > 1 else ""
 
 
 def loopback_problems(plan: Plan) -> list[str]:

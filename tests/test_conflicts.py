@@ -66,3 +66,24 @@ def test_groups_that_cannot_share_a_model_are_told_once_for_each_reason() -> Non
 
     told = placement_problems(config, Plan((group(0, 4), group(1, 2), group(2, 2), group(3, 0))))
     assert told == ["group 1 of 2 nodes (n2+n3): tensor_parallel_size = 8: 8 devices are needed, and it has 4"]
+
+
+def test_that_ranks_of_one_host_share_its_devices_is_told() -> None:
+    config = Config.model_validate(
+        {
+            "service": {
+                "engine": "vllm",
+                "model": "m",
+                "config_file": {"format": "yaml", "content": "tensor-parallel-size: 8"},
+            },
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": ({"name": "max_num_seqs", "type": "int", "min": 1, "max": 9},),
+        }
+    )
+    nodes = [PlacedNode(rank, "a", "10.0.0.1", (), tuple(range(4 * rank, 4 * rank + 4))) for rank in (0, 1)]
+    groups = tuple(PlacedGroup(index, (node,)) for index, node in enumerate(nodes))
+    told = "group 0 of 1 node (a): tensor_parallel_size = 8: 8 devices are needed, and it has 4"
+    shared = "; 2 groups share what its hosts have: fewer ranks, with -np, leave each more"
+    assert placement_problems(config, Plan(groups)) == [told + shared]
+    assert placement_problems(config, Plan(groups[:1])) == [told]

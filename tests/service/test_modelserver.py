@@ -87,3 +87,28 @@ def test_a_server_may_have_devices_that_are_not_those_of_its_node(engine: str, f
 )
 def test_sizes_that_are_not_known_before_are_not_counted(engine: str, parameter: dict[str, Any]) -> None:
     assert problem(engine, (2, 2), SEQS, parameter) == ""
+
+
+@pytest.mark.parametrize(("engine", "flag"), [("vllm", "max-model-len"), ("sglang", "context-length")])
+def test_requests_longer_than_the_server_takes_are_refused(engine: str, flag: str) -> None:
+    def problems(content: str, *parameters: dict[str, Any]) -> list[str]:
+        told = config(engine, *(parameters or (SEQS,)), model="m", config_file={"format": "yaml", "content": content})
+        load = told.benchmark.model_copy(update={"client": "openai", "input_tokens": 100, "output_tokens": 29})
+        found = ENGINES.create(engine).problems(told.model_copy(update={"benchmark": load}))
+        return [line for line in found if line.startswith("benchmark.")]
+
+    name = flag.replace("-", "_")
+    told = f"benchmark.input_tokens + output_tokens = 129: more than {name} = 128 lets a request have"
+    assert problems(f"{flag}: 128") == [told]
+    assert problems(f"{flag}: 129") == problems("a: 1") == problems(f"{flag}: 1k") == []
+    assert problems(f"{flag}: 128", size(name, 64, 256)) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+def test_a_file_of_flags_has_to_be_yaml(engine: str) -> None:
+    for file, how in (
+        ({"content": "a: 1"}, 'say format = "yaml"'),
+        ({"template": "f.json"}, "let its name end in .yaml"),
+    ):
+        found = ENGINES.create(engine).problems(config(engine, SEQS, model="m", config_file=file))
+        assert any(line.endswith(f"reads its flags from YAML; {how}") for line in found)

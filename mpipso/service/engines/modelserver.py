@@ -33,6 +33,8 @@ class ModelServer(Engine, abc.ABC):
     node_address:
         The environment variable with the address by which the others find a node; otherwise a server takes that of the
         default route.
+    context:
+        The flag that says how many tokens a request and its answer have at most.
     sizes:
         The names of the flags for each size whose product is the number of devices; the first is used in messages.
     """
@@ -44,6 +46,7 @@ class ModelServer(Engine, abc.ABC):
     node_address: ClassVar[str]
     sizes: ClassVar[tuple[tuple[str, ...], ...]]
     health_path = "/health"
+    context: ClassVar[str]
     started_by = "service.model or service.command"
     on_every_node = True
 
@@ -80,11 +83,23 @@ class ModelServer(Engine, abc.ABC):
             if service.worker_command:
                 yield "service.worker_command: has no effect without service.command; leave it out"
             if service.config_file is not None and service.config_file.format != "yaml":
-                yield (
-                    f"service.config_file: {self.title} reads its flags from YAML; let the template's name end in .yaml"
-                )
+                named = service.config_file.template or service.config_file.name
+                how = "let its name end in .yaml" if named else 'say format = "yaml"'
+                yield f"service.config_file: {self.title} reads its flags from YAML; {how}"
+            yield from self._context_problems(config)
         yield from self.kind_problems(config)
         yield from super().problems(config)
+
+    def _context_problems(self, config: Config) -> Iterator[str]:
+        """Requests that are longer than the server lets any be, where both are fixed."""
+        benchmark = config.benchmark
+        most = self.told(config, {each.name: None for each in config.parameters}).get(self.context)
+        tokens = benchmark.input_tokens + benchmark.output_tokens
+        if benchmark.client == "openai" and not benchmark.prompts and type(most) is int and tokens > most:
+            yield (
+                f"benchmark.input_tokens + output_tokens = {tokens}: more than {self.context} = {most} lets a request "
+                "have"
+            )
 
     def group_problem(self, config: Config, devices: Sequence[int]) -> str:
         if config.service.command or not config.service.model:

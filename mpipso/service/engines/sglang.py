@@ -121,6 +121,7 @@ class Sglang(ModelServer):
     # Their default is SGLang's usual port, which on a host of several groups may be that of another group's master.
     headless = ("--host", "127.0.0.1", "--port", "0")
     node_address = "SGLANG_HOST_IP"
+    context = "context_length"
     sizes = ((TENSOR, "tp_size", "tp"), (PIPELINE, "pp_size", "pp"), (DATA, "dp_size", "dp"))
     known: ClassVar = (
         {name: {"flag": f"--{name.replace('_', '-')}"} for name in _VALUES}

@@ -65,6 +65,7 @@ class Vllm(ModelServer):
     serving = ("serve", "{model}")
     headless = ("--headless",)
     node_address = "VLLM_HOST_IP"
+    context = "max_model_len"
     sizes = ((TENSOR, "tp"), (PIPELINE, "pp"), (DATA, "dp"), ("prefill_context_parallel_size", "pcp"))
     known: ClassVar = {name: {"flag": f"--{name.replace('_', '-')}"} for name in _VALUES} | {
         name: {"flag": f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}"} for name in _SWITCHES
