@@ -147,6 +147,8 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         yield from _unconfirmed(outcome, best)
         if interval is not None and interval[0] <= 0:
             yield Text("The gain may be chance: its interval reaches below zero; confirm it more often.", "yellow")
+        elif interval is None and best.confirmed and len(best.good) == 1:
+            yield Text("Measured again once each: how much of the gain is chance cannot be told; see search.confirm.")
     if baseline.broken:
         yield Text(f"The baseline breaks a limit: {clean(baseline.violations)}.", "yellow")
 

@@ -116,6 +116,13 @@ def test_the_interval_of_the_best_knows_that_others_raced_with_it() -> None:
     assert line.endswith(f"interval {100 * interval[0] - 100:+.1f} % to {100 * interval[1] - 100:+.1f} %)")
 
 
+def test_that_a_gain_may_be_chance_is_told_where_each_was_measured_again_once() -> None:
+    again = [judged(6, BEST, 520.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 400.0, "confirm")]
+    lines = drawn(summary(outcome(*RUN, *again, incumbent=2)))
+    assert lines[0] == "output_throughput: 400 tok/s -> 520 tok/s (+30.0 %)"
+    assert lines[1] == "Measured again once each: how much of the gain is chance cannot be told; see search.confirm."
+
+
 LIMITS = """
 [objective]
 maximize = "output_throughput"
