@@ -13,7 +13,7 @@ from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed
-from mpipso.evaluation import CONFIRM, Assignment, Configuration, Evaluation, Failure
+from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure
 from mpipso.incumbent import Incumbent
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
@@ -122,8 +122,16 @@ class Tuning:
                 self.stop("exhausted")
         self._handed_out.update(assignment.number for assignment in assignments)
         if self._agenda.schedule.kind == "generation":
-            # Limits are judged by the baseline, so it comes before all others; then come the longest ones.
-            assignments.sort(key=lambda each: (each.configuration != self.space.baseline, -each.seconds))
+            # Limits are judged by the baseline, so it comes before all others. Then come the longest ones, lest groups
+            # wait for these at the end. One group alone never waits: it begins with the most promising proposals,
+            # which are those that were made first, and measures again what is known at the end.
+            alone = idle == 1
+            assignments.sort(
+                key=lambda each: (
+                    each.configuration != self.space.baseline,
+                    each.label == REPEAT if alone else -each.seconds,
+                )
+            )
         return assignments
 
     def confirmations(self, groups: int) -> list[Assignment]:

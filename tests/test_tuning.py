@@ -25,7 +25,7 @@ from faults.formula import throughput
 from mpipso.config import Config, ObjectiveSection
 from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
 from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
@@ -233,13 +233,25 @@ class TestTiming:
         assert told == [[], [], [], [], *[[number] for number in range(len(told) - 4)]]
 
     def test_the_longest_of_a_generation_begin_first_once_durations_are_known(self, folders: Iterator[Path]) -> None:
-        session = Session(next(folders), configured(), groups=1)
+        session = Session(next(folders), configured(), groups=2)
         session.run()
         first, second = session.assigned[:6], session.assigned[6:12]
         assert first[0].configuration == BASELINE
         expected = [each.seconds for each in second]
         assert expected == sorted(expected, reverse=True)
         assert expected[0] > expected[-1] > 0
+
+    def test_one_group_alone_begins_with_what_was_proposed_first_and_ends_with_repeats(
+        self, folders: Iterator[Path]
+    ) -> None:
+        session = Session(next(folders), configured(search__repeats=2, search__confirm=0), groups=1)
+        session.run()
+        for first in range(0, len(session.assigned), 6):
+            generation = session.assigned[first : first + 6]
+            again = [each.label == REPEAT and each.configuration != BASELINE for each in generation]
+            ends = [(late, each.number) for late, each in zip(again, generation, strict=True)]
+            assert ends == sorted(ends)
+        assert any(each.label == REPEAT for each in session.assigned)
 
 
 class TestResume:
