@@ -52,6 +52,7 @@ def to_fields(judged: Judged) -> dict[str, Any]:
     evaluation = judged.evaluation
     failure = evaluation.failure
     outcome = {"metrics": dict(evaluation.metrics)} if failure is None else {"failure": asdict(failure)}
+    loads = {load: dict(metrics) for load, metrics in evaluation.loads.items()}
     return {
         "number": evaluation.number,
         "attempt": evaluation.attempt,
@@ -59,6 +60,7 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         "label": evaluation.label,
         "configuration": dict(evaluation.configuration),
         **outcome,
+        **({"loads": loads} if loads else {}),
         "started": evaluation.started,
         "ended": evaluation.ended,
         "phases": dict(evaluation.phases),
@@ -100,7 +102,8 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         group=event["group"],
         configuration=event["configuration"],
         label=event["label"],
-        metrics={name: value for name, value in event.get("metrics", {}).items() if value is not None},
+        metrics=_finite(event.get("metrics", {})),
+        loads={load: _finite(metrics) for load, metrics in event.get("loads", {}).items()},
         failure=Failure(**failure) if failure is not None else None,
         started=event["started"],
         ended=event["ended"],
@@ -108,6 +111,10 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
     )
     # What an event of another version leaves out is as in a new one.
     return _with_judgement(evaluation, {"judged": True, **_verdict(None), **event})
+
+
+def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _with_judgement(evaluation: Evaluation, event: Mapping[str, Any]) -> Judged:

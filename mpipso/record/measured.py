@@ -104,6 +104,15 @@ class Measured:
         """The mean over the good measurements of each metric that all of them have."""
         return mean([judged.evaluation.metrics for judged in self.good])
 
+    @property
+    def loads(self) -> dict[str, Metrics]:
+        """The mean metrics at each load of a sweep over the good measurements that went so far, from the lowest on."""
+        found: dict[str, list[Metrics]] = {}
+        for judged in self.good:
+            for load, metrics in judged.evaluation.loads.items():
+                found.setdefault(load, []).append(metrics)
+        return {load: mean(several) for load, several in found.items()}
+
     def values(self, metric: str) -> list[float]:
         """The values of one metric in the good measurements that have it."""
         return [judged.evaluation.metrics[metric] for judged in self.good if metric in judged.evaluation.metrics]

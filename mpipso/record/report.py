@@ -39,8 +39,10 @@ def summary(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     if best is not None:
         if baseline is None or baseline.failed or best is baseline:
             parts += [_Limited(outcome.limits, partial(_alone, outcome, best)), ""]
+            parts += _by_load(outcome, {"best": best})
         else:
             parts += [_Limited(outcome.limits, partial(_side_by_side, outcome, baseline, best)), ""]
+            parts += _by_load(outcome, {"baseline": baseline, "best": best})
         parts += [*_settings(baseline, best, worth or {}), ""]
     return Group(*parts, *run_statistics(outcome), *_whereabouts(outcome))
 
@@ -237,6 +239,22 @@ def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table
     for name in _order(outcome, metrics):
         _add(table, outcome, limits, name, Text(figures.measure(name, metrics[name])))
     return table
+
+
+def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[RenderableType]:
+    """What was measured at each load of a sweep: the objective, and what has limits."""
+    found = [each.loads for each in shown.values()]
+    loads = dict.fromkeys(load for each in found for load in each)
+    if not loads:
+        return
+    table = _table("metric", "at", *(_title(name, measured) for name, measured in shown.items()))
+    for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
+        rows = [(load, [each.get(load, {}).get(metric) for each in found]) for load in loads]
+        rows = [(load, values) for load, values in rows if any(value is not None for value in values)]
+        for load, values in rows:
+            cells = ("-" if value is None else figures.measure(metric, value) for value in values)
+            table.add_row(Text(clean(metric)), load, *cells, end_section=load == rows[-1][0])
+    yield from (table, "")
 
 
 def _add(table: Table, outcome: Outcome, limits: Mapping[str, str], name: str, *cells: Text) -> None:

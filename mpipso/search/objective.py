@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -54,11 +55,18 @@ class Objective:
 
     def completed(self, evaluation: Evaluation) -> Evaluation:
         """A measurement with its derived metrics; a failure of its configuration if one to judge by has no value."""
+
+        def completed(metrics: Metrics) -> Metrics:
+            return {**metrics, **self.derived(metrics, evaluation.configuration)}
+
+        loads = {}
+        for load, metrics in evaluation.loads.items():
+            with contextlib.suppress(ValueError):
+                loads[load] = completed(metrics)
         try:
-            derived = self.derived(evaluation.metrics, evaluation.configuration)
+            return replace(evaluation, metrics=completed(evaluation.metrics), loads=loads)
         except ValueError as error:
-            return replace(evaluation, metrics={}, failure=Failure(str(error), "configuration"))
-        return replace(evaluation, metrics={**evaluation.metrics, **derived})
+            return replace(evaluation, metrics={}, loads={}, failure=Failure(str(error), "configuration"))
 
     def score(self, assignment: Assignment, metrics: Metrics) -> Score:
         """Score what was measured of an assignment, where no limit is relative to the baseline."""

@@ -84,6 +84,7 @@ class ServiceGroup:
         self._port = port
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
+        self._loads: dict[str, Metrics] = {}
         self._phases = Phases()
         self._stops = Stops()
         self._killed = False
@@ -94,6 +95,7 @@ class ServiceGroup:
         started, began = time.time(), awake()
         problem, suspended = "", False
         self._files = {}
+        self._loads = {}
         self._phases = Phases()
         self._killed = False
         self._stops = Stops()
@@ -113,6 +115,7 @@ class ServiceGroup:
         return replace(
             assignment.evaluation(self.group_id),
             metrics=metrics if failure is None else {},
+            loads=self._loads if failure is None else {},
             failure=failure,
             started=started,
             ended=started + awake() - began,
@@ -184,6 +187,8 @@ class ServiceGroup:
             targets = targets_of(self._config, self._engine, checked, layout, assignment, self._local.work_dir)
             (quality,) = self._measured(checked, targets, readiness, cancel)
             found = [{**metrics, **quality} for metrics in found]
+        for key in self._config.benchmark.swept:
+            self._loads = {f"{key} {metrics[key]:g}": metrics for metrics in found}
         return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
 
     def _measured(

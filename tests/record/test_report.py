@@ -116,6 +116,21 @@ def test_the_interval_of_the_best_knows_that_others_raced_with_it() -> None:
     assert line.endswith(f"interval {100 * interval[0] - 100:+.1f} % to {100 * interval[1] - 100:+.1f} %)")
 
 
+def test_what_was_measured_at_each_load_of_a_sweep_stands_side_by_side() -> None:
+    def swept(number: int, configuration: dict[str, bool | int], *rates: float) -> Judged:
+        loads = {f"concurrency {2**n}": {"output_throughput": rate, "itl_p50_ms": 1.0} for n, rate in enumerate(rates)}
+        whole = judged(number, configuration, max(rates), 400.0, "baseline" if number == 0 else "")
+        return replace(whole, evaluation=replace(whole.evaluation, loads=loads))
+
+    found = [swept(0, BASELINE, 100.0, 200.0), swept(1, BEST, 110.0, 300.0, 500.0), swept(2, BEST, 130.0, 100.0)]
+    (first, *others) = [line for line in drawn(summary(outcome(*found, incumbent=1))) if " concurrency " in line]
+    assert cells([first], "output_throughput") == ["output_throughput", "concurrency 1", "100 tok/s", "120 tok/s"]
+    assert [line.split()[1:] for line in others] == [
+        ["concurrency", "2", "200", "tok/s", "200", "tok/s"],
+        ["concurrency", "4", "-", "500", "tok/s"],
+    ]
+
+
 def test_that_a_gain_may_be_chance_is_told_where_each_was_measured_again_once() -> None:
     again = [judged(6, BEST, 520.0, 400.0, "confirm"), judged(7, BASELINE, 400.0, 400.0, "confirm")]
     lines = drawn(summary(outcome(*RUN, *again, incumbent=2)))

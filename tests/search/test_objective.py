@@ -65,6 +65,17 @@ def test_metrics_may_be_computed_from_metrics_and_parameters() -> None:
         Objective(ObjectiveSection(maximize="x", derived={"x": "1 +"}))
 
 
+def test_derived_metrics_are_added_at_each_load_of_a_sweep_that_has_one() -> None:
+    objective = Objective(ObjectiveSection(maximize="rate", derived={"rate": "completed / duration"}))
+    loads = {"concurrency 1": {"completed": 4.0, "duration": 2.0}, "concurrency 2": {"completed": 4.0, "duration": 0.0}}
+    evaluation = replace(measured(**loads["concurrency 1"]), loads=loads)
+    completed = objective.completed(evaluation)
+    assert completed.metrics["rate"] == 2.0
+    assert completed.loads == {"concurrency 1": {"completed": 4.0, "duration": 2.0, "rate": 2.0}}
+    failed = objective.completed(replace(measured(**loads["concurrency 2"]), loads=loads))
+    assert failed.failure is not None and not failed.metrics and not failed.loads
+
+
 def test_broken_limits_are_told_in_words() -> None:
     assert judged(1.0, 1520.0).violations == ("ttft_p99_ms 1520 > 1000",)
     assert judged(1.0, 5.0, completed=8.0).violations == ("completed 8 < 32",)
