@@ -97,7 +97,8 @@ class Evaluation:
     ``started`` and ``ended`` are Unix times in seconds, ``phases`` the seconds spent in each phase in between
     (``configuring``, ``starting``, ``measuring``, ``stopping``). ``files`` holds the texts of the evaluation's folder
     (command line, environment, logs), by name, on their way from the leader to the root. ``loads`` holds what was
-    measured at each load of a sweep, by that in words, from the lowest on; ``metrics`` are those at one of them.
+    measured at each load of a sweep, by that in words, from the lowest on; ``metrics`` are those at one of them, and
+    ``cut`` tells at which load the benchmark failed, and why.
     ``killed`` is set when the service, sound until then, did not end within its grace after TERM; ``suspended`` when
     the failure is that the job was suspended meanwhile, for which neither the configuration nor the group is to blame.
     """
@@ -109,6 +110,7 @@ class Evaluation:
     label: str = ""
     metrics: Metrics = field(default_factory=dict)
     loads: Mapping[str, Metrics] = field(default_factory=dict)
+    cut: str = ""
     failure: Failure | None = None
     started: float = 0.0
     ended: float = 0.0

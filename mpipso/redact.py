@@ -163,7 +163,7 @@ class Redactor:
         if failure is not None:
             failure = replace(failure, cause=self.text(failure.cause), detail=self.text(failure.detail))
         files = {name: self.bytes(content) for name, content in evaluation.files.items()}
-        return replace(evaluation, failure=failure, files=files)
+        return replace(evaluation, failure=failure, files=files, cut=self.text(evaluation.cut))
 
     def data(self, data: Any) -> Any:
         """A copy of nested tables and lists without their secrets."""

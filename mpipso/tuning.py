@@ -15,6 +15,7 @@ from mpipso.config import Config
 from mpipso.errors import RunFailed
 from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure
 from mpipso.incumbent import Incumbent
+from mpipso.logtext import essence
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
@@ -77,6 +78,7 @@ class Tuning:
         self._handed_out: set[int] = set()
         self._unjudged: list[Evaluation] = []
         self._told_of_kill = False
+        self._told_of_cuts: set[str] = set()
         for event in past:
             self._replay(event)
         if self.objective.relative and self.trials.reference() is None:
@@ -244,6 +246,12 @@ class Tuning:
             self._monitor.note(
                 f"group {evaluation.group} #{evaluation.number} had to kill its service, which did not end within "
                 f"{self._grace:g} s of TERM (service.stop_grace); every stop may take that long (told once)"
+            )
+        if evaluation.cut and (cause := essence(evaluation.cut)) not in self._told_of_cuts:
+            self._told_of_cuts.add(cause)
+            self._monitor.note(
+                f"group {evaluation.group} #{evaluation.number} counts by its lower loads, as it failed at "
+                f"{evaluation.cut} (told once)"
             )
         if self.objective.relative and self.trials.reference() is None:
             self._journal.evaluated(Judged(evaluation))

@@ -16,6 +16,8 @@ REQUESTS = 32
 """How many requests mpipso's own client sends unless the configuration says it, at least."""
 _ROUNDS = 4
 """How many it sends then, at least, for each that is under way at a time in a sweep of concurrencies."""
+_MOST_LOADS = 10
+"""Of a sweep."""
 _LOAD = ("requests", "concurrency", "request_rate")
 """The settings of the load, which may be a parameter's, or several in a sweep."""
 
@@ -174,6 +176,11 @@ class Benchmark(Program):
         return tuple(key for key in self.several if key != "requests")
 
     @property
+    def spoken(self) -> tuple[str, ...]:
+        """The settings of the load that a command may call by name: in a sweep all that are given."""
+        return tuple(key for key in _LOAD if self.swept and getattr(self, key) is not None)
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """The names of all metrics that there may be; what is swept is one, as that of the load that counts."""
         return tuple(dict.fromkeys((*METRICS, *self.metrics, *self.swept)))
@@ -219,6 +226,8 @@ class Benchmark(Program):
             values = getattr(self, key)
             if len(values) < 2 or any(one >= other for one, other in itertools.pairwise(values)):
                 raise ValueError(f"{key} should list two values or more, from the lowest to the highest")
+            if len(values) > _MOST_LOADS:
+                raise ValueError(f"{key} should list {_MOST_LOADS} values at most, not {len(values)}")
         if isinstance(self.requests, tuple):
             if not self.swept:
                 raise ValueError("several values of requests go with several of concurrency or request_rate")

@@ -128,7 +128,7 @@ def _wanted(details: ErrorDetails) -> str:
 
 _PATTERNS = {
     NAME: "be letters, digits and '_', and begin with no digit",
-    CALLED: "be a number, or a parameter's name in braces",
+    CALLED: "be a number, several, or a parameter's name in braces",
 }
 """What a text should be that has to match one of these."""
 

@@ -97,6 +97,11 @@ class ObjectiveSection(Section):
         """Those that it takes to judge, each once."""
         return tuple(dict.fromkeys((self.metric, *(limit.metric for limit in self.slo))))
 
+    @property
+    def absolute(self) -> ObjectiveSection:
+        """The same without limits that are relative to the baseline."""
+        return self.model_copy(update={"slo": tuple(limit for limit in self.slo if not limit.relative)})
+
     @model_validator(mode="after")
     def _one_direction(self) -> ObjectiveSection:
         if (self.maximize is None) == (self.minimize is None):
@@ -279,7 +284,8 @@ class Config(Section):
     def measuring_timeout(self) -> float:
         """Seconds that measuring a service takes at most, at all loads."""
         quality = self.quality.timeout if self.quality.command else 0.0
-        return len(self.benchmark.loads({})) * self.benchmark.timeout + quality
+        # At all but the lowest, a benchmark that fails is run once more.
+        return (2 * len(self.benchmark.loads({})) - 1) * self.benchmark.timeout + quality
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -289,14 +295,15 @@ class Config(Section):
         return tuple(dict.fromkeys(name for names in read for name in names if name not in parameters))
 
     def _sweep_problems(self, names: Collection[str]) -> Iterator[str]:
-        for key in self.benchmark.several:
+        taken = self.benchmark.spoken if self.benchmark.client == "command" else self.benchmark.swept
+        for key in taken:
             if key in names:
-                yield f"parameter {key!r} is called as the setting of which benchmark.{key} lists several values"
+                yield f"parameter {key!r}: in a sweep that is the name of benchmark.{key}; give it another one"
         for key in self.benchmark.swept:
             if key in self.benchmark.metrics:
                 yield f"benchmark.metrics.{key}: is told by benchmark.{key} itself, which lists several values"
             for limit in self.objective.slo:
-                if limit.relative:
+                if limit.relative and limit.metric not in self.quality.metrics:
                     yield (
                         f'objective.slo: the limit on {limit.metric} should be a number, not "baseline": among the '
                         f"values of benchmark.{key} that one counts which is the best within the limits"
@@ -318,7 +325,7 @@ class Config(Section):
             ]
         problems += self._sweep_problems(names)
         problems += [
-            f"quality.metrics.{name}: is a metric of the benchmark already; give it another name"
+            f"quality.metrics.{name}: is the name of a benchmark's metric; give it another one"
             for name in self.quality.metrics
             if name in self.benchmark.measured
         ]

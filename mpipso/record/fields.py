@@ -19,11 +19,11 @@ event           fields
 ``assigned``    number, attempt, group
 ``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
-                loads (metrics by load, of a sweep), started, ended, phases, fitness, feasible, failed, violations,
-                violation (their sum, relative to the limits); ``judged`` is false when the baseline was not known yet,
-                and a ``judged`` event follows; together ({fitness, feasible, failed, violations, violation}), where its
-                configuration was measured before, in the search or in the same race: what all these measurements are
-                worth, by their mean
+                loads (metrics by load, of a sweep), cut (at which of these it failed, and why), started, ended,
+                phases, fitness, feasible, failed, violations, violation (their sum, relative to the limits);
+                ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows; together
+                ({fitness, feasible, failed, violations, violation}), where its configuration was measured before, in
+                the search or in the same race: what all these measurements are worth, by their mean
 ``judged``      number, fitness, feasible, failed, violations, violation, together: what became of an earlier
                 ``evaluated``
 ``incumbent``   number, fitness
@@ -149,6 +149,7 @@ class _Fields(TypedDict, total=False):
     configuration: dict[str, Setting]
     metrics: Metrics
     loads: dict[str, Metrics]
+    cut: str
     failure: _Failure | None
     started: Seconds
     ended: Seconds

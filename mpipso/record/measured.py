@@ -105,6 +105,11 @@ class Measured:
         return mean([judged.evaluation.metrics for judged in self.good])
 
     @property
+    def cut(self) -> str:
+        """At which load of a sweep the last good measurement that has failed at one did so, and why; may be empty."""
+        return next((judged.evaluation.cut for judged in reversed(self.good) if judged.evaluation.cut), "")
+
+    @property
     def loads(self) -> dict[str, Metrics]:
         """The mean metrics at each load of a sweep over the good measurements that went so far, from the lowest on."""
         found: dict[str, list[Metrics]] = {}

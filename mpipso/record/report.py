@@ -228,7 +228,7 @@ def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured, limits: 
         old, new = before[name], after[name]
         change = figures.gain(name, old, new, outcome.higher)
         gain = Text() if change is None else Text(figures.percent(change), "green" if change > 0 else "red")
-        row = Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
+        row = Text(_shown(name, baseline, old)), Text(_shown(name, best, new)), gain
         _add(table, outcome, limits, name, *row)
     return table
 
@@ -237,8 +237,15 @@ def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table
     metrics = best.metrics
     table = _table("metric", _title("best", best), *(["limit"] if limits else []))
     for name in _order(outcome, metrics):
-        _add(table, outcome, limits, name, Text(figures.measure(name, metrics[name])))
+        _add(table, outcome, limits, name, Text(_shown(name, best, metrics[name])))
     return table
+
+
+def _shown(name: str, measured: Measured, value: float) -> str:
+    """A metric with its unit: the mean, but of loads of a sweep, one of which counted each time, those that did."""
+    if any(load.startswith(f"{name} ") for load in measured.loads):
+        return " and ".join(figures.measure(name, load) for load in sorted({*measured.values(name)}))
+    return figures.measure(name, value)
 
 
 def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[RenderableType]:
@@ -254,7 +261,11 @@ def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[Render
         for load, values in rows:
             cells = ("-" if value is None else figures.measure(metric, value) for value in values)
             table.add_row(Text(clean(metric)), load, *cells, end_section=load == rows[-1][0])
-    yield from (table, "")
+    yield table
+    for name, measured in shown.items():
+        if measured.cut:
+            yield Text(f"{name} failed at {clean(measured.cut)}", "yellow")
+    yield ""
 
 
 def _add(table: Table, outcome: Outcome, limits: Mapping[str, str], name: str, *cells: Text) -> None:

@@ -19,7 +19,7 @@ from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
-from mpipso.record.measured import by_configuration, silent
+from mpipso.record.measured import Measured, by_configuration, silent
 from mpipso.record.resume import differences, read_run
 from mpipso.record.table import FAILED, RESULT
 from mpipso.redact import HIDDEN
@@ -168,12 +168,11 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
         metrics = mean(good) if works(good, measured.measurements) else None
-        fixed = {} if other is None else _fixed_load(other, config, metrics or {})
-        found.append(({**fixed, **measured.configuration}, metrics))
+        loads = [({}, metrics)] if other is None else _loads(measured, metrics, other, config)
+        found += [({**load, **measured.configuration}, each) for load, each in loads]
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
-    load = {} if other is None else _fixed_load(config, other, {})
-    if baseline is not None:
-        baseline = {**baseline, **load}
+    load = {} if other is None else _fixed_load(config, other)
+    baseline = None if baseline is None else {**baseline, **load}
     parameters = () if other is None else other.parameters
     computed = [each.name for each in parameters if not each.searched and each.name not in load]
     kept, notes = _comparable(found, baseline, computed, config)
@@ -188,14 +187,21 @@ def _configuration(text: str, folder: Path) -> Config | None:
         return None
 
 
-def _fixed_load(fixed: Config, tuned: Config, metrics: Metrics) -> dict[str, Value]:
-    """By the parameters that are settings of the load in one configuration, the numbers that another has there.
+def _loads(
+    measured: Measured, metrics: Metrics | None, other: Config, config: Config
+) -> list[tuple[dict[str, Value], Metrics | None]]:
+    """The loads of an ``other`` run, if they are tuned now, and what was measured there; of a sweep, if any was."""
+    fixed = _fixed_load(other, config)
+    swept = {key: name for key, name in config.benchmark.called.items() if key in other.benchmark.swept}
+    if metrics is None or not swept:
+        return [(fixed, metrics)]
+    found = [(each, {name: each[key] for key, name in swept.items()}) for each in measured.loads.values()]
+    return [(fixed | {name: int(n) if n == int(n) else n for name, n in at.items()}, each) for each, at in found]
 
-    In a sweep it had several, of which the ``metrics`` hold the one at which they were measured.
-    """
+
+def _fixed_load(fixed: Config, tuned: Config) -> dict[str, Value]:
+    """By the parameters that are settings of the load in one configuration, the numbers that another has there."""
     load = fixed.benchmark.load({})
-    best = {key: metrics[key] for key in fixed.benchmark.swept if key in metrics}
-    load |= {key: int(number) if number.is_integer() else number for key, number in best.items()}
     return {name: load[key] for key, name in tuned.benchmark.called.items() if key in load}
 
 
@@ -226,7 +232,8 @@ def _otherwise(other: Config | None, config: Config) -> list[str]:
     """A remark when the earlier run measured another service or with another workload, if that can be told."""
     if other is None:
         return ["its configuration is of another version, so nobody can tell whether it measured the same"]
-    tuned = tuple(f"benchmark.{key} " for key in (*config.benchmark.called, *other.benchmark.called))
+    settings = {*config.benchmark.called, *other.benchmark.called} - {*config.benchmark.swept}
+    tuned = tuple(f"benchmark.{key} " for key in settings)
     lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.", "quality.")))
     keys = [line for line in lines if not line.startswith(tuned)]
     more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""

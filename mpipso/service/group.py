@@ -85,6 +85,7 @@ class ServiceGroup:
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
         self._loads: dict[str, Metrics] = {}
+        self._cut = ""
         self._phases = Phases()
         self._stops = Stops()
         self._killed = False
@@ -95,7 +96,7 @@ class ServiceGroup:
         started, began = time.time(), awake()
         problem, suspended = "", False
         self._files = {}
-        self._loads = {}
+        self._loads, self._cut = {}, ""
         self._phases = Phases()
         self._killed = False
         self._stops = Stops()
@@ -116,6 +117,7 @@ class ServiceGroup:
             assignment.evaluation(self.group_id),
             metrics=metrics if failure is None else {},
             loads=self._loads if failure is None else {},
+            cut=self._cut if failure is None else "",
             failure=failure,
             started=started,
             ended=started + awake() - began,
@@ -180,18 +182,18 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
-        found = self._measured(self._client, targets, readiness, cancel)
+        found = self._run(self._client, targets, readiness, cancel)
         if self._config.quality.command:
             checked = QualityClient()
             self._progress("measuring", checked.section)
             targets = targets_of(self._config, self._engine, checked, layout, assignment, self._local.work_dir)
-            (quality,) = self._measured(checked, targets, readiness, cancel)
+            (quality,) = self._run(checked, targets, readiness, cancel)
             found = [{**metrics, **quality} for metrics in found]
         for key in self._config.benchmark.swept:
             self._loads = {f"{key} {metrics[key]:g}": metrics for metrics in found}
         return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
 
-    def _measured(
+    def _run(
         self, client: Client, targets: Sequence[Target], readiness: Readiness, cancel: threading.Event
     ) -> list[Metrics]:
         """What a client measures on the service at each load, as long as that lives."""
@@ -205,7 +207,8 @@ class ServiceGroup:
             except EvaluationFailed:
                 readiness.outlast(over)
                 raise
-            if measuring.failed or any(metrics.get("failed") for metrics in found):
+            self._cut = self._cut or measuring.cut
+            if measuring.cut or any(metrics.get("failed") for metrics in found):
                 readiness.outlast(over)
             return found
 

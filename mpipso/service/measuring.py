@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
@@ -33,8 +34,8 @@ class Measuring:
 
     Attributes
     ----------
-    failed:
-        Whether the benchmark has failed at a load, although there are metrics of lower ones.
+    cut:
+        At which load of a sweep the client failed, and why, where there are metrics of lower ones; else empty.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class Measuring:
         self._reason = reason
         self._files = files
         self._progress = progress
-        self.failed = False
+        self.cut = ""
 
     def run(self, targets: Sequence[Target], over: threading.Event) -> list[Metrics]:
         """Measure a service at each load, the lowest first; returns the metrics at each, with a swept load among them.
 
-        No higher load follows one at which a latency is above its limit, or the benchmark fails.
+        No higher load follows one at which a latency is above its limit, or the client fails: of a failure that may be
+        its own, twice, as in an evaluation at one load.
 
         Raises
         ------
@@ -72,22 +74,35 @@ class Measuring:
         (key,) = swept
         found: list[Metrics] = []
         for target in targets:
-            name = f"{key}-{text(target.load[key])}"
-            self._progress(f"{key} {text(target.load[key])}")
-            kept: dict[str, bytes] = {}
+            load = f"{key} {text(target.load[key])}"
+            self._progress(load)
             try:
-                metrics = {**self._once(target, kept, over), key: float(target.load[key])}
+                metrics = {**self._tried(target, targets if found else (), over), key: float(target.load[key])}
             except EvaluationFailed as error:
                 if not found or error.kind == "infrastructure":
                     raise
-                self.failed = True
+                self.cut = f"{load}: {error.cause}"
                 break
-            finally:
-                self._files |= {f"{name}-{file}": content for file, content in kept.items()}
             found.append(metrics)
             if self._overloaded(metrics):
                 break
         return found
+
+    def _tried(self, target: Target, others: Sequence[Target], over: threading.Event) -> Metrics:
+        """The metrics at a load of a sweep; where there are ``others``, a client that fails is run once more."""
+        (key,) = self._config.benchmark.swept
+        kept: dict[str, bytes] = {}
+        try:
+            return self._once(target, kept, over)
+        except EvaluationFailed as error:
+            if not others or error.kind != "measurement":
+                raise
+            # The service must not have in its cache what is sent now: other prompts than it was sent before.
+            sent = sum(int(each.load.get("requests", 0)) for each in others)
+            return self._once(replace(target, seed=target.seed + 50, sent=target.sent + sent), kept, over)
+        finally:
+            name = f"{key}-{text(target.load[key])}"
+            self._files |= {f"{name}-{file}": content for file, content in kept.items()}
 
     def _overloaded(self, metrics: Metrics) -> bool:
         """Whether a latency is above its limit, which it is under a higher load as well."""

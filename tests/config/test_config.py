@@ -163,14 +163,14 @@ class TestWhatIsRefused:
                 "benchmark",
                 "concurrency",
                 "64",
-                "benchmark.concurrency = '64': should be a number, or a parameter's name in braces",
+                "benchmark.concurrency = '64': should be a number, several, or a parameter's name in braces",
             ),
             ("benchmark", "concurrency", 0, "benchmark.concurrency = 0: should be greater than or equal to 1"),
             (
                 "benchmark",
                 "request_rate",
                 "{a b}",
-                "benchmark.request_rate = '{a b}': should be a number, or a parameter's name in braces",
+                "benchmark.request_rate = '{a b}': should be a number, several, or a parameter's name in braces",
             ),
             ("benchmark", "goodput", {"tft_ms": 1}, "benchmark.goodput.tft_ms: unknown key; did you mean 'ttft_ms'?"),
             ("benchmark", "goodput", {"ttft_ms": 0}, "benchmark.goodput.ttft_ms = 0: should be greater than 0"),
@@ -339,6 +339,7 @@ class TestWhatIsRefused:
         [
             ({"concurrency": [8]}, "benchmark: concurrency should list two values or more, from the lowest to the"),
             ({"concurrency": [8, 4]}, "benchmark: concurrency should list two values or more, from the lowest to the"),
+            ({"concurrency": list(range(1, 12))}, "benchmark: concurrency should list 10 values at most, not 11"),
             ({"request_rate": [1.0, 1.0]}, "benchmark: request_rate should list two values or more, from the lowest"),
             ({"concurrency": [4, 0]}, "benchmark.concurrency[1] = 0: should be greater than or equal to 1"),
             ({"concurrency": [4, "8"]}, "benchmark.concurrency[1] = '8': should be a valid integer"),
@@ -362,9 +363,22 @@ class TestWhatIsRefused:
         data["benchmark"] |= {"concurrency": [4, 8], "metrics": {"concurrency": "c"}}
         data["objective"]["slo"] = [{"metric": "ttft_p99_ms", "max": "baseline"}]
         first, second, third = problems(data)
-        assert "parameter 'concurrency' is called as the setting of which benchmark.concurrency lists" in first
+        assert "parameter 'concurrency': in a sweep that is the name of benchmark.concurrency; give it another" in first
         assert "benchmark.metrics.concurrency: is told by benchmark.concurrency itself" in second
         assert 'the limit on ttft_p99_ms should be a number, not "baseline"' in third
+        data["parameters"][0]["name"] = "requests"
+        del data["benchmark"]["metrics"], data["objective"]["slo"]
+        assert read(data).benchmark.several == ("requests", "concurrency")
+        data["benchmark"] |= {"client": "command", "requests": 9}
+        (told,) = problems(data)
+        assert "parameter 'requests': in a sweep that is the name of benchmark.requests; give it another one" in told
+
+    def test_a_limit_on_answers_may_refer_to_the_baseline_in_a_sweep(self) -> None:
+        data = good()
+        data["benchmark"] |= {"concurrency": [4, 8]}
+        data["quality"] = {"command": ["ask"], "metrics": {"accuracy": "a"}}
+        data["objective"]["slo"] = [{"metric": "accuracy", "min": "baseline"}, {"metric": "itl_p50_ms", "max": 9.0}]
+        assert [limit.metric for limit in read(data).objective.absolute.slo] == ["itl_p50_ms"]
 
     def test_what_earlier_versions_let_pass_is_still_read(self) -> None:
         data = good()
@@ -410,7 +424,7 @@ class TestWhatIsRefused:
         assert config.needed == ("output_throughput", "accuracy")
         assert config.measured[-2:] == ("e2e_p99_ms", "accuracy")
         assert config.measuring_timeout == 1200.0 and read(good()).measuring_timeout == 600.0
-        assert read(data, **{"benchmark.concurrency": (1, 2, 4), "objective.slo": ()}).measuring_timeout == 2400.0
+        assert read(data, **{"benchmark.concurrency": (1, 2, 4), "objective.slo": ()}).measuring_timeout == 3600.0
         assert read(data, **{"objective.derived": {"wrong": "1 - accuracy"}}).objective.derived
         del quality["metrics"]
         (line,) = problems(data)
@@ -421,9 +435,9 @@ class TestWhatIsRefused:
         [
             (
                 {"metrics": {"duration": "x"}},
-                "quality.metrics.duration: is a metric of the benchmark already",
+                "quality.metrics.duration: is the name of a benchmark's metric",
             ),
-            ({"metrics": {"joules": "x"}}, "quality.metrics.joules: is a metric of the benchmark already"),
+            ({"metrics": {"joules": "x"}}, "quality.metrics.joules: is the name of a benchmark's metric"),
             ({"metric": {}}, "quality.metric: unknown key; did you mean 'metrics'?"),
             ({"metrics": {"a": {"pattern": "x"}}}, "quality.metrics.a.pattern = 'x': should have one group"),
             ({"timeout": 0}, "quality.timeout = 0: should be greater than 0"),

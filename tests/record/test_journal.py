@@ -258,7 +258,7 @@ def test_a_journal_is_neither_overwritten_nor_conjured_up(journal: Journal, tmp_
             Score(False, False, 0.0, -400.0),
         ),
         Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), Score(True)),
-        Judged(Evaluation(9, 1, 0, {}, metrics={"x": 2.0}, loads={"concurrency 1": {"x": 1.0}, "concurrency 2": {}})),
+        Judged(Evaluation(9, 1, 0, {}, metrics={"x": 2.0}, loads={"c 1": {"x": 1.0}, "c 2": {}}, cut="c 3: no")),
     ],
 )
 def test_an_evaluation_comes_back_from_the_journal_as_it_went_in(journal: Journal, judged: Judged) -> None:

@@ -120,10 +120,15 @@ def test_what_was_measured_at_each_load_of_a_sweep_stands_side_by_side() -> None
     def swept(number: int, configuration: dict[str, bool | int], *rates: float) -> Judged:
         loads = {f"concurrency {2**n}": {"output_throughput": rate, "itl_p50_ms": 1.0} for n, rate in enumerate(rates)}
         whole = judged(number, configuration, max(rates), 400.0, "baseline" if number == 0 else "")
-        return replace(whole, evaluation=replace(whole.evaluation, loads=loads))
+        metrics = {**whole.evaluation.metrics, "concurrency": 2.0 ** rates.index(max(rates))}
+        cut = "concurrency 8: it hung" if len(rates) == 3 else ""
+        return replace(whole, evaluation=replace(whole.evaluation, metrics=metrics, loads=loads, cut=cut))
 
     found = [swept(0, BASELINE, 100.0, 200.0), swept(1, BEST, 110.0, 300.0, 500.0), swept(2, BEST, 130.0, 100.0)]
-    (first, *others) = [line for line in drawn(summary(outcome(*found, incumbent=1))) if " concurrency " in line]
+    lines = drawn(summary(outcome(*found, incumbent=1)))
+    assert cells(lines, "concurrency") == ["concurrency", "2", "1 and 4"]
+    assert "best failed at concurrency 8: it hung" in lines
+    (first, *others) = [line for line in lines if "  concurrency " in line]
     assert cells([first], "output_throughput") == ["output_throughput", "concurrency 1", "100 tok/s", "120 tok/s"]
     assert [line.split()[1:] for line in others] == [
         ["concurrency", "2", "200", "tok/s", "200", "tok/s"],

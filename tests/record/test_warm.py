@@ -298,12 +298,30 @@ def test_a_sweep_is_known_by_the_load_that_counted_where_that_has_become_a_param
     now = parse(TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients, "test")
     swept = TEXT.replace("requests = 32", "requests = 32\nconcurrency = [4, 8]")
     script = Script(config=swept)
-    for number, load in enumerate((8.0, 4.0)):
-        metrics = {"output_throughput": 100.0, "ttft_p99_ms": 10.0, "concurrency": load}
+    at_four, at_eight = (
+        {"output_throughput": rate, "ttft_p99_ms": 10.0, "concurrency": load}
+        for load, rate in ((4.0, 50.0), (8.0, 90.0))
+    )
+    for number, loads in enumerate(([at_four, at_eight], [at_four])):
         configuration = {"share": 0.5, "flash": True, "cache": "f16", "n": number + 1}
-        script.evaluated(10 * number, number, 0, configuration=configuration, metrics=metrics)
+        told = {f"concurrency {each['concurrency']:g}": each for each in loads}
+        script.evaluated(10, number, 0, configuration=configuration, metrics=loads[-1], loads=told)
     found = earlier(script.save(tmp_path), now)
-    assert [(configuration["n"], configuration["clients"]) for configuration, _ in found.results] == [(1, 8), (2, 4)]
+    assert [
+        (each["n"], each["clients"], metrics and metrics["output_throughput"]) for each, metrics in found.results
+    ] == [
+        (1, 4, 50.0),
+        (1, 8, 90.0),
+        (2, 4, 50.0),
+    ]
+
+
+def test_that_a_load_which_was_tuned_is_swept_now_is_told(tmp_path: Path) -> None:
+    clients = '[[parameters]]\nname = "clients"\ntype = "int"\nmin = 1\nmax = 9\ndefault = 2\n'
+    tuned = TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients
+    now = parse(TEXT.replace("requests = 32", "requests = 32\nconcurrency = [2, 4]"), "test")
+    found = earlier(measured(Script(config=tuned), 0, 100.0, label="baseline", clients=2).save(tmp_path), now)
+    assert "measured otherwise: benchmark.concurrency was '{clients}' and is now [2, 4]" in found.description
 
 
 def test_without_a_baseline_what_is_no_parameter_any_more_is_ignored_and_named(tmp_path: Path) -> None:

@@ -847,6 +847,12 @@ def test_another_program_is_told_each_load_of_a_sweep(tmp_path: Path) -> None:
         "benchmark.requests: lists several values, so benchmark.command has to say {requests}",
         "benchmark.concurrency: lists several values, so benchmark.command has to say {concurrency}",
     ]
+    one = config(command=("bench", "{concurrency}", "{requests}"), concurrency=(4, 8), requests=9)
+    one = one.model_copy(update={"benchmark": one.benchmark.model_copy(update={"metrics": {"output_throughput": "x"}})})
+    assert list(client.problems(one)) == []
+    (load, _) = one.benchmark.loads({})
+    assert client.command(one, target(tmp_path, load=load)) == ["bench", "4", "9"]
+    assert client.metrics(one, target(tmp_path, load=load), done('{"x": 5}')) == {"output_throughput": 5}
     most = config(command=("bench", "{concurrency}"), concurrency=(4, 8))
     most = most.model_copy(update={"objective": ObjectiveSection(maximize="concurrency")})
     assert list(client.problems(most)) == []

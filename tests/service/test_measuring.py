@@ -44,7 +44,7 @@ class Bench:
         self.files: dict[str, bytes] = {}
         self.told: list[str] = []
         self.over = threading.Event()
-        self.failed = False
+        self.cut = ""
 
     def best(self, config: Config) -> Metrics:
         measuring = Measuring(
@@ -61,7 +61,7 @@ class Bench:
             found = measuring.run([replace(aim, load=load) for load in config.benchmark.loads({"n": 5})], self.over)
             return min(found, key=lambda metrics: Objective(config.objective).score(ASSIGNMENT, metrics))
         finally:
-            self.failed = measuring.failed
+            self.cut = measuring.cut
 
     @property
     def loads(self) -> list[str]:
@@ -83,7 +83,7 @@ def test_without_a_sweep_a_benchmark_is_run_once(bench: Bench) -> None:
 
 def test_the_load_at_which_most_is_served_counts(bench: Bench) -> None:
     assert bench.best(configuration()) == {"output_throughput": 384, "ttft_p99_ms": 160, "concurrency": 16}
-    assert bench.loads == ["4", "8", "16", "32"] and not bench.failed
+    assert bench.loads == ["4", "8", "16", "32"] and not bench.cut
     assert bench.files["concurrency-32-benchmark.log"] == b'{"rate": 256, "ms": 320}\n'
     assert len(bench.files) == 8
 
@@ -113,11 +113,24 @@ def test_what_is_derived_may_decide_on_the_load(bench: Bench) -> None:
     assert bench.best(told)["concurrency"] == 8
 
 
-@pytest.mark.parametrize("end", ["exit 3", "sleep 60"])
-def test_a_benchmark_that_fails_at_a_higher_load_ends_the_sweep(bench: Bench, end: str) -> None:
-    failing = configuration(f"[ $0 = 16 ] && {end}; {RATE}", timeout=5.0 if "sleep" in end else 30.0)
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [("exit 3", "the benchmark client ended with exit code 3"), ("sleep 60", "the benchmark took long")],
+)
+def test_a_benchmark_that_fails_at_a_higher_load_ends_the_sweep(bench: Bench, end: str, cause: str) -> None:
+    count = f"echo x >> {bench.node.work_dir}/count"
+    failing = configuration(f"[ $0 = 16 ] && {count} && {end}; {RATE}", timeout=5.0 if "sleep" in end else 30.0)
     assert bench.best(failing)["concurrency"] == 8
-    assert bench.loads == ["4", "8", "16"] and bench.failed
+    assert bench.loads == ["4", "8", "16"] and bench.cut.startswith(f"concurrency 16: {cause}")
+    # A limit that is exceeded is the service's fault, and is so again.
+    assert (Path(bench.node.work_dir) / "count").read_text() == "x\nx\n" if end == "exit 3" else "x\n"
+
+
+def test_a_benchmark_that_fails_once_at_a_higher_load_is_run_again_with_other_prompts(bench: Bench) -> None:
+    script = f"[ $0 = 16 ] && mkdir {bench.node.work_dir}/once && exit 3; {RATE}"
+    again = configuration(command=("sh", "-c", script, "{concurrency}", "{seed}"))
+    assert bench.best(again)["concurrency"] == 16 and not bench.cut
+    assert bench.files["concurrency-16-benchmark-command.txt"].split()[-1] == b"57"
 
 
 def test_a_benchmark_that_fails_at_the_lowest_load_is_no_measurement(bench: Bench) -> None:

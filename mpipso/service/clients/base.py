@@ -151,7 +151,7 @@ def deciding(config: Config) -> set[str]:
     """The names of the parameters on whose values it depends how is measured."""
     benchmark, quality = config.benchmark, config.quality
     words = (*benchmark.command, *benchmark.result_file, *quality.command, *quality.result_file)
-    return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS, *benchmark.several})}
+    return {*benchmark.called.values(), *(placeholders(words) - {*PLACEHOLDERS, *benchmark.spoken})}
 
 
 def _all_positive(parameter: Parameter, *, whole: bool) -> bool:

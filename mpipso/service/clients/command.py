@@ -115,10 +115,11 @@ class CommandClient(ProgramClient):
             if key not in placeholders(benchmark.command):
                 yield f"benchmark.{key}: lists several values, so benchmark.command has to say {{{key}}}"
         yield from self.load_problems(config)
-        yield from self.command_problems(config, benchmark.several)
+        yield from self.command_problems(config, benchmark.spoken)
 
     def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
-        if benchmark.requests is not None and "completed" not in benchmark.metrics:
+        spoken = "requests" in placeholders(benchmark.command) & {*benchmark.spoken}
+        if benchmark.requests is not None and "completed" not in benchmark.metrics and not spoken:
             yield (
                 f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
                 "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
@@ -131,7 +132,7 @@ class CommandClient(ProgramClient):
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         measured = dict(super().metrics(config, target, done))
-        if (sent := target.load.get("requests")) is not None:
+        if (sent := target.load.get("requests")) is not None and "completed" in measured:
             measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.needed)
 
