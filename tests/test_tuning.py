@@ -90,6 +90,8 @@ class Session:
     order: Order = min
     killed: bool = False
     """Whether services have to be killed."""
+    cut: str = ""
+    """At which load of a sweep each benchmark fails, and why."""
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
@@ -156,6 +158,7 @@ class Session:
             started=begun,
             ended=begun + 1.0 + float(assignment.configuration["batch"]) / 10,
             killed=self.killed,
+            cut=f"{self.cut} after {assignment.number} s" if self.cut else "",
             **told,
         )
 
@@ -416,6 +419,17 @@ class TestKilled:
         lines = [line for line in session.shown.getvalue().splitlines() if "had to kill" in line]
         assert len(lines) == killed
         assert all("group 0 #0 had" in line and "within 7 s of TERM (service.stop_grace)" in line for line in lines)
+
+
+class TestSweeps:
+    @pytest.mark.parametrize("cut", ["", "concurrency 8: no answer"])
+    def test_that_a_load_fails_is_told_once_for_each_cause(self, cut: str, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(), groups=1, cut=cut)
+        session.run()
+        told = "group 0 #0 counts by its lower loads, as it failed at concurrency 8: no answer after 0 s (told once)"
+        assert session.shown.getvalue().count("counts by its lower loads") == bool(cut)
+        assert (told in session.shown.getvalue()) == bool(cut)
+        assert all(event.get("cut", "").startswith(cut) for event in session.events("evaluated"))
 
 
 class TestBudgets:

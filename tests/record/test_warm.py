@@ -298,22 +298,15 @@ def test_a_sweep_is_known_by_the_load_that_counted_where_that_has_become_a_param
     now = parse(TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients, "test")
     swept = TEXT.replace("requests = 32", "requests = 32\nconcurrency = [4, 8]")
     script = Script(config=swept)
-    at_four, at_eight = (
-        {"output_throughput": rate, "ttft_p99_ms": 10.0, "concurrency": load}
-        for load, rate in ((4.0, 50.0), (8.0, 90.0))
-    )
-    for number, loads in enumerate(([at_four, at_eight], [at_four])):
+    rates = {4.0: 50.0, 8.0: 90.0}
+    four, eight = ({"output_throughput": r, "ttft_p99_ms": 10.0, "concurrency": load} for load, r in rates.items())
+    for number, loads in enumerate(([four, eight], [four])):
         configuration = {"share": 0.5, "flash": True, "cache": "f16", "n": number + 1}
         told = {f"concurrency {each['concurrency']:g}": each for each in loads}
         script.evaluated(10, number, 0, configuration=configuration, metrics=loads[-1], loads=told)
     found = earlier(script.save(tmp_path), now)
-    assert [
-        (each["n"], each["clients"], metrics and metrics["output_throughput"]) for each, metrics in found.results
-    ] == [
-        (1, 4, 50.0),
-        (1, 8, 90.0),
-        (2, 4, 50.0),
-    ]
+    known = [(each["n"], each["clients"], (metrics or {})["output_throughput"]) for each, metrics in found.results]
+    assert known == [(1, 4, 50.0), (1, 8, 90.0), (2, 4, 50.0)]
 
 
 def test_that_a_load_which_was_tuned_is_swept_now_is_told(tmp_path: Path) -> None:
