@@ -219,7 +219,7 @@ def _joined(
     """
     node, problem = None, ""
     try:
-        node = LocalNode(place.node, config.service.work_dir)
+        node = LocalNode(place.node, config.service.work_dir, config.benchmark.api_key_env)
         unless_well.callback(node.close)
         if place.form is not None:
             group = place.form.placed

@@ -84,8 +84,9 @@ def test_a_wrong_key_is_told_without_it(config: Path) -> None:
     [
         ({}, "the environment variable LLM_LOGIN is not set; it is read on every host with a rank"),
         ({"LLM_LOGIN": ""}, "the environment variable LLM_LOGIN is empty; it is read on every host with a rank"),
-        ({"LLM_LOGIN": f"{KEY}\n"}, "the value of LLM_LOGIN has a line break or other characters"),
-        ({"LLM_LOGIN": f"{KEY}é"}, "the value of LLM_LOGIN has a line break or other characters"),
+        ({"LLM_LOGIN": f"{KEY}\n"}, "the value of LLM_LOGIN has a line break, a space at an end"),
+        ({"LLM_LOGIN": f"{KEY} "}, "the value of LLM_LOGIN has a line break, a space at an end"),
+        ({"LLM_LOGIN": f"{KEY}é"}, "the value of LLM_LOGIN has a line break, a space at an end"),
     ],
 )
 def test_a_key_that_cannot_be_sent_is_told_before_anything_starts(

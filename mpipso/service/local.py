@@ -50,12 +50,15 @@ class LocalNode(Node):
     work_dir:
         Where the node keeps files of the run; made when missing, removed by :meth:`close`, or by a service's keeper if
         this process dies while the service runs.
+    api_key_env:
+        The name of an environment variable whose value is a secret, whatever that is called.
     """
 
-    def __init__(self, share: Share, work_dir: str = "") -> None:
+    def __init__(self, share: Share, work_dir: str = "", api_key_env: str = "") -> None:
         self.share = share
         self._services: dict[str, _Service] = {}
         self._redactor = Redactor(os.environ)
+        self._redactor.learn({"api_key": os.environ.get(api_key_env)})
         self._memory = DeviceMemory(share.devices)
         self._start_folder = ""
         try:

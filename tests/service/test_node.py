@@ -297,6 +297,17 @@ def test_a_work_folder_that_cannot_be_made_is_told() -> None:
         LocalNode(Share("node0"), work_dir="/proc/no/where")
 
 
+def test_the_key_that_the_client_sends_is_a_secret_whatever_its_variable_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLM_LOGIN", "sk-123456")
+    plain, told = LocalNode(Share("node7")), LocalNode(Share("node7"), api_key_env="LLM_LOGIN")
+    for node, line in ((plain, b"key sk-123456\n"), (told, b"key ***\n")):
+        node.write_file("log", b"key sk-123456\n")
+        assert node.log_text("log", 0, 100) == line
+        node.close()
+
+
 def test_each_part_of_a_log_begins_with_a_line_and_lacks_the_secrets_of_this_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

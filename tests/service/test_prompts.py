@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -175,6 +176,8 @@ GOOD = {"prompt": "secret text"}
         ("{'prompt': 'secret text'}", "is not JSON"),
         ('{"prompt": "secret text"', "is not JSON"),
         (5000 * "[", "is not JSON"),
+        (r'{"prompt": "a\ud83d"}', "is not JSON"),
+        ('{"prompt": "a", "output_tokens": NaN}', "is not JSON"),
         ('["secret text"]', "is no JSON object"),
         ({"promt": "secret text"}, "unknown key 'promt'; did you mean 'prompt'?"),
         ({**GOOD, "id": 7}, "unknown key 'id'; known are: messages, output_tokens, prompt"),
@@ -185,7 +188,10 @@ GOOD = {"prompt": "secret text"}
         ({"messages": []}, "messages should be a list of objects, and not empty"),
         ({"messages": ["secret text"]}, "messages should be a list of objects, and not empty"),
         ({"messages": [{}]}, 'messages go with endpoint = "/v1/chat/completions", not with "/v1/completions"'),
-        *(({**GOOD, "output_tokens": n}, "output_tokens should be a whole number from 1") for n in (0, 1.5, "9", True)),
+        *(
+            ({**GOOD, "output_tokens": n}, "output_tokens should be a whole number from 1 to 2147483647")
+            for n in (0, 1.5, "9", True, 2**31)
+        ),
     ],
 )
 def test_a_line_that_is_wrong_is_told_with_its_number_and_without_its_text(
@@ -201,8 +207,12 @@ def test_a_line_that_is_wrong_is_told_with_its_number_and_without_its_text(
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     empty = written(tmp_path / "empty.jsonl", "", " ")
     assert told(tmp_path, f'prompts = "{empty}"') == f"benchmark.prompts: {empty} has no prompts"
-    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
-        assert told(tmp_path, f'prompts = "{path}"') == f"benchmark.prompts: {path} cannot be read: {why}"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        assert told(tmp_path, f'prompts = "{path}"') == f"benchmark.prompts: {path} is no file"
+    path = tmp_path / "none"
+    why = f"{path} cannot be read: No such file or directory"
+    assert told(tmp_path, f'prompts = "{path}"') == f"benchmark.prompts: {why}"
 
 
 def test_settings_that_contradict_prompts_are_told(ten: str, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from mpipso.redact import HIDDEN
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_HEADER = re.compile(r"[ -~]+")
-"""What a header of HTTP can hold whatever reads it: printable ASCII."""
+_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
+"""What a header of HTTP can hold whatever reads it: printable ASCII, without spaces at its ends, which are cut off."""
 
 
 def api_key(name: str, environ: Mapping[str, str]) -> str:
@@ -31,7 +31,7 @@ def api_key(name: str, environ: Mapping[str, str]) -> str:
             f"the launcher forwards it (Open MPI: -x {name})"
         )
     if not _HEADER.fullmatch(key):
-        raise ValueError(f"the value of {name} has a line break or other characters that no HTTP header can hold")
+        raise ValueError(f"the value of {name} has a line break, a space at an end, or else what no header can hold")
     return key
 
 

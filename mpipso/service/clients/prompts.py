@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpipso.wording import suggestion
+from mpipso.wording import shortened, suggestion
 
+_SHOWN = 80
+"""Characters of an unknown key that are told."""
 _KEYS = ("prompt", "messages", "output_tokens")
 
 
@@ -42,6 +44,8 @@ def content(path: str, endpoint: str) -> Content:
         It cannot be read, is empty, or which line is wrong.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path} is no file")
         state = Path(path).stat()
         return _content(path, endpoint, (state.st_ino, state.st_mtime_ns, state.st_size))
     except OSError as error:
@@ -103,7 +107,9 @@ def _lines(path: str, digest: hashlib._Hash) -> Iterator[tuple[int, bytes]]:
 
 def _prompt(path: str, number: int, line: bytes, endpoint: str) -> Prompt:
     try:
-        data = json.loads(line)
+        data = json.loads(line, parse_constant=_no_constant)
+        if b"\\u" in line or not line.isascii():
+            json.dumps(data, ensure_ascii=False).encode()  # half of a pair of surrogates is no character
     except (ValueError, RecursionError):
         raise ValueError(f"{path}:{number}: is not JSON") from None
     if problem := _problem(data, endpoint):
@@ -111,12 +117,16 @@ def _prompt(path: str, number: int, line: bytes, endpoint: str) -> Prompt:
     return Prompt(data.get("messages") or data["prompt"], data.get("output_tokens"))
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _problem(data: Any, endpoint: str) -> str:
     """What is wrong with a line, in words that quote nothing of a prompt; empty if nothing is."""
     if not isinstance(data, dict):
         return "is no JSON object"
     if unknown := next((key for key in data if key not in _KEYS), None):
-        return f"unknown key {unknown!r}{suggestion(unknown, _KEYS)}"
+        return f"unknown key {shortened(repr(unknown), _SHOWN)}{suggestion(unknown, _KEYS)}"
     if ("prompt" in data) == ("messages" in data):
         return "should have either prompt or messages"
     if "messages" in data:
@@ -128,6 +138,6 @@ def _problem(data: Any, endpoint: str) -> str:
     elif not (isinstance(data["prompt"], str) and data["prompt"]):
         return "prompt should be a text, and not empty"
     tokens = data.get("output_tokens", 1)
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-        return "output_tokens should be a whole number from 1"
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens < 2**31:
+        return "output_tokens should be a whole number from 1 to 2147483647"
     return ""
