@@ -54,6 +54,8 @@ class Assignment:
     """How long it is expected to take; 0 when nothing is known yet."""
     elsewhere: tuple[int, ...] = ()
     """Groups that have measured this configuration before: another one is preferred."""
+    load: str = ""
+    """The only load of a sweep that is to be measured, by :func:`load_name`; empty for all."""
 
     def evaluation(self, group: int) -> Evaluation:
         """An evaluation of this assignment on a group, of which nothing more is known: no metrics, failure or times."""
@@ -75,6 +77,11 @@ class Failure:
     def silent(self) -> bool:
         """Whether the failure says nothing about the configuration that was to be measured."""
         return self.kind in ("infrastructure", "cancelled")
+
+
+def load_name(key: str, value: float) -> str:
+    """A load of a sweep in words, as ``concurrency 8``."""
+    return f"{key} {value:g}"
 
 
 def mean(several: Sequence[Metrics]) -> dict[str, float]:
@@ -118,6 +125,12 @@ class Evaluation:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     killed: bool = False
     suspended: bool = False
+
+    @property
+    def load(self) -> str:
+        """The load of a sweep at which its metrics were measured; empty without a sweep."""
+        keys = {load.partition(" ")[0] for load in self.loads}
+        return next((load_name(key, self.metrics[key]) for key in keys if key in self.metrics), "")
 
     @property
     def seconds(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mpipso.config import Config
@@ -199,6 +200,7 @@ class Tuning:
             self.trials.label(number),
             self._durations.predict(self.space.encode(trial.configuration)),
             self.trials.groups(trial),
+            self.trials.load(trial),
         )
 
     # What comes back
@@ -240,6 +242,9 @@ class Tuning:
         """
         if evaluation.metrics:
             evaluation = self.objective.completed(evaluation)
+            # Of a repeat that began before the first measurement had come to its end, the load of that counts.
+            load = self.trials.load(self.trials.of(evaluation.number))
+            evaluation = replace(evaluation, metrics=evaluation.loads.get(load, evaluation.metrics))
         self._folder.save(evaluation)
         if evaluation.killed and not self._told_of_kill:
             self._told_of_kill = True

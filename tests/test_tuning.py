@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import math
 import re
 from collections import Counter
@@ -25,7 +26,7 @@ from faults.formula import throughput
 from mpipso.config import Config, ObjectiveSection
 from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
-from mpipso.evaluation import REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
 from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
@@ -92,6 +93,8 @@ class Session:
     """Whether services have to be killed."""
     cut: str = ""
     """At which load of a sweep each benchmark fails, and why."""
+    swept: bool = False
+    """Whether a service is measured at several loads, of which another one is the best at each time."""
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
@@ -149,6 +152,10 @@ class Session:
         what = self.measure(assignment.configuration)
         told: dict[str, Any] = {"failure": what} if isinstance(what, Failure) else {"metrics": what}
         begun = 1000.0 + assignment.number
+        if self.swept and not isinstance(what, Failure):
+            loads = {f"concurrency {load}": {**what, "concurrency": float(load)} for load in (1, 2, 3)}
+            told["loads"] = {load: each for load, each in loads.items() if assignment.load in ("", load)}
+            told["metrics"] = [*told["loads"].values()][assignment.number % len(told["loads"])]
         return Evaluation(
             assignment.number,
             assignment.attempt,
@@ -422,6 +429,19 @@ class TestKilled:
 
 
 class TestSweeps:
+    def test_a_configuration_is_measured_again_at_the_load_that_counted_first(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__confirm=1, search__evaluations=8), swept=True)
+        session.run()
+        found: dict[str, set[str]] = {}
+        for event in session.events("evaluated"):
+            load = f"concurrency {event['metrics']['concurrency']:g}"
+            found.setdefault(json.dumps(event["configuration"]), set()).add(load)
+            assert event["metrics"] == event["loads"][load]
+        assert {len(loads) for loads in found.values()} == {1} and len({*map(min, found.values())}) > 1
+        again = [each for each in session.assigned if each.load]
+        assert {each.label for each in again} >= {CONFIRM}
+        assert all(found[json.dumps(dict(each.configuration))] == {each.load} for each in again)
+
     @pytest.mark.parametrize("cut", ["", "concurrency 8: no answer"])
     def test_that_a_load_fails_is_told_once_for_each_cause(self, cut: str, tmp_path: Path) -> None:
         session = Session(tmp_path, configured(), groups=1, cut=cut)

@@ -110,13 +110,13 @@ class Measured:
         return next((judged.evaluation.cut for judged in reversed(self.good) if judged.evaluation.cut), "")
 
     @property
-    def loads(self) -> dict[str, Metrics]:
-        """The mean metrics at each load of a sweep over the good measurements that went so far, from the lowest on."""
+    def loads(self) -> dict[str, list[Metrics]]:
+        """The metrics at each load of a sweep, from the lowest on, of the good measurements that went so far."""
         found: dict[str, list[Metrics]] = {}
         for judged in self.good:
             for load, metrics in judged.evaluation.loads.items():
                 found.setdefault(load, []).append(metrics)
-        return {load: mean(several) for load, several in found.items()}
+        return found
 
     def values(self, metric: str) -> list[float]:
         """The values of one metric in the good measurements that have it."""

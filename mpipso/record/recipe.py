@@ -182,6 +182,7 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Node
         "# Starts the service with the best configuration that mpipso found:",
         f"# evaluation {evaluation.number}, {clean(redactor.text(score))}, {date}",
         *(f"#   {name} = {clean(figures.value(setting))}" for name, setting in configuration.items()),
+        *([f"# measured at {evaluation.load}"] if evaluation.load else []),
     ]
     labels = _labels(starts)
     if len(starts) > 1:

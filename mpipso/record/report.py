@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -241,6 +242,13 @@ def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table
     return table
 
 
+def _at(measured: Measured, load: str, metric: str) -> str:
+    """The mean of a metric at a load of a sweep, and of how many measurements if not of all; empty without any."""
+    values = [metrics[metric] for metrics in measured.loads.get(load, ()) if metric in metrics]
+    some = f" ({len(values)} of {len(measured.good)})" if len(values) < len(measured.good) else ""
+    return f"{figures.measure(metric, fmean(values))}{some}" if values else ""
+
+
 def _shown(name: str, measured: Measured, value: float) -> str:
     """A metric with its unit: the mean, but of loads of a sweep, one of which counted each time, those that did."""
     if any(load.startswith(f"{name} ") for load in measured.loads):
@@ -250,21 +258,22 @@ def _shown(name: str, measured: Measured, value: float) -> str:
 
 def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[RenderableType]:
     """What was measured at each load of a sweep: the objective, and what has limits."""
-    found = [each.loads for each in shown.values()]
-    loads = dict.fromkeys(load for each in found for load in each)
+    loads = dict.fromkeys(load for each in shown.values() for load in each.loads)
     if not loads:
         return
     table = _table("metric", "at", *(_title(name, measured) for name, measured in shown.items()))
     for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
-        rows = [(load, [each.get(load, {}).get(metric) for each in found]) for load in loads]
-        rows = [(load, values) for load, values in rows if any(value is not None for value in values)]
+        rows = [(load, [_at(each, load, metric) for each in shown.values()]) for load in loads]
+        rows = [(load, values) for load, values in rows if any(values)]
         for load, values in rows:
-            cells = ("-" if value is None else figures.measure(metric, value) for value in values)
+            cells = (value or "-" for value in values)
             table.add_row(Text(clean(metric)), load, *cells, end_section=load == rows[-1][0])
     yield table
     for name, measured in shown.items():
         if measured.cut:
-            yield Text(f"{name} failed at {clean(measured.cut)}", "yellow")
+            times = sum(bool(judged.evaluation.cut) for judged in measured.good)
+            often = f" (in {times} of {len(measured.good)} measurements)" if len(measured.good) > 1 else ""
+            yield Text(f"{name} failed at {clean(measured.cut)}{often}", "yellow")
     yield ""
 
 

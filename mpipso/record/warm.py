@@ -195,7 +195,7 @@ def _loads(
     swept = {key: name for key, name in config.benchmark.called.items() if key in other.benchmark.swept}
     if metrics is None or not swept:
         return [(fixed, metrics)]
-    found = [(each, {name: each[key] for key, name in swept.items()}) for each in measured.loads.values()]
+    found = [(each, {name: each[key] for key, name in swept.items()}) for each in map(mean, measured.loads.values())]
     return [(fixed | {name: int(n) if n == int(n) else n for name, n in at.items()}, each) for each, at in found]
 
 

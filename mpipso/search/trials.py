@@ -135,6 +135,13 @@ class Trials:
         results = self._among(trial, self.confirmations(trial, race))
         return [each.number for each in results if not (each.failure and each.failure.silent)]
 
+    def load(self, trial: Trial) -> str:
+        """The load of a sweep that counts for a trial, at which it is measured again; empty as long as there is none.
+
+        It is that of the first measurement: means of measurements at different loads would be those of none.
+        """
+        return next((result.load for result in self._among(trial, trial.numbers) if result.load), "")
+
     def groups(self, trial: Trial) -> tuple[int, ...]:
         """The groups that have measured a trial, each once."""
         return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))

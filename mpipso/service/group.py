@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, load_name
 from mpipso.logtext import says_in_use
 from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
@@ -190,7 +190,7 @@ class ServiceGroup:
             (quality,) = self._run(checked, targets, readiness, cancel)
             found = [{**metrics, **quality} for metrics in found]
         for key in self._config.benchmark.swept:
-            self._loads = {f"{key} {metrics[key]:g}": metrics for metrics in found}
+            self._loads = {load_name(key, metrics[key]): metrics for metrics in found}
         return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
 
     def _run(
@@ -383,7 +383,9 @@ def targets_of(
     before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
     # than there are attempts.
-    return [
+    targets = [
         replace(target, load=load, sent=sent, seed=target.seed + 100 * step)
         for step, (load, sent) in enumerate(zip(loads, before, strict=False))
     ]
+    names = [load_name(key, float(load[key])) for load in loads for key in config.benchmark.swept if key in load]
+    return [targets[names.index(assignment.load)]] if assignment.load in names else targets

@@ -9,10 +9,9 @@ from dataclasses import replace
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
-from mpipso.evaluation import Metrics
+from mpipso.evaluation import Metrics, load_name
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs
-from mpipso.service.command import text
 from mpipso.service.local import LocalNode
 from mpipso.service.node import last_lines, quoted
 from mpipso.service.process import Completed
@@ -74,7 +73,7 @@ class Measuring:
         (key,) = swept
         found: list[Metrics] = []
         for target in targets:
-            load = f"{key} {text(target.load[key])}"
+            load = load_name(key, float(target.load[key]))
             self._progress(load)
             try:
                 metrics = {**self._tried(target, targets if found else (), over), key: float(target.load[key])}
@@ -101,7 +100,7 @@ class Measuring:
             sent = sum(int(each.load.get("requests", 0)) for each in others)
             return self._once(replace(target, seed=target.seed + 50, sent=target.sent + sent), kept, over)
         finally:
-            name = f"{key}-{text(target.load[key])}"
+            name = load_name(key, float(target.load[key])).replace(" ", "-")
             self._files |= {f"{name}-{file}": content for file, content in kept.items()}
 
     def _overloaded(self, metrics: Metrics) -> bool:

@@ -23,7 +23,7 @@ def named(file: ConfigFile | None) -> frozenset[str]:
     if file is None:
         return frozenset()
     try:
-        texts = [file.content] if file.format == "text" else list(_texts(file.tree()))
+        texts = [file.content] if file.format == "text" else list(_texts(file.tree(), file))
     except ValueError:  # which is told elsewhere
         texts = [file.content]
     return frozenset(name for text in texts for name in _IN_FILE.findall(text))
@@ -85,7 +85,7 @@ def new_paths(file: ConfigFile, parameters: Iterable[Parameter]) -> dict[str, li
 def _fill(tree: Any, file: ConfigFile, values: Mapping[str, Value]) -> None:
     """Fill the placeholders below a table or list, in place."""
     for key, below in list(_entries(tree)):
-        if (name := _unquoted(below)) in values:
+        if (name := _unquoted(below, file)) in values:
             tree[key] = file.quoted(filled) if isinstance(filled := values[name], str) else filled
         elif isinstance(below, str):
             whole = PLACEHOLDER.fullmatch(below)
@@ -96,23 +96,26 @@ def _fill(tree: Any, file: ConfigFile, values: Mapping[str, Value]) -> None:
             _fill(below, file, values)
 
 
-def _unquoted(below: Any) -> str:
+def _unquoted(below: Any, file: ConfigFile) -> str:
     """The name of a placeholder without quotes, ``{name}``, which YAML takes for a table; empty if it is none."""
     if not (isinstance(below, dict) and len(below) == 1 and hasattr(below, "fa") and below.fa.flow_style()):
         return ""
     ((key, value),) = below.items()
-    return key if isinstance(key, str) and value is None else ""
+    if not isinstance(key, str) or value is not None:
+        return ""
+    # A key whose value is empty on purpose, {name: }, reads the same.
+    return key if re.search(rf"{{\s*{re.escape(key)}\s*,?\s*}}", file.content) else ""
 
 
-def _texts(tree: Any) -> Iterator[str]:
+def _texts(tree: Any, file: ConfigFile) -> Iterator[str]:
     """The texts among the values below a table or list, and placeholders without quotes as texts."""
     for _, below in _entries(tree):
-        if name := _unquoted(below):
+        if name := _unquoted(below, file):
             yield f"{{{name}}}"
         elif isinstance(below, str):
             yield below
         else:
-            yield from _texts(below)
+            yield from _texts(below, file)
 
 
 def _replaced(content: str, values: Mapping[str, Value]) -> str:

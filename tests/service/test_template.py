@@ -108,12 +108,14 @@ def test_placeholders_are_filled_and_alone_they_keep_their_type(kind: str) -> No
 
 
 def test_in_yaml_a_placeholder_needs_no_quotes() -> None:
-    content = "port: {port}  # not {cores}\nname: {host}\nmany: [{port}, 2, {other}, {port: 1}]\ndeep:\n  port:\n"
+    content = (
+        "port: {port}  # not {cpus}\nname: {host}\nmany: [{port}, 2, {other}, {port: 1}, {cores: }]\ndeep:\n  port:\n"
+    )
     told = file(content, "yaml")
     assert named(told) == {"port", "host", "other"}
     text = config_text(told, [], {}, {"port": 8000, "host": "no", "cores": 4})
-    assert b"8000" in text and b'"no"' in text and b"# not {cores}" in text
-    many = [8000, 2, {"other": None}, {"port": 1}]
+    assert b"8000" in text and b'"no"' in text and b"# not {cpus}" in text
+    many = [8000, 2, {"other": None}, {"port": 1}, {"cores": None}]
     assert read(text, "yaml") == {"port": 8000, "name": "no", "many": many, "deep": {"port": None}}
 
 

@@ -95,7 +95,7 @@ class ModelServer(Engine, abc.ABC):
         benchmark = config.benchmark
         most = self.told(config, {each.name: None for each in config.parameters}).get(self.context)
         tokens = benchmark.input_tokens + benchmark.output_tokens
-        if benchmark.client == "openai" and not benchmark.prompts and type(most) is int and tokens > most:
+        if benchmark.client == "openai" and not benchmark.prompts and type(most) is int and 0 < most < tokens:
             yield (
                 f"benchmark.input_tokens + output_tokens = {tokens}: more than {self.context} = {most} lets a request "
                 "have"
