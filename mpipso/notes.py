@@ -27,6 +27,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
     yield from _quality_that_does_not_count(config)
+    yield from _limits_beyond_the_baseline(config)
     yield from _idle_connections(config)
     yield from _repeated_prompts(config)
     yield from _port_not_told(config, plan)
@@ -146,6 +147,17 @@ def _quality_that_does_not_count(config: Config) -> Iterator[str]:
             f"quality.metrics: neither the objective nor a limit needs any, so the best may be one with bad answers; "
             f'an [[objective.slo]] of metric = "{name}" limits them'
         )
+
+
+def _limits_beyond_the_baseline(config: Config) -> Iterator[str]:
+    """Limits that the baseline itself breaks, whatever it measures."""
+    for limit in config.objective.slo:
+        if limit.relative and (limit.factor > 1 if limit.min is not None else limit.factor < 1):
+            most = "least" if limit.min is not None else "most"
+            yield (
+                f"objective.slo: {limit.metric} has to be at {most} {limit.factor:g} times what the baseline measures, "
+                "so the baseline breaks that limit (unless the metric is below 0)"
+            )
 
 
 def _idle_connections(config: Config) -> Iterator[str]:

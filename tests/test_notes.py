@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
-from mpipso.config import Benchmark, Config, Quality
+from mpipso.config import Benchmark, Config, Limit, ObjectiveSection, Quality
 from mpipso.notes import notes, regrouping_note
 from mpipso.startup import settled
 
@@ -51,6 +51,11 @@ def of(engine: str, **service: Any) -> Config:
             "parameters": (parameter,),
         }
     )
+
+
+def limited(**limit: Any) -> Config:
+    objective = ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="ttft_p99_ms", **limit),))
+    return of("command", command=OWN).model_copy(update={"objective": objective})
 
 
 FLAGS = {"format": "yaml", "content": "tensor-parallel-size: 4"}
@@ -104,6 +109,9 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
         (of("command", command=OWN, update_command=("cp", "{config}", "/etc"), config_file=FLAGS), ""),
         (of("command", command=("serve", "--conf-dir", "{work_dir}", "{port}"), config_file=FLAGS), ""),
         (of("command", command=OWN, config_file=FLAGS), "service.config_file: no command uses {config}"),
+        (limited(min="baseline", factor=0.95), ""),
+        (limited(min="baseline", factor=1.05), "objective.slo: ttft_p99_ms has to be at least 1.05 times what"),
+        (limited(max="baseline", factor=0.95), "objective.slo: ttft_p99_ms has to be at most 0.95 times what"),
     ],
 )
 def test_devices_nodes_and_files_that_are_of_no_use_are_pointed_out(config: Config, told: str) -> None:

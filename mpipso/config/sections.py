@@ -303,7 +303,7 @@ class Config(Section):
             if key in self.benchmark.metrics:
                 yield f"benchmark.metrics.{key}: is told by benchmark.{key} itself, which lists several values"
             for limit in self.objective.slo:
-                if limit.relative and limit.metric not in self.quality.metrics:
+                if limit.relative and limit.metric in {*self.benchmark.measured, *self.objective.derived}:
                     yield (
                         f'objective.slo: the limit on {limit.metric} should be a number, not "baseline": among the '
                         f"values of benchmark.{key} that one counts which is the best within the limits"

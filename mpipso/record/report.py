@@ -265,6 +265,9 @@ def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[Render
     for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
         rows = [(load, [_at(each, load, metric) for each in shown.values()]) for load in loads]
         rows = [(load, values) for load, values in rows if any(values)]
+        columns = zip(*(values for _, values in rows), strict=True)
+        if all(len({value.partition(" (")[0] for value in column if value}) < 2 for column in columns):
+            continue  # it was measured once for all loads, as what checks the answers is
         for load, values in rows:
             cells = (value or "-" for value in values)
             table.add_row(Text(clean(metric)), load, *cells, end_section=load == rows[-1][0])

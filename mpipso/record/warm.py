@@ -127,7 +127,8 @@ def _completed(found: Sequence[Result], config: Config) -> tuple[list[Result], l
         missing = {name: default for name, default in defaults.items() if name not in configuration}
         if len(missing) == len(defaults):
             missing = {}
-        added |= missing
+        if metrics is not None:  # of a failure it may be that it has no load
+            added |= missing
         whole.append(({**configuration, **missing}, metrics))
     return whole, [f"no parameter there, and counted as the default: {figures.settings(added)}"] if added else []
 

@@ -379,6 +379,8 @@ class TestWhatIsRefused:
         data["quality"] = {"command": ["ask"], "metrics": {"accuracy": "a"}}
         data["objective"]["slo"] = [{"metric": "accuracy", "min": "baseline"}, {"metric": "itl_p50_ms", "max": 9.0}]
         assert [limit.metric for limit in read(data).objective.absolute.slo] == ["itl_p50_ms"]
+        data["objective"]["slo"][0]["metric"] = "accuracz"
+        assert problems(data) == ("my.toml: objective.slo: metric 'accuracz' is unknown; did you mean 'accuracy'?",)
 
     def test_what_earlier_versions_let_pass_is_still_read(self) -> None:
         data = good()
