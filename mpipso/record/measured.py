@@ -106,14 +106,14 @@ class Measured:
 
     @property
     def cut(self) -> str:
-        """At which load of a sweep the last good measurement that has failed at one did so, and why; may be empty."""
-        return next((judged.evaluation.cut for judged in reversed(self.good) if judged.evaluation.cut), "")
+        """At which load of a sweep the last measurement that has failed at one did so, and why; may be empty."""
+        return next((judged.evaluation.cut for judged in reversed(self.measurements) if judged.evaluation.cut), "")
 
     @property
     def loads(self) -> dict[str, list[Metrics]]:
-        """The metrics at each load of a sweep, from the lowest on, of the good measurements that went so far."""
+        """The metrics at each load of a sweep, from the lowest on, of all measurements there, those of races too."""
         found: dict[str, list[Metrics]] = {}
-        for judged in self.good:
+        for judged in self.measurements:
             for load, metrics in judged.evaluation.loads.items():
                 found.setdefault(load, []).append(metrics)
         return found

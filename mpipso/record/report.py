@@ -242,11 +242,10 @@ def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table
     return table
 
 
-def _at(measured: Measured, load: str, metric: str) -> str:
-    """The mean of a metric at a load of a sweep, and of how many measurements if not of all; empty without any."""
+def _at(measured: Measured, load: str, metric: str) -> tuple[str, int]:
+    """The mean of a metric at a load of a sweep, and of how many measurements; none without any."""
     values = [metrics[metric] for metrics in measured.loads.get(load, ()) if metric in metrics]
-    some = f" ({len(values)} of {len(measured.good)})" if len(values) < len(measured.good) else ""
-    return f"{figures.measure(metric, fmean(values))}{some}" if values else ""
+    return (figures.measure(metric, fmean(values)) if values else "-"), len(values)
 
 
 def _shown(name: str, measured: Measured, value: float) -> str:
@@ -259,24 +258,23 @@ def _shown(name: str, measured: Measured, value: float) -> str:
 def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[RenderableType]:
     """What was measured at each load of a sweep: the objective, and what has limits."""
     loads = dict.fromkeys(load for each in shown.values() for load in each.loads)
-    if not loads:
+    if len(loads) < 2:
         return
-    table = _table("metric", "at", *(_title(name, measured) for name, measured in shown.items()))
+    table = _table("metric", "at", *(f"{name} #{measured.number}" for name, measured in shown.items()))
     for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
         rows = [(load, [_at(each, load, metric) for each in shown.values()]) for load in loads]
-        rows = [(load, values) for load, values in rows if any(values)]
-        columns = zip(*(values for _, values in rows), strict=True)
-        if all(len({value.partition(" (")[0] for value in column if value}) < 2 for column in columns):
+        rows = [(load, cells) for load, cells in rows if any(count for _, count in cells)]
+        columns = zip(*(cells for _, cells in rows), strict=True)
+        if all(len({value for value, count in column if count}) < 2 for column in columns):
             continue  # it was measured once for all loads, as what checks the answers is
-        for load, values in rows:
-            cells = (value or "-" for value in values)
-            table.add_row(Text(clean(metric)), load, *cells, end_section=load == rows[-1][0])
+        for load, cells in rows:
+            told = (f"{value} ({count})" if count > 1 else value for value, count in cells)
+            table.add_row(Text(clean(metric)), load, *told, end_section=load == rows[-1][0])
     yield table
+    yield Text("(n): the mean of n measurements, of search and race", "dim")
     for name, measured in shown.items():
         if measured.cut:
-            times = sum(bool(judged.evaluation.cut) for judged in measured.good)
-            often = f" (in {times} of {len(measured.good)} measurements)" if len(measured.good) > 1 else ""
-            yield Text(f"{name} failed at {clean(measured.cut)}{often}", "yellow")
+            yield Text(f"{name} failed at {clean(measured.cut)}", "yellow")
     yield ""
 
 

@@ -132,12 +132,12 @@ def test_what_was_measured_at_each_load_of_a_sweep_stands_side_by_side() -> None
     limited = replace(outcome(*found, incumbent=1), slo=(Limit(metric="ttft_p99_ms", max=900.0),))
     lines = drawn(summary(limited))
     assert cells(lines, "concurrency") == ["concurrency", "2", "1 and 4"]
-    assert "best failed at concurrency 8: it hung (in 1 of 2 measurements)" in lines
+    assert "best failed at concurrency 8: it hung" in lines
     (first, *others) = [line for line in lines if "  concurrency " in line]
-    assert cells([first], "output_throughput") == ["output_throughput", "concurrency 1", "100 tok/s", "120 tok/s"]
+    assert cells([first], "output_throughput") == ["output_throughput", "concurrency 1", "100 tok/s", "120 tok/s (2)"]
     assert [line.split()[1:] for line in others] == [
-        ["concurrency", "2", "200", "tok/s", "200", "tok/s"],
-        ["concurrency", "4", "-", "500", "tok/s", "(1", "of", "2)"],
+        ["concurrency", "2", "200", "tok/s", "200", "tok/s", "(2)"],
+        ["concurrency", "4", "-", "500", "tok/s"],
     ]
 
 
