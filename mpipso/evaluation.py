@@ -54,8 +54,6 @@ class Assignment:
     """How long it is expected to take; 0 when nothing is known yet."""
     elsewhere: tuple[int, ...] = ()
     """Groups that have measured this configuration before: another one is preferred."""
-    load: str = ""
-    """The only load of a sweep that is to be measured, by :func:`load_name`; empty for all."""
 
     def evaluation(self, group: int) -> Evaluation:
         """An evaluation of this assignment on a group, of which nothing more is known: no metrics, failure or times."""
@@ -103,11 +101,11 @@ class Evaluation:
 
     ``started`` and ``ended`` are Unix times in seconds, ``phases`` the seconds spent in each phase in between
     (``configuring``, ``starting``, ``measuring``, ``stopping``). ``files`` holds the texts of the evaluation's folder
-    (command line, environment, logs), by name, on their way from the leader to the root. ``loads`` holds what was
+    (command line, environment, logs), by name, on their way from the leader to the root. ``killed`` is set when the
+    service, sound until then, did not end within its grace after TERM; ``suspended`` when the failure is that the job
+    was suspended meanwhile, for which neither the configuration nor the group is to blame. ``loads`` holds what was
     measured at each load of a sweep, by that in words, from the lowest on; ``metrics`` are those at one of them, and
-    ``cut`` tells at which load the benchmark failed, and why.
-    ``killed`` is set when the service, sound until then, did not end within its grace after TERM; ``suspended`` when
-    the failure is that the job was suspended meanwhile, for which neither the configuration nor the group is to blame.
+    ``cut`` tells at which one the benchmark failed, and why.
     """
 
     number: int
@@ -116,8 +114,6 @@ class Evaluation:
     configuration: Configuration
     label: str = ""
     metrics: Metrics = field(default_factory=dict)
-    loads: Mapping[str, Metrics] = field(default_factory=dict)
-    cut: str = ""
     failure: Failure | None = None
     started: float = 0.0
     ended: float = 0.0
@@ -125,6 +121,8 @@ class Evaluation:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     killed: bool = False
     suspended: bool = False
+    loads: Mapping[str, Metrics] = field(default_factory=dict)
+    cut: str = ""
 
     @property
     def load(self) -> str:
@@ -141,3 +139,18 @@ class Evaluation:
         elapsed, spent = self.ended - self.started, sum(self.phases.values())
         steady = not self.phases or abs(elapsed - spent) <= CLOCK_JUMP
         return elapsed if 0 <= elapsed <= LONGEST_DURATION and steady else max(0.0, spent)
+
+
+def at_one_load(several: Sequence[Evaluation]) -> list[Metrics]:
+    """What several measurements of a configuration have found; sweeps at the load at which the last of them counts.
+
+    Those that have not reached it are left out.
+    """
+    load = next((each.load for each in reversed(several) if each.load), "")
+    there = [each.loads[load] for each in several if load in each.loads]
+    return there or [each.metrics for each in several]
+
+
+def together(several: Sequence[Evaluation]) -> dict[str, float]:
+    """The mean of several measurements of a configuration, of sweeps :func:`at_one_load`."""
+    return mean(at_one_load(several))

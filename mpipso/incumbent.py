@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from mpipso.evaluation import Configuration, mean
+from mpipso.evaluation import Configuration, together
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
@@ -115,7 +115,7 @@ class Incumbent:
 
     def _write(self, best: Trial, among: Collection[int], fitness: float | None, *, confirmed: bool) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
-        metrics = mean([result.metrics for result in found if result.failure is None])
+        metrics = together([result for result in found if result.failure is None])
         # As in the summary: a race is compared with what the baseline measured in it.
         reference = self._trials.reference(self._trials.race_of(max(among)) if confirmed else None)
         if found:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import math
 import re
 from collections import Counter
@@ -26,7 +25,7 @@ from faults.formula import throughput
 from mpipso.config import Config, ObjectiveSection
 from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
-from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
 from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
@@ -95,6 +94,8 @@ class Session:
     """At which load of a sweep each benchmark fails, and why."""
     swept: bool = False
     """Whether a service is measured at several loads, of which another one is the best at each time."""
+    least: int = 0
+    """How many of these loads every other measurement reaches; 0 for all."""
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
@@ -153,9 +154,14 @@ class Session:
         told: dict[str, Any] = {"failure": what} if isinstance(what, Failure) else {"metrics": what}
         begun = 1000.0 + assignment.number
         if self.swept and not isinstance(what, Failure):
-            loads = {f"concurrency {load}": {**what, "concurrency": float(load)} for load in (1, 2, 3)}
-            told["loads"] = {load: each for load, each in loads.items() if assignment.load in ("", load)}
-            told["metrics"] = [*told["loads"].values()][assignment.number % len(told["loads"])]
+            number, rate = assignment.number, what["output_throughput"]
+            rates = {load: rate * (1.0 + (load == 1 + number % 3) + load / 10) for load in (1, 2, 3)}
+            loads = {
+                f"concurrency {load}": {**what, "output_throughput": rate, "concurrency": float(load)}
+                for load, rate in rates.items()
+                if load <= (self.least or 3) or number % 2 == 0
+            }
+            told = {"loads": loads, "metrics": max(loads.values(), key=lambda each: each["output_throughput"])}
         return Evaluation(
             assignment.number,
             assignment.attempt,
@@ -429,18 +435,31 @@ class TestKilled:
 
 
 class TestSweeps:
-    def test_a_configuration_is_measured_again_at_the_load_that_counted_first(self, tmp_path: Path) -> None:
-        session = Session(tmp_path, configured(search__confirm=1, search__evaluations=8), swept=True)
+    def test_the_load_counts_at_which_the_means_are_best(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__evaluations=6, search__baseline_repeats=3), groups=1, swept=True)
+        tuning = session.run()
+        found = [event for event in session.events("evaluated") if event["configuration"] == BASELINE]
+        rates: dict[str, list[float]] = {}
+        for event in found[:3]:
+            # By itself, the one measured first counts at its best load, which is another one each time.
+            for load, metrics in event["loads"].items():
+                rates.setdefault(load, []).append(metrics["output_throughput"])
+            best = max(rates, key=lambda load: sum(rates[load]))
+            assert event["metrics"] == event["loads"][best]
+        own = {
+            max(event["loads"], key=lambda load, at=event: at["loads"][load]["output_throughput"]) for event in found
+        }
+        assert len(own) > 1
+        together = tuning.trials.reference()
+        assert together is not None and together["output_throughput"] == pytest.approx(sum(rates[best]) / 3)
+        assert f"concurrency {together['concurrency']:g}" == best
+
+    def test_a_load_that_few_have_reached_does_not_count(self, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(search__baseline_repeats=2), groups=1, swept=True, least=1)
         session.run()
-        found: dict[str, set[str]] = {}
-        for event in session.events("evaluated"):
-            load = f"concurrency {event['metrics']['concurrency']:g}"
-            found.setdefault(json.dumps(event["configuration"]), set()).add(load)
-            assert event["metrics"] == event["loads"][load]
-        assert {len(loads) for loads in found.values()} == {1} and len({*map(min, found.values())}) > 1
-        again = [each for each in session.assigned if each.load]
-        assert {each.label for each in again} >= {CONFIRM}
-        assert all(found[json.dumps(dict(each.configuration))] == {each.load} for each in again)
+        first, second, *_ = (event for event in session.events("evaluated") if event["configuration"] == BASELINE)
+        assert list(first["loads"]) == ["concurrency 1", "concurrency 2", "concurrency 3"]
+        assert list(second["loads"]) == ["concurrency 1"] and second["metrics"] == second["loads"]["concurrency 1"]
 
     @pytest.mark.parametrize("cut", ["", "concurrency 8: no answer"])
     def test_that_a_load_fails_is_told_once_for_each_cause(self, cut: str, tmp_path: Path) -> None:

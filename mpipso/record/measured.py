@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mpipso.evaluation import CONFIRM, Configuration, Metrics, mean, works
+from mpipso.evaluation import CONFIRM, Configuration, Metrics, at_one_load, together, works
 from mpipso.record import figures
 from mpipso.record.judged import Judged
 from mpipso.score import Score
@@ -101,8 +101,8 @@ class Measured:
 
     @property
     def metrics(self) -> Metrics:
-        """The mean over the good measurements of each metric that all of them have."""
-        return mean([judged.evaluation.metrics for judged in self.good])
+        """The mean over the good measurements of each metric that all of them have; of sweeps, at one load."""
+        return together([judged.evaluation for judged in self.good])
 
     @property
     def cut(self) -> str:
@@ -120,7 +120,8 @@ class Measured:
 
     def values(self, metric: str) -> list[float]:
         """The values of one metric in the good measurements that have it."""
-        return [judged.evaluation.metrics[metric] for judged in self.good if metric in judged.evaluation.metrics]
+        there = at_one_load([judged.evaluation for judged in self.good])
+        return [metrics[metric] for metrics in there if metric in metrics]
 
     @property
     def cause(self) -> str:

@@ -17,7 +17,7 @@ import tomli
 
 from mpipso.config import Limit, Search
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean
+from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, together
 from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
@@ -148,7 +148,7 @@ class Outcome:
             return baseline.metrics
         measured = sorted((judged.evaluation for judged in baseline.measurements), key=lambda each: each.number)
         first = [each for each in measured if each.label != CONFIRM][: self.baseline_repeats]
-        return mean([each.metrics for each in first if each.failure is None])
+        return together([each for each in first if each.failure is None])
 
     @property
     def searched(self) -> Sequence[Judged]:

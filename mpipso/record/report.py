@@ -229,7 +229,7 @@ def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured, limits: 
         old, new = before[name], after[name]
         change = figures.gain(name, old, new, outcome.higher)
         gain = Text() if change is None else Text(figures.percent(change), "green" if change > 0 else "red")
-        row = Text(_shown(name, baseline, old)), Text(_shown(name, best, new)), gain
+        row = Text(figures.measure(name, old)), Text(figures.measure(name, new)), gain
         _add(table, outcome, limits, name, *row)
     return table
 
@@ -238,7 +238,7 @@ def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table
     metrics = best.metrics
     table = _table("metric", _title("best", best), *(["limit"] if limits else []))
     for name in _order(outcome, metrics):
-        _add(table, outcome, limits, name, Text(_shown(name, best, metrics[name])))
+        _add(table, outcome, limits, name, Text(figures.measure(name, metrics[name])))
     return table
 
 
@@ -246,13 +246,6 @@ def _at(measured: Measured, load: str, metric: str) -> tuple[str, int]:
     """The mean of a metric at a load of a sweep, and of how many measurements; none without any."""
     values = [metrics[metric] for metrics in measured.loads.get(load, ()) if metric in metrics]
     return (figures.measure(metric, fmean(values)) if values else "-"), len(values)
-
-
-def _shown(name: str, measured: Measured, value: float) -> str:
-    """A metric with its unit: the mean, but of loads of a sweep, one of which counted each time, those that did."""
-    if any(load.startswith(f"{name} ") for load in measured.loads):
-        return " and ".join(figures.measure(name, load) for load in sorted({*measured.values(name)}))
-    return figures.measure(name, value)
 
 
 def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[RenderableType]:

@@ -16,7 +16,7 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, works
+from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import Measured, by_configuration, silent
@@ -167,8 +167,8 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     other = _configuration(text, folder)
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
-        good = [one.evaluation.metrics for one in measured.measurements if one.evaluation.failure is None]
-        metrics = mean(good) if works(good, measured.measurements) else None
+        good = [one.evaluation for one in measured.measurements if one.evaluation.failure is None]
+        metrics = together(good) if works(good, measured.measurements) else None
         loads = [({}, metrics)] if other is None else _loads(measured, metrics, other, config)
         found += [({**load, **measured.configuration}, each) for load, each in loads]
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)

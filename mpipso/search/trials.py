@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, mean, works
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, together, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -135,13 +135,6 @@ class Trials:
         results = self._among(trial, self.confirmations(trial, race))
         return [each.number for each in results if not (each.failure and each.failure.silent)]
 
-    def load(self, trial: Trial) -> str:
-        """The load of a sweep that counts for a trial, at which it is measured again; empty as long as there is none.
-
-        It is that of the first measurement: means of measurements at different loads would be those of none.
-        """
-        return next((result.load for result in self._among(trial, trial.numbers) if result.load), "")
-
     def groups(self, trial: Trial) -> tuple[int, ...]:
         """The groups that have measured a trial, each once."""
         return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))
@@ -157,11 +150,11 @@ class Trials:
         if trial is None:
             return None
         if race is not None and (again := self._good(trial, self.confirmations(trial, race))):
-            return mean([result.metrics for result in again])
+            return together(again)
         first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
         if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
             return None
-        return mean([result.metrics for result in self._good(trial, first)])
+        return together(self._good(trial, first))
 
     def vague(self) -> list[str]:
         """Warnings about metrics that limits are relative to and of which the baseline's measurements differ widely.
@@ -208,8 +201,8 @@ class Trials:
         if not works(good, results):
             return next(score for score in scores if score.failed)
         last = good[-1].number
-        together = Evaluation(last, 1, 0, trial.configuration, metrics=mean([result.metrics for result in good]))
-        return self.judge(together, confirmed=confirmed)
+        whole = Evaluation(last, 1, 0, trial.configuration, metrics=together(good))
+        return self.judge(whole, confirmed=confirmed)
 
     def together(self, evaluation: Evaluation, *, confirmed: bool = False) -> Score | None:
         """The score of an evaluation together with the measurements that count with it; None if there are no others.
@@ -217,12 +210,17 @@ class Trials:
         With one of the search all of its trial in the search do, with a confirmation those in its race; a lost node
         tells nothing. ``confirmed`` and errors are as for :meth:`score`.
         """
+        telling = self.counted_with(evaluation)
+        trial = self.of(evaluation.number)
+        return self._mean_score(trial, telling, confirmed=confirmed) if len(telling) > 1 else None
+
+    def counted_with(self, evaluation: Evaluation) -> list[Evaluation]:
+        """The measurements that count together with one, which is the last of them; a lost node tells nothing."""
         trial, among = self.of(evaluation.number), self.searched
         if self._labels[evaluation.number] == CONFIRM:
             among = self.confirmations(trial, self.race_of(evaluation.number))
         others = [each for each in self._among(trial, among) if each.number != evaluation.number]
-        telling = [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
-        return self._mean_score(trial, telling, confirmed=confirmed) if len(telling) > 1 else None
+        return [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
         """The fitness of each successful measurement of a trial among these evaluations, to estimate the noise."""

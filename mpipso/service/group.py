@@ -383,9 +383,7 @@ def targets_of(
     before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
     # than there are attempts.
-    targets = [
+    return [
         replace(target, load=load, sent=sent, seed=target.seed + 100 * step)
         for step, (load, sent) in enumerate(zip(loads, before, strict=False))
     ]
-    names = [load_name(key, float(load[key])) for load in loads for key in config.benchmark.swept if key in load]
-    return [targets[names.index(assignment.load)]] if assignment.load in names else targets

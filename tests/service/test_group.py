@@ -294,10 +294,6 @@ def test_a_service_is_measured_at_each_load_with_prompts_of_its_own(bench: Bench
     assert evaluation.failure is None and evaluation.metrics["concurrency"] in (1, 2)
     assert list(evaluation.loads) == ["concurrency 1", "concurrency 2"]
     assert evaluation.metrics in evaluation.loads.values() and evaluation.loads[evaluation.load] == evaluation.metrics
-    group = bench.group(configuration(hostile("good"), LOAD | {"concurrency": (1, 2)}))
-    again = group.evaluate(Assignment(4, 1, {"tokens": 4}, load="concurrency 2"), bench.cancel)
-    assert list(again.loads) == ["concurrency 2"] and again.metrics["concurrency"] == 2
-    group.close()
     lines = [evaluation.files[f"concurrency-{load}-benchmark-command.txt"].decode() for load in (1, 2)]
     assert len({line.partition("--seed ")[2].split()[0] for line in lines}) == 2
     (bench.folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{word}"}}\n' for word in "abcdefghi"))
