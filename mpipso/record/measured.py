@@ -119,7 +119,7 @@ class Measured:
         return found
 
     def values(self, metric: str) -> list[float]:
-        """The values of one metric in the good measurements that have it."""
+        """The values of one metric in the good measurements that have it; of sweeps, at one load."""
         there = at_one_load([judged.evaluation for judged in self.good])
         return [metrics[metric] for metrics in there if metric in metrics]
 

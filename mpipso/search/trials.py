@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, together, works
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, at_one_load, together, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -223,8 +223,9 @@ class Trials:
         return [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
-        """The fitness of each successful measurement of a trial among these evaluations, to estimate the noise."""
-        scores = [self.judge(result) for result in self._among(trial, among)]
+        """The fitness of each successful measurement of a trial among these evaluations; of sweeps, at one load."""
+        good = self._good(trial, among)
+        scores = [self.judge(replace(good[-1], metrics=metrics)) for metrics in at_one_load(good)]
         return [score.fitness for score in scores if score.fitness is not None]
 
     def _good(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:

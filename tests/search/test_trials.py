@@ -18,6 +18,24 @@ def test_measurements_of_one_configuration_are_one_trial_named_by_the_first() ->
     assert record.trials.baseline is trial
 
 
+def test_sweeps_of_a_configuration_are_compared_at_one_load() -> None:
+    record = Record()
+    for rates, counts in (((100.0, 300.0), 1), ((120.0, 80.0), 0), ((140.0,), 0)):
+        number = record.ask(9)
+        loads = {
+            f"concurrency {load}": {"output_throughput": rate, "completed": 1.0, "concurrency": float(load)}
+            for load, rate in enumerate(rates, 1)
+        }
+        metrics = [*loads.values()][counts]
+        configuration = record.trials.of(number).configuration
+        record.trials.take(Evaluation(number, 1, 0, configuration, metrics=metrics, loads=loads))
+    trial = record.trials.of(0)
+    assert record.trials.values(trial, range(3)) == [-100.0, -120.0, -140.0]
+    assert record.trials.values(trial, range(1)) == [-300.0]
+    score = record.trials.score(trial, range(3))
+    assert score is not None and score.fitness == -120.0
+
+
 def test_what_has_no_result_is_waited_for() -> None:
     record = Record()
     numbers = [record.ask(batch) for batch in (8, 9, 10)]
