@@ -64,6 +64,7 @@ _RANKS = "number of ranks (one per named host; on this machine alone one per nod
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
     ("resume", "run_name", "a resumed run stays in its folder"),
+    ("csv", "pareto", "a table for programs has all configurations"),
     ("nodes", "parallel.nodes_per_group", "the nodes that are named say how many make a group"),
 )
 """Pairs of flags the second of which would have no effect, and why."""
@@ -221,6 +222,13 @@ def _add_report(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print a row per evaluation instead, with its parameters and metrics; --warm-start reads that",
     )
+    command.add_argument("--by-load", action="store_true", help="with --csv: a row per evaluation and load of a sweep")
+    command.add_argument(
+        "--pareto",
+        metavar="METRIC",
+        help="show instead what a better value of this metric, such as a latency, costs in the objective: the "
+        "configurations that no other one beats in both, whatever the limits on these two",
+    )
 
 
 def _add_progress(command: argparse.ArgumentParser) -> None:
@@ -324,17 +332,21 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from mpipso.record.outcome import read_outcome
+    from mpipso.record.pareto import pareto
     from mpipso.record.report import report
     from mpipso.record.table import write_table
     from mpipso.worth import worth
 
+    if arguments.by_load and not arguments.csv:
+        raise UserError("--by-load goes with --csv; without it the report tells of the loads of baseline and best")
     outcome = read_outcome(arguments.folder)
     try:
         if arguments.csv:
-            write_table(outcome, sys.stdout)
+            write_table(outcome, sys.stdout, by_load=arguments.by_load)
             sys.stdout.flush()
         else:
-            Console().print(report(outcome, worth(outcome)), crop=False)
+            told = report(outcome, worth(outcome)) if arguments.pareto is None else pareto(outcome, arguments.pareto)
+            Console().print(told, crop=False)
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):  # as with "| head"

@@ -889,6 +889,30 @@ def test_a_report_is_a_table_for_other_programs_if_that_is_asked_for(
     assert row == "0,,0,0.0,50.0,feasible,,0,32.0,100.0"
 
 
+def test_a_report_is_a_pareto_front_if_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script().evaluated(50, 0, 0)
+    script.events[-1]["metrics"]["ttft_p99_ms"] = 12.0
+    script.save(tmp_path)
+    assert main(["report", str(tmp_path), "--pareto", "ttft_p99_ms"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["0", "12", "ms", "100", "tok/s", "n=0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pareto", "n"], "--pareto n: has not been measured"),
+        (["--csv", "--pareto", "e2e_p99_ms"], "--csv cannot be combined with --pareto: a table for programs has all "),
+        (["--by-load"], "--by-load goes with --csv; "),
+    ],
+)
+def test_reports_that_cannot_be_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    Script().evaluated(50, 0, 0).save(tmp_path)
+    assert main(["report", str(tmp_path), *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"mpipso: {message}")
+
+
 def test_a_reader_of_the_table_may_go_away(tmp_path: Path) -> None:
     Script().evaluated(50, 0, 0).save(tmp_path)
     reading, writing = os.pipe()

@@ -64,6 +64,25 @@ class Limit(Section):
     def relative(self) -> bool:
         return "baseline" in (self.max, self.min)
 
+    def bound(self, baseline: float | None) -> float | None:
+        """The number that the metric is held against; None where that is a baseline's that is not known."""
+        given = self.max if self.max is not None else self.min
+        if isinstance(given, (int, float)):
+            return given
+        return None if baseline is None else self.factor * baseline
+
+    def excess(self, value: float, bound: float) -> float:
+        """By how much a value is beyond the :meth:`bound`; above zero if the limit is broken."""
+        return value - bound if self.max is not None else bound - value
+
+    def in_words(self, value: float, bound: float) -> str:
+        """How it is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""
+        left, right = f"{value:.6g}", f"{bound:.6g}"
+        if left == right:
+            left, right = repr(value), repr(bound)
+        origin = f" ({self.factor:g} x baseline)" if self.relative else ""
+        return f"{self.metric} {left} {'>' if self.max is not None else '<'} {right}{origin}"
+
     @model_validator(mode="after")
     def _one_side(self, info: ValidationInfo) -> Limit:
         if (self.max is None) == (self.min is None):

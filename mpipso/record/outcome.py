@@ -132,13 +132,21 @@ class Outcome:
 
         Relative ones are told as the numbers that they stand for, or as ``>= 0.95 x baseline`` where that is not known.
         """
-        reference = self._reference if any(limit.relative for limit in self.slo) else {}
         texts: dict[str, list[str]] = {}
         for limit in self.slo:
-            texts.setdefault(limit.metric, []).append(_limit(limit, reference.get(limit.metric)))
+            texts.setdefault(limit.metric, []).append(_limit(limit, self._reference.get(limit.metric)))
         return {metric: ", ".join(each) for metric, each in texts.items()}
 
-    @property
+    def broken(self, metrics: Metrics) -> dict[str, str]:
+        """The limits that metrics break, in words, by the limits' metrics; none by what is not known."""
+        texts: dict[str, str] = {}
+        for limit in self.slo:
+            bound, value = limit.bound(self._reference.get(limit.metric)), metrics.get(limit.metric)
+            if bound is not None and value is not None and limit.excess(value, bound) > 0:
+                texts[limit.metric] = limit.in_words(value, bound)
+        return texts
+
+    @cached_property
     def _reference(self) -> Metrics:
         """What limits relative to the baseline refer to, as in the search; empty if that is not known."""
         baseline, best = self.baseline, self.best
@@ -276,12 +284,9 @@ def _comes_back(last: Event) -> bool:
 
 
 def _limit(limit: Limit, baseline: float | None) -> str:
-    sign, bound = (">=", limit.min) if limit.max is None else ("<=", limit.max)
-    if isinstance(bound, (int, float)):
-        return f"{sign} {figures.measure(limit.metric, bound)}"
-    if baseline is None:
-        return f"{sign} {limit.factor:g} x baseline"
-    return f"{sign} {figures.measure(limit.metric, limit.factor * baseline)}"
+    bound = limit.bound(baseline)
+    told = f"{limit.factor:g} x baseline" if bound is None else figures.measure(limit.metric, bound)
+    return f"{'>=' if limit.max is None else '<='} {told}"
 
 
 def _has_label(measured: Measured, label: str) -> bool:

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
+from mpipso.record.columns import table_with, width_of
 from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
 from mpipso.record.measured import Measured, silent
 from mpipso.record.outcome import Outcome
-from mpipso.record.runstats import run_statistics, width_of
+from mpipso.record.runstats import run_statistics
 from mpipso.wording import clean
 
 _TOP = 10
@@ -187,13 +187,6 @@ def _order(outcome: Outcome, metrics: Metrics) -> list[str]:
     return sorted((name for name in names if name in metrics), key=lambda name: name != outcome.objective)
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for position, title in enumerate(titles):
-        table.add_column(Text(title), justify="right" if position else "left", overflow="fold")
-    return table
-
-
 def _title(name: str, measured: Measured) -> str:
     """The title of a column, and below it on how many measurements it rests, unless on a single one of the search."""
     count = len(measured.good)
@@ -224,7 +217,7 @@ class _Limited:
 def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured, limits: Mapping[str, str]) -> Table:
     before, after = baseline.metrics, best.metrics
     titles = "metric", _title("baseline", baseline), _title("best", best), "gain"
-    table = _table(*titles, *(["limit"] if limits else []))
+    table = table_with(*titles, *(["limit"] if limits else []))
     for name in _order(outcome, {name: 0.0 for name in before if name in after}):
         old, new = before[name], after[name]
         change = figures.gain(name, old, new, outcome.higher)
@@ -236,7 +229,7 @@ def _side_by_side(outcome: Outcome, baseline: Measured, best: Measured, limits: 
 
 def _alone(outcome: Outcome, best: Measured, limits: Mapping[str, str]) -> Table:
     metrics = best.metrics
-    table = _table("metric", _title("best", best), *(["limit"] if limits else []))
+    table = table_with("metric", _title("best", best), *(["limit"] if limits else []))
     for name in _order(outcome, metrics):
         _add(table, outcome, limits, name, Text(figures.measure(name, metrics[name])))
     return table
@@ -253,7 +246,7 @@ def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[Render
     loads = dict.fromkeys(load for each in shown.values() for load in each.loads)
     if len(loads) < 2:
         return
-    table = _table("metric", "at", *(f"{name} #{measured.number}" for name, measured in shown.items()))
+    table = table_with("metric", "at", *(f"{name} #{measured.number}" for name, measured in shown.items()))
     for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
         rows = [(load, [_at(each, load, metric) for each in shown.values()]) for load in loads]
         rows = [(load, cells) for load, cells in rows if any(count for _, count in cells)]
@@ -285,7 +278,7 @@ def _settings(baseline: Measured | None, best: Measured, worth: Mapping[str, str
     changes = figures.changes(configuration, reference)
     if changes:
         before, without = (["baseline"] if reference is not None else []), (["without it"] if worth else [])
-        table = _table("parameter", *before, "best", *without)
+        table = table_with("parameter", *before, "best", *without)
         for name, setting in changes.items():
             old = [] if reference is None else [figures.value(reference[name]) if name in reference else "-"]
             table.add_row(
@@ -352,7 +345,7 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
     name = outcome.objective
     before = None if baseline is None else baseline.metrics.get(name)
     reference = None if baseline is None else baseline.configuration
-    table = _table("rank", "#", clean(name), "gain")
+    table = table_with("rank", "#", clean(name), "gain")
     table.add_column("configuration" if reference is None else "changes to the baseline", overflow="fold")
     for rank, measured in enumerate(best, start=1):
         value = measured.metrics.get(name)

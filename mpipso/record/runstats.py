@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from mpipso.logtext import essence, unprefixed
 from mpipso.record import figures
+from mpipso.record.columns import table_with, width_of
 from mpipso.record.outcome import Outcome
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share
 from mpipso.wording import clean, plural
@@ -89,7 +88,7 @@ class GroupTable:
 
     def _table(self, titles: Sequence[str]) -> Table:
         usage = self._usage
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table = table_with()
         for title in titles:
             words = title in ("group", "hosts")
             table.add_column(title, justify="left" if words else "right", no_wrap=title != "hosts", overflow="ellipsis")
@@ -108,11 +107,6 @@ class GroupTable:
             table.add_section()
             add("all", "", usage.groups, "bold")
         return table
-
-
-def width_of(table: Table, console: Console, options: ConsoleOptions) -> int:
-    """How many characters wide a table is where there is room for it."""
-    return Measurement.get(console, options.update(width=10_000), table).maximum
 
 
 def _shown(groups: Sequence[GroupUsage]) -> tuple[Sequence[GroupUsage], Sequence[GroupUsage]]:

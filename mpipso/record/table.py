@@ -6,14 +6,14 @@ import csv
 from collections.abc import Iterable
 from typing import TextIO
 
-from mpipso.evaluation import METRICS, Value
+from mpipso.evaluation import METRICS, Metrics, Value
 from mpipso.record.judged import Judged
 from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome
 from mpipso.wording import clean
 
 
-def write_table(outcome: Outcome, file: TextIO) -> None:
+def write_table(outcome: Outcome, file: TextIO, *, by_load: bool = False) -> None:
     """Write the evaluations of a run to ``file`` as CSV, with a header and one row each, in the order of their numbers.
 
     :func:`mpipso.record.warm.read_earlier` can read it. Columns are ``evaluation`` (its number), ``label``, ``group``,
@@ -22,21 +22,33 @@ def write_table(outcome: Outcome, file: TextIO) -> None:
     which limits it breaks), then the parameters and the metrics, by their names. Of a name that stands for several of
     these, a parameter has the column, or else a metric. Left out are evaluations that say nothing of their
     configuration: a row without metrics is a configuration that fails.
+
+    With ``by_load`` an evaluation that was a sweep has a row for each of its loads, with what was measured there and
+    which limits that breaks, and there are two columns more: ``load``, and ``counts``, which is ``true`` in the rows
+    that there are without ``by_load``.
     """
     rows = [judged for judged in outcome.evaluations if not silent(judged)]
     rows.sort(key=lambda judged: judged.evaluation.number)
     parameters = _names(judged.evaluation.configuration for judged in rows)
-    measured = _names(judged.evaluation.metrics for judged in rows)
+    measured = _names(metrics for judged in rows for _, metrics in _loads(judged, by_load))
     names = [*(name for name in METRICS if name in measured), *(name for name in measured if name not in METRICS)]
     metrics = [name for name in names if name not in parameters]
-    about = [name for name in _ABOUT if name not in {*parameters, *metrics}]
+    about = [name for name in (*_ABOUT, *(_LOADS if by_load else ())) if name not in {*parameters, *metrics}]
     columns = [*about, *parameters, *metrics]
     writer = csv.DictWriter(_Lines(file), columns, extrasaction="ignore", lineterminator=_Lines.END)
     writer.writeheader()
     for judged in rows:
-        evaluation = judged.evaluation
-        settings = {name: _cell(value) for name, value in evaluation.configuration.items()}
-        writer.writerow({**_about(judged), **evaluation.metrics, **settings})
+        settings = {name: _cell(value) for name, value in judged.evaluation.configuration.items()}
+        for load, there in _loads(judged, by_load):
+            counts = load == judged.evaluation.load
+            told = _about(judged) if counts else {**_about(judged), **_judged(outcome, there)}
+            writer.writerow({**told, "load": load, "counts": _cell(counts), **there, **settings})
+
+
+def _loads(judged: Judged, by_load: bool) -> list[tuple[str, Metrics]]:
+    """The loads at which an evaluation has measured, with the metrics there; only the one that counts by default."""
+    evaluation = judged.evaluation
+    return [*evaluation.loads.items()] if by_load and evaluation.loads else [(evaluation.load, evaluation.metrics)]
 
 
 class _Lines:
@@ -54,6 +66,7 @@ class _Lines:
 RESULT, FAILED = "result", "failed"
 """The column that says what came of an evaluation, and what it says of one that failed."""
 _ABOUT = ("evaluation", "label", "group", "started", "seconds", RESULT, "cause")
+_LOADS = ("load", "counts")
 
 
 def _about(judged: Judged) -> dict[str, object]:
@@ -72,6 +85,12 @@ def _about(judged: Judged) -> dict[str, object]:
         clean(cause),
     )
     return dict(zip(_ABOUT, values, strict=True))
+
+
+def _judged(outcome: Outcome, metrics: Metrics) -> dict[str, str]:
+    """What came of an evaluation at a load at which it does not count."""
+    broken = outcome.broken(metrics)
+    return {RESULT: _FEASIBLE[not broken], "cause": "; ".join(broken.values())}
 
 
 _FEASIBLE = {True: "feasible", False: "infeasible"}

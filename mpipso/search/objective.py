@@ -6,7 +6,7 @@ import contextlib
 import math
 from dataclasses import replace
 
-from mpipso.config import Limit, ObjectiveSection
+from mpipso.config import ObjectiveSection
 from mpipso.errors import UserError
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.score import Score
@@ -109,11 +109,13 @@ class Objective:
         violation = 0.0
         violations = []
         for limit in self.limits:
-            value, bound = metrics[limit.metric], _bound(limit, baseline or {})
-            excess = value - bound if limit.max is not None else bound - value
+            value, bound = metrics[limit.metric], limit.bound((baseline or {}).get(limit.metric))
+            if bound is None or (limit.relative and not math.isfinite(bound)):
+                raise ValueError(f"the limit on {limit.metric} is relative to the baseline, which did not measure it")
+            excess = limit.excess(value, bound)
             if excess > 0:
                 violation += excess / (abs(bound) or 1.0)
-                violations.append(_in_words(limit, value, bound))
+                violations.append(limit.in_words(value, bound))
         value = metrics[self.metric]
         return Score(
             failed=False,
@@ -122,22 +124,3 @@ class Objective:
             fitness=-value if self.maximized else value,
             violations=tuple(violations),
         )
-
-
-def _bound(limit: Limit, baseline: Metrics) -> float:
-    """The number that the metric is held against; ValueError when it depends on one that the baseline lacks."""
-    given = limit.max if limit.max is not None else limit.min
-    if isinstance(given, float):
-        return given
-    if not math.isfinite(baseline.get(limit.metric, math.nan)):
-        raise ValueError(f"the limit on {limit.metric} is relative to the baseline, which did not measure it")
-    return limit.factor * baseline[limit.metric]
-
-
-def _in_words(limit: Limit, value: float, bound: float) -> str:
-    """How a limit is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""
-    left, right = f"{value:.6g}", f"{bound:.6g}"
-    if left == right:
-        left, right = repr(value), repr(bound)
-    origin = f" ({limit.factor:g} x baseline)" if limit.relative else ""
-    return f"{limit.metric} {left} {'>' if limit.max is not None else '<'} {right}{origin}"

@@ -32,9 +32,9 @@ type = "bool"
 )
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
+def rows(folder: Path, *, by_load: bool = False) -> list[dict[str, str]]:
     file = io.StringIO()
-    write_table(read_outcome(folder), file)
+    write_table(read_outcome(folder), file, by_load=by_load)
     return list(csv.DictReader(io.StringIO(file.getvalue(), newline=""), strict=True))
 
 
@@ -115,3 +115,22 @@ def test_what_another_search_needs_and_this_one_did_not_measure_is_no_failure(tm
     run, peers = (read_earlier(path, config, lambda _: None) for path in (folder, table))
     assert list(run.results) == list(peers.results) and len(run.results) == 2
     assert "1 left out: itl_p99_ms was not measured" in peers.description
+
+
+def test_a_sweep_is_a_row_for_each_load_if_that_is_asked_for(tmp_path: Path) -> None:
+    config = CONFIG.replace("[objective]", "[[objective.slo]]\nmetric = 'ttft_p99_ms'\nmax = 100\n[objective]")
+    script = Script(config).evaluated(100, 0, 1, tokens=10.0, label="baseline", configuration=configuration(1))
+    loads = {
+        f"concurrency {n}": {"output_throughput": 10.0 * n, "ttft_p99_ms": 60.0 * n, "concurrency": float(n)}
+        for n in (1, 2)
+    }
+    script.evaluated(170, 1, 1, configuration=configuration(2), metrics=loads["concurrency 1"], loads=loads)
+    folder = script.save(tmp_path)
+    whole, *swept = rows(folder, by_load=True)
+    assert (whole["load"], whole["counts"], whole["output_throughput"]) == ("", "true", "10.0")
+    named = "evaluation", "load", "counts", "result", "cause", "slots", "output_throughput", "ttft_p99_ms"
+    assert [tuple(row[name] for name in named) for row in swept] == [
+        ("1", "concurrency 1", "true", "feasible", "", "2", "10.0", "60.0"),
+        ("1", "concurrency 2", "false", "infeasible", "ttft_p99_ms 120 > 100", "2", "20.0", "120.0"),
+    ]
+    assert [row["output_throughput"] for row in rows(folder)] == ["10.0", "10.0"]
