@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -35,6 +36,16 @@ class Score:
     unjudged: bool = field(default=False, compare=False)
     """Whether its fitness counts but not its feasibility: it was measured elsewhere, and most of what is feasible there
     is not feasible here."""
+    excesses: tuple[float, ...] = field(default=(), compare=False)
+    """Of each limit, by how much it is broken, relative to the limit; below 0, by how much it is kept; NaN if that is
+    not known. Empty where there are no limits, or nobody says."""
+
+    @classmethod
+    def limited(cls, fitness: float, excesses: Sequence[float], violations: Sequence[str] = ()) -> Score:
+        """The score of what was measured and has limits, by the :attr:`excesses` over these."""
+        violation = sum(max(excess, 0.0) for excess in excesses)
+        broken = any(excess > 0.0 for excess in excesses)
+        return cls(False, broken, violation, fitness, excesses=tuple(excesses), violations=tuple(violations))
 
     @property
     def feasible(self) -> bool:

@@ -72,8 +72,8 @@ class Limit(Section):
         return None if baseline is None else self.factor * baseline
 
     def excess(self, value: float, bound: float) -> float:
-        """By how much a value is beyond the :meth:`bound`; above zero if the limit is broken."""
-        return value - bound if self.max is not None else bound - value
+        """By how much a value is beyond the :meth:`bound`, relative to that; above zero if the limit is broken."""
+        return (value - bound if self.max is not None else bound - value) / (abs(bound) or 1.0)
 
     def in_words(self, value: float, bound: float) -> str:
         """How it is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""

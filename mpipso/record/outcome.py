@@ -7,7 +7,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -139,12 +139,21 @@ class Outcome:
 
     def broken(self, metrics: Metrics) -> dict[str, str]:
         """The limits that metrics break, in words, by the limits' metrics; none by what is not known."""
-        texts: dict[str, str] = {}
+        return {
+            limit.metric: limit.in_words(value, bound)
+            for limit, value, bound in self._held_against(metrics)
+            if limit.excess(value, bound) > 0
+        }
+
+    def excesses(self, metrics: Metrics) -> tuple[float, ...]:
+        """By how much metrics break each limit, as in a :class:`mpipso.score.Score`."""
+        return tuple(limit.excess(value, bound) for limit, value, bound in self._held_against(metrics))
+
+    def _held_against(self, metrics: Metrics) -> Iterator[tuple[Limit, float, float]]:
+        """Each limit with the value of its metric and the number that this is held against; NaN where not known."""
         for limit in self.slo:
-            bound, value = limit.bound(self._reference.get(limit.metric)), metrics.get(limit.metric)
-            if bound is not None and value is not None and limit.excess(value, bound) > 0:
-                texts[limit.metric] = limit.in_words(value, bound)
-        return texts
+            bound = limit.bound(self._reference.get(limit.metric))
+            yield limit, metrics.get(limit.metric, math.nan), math.nan if bound is None else bound
 
     @cached_property
     def _reference(self) -> Metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -39,31 +40,24 @@ def _standardised(values: Array) -> Array:
     return np.asarray((values - values.mean()) / (values.std() or 1.0))
 
 
-def feasibility(score: Score, barely: float) -> float:
-    """The label that the model of feasibility learns for a score: 1 if it is feasible, -1 if it failed.
+def clearance(excesses: Array) -> Array:
+    """How far a limit is from being broken, for a model to learn, by its excesses at some points; both of shape (n,).
 
-    In between are scores that miss limits: ``barely`` for the least miss, and down to -1 on a logarithmic scale.
+    It is below 0 where the limit is broken. Latencies of an overloaded service are many times their limits, so it grows
+    with the logarithm, from the typical excess on.
     """
-    if score.failed:
-        return -1.0
-    missed = min(math.log1p(score.violation) / math.log1p(_FARTHEST), 1.0)
-    return barely - (1.0 + barely) * missed if score.infeasible else 1.0
+    typical = float(np.median(np.abs(excesses))) or 1.0
+    return np.asarray(-np.arcsinh(np.clip(excesses / typical, -_FARTHEST, _FARTHEST)))
 
 
-_FARTHEST = 50.0
-"""Violation, relative to the limits, from which on the label is that of a failure. Latencies of an overloaded service
-are many times their limits, and labels have to tell which service is overloaded less."""
-_BARELY = -0.6
-"""Label of what barely misses a limit. Were it nearer to 0, the edge of the feasible would seem to be farther out than
-it is."""
-_BARELY_AT_FIRST = -0.2
-"""The same while nothing is known to be feasible, here or elsewhere: there is no edge yet, and smaller misses have to
-stand out."""
+_FARTHEST = 1e3
+"""Excesses that are more times the typical one do not count for more."""
 VALUE = Prior(share=0.8)
 """The prior of the process of the value: most of the variance is in main effects."""
-FEASIBLE = Prior(share=0.5, scale_spread=0.5)
-"""The prior of the process of feasibility. It leaves less open about length scales, since labels, most of which are 1
-or -1, say little about them."""
+WORKS = Prior(share=0.5, scale_spread=0.5)
+"""The prior of the process of what works. It leaves less open about length scales, since labels say little of them."""
+LIMITED = Prior(share=0.8)
+"""The prior of the processes of limited metrics: like throughputs, latencies are mostly sums of main effects."""
 _DOUBT = 3.0
 """Factor by which an explorer multiplies the standard deviation of the process of the value."""
 _SHARP = 6.0
@@ -76,7 +70,9 @@ _GAIN = 0.3
 _LAST = 1000.0
 """Subtracted from the log promise of points that come last: more than promises differ by."""
 _VAGUE = 0.25
-"""Variance of the difference between the process of feasibility at a point and what a measurement there shows."""
+"""Variance of the difference between the process of what works at a point and what a measurement there shows."""
+_EXACT = 1e-3
+"""The same of the processes of limited metrics, which are measured."""
 _SAMPLES = 16
 """Number of samples of whether the points in flight will be feasible."""
 
@@ -85,11 +81,13 @@ class Models:
     """Models of the value and of feasibility, fitted to measurements at ``points``, of shape (n, dimensions).
 
     Each point has a score. The value is a Gaussian process fitted to the scores that have one, which failures have not.
-    As soon as some score is not feasible, feasibility is a second process: least-squares classification, C. E.
-    Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning" (MIT Press, 2006), section 6.5. The edge of
-    the feasible may depend on a sum over several dimensions, so the kernel of this process has a direction. The search
-    for it starts at equal weights of all ordered dimensions, and again with signs that ``random`` draws. Results of
-    less than full fidelity count as measurements with more noise.
+    A point is feasible where some more processes are above 0. As soon as something has failed, one of them is that of
+    what works: least-squares classification, C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine
+    Learning" (MIT Press, 2006), section 6.5. The edge of what works may depend on a sum over several dimensions, so the
+    kernel of this process has a direction. The search for it starts at equal weights of all ordered dimensions, and
+    again with signs that ``random`` draws. Another one is that of each limit that has been broken, of how far the
+    metric is from it: J. R. Gardner et al., "Bayesian optimization with inequality constraints" (ICML 2014). Results
+    of less than full fidelity count as measurements with more noise.
     """
 
     def __init__(self, lattice: Lattice, points: Array, scores: Sequence[Score], random: np.random.Generator) -> None:
@@ -101,7 +99,7 @@ class Models:
         weights = np.array([1.0 / score.fidelity for score in scores])
         self._random = random
         self._value: GaussianProcess | None = None
-        self._feasible: GaussianProcess | None = None
+        self._conditions: list[tuple[GaussianProcess, float]] = []
         self._best: Array | None = None
         self._limited = any(score.infeasible for score in scores)
         if valued.sum() >= 2:
@@ -112,12 +110,18 @@ class Models:
             # criteria for noisy optimization" (2013).
             full = features[feasible & valued & judged & (weights == 1.0)]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
-        if not feasible[judged].all():
-            barely = _BARELY if feasible.any() else _BARELY_AT_FIRST
-            labels = np.array([feasibility(score, barely) for score in scores])
+        labels = np.array([-1.0 if score.failed else 1.0 for score in scores])[judged]
+        if (labels < 0.0).any():
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
-            self._feasible = fit(features[judged], labels[judged], weights[judged], lattice.groups, FEASIBLE, starts)
+            process = fit(features[judged], labels, weights[judged], lattice.groups, WORKS, starts)
+            self._conditions.append((process, _VAGUE))
+        for excesses in itertools.zip_longest(*(score.excesses for score in scores), fillvalue=math.nan):
+            found = np.array(excesses)
+            known = judged & np.isfinite(found)
+            if (found[known] > 0.0).any():
+                process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, LIMITED)
+                self._conditions.append((process, _EXACT))
 
     def imagine(self, points: Array) -> None:
         """Take into account what points in flight, of shape (m, dimensions), may turn out to be.
@@ -131,14 +135,14 @@ class Models:
         """
         for point in self._lattice.features(points):
             feasible = np.ones(1, dtype=np.bool_)
-            if self._feasible is not None:
-                mean, deviation = self._feasible.predict(point[None])
+            for index, (process, vague) in enumerate(self._conditions):
+                mean, deviation = process.predict(point[None])
                 # A value of the process, not a label of 1 or -1: labels that contradict each other would bend it.
                 found = mean.ravel()
                 if self._best is not None:
                     found = found + deviation * ndtri(self._strata())
-                    feasible = found + np.sqrt(_VAGUE) * ndtri(self._strata()) > 0.0
-                self._feasible = self._feasible.imagine(point, found)
+                    feasible = feasible & (found + np.sqrt(vague) * ndtri(self._strata()) > 0.0)
+                self._conditions[index] = process.imagine(point, found), vague
             if self._value is not None:
                 value = float(self._value.predict(point[None])[0][0])
                 self._value = self._value.imagine(point, value)
@@ -180,15 +184,12 @@ class Models:
 
     def _likely(self, features: Array) -> Array:
         """The probability of being feasible in each sample, of shape (m, samples), or (m, 1) without samples."""
-        if self._feasible is None:
-            return np.ones((len(features), 1))
-        mean, deviation = self._feasible.predict(features)
-        return _probability(mean.reshape(len(features), -1), deviation[:, None])
-
-
-def _probability(mean: Array, deviation: Array) -> Array:
-    # The least probability keeps the logarithm finite, and low enough to tell all but impossible points apart.
-    return np.asarray(np.maximum(ndtr(mean / np.sqrt(deviation**2 + _VAGUE)), 1e-300))
+        likely = np.ones((len(features), 1))
+        for process, vague in self._conditions:
+            mean, deviation = process.predict(features)
+            likely = likely * ndtr(mean.reshape(len(features), -1) / np.sqrt(deviation[:, None] ** 2 + vague))
+        # The least probability keeps the logarithm finite, and low enough to tell all but impossible points apart.
+        return np.asarray(np.maximum(likely, 1e-300))
 
 
 def _log_mean(logarithms: Array) -> Array:

@@ -106,21 +106,13 @@ class Objective:
             if not math.isfinite(metrics[name]):
                 return Score(failed=True, cause=f"{name} is {metrics[name]}")
 
-        violation = 0.0
-        violations = []
+        excesses, violations = [], []
         for limit in self.limits:
             value, bound = metrics[limit.metric], limit.bound((baseline or {}).get(limit.metric))
             if bound is None or (limit.relative and not math.isfinite(bound)):
                 raise ValueError(f"the limit on {limit.metric} is relative to the baseline, which did not measure it")
-            excess = limit.excess(value, bound)
-            if excess > 0:
-                violation += excess / (abs(bound) or 1.0)
+            excesses.append(limit.excess(value, bound))
+            if excesses[-1] > 0:
                 violations.append(limit.in_words(value, bound))
         value = metrics[self.metric]
-        return Score(
-            failed=False,
-            infeasible=bool(violations),
-            violation=violation,
-            fitness=-value if self.maximized else value,
-            violations=tuple(violations),
-        )
+        return Score.limited(-value if self.maximized else value, excesses, violations)

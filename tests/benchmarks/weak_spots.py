@@ -72,9 +72,7 @@ def overload(c: Mapping[str, Any]) -> Score:
     """A latency of 60 ms at best and of 6500 at worst, for a limit of 100; the cost tells nothing of it."""
     calm = (25, 4, 20, 8, 27, 3)
     away = math.sqrt(sum(((c[f"x{i}"] - at) / 30) ** 2 for i, at in enumerate(calm)) / len(calm))
-    missed = max(0.0, 0.6 * math.exp(8.8 * away) - 1.0)
-    value = 1.0 - sum(c[f"x{i}"] for i in range(6)) / 180
-    return Score(failed=False, infeasible=missed > 0, violation=missed, fitness=value)
+    return Score.limited(1.0 - sum(c[f"x{i}"] for i in range(6)) / 180, [0.6 * math.exp(8.8 * away) - 1.0])
 
 
 def memory(c: Mapping[str, Any]) -> Score:

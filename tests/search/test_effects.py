@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def measured(
     for configuration in found.values():
         true = score(configuration)
         value = None if true.fitness is None else true.fitness * float(np.exp(random.normal(0.0, noise)))
-        known.append(Known(configuration, Score(true.failed, true.infeasible, true.violation, value)))
+        known.append(Known(configuration, replace(true, fitness=value)))
     return known
 
 
@@ -56,7 +57,7 @@ def gains(known: list[Known], space: Space = SPACE) -> dict[str, float | None]:
     [
         (maximised, -0.5, -0.2),
         (lambda c: Score(failed=False, fitness=1e4 / rate(c)), -1.0, -0.25),  # a latency
-        (lambda c: Score(failed=False, infeasible=c["slots"] < 4, violation=0.1, fitness=-rate(c)), -0.5, -0.2),
+        (lambda c: Score.limited(-rate(c), [4.0 / c["slots"] - 1.0]), -0.5, -0.2),
     ],
 )
 def test_tells_what_each_change_is_worth_and_which_is_not(
@@ -84,8 +85,7 @@ def test_what_would_fail_or_break_a_limit_is_unlikely() -> None:
     def bounded(configuration: Mapping[str, Any]) -> Score:
         if configuration["poll"] < 2:
             return Score(failed=True)
-        slow = configuration["slots"] < 4
-        return Score(failed=False, infeasible=slow, violation=2.0 * slow, fitness=-rate(configuration))
+        return Score.limited(-rate(configuration), [4.0 / configuration["slots"] - 1.0])
 
     found = effects(SPACE, measured(60, bounded), BEST, BEFORE)
     assert found["poll"].likely < 0.5

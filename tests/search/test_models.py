@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mpipso.search.acquisition import InnerSwarm, log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, _Posterior, fit
 from mpipso.search.kernel import _ROWS, Covariance, Kernel, squared_distances
 from mpipso.search.lattice import LEVELS, Lattice
-from mpipso.search.models import Models, feasibility, targets
+from mpipso.search.models import Models, clearance, targets
 from mpipso.search.space import Space
 
 
@@ -178,18 +179,36 @@ def test_targets_of_equal_values_are_finite(values: list[float]) -> None:
     assert np.isfinite(targets(np.array(values))).all()
 
 
-def test_feasibility_is_graded() -> None:
-    scores = [
-        Score(failed=True),
-        *(Score(failed=False, infeasible=True, violation=missed, fitness=1.0) for missed in (math.inf, 60.0)),
-        *(Score(failed=False, infeasible=True, violation=missed, fitness=1.0) for missed in (40.0, 8.0, 2.0, 0.1)),
-        Score(failed=False, fitness=1.0),
-    ]
-    found = [feasibility(score, -0.6) for score in scores]
-    assert found[0] == found[1] == found[2] == -1.0
-    assert np.all(np.diff(found[2:]) > 0), "latencies of an overloaded service are many times their limits"
-    assert found[-1] == 1.0
-    assert found[-2] == pytest.approx(-0.6, abs=0.02)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_clearance_of_a_limit_keeps_its_edge_and_tells_how_far_it_is_broken(scale: float) -> None:
+    found = clearance(scale * np.array([-0.9, -0.1, 0.0, 0.1, 8.0, 40.0, 1e300]))
+    assert np.sign(found).tolist() == [1.0, 1.0, 0.0, -1.0, -1.0, -1.0, -1.0]
+    assert np.all(np.diff(found) < 0.0), "latencies of an overloaded service are many times their limits"
+    assert np.abs(found).max() < 10.0
+    assert clearance(np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def limited_by(excess: Callable[[np.ndarray], float], points: np.ndarray) -> list[Score]:
+    return [Score.limited(-float(point.sum()), [-1.0, excess(point)]) for point in points]
+
+
+def test_what_keeps_a_limit_tells_where_its_edge_is() -> None:
+    """Two of the points that keep it are nearly beyond it, all others are far from it."""
+    lattice = Lattice(integers(40, 40))
+    points = lattice.snap(np.array([[0.1, 0.1], [0.1, 0.9], [0.3, 0.5], [0.69, 0.2], [0.69, 0.8], [0.99, 0.5]]))
+    models = Models(lattice, points, limited_by(lambda p: p[0] - 0.7, points), np.random.default_rng(0))
+    near = lattice.snap(np.array([[0.6, 0.5], [0.8, 0.5]]))
+    assert np.array_equal(models.likely(near) > 0.9, [True, False])
+    assert models.likely(near)[1] < 0.1
+
+
+def test_a_limit_that_nobody_has_broken_and_one_that_is_not_known_have_no_model() -> None:
+    lattice = Lattice(integers(40, 40))
+    points = lattice.sample(np.random.default_rng(1), 8)
+    kept = Models(lattice, points, limited_by(lambda p: -0.01, points), np.random.default_rng(0))
+    assert kept.likely(points) == pytest.approx(1.0)
+    unknown = [Score.limited(-1.0, [0.5, math.nan]), *(Score.limited(-1.0, [-0.5]) for _ in points[1:])]
+    assert Models(lattice, points, unknown, np.random.default_rng(0)).likely(points)[0] < 0.5
 
 
 @pytest.mark.parametrize("z", [-30.0, -5.0, -1.001, -0.999, 0.0, 3.0])
@@ -319,11 +338,7 @@ def test_what_promises_much_more_is_not_better_for_it_where_limits_are_missed(se
     """The value goes on getting better beyond the edge, where it was measured; the edge is where the sum is 1."""
     lattice = Lattice(integers(30, 30))
     points = lattice.sample(np.random.default_rng(seed), 20)
-    missed = [max(0.0, float(point.sum()) - 1.0) for point in points]
-    scores = [
-        Score(failed=False, infeasible=m > 0.0, violation=m, fitness=-float(point.sum()))
-        for point, m in zip(points, missed, strict=True)
-    ]
+    scores = [Score.limited(-float(point.sum()), [float(point.sum()) - 1.0]) for point in points]
     models = Models(lattice, points, scores, np.random.default_rng(0))
     everywhere = np.array([[(i + 0.5) / 30, (j + 0.5) / 30] for i in range(30) for j in range(30)])
     assert everywhere[np.argmax(models.promise(everywhere))].sum() < 1.3

@@ -63,8 +63,7 @@ def sometimes(point: np.ndarray) -> Score:
     """Fails where the first coordinate is high, misses a limit where the second is."""
     if point[0] > 0.7:
         return Score(failed=True)
-    missed = max(0.0, float(point[1]) - 0.6)
-    return Score(failed=False, infeasible=missed > 0, violation=missed, fitness=bowl(point).fitness)
+    return Score.limited(bowl(point).fitness or 0.0, [float(point[1]) - 0.6])
 
 
 def run(searching: Strategy, batches: list[int], judge: Judge = sometimes, begin: int = 0) -> list[np.ndarray]:
@@ -448,7 +447,7 @@ def test_what_only_machines_with_more_room_can_do_is_not_taken_for_feasible(miss
         need = float(point.sum())
         if need > room and not missed:
             return Score(failed=True)
-        return Score(failed=False, infeasible=need > room, violation=max(0.0, need / room - 1.0), fitness=-need)
+        return Score.limited(-need, [need / room - 1.0] if missed else [])
 
     searching = strategy("surrogate", space)
     searching.learn(points, [judge(point, 3.2) for point in points])
