@@ -66,36 +66,37 @@ def tables(folder: Path, failures: float = 0.0) -> Iterator[Landscape]:
     if not paths:
         raise SystemExit(f"{folder}: no table there, that is no NAME.json with its NAME.csv")
     for path in paths:
-        yield _table(folder, path.stem, failures)
+        yield column(folder, path.stem, failures=failures)
 
 
-def _table(folder: Path, name: str, failures: float) -> Landscape:
+def column(folder: Path, name: str, values: str = "__value", failures: float = 0.0) -> Landscape:
+    """The values in a column of a table; a share ``failures`` of the rows is made to fail."""
     about = json.loads((folder / f"{name}.json").read_text())
     columns = about["space"]
     rows: dict[tuple[float, ...], float] = {}
     with (folder / f"{name}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            at = tuple(_index(column["values"], row[column["name"]]) for column in columns)
-            rows[at] = float(row["__value"] or "inf")
+            at = tuple(_index(each["values"], row[each["name"]]) for each in columns)
+            rows[at] = float(row[values] or "inf")
     fails = np.random.default_rng(0).random(len(rows)) < failures
     rows = {at: math.inf if failed else value for (at, value), failed in zip(rows.items(), fails, strict=True)}
-    ordered = np.array([column["type"] == "ord" for column in columns])
-    axes = [Axis("ord" if column["type"] == "ord" else "cat", len(column["values"])) for column in columns]
-    indices, values = np.array(list(rows)), list(rows.values())
+    ordered = np.array([each["type"] == "ord" for each in columns])
+    axes = [Axis("ord" if each["type"] == "ord" else "cat", len(each["values"])) for each in columns]
+    indices, costs = np.array(list(rows)), list(rows.values())
 
     def nearest(at: tuple[float, ...]) -> float:
         same = (indices[:, ~ordered] == np.array(at)[~ordered]).all(axis=1)
         if not same.any():
             return math.inf
         distance = np.abs(indices - np.array(at))[:, ordered].sum(axis=1)
-        return values[int(np.argmin(np.where(same, distance, np.inf)))]
+        return costs[int(np.argmin(np.where(same, distance, np.inf)))]
 
     def lookup(at: tuple[float, ...]) -> float:
         if at not in rows and about["sparse"]:
             rows[at] = nearest(at)
         return rows.get(at, math.inf)
 
-    opt = about["opt"] if not failures else min(values)
+    opt = about["opt"] if not failures else min(costs)
     return Landscape(name, axes, lookup, opt, about["median"])
 
 

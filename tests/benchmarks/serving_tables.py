@@ -9,7 +9,7 @@ estimates for the spaces below; they take some minutes, most of which are for ``
 
 What is minimised is the negative of the output tokens per second and GPU. A configuration has failed if it breaks the
 limits on the time to the first token or per output token, does not fit the memory or the number of GPUs, or is one that
-the simulator refuses.
+the simulator refuses. For ``limits.py``, there are also the rate and the ratios to these limits of what has latencies.
 """
 
 from __future__ import annotations
@@ -22,15 +22,30 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from tests.benchmarks.table_files import Column, category, ordered, write
 
-Rows = dict[tuple[Any, ...], float]
+
+class Row(NamedTuple):
+    """What a service does, by its rate and the ratios of its latencies to their limits."""
+
+    rate: float
+    first: float
+    token: float
+
+    @property
+    def cost(self) -> float:
+        return -self.rate if self.first <= 1.0 and self.token <= 1.0 else math.inf
+
+
+Rows = dict[tuple[Any, ...], Row | None]
+"""By the values of the columns; None where there are no latencies, as it does not work."""
+_LIMITED = ("__ttft", "__tpot")
 _ENOUGH = 60
 """Feasible configurations that make a table worth it."""
 _TPOT = 30.0
@@ -53,19 +68,19 @@ def measured() -> Iterator[tuple[str, list[Column], Rows]]:
             found = _measurement(row)
             if found is not None:
                 rows = workloads.setdefault(f"{model}_{row['isl']}_{row['osl']}", {})
-                values, cost = found
+                values, row_found = found
                 # Versions of a server were measured one after the other: the best counts.
-                rows[values] = min(cost, rows.get(values, math.inf))
+                rows[values] = min(row_found, rows.get(values) or row_found, key=lambda each: (each.cost, -each.rate))
     for name, rows in workloads.items():
-        if sum(map(math.isfinite, rows.values())) >= _ENOUGH and name != _SHARED:
+        if sum(each is not None and math.isfinite(each.cost) for each in rows.values()) >= _ENOUGH and name != _SHARED:
             yield name, *_varying(rows)
 
 
 _COLUMNS = ("system", "precision", "backend", "tp", "dp", "ep", "concurrency")
 
 
-def _measurement(row: Mapping[str, str]) -> tuple[tuple[Any, ...], float] | None:
-    """The values of ``_COLUMNS`` and the cost; None where the row says too little, or is of another kind."""
+def _measurement(row: Mapping[str, str]) -> tuple[tuple[Any, ...], Row] | None:
+    """The values of ``_COLUMNS`` and what was measured; None where that is too little, or of another kind."""
     if row["mode"] != "agg" or int(row["isl"]) not in _TTFT:
         return None
     concurrency = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
@@ -75,17 +90,17 @@ def _measurement(row: Mapping[str, str]) -> tuple[tuple[Any, ...], float] | None
     tp, dp, ep = (float(row[key] or 1) for key in ("tp_size", "attention_dp_size", "moe_ep_size"))
     requests, tokens = float(concurrency[1]), float(row["osl"])
     rate = 1000.0 * requests * tokens / (ttft + tpot * (tokens - 1.0)) / (tp * dp)
-    kept = tpot <= _TPOT and ttft <= _TTFT[int(row["isl"])]
     precision = row["precision"] or row["gemm_quant_mode"] or "-"
-    return (row["system"], precision, row["backend"], tp, dp, ep, requests), -rate if kept else math.inf
+    values = row["system"], precision, row["backend"], tp, dp, ep, requests
+    return values, Row(rate, ttft / _TTFT[int(row["isl"])], tpot / _TPOT)
 
 
 def _varying(rows: Rows) -> tuple[list[Column], Rows]:
-    """The columns that have more than one value, and the costs by these."""
+    """The columns that have more than one value, and the rows by these."""
     values = [sorted({at[i] for at in rows}) for i in range(len(_COLUMNS))]
     used = [i for i, found in enumerate(values) if len(found) > 1]
     columns = [(category if isinstance(values[i][0], str) else ordered)(_COLUMNS[i], *values[i]) for i in used]
-    return columns, {tuple(at[i] for i in used): cost for at, cost in rows.items()}
+    return columns, {tuple(at[i] for i in used): row for at, row in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ SERVICES = {
 
 
 def simulated(service: Service) -> Rows:
-    """The cost of every configuration of a service by the simulator."""
+    """What every configuration of a service does, by the simulator."""
     from aiconfigurator.cli.api import cli_estimate
     from aiconfigurator.sdk import perf_database
 
@@ -171,7 +186,7 @@ def simulated(service: Service) -> Rows:
     opened = functools.cache(perf_database.get_database_view)
     with mock.patch.object(perf_database, "get_database_view", opened):
         for values in itertools.product(*(column.values for column in service.columns)):
-            rows[values] = math.inf
+            rows[values] = None
             sizes = _sizes(dict(zip(names, values, strict=True)))
             if sizes is None or _gpus(sizes) > service.gpus:
                 continue
@@ -182,8 +197,9 @@ def simulated(service: Service) -> Rows:
                 )  # fmt: skip
             except Exception:  # whatever the simulator refuses, by any of its many errors
                 continue
-            if not found.kv_cache_warning and found.ttft <= service.ttft and found.tpot <= service.tpot:
-                rows[values] = -float(found.tokens_per_second_per_gpu)
+            if not found.kv_cache_warning:
+                ratios = float(found.ttft) / service.ttft, float(found.tpot) / service.tpot
+                rows[values] = Row(float(found.tokens_per_second_per_gpu), *ratios)
     return rows
 
 
@@ -223,10 +239,16 @@ def main() -> None:
     options = parser.parse_args()
     for name, columns, rows in measured():
         if options.names is None or name in options.names:
-            write(options.folder, name, columns, rows, sparse=True)
+            _write(options.folder, name, columns, rows, sparse=True)
     for name, service in SERVICES.items():
         if options.names is None or name in options.names:
-            write(options.folder, name, service.columns, simulated(service))
+            _write(options.folder, name, service.columns, simulated(service), sparse=False)
+
+
+def _write(folder: Path, name: str, columns: Sequence[Column], rows: Rows, *, sparse: bool) -> None:
+    costs = {values: math.inf if row is None else row.cost for values, row in rows.items()}
+    more = {values: row for values, row in rows.items() if row is not None}
+    write(folder, name, columns, costs, sparse=sparse, limited=_LIMITED, more=more)
 
 
 if __name__ == "__main__":

@@ -30,19 +30,30 @@ def category(name: str, *values: str) -> Column:
     return Column(name, "cat", values)
 
 
-def write(folder: Path, name: str, columns: Sequence[Column], table: Table, *, sparse: bool = False) -> None:
+def write(
+    folder: Path,
+    name: str,
+    columns: Sequence[Column],
+    table: Table,
+    *,
+    sparse: bool = False,
+    limited: Sequence[str] = (),
+    more: Mapping[tuple[Any, ...], Sequence[float]] | None = None,
+) -> None:
     """Write ``NAME.csv`` and ``NAME.json``, and print a line on what is in them.
 
-    Of a ``sparse`` table, a configuration that is not in it costs what the nearest one costs; else it has failed.
+    Of a ``sparse`` table, a configuration that is not in it costs what the nearest one costs; else it has failed. Where
+    there are ``limited`` metrics, ``more`` holds, for what has not failed, the rate and the ratio of each of those to
+    its limit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*(column.name for column in columns), "__value"])
-        writer.writerows([*values, value] for values, value in table.items())
+        writer.writerow([*(column.name for column in columns), "__value", *(["__rate", *limited] if limited else [])])
+        writer.writerows([*values, value, *(more or {}).get(values, [])] for values, value in table.items())
     finite = [value for value in table.values() if math.isfinite(value)]
     best = min(finite)
-    about = {"space": [vars(column) for column in columns], "sparse": sparse}
+    about = {"space": [vars(column) for column in columns], "sparse": sparse, "limited": list(limited)}
     about |= {"opt": best, "median": statistics.median(finite)}
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
     good = sum(value <= best + 0.05 * abs(best) for value in finite)

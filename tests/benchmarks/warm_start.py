@@ -75,7 +75,7 @@ def roomier(seeds: int) -> None:
         print(f"\n{what + ' elsewhere':20}" + "".join(f"{budget:8}" for budget in BUDGETS))
         for name, room in ROOM.items():
             means = np.mean([rates(spot, room, seed, fails=fails) for seed in range(seeds)], axis=0)
-            print(f"{name:20}" + "".join(f"{mean / spot.best():8.2f}" for mean in means), flush=True)
+            print(f"{name:20}" + "".join(f"{mean / spot.best:8.2f}" for mean in means), flush=True)
 
 
 def main() -> None:
