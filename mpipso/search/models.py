@@ -44,20 +44,28 @@ def clearance(excesses: Array) -> Array:
     """How far a limit is from being broken, for a model to learn, by its excesses at some points; both of shape (n,).
 
     It is below 0 where the limit is broken. Latencies of an overloaded service are many times their limits, so it grows
-    with the logarithm, from the typical excess on.
+    with the logarithm, from the typical excess on. Where a count has to be what it is at best, as that of failed
+    requests, no measurement keeps the limit by more than 0: then 0 counts as kept by the typical excess.
     """
-    typical = float(np.median(np.abs(excesses))) or 1.0
-    return np.asarray(-np.arcsinh(np.clip(excesses / typical, -_FARTHEST, _FARTHEST)))
+    off = excesses != 0.0
+    typical = float(np.median(np.abs(excesses[off]))) if off.any() else 1.0
+    least = 0.0 if exact(excesses) else -typical
+    with np.errstate(over="ignore"):
+        relative = np.where(off, excesses, least) / typical
+    return np.asarray(-np.arcsinh(np.clip(relative, -_FARTHEST, _FARTHEST)))
+
+
+def exact(excesses: Array) -> bool:
+    """Whether a limit is on what is measured on a continuous scale: no two measurements are at the limit itself."""
+    return bool(np.count_nonzero(excesses == 0.0) < 2)
 
 
 _FARTHEST = 1e3
 """Excesses that are more times the typical one do not count for more."""
 VALUE = Prior(share=0.8)
-"""The prior of the process of the value: most of the variance is in main effects."""
+"""The prior of the processes of the value and of limited metrics: most of the variance is in main effects."""
 WORKS = Prior(share=0.5, scale_spread=0.5)
 """The prior of the process of what works. It leaves less open about length scales, since labels say little of them."""
-LIMITED = Prior(share=0.8)
-"""The prior of the processes of limited metrics: like throughputs, latencies are mostly sums of main effects."""
 _DOUBT = 3.0
 """Factor by which an explorer multiplies the standard deviation of the process of the value."""
 _SHARP = 6.0
@@ -72,7 +80,7 @@ _LAST = 1000.0
 _VAGUE = 0.25
 """Variance of the difference between the process of what works at a point and what a measurement there shows."""
 _EXACT = 1e-3
-"""The same of the processes of limited metrics, which are measured."""
+"""The same of the processes of limited metrics."""
 _SAMPLES = 16
 """Number of samples of whether the points in flight will be feasible."""
 
@@ -120,8 +128,8 @@ class Models:
             found = np.array(excesses)
             known = judged & np.isfinite(found)
             if (found[known] > 0.0).any():
-                process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, LIMITED)
-                self._conditions.append((process, _EXACT))
+                process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, VALUE)
+                self._conditions.append((process, _EXACT if exact(found[known]) else _VAGUE))
 
     def imagine(self, points: Array) -> None:
         """Take into account what points in flight, of shape (m, dimensions), may turn out to be.

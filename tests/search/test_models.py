@@ -185,7 +185,19 @@ def test_the_clearance_of_a_limit_keeps_its_edge_and_tells_how_far_it_is_broken(
     assert np.sign(found).tolist() == [1.0, 1.0, 0.0, -1.0, -1.0, -1.0, -1.0]
     assert np.all(np.diff(found) < 0.0), "latencies of an overloaded service are many times their limits"
     assert np.abs(found).max() < 10.0
-    assert clearance(np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+    assert clearance(np.array([1e-320, 1e-320, -1e300])).tolist() == pytest.approx([-0.88, -0.88, 7.6], abs=0.01)
+
+
+def test_a_limit_that_can_only_just_be_kept_is_kept() -> None:
+    """As that no request may fail: what is at the limit is as clearly within it as what breaks it is not."""
+    found = clearance(np.array([0.0, 3.0, 0.0, 5.0, 4.0]))
+    assert found[0] == found[2] == -found[4] > 0.5
+    lattice = Lattice(integers(40, 40))
+    points = lattice.sample(np.random.default_rng(1), 20)
+    scores = [Score.limited(-float(p.sum()), [float(max(0.0, np.floor(20 * (p[0] - 0.7))))]) for p in points]
+    unseen = lattice.snap(np.array([[0.1, 0.3], [0.4, 0.8], [0.95, 0.5]]))
+    likely = Models(lattice, points, scores, np.random.default_rng(0)).likely(unseen)
+    assert likely[0] > 0.8 and likely[1] > 0.8 and likely[2] < 0.3
 
 
 def limited_by(excess: Callable[[np.ndarray], float], points: np.ndarray) -> list[Score]:
