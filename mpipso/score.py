@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -36,16 +35,9 @@ class Score:
     unjudged: bool = field(default=False, compare=False)
     """Whether its fitness counts but not its feasibility: it was measured elsewhere, and most of what is feasible there
     is not feasible here."""
-    excesses: tuple[float, ...] = field(default=(), compare=False)
-    """Of each limit, by how much it is broken, relative to the limit; below 0, by how much it is kept; NaN if that is
-    not known. Empty where there are no limits, or nobody says."""
-
-    @classmethod
-    def limited(cls, fitness: float, excesses: Sequence[float], violations: Sequence[str] = ()) -> Score:
-        """The score of what was measured and has limits, by the :attr:`excesses` over these."""
-        violation = sum(max(excess, 0.0) for excess in excesses)
-        broken = any(excess > 0.0 for excess in excesses)
-        return cls(False, broken, violation, fitness, excesses=tuple(excesses), violations=tuple(violations))
+    log_ratios: tuple[float, ...] = field(default=(), compare=False)
+    """Of each limit, the logarithm of the ratio of what was measured to it: above 0 where it is broken (of a lower
+    limit that of the inverse), NaN where that is not known. Empty where there are no limits, or nobody says."""
 
     @property
     def feasible(self) -> bool:

@@ -44,7 +44,7 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
             continue
         if not math.isfinite(score.violation):
             score = replace(score, violation=0.0)
-        score = replace(score, excesses=() if score.failed else outcome.excesses(each.metrics))
+        score = replace(score, log_ratios=() if score.failed else outcome.log_ratios(each.metrics))
         try:
             space.encode(each.configuration)
         except ValueError:

@@ -49,6 +49,9 @@ class Service(Section):
         return adapter("engines", engine, info)
 
 
+_LEAST_RATIO = 1e-3
+
+
 class Limit(Section):
     """A service level objective: ``metric`` at most ``max``, or at least ``min``.
 
@@ -74,6 +77,18 @@ class Limit(Section):
     def excess(self, value: float, bound: float) -> float:
         """By how much a value is beyond the :meth:`bound`, relative to that; above zero if the limit is broken."""
         return (value - bound if self.max is not None else bound - value) / (abs(bound) or 1.0)
+
+    def log_ratio(self, value: float, bound: float) -> float:
+        """How a value compares with the :meth:`bound`, as a logarithm; above 0 if the limit is broken.
+
+        It is that of the ratio of value to bound, which is taken to be a thousandth at least, or of its inverse where
+        the bound is a lower one. Bounds that are not above 0 have no such ratio: then it is that of the distance.
+        """
+        if bound > 0.0:
+            found = math.log(max(value / bound, _LEAST_RATIO))
+            return found if self.max is not None else -found
+        excess = self.excess(value, bound)
+        return math.copysign(math.log1p(abs(excess)), excess)
 
     def in_words(self, value: float, bound: float) -> str:
         """How it is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -118,28 +118,25 @@ class History:
     def foreign(self) -> list[tuple[Array, Score]]:
         """Points that were measured only elsewhere, with the scores that are expected of them here.
 
-        Other machines may be slower or faster by a factor. The factor is estimated by the median of the ratio over the
-        configurations that were measured both here and there; it is 1 until there is one. Other machines may also have
-        more room: if most configurations that were feasible there, and were measured here, are not feasible here, then
-        all others that were feasible there are marked ``unjudged``. What failed there is expected to fail here as well.
+        Other machines may be slower or faster by a factor, in the objective and in each limited metric. These factors
+        are estimated by the median of the ratio over the configurations that were measured both here and there; they
+        are 1 until there is one. Other machines may also have more room: if most configurations that should be feasible
+        here, and were measured here, are not, then all others that should be are marked ``unjudged``. What failed there
+        is expected to fail here as well.
         """
         own = {self._keys[number]: score for number, score in self.scores.items()}
-        ratios: dict[int, list[float]] = {}
+        both = [(own[key], *self._known[key][1:]) for key in own.keys() & self._known.keys()]
+        expected = {place: _expected_of([(here, there) for here, there, p in both if p == place]) for *_, place in both}
         feasible: dict[int, list[bool]] = {}
-        for key in own.keys() & self._known.keys():
-            here, (_, there, place) = own[key], self._known[key]
-            if here.fitness is not None and there.fitness is not None and here.fitness * there.fitness > 0.0:
-                ratios.setdefault(place, []).append(here.fitness / there.fitness)
-            if there.feasible:
+        for here, there, place in both:
+            if expected[place](there).feasible:
                 feasible.setdefault(place, []).append(here.feasible)
-        factors = {place: float(np.median(found)) for place, found in ratios.items()}
         roomier = {place for place, found in feasible.items() if 2 * sum(found) < len(found)}
         found = []
         for key, (point, score, place) in self._known.items():
             if key not in own:
-                fitness = None if score.fitness is None else factors.get(place, 1.0) * score.fitness
-                unjudged = score.feasible and place in roomier
-                found.append((point, replace(score, fitness=fitness, unjudged=unjudged)))
+                here = expected[place](score) if place in expected else score
+                found.append((point, replace(here, unjudged=here.feasible and place in roomier)))
         return found
 
     @property
@@ -209,3 +206,23 @@ def _redrawn(point: Array, count: int, random: np.random.Generator) -> Array:
     moved = np.array(point)
     moved[axes] = random.random(len(axes))
     return moved
+
+
+def _expected_of(both: Sequence[tuple[Score, Score]]) -> Callable[[Score], Score]:
+    """From scores of here and there, of the same configurations, what a score of there is expected to be here."""
+    fitness = [(here.fitness, there.fitness) for here, there in both]
+    ratios = [here / there for here, there in fitness if here is not None and there is not None and here * there > 0.0]
+    factor = float(np.median(ratios)) if ratios else 1.0
+    pairs = [(here.log_ratios, there.log_ratios) for here, there in both]
+    apart = [np.subtract(here, there) for here, there in pairs if here and len(here) == len(there)]
+    shifts = np.median(apart, axis=0) if apart else 0.0
+
+    def expected(there: Score) -> Score:
+        scaled = replace(there, fitness=None if there.fitness is None else factor * there.fitness)
+        if not there.log_ratios or not apart:
+            return scaled
+        log_ratios = tuple(map(float, np.add(there.log_ratios, shifts)))
+        violation = float(np.sum(np.expm1(np.maximum(log_ratios, 0.0))))
+        return replace(scaled, infeasible=violation > 0.0, violation=violation, log_ratios=log_ratios)
+
+    return expected

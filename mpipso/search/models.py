@@ -40,28 +40,26 @@ def _standardised(values: Array) -> Array:
     return np.asarray((values - values.mean()) / (values.std() or 1.0))
 
 
-def clearance(excesses: Array) -> Array:
-    """How far a limit is from being broken, for a model to learn, by its excesses at some points; both of shape (n,).
+def clearance(log_ratios: Array) -> Array:
+    """How far a limit is from being broken, for a model to learn, by the ``log_ratios`` of scores; both of shape (n,).
 
-    It is below 0 where the limit is broken. Latencies of an overloaded service are many times their limits, so it grows
-    with the logarithm, from the typical excess on. Where a count has to be what it is at best, as that of failed
-    requests, no measurement keeps the limit by more than 0: then 0 counts as kept by the typical excess.
+    It is below 0 where the limit is broken, and 1 or -1, about, where it is a typical distance away. Where a count has
+    to be what it is at best, as that of failed requests, no measurement keeps the limit by more than 0: then 0 counts
+    as kept by the typical distance.
     """
-    off = excesses != 0.0
-    typical = float(np.median(np.abs(excesses[off]))) if off.any() else 1.0
-    least = 0.0 if exact(excesses) else -typical
-    with np.errstate(over="ignore"):
-        relative = np.where(off, excesses, least) / typical
-    return np.asarray(-np.arcsinh(np.clip(relative, -_FARTHEST, _FARTHEST)))
+    off = log_ratios != 0.0
+    typical = float(np.median(np.abs(log_ratios[off]))) if off.any() else 1.0
+    kept = np.where(off, log_ratios, 0.0 if exact(log_ratios) else -typical)
+    return np.asarray(-np.arcsinh(np.clip(kept, -_FARTHEST * typical, _FARTHEST * typical) / typical))
 
 
-def exact(excesses: Array) -> bool:
+def exact(log_ratios: Array) -> bool:
     """Whether a limit is on what is measured on a continuous scale: no two measurements are at the limit itself."""
-    return bool(np.count_nonzero(excesses == 0.0) < 2)
+    return bool(np.count_nonzero(log_ratios == 0.0) < 2)
 
 
 _FARTHEST = 1e3
-"""Excesses that are more times the typical one do not count for more."""
+"""What is more times the typical distance away does not count for more."""
 VALUE = Prior(share=0.8)
 """The prior of the processes of the value and of limited metrics: most of the variance is in main effects."""
 WORKS = Prior(share=0.5, scale_spread=0.5)
@@ -124,8 +122,8 @@ class Models:
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
             process = fit(features[judged], labels, weights[judged], lattice.groups, WORKS, starts)
             self._conditions.append((process, _VAGUE))
-        for excesses in itertools.zip_longest(*(score.excesses for score in scores), fillvalue=math.nan):
-            found = np.array(excesses)
+        for log_ratios in itertools.zip_longest(*(score.log_ratios for score in scores), fillvalue=math.nan):
+            found = np.array(log_ratios)
             known = judged & np.isfinite(found)
             if (found[known] > 0.0).any():
                 process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, VALUE)

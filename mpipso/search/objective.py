@@ -106,13 +106,23 @@ class Objective:
             if not math.isfinite(metrics[name]):
                 return Score(failed=True, cause=f"{name} is {metrics[name]}")
 
-        excesses, violations = [], []
+        violation = 0.0
+        violations, log_ratios = [], []
         for limit in self.limits:
             value, bound = metrics[limit.metric], limit.bound((baseline or {}).get(limit.metric))
             if bound is None or (limit.relative and not math.isfinite(bound)):
                 raise ValueError(f"the limit on {limit.metric} is relative to the baseline, which did not measure it")
-            excesses.append(limit.excess(value, bound))
-            if excesses[-1] > 0:
+            log_ratios.append(limit.log_ratio(value, bound))
+            excess = limit.excess(value, bound)
+            if excess > 0:
+                violation += excess
                 violations.append(limit.in_words(value, bound))
         value = metrics[self.metric]
-        return Score.limited(-value if self.maximized else value, excesses, violations)
+        return Score(
+            failed=False,
+            infeasible=bool(violations),
+            violation=violation,
+            fitness=-value if self.maximized else value,
+            violations=tuple(violations),
+            log_ratios=tuple(log_ratios),
+        )

@@ -41,6 +41,12 @@ Model = Callable[[Mapping[str, Any]], tuple[Any, Sequence[Any]]]
 service fails. All of them may be arrays."""
 
 
+def limited(fitness: float, ratios: Sequence[float]) -> Score:
+    """The score of what was measured, by the ratios of metrics to their limits."""
+    violation = sum(max(ratio - 1.0, 0.0) for ratio in ratios)
+    return Score(False, violation > 0.0, violation, fitness, log_ratios=tuple(map(math.log, ratios)))
+
+
 @dataclass(frozen=True)
 class Spot:
     name: str
@@ -51,7 +57,7 @@ class Spot:
 
     def score(self, configuration: Mapping[str, Any]) -> Score:
         rate, ratios = self.model(configuration)
-        return Score.limited(-float(rate), [float(each) - 1.0 for each in ratios]) if rate else Score(failed=True)
+        return limited(-float(rate), [float(each) for each in ratios]) if rate else Score(failed=True)
 
     @cached_property
     def best(self) -> float:
@@ -181,7 +187,7 @@ def tpe(spot: Spot, seed: int, batch: int) -> list[Score]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     sampler = optuna.samplers.TPESampler(
-        seed=seed, constant_liar=batch > 1, constraints_func=lambda trial: trial.user_attrs["excesses"]
+        seed=seed, constant_liar=batch > 1, constraints_func=lambda trial: trial.user_attrs["limits"]
     )
     study = optuna.create_study(sampler=sampler)
     scores: list[Score] = []
@@ -189,7 +195,7 @@ def tpe(spot: Spot, seed: int, batch: int) -> list[Score]:
         trials = [study.ask() for _ in range(batch)]
         found = [spot.score({p.name: _suggested(trial, p) for p in spot.space.parameters}) for trial in trials]
         for trial, score in zip(trials, found, strict=True):
-            trial.set_user_attr("excesses", score.excesses)
+            trial.set_user_attr("limits", score.log_ratios)
             if score.fitness is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:

@@ -23,6 +23,7 @@ from mpipso.config import Constraint, Parameter, Search
 from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
+from tests.benchmarks.limits import limited
 
 BATCH, BUDGETS = 4, (20, 40, 80)
 FAILED = Score(failed=True)
@@ -72,7 +73,7 @@ def overload(c: Mapping[str, Any]) -> Score:
     """A latency of 60 ms at best and of 6500 at worst, for a limit of 100; the cost tells nothing of it."""
     calm = (25, 4, 20, 8, 27, 3)
     away = math.sqrt(sum(((c[f"x{i}"] - at) / 30) ** 2 for i, at in enumerate(calm)) / len(calm))
-    return Score.limited(1.0 - sum(c[f"x{i}"] for i in range(6)) / 180, [0.6 * math.exp(8.8 * away) - 1.0])
+    return limited(1.0 - sum(c[f"x{i}"] for i in range(6)) / 180, [0.6 * math.exp(8.8 * away)])
 
 
 def memory(c: Mapping[str, Any]) -> Score:

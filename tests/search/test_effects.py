@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from search.scored import limited
 
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.score import Score
@@ -57,7 +58,7 @@ def gains(known: list[Known], space: Space = SPACE) -> dict[str, float | None]:
     [
         (maximised, -0.5, -0.2),
         (lambda c: Score(failed=False, fitness=1e4 / rate(c)), -1.0, -0.25),  # a latency
-        (lambda c: Score.limited(-rate(c), [4.0 / c["slots"] - 1.0]), -0.5, -0.2),
+        (lambda c: limited(-rate(c), 4.0 / c["slots"]), -0.5, -0.2),
     ],
 )
 def test_tells_what_each_change_is_worth_and_which_is_not(
@@ -85,7 +86,7 @@ def test_what_would_fail_or_break_a_limit_is_unlikely() -> None:
     def bounded(configuration: Mapping[str, Any]) -> Score:
         if configuration["poll"] < 2:
             return Score(failed=True)
-        return Score.limited(-rate(configuration), [4.0 / configuration["slots"] - 1.0])
+        return limited(-rate(configuration), 4.0 / configuration["slots"])
 
     found = effects(SPACE, measured(60, bounded), BEST, BEFORE)
     assert found["poll"].likely < 0.5

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.stats import norm
+from search.scored import limited
 
 from mpipso.config import Constraint, Parameter
 from mpipso.score import Score
@@ -181,7 +182,7 @@ def test_targets_of_equal_values_are_finite(values: list[float]) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_clearance_of_a_limit_keeps_its_edge_and_tells_how_far_it_is_broken(scale: float) -> None:
-    found = clearance(scale * np.array([-0.9, -0.1, 0.0, 0.1, 8.0, 40.0, 1e300]))
+    found = clearance(scale * np.array([-0.9, -0.1, 0.0, 0.1, 8.0, 40.0, 1e200]))
     assert np.sign(found).tolist() == [1.0, 1.0, 0.0, -1.0, -1.0, -1.0, -1.0]
     assert np.all(np.diff(found) < 0.0), "latencies of an overloaded service are many times their limits"
     assert np.abs(found).max() < 10.0
@@ -194,21 +195,21 @@ def test_a_limit_that_can_only_just_be_kept_is_kept() -> None:
     assert found[0] == found[2] == -found[4] > 0.5
     lattice = Lattice(integers(40, 40))
     points = lattice.sample(np.random.default_rng(1), 20)
-    scores = [Score.limited(-float(p.sum()), [float(max(0.0, np.floor(20 * (p[0] - 0.7))))]) for p in points]
+    scores = [limited(-float(p.sum()), max(1.0, np.floor(20 * (p[0] - 0.7)))) for p in points]
     unseen = lattice.snap(np.array([[0.1, 0.3], [0.4, 0.8], [0.95, 0.5]]))
     likely = Models(lattice, points, scores, np.random.default_rng(0)).likely(unseen)
     assert likely[0] > 0.8 and likely[1] > 0.8 and likely[2] < 0.3
 
 
-def limited_by(excess: Callable[[np.ndarray], float], points: np.ndarray) -> list[Score]:
-    return [Score.limited(-float(point.sum()), [-1.0, excess(point)]) for point in points]
+def limited_by(ratio: Callable[[np.ndarray], float], points: np.ndarray) -> list[Score]:
+    return [limited(-float(point.sum()), 0.1, ratio(point)) for point in points]
 
 
 def test_what_keeps_a_limit_tells_where_its_edge_is() -> None:
     """Two of the points that keep it are nearly beyond it, all others are far from it."""
     lattice = Lattice(integers(40, 40))
     points = lattice.snap(np.array([[0.1, 0.1], [0.1, 0.9], [0.3, 0.5], [0.69, 0.2], [0.69, 0.8], [0.99, 0.5]]))
-    models = Models(lattice, points, limited_by(lambda p: p[0] - 0.7, points), np.random.default_rng(0))
+    models = Models(lattice, points, limited_by(lambda p: p[0] / 0.7, points), np.random.default_rng(0))
     near = lattice.snap(np.array([[0.6, 0.5], [0.8, 0.5]]))
     assert np.array_equal(models.likely(near) > 0.9, [True, False])
     assert models.likely(near)[1] < 0.1
@@ -217,9 +218,9 @@ def test_what_keeps_a_limit_tells_where_its_edge_is() -> None:
 def test_a_limit_that_nobody_has_broken_and_one_that_is_not_known_have_no_model() -> None:
     lattice = Lattice(integers(40, 40))
     points = lattice.sample(np.random.default_rng(1), 8)
-    kept = Models(lattice, points, limited_by(lambda p: -0.01, points), np.random.default_rng(0))
+    kept = Models(lattice, points, limited_by(lambda p: 0.99, points), np.random.default_rng(0))
     assert kept.likely(points) == pytest.approx(1.0)
-    unknown = [Score.limited(-1.0, [0.5, math.nan]), *(Score.limited(-1.0, [-0.5]) for _ in points[1:])]
+    unknown = [limited(-1.0, 1.5, math.nan), *(limited(-1.0, 0.5) for _ in points[1:])]
     assert Models(lattice, points, unknown, np.random.default_rng(0)).likely(points)[0] < 0.5
 
 
@@ -350,7 +351,7 @@ def test_what_promises_much_more_is_not_better_for_it_where_limits_are_missed(se
     """The value goes on getting better beyond the edge, where it was measured; the edge is where the sum is 1."""
     lattice = Lattice(integers(30, 30))
     points = lattice.sample(np.random.default_rng(seed), 20)
-    scores = [Score.limited(-float(point.sum()), [float(point.sum()) - 1.0]) for point in points]
+    scores = [limited(-float(point.sum()), float(point.sum())) for point in points]
     models = Models(lattice, points, scores, np.random.default_rng(0))
     everywhere = np.array([[(i + 0.5) / 30, (j + 0.5) / 30] for i in range(30) for j in range(30)])
     assert everywhere[np.argmax(models.promise(everywhere))].sum() < 1.3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search.scored import limited
 
 from mpipso.config import Constraint, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
@@ -63,7 +64,7 @@ def sometimes(point: np.ndarray) -> Score:
     """Fails where the first coordinate is high, misses a limit where the second is."""
     if point[0] > 0.7:
         return Score(failed=True)
-    return Score.limited(bowl(point).fitness or 0.0, [float(point[1]) - 0.6])
+    return limited(bowl(point).fitness or 0.0, float(point[1]) / 0.6)
 
 
 def run(searching: Strategy, batches: list[int], judge: Judge = sometimes, begin: int = 0) -> list[np.ndarray]:
@@ -447,7 +448,7 @@ def test_what_only_machines_with_more_room_can_do_is_not_taken_for_feasible(miss
         need = float(point.sum())
         if need > room and not missed:
             return Score(failed=True)
-        return Score.limited(-need, [need / room - 1.0] if missed else [])
+        return limited(-need, need / room) if missed else Score(False, fitness=-need)
 
     searching = strategy("surrogate", space)
     searching.learn(points, [judge(point, 3.2) for point in points])
