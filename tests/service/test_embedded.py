@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -261,6 +262,22 @@ def test_what_llama_cpp_refuses_ends_with_its_reason(gguf: Path, flags: tuple[st
     assert done.returncode not in (0, 2)
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_that_llama_cpp_has_said_is_written_before_it_ends(gguf: Path) -> None:
+    model = f"{gguf.parent}{'/.' * 1800}/{gguf.name}"  # one that makes its log longer than what a pipe holds
+    command = [*SERVER, "-m", model, "--port", str(free_port()), "-np", "300"]
+    said = b""
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        while piece := os.read(process.stderr.fileno(), 4096):
+            said += piece
+            time.sleep(0.1)  # its thread falls behind, as on a busy machine
+    *_, last, own = said.decode().splitlines()
+    assert last.endswith("exiting due to model loading error")
+    assert own.startswith("mpipso.service.embedded.server: llama.cpp did not start")
+    assert b"n_seq_max must be <= 256" in said
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

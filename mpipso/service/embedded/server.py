@@ -12,6 +12,8 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 when the server cannot start (the reaso
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import functools
 import os
 import signal
@@ -34,7 +36,7 @@ _whole = functools.partial(bounded, int, high=2**31 - 1)
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
-        from xllamacpp import Server
+        from xllamacpp import Server, xllamacpp
     except ImportError as error:
         return _refuse(f"{error}: pip install xllamacpp")
     # When a check of llama.cpp fails, it would start a debugger for a backtrace, which takes many seconds.
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         server = Server(parameters(options))
     except (RuntimeError, ValueError) as error:
+        _write_log(xllamacpp.__file__)
         return _refuse(f"llama.cpp did not start, for the reason it gave above: {error}")
     if not server.listening_address.endswith(f":{options.port}"):
         return _refuse(f"listens on {server.listening_address} instead of port {options.port}")
@@ -144,6 +147,15 @@ def _wait_for_signal() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     os.read(woken, 1)
+
+
+def _write_log(library: str) -> None:
+    """Have llama.cpp write what it has logged: a thread of it does, which an exit does not wait for."""
+    llama_cpp = ctypes.CDLL(library)
+    with contextlib.suppress(AttributeError):  # in C++ these names are nobody's promise
+        log = llama_cpp._Z15common_log_mainv
+        log.restype = ctypes.c_void_p
+        llama_cpp._Z16common_log_flushP10common_log(ctypes.c_void_p(log()))
 
 
 def _refuse(reason: str) -> int:
