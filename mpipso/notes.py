@@ -12,6 +12,7 @@ from typing import Any
 from mpipso.cluster.plan import Plan
 from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
+from mpipso.evaluation import load_name
 from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
@@ -28,6 +29,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _failures_not_told(config)
     yield from _quality_that_does_not_count(config)
     yield from _limits_beyond_the_baseline(config)
+    yield from _pointless_sweep(config)
     yield from _idle_connections(config)
     yield from _repeated_prompts(config)
     yield from _port_not_told(config, plan)
@@ -158,6 +160,25 @@ def _limits_beyond_the_baseline(config: Config) -> Iterator[str]:
                 f"objective.slo: {limit.metric} has to be at {most} {limit.factor:g} times what the baseline measures, "
                 "so the baseline breaks that limit (unless the metric is below 0)"
             )
+
+
+def _pointless_sweep(config: Config) -> Iterator[str]:
+    """A sweep that seeks the least latency, with no limit that could exclude its lowest load and not the others."""
+    objective, told = config.objective, config.quality.metrics
+    indifferent = all(
+        limit.metric in told or (limit.max is not None and _latency(limit.metric, config)) for limit in objective.slo
+    )
+    for key in config.benchmark.swept:
+        if objective.minimize and _latency(objective.minimize, config) and indifferent:
+            lowest = load_name(key, float(config.benchmark.loads({})[0][key]))
+            yield (
+                f"objective.minimize: {objective.minimize} grows with the load, so that of a sweep {lowest} is the "
+                "best; measure at that alone, or give a limit with min, as on output_throughput"
+            )
+
+
+def _latency(metric: str, config: Config) -> bool:
+    return metric.endswith("_ms") and metric not in (*config.objective.derived, *config.quality.metrics)
 
 
 def _idle_connections(config: Config) -> Iterator[str]:

@@ -121,6 +121,42 @@ def test_devices_nodes_and_files_that_are_of_no_use_are_pointed_out(config: Conf
     assert not told or found[0].startswith(told)
 
 
+def sweep(*slo: dict[str, Any], minimize: str = "ttft_p99_ms", **benchmark: Any) -> Config:
+    """A configuration with derived metrics and a check of answers."""
+    return of("command", command=OWN).model_copy(
+        update={
+            "benchmark": Benchmark.model_validate({"client": "openai", "concurrency": (8, 32), **benchmark}),
+            "objective": ObjectiveSection.model_validate(
+                {"minimize": minimize, "slo": slo, "derived": {"sum_ms": "1000 / request_throughput"}}
+            ),
+            "quality": Quality(metrics={"accuracy": "acc"}),
+        }
+    )
+
+
+ACCURATE = {"metric": "accuracy", "min": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (sweep(ACCURATE), "ttft_p99_ms grows with the load, so that of a sweep concurrency 8 is the best; measure at"),
+        (sweep(ACCURATE, {"metric": "tpot_mean_ms", "max": 50.0}), "ttft_p99_ms grows with the load"),
+        (sweep(ACCURATE, concurrency=None, request_rate=(0.5, 1.0)), "ttft_p99_ms grows with the load, so that of"),
+        (sweep(ACCURATE, concurrency=8), ""),
+        (sweep(ACCURATE, {"metric": "output_throughput", "min": 500.0}), ""),
+        (sweep(ACCURATE, {"metric": "duration", "max": 60.0}), ""),
+        (sweep(ACCURATE, {"metric": "sum_ms", "max": 60.0}), ""),
+        (sweep(ACCURATE, minimize="sum_ms"), ""),
+        (sweep(ACCURATE, minimize="accuracy"), ""),
+    ],
+)
+def test_a_sweep_of_which_the_lowest_load_is_always_the_best_is_pointed_out(config: Config, told: str) -> None:
+    found = [line for line in notes(config, Plan(())) if "sweep" in line]
+    assert len(found) == bool(told)
+    assert not told or found[0].startswith(f"objective.minimize: {told}")
+
+
 @pytest.mark.parametrize(
     ("search", "told"),
     [
