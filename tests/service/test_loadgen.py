@@ -74,12 +74,14 @@ ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "SGLang": SGLANG, "chat": CHAT}
 ANSWERS |= {"spaced JSON": SPACED, "comments and CRLF": COMMENTED}
 
 
-def read(*pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2, sent: float = 0.0) -> RequestOutcome:
+def read(
+    *pieces: tuple[str | bytes, float], asked: int = 5, wanted: int = 2, sent: float = 0.0, may_be_empty: bool = False
+) -> RequestOutcome:
     outcome = RequestOutcome()
     stream = Stream(outcome, sent)
     for piece, now in pieces:
         stream.feed(piece.encode() if isinstance(piece, str) else piece, now)
-    stream.end(asked, wanted)
+    stream.end(asked, wanted, may_be_empty=may_be_empty)
     return outcome
 
 
@@ -222,9 +224,18 @@ def test_only_the_first_event_of_a_chat_says_whose_turn_it_is() -> None:
     assert (outcome.ttft, outcome.itls, outcome.output_tokens) == (1.0, [1.0], 2)
 
 
-@pytest.mark.parametrize("answer", [said(text=""), said(text="", finish_reason="length")])
-def test_an_answer_of_no_tokens_is_an_error(answer: str) -> None:
-    assert read((answer + usage(0) + END, 1.0)).error == "the answer has no tokens"
+@pytest.mark.parametrize("may_be_empty", [False, True])
+@pytest.mark.parametrize("answer", [said(text=""), *(said(text="", finish_reason=why) for why in ("length", "abort"))])
+def test_an_answer_of_no_tokens_is_an_error(answer: str, may_be_empty: bool) -> None:
+    """Also where the model may end it at once, as long as it is not said to have done so."""
+    assert read((answer + usage(0) + END, 1.0), may_be_empty=may_be_empty).error == "the answer has no tokens"
+
+
+def test_an_answer_that_the_model_ends_at_once_counts_at_its_end() -> None:
+    empty, ended = said(text=""), said(text="", finish_reason="stop")
+    outcome = read((empty, 1.0), (empty, 2.0), (ended + usage(0) + END, 3.0), may_be_empty=True)
+    assert (outcome.error, outcome.empty, outcome.short, outcome.output_tokens) == ("", True, True, 0)
+    assert (outcome.ttft, outcome.itls, outcome.e2e) == (3.0, [], 3.0)
 
 
 def test_an_answer_is_over_when_its_last_text_says_so() -> None:

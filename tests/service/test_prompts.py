@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import pytest
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config import Config
 from mpipso.config.file import parse
-from mpipso.errors import UserError
+from mpipso.errors import EvaluationFailed, UserError
 from mpipso.notes import notes
 from mpipso.record.resume import differences
 from mpipso.service.clients import loadgen, prompts
@@ -26,7 +27,7 @@ from mpipso.startup import Options, read_config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_clients import target
+from test_clients import done, target
 from test_loadgen import BEGIN, Script, complete, said, usage
 
 PLAN = Plan((PlacedGroup(0, (PlacedNode(0, "h0", "h0", (0,), ()),)),))
@@ -156,6 +157,29 @@ def test_answers_may_end_by_themselves(ten: str, file: bool) -> None:
     assert result["total_output_tokens"] == 22
     assert result["output_throughput"] == pytest.approx(22 / result["duration"])
     assert "no room" in str(result["errors"])
+
+
+@pytest.mark.parametrize("told", [0, None])
+@pytest.mark.parametrize(("empty", "why"), [(2, ""), (4, "4 of 6 answers have no tokens"), (6, "6 of 6 answers")])
+def test_a_few_answers_may_end_before_they_begin(empty: int, why: str, told: int | None, tmp_path: Path) -> None:
+    async def some(number: int, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)
+        said_nothing = said(text="", finish_reason="stop") + ("" if told is None else usage(told))
+        answer = said_nothing if number <= empty else BEGIN + said(text=" b", finish_reason="length") + usage(2)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + answer.encode() + b"data: [DONE]\n\n")
+
+    flags = ("--requests", "6", "--warmup", "0", "--output-tokens", "2", "--save-requests")
+    _, refused = sent(Script(some), *flags)
+    assert (refused["completed"], refused["failed"], refused["empty"]) == (6 - empty, empty, 0)
+    _, result = sent(Script(some), *flags, "--no-ignore-eos")
+    counts = [result[key] for key in ("completed", "failed", "short", "empty", "counted_chunks", "total_output_tokens")]
+    assert counts == [6, 0, empty, empty, 0, 2 * (6 - empty)]
+    at_once = [each for each in result["requests"] if each["empty"]]
+    assert all(each["e2e"] == each["ttft"] >= 0.05 and each["itls"] == [] for each in at_once)
+    aim = target(tmp_path)
+    aim.result.write_text(json.dumps(result))
+    with pytest.raises(EvaluationFailed, match=why) if why else contextlib.nullcontext():
+        CLIENTS.create("openai").metrics(read_config(configured(tmp_path, "")), aim, done())
 
 
 def test_without_usage_the_length_of_a_real_prompt_is_not_made_up(ten: str) -> None:

@@ -100,7 +100,8 @@ class Load:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
-                    stream.end(0 if self._options.prompts else self._options.input_tokens, asked)
+                    told = 0 if self._options.prompts else self._options.input_tokens
+                    stream.end(told, asked, may_be_empty=not self._options.ignore_eos)
                 else:
                     outcome.error = self._quoted(f"HTTP {response.status}: {await beginning(response)}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10

@@ -89,6 +89,9 @@ class OpenAIClient(Client):
         result = read([target.result])
         errors = [f"{text} ({count})" for text, count in result.get("errors", {}).items()]
         try:
+            # A few answers may be empty, but not most, however fast a broken service gives them.
+            if 2 * result.get("empty", 0) > result.get("completed", 0):
+                raise EvaluationFailed(f"{result['empty']} of {result['completed']} answers have no tokens")
             measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}
             return require_measured(measured, config.benchmark.min_success_rate, config.needed)
         except EvaluationFailed as error:

@@ -35,6 +35,8 @@ class RequestOutcome:
     """Whether ``output_tokens`` is the number of chunks, as the service told none."""
     short: bool = False
     """Whether these are fewer than were asked for."""
+    empty: bool = False
+    """Whether it counts although it has none: the model has ended the answer at once."""
     error: str = ""
 
     @property
@@ -65,8 +67,8 @@ def summarize(
     timeout:
         Seconds that a request may take; one that failed counts as that long, or as the longest of the others.
 
-    ``short`` counts the completed requests that got fewer tokens than they asked for, ``counted_chunks`` those whose
-    chunks were counted because the service told no number of tokens.
+    ``short`` counts the completed requests that got fewer tokens than they asked for, ``empty`` those that got none,
+    ``counted_chunks`` those whose chunks were counted because the service told no number of tokens.
 
     Latencies of which nothing was measured are absent: without a completed request, all of them.
     """
@@ -97,6 +99,7 @@ def summarize(
         "total_input_tokens": received,
         "total_output_tokens": generated,
         "short": sum(outcome.short for outcome in done),
+        "empty": sum(outcome.empty for outcome in done),
         "counted_chunks": sum(outcome.counted_chunks for outcome in done),
         "errors": _count(outcome.error for outcome in outcomes if outcome.error),
     }

@@ -32,7 +32,7 @@ class Stream:
     def __init__(self, outcome: RequestOutcome, sent: float, quoted: Callable[[str], str] | None = None) -> None:
         self.outcome = outcome
         self._quoted = quoted or shortened
-        self.full = False
+        self.why = ""
         self.usage: dict[str, int] = {}
         self.chunks = 0
         self._sent = sent
@@ -107,7 +107,7 @@ class Stream:
                 self._chunk(now)
             if choice.get("finish_reason"):
                 self._ended(now)
-                self.full = choice["finish_reason"] == "length"
+                self.why = choice["finish_reason"]
         if usage := event.get("usage"):
             counts = ("prompt_tokens", "completion_tokens")
             self.usage = {key: _tokens(usage[key]) for key in counts if usage.get(key) is not None}
@@ -121,13 +121,13 @@ class Stream:
         """The request has failed, for the first reason that is told."""
         self.outcome.error = self.outcome.error or self._quoted(why)
 
-    def end(self, input_tokens: int, output_tokens: int) -> None:
+    def end(self, input_tokens: int, output_tokens: int, *, may_be_empty: bool = False) -> None:
         """End the outcome of an answer that is over: fill in its times and its length, or why it does not count.
 
         Where the service does not tell the length, the chunks are counted. An answer that is shorter than was asked for
         because the service had no room for more does not count: that is no speed. It counts where the service gives
         another reason, as it cannot be told, or is not, to go on after the end of a text
-        (``ignore_eos``).
+        (``ignore_eos``). One that ``may_be_empty`` counts if the model has ended it before its first token, at its end.
 
         Parameters
         ----------
@@ -136,22 +136,27 @@ class Stream:
         """
         outcome = self.outcome
         told = self.usage.get("completion_tokens")
-        if self._over is not None and (told or 0) > self.chunks:
+        empty = not (told or self._texts or (told is None and self.chunks))
+        outcome.empty = empty and may_be_empty and self.why == "stop"
+        if outcome.empty:
+            self.chunks = 0
+            outcome.itls.clear()
+        if self._over is not None and ((told or 0) > self.chunks or outcome.empty):
             # Either the last token had no text and came with the end, or tokens came several at once, just before it.
             self._last = max(self._last, self._over)
             outcome.ttft = outcome.ttft if self.chunks else self._last - self._sent
         outcome.e2e = self._last - self._sent
         outcome.input_tokens = self.usage.get("prompt_tokens") or input_tokens
-        outcome.counted_chunks = not told
+        outcome.counted_chunks = not told and not outcome.empty
         outcome.output_tokens = told or self.chunks
         outcome.short = outcome.output_tokens < output_tokens
         if outcome.error:
             return
         if self._over is None:
             outcome.error = "the stream ended early"
-        elif not (told or self._texts or (told is None and self.chunks)):
+        elif empty and not outcome.empty:
             outcome.error = "the answer has no tokens"
-        elif self.full and told and told < output_tokens:
+        elif self.why == "length" and told and told < output_tokens:
             outcome.error = "the service cut the answer short: its context has no room for what was asked"
 
 
