@@ -61,6 +61,11 @@ def telling(log: str, first: bool = False) -> str:
     return (stated or last)[-1].strip()
 
 
+def only_named(line: str) -> bool:
+    """Whether a line ends with the name of an exception, of which it says nothing."""
+    return bool(_ONLY_NAMED.search(line))
+
+
 def _states(line: str) -> bool:
     """Whether a line that tells of an error is one by its level or its form, and does not only have the word."""
     prefix, said = parted(line.strip())
@@ -132,6 +137,7 @@ _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
 )
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
+_ONLY_NAMED = re.compile(r"\b[A-Z]\w*(Error|Exception):?$")
 _WITH_TEXT = re.compile(r"(?:^|[\s.:'\"(])(?:[A-Z]\w*(?:Error|Exception)|Exception): \S")
 # What Pydantic says of a value, and the objects that it was given, which say nothing.
 _REFUSAL = re.compile(r"^(\w[\w.]*: )?(Value error|Assertion failed), |\[type=\w+, input_value=")

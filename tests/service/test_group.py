@@ -737,6 +737,8 @@ def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Ben
         ("[ERROR] maxSeqLen is too large", "ModuleNotFoundError: flash_attn", False),
         ("[ERROR] maxSeqLen is too large", "torch.OutOfMemoryError: no", True),
         ("EngineDeadError: see the root cause above", "ValueError: bad", True),
+        ("(EngineCore pid=7) ERROR 11-28 08:00:01 [core.py:946] AssertionError", "KeyError: 'layers.0'", True),
+        ("Scheduler hit an exception: AssertionError", "KeyError: 'layers.0'", True),
         ('INFO: 127.0.0.1:3 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error', "ValueError: bad", True),
     ],
 )
