@@ -104,7 +104,10 @@ class Measuring:
             self._files |= {f"{name}-{file}": content for file, content in kept.items()}
 
     def _overloaded(self, metrics: Metrics) -> bool:
-        """Whether a latency is above its limit, which it is under a higher load as well."""
+        """Whether a latency is above its limit, which it is under a higher load as well.
+
+        A derived metric need not be, even if it is a time: ``1000 / request_throughput`` falls as the load grows.
+        """
         limits = (limit for limit in self._config.objective.slo if limit.metric.endswith("_ms"))
         return any(isinstance(limit.max, float) and metrics.get(limit.metric, 0.0) > limit.max for limit in limits)
 
