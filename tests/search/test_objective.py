@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -85,6 +86,30 @@ def test_broken_limits_are_told_in_words() -> None:
 def test_a_limit_of_zero_is_broken_by_the_amount_itself() -> None:
     section = ObjectiveSection(maximize="request_throughput", slo=(Limit(metric="failed", max=0.0),))
     assert Objective(section).judge(measured(request_throughput=1.0, failed=3.0), None).violation == 3.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "ratio"),
+    [
+        ({"max": 200.0}, 400.0, 2.0),
+        ({"max": 200.0}, 50.0, 0.25),
+        ({"min": 200.0}, 50.0, 4.0),
+        ({"min": 200.0}, 400.0, 0.5),
+        ({"max": 200.0}, 0.0, 1e-3),
+        ({"min": 200.0}, -7.0, 1e3),
+        ({"max": 0.0}, 3.0, 4.0),
+        ({"max": 0.0}, 0.0, 1.0),
+        ({"max": -2.0}, -4.0, 0.5),
+        ({"min": "baseline", "factor": 0.5}, 25.0, 2.0),
+    ],
+)
+def test_how_far_each_limit_is_from_being_broken_is_told_as_a_logarithm(
+    limit: dict[str, Any], value: float, ratio: float
+) -> None:
+    section = ObjectiveSection(maximize="rate", slo=(Limit(metric="x", **limit),))
+    score = Objective(section).judge(measured(rate=1.0, x=value), {"x": 100.0})
+    assert score.log_ratios == pytest.approx((math.log(ratio),))
+    assert score.infeasible == (ratio > 1.0)
 
 
 @pytest.mark.parametrize(

@@ -438,6 +438,21 @@ def test_of_several_sources_the_last_counts_but_no_failure_replaces_a_measuremen
     assert found == [None, 1.0, 2.0, 2.0]
 
 
+def test_what_slower_machines_measured_of_limits_is_scaled_to_what_is_measured_here() -> None:
+    points = np.array([[0.05], [0.35], [0.65], [0.95]])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    ratios = [(0.2, 0.5), (0.6, 0.9), (0.9, 1.1), (1.8, 0.7)]
+    history.learn(points, [limited(float(-i), *each) for i, each in enumerate(ratios, 1)], [])
+    assert [score.log_ratios[0] for _, score in history.foreign()] == pytest.approx(np.log([0.2, 0.6, 0.9, 1.8]))
+    # Half the first latency, and one and a half of the second.
+    history.tell(history.add(points[0]), limited(-2.0, 0.1, 0.75))
+    scores = [score for _, score in history.foreign()]
+    scaled = [each for score in scores for each in np.exp(score.log_ratios)]
+    assert scaled == pytest.approx([0.3, 1.35, 0.45, 1.65, 0.9, 1.05])
+    assert [score.violation for score in scores] == pytest.approx([0.35, 0.65, 0.05])
+    assert not any(score.feasible or score.unjudged for score in scores)
+
+
 @pytest.mark.parametrize("missed", [False, True])
 def test_what_only_machines_with_more_room_can_do_is_not_taken_for_feasible(missed: bool) -> None:
     """The best of there all break what is allowed here; that is where the search would go on."""
