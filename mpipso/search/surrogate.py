@@ -41,8 +41,8 @@ MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
 """The most proposals of one ask for which an inner swarm flies, and the most points in flight that the models take into
-account: the root hears nobody during an ask, so its time is bounded. Further proposals of the ask ignore the model of
-the value."""
+account: the root hears nobody during an ask, so its time is bounded. Where several limits have models, it is as many
+times less. Further proposals of the ask ignore the model of the value."""
 _RANKED = 20
 """The most promising positions among which a fresh one is looked for."""
 
@@ -80,7 +80,7 @@ class SurrogateSwarm(Strategy):
                     wanted = self._begin(number)
                 else:
                     view = view or _View(self._lattice, self._history, random, count)
-                    wanted = self._propose(view, number, random, stray=len(points) >= TOGETHER)
+                    wanted = self._propose(view, number, random, stray=len(points) >= view.most)
                 point = self._history.nearest_fresh(wanted, random)
                 if point is None:
                     break
@@ -129,7 +129,10 @@ class SurrogateSwarm(Strategy):
 
 
 class _View:
-    """What an ask for ``count`` points works with: the models, the elite, and the points that are taken."""
+    """What an ask for ``count`` points works with: the models, the elite, and the points that are taken.
+
+    The models take into account as ``most`` points in flight.
+    """
 
     def __init__(self, lattice: Lattice, history: History, random: np.random.Generator, count: int) -> None:
         points, scores = history.measured()
@@ -140,10 +143,11 @@ class _View:
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
+        self.most = max(TOGETHER // max(self.models.limits, 1), 2)
         # Of the points in flight the latest ones, and few enough to leave room for proposals of this ask.
-        flying = history.in_flight()[-(TOGETHER - min(count, TOGETHER // 2)) :]
+        flying = history.in_flight()[-(self.most - min(count, self.most // 2)) :]
         self.models.imagine(flying)
-        self._room = TOGETHER - len(flying)
+        self._room = self.most - len(flying)
 
     def add(self, point: Array) -> None:
         self.taken = np.vstack([self.taken, point])

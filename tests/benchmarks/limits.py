@@ -44,7 +44,7 @@ service fails. All of them may be arrays."""
 def limited(fitness: float, ratios: Sequence[float]) -> Score:
     """The score of what was measured, by the ratios of metrics to their limits."""
     violation = sum(max(ratio - 1.0, 0.0) for ratio in ratios)
-    return Score(False, violation > 0.0, violation, fitness, log_ratios=tuple(map(math.log, ratios)))
+    return Score(False, violation > 0.0, violation, fitness, log_ratios=tuple(math.log(max(r, 1e-3)) for r in ratios))
 
 
 @dataclass(frozen=True)
