@@ -34,7 +34,7 @@ from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
 from mpipso.service.group import targets_of
-from mpipso.startup import Options, earlier_results, read_config, settled, well_defined
+from mpipso.startup import Options, earlier_results, read_config, settled, well_defined, why_over
 from mpipso.wording import counted, ranges
 
 
@@ -54,7 +54,8 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     config, plan, earlier = _verified(options, ranks)
     space = well_defined(config)
     console.print(_table(plan))
-    for line in (*notes(config, plan), *_names_for_ssh(plan)):
+    over = [why] if (why := why_over(options, config)) else []
+    for line in (*notes(config, plan), *over, *_names_for_ssh(plan)):
         console.print(Text(f"note: {line}", "yellow"), soft_wrap=True)
     for source in earlier:
         known = knowledge(space, Objective(config.objective), source.results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from mpipso.config.file import load, parse
 from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
+from mpipso.evaluation import CONFIRM
 from mpipso.launched import RESTARTS
 from mpipso.record.resume import as_before, differences, read_run, started_elsewhere
 from mpipso.record.usage import usage
@@ -157,6 +159,27 @@ def adapter_problems(config: Config, source: str) -> list[str]:
     """What is wrong with a configuration from the point of view of its engine and its clients."""
     adapters = (ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client), QualityClient())
     return [f"{source}: {problem}" for adapter in adapters for problem in adapter.problems(config)]
+
+
+def why_over(options: Options, config: Config) -> str:
+    """Why the search of the run to resume is over, and what goes on with it; empty if it is not, or if none is."""
+    if options.resume is None:
+        return ""
+    text, events = read_run(options.resume, config_given=True)
+    if why := nothing_left(config.search.time_limit, usage(events).wall):
+        return why
+    last, search, before = events[-1], config.search, _before(options.resume, text)
+    if last["event"] != "finished" or before is None:
+        return ""
+    measured = len({each["number"] for each in events if each["event"] == "evaluated" and each["label"] != CONFIRM})
+    most = {"evaluations": search.evaluations, "iterations": (search.iterations or math.inf) * search.swarm_size}
+    spent = [key for key, budget in most.items() if measured >= budget]
+    spent += [key for key in ("stagnation", "target") if getattr(search, key) == getattr(before.search, key)]
+    key = next((key for key in spent if key in most or key == last["cause"]), "")
+    how = f"another --{key}" if key == "target" else f"a larger --{key}"
+    return (
+        f"search.{key} = {getattr(search, key):g} leaves the resumed run nothing to propose; give {how}" if key else ""
+    )
 
 
 def leads_from(folder: str, config: Config) -> bool:

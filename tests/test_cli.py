@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tomli
+import tomli_w
 from record.written import Script
 
 from mpipso.cli import main
@@ -877,6 +878,43 @@ def test_check_reads_what_a_run_would_learn_from(config: Path, capsys: pytest.Ca
         f"{table}:1: has no column for the parameter 'batch'; did you mean 'btach'?",
         f"{gone}: cannot be read: No such file or directory",
     ]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "cause", "words", "line"),
+    [
+        ({}, "evaluations", (), "search.evaluations = 2 leaves the resumed run nothing to propose; give a larger "),
+        ({}, "evaluations", ("--evaluations", "3"), ""),
+        ({}, "evaluations", ("--evaluations", "3", "--time-limit", "500"), ""),
+        ({"evaluations": 9}, "time", (), ""),
+        ({"iterations": 1}, "iterations", ("--evaluations", "9"), "search.iterations = 1 leaves the resumed run "),
+        ({"iterations": 1}, "iterations", ("--evaluations", "9", "--iterations", "2"), ""),
+        ({"target": 50.0}, "target", ("--evaluations", "9"), "search.target = 50 leaves the resumed run nothing "),
+        ({"target": 50.0}, "target", ("--evaluations", "9", "--target", "99"), ""),
+        ({"stagnation": 1}, "stagnation", ("--evaluations", "9"), "search.stagnation = 1 leaves the resumed run "),
+        ({"stagnation": 1}, "", (), ""),
+        ({"time_limit": 100.0}, "", (), "search.time_limit is 100 s for all sessions together, and those so far took "),
+        ({"time_limit": 100.0}, "", ("--time-limit", "500"), ""),
+    ],
+)
+def test_check_notes_that_a_resumed_run_has_nothing_to_do(
+    budgets: dict[str, object],
+    cause: str,
+    words: tuple[str, ...],
+    line: str,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a ``cause`` the run was interrupted, in its final race."""
+    tree = tomli.loads(config.read_text())
+    tree["search"] = {"evaluations": 2, "particles": 2, **budgets}
+    config.write_text(tomli_w.dumps(tree))
+    script = Script(config=config.read_text()).evaluated(50, 0, 0).evaluated(100, 1, 0)
+    script.evaluated(120, 2, 1, label="confirm")
+    script.finished(130, 0, cause) if cause else script.add(130, "interrupted", signal="SIGINT")
+    run = script.save(config.with_name("run"))
+    found = notes(config, capsys, "--resume", run, "--ranks", "1", *words)
+    assert len(found) == bool(line) and all(note.startswith(line) for note in found)
 
 
 def test_a_report_is_a_table_for_other_programs_if_that_is_asked_for(
