@@ -76,6 +76,37 @@ def test_a_server_may_have_devices_that_are_not_those_of_its_node(engine: str, f
     assert problem(engine, (8,), flags=f"tensor-parallel-size: 16\n{flag}") == ""
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [
+        ("vllm", "distributed-executor-backend: ray"),
+        ("vllm", "headless: true"),
+        ("vllm", "master_addr: node0"),
+        ("sglang", "dist-init-addr: node0:5000"),
+        *((engine, flag) for engine in ENGINES_OF_MODELS for flag in ("nnodes: 4", "node-rank: 0")),
+    ],
+)
+def test_a_file_of_flags_does_not_say_how_several_nodes_become_one_service(engine: str, flag: str) -> None:
+    flags = f"tensor-parallel-size: 16\n{flag}"
+    told = flag.replace("true", "True")
+    assert problem(engine, (8, 8), flags=flags).startswith(f"service.config_file: {told}: ")
+    assert problem(engine, (8, 8), flags=flags, command=("serve",)) == ""
+    alone = problem(engine, (16,), flags=flags)
+    assert alone.startswith(f"service.config_file: {told}: ") == flag.startswith("nnodes")
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("nnodes: 2", "nnodes: '{nnodes}'", "node-rank: '{node_rank}'", "headless: false"),
+        "distributed-executor-backend: mp",
+    ],
+)
+def test_it_may_say_the_same_as_the_command(engine: str, flag: str) -> None:
+    assert problem(engine, (8, 8), flags=f"tensor-parallel-size: 16\n{flag}") == ""
+
+
 @pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
 @pytest.mark.parametrize(
     "parameter",

@@ -12,6 +12,7 @@ from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.wording import counted
 
 TENSOR, PIPELINE, DATA = "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
 
@@ -35,6 +36,8 @@ class ModelServer(Engine, abc.ABC):
         default route.
     context:
         The flag that says how many tokens a request and its answer have at most.
+    spanning:
+        What the processes of a group of several nodes are told, by the flag; empty where that depends.
     sizes:
         The names of the flags for each size whose product is the number of devices; the first is used in messages.
     """
@@ -44,6 +47,7 @@ class ModelServer(Engine, abc.ABC):
     serving: ClassVar[tuple[str, ...]]
     headless: ClassVar[tuple[str, ...]]
     node_address: ClassVar[str]
+    spanning: ClassVar[Mapping[str, str]]
     sizes: ClassVar[tuple[tuple[str, ...], ...]]
     health_path = "/health"
     context: ClassVar[str]
@@ -104,6 +108,8 @@ class ModelServer(Engine, abc.ABC):
     def group_problem(self, config: Config, devices: Sequence[int]) -> str:
         if config.service.command or not config.service.model:
             return ""
+        if problem := self._joining_problem(config, len(devices)):
+            return problem
         told = self.told(config, {each.name: _first(each) for each in config.parameters})
         sizes = self.sizes_of(told)
         if not all(isinstance(size, int) for size in sizes.values()):
@@ -112,6 +118,20 @@ class ModelServer(Engine, abc.ABC):
             return ""
         given = self.sizes_of(self.told(config, {each.name: each.default for each in config.parameters}))
         return self.size_problem(sizes, devices, least=None in given.values())
+
+    def _joining_problem(self, config: Config, nodes: int) -> str:
+        """What in the server's file contradicts how so many nodes are made one service; empty if nothing does."""
+        for key, value in file_keys(config).items():
+            flag = f"--{key.replace('_', '-')}"
+            if nodes == 1 and flag != "--nnodes":
+                continue  # which the server is not told otherwise
+            told = self.spanning.get(flag, str(value))
+            if value is not False and str(value) not in (told, told.replace("{nnodes}", str(nodes))):
+                return (
+                    f"service.config_file: {key}: {value}: {self.title} is started on {counted(nodes, 'node')} in "
+                    "another way; leave it out, or give a service.command"
+                )
+        return ""
 
     def used_devices(self, config: Config) -> int | None:
         told = self.told(config, {each.name: None for each in config.parameters})

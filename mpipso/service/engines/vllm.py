@@ -66,6 +66,7 @@ class Vllm(ModelServer):
     headless = ("--headless",)
     node_address = "VLLM_HOST_IP"
     context = "max_model_len"
+    spanning: ClassVar = {**dict(zip(_SPANNING[::2], _SPANNING[1::2], strict=True)), "--headless": ""}
     sizes = ((TENSOR, "tp"), (PIPELINE, "pp"), (DATA, "dp"), ("prefill_context_parallel_size", "pcp"))
     known: ClassVar = {name: {"flag": f"--{name.replace('_', '-')}"} for name in _VALUES} | {
         name: {"flag": f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}"} for name in _SWITCHES
