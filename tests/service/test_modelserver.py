@@ -143,3 +143,18 @@ def test_a_file_of_flags_has_to_be_yaml(engine: str) -> None:
     ):
         found = ENGINES.create(engine).problems(config(engine, SEQS, model="m", config_file=file))
         assert any(line.endswith(f"reads its flags from YAML; {how}") for line in found)
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_MODELS)
+def test_a_key_that_the_server_wants_has_to_be_sent(engine: str) -> None:
+    def problems(content: str, **benchmark: str) -> list[str]:
+        told = config(engine, SEQS, model="m", config_file={"format": "yaml", "content": content})
+        load = told.benchmark.model_copy(update=benchmark)
+        found = ENGINES.create(engine).problems(told.model_copy(update={"benchmark": load}))
+        return [line for line in found if line.startswith("benchmark.")]
+
+    (line,) = problems("api-key: sk-1")
+    assert line.startswith("benchmark.api_key_env: is required") and "sk-1" not in line
+    assert problems("api-key: [sk-1, sk-2]") == [line]
+    assert not problems("api-key: ''") and not problems("a: 1")
+    assert not problems("api-key: sk-1", api_key_env="LLM_KEY") and not problems("api-key: sk-1", client="command")

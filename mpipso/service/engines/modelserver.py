@@ -91,6 +91,12 @@ class ModelServer(Engine, abc.ABC):
                 how = "let its name end in .yaml" if named else 'say format = "yaml"'
                 yield f"service.config_file: {self.title} reads its flags from YAML; {how}"
             yield from self._context_problems(config)
+        benchmark = config.benchmark
+        if file_flags(config).get("api_key") and benchmark.client == "openai" and not benchmark.api_key_env:
+            yield (
+                "benchmark.api_key_env: is required, as service.config_file says api-key; it is the name of an "
+                "environment variable with that key"
+            )
         yield from self.kind_problems(config)
         yield from super().problems(config)
 
