@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from mpipso.errors import EvaluationFailed
+from mpipso.service.clients.apikey import api_key, headers
 from mpipso.service.clients.base import Client, NotReady, Target
 from mpipso.service.node import Node
 from mpipso.service.watch import interruptible
@@ -131,7 +132,9 @@ class Readiness:
                 raise NotReady(f"health command {self.health_command[0]} ended with exit code {done.exit_code}")
         else:
             if self.health_url:
-                interruptible(_healthy(self.health_url, min(left, HEALTH_LIMIT)), over)
+                own = self.health_url.startswith(f"{self.target.base_url}/")
+                sent = headers(api_key(self.target.api_key_env if own else "", os.environ))
+                interruptible(_healthy(self.health_url, sent, min(left, HEALTH_LIMIT)), over)
             interruptible(_listening(self.target.host, self.target.port), over)
 
     def _ours(self) -> None:
@@ -141,12 +144,12 @@ class Readiness:
             raise EvaluationFailed(f"{self.master.name}: {problem}", kind="infrastructure")
 
 
-async def _healthy(url: str, limit: float) -> None:
+async def _healthy(url: str, sent: Mapping[str, str], limit: float) -> None:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit)) as session,
             # Where it leads may be another service, or this one when it is not measured there.
-            session.get(url, allow_redirects=False) as answer,
+            session.get(url, headers=sent, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
                 raise NotReady(f"{url} answers HTTP {answer.status}")

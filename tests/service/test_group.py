@@ -564,6 +564,21 @@ def test_a_health_url_that_leads_elsewhere_is_not_healthy(bench: Bench, begun: N
     assert cause.startswith("not ready within 0.5 s: ") and cause.endswith("/health answers HTTP 307")
 
 
+@pytest.mark.parametrize("host", ["{host}", "localhost"])
+def test_the_service_s_own_health_url_alone_is_asked_with_the_key(
+    host: str, bench: Bench, ready: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who answers by another name may be somebody else."""
+    monkeypatch.setenv("LLM_LOGIN", "sk-8f3a61c0d2")
+    asked = {"health_url": f"http://{host}:{{port}}/v1/models", "start_timeout": 20.0 if host == "{host}" else 0.5}
+    load = LOAD | {"api_key_env": "LLM_LOGIN"}
+    evaluation = bench.evaluate({"command": (*TINY, "--key-env", "LLM_LOGIN"), **asked}, load)
+    if host == "{host}":
+        assert evaluation.failure is None
+    else:
+        assert failed(evaluation)[1].endswith("/v1/models answers HTTP 401")
+
+
 def test_without_any_health_the_open_port_is_waited_for(bench: Bench) -> None:
     evaluation = bench.evaluate({"command": tuple(TINY)})
     assert evaluation.failure is None
