@@ -7,6 +7,6 @@ display, ``lasting`` as long as somebody reads it). From the journal alone, late
 (``measured`` what the measurements of one configuration say together, ``interval`` how sure that is, ``usage`` what the
 groups did with their time, ``whatif`` which schedule would have saved some); ``report`` and ``runstats`` show it,
 ``pareto`` what its objective costs in another metric, ``table`` writes it as CSV, ``columns`` is how tables look, and
-``figures`` how numbers are written. ``resume`` and ``warm`` read earlier runs for
-one that goes on with them, or begins with what they found.
+``figures`` how numbers are written. ``resume`` and ``warm`` read earlier runs for one that goes on with them, or begins
+with what they found, and ``rows`` such a table.
 """

@@ -12,7 +12,8 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.errors import UserError
 from mpipso.record.journal import Journal, read
-from mpipso.record.warm import Earlier, _writes, read_earlier, to_fields
+from mpipso.record.rows import writes
+from mpipso.record.warm import Earlier, read_earlier, to_fields
 from mpipso.search.knowledge import fitted
 from mpipso.search.space import Space
 
@@ -382,7 +383,7 @@ def test_what_was_learned_can_be_journalled(tmp_path: Path) -> None:
 
 @given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))
 def test_a_choice_is_recognised_by_what_python_writes_for_it(choice: bool | int | float | str) -> None:
-    assert _writes(str(choice), choice)
+    assert writes(str(choice), choice)
 
 
 ROWS = st.lists(
