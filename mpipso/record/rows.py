@@ -52,7 +52,7 @@ def read_rows(path: Path, config: Config) -> tuple[list[Result], list[str]]:
             continue
         row = dict(zip(header, cells, strict=True))
         try:
-            configuration = {parameter.name: _typed(parameter, row[parameter.name]) for parameter in parameters}
+            configuration = {parameter.name: typed(parameter, row[parameter.name]) for parameter in parameters}
             measured = {name: number for name in metrics if (number := _metric(name, row[name])) is not None}
         except ValueError as error:
             problems.append(f"{path}:{line}: {error}")
@@ -127,7 +127,7 @@ def _instead(name: str, spare: Sequence[str]) -> str:
     return close if "did you mean" in close else ""
 
 
-def _typed(parameter: Parameter, cell: str) -> Value:
+def typed(parameter: Parameter, cell: str) -> Value:
     """A cell as a value of its parameter; what was hidden as a secret stays ``***``.
 
     Blanks around a value do not count, unless they are part of a choice.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +13,14 @@ import tomli
 
 from mpipso.config import Config
 from mpipso.config.file import parse
+from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import Measured, by_configuration, silent
 from mpipso.record.resume import differences, read_run
-from mpipso.record.rows import Result, defaults, read_rows
+from mpipso.record.rows import Result, defaults, read_rows, typed
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, counted
 
@@ -53,8 +56,9 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
 
     Results that this search has no use for are left out and counted in the description: those outside its space, with
     a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs. So are those
-    of a run in which something that is no parameter any more had another value than in the baseline of that run. A
-    searched parameter that the source does not have counts as its default, which the description tells.
+    of a run in which something that is no parameter any more had another value than it is fixed at now or, where nobody
+    knows that, than in the baseline of that run. A searched parameter that the source does not have counts as its
+    default, which the description tells.
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
     name, and columns for metrics, by their names in the common vocabulary, ``benchmark.metrics`` or
@@ -160,10 +164,10 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
         found += [({**load, **measured.configuration}, each) for load, each in loads]
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
     load = {} if other is None else _fixed_load(config, other)
-    baseline = None if baseline is None else {**baseline, **load}
     parameters = () if other is None else other.parameters
     computed = [each.name for each in parameters if not each.searched and each.name not in load]
-    kept, notes = _comparable(found, baseline, computed, config)
+    fixed = {each.name: now for each in parameters if (now := _fixed(each, config)) is not None} | load
+    kept, notes = _comparable(found, baseline, fixed, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
 
 
@@ -193,27 +197,72 @@ def _fixed_load(fixed: Config, tuned: Config) -> dict[str, Value]:
     return {name: load[key] for key, name in tuned.benchmark.called.items() if key in load}
 
 
-def _comparable(
-    found: Sequence[Result], baseline: Configuration | None, computed: Collection[str], config: Config
-) -> tuple[list[Result], list[str]]:
-    """The results of a run in which all that is no parameter any more had the value that it has in ``baseline``.
+def _fixed(parameter: Parameter, config: Config) -> Value | None:
+    """The value that a service now has by its command, environment or file where it was a parameter's; None if unknown.
 
-    What was ``computed`` there from other parameters follows from these, and does not count.
+    The name stands for a flag of a parameter that has none, as that of a server which knows it.
+    """
+    service = config.service
+    no = (parameter.flag or "").partition("/")[2]
+    names = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
+    found: object = service.env.get(parameter.env) if parameter.env else None
+    if parameter.env is None and service.config_file is not None:
+        with contextlib.suppress(ValueError):  # which is told elsewhere
+            found = _at(service.config_file.tree(), parameter.path or names[0].strip("-="))
+    if parameter.env is None and parameter.path is None:
+        for word, following in itertools.zip_longest(service.command, service.command[1:]):
+            flag, equals, value = word.partition("=")
+            if flag in [name.removesuffix("=") for name in names]:
+                found = value if equals else str(word != no) if parameter.type == "bool" else following
+    if found is None or isinstance(found, (dict, list)) or "{" in str(found):
+        return None
+    try:
+        return typed(parameter, str(found))
+    except ValueError:
+        return None
+
+
+def _at(tree: object, path: str) -> object:
+    """What stands at a path of a file, or at the flag of that name; None if nothing does."""
+    for part in path.split("."):
+        if isinstance(tree, list):
+            tree = dict(enumerate(tree)).get(int(part) if part.isdigit() else -1)
+        else:
+            tree = tree.get(part, tree.get(part.replace("-", "_"))) if isinstance(tree, dict) else None
+    return tree
+
+
+def _comparable(
+    found: Sequence[Result],
+    baseline: Configuration | None,
+    fixed: Configuration,
+    computed: Collection[str],
+    config: Config,
+) -> tuple[list[Result], list[str]]:
+    """The results of a run in which all that is no parameter any more had the value that is left of it.
+
+    That is the one that it is ``fixed`` at now, or else that of the ``baseline``. What was ``computed`` there from
+    other parameters follows from these, and does not count.
 
     With a remark on the others, which tell of a service that this search cannot start. Without a baseline nobody knows
-    which value is left: all are kept, and the remark names what is ignored.
+    which value is left of what is not fixed: then a remark names what is ignored.
     """
     known = {*(parameter.name for parameter in config.parameters), *computed}
     dropped = dict.fromkeys(name for configuration, _ in found for name in configuration if name not in known)
-    if baseline is None:
-        remark = f"ignored parameters, without a baseline to compare with: {', '.join(dropped)}"
-        return list(found), [remark] if dropped else []
-    others = [dropped.keys() & figures.changes(configuration, baseline).keys() for configuration, _ in found]
+    left = {**(baseline or {}), **fixed}
+    ignored = [name for name in dropped if baseline is None and name not in fixed]
+    others = [dropped.keys() & figures.changes(configuration, left).keys() - ignored for configuration, _ in found]
     kept = [result for result, names in zip(found, others, strict=True) if not names]
-    differing = {name: baseline.get(name, "") for name in dropped if any(name in names for names in others)}
-    count = len(found) - len(kept)
-    remark = f"{count} left out: no parameter any more, and with another value than {figures.settings(differing)}"
-    return kept, [remark] if differing else []
+    differing = {name: left.get(name, "") for name in dropped if any(name in names for names in others)}
+    remarks = []
+    if differing:
+        count = len(found) - len(kept)
+        remarks += [
+            f"{count} left out: no parameter any more, and with another value than {figures.settings(differing)}"
+        ]
+    if ignored:
+        remarks += [f"ignored parameters, without a baseline to compare with: {', '.join(ignored)}"]
+    return kept, remarks
 
 
 def _otherwise(other: Config | None, config: Config) -> list[str]:

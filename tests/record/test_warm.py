@@ -256,6 +256,45 @@ def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(
     )
 
 
+@pytest.mark.parametrize(
+    ("parameter", "service", "kept"),
+    [
+        ('type = "int"\nmin = 1\nmax = 9\nflag = "--q"', 'command = ["serve", "--q", "2"]', [2]),
+        ('type = "int"\nmin = 1\nmax = 9\nflag = "--q="', 'command = ["serve", "--q=2", "--other"]', [2]),
+        ('type = "int"\nmin = 1\nmax = 9\nflag = "--q"', 'command = ["serve", "--q", "{n}"]', [1]),
+        ('type = "int"\nmin = 1\nmax = 9\nflag = "--q"', 'command = ["serve", "--q", "many"]', [1]),
+        ('type = "int"\nmin = 1\nmax = 9\nflag = "--q"', 'command = ["serve", "--q"]', [1]),
+        ('type = "int"\nmin = 1\nmax = 9\nenv = "Q"', 'env = { Q = "2" }', [2]),
+        ('type = "int"\nmin = 1\nmax = 9\nenv = "Q"', 'env = { R = "2" }', [1]),
+        ('type = "int"\nmin = 1\nmax = 9\npath = "a.0.b"', 'config_file = { content = \'{"a": [{"b": 2}]}\' }', [2]),
+        ('type = "int"\nmin = 1\nmax = 9\npath = "a.1.b"', 'config_file = { content = \'{"a": [{"b": 2}]}\' }', [1]),
+        ('type = "int"\nmin = 1\nmax = 9', 'config_file = { format = "yaml", content = "queue: 2" }', [2]),
+        ('type = "choice"\nchoices = [1, 2]\nflag = "-q"', 'command = ["serve", "-q", "2"]', [2]),
+        ('type = "bool"\nflag = "--q/--no-q"', 'command = ["serve", "--no-q"]', [False]),
+        ('type = "bool"\nflag = "--q/--no-q"', 'command = ["serve", "--q"]', [True]),
+        ('type = "bool"', 'command = ["serve", "--queue"]', [True]),
+    ],
+)
+def test_what_is_no_parameter_any_more_counts_as_the_service_has_it_now(
+    parameter: str, service: str, kept: list[object], tmp_path: Path
+) -> None:
+    one, two = (True, False) if kept[0] is True or kept[0] is False else (1, 2)
+    tuned = f'{TEXT}[[parameters]]\nname = "queue"\n{parameter}\n'
+    now = parse(TEXT.replace('engine = "generic"', f'engine = "generic"\n{service}'), "test")
+    script = measured(Script(config=tuned), 0, 100.0, label="baseline", queue=one)
+    found = earlier(measured(script, 1, 90.0, n=2, queue=two).save(tmp_path), now)
+    assert [configuration["queue"] for configuration, _ in found.results] == kept
+    assert "1 left out: no parameter any more, and with another value than queue=" in found.description
+
+
+def test_a_value_that_was_never_measured_leaves_nothing(tmp_path: Path) -> None:
+    queue = '[[parameters]]\nname = "queue"\ntype = "choice"\nchoices = ["a", "b"]\nflag = "-q"\n'
+    now = parse(TEXT.replace('engine = "generic"', 'engine = "generic"\ncommand = ["serve", "-q", "c"]'), "test")
+    script = measured(Script(config=TEXT + queue), 0, 100.0, label="baseline", queue="a")
+    with pytest.raises(UserError, match="1 left out: no parameter any more, and with another value than queue=c"):
+        earlier(script.save(tmp_path), now)
+
+
 def test_a_run_of_which_nothing_is_as_its_baseline_was_says_so(tmp_path: Path) -> None:
     script = measured(Script(config=TEXT), 0, None, label="baseline", queue=1, kind="infrastructure")
     assert problems(measured(script, 1, 90.0, queue=2).save(tmp_path)) == (
