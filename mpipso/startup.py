@@ -104,13 +104,15 @@ def read_config(options: Options) -> Config:
         text = earlier or template(EMBEDDED)
         config = parse(text, source, overrides=options.overrides, earlier=bool(earlier), **_adapters())
     config = _with_template(config, source, given=options.config is not None)
+    if options.resume is not None and options.config is None:
+        _require_home(options.resume, config, events)
     config = _with_digest(config, source, given=options.config is not None)
     if options.resume is not None:
         before = _before(options.resume, earlier)
         if before is not None:
             search = config.search.sized(before.search.swarm_size, before.search.batch)
             config = config.model_copy(update={"search": search})
-        _require_resumable(options.resume, config, before, events, given=options.config is not None)
+        _require_resumable(options.resume, config, before, events)
     problems = adapter_problems(config, source)
     try:
         well_defined(config)
@@ -133,22 +135,29 @@ def _before(folder: Path, text: str) -> Config | None:
     return config.model_copy(update={"search": as_before(config.search)})
 
 
+def _require_home(folder: Path, config: Config, events: Sequence[Mapping[str, Any]]) -> None:
+    """UserError if the run in ``folder``, whose configuration is its own, was last started where paths lead elsewhere.
+
+    The launcher has asked; a rank may be on a host that does not have the folder of the job.
+    """
+    if RESTARTS not in os.environ and (home := started_elsewhere(events)) and leads_from(home, config):
+        raise UserError(
+            f"{folder}: the run was last started in {home}, from where its relative paths lead: "
+            f"go on there, or give --config if they lead from here"
+        )
+
+
 def _require_resumable(
-    folder: Path, config: Config, before: Config | None, events: Sequence[Mapping[str, Any]], *, given: bool
+    folder: Path, config: Config, before: Config | None, events: Sequence[Mapping[str, Any]]
 ) -> None:
-    """UserError if the run in ``folder`` cannot go on with a configuration, which is ``given`` or its own.
+    """UserError if the run in ``folder`` cannot go on with a configuration.
 
     ``before`` is the configuration that it had, None if that is not known.
     """
     if before is not None and (other := differences(before, config)):
         raise UserError([f"{folder}: cannot be resumed, this is a different search: {line}" for line in other])
     if RESTARTS in os.environ:
-        return  # the launcher has asked; a rank may be on a host that does not have the folder of the job
-    if not given and (home := started_elsewhere(events)) and leads_from(home, config):
-        raise UserError(
-            f"{folder}: the run was last started in {home}, from where relative paths of its commands lead: "
-            f"go on there, or give --config if they lead from here"
-        )
+        return  # the launcher has asked
     # A run that has not come to its end has still to do so; and a job that comes back asks for nothing new.
     ended = before is not None and before.search != config.search and events[-1]["event"] == "finished"
     if ended and (why := nothing_left(config.search.time_limit, usage(events).wall)):
@@ -183,13 +192,19 @@ def why_over(options: Options, config: Config) -> str:
 
 
 def leads_from(folder: str, config: Config) -> bool:
-    """Whether it may matter to a configuration in which folder its commands are run, ``folder`` or another one."""
+    """Whether it may matter to a configuration in which folder its commands are run, ``folder`` or this one.
+
+    Of prompts that are here, too, the digest tells whether they are the same.
+    """
     service = config.service
     commands = (
         *(service.command, service.worker_command, service.update_command, service.stop_command),
         *(service.health_command, config.benchmark.command, config.quality.command),
     )
-    return any(commands) or bool(service.model and Path(folder, service.model).exists())
+    prompts = config.benchmark.prompts
+    elsewhere = [service.model] if service.model and Path(folder, service.model).exists() else []
+    elsewhere += [prompts] if prompts and not Path(prompts).exists() else []
+    return any(commands) or not all(Path(each).is_absolute() for each in elsewhere)
 
 
 def _with_template(config: Config, source: str, *, given: bool) -> Config:

@@ -1,7 +1,8 @@
-"""A run is resumed where it was started, from where the relative paths of its commands lead."""
+"""A run is resumed where it was started, from where its relative paths lead."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bed.job import Job
+from record.written import Script
 
 from mpipso.config import Quality
 from mpipso.config.file import parse
@@ -90,8 +92,8 @@ def test_elsewhere_it_is_refused_and_the_folder_is_named(started: Path, tmp_path
     before = (started / "runs" / "latest" / FILE).read_bytes()
     told = run(tmp_path, command, "--resume", "first/runs/latest", "--evaluations", "2", code=2)
     assert told == (
-        f"mpipso: first/runs/latest: the run was last started in {started}, from where relative paths of its commands "
-        "lead: go on there, or give --config if they lead from here\n"
+        f"mpipso: first/runs/latest: the run was last started in {started}, from where its relative paths lead: "
+        "go on there, or give --config if they lead from here\n"
     )
     assert (started / "runs" / "latest" / FILE).read_bytes() == before
     run(started, "tune", "--resume", "runs/latest", "--evaluations", "2")
@@ -132,6 +134,24 @@ def test_where_a_run_was_left_may_be_unknown_or_gone(tmp_path: Path, monkeypatch
     assert started_elsewhere([here, away, {}]) == str(tmp_path / "away")
 
 
+def test_prompts_lead_from_where_they_are_unless_they_are_here_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    there = tmp_path / "away" / "some.jsonl"
+    there.write_text('{"prompt": "a"}')
+    digest = hashlib.sha256(there.read_bytes()).hexdigest()
+    prompts = f'prompts = "some.jsonl"\nprompts_sha256 = "{digest}"'
+    script = Script(config=template(EMBEDDED).replace("input_tokens = 64", prompts))
+    script.events[0]["cwd"] = str(tmp_path / "away")
+    options = Options(resume=script.save(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"the run was last started in {tmp_path}/away, from where its relative paths"):
+        read_config(options)
+    (tmp_path / "some.jsonl").write_bytes(there.read_bytes())
+    assert read_config(options).benchmark.prompts == "some.jsonl"
+
+
 def test_nothing_leads_from_anywhere_without_commands_of_the_user_s(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "model").touch()
@@ -140,4 +160,6 @@ def test_nothing_leads_from_anywhere_without_commands_of_the_user_s(tmp_path: Pa
     own = embedded.model_copy(update={"service": embedded.service.model_copy(update={"model": "model"})})
     assert leads_from(str(tmp_path / "there"), own)
     assert not leads_from(str(tmp_path), own)
+    absolute = embedded.service.model_copy(update={"model": str(tmp_path / "there" / "model")})
+    assert not leads_from(str(tmp_path), embedded.model_copy(update={"service": absolute}))
     assert leads_from(str(tmp_path), embedded.model_copy(update={"quality": Quality(command=("./check.sh",))}))

@@ -82,7 +82,7 @@ def test_a_run_sends_the_prompts_keeps_their_digest_and_goes_on_with_the_same(fo
     (folder / "else").mkdir()
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)))
     told = run(folder / "else", "tune", "--resume", "../runs/latest", "--evaluations", "3", code=2)
-    assert "cannot be read" in told
+    assert f"the run was last started in {folder}, from where its relative paths lead: go on there, or give" in told
 
 
 @pytest.mark.parametrize("command", ["check", "tune", "launch"])
