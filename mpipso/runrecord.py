@@ -67,6 +67,7 @@ class RunRecord:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
         self._past = self._journal.past
+        self._folder.redactor.learn({"api_key": os.environ.get(config.benchmark.api_key_env)})
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
         self._folder.redactor.spare(config.objective.derived.values())
 

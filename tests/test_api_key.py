@@ -69,6 +69,13 @@ def test_a_run_sends_the_key_and_keeps_its_variable_alone(config: Path) -> None:
     assert KEY not in kept + told
 
 
+def test_a_key_that_stands_in_the_configuration_is_not_kept_either(config: Path) -> None:
+    config.write_text(CONFIG.replace("[benchmark]", f'env = {{ WANTED = "{KEY}" }}\n[benchmark]'))
+    told = run(config, "tune", "--progress", "plain", "--config", "my.toml", code=0, LLM_LOGIN=KEY)
+    kept = written(config.parent / "runs")
+    assert "WANTED" in kept and KEY not in kept + told
+
+
 def test_a_wrong_key_is_told_without_it(config: Path) -> None:
     """Also where the service itself writes it into its log."""
     told = run(config, "tune", "--progress", "plain", "--config", "my.toml", code=3, LLM_LOGIN=KEY, WANTED="another")
