@@ -616,6 +616,26 @@ class TestBudgets:
             session.run()
         assert 6 <= len(session.events("evaluated")) <= 12
 
+    @pytest.mark.parametrize(
+        ("told", "soon"),
+        [
+            ("vllm: error: unrecognized arguments: --such-flag {}", True),
+            ("error: unexpected argument '--{}such-flag' found", True),
+            ("the value {} does not fit", False),
+        ],
+    )
+    def test_so_does_one_that_does_not_know_a_flag_whatever_its_value(
+        self, told: str, soon: bool, tmp_path: Path
+    ) -> None:
+        words = itertools.cycle(["no-", ""] if "'" in told else ["some", "text", "or other"])
+
+        def refused(configuration: Configuration) -> Metrics | Failure:
+            return Failure(f"n0: the service exited: {told.format(next(words))}", "configuration")
+
+        session = Session(tmp_path, configured(search__evaluations=100, search__fruitless=3), measure=refused)
+        with pytest.raises(RunFailed, match="of the first .* failed alike" if soon else "all of the last 18 "):
+            session.run()
+
     @pytest.mark.parametrize(("told", "soon"), [("[Errno 98] Address already in use", True), ("no answer", False)])
     def test_so_does_one_whose_processes_take_each_other_s_port_but_not_a_node_that_is_sick(
         self, told: str, soon: bool, tmp_path: Path

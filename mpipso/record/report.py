@@ -246,6 +246,7 @@ def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[Render
     loads = dict.fromkeys(load for each in shown.values() for load in each.loads)
     if len(loads) < 2:
         return
+    repeated = False
     table = table_with("metric", "at", *(f"{name} #{measured.number}" for name, measured in shown.items()))
     for metric in dict.fromkeys((outcome.objective, *outcome.limits)):
         rows = [(load, [_at(each, load, metric) for each in shown.values()]) for load in loads]
@@ -253,11 +254,13 @@ def _by_load(outcome: Outcome, shown: Mapping[str, Measured]) -> Iterator[Render
         columns = zip(*(cells for _, cells in rows), strict=True)
         if all(len({value for value, count in column if count}) < 2 for column in columns):
             continue  # it was measured once for all loads, as what checks the answers is
+        repeated |= any(count > 1 for _, cells in rows for _, count in cells)
         for load, cells in rows:
             told = (f"{value} ({count})" if count > 1 else value for value, count in cells)
             table.add_row(Text(clean(metric)), load, *told, end_section=load == rows[-1][0])
     yield table
-    yield Text("(n): the mean of n measurements, of search and race", "dim")
+    if repeated:
+        yield Text("(n): the mean of n measurements, of search and race", "dim")
     for name, measured in shown.items():
         if measured.cut:
             yield Text(f"{name} failed at {clean(measured.cut)}", "yellow")

@@ -19,6 +19,12 @@ _ALIKE, _CONFIGURATIONS = 6, 3
 """How many evaluations, of how many configurations, have to fail alike before the cause is sought outside of them."""
 _MEMORY = re.compile(r"memory|\boom\b|alloc|killed by signal 9\b", re.IGNORECASE)
 """Matches causes of failure that a smaller setting may cure."""
+_REFUSED = re.compile(
+    r"(?i)\b(?:unrecogni[sz]ed|unexpected|unknown|no such) (?:command[- ]line )?(?:argument|option|flag)s?\b.*"
+)
+"""Matches how programs refuse flags, from there to the end; with these they name their values, which differ."""
+_FLAG = re.compile(r"-(?:-no)?(-[a-zA-Z][\w-]*)")
+"""Matches a flag, without what makes a switch one that is off."""
 
 
 def spent_budget(
@@ -117,9 +123,10 @@ def _reason(failure: Failure | None) -> tuple[str, str]:
     """What failures that are alike have in common: their kind, and their cause without the node's name and numbers.
 
     A cause begins with the name of its node. The number of requests that failed depends on the configuration, so a
-    cause that tells it keeps its numbers.
+    cause that tells it keeps its numbers. Of flags that the service does not know, the values do not count.
     """
     if failure is None:
         return "", ""
     cause = re.sub(r"^\S+: ", "", failure.cause)
+    cause = _REFUSED.sub(lambda found: " ".join(_FLAG.findall(found[0])) or found[0], cause)
     return failure.kind, cause if "requests failed" in cause else essence(cause)

@@ -138,6 +138,8 @@ def test_what_was_measured_at_each_load_of_a_sweep_stands_side_by_side() -> None
     side_by_side = [line for line in lines if "%" in line]
     assert cells(side_by_side, "output_throughput") == ["output_throughput", "200 tok/s", "120 tok/s", "-40.0 %"]
     assert "best failed at concurrency 8: it hung" in lines
+    again = "(n): the mean of n measurements, of search and race"
+    assert again in lines and again not in drawn(summary(outcome(*found[:2], incumbent=1)))
     (first, *others) = [line for line in lines if "  concurrency " in line]
     assert cells([first], "output_throughput") == ["output_throughput", "concurrency 1", "100 tok/s", "120 tok/s (2)"]
     assert [line.split()[1:] for line in others] == [
