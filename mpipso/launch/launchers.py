@@ -128,8 +128,9 @@ class OpenMPI5(Launcher):
     """The flag that sets a parameter of the runtime, which starts and watches the ranks."""
 
     def environment(self) -> dict[str, str]:
-        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        return root if os.geteuid() == 0 else {}
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+        # Inside a job of sbatch --export=NONE, srun would start its daemons with no PATH.
+        return {"SLURM_EXPORT_ENV": "ALL", **root}
 
     def command(
         self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False

@@ -11,6 +11,7 @@ import pytest
 
 from mpipso.launch.launchers import Hydra, Launcher, OpenMPI4, OpenMPI5
 from mpipso.launch.ranks import Ranks
+from mpipso.service.environment import scrubbed_environment
 
 
 class TestFamilies:
@@ -54,6 +55,11 @@ class TestFamilies:
 
     def test_mpich_does_not_wait_for_the_steps_of_a_job_that_was_lost(self) -> None:
         assert Hydra().environment() == {"SLURM_OVERLAP": "1"}
+
+    @pytest.mark.parametrize("family", [OpenMPI5(), OpenMPI4()])
+    def test_open_mpi_s_daemons_get_the_environment_whatever_sbatch_was_told_to_export(self, family: Launcher) -> None:
+        assert family.environment()["SLURM_EXPORT_ENV"] == "ALL"
+        assert "SLURM_EXPORT_ENV" not in scrubbed_environment(family.environment()), "services do not see it"
 
     @pytest.mark.parametrize(
         ("family", "environment", "agent"),
