@@ -21,7 +21,7 @@ LIMIT = 10.0
 """Seconds in which a host answers; one that is frozen accepts the connection and says nothing."""
 _SLURM_LIMIT = 30.0
 """Seconds for a job step, which the controller has to grant."""
-_STEP = ("srun", "--overlap", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
+_STEP = ("srun", "--overlap", "--export=ALL", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
 _HOLDING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 """States of a job that still has its nodes (squeue's manual, "JOB STATE CODES")."""
 _MOST_AT_A_TIME = 64

@@ -645,7 +645,10 @@ class TestHosts:
     @pytest.mark.parametrize(
         ("srun", "left", "out"),
         [
-            ('case " $* " in *" n4 true "*) exit 1;; *" --overlap "*) ;; *) exit 1; esac', "n0 n2", "n1, n3, n4"),
+            (
+                'case " $* " in *" n4 true "*) exit 1;; *" --overlap --export=ALL "*) ;; *) exit 1; esac',
+                *("n0 n2", "n1, n3, n4"),
+            ),
             ("exit 1", "n0 n2 n4", "n1, n3"),
         ],
         ids=["steps", "no steps"],
