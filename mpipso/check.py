@@ -73,9 +73,9 @@ def check(options: Options, ranks: int | None, console: Console) -> int:
     configuration = space.baseline or space.decode(np.full(space.dimensions, 0.5))
     work_dir = config.service.work_dir or "/tmp/mpipso"
     placed = layout(group, work_dir, str(Path(work_dir) / config.service.config_name))
-    _print_commands(_starts(config, configuration, group, placed), console)
+    _print_commands(_starts(config, configuration, group, placed), configuration, console)
     console.print("and measure it with:")
-    _print_commands(_measurements(config, configuration, group, placed), console)
+    _print_commands(_measurements(config, configuration, group, placed), configuration, console)
     return 0
 
 
@@ -194,8 +194,9 @@ def _measurements(
             yield recipe.NodeStart(group.nodes[0].host, tuple(client.command(config, target)))
 
 
-def _print_commands(starts: Iterable[recipe.NodeStart], console: Console) -> None:
+def _print_commands(starts: Iterable[recipe.NodeStart], configuration: Configuration, console: Console) -> None:
     for start in starts:
         before = [recipe.NodeStart(start.host, start.update)] if start.update else []
         for each in (*before, start):
-            console.print(Text(f"  {start.host}: {' '.join(recipe.command_words(each))}"), soft_wrap=True)
+            words = recipe.command_words(each, configuration)
+            console.print(Text(f"  {start.host}: {' '.join(words)}"), soft_wrap=True)

@@ -690,6 +690,15 @@ def test_check_hides_secrets(config: Path, capsys: pytest.CaptureFixture[str]) -
     assert "HF_TOKEN='***' LEVEL=1" in out and "supersecret" not in out
 
 
+def test_check_shows_what_is_tuned_whatever_its_flag(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, '"--batch"', '"--max_total_token_num"\ndefault = 131072')
+    change(config, "max = 64", "max = 262144")
+    change(config, '"{port}"]', '"{port}", "--token", "12345678"]')
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "--max_total_token_num 131072" in out and "--token '***'" in out
+
+
 def test_check_notes_a_path_that_the_template_lacks(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     template = config.with_name("service.json")
     template.write_text('{"schedule": {"maxBatchSize": 8}, "models": [{"memory": -1}]}')

@@ -100,6 +100,7 @@ def write_best(
         The disk is full or fails.
     """
     redactor = redactor or Redactor()
+    redactor.spare(map(str, evaluation.configuration.values()))
     for start in starts:
         redactor.learn({"env": start.env, "argv": start.argv, "update": start.update})
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(evaluation.ended))
@@ -166,9 +167,13 @@ def _texts(table: Mapping[str, object]) -> dict[str, str]:
     return {name: _text(content) for name, content in dict(table).items()}
 
 
-def command_words(start: NodeStart) -> list[str]:
-    """The variables and the words of a start for people, each as a shell takes it, with ``***`` for secrets."""
+def command_words(start: NodeStart, configuration: Configuration) -> list[str]:
+    """The variables and the words of a start for people, each as a shell takes it, with ``***`` for secrets.
+
+    No value of the configuration is one, even if it follows ``--max-token``.
+    """
     redactor = Redactor()
+    redactor.spare(map(str, configuration.values()))
     redactor.learn({"env": start.env, "argv": start.argv})
     variables = [f"{name}={shlex.quote(content)}" for name, content in redactor.data(start.env).items()]
     words = [*variables, *map(shlex.quote, redactor.arguments(start.argv))]

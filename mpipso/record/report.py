@@ -318,7 +318,7 @@ def _whereabouts(outcome: Outcome) -> Iterator[RenderableType]:
     for start in outcome.starts:
         if len(outcome.starts) > 1:
             yield Text(f"on {clean(start.host)}:")
-        yield _Command(recipe.command_words(start))
+        yield _Command(recipe.command_words(start, outcome.best.configuration))
 
 
 def _whole(*parts: str | tuple[str, str]) -> Text:

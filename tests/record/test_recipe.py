@@ -131,7 +131,7 @@ def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) ->
     )
     start = NodeStart("node1", argv, {"HF_TOKEN": "hf-secret", "LEVEL": "1"})
     script = write(tmp_path, start)
-    assert "-secret" not in script.read_text() + (tmp_path / TOML).read_text() + " ".join(command_words(start))
+    assert "-secret" not in script.read_text() + (tmp_path / TOML).read_text() + " ".join(command_words(start, {}))
     refused = run(script, HF_TOKEN="")
     assert refused.returncode != 0 and "set HF_TOKEN first" in refused.stderr
     given, variables = shown(
@@ -142,6 +142,20 @@ def test_secrets_are_asked_of_the_operator_instead_of_written(tmp_path: Path) ->
         *("WANDB_API_KEY=k4", "--env=NGC_API_KEY=k5"),
     ]
     assert variables["HF_TOKEN"] == "mine" and variables["LEVEL"] == "1"
+
+
+def test_a_number_that_was_tuned_is_no_secret_whatever_its_flag(tmp_path: Path) -> None:
+    tuned = ("--max_total_token_num", "131072", "--token-ms=2.5", "-e", "MAX_TOKEN=131072")
+    argv = (sys.executable, "-c", SHOW, *tuned, "--api-key", "12345678")
+    start = NodeStart("node1", argv, {"TOKEN_RATIO": "0.125"})
+    evaluation = Evaluation(1, 1, 0, {"total": 131072, "pause": 2.5, "ratio": 0.125}, metrics={})
+    write_best(tmp_path, evaluation, fitness=None, score="1", starts=[start])
+    given, variables = shown(run(tmp_path / SCRIPT, API_KEY="mine"))
+    assert given == [*tuned, "--api-key", "mine"] and variables["TOKEN_RATIO"] == "0.125"
+    written = read_best(tmp_path)
+    assert written is not None and written.starts[0].argv == (*argv[:-1], "***")
+    words = command_words(start, evaluation.configuration)
+    assert words[0] == "TOKEN_RATIO=0.125" and words[4:] == [*tuned, "--api-key", "'***'"]
 
 
 def test_each_node_has_its_section(tmp_path: Path) -> None:
