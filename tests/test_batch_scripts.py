@@ -135,8 +135,17 @@ def test_the_run_is_told_when_the_time_that_its_script_asks_for_is_over(site: Si
 
 def test_without_flags_it_says_how_it_is_used(site: Site) -> None:
     done = site.submit(7)
-    assert done.returncode not in (0, 3)
-    assert f"mpipso.{site.system}" in done.stderr and "usage: " in done.stderr
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"mpipso.{site.system}: no flags; usage: ")
+
+
+def test_in_another_folder_than_that_of_run_sh_it_says_so(site: Site) -> None:
+    (site.folder / "run.sh").unlink()
+    done = site.submit(7, *FLAGS)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"mpipso.{site.system}: no run.sh in {site.folder}: ") and "./run.sh install" in line
 
 
 def test_grid_engine_warns_before_it_kills_and_reaches_its_own_hosts(tmp_path: Path) -> None:

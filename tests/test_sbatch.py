@@ -245,8 +245,18 @@ def test_the_run_is_told_the_command_that_submits_it_again(cluster: Cluster, sho
 def test_without_a_configuration_it_says_how_it_is_used(cluster: Cluster) -> None:
     with cluster.submit("exit 0") as job:
         done = job.wait()
-    assert done.returncode != 0
-    assert "usage: sbatch mpipso.sbatch CONFIG.toml" in done.stderr
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mpipso.sbatch: no configuration; usage: sbatch mpipso.sbatch CONFIG.toml")
+
+
+def test_without_its_virtual_environment_it_says_how_that_is_made(cluster: Cluster) -> None:
+    cluster.more["MPIPSO_VENV"] = "/nonexistent"
+    with cluster.submit("exit 0", "my.toml") as job:
+        done = job.wait()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mpipso.sbatch: /nonexistent: ") and "./run.sh install" in line
 
 
 def test_a_job_that_loses_the_node_of_this_script_comes_back() -> None:
