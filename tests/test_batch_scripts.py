@@ -137,7 +137,7 @@ def test_without_flags_it_says_how_it_is_used(site: Site) -> None:
     done = site.submit(7)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"mpipso.{site.system}: no flags; usage: ")
+    assert line.startswith(f"mpipso.{site.system}: usage: ")
 
 
 def test_in_another_folder_than_that_of_run_sh_it_says_so(site: Site) -> None:

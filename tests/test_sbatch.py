@@ -247,7 +247,7 @@ def test_without_a_configuration_it_says_how_it_is_used(cluster: Cluster) -> Non
         done = job.wait()
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("mpipso.sbatch: no configuration; usage: sbatch mpipso.sbatch CONFIG.toml")
+    assert line.startswith("mpipso.sbatch: usage: sbatch mpipso.sbatch CONFIG.toml")
 
 
 def test_without_its_virtual_environment_it_says_how_that_is_made(cluster: Cluster) -> None:
