@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+FARTHEST = math.log(1000.0)
+"""The most, and negated the least, of the logarithms of ratios to limits: a count of 0 has no logarithm."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,7 +41,8 @@ class Score:
     is not feasible here."""
     log_ratios: tuple[float, ...] = field(default=(), compare=False)
     """Of each limit, the logarithm of the ratio of what was measured to it: above 0 where it is broken (of a lower
-    limit that of the inverse), NaN where that is not known. Empty where there are no limits, or nobody says."""
+    limit that of the inverse), no farther than :data:`FARTHEST` from 0, NaN where that is not known. Empty where there
+    are no limits, or nobody says."""
 
     @property
     def feasible(self) -> bool:

@@ -13,6 +13,7 @@ from mpipso.config.parallel import Parallel, Ssh
 from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter, names_in
 from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import METRICS, Value
+from mpipso.score import FARTHEST
 from mpipso.wording import suggestion
 
 ScheduleKind = Literal["generation", "window", "async"]
@@ -49,9 +50,6 @@ class Service(Section):
         return adapter("engines", engine, info)
 
 
-_LEAST_RATIO = 1e-3
-
-
 class Limit(Section):
     """A service level objective: ``metric`` at most ``max``, or at least ``min``.
 
@@ -81,14 +79,16 @@ class Limit(Section):
     def log_ratio(self, value: float, bound: float) -> float:
         """How a value compares with the :meth:`bound`, as a logarithm; above 0 if the limit is broken.
 
-        It is that of the ratio of value to bound, which is taken to be a thousandth at least, or of its inverse where
-        the bound is a lower one. Bounds that are not above 0 have no such ratio: then it is that of the distance.
+        It is that of the ratio of value to bound, or of its inverse where the bound is a lower one. Bounds that are not
+        above 0 have no such ratio: then it is that of the distance.
         """
         if bound > 0.0:
-            found = math.log(max(value / bound, _LEAST_RATIO))
-            return found if self.max is not None else -found
-        excess = self.excess(value, bound)
-        return math.copysign(math.log1p(abs(excess)), excess)
+            found = math.log(value) - math.log(bound) if value > 0.0 else -FARTHEST
+            found = found if self.max is not None else -found
+        else:
+            excess = self.excess(value, bound)
+            found = math.copysign(math.log1p(abs(excess)), excess)
+        return min(max(found, -FARTHEST), FARTHEST)
 
     def in_words(self, value: float, bound: float) -> str:
         """How it is broken, as in ``ttft_p99_ms 1520 > 1000``, with all digits where it takes these to see it."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.score import Score
+from mpipso.score import FARTHEST, Score
 from mpipso.search.lattice import Lattice
 
 Array = NDArray[np.float64]
@@ -214,15 +214,24 @@ def _expected_of(both: Sequence[tuple[Score, Score]]) -> Callable[[Score], Score
     ratios = [here / there for here, there in fitness if here is not None and there is not None and here * there > 0.0]
     factor = float(np.median(ratios)) if ratios else 1.0
     pairs = [(here.log_ratios, there.log_ratios) for here, there in both]
-    apart = [np.subtract(here, there) for here, there in pairs if here and len(here) == len(there)]
-    shifts = np.median(apart, axis=0) if apart else 0.0
+    pairs = [(here, there) for here, there in pairs if here and len(here) == len(there)]
+    # Counts that are 0 on one side, as those of failed requests, tell no factor.
+    apart = [np.where(_measured(here) & _measured(there), np.subtract(here, there), 0.0) for here, there in pairs]
+    shifts = np.median(apart, axis=0) if apart else np.zeros(0)
 
     def expected(there: Score) -> Score:
         scaled = replace(there, fitness=None if there.fitness is None else factor * there.fitness)
-        if not there.log_ratios or not apart:
+        if len(there.log_ratios) != len(shifts) or not shifts.any():
             return scaled
-        log_ratios = tuple(map(float, np.add(there.log_ratios, shifts)))
+        log_ratios = np.where(_measured(there.log_ratios), np.add(there.log_ratios, shifts), there.log_ratios)
         violation = float(np.sum(np.expm1(np.maximum(log_ratios, 0.0))))
-        return replace(scaled, infeasible=violation > 0.0, violation=violation, log_ratios=log_ratios)
+        return replace(
+            scaled, infeasible=violation > 0.0, violation=violation, log_ratios=tuple(map(float, log_ratios))
+        )
 
     return expected
+
+
+def _measured(log_ratios: Sequence[float]) -> NDArray[np.bool_]:
+    """Which of these are not cut off, of shape (limits,)."""
+    return np.asarray(np.abs(log_ratios) < FARTHEST)

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search.scored import limited
 
-from mpipso.config import Constraint, Parameter, Search, SwarmSection
+from mpipso.config import Constraint, Limit, ObjectiveSection, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
+from mpipso.evaluation import Evaluation
 from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import Models
+from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from mpipso.search.strategy import Strategy
@@ -451,6 +453,23 @@ def test_what_slower_machines_measured_of_limits_is_scaled_to_what_is_measured_h
     assert scaled == pytest.approx([0.3, 1.35, 0.45, 1.65, 0.9, 1.05])
     assert [score.violation for score in scores] == pytest.approx([0.35, 0.65, 0.05])
     assert not any(score.feasible or score.unjudged for score in scores)
+
+
+@pytest.mark.parametrize(("here", "kept"), [(0.0, [True, False, False]), (1.0, [True, True, False])])
+def test_counts_of_zero_tell_no_factor_between_machines(here: float, kept: list[bool]) -> None:
+    """As those of failed requests: two of them are allowed, and elsewhere most had none or one."""
+    objective = Objective(ObjectiveSection(maximize="rate", slo=(Limit(metric="failed", max=2.0),)))
+
+    def score(failed: float) -> Score:
+        return objective.judge(Evaluation(0, 1, 0, {}, metrics={"rate": 1.0, "failed": failed}), None)
+
+    points = np.array([[(i + 0.5) / 10] for i in range(6)])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    there = [1.0 - here] * 3
+    history.learn(points, [score(each) for each in (*there, 1.0, 2.0 if here else 20.0, 60.0)], [])
+    for point in points[:3]:
+        history.tell(history.add(point), score(here))
+    assert [known.feasible for _, known in history.foreign()] == kept
 
 
 @pytest.mark.parametrize("missed", [False, True])
