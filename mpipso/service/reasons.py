@@ -9,9 +9,10 @@ from typing import NamedTuple
 from mpipso.logtext import PROCESS, parted
 from mpipso.service.boxes import unboxed
 
-MEMORY, NAMED, ERROR, ELSEWHERE, OTHER = range(5)
-"""How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; one
-that only points to another, or only says what could not begin for it; anything else."""
+MEMORY, NAMED, ERROR, ENDED, ELSEWHERE, OTHER = range(6)
+"""How far a line is from the cause of an end: memory was missing; an exception with what it says; another error; the
+end of a process that may have said nothing, as one that is killed; an error that only points to another, or only says
+what could not begin for it; anything else."""
 
 
 class Reason(NamedTuple):
@@ -24,6 +25,8 @@ class Reason(NamedTuple):
 def remoteness(line: str) -> int:
     """How far a line of a log is from the cause of an end, by what it says behind its logger's prefix."""
     prefix, said = parted(line.strip())
+    if _ENDED.search(said):  # vLLM only warns of it
+        return ENDED
     if _HARMLESS_LEVEL.search(prefix) or _HARMLESS.search(said):
         return OTHER
     named = _NAMED.search(said)
@@ -78,7 +81,7 @@ def _not_survived(lines: Sequence[str], ranks: Sequence[int]) -> int:
     One is survived if its process goes on before the last error: it says something that is no error, does not belong to
     one, and does not speak of its end.
     """
-    last = max(index for index, rank in enumerate(ranks) if rank in (NAMED, ERROR))
+    last = max(index for index, rank in enumerate(ranks) if rank in (NAMED, ERROR, ENDED))
     went_on: set[str] = set()
     for index in range(last, -1, -1):
         process = _PROCESS.match(lines[index])
@@ -136,6 +139,7 @@ _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
 )
+_ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
 _ONLY_NAMED = re.compile(r"\b[A-Z]\w*(Error|Exception):?$")
 _WITH_TEXT = re.compile(r"(?:^|[\s.:'\"(])(?:[A-Z]\w*(?:Error|Exception)|Exception): \S")
@@ -148,6 +152,7 @@ _ELSEWHERE = re.compile(
     r"(?i)\bsee (the )?((root cause|errors?|error messages?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
     r"|^EOFError$|\bChildFailedError\b|\bApplication startup failed\b"
+    r"|\boutput_handler failed\b"
     r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
     # What gunicorn says of its workers.
     r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"

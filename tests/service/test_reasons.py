@@ -4,7 +4,7 @@ import pytest
 
 from mpipso.logtext import essence
 from mpipso.service.node import quoted
-from mpipso.service.reasons import ELSEWHERE, ERROR, MEMORY, NAMED, OTHER, remoteness, telling
+from mpipso.service.reasons import ELSEWHERE, ENDED, ERROR, MEMORY, NAMED, OTHER, remoteness, telling
 
 WORKER = "(Worker_TP0 pid=7) ERROR 11-28 05:12:09 [executor.py:63] "
 CORE = "(EngineCore pid=6) ERROR 11-28 05:12:09 [core.py:12] "
@@ -54,8 +54,43 @@ def test_what_pydantic_refuses_is_named_by_what_it_says_of_the_value() -> None:
 def test_the_reason_of_an_engine_that_dies_under_load_is_what_others_point_to() -> None:
     assert telling(UNDER_LOAD) == f"{CORE}KeyError: 'cmpl-1'"
     without = UNDER_LOAD.replace("KeyError: 'cmpl-1'", "AssertionError")
-    assert telling(without) == f"{SERVER}output_handler failed."
+    assert telling(without) == f"{CORE}AssertionError"
     assert telling(without, first=True) == f"{CORE}The core encountered a fatal error."
+
+
+CORE_ENDED = f"{WARNING}[shutdown] MPClient: engine core exited unexpectedly; starting cleanup"
+KILLED = "\n".join(
+    [
+        ACCESS,
+        CORE_ENDED,
+        f"{INFO}[shutdown] MPClient: stopping engine manager",
+        f"{SERVER}AsyncLLM output_handler failed.",
+        *(f"{SERVER}{line}" for line in (*TRACEBACK, POINTS_TO_IT)),
+        ACCESS,
+        "INFO:     Finished server process [5]",
+    ]
+)
+
+
+def test_an_engine_that_is_killed_says_nothing_and_the_reason_is_what_is_said_of_its_end() -> None:
+    assert telling(KILLED) == telling(KILLED, first=True) == CORE_ENDED
+    survived = f"{SERVER}ImportError: no plugin\n{INFO}without it\n"
+    assert telling(survived + KILLED) == CORE_ENDED
+    older = f"{SERVER}Engine core proc EngineCore_DP0 died unexpectedly, shutting down client."
+    assert telling(KILLED.replace(CORE_ENDED, older)) == older
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        f"{CORE}KeyError: 'x'",
+        f"{CORE}AssertionError",
+        f"{CORE}torch.OutOfMemoryError: CUDA out of memory.",
+        f"{CORE}Worker proc VllmWorker-1 died unexpectedly (exit code: -9), shutting down executor.",
+    ],
+)
+def test_what_the_engine_or_its_workers_say_is_nearer_than_that_it_ended(cause: str) -> None:
+    assert telling(f"{cause}\n{KILLED}") == cause
 
 
 def test_of_several_exceptions_the_first_is_the_reason_if_the_others_follow_from_it() -> None:
@@ -220,6 +255,7 @@ def test_code_and_empty_messages_are_no_reason(line: str) -> None:
         (f"{CORE}AssertionError", ERROR),
         (f"{CORE}It has been lost", ERROR),
         ("prog: error: unrecognized arguments: --foo 3", ERROR),
+        (CORE_ENDED, ENDED),
         (POINTS_TO_IT, ELSEWHERE),
         ("ERROR:    Application startup failed. Exiting.", ELSEWHERE),
         ("For further information visit https://errors.pydantic.dev/2.14/v/value_error", ELSEWHERE),
