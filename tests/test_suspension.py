@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -46,19 +49,80 @@ def test_a_stop_is_known_as_soon_as_the_process_goes_on() -> None:
     assert 0.0 <= awake <= passed - STOP
 
 
-def test_a_process_that_was_busy_meanwhile_was_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The clocks are played: how long a thread keeps the interpreter depends on the machine.
-    seconds = {"now": 100.0, "used": 3.0}
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """The clocks, played, as how long a thread keeps the interpreter or waits for a core depends on the machine."""
+    told = {"now": 100.0, "used": 3.0}
     clocks = SimpleNamespace(
         CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
-        clock_gettime=lambda clock: seconds["now"],
-        process_time=lambda: seconds["used"],
-        sleep=time.sleep,
+        clock_gettime=lambda clock: told["now"],
+        process_time=lambda: told["used"],
+        sleep=lambda turn: threading.Event().wait(),  # the turns are the tests'
     )
     monkeypatch.setattr(suspension, "time", clocks)
+    monkeypatch.setattr(suspension, "_SCHEDULED", tmp_path / "schedstat")
+
+    def play(now: float, used: float, waited: float | None = None) -> None:
+        told.update(now=now, used=used)
+        if waited is not None:
+            (tmp_path / "schedstat").write_text(f"{used * 1e9:.0f} {waited * 1e9:.0f} 7\n")
+
+    return play
+
+
+def test_a_process_that_was_busy_meanwhile_was_not_stopped(seconds: Callable[..., None]) -> None:
     watch = suspension._Watch()
     watch.look()
-    seconds.update(now=120.0, used=22.0)
+    seconds(now=120.0, used=22.0)
+    watch.turn()
     assert watch.look() == (120.0, 0.0)
-    seconds.update(now=140.0, used=22.1)
+    seconds(now=140.0, used=22.1)
+    watch.turn()
     assert watch.look() == (140.0, 20.0)
+    seconds(now=143.0, used=22.1)
+    assert watch.look() == (143.0, 20.0)
+    seconds(now=160.0, used=22.1)
+    watch.turn()
+    assert watch.look() == (160.0, 37.0), "what was told as awake stays so"
+
+
+def test_a_process_that_waited_for_a_core_meanwhile_was_not_stopped(seconds: Callable[..., None]) -> None:
+    watch = suspension._Watch()
+    watch.look()
+    seconds(now=120.0, used=5.0, waited=14.0)
+    watch.turn()
+    assert watch.look() == (120.0, 0.0)
+    seconds(now=140.0, used=5.1, waited=14.3)
+    watch.turn()
+    assert watch.look() == (140.0, 20.0)
+
+
+def test_a_core_that_is_lost_during_a_look_at_the_clock_is_no_stop(
+    seconds: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = suspension._Watch()
+    watch.look()
+    seconds(now=100.5, used=3.0, waited=0.0)
+    clock = suspension._now
+
+    def losing() -> float:
+        now = clock()
+        seconds(now=120.5, used=3.0, waited=20.0)
+        return now
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suspension, "_now", losing)
+        watch.turn()
+    seconds(now=121.0, used=3.0, waited=20.0)
+    watch.turn()
+    assert watch.look() == (121.0, 0.0)
+
+
+def test_who_asks_before_the_thread_had_its_turn_waits_for_it(seconds: Callable[..., None]) -> None:
+    watch = suspension._Watch()
+    watch.look()
+    seconds(now=120.0, used=5.0, waited=14.0)
+    late = threading.Timer(0.2, watch.turn)
+    late.start()
+    assert watch.look() == (120.0, 0.0)
+    late.join()
