@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -35,7 +35,8 @@ _PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "s
 class _Row:
     """A service group and what it is doing; ``number``, of its evaluation, is None while it does nothing.
 
-    ``out`` is ``lost`` or ``quarantine`` when it takes no part, else empty, and ``cause`` says why.
+    ``more`` is what of ``detail`` has to be seen whole. ``out`` is ``lost`` or ``quarantine`` when it takes no part,
+    else empty, and ``cause`` says why.
     """
 
     nodes: str
@@ -44,6 +45,7 @@ class _Row:
     configuration: Configuration = field(default_factory=dict)
     phase: str = ""
     detail: str = ""
+    more: str = ""
     since: float = 0.0
     out: str = ""
     cause: str = ""
@@ -141,13 +143,16 @@ class Monitor:
         """A group begins an evaluation."""
         row = self._rows[group]
         row.number, row.label, row.configuration = number, label, configuration
-        row.phase, row.detail, row.since, row.out = "", "", self._clock(), ""
+        row.phase, row.detail, row.more, row.since, row.out = "", "", "", self._clock(), ""
         self._changed = True
 
     def phase(self, group: int, text: str, detail: str = "") -> None:
-        """A group enters a phase of its evaluation, such as ``starting``; ``detail`` is what that waits for."""
+        """A group enters a phase of its evaluation, such as ``starting``; ``detail`` is what that waits for.
+
+        Its row may have no room for all of that; what follows on a second line gets lines of its own.
+        """
         row = self._rows[group]
-        row.phase, row.detail = clean(text), clean(detail)
+        row.phase, row.detail, row.more = clean(text), clean(detail), clean(detail.partition("\n")[2])
         self._changed = True
 
     def evaluated(self, evaluation: Evaluation, summary: str, best: bool, violations: Sequence[str] = ()) -> None:
@@ -312,7 +317,7 @@ class Monitor:
             if self._counts[what]:
                 status.append(f"  {self._counts[what]} {what}", style)
         self._progress.update(self._task, completed=self._done, total=self._total, description=status.markup)
-        return Group(Rule(style="dim"), self._progress, self._groups(now, console), self._best())
+        return Group(Rule(style="dim"), self._progress, self._groups(now, console), *self._more(console), self._best())
 
     def _groups(self, now: float, console: Console) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=True, padding=(0, 1, 0, 0), header_style="dim")
@@ -334,6 +339,17 @@ class Monitor:
             )
         return table
 
+    def _more(self, console: Console) -> Iterator[Text]:
+        """What has to be seen whole of the groups that are shown, as far as the terminal has lines for it."""
+        room = console.height - _FRAME - len(self._rows)
+        for group, row in self._rows.items():
+            if row.number is not None and row.more:
+                text = Text(f"group {group}: {row.more}", "dim", overflow="fold")
+                room -= len(text.wrap(console, console.width))
+                if room < 0:
+                    return
+                yield text
+
     def _best(self) -> Text:
         if self._incumbent is None:
             return Text("best   none yet", "dim")
@@ -352,7 +368,7 @@ def _cells(row: _Row, changes: str, now: float) -> tuple[RenderableType, ...]:
         return "", "", Text("idle", "dim"), ""
     what = Text.assemble((f"{row.label} ", "bold"), changes) if row.label not in ("", changes) else Text(changes)
     if row.detail:
-        what.append(f"  {row.detail}", "dim")
+        what.append(f"  {row.detail.removesuffix(row.more).rstrip('; ')}", "dim")
     phase = Text(row.phase, _PHASES.get(row.phase, ""))
     return str(row.number), what, phase, figures.duration(now - row.since)
 

@@ -67,7 +67,7 @@ class Readiness:
     def wait(self, limit: float, over: threading.Event, tell: Callable[[str], None]) -> None:
         """Return when the service can be measured; ``tell`` is told why it cannot, whenever that changes.
 
-        Of a start that takes :data:`LONG` it is also told where the log is.
+        Of a start that takes :data:`LONG` it is also told where the log is, on a second line.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Readiness:
                 if time.monotonic() >= deadline:
                     why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
                     raise EvaluationFailed(f"not ready within {limit:g} s: {why}") from None
-                where = f"; its log: {self.log}" if time.monotonic() - began >= LONG else ""
+                where = f";\nits log: {self.log}" if time.monotonic() - began >= LONG else ""
                 if f"{problem}{where}" != told:
                     told = f"{problem}{where}"
                     tell(told)

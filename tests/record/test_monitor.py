@@ -281,6 +281,28 @@ def test_no_line_is_wider_and_the_display_not_higher_than_the_terminal(clock: Cl
     assert any("+ 55 groups" in line and "55 busy" in line for line in drawn)
 
 
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_the_place_of_a_log_can_be_read_on_any_terminal(columns: int, clock: Clock, output: io.StringIO) -> None:
+    log = "its log: node17:/scratch/job-123456/mpipso-abcdefgh/service-0-node17.log"
+    monitor = Monitor(8, {0: "node17", 1: "node18"}, output, Screen("live", columns, 10), clock=clock)
+    monitor.started(baseline=BASELINE)
+    monitor.assigned(0, 1, "", {**BASELINE, "n_parallel": 8})
+    monitor.phase(0, "starting", f"nothing listens on node17:8000: Connection refused;\n{log}")
+    draw(monitor, clock)
+    drawn = screen(output)
+    assert " ".join(drawn).count(f" group 0: {log} ") == 1
+    assert any(log.split()[-1] in line for line in drawn), "in one piece"
+    assert any("n_parallel=8  nothing" in line for line in drawn) and max(map(len, drawn)) <= columns
+    monitor.phase(0, "measuring")
+    draw(monitor, clock)
+    assert not any("its log" in line for line in screen(output))
+    monitor.phase(0, "starting", "no answer;\nits log: " + 3 * columns * "x")
+    draw(monitor, clock)
+    drawn = screen(output)
+    monitor.stop()
+    assert len([line for line in drawn if line]) <= 10 and any("n_parallel=8  no answer " in line for line in drawn)
+
+
 def test_a_lost_group_is_shown_until_it_works_again(live: Monitor, clock: Clock, output: io.StringIO) -> None:
     live.assigned(1, 3, "", BASELINE)
     live.lost(1, "no sign of life")

@@ -489,7 +489,7 @@ def test_of_a_start_that_takes_long_the_place_of_the_log_is_told(
     host = "node1" if spans else "node0"
     told = [wait for wait in bench.waits if "log" in wait]
     log = Path(bench.nodes[int(spans)].work_dir) / f"service-0-{host}.log"
-    assert told == [f"{bench.waits[0]}; its log: {host}:{log}"], "once, and not at the beginning"
+    assert told == [f"{bench.waits[0]};\nits log: {host}:{log}"], "once, and not at the beginning"
     assert "its log" not in cause, "which is gone by then"
 
 
