@@ -60,6 +60,10 @@ class Assignment:
         return Evaluation(self.number, self.attempt, group, self.configuration, self.label)
 
 
+NOT_READY = "not ready within"
+"""How the cause of a failure begins if the service needed longer than ``start_timeout``."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why an evaluation has no metrics.

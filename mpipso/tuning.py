@@ -14,7 +14,7 @@ from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed
-from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, mean, works
+from mpipso.evaluation import CONFIRM, NOT_READY, REPEAT, Assignment, Configuration, Evaluation, Failure, mean, works
 from mpipso.incumbent import Incumbent
 from mpipso.logtext import essence
 from mpipso.record.figures import score as score_text
@@ -306,11 +306,13 @@ class Tuning:
         score = self.objective.judge(evaluation, evaluation.metrics)
         if reference or not score.failed:
             return
+        slow = evaluation.failure is not None and evaluation.failure.cause.startswith(NOT_READY)
+        longer = "a longer service.start_timeout, " if slow else ""
         raise RunFailed(
             f"{NO_BASELINE}: {score.cause}\n"
             f"{evaluation.failure.detail if evaluation.failure else ''}\n"
-            f"objective.slo has limits relative to the baseline, so nothing can be judged: give limits as numbers, "
-            f"or defaults that work, and start a new run; "
+            f"objective.slo has limits relative to the baseline, so nothing can be judged: give {longer}limits as "
+            f"numbers, or defaults that work, and start a new run; "
             f"logs are in {self._folder.evaluation(evaluation.number, evaluation.attempt)}"
         )
 

@@ -1219,6 +1219,18 @@ class TestRelativeLimits:
                 session.run()
         assert len(session.events("evaluated")) < 6
 
+    @pytest.mark.parametrize(
+        ("cause", "advice"),
+        [
+            ("not ready within 8 s: no answer", "give a longer service.start_timeout, limits as numbers, or defaults"),
+            ("it broke", "give limits as numbers, or defaults"),
+        ],
+    )
+    def test_what_helps_against_a_baseline_that_fails_is_told(self, cause: str, advice: str, tmp_path: Path) -> None:
+        session = Session(tmp_path, configured(**RELATIVE), measure=lambda _: Failure(cause, "configuration"))
+        with pytest.raises(RunFailed, match=f": {advice} that work, and start a new run; "):
+            session.run()
+
     def test_a_baseline_that_fails_once_in_three_times_does_not(self, tmp_path: Path) -> None:
         config = configured(**RELATIVE, search__baseline_repeats=3)
         turns = iter([Failure("it broke", "configuration")])

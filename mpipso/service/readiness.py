@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from mpipso.errors import EvaluationFailed
+from mpipso.evaluation import NOT_READY
 from mpipso.service.clients.apikey import api_key, headers
 from mpipso.service.clients.base import Client, NotReady, Target
 from mpipso.service.node import Node
@@ -88,7 +89,7 @@ class Readiness:
                     self.reached.set()
                 if time.monotonic() >= deadline:
                     why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
-                    raise EvaluationFailed(f"not ready within {limit:g} s: {why}") from None
+                    raise EvaluationFailed(f"{NOT_READY} {limit:g} s: {why}") from None
                 where = f";\nits log: {self.log}" if time.monotonic() - began >= LONG else ""
                 if f"{problem}{where}" != told:
                     told = f"{problem}{where}"
