@@ -39,6 +39,9 @@ from mpipso.tuning import Tuning
 from mpipso.wording import counted, ranges
 from mpipso.worth import worth
 
+_SHORTEST_KEY = 8
+"""Characters of a key from which on it is hidden wherever the record has them."""
+
 
 class RunRecord:
     """What the root keeps and shows of a run; made once everything is known to be well, before anything starts.
@@ -67,7 +70,10 @@ class RunRecord:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
         self._past = self._journal.past
-        self._folder.redactor.learn({"api_key": os.environ.get(config.benchmark.api_key_env)})
+        key = os.environ.get(config.benchmark.api_key_env, "")
+        # A key that is a word, as for a server that asks for none, would be hidden wherever the record has that word.
+        if any(map(str.isdigit, key)) and len(key) >= _SHORTEST_KEY:
+            self._folder.redactor.learn({"api_key": key})
         self._folder.redactor.spare(text for p in config.parameters for text in p.choices if isinstance(text, str))
         self._folder.redactor.spare(config.objective.derived.values())
 

@@ -115,3 +115,14 @@ def test_a_name_that_holds_no_key_is_told(name: str, why: str, config: Path) -> 
 def test_check_shows_the_name(config: Path) -> None:
     told = run(config, "check", "--config", "my.toml", "--ranks", "1", code=0, LLM_LOGIN=KEY)
     assert "--api-key-env LLM_LOGIN" in told and KEY not in told
+
+
+def test_a_key_that_is_a_word_leaves_the_record_as_it_is(config: Path) -> None:
+    """As it is given to a server that asks for none."""
+    told = run(
+        config, "tune", "--progress", "plain", "--config", "my.toml", code=0, LLM_LOGIN="openai", WANTED="openai"
+    )
+    assert "***" not in told
+    (run_folder,) = (path for path in (config.parent / "runs").iterdir() if not path.is_symlink())
+    more = ("--resume", str(run_folder), "--evaluations", "2")
+    run(config, "tune", "--progress", "plain", *more, code=0, LLM_LOGIN="openai", WANTED="openai")

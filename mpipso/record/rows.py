@@ -46,11 +46,15 @@ def read_rows(path: Path, config: Config) -> tuple[list[Result], list[str]]:
     ignored = [name for name in header if name not in columns and name not in {p.name for p in config.parameters}]
     found: list[Result] = []
     problems: list[str] = []
+    # Of a sweep, the load that counts; others are no further measurements.
+    sweeps = {"load", "counts"} <= set(ignored)
     for line, cells in rows:
         if len(cells) != len(header):
             problems.append(f"{path}:{line}: has {len(cells)} cells, and the header has {len(header)}")
             continue
         row = dict(zip(header, cells, strict=True))
+        if sweeps and row["counts"].strip() == "false":
+            continue
         try:
             configuration = {parameter.name: typed(parameter, row[parameter.name]) for parameter in parameters}
             measured = {name: number for name in metrics if (number := _metric(name, row[name])) is not None}

@@ -166,7 +166,7 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     load = {} if other is None else _fixed_load(config, other)
     parameters = () if other is None else other.parameters
     computed = [each.name for each in parameters if not each.searched and each.name not in load]
-    fixed = {each.name: now for each in parameters if (now := _fixed(each, config)) is not None} | load
+    fixed = {each.name: now for each in parameters if (now := _newly_fixed(each, config, other)) is not None} | load
     kept, notes = _comparable(found, baseline, fixed, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
 
@@ -197,14 +197,24 @@ def _fixed_load(fixed: Config, tuned: Config) -> dict[str, Value]:
     return {name: load[key] for key, name in tuned.benchmark.called.items() if key in load}
 
 
+def _newly_fixed(parameter: Parameter, config: Config, other: Config | None) -> Value | None:
+    """The value at which a parameter of an ``other`` run is fixed now, as it was not there; None if unknown.
+
+    What stood in the command beside the parameter is no flag of the service's, but one of what starts it.
+    """
+    now = _fixed(parameter, config)
+    return None if other is not None and now == _fixed(parameter, other) else now
+
+
 def _fixed(parameter: Parameter, config: Config) -> Value | None:
     """The value that a service now has by its command, environment or file where it was a parameter's; None if unknown.
 
     The name stands for a flag of a parameter that has none, as that of a server which knows it.
     """
     service = config.service
-    no = (parameter.flag or "").partition("/")[2]
-    names = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
+    spelled = parameter.name.replace("_", "-")
+    no = (parameter.flag or "").partition("/")[2] if parameter.flags else f"--no-{spelled}"
+    names = parameter.flags or (f"--{spelled}", no)
     found: object = service.env.get(parameter.env) if parameter.env else None
     if parameter.env is None and service.config_file is not None:
         with contextlib.suppress(ValueError):  # which is told elsewhere

@@ -273,6 +273,7 @@ def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(
         ('type = "bool"\nflag = "--q/--no-q"', 'command = ["serve", "--no-q"]', [False]),
         ('type = "bool"\nflag = "--q/--no-q"', 'command = ["serve", "--q"]', [True]),
         ('type = "bool"', 'command = ["serve", "--queue"]', [True]),
+        ('type = "bool"', 'command = ["serve", "--no-queue"]', [False]),
     ],
 )
 def test_what_is_no_parameter_any_more_counts_as_the_service_has_it_now(
@@ -285,6 +286,22 @@ def test_what_is_no_parameter_any_more_counts_as_the_service_has_it_now(
     found = earlier(measured(script, 1, 90.0, n=2, queue=two).save(tmp_path), now)
     assert [configuration["queue"] for configuration, _ in found.results] == kept
     assert "1 left out: no parameter any more, and with another value than queue=" in found.description
+
+
+def test_a_flag_of_what_starts_the_service_is_none_of_a_parameter(tmp_path: Path) -> None:
+    queue = '[[parameters]]\nname = "queue"\ntype = "int"\nmin = 1\nmax = 9\nflag = "-n"\n'
+    text = TEXT.replace('engine = "generic"', 'engine = "generic"\ncommand = ["nice", "-n", "2", "serve"]')
+    script = measured(Script(config=text + queue), 0, 100.0, label="baseline", queue=1)
+    found = earlier(measured(script, 1, 90.0, n=2, queue=2).save(tmp_path), parse(text, "test"))
+    assert [configuration["queue"] for configuration, _ in found.results] == [1]
+
+
+def test_of_a_table_of_sweeps_the_loads_that_count_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "peers.csv"
+    rows = "1,concurrency 1,false,50,9", "1,concurrency 4,true,80,9", "2,concurrency 1,true,60,9"
+    path.write_text("\n".join(["n,load,counts,output_throughput,ttft_p99_ms", *rows]))
+    found = earlier(path)
+    assert [metrics and metrics["output_throughput"] for _, metrics in found.results] == [80.0, 60.0]
 
 
 def test_a_value_that_was_never_measured_leaves_nothing(tmp_path: Path) -> None:

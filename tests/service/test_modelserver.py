@@ -99,7 +99,7 @@ def test_a_file_of_flags_does_not_say_how_several_nodes_become_one_service(engin
 @pytest.mark.parametrize(
     "flag",
     [
-        *("nnodes: 2", "nnodes: '{nnodes}'", "node-rank: '{node_rank}'", "headless: false"),
+        *("nnodes: 2", "nnodes: '{nnodes}'", "node-rank: '{node_rank}'", "headless: false", "nnodes:"),
         "distributed-executor-backend: mp",
     ],
 )

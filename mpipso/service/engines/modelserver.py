@@ -92,7 +92,8 @@ class ModelServer(Engine, abc.ABC):
                 yield f"service.config_file: {self.title} reads its flags from YAML; {how}"
             yield from self._context_problems(config)
         benchmark = config.benchmark
-        if file_flags(config).get("api_key") and benchmark.client == "openai" and not benchmark.api_key_env:
+        asked = not config.service.command and file_flags(config).get("api_key")
+        if asked and benchmark.client == "openai" and not benchmark.api_key_env:
             yield (
                 "benchmark.api_key_env: is required, as service.config_file says api-key; it is the name of an "
                 "environment variable with that key"
@@ -132,7 +133,11 @@ class ModelServer(Engine, abc.ABC):
             if nodes == 1 and flag != "--nnodes":
                 continue  # which the server is not told otherwise
             told = self.spanning.get(flag, str(value))
-            if value is not False and str(value) not in (told, told.replace("{nnodes}", str(nodes))):
+            if (
+                value is not None
+                and value is not False
+                and str(value) not in (told, told.replace("{nnodes}", str(nodes)))
+            ):
                 return (
                     f"service.config_file: {key}: {value}: {self.title} is started on {counted(nodes, 'node')} in "
                     "another way; leave it out, or give a service.command"

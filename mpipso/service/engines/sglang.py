@@ -122,7 +122,11 @@ class Sglang(ModelServer):
     headless = ("--host", "127.0.0.1", "--port", "0")
     node_address = "SGLANG_HOST_IP"
     context = "context_length"
-    spanning: ClassVar = {"--dist-init-addr": "", "--nnodes": "{nnodes}", "--node-rank": "{node_rank}"}
+    spanning: ClassVar = {
+        "--dist-init-addr": "{master_addr}:{master_port}",
+        "--nnodes": "{nnodes}",
+        "--node-rank": "{node_rank}",
+    }
     sizes = ((TENSOR, "tp_size", "tp"), (PIPELINE, "pp_size", "pp"), (DATA, "dp_size", "dp"))
     known: ClassVar = (
         {name: {"flag": f"--{name.replace('_', '-')}"} for name in _VALUES}
