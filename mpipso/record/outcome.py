@@ -148,7 +148,9 @@ class Outcome:
     def log_ratios(self, metrics: Metrics) -> tuple[float, ...]:
         """How metrics compare with each limit, as in a :class:`mpipso.score.Score`."""
         held = self._held_against(metrics)
-        return tuple(math.nan if math.isnan(bound) else limit.log_ratio(value, bound) for limit, value, bound in held)
+        return tuple(
+            math.nan if math.isnan(value + bound) else limit.log_ratio(value, bound) for limit, value, bound in held
+        )
 
     def _held_against(self, metrics: Metrics) -> Iterator[tuple[Limit, float, float]]:
         """Each limit with the value of its metric and the number that this is held against; NaN where not known."""

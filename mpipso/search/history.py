@@ -126,7 +126,8 @@ class History:
         """
         own = {self._keys[number]: score for number, score in self.scores.items()}
         both = [(own[key], *self._known[key][1:]) for key in own.keys() & self._known.keys()]
-        expected = {place: _expected_of([(here, there) for here, there, p in both if p == place]) for *_, place in both}
+        places = {place for *_, place in both}
+        expected = {place: _expected_of([(here, there) for here, there, p in both if p == place]) for place in places}
         feasible: dict[int, list[bool]] = {}
         for here, there, place in both:
             if expected[place](there).feasible:
