@@ -116,8 +116,6 @@ class Models:
             # criteria for noisy optimization" (2013).
             full = features[feasible & valued & judged & (weights == 1.0)]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
-        self.limits = 0
-        """Of how many limits there are processes."""
         labels = np.array([-1.0 if score.failed else 1.0 for score in scores])[judged]
         if (labels < 0.0).any():
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
@@ -130,7 +128,11 @@ class Models:
             if (found[known] > 0.0).any():
                 process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, VALUE)
                 self._conditions.append((process, _EXACT if exact(found[known]) else _VAGUE))
-                self.limits += 1
+
+    @property
+    def conditions(self) -> int:
+        """How many processes say where a point is feasible; each takes as long as that of the value."""
+        return len(self._conditions)
 
     def imagine(self, points: Array) -> None:
         """Take into account what points in flight, of shape (m, dimensions), may turn out to be.

@@ -41,8 +41,8 @@ MODELLED = 300
 """The most measurements that models are fitted to, which bounds their cost and memory."""
 TOGETHER = 64
 """The most proposals of one ask for which an inner swarm flies, and the most points in flight that the models take into
-account: the root hears nobody during an ask, so its time is bounded. Where several limits have models, it is as many
-times less. Further proposals of the ask ignore the model of the value."""
+account: the root hears nobody during an ask, so its time is bounded. Where several models say what is feasible, it is
+as many times less. Further proposals of the ask ignore the model of the value."""
 _RANKED = 20
 """The most promising positions among which a fresh one is looked for."""
 
@@ -143,7 +143,7 @@ class _View:
         kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
         kept.sort()
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
-        self.most = max(TOGETHER // max(self.models.limits, 1), 2)
+        self.most = max(TOGETHER // max(self.models.conditions, 1), 2)
         # Of the points in flight the latest ones, and few enough to leave room for proposals of this ask.
         flying = history.in_flight()[-(self.most - min(count, self.most // 2)) :]
         self.models.imagine(flying)

@@ -34,6 +34,7 @@ from mpipso.score import Score
 from mpipso.search.space import Space
 from mpipso.search.strategies import create
 from tests.benchmarks.landscapes import column
+from tests.benchmarks.optimiser_methods import importable
 
 BATCH, BUDGETS = 4, (20, 40, 60)
 Model = Callable[[Mapping[str, Any]], tuple[Any, Sequence[Any]]]
@@ -249,6 +250,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--methods", nargs="+", default=["surrogate", "pso", "tpe", "random"])
     options = parser.parse_args()
+    if "tpe" in options.methods and not importable("optuna"):
+        raise SystemExit("tpe needs optuna: pip install optuna, or leave it out: --methods surrogate pso random")
     print(f"{'':38}" + "".join(f"{budget:>8}" for budget in BUDGETS) + f"{'to 5 %':>8}{'first':>8}{'beyond':>9}")
     every: dict[str, list[Any]] = {method: [] for method in options.methods}
     for spot in spots() if options.tables is None else tables(options.tables):

@@ -619,6 +619,20 @@ def test_a_search_that_is_stuck_asks_the_model_of_the_value_less(monkeypatch: py
     assert (points[3] != best).sum(axis=1).min() <= 5
 
 
+@pytest.mark.parametrize(("fails", "flown"), [(False, 32), (True, 21)])
+def test_an_ask_with_several_limits_is_bounded_as_well(
+    fails: bool, flown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the models of what is feasible takes its time."""
+    strategy = SurrogateSwarm(Space([integer(f"p{i}", 0, 30) for i in range(10)]), 0, in_flight=8)
+    for number, point in enumerate(strategy.ask(8)):
+        broken = limited(float(point.sum()), 2.0 * point[0] + 0.5, 2.0 * point[1] + 0.5)
+        strategy.tell(number, Score(failed=True) if fails and number == 3 else broken)
+    flights = Flights(monkeypatch)
+    assert len(strategy.ask(40)) == 40
+    assert flights.count == flown
+
+
 def test_an_ask_for_many_groups_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root hears nobody during an ask, so what takes time in it must not grow with the groups."""
     space = Space([integer(f"p{i}", 0, 30) for i in range(10)])
