@@ -1,7 +1,8 @@
-"""The whole test suite, as ``./run.sh test`` runs it: linters, tests in one process, tests in MPI worlds.
+"""The whole test suite, as ``./run.sh test`` runs it: linters, tests in three processes, tests in MPI worlds.
 
-The tests over emulated hosts mostly wait for leases to end, so they run beside the others, and what they print comes
-after them. Arguments are handed to one pytest for all; with any, the linters and the MPI worlds are left out.
+The tests over emulated hosts, and those that start whole runs, mostly wait, for leases to end and for ranks to start.
+So they run beside the others, and what they print comes after them. Arguments are handed to one pytest for all; with
+any, the linters and the MPI worlds are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 MPI_RANKS = 4
 MPI_LIMIT = 600.0
+WAITING = ("tests/launch", "tests/test_chaos.py", "tests/test_faults_mpi.py", "tests/test_runrecord.py")
+"""Where tests mostly wait; about half of the time of those without emulated hosts."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,10 +41,16 @@ def main(arguments: Sequence[str]) -> int:
         }.items()
         if _run(command)
     ]
-    pytest = [*python, "pytest", "--durations=20"]
-    with _beside([*pytest, "-m", "bed", "-p", "no:cacheprovider"]) as bed:
-        if _run([*pytest, "-m", "not mpi and not bed"]):
+    pytest = [*python, "pytest", "--durations=20", "-m"]
+    here = [*pytest, "not mpi and not bed"]
+    with (
+        _beside([*pytest, "bed", "-p", "no:cacheprovider"]) as bed,
+        _beside([*here, *WAITING, "-p", "no:cacheprovider"]) as waiting,
+    ):
+        if _run([*here, *(f"--ignore={each}" for each in WAITING)]):
             failed.append("pytest")
+        if waiting():
+            failed.append(f"pytest {' '.join(WAITING)}")
         if bed():
             failed.append("pytest -m bed")
     failed += _mpi_worlds()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from mpipso.search.draws import START, generator
 from mpipso.search.lattice import Lattice
+
+if TYPE_CHECKING:
+    from scipy.stats import qmc
 
 Array = NDArray[np.float64]
 
@@ -27,8 +32,6 @@ class StartingPoints:
     def __init__(self, lattice: Lattice, seed: int) -> None:
         self._lattice = lattice
         self._seed = seed
-        number = int(generator(seed, 0, START).integers(2**31))
-        self._sobol = qmc.Sobol(lattice.dimensions, scramble=True, seed=number)
         self._valid: list[Array] = []
         self._drawn = 0
 
@@ -50,6 +53,14 @@ class StartingPoints:
     def _most(self) -> int:
         """How many points may be drawn: twice as many, once the first half is, if settings are known to be valid."""
         return _MOST_DRAWN if self._drawn < _MOST_DRAWN or not len(self._lattice.space.decided) else 2 * _MOST_DRAWN
+
+    @cached_property
+    def _sobol(self) -> qmc.Sobol:
+        # All of scipy.stats takes half a second to import, and what only checks or reports draws nothing.
+        from scipy.stats import qmc
+
+        number = int(generator(self._seed, 0, START).integers(2**31))
+        return qmc.Sobol(self._lattice.dimensions, scramble=True, seed=number)
 
     def _draw(self, count: int) -> None:
         points = np.asarray(self._sobol.random(count))
