@@ -9,6 +9,13 @@ IN_USE = "address already in use"
 _IN_USE = re.compile(
     rf"(?i)\b{IN_USE}\b|\bEADDRINUSE\b|\berrno\W{{0,2}}98\b|\bport( \d+)? is already (in use|allocated|occupied)\b"
 )
+_MEMORY = re.compile(
+    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) (gpu )?memory"
+    r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
+    r"|\b(free|available) memory on .* is less than\b|\blarger than the available \w+ cache memory\b"
+    r"|\bleaves no room for the full KV pool\b|\bleave no (GPU )?memory for\b"
+)
+_PERHAPS_MEMORY = re.compile(rf"{_MEMORY.pattern}|memory|\boom\b|alloc|killed by signal 9\b")
 _NUMBER = re.compile(r"\d+")
 _HEX = "[0-9a-fA-F]"
 _IDENTIFIER = re.compile(
@@ -60,6 +67,16 @@ def _harmless_level(logged: re.Match[str]) -> str:
 def says_in_use(text: str) -> bool:
     """Whether a line of a log, or a cause that quotes it, says that a port was in use already."""
     return bool(_IN_USE.search(text))
+
+
+def lacks_memory(text: str) -> bool:
+    """Whether a line of a log says that memory is short."""
+    return bool(_MEMORY.search(text))
+
+
+def may_lack_memory(cause: str) -> bool:
+    """Whether the cause of a failure may be that memory was short, which a smaller setting may cure."""
+    return bool(_PERHAPS_MEMORY.search(cause))
 
 
 def essence(cause: str) -> str:

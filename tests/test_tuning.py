@@ -650,7 +650,15 @@ class TestBudgets:
         assert (len(session.events("evaluated")) <= 12) == soon
 
     @pytest.mark.parametrize(
-        "told", ["out of memory: got 5 GiB", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "was killed by signal 9"]
+        "told",
+        [
+            "out of memory: got 5 GiB",
+            "std::bad_alloc",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "was killed by signal 9",
+            "ValueError: mem_fraction_static=0.5 leaves no room for the full KV pool",
+            "npu block num is 0, try a larger npuMemSize",
+        ],
     )
     def test_one_that_lacks_memory_may_start_with_less(self, told: str, tmp_path: Path) -> None:
         def refused(configuration: Configuration) -> Metrics | Failure:

@@ -13,5 +13,5 @@ points; ``models`` predicts values and feasibility by the Gaussian processes of 
 ``objective`` scores a measurement, ``trials`` holds all of them, ``leaders`` ranks what was measured and ``racing``
 tells differences from noise; ``knowledge`` is what was measured before, ``effects`` what each change of a configuration
 is worth. ``schedule`` says which results a proposal may see, ``durations`` how long an evaluation will take, and
-``budgets`` when a search ends.
+``budgets`` when a search ends, ``fruitless`` when it gives up.
 """

@@ -15,7 +15,8 @@ import numpy as np
 from mpipso.config import Search
 from mpipso.errors import RunFailed
 from mpipso.evaluation import BASELINE, CONFIRM, REPEAT, Configuration, Metrics
-from mpipso.search.budgets import fruitless, reaches, spent_budget
+from mpipso.search.budgets import reaches, spent_budget
+from mpipso.search.fruitless import fruitless
 from mpipso.search.knowledge import Knowledge, knowledge
 from mpipso.search.leaders import Leaders
 from mpipso.search.objective import Objective
@@ -115,7 +116,7 @@ class Agenda:
         Raises
         ------
         RunFailed
-            So many evaluations failed that the search gives up (:func:`mpipso.search.budgets.fruitless`).
+            So many evaluations failed that the search gives up (:func:`mpipso.search.fruitless.fruitless`).
         """
         if self.cause:
             return 0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mpipso.logtext import PROCESS, parted
+from mpipso.logtext import PROCESS, lacks_memory, parted
 from mpipso.service.boxes import unboxed
 
 MEMORY, NAMED, ERROR, ENDED, ELSEWHERE, OTHER = range(6)
@@ -31,7 +31,7 @@ def remoteness(line: str) -> int:
         return OTHER
     named = _NAMED.search(said)
     elsewhere = _ELSEWHERE.search(said)
-    if _MEMORY.search(said):
+    if lacks_memory(said):  # the errors of those that wait for the engine follow
         if named or not _ADVICE.search(said):
             return NAMED if elsewhere else MEMORY
         return OTHER  # it speaks of memory, and of no error
@@ -127,13 +127,6 @@ _STATED = re.compile(
     r"|\bScheduler or DataParallelController \d+ terminated with (?!0\b)"
 )
 _ERROR = re.compile(rf"{_STATED.pattern}|\b\w*(error|exception)\b|out of memory|\bfatal\b")
-# What an engine says when memory is short is followed by the errors of those that wait for it.
-_MEMORY = re.compile(
-    r"(?i)out ?of ?memory|\b(no available|not enough|insufficient|cannot allocate|failed to allocate) (gpu )?memory"
-    r"|\bmemory is insufficient|\bblock num is 0\b|memoryerror|bad_alloc"
-    r"|\b(free|available) memory on .* is less than\b|\blarger than the available \w+ cache memory\b"
-    r"|\bleaves no room for the full KV pool\b|\bleave no (GPU )?memory for\b"
-)
 _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 # Prefixes of glog and of Python's warnings, what a web server says of each request, and a model that is left out.
 _HARMLESS = re.compile(
