@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from mpipso.evaluation import CONFIRM, Configuration, Metrics, at_one_load, together, works
@@ -27,13 +27,16 @@ class Measured:
     ----------
     measurements:
         Its measurements, at least one, in the order in which they came.
-    raced:
-        Those of its confirmations that were measured in the final race that counts for it, empty if none does. A run
-        that was resumed for further evaluations has several races.
+    races:
+        Its confirmations by the final race that they belong to, without those that tell nothing. A run that was resumed
+        for further evaluations has several races.
+    race:
+        The race that counts for it, None if none does.
     """
 
     measurements: tuple[Judged, ...]
-    raced: tuple[Judged, ...] = ()
+    races: Mapping[int, tuple[Judged, ...]] = field(default_factory=dict)
+    race: int | None = None
 
     @property
     def number(self) -> int:
@@ -52,12 +55,13 @@ class Measured:
 
     @property
     def counted(self) -> tuple[Judged, ...]:
-        """The measurements that count, at least one: those of the race if there was one, else all that tell something.
+        """The measurements that count, at least one: those of the race if there are any, else the search's that tell.
 
         One whose failure says nothing about the configuration counts only where no other measurement does.
         """
-        telling = tuple(judged for judged in self.measurements if not silent(judged))
-        return self.raced or telling or self.measurements
+        raced = () if self.race is None else self.races.get(self.race, ())
+        searched = (judged for judged in self.measurements if judged.evaluation.label != CONFIRM)
+        return raced or tuple(judged for judged in searched if not silent(judged)) or self.measurements
 
     @property
     def good(self) -> tuple[Judged, ...]:
@@ -136,17 +140,17 @@ def by_configuration(results: Iterable[Judged]) -> list[Measured]:
     for judged in results:
         found.setdefault(figures.key(judged.evaluation.configuration), []).append(judged)
     races = _races(found)
-    return [
-        Measured(tuple(measurements), next((tuple(race[key]) for race in races if key in race), ()))
-        for key, measurements in found.items()
-    ]
+    # After all others come races in which one configuration alone was measured: they were cut short, compare nothing.
+    order = sorted(races, key=lambda race: (len(races[race]) > 1, race), reverse=True)
+    several = []
+    for key, measurements in found.items():
+        own = {race: tuple(races[race][key]) for race in order if key in races[race]}
+        several.append(Measured(tuple(measurements), own, next(iter(own), None)))
+    return several
 
 
-def _races(found: Mapping[Hashable, Sequence[Judged]]) -> list[dict[Hashable, list[Judged]]]:
-    """For each race its confirmations by configuration, the last race first.
-
-    After all others come races in which one configuration alone was measured: they were cut short and compare nothing.
-    """
+def _races(found: Mapping[Hashable, Sequence[Judged]]) -> dict[int, dict[Hashable, list[Judged]]]:
+    """For each race, by how many evaluations of the search came before it, its confirmations by configuration."""
     every = [(key, judged) for key, measurements in found.items() for judged in measurements]
     searched = sorted(judged.evaluation.number for _, judged in every if judged.evaluation.label != CONFIRM)
     races: dict[int, dict[Hashable, list[Judged]]] = {}
@@ -154,7 +158,7 @@ def _races(found: Mapping[Hashable, Sequence[Judged]]) -> list[dict[Hashable, li
         if judged.evaluation.label == CONFIRM and not silent(judged):
             race = races.setdefault(bisect(searched, judged.evaluation.number), {})
             race.setdefault(key, []).append(judged)
-    return [races[race] for race in sorted(races, key=lambda race: (len(races[race]) > 1, race), reverse=True)]
+    return races
 
 
 def silent(judged: Judged) -> bool:

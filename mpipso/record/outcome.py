@@ -112,7 +112,15 @@ class Outcome:
 
     @property
     def baseline(self) -> Measured | None:
-        """The baseline configuration with its measurements; None when there is none."""
+        """The baseline configuration with its measurements; None when there is none.
+
+        It counts by the race by which the best configuration does: the machines may have changed since another one.
+        """
+        baseline, best = self._baseline, self.best
+        return baseline if baseline is None or best is None or best.race is None else replace(baseline, race=best.race)
+
+    @property
+    def _baseline(self) -> Measured | None:
         labelled = next((each for each in self.configurations if _has_label(each, BASELINE)), None)
         if labelled is not None or self.defaults is None:
             return labelled

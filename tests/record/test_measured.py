@@ -52,6 +52,13 @@ def test_of_several_races_the_last_one_counts_that_compares_at_all() -> None:
     }
 
 
+def test_a_race_in_which_it_was_not_measured_leaves_the_search_s_measurements() -> None:
+    run = [good(0, 100.0), good(1, 130.0, n=2), good(2, 101.0, "confirm"), good(3, 121.0, "confirm", n=2)]
+    (one, _) = by_configuration([*run, good(4, 99.0, "repeat"), good(5, 242.0, "confirm", n=2)])
+    assert one.metrics == {"tokens": 101.0}
+    assert replace(one, race=5).metrics == {"tokens": 99.5}
+
+
 def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:
     assert Measured((good(1, 100.0), bad(2, "repeat"))).failed
     assert not Measured((good(1, 100.0), bad(2, "repeat"), good(3, 90.0, "repeat"))).failed

@@ -97,6 +97,19 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
     ]
 
 
+def test_the_best_is_compared_with_what_the_baseline_measured_in_the_same_race() -> None:
+    """The machines are half as fast in the second race, which was cut short before the best was measured."""
+    first = (judged(6, BASELINE, 100.0, 1400.0, "confirm"), judged(7, BEST, 120.0, 350.0, "confirm"))
+    more = {**BASELINE, "n_batch": 256}
+    cut = (
+        judged(8, more, 99.0, 1.0),
+        judged(9, BASELINE, 50.0, 1.0, "confirm"),
+        judged(10, more, 51.0, 1.0, "confirm"),
+    )
+    found = outcome(*RUN, *first, *cut, incumbent=2)
+    assert drawn(summary(found))[0] == "output_throughput: 100 tok/s -> 120 tok/s (+20.0 %)"
+
+
 def test_repeated_measurements_replace_the_lucky_one_and_say_how_many() -> None:
     again = [judged(6 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((500.0, 520.0, 540.0))]
     lines = drawn(summary(outcome(*RUN, *again, judged(9, BASELINE, 400.0, 1400.0, "confirm"), incumbent=2)))
