@@ -73,7 +73,12 @@ class Limit(Section):
         return None if baseline is None else self.factor * baseline
 
     def excess(self, value: float, bound: float) -> float:
-        """By how much a value is beyond the :meth:`bound`, relative to that; above zero if the limit is broken."""
+        """By how much a value is beyond the :meth:`bound`, relative to that; above zero if the limit is broken.
+
+        Half of a lower bound is as far beyond it as twice an upper one.
+        """
+        if bound > 0.0 and self.max is None:
+            return (bound - value) / max(value, bound * math.exp(-FARTHEST))
         return (value - bound if self.max is not None else bound - value) / (abs(bound) or 1.0)
 
     def log_ratio(self, value: float, bound: float) -> float:

@@ -455,6 +455,20 @@ def test_what_slower_machines_measured_of_limits_is_scaled_to_what_is_measured_h
     assert not any(score.feasible or score.unjudged for score in scores)
 
 
+def test_and_breaks_a_limit_by_as_much_as_it_would_here() -> None:
+    least = Objective(ObjectiveSection(minimize="e2e_mean_ms", slo=(Limit(metric="rate", min=100.0),)))
+
+    def judged(rate: float) -> Score:
+        return least.judge(Evaluation(0, 1, 0, {}, metrics={"e2e_mean_ms": 1.0, "rate": rate}), None)
+
+    points = np.array([[0.05], [0.35], [0.65]])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    history.learn(points, [judged(rate) for rate in (100.0, 60.0, 0.5)], [])
+    history.tell(history.add(points[0]), judged(50.0))
+    here = [judged(rate).violation for rate in (30.0, 0.25)]
+    assert [score.violation for _, score in history.foreign()] == pytest.approx(here)
+
+
 @pytest.mark.parametrize(("here", "kept"), [(0.0, [True, False, False]), (1.0, [True, True, False])])
 def test_counts_of_zero_tell_no_factor_between_machines(here: float, kept: list[bool]) -> None:
     """As those of failed requests: two of them are allowed, and elsewhere most had none or one."""
