@@ -50,7 +50,8 @@ class Leaders:
         score = self._trials.score(incumbent, searched)
         if score is None or not score.feasible:
             return True
-        noise = pooled_noise([self._trials.values(trial, searched) for trial in self._trials])
+        several = [trial for trial in self._trials if len(trial.numbers) > 1]  # single measurements show no noise
+        noise = pooled_noise([self._trials.values(trial, searched) for trial in several])
         return beats(self._trials.values(challenger, searched), self._trials.values(incumbent, searched), noise)
 
     def racing(self) -> list[Trial]:

@@ -41,7 +41,7 @@ class Swarm(Strategy):
 
     An iteration is one move of every particle. With asynchronous moves a particle knows all scores that have been told;
     with synchronous moves, those of earlier iterations only. Positions are compared by Deb's rules, which
-    :class:`~mpipso.search.objective.Score` follows. A particle whose move ends in a cell that was proposed before goes
+    :class:`~mpipso.score.Score` follows. A particle whose move ends in a cell that was proposed before goes
     to a fresh one: one coordinate is drawn anew, then more and more of them.
 
     Parameters

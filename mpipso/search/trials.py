@@ -46,7 +46,7 @@ class Trials:
     Parameters
     ----------
     baseline_repeats:
-        How many of the baseline's first measurements are averaged for such limits.
+        How many of the baseline's first measurements are averaged for limits that are relative to it.
     """
 
     def __init__(self, space: Space, objective: Objective, baseline_repeats: int = 1) -> None:
@@ -179,7 +179,7 @@ class Trials:
         when a limit is relative to a baseline that is not known.
         """
         reference = self.reference(self.race_of(evaluation.number) if confirmed else None) or None
-        if reference is not None and self._space.key(evaluation.configuration) == self._baseline:
+        if reference is not None and self.of(evaluation.number) is self.baseline:
             reference = evaluation.metrics
         return self._objective.judge(evaluation, reference)
 
@@ -197,6 +197,8 @@ class Trials:
 
     def _mean_score(self, trial: Trial, results: Sequence[Evaluation], *, confirmed: bool) -> Score:
         scores = [self.judge(result, confirmed=confirmed) for result in results]
+        if len(scores) == 1:
+            return scores[0]
         good = [result for result, score in zip(results, scores, strict=True) if not score.failed]
         if not works(good, results):
             return next(score for score in scores if score.failed)
