@@ -124,7 +124,12 @@ class Membership:
         self._leaving.update((rank, number) for rank in present)
 
     def free(self, rank: int) -> bool:
-        """Take note that a rank belongs to no group (any more); returns whether it was lost and is back."""
+        """Take note that a rank belongs to no group (any more); returns whether it was lost and is back.
+
+        What a rank said before it died may be heard after its death is known.
+        """
+        if rank in self._dead:
+            return False
         back = rank in self.lost
         self.lost.discard(rank)
         self._leaving.pop(rank, None)

@@ -158,6 +158,16 @@ def test_to_say_twice_that_it_is_free_changes_nothing() -> None:
     assert ranks.spares == frozenset(), "it has a seat meanwhile"
 
 
+def test_what_a_rank_said_before_it_died_makes_no_group_of_it() -> None:
+    ranks = pairs(1, spares=1)
+    ranks.lose(1, dead=False)
+    ranks.free(0)
+    ranks.lose(2, dead=True)
+    ranks.lose(1, dead=True)
+    assert not ranks.free(1) and not ranks.free(2)
+    assert ranks.spares == {0} and ranks.lost == {1, 2} and ranks.form() == []
+
+
 def test_a_new_group_keeps_the_place_of_the_master() -> None:
     ranks = membership([[node(0), node(1)]], [node(2)], master=1)
     ranks.lose(1, dead=True)
@@ -169,7 +179,7 @@ def test_a_new_group_keeps_the_place_of_the_master() -> None:
 
 def test_a_new_group_takes_the_lowest_port_that_no_group_has_on_its_master_s_host() -> None:
     ranks = membership([[node(0, "a")], [node(1, "a")], [node(2, "b")]], [node(3, "a")], ports=(8000, 8001, 8000))
-    ranks.lose(2, dead=True)
+    ranks.lose(2, dead=False)
     assert [group.port for _, group in ranks.form()] == [8002]
     ranks.lose(1, dead=True)
     ranks.free(2)
