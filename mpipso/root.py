@@ -98,6 +98,7 @@ class Root:
             self._dispatcher.join(group)
         self._dispatcher.known_good = tuning.known_good()
         self._changed = True
+        self._race = (0.0, 0.0)
         self._left: set[int] = set()
         self._closing = False
         self._stuck = False
@@ -152,7 +153,9 @@ class Root:
             self._turn()
 
     def _ended(self) -> bool:
-        if self._late(self._tuning.race_seconds(len(self._membership.groups))):
+        if self._changed:  # not in every turn, as it ranks all trials once there has been a race
+            self._race = self._tuning.race_seconds(len(self._membership.groups))
+        if self._late(self._race):
             self._tuning.stop("time")
             return True
         return self._interrupts.received is not None
@@ -203,15 +206,7 @@ class Root:
                 self._journal.write("quarantined", group=event.group, cause=event.cause, pause=event.pause)
                 self._monitor.quarantined(event.group, event.cause, event.pause)
             case Probed():
-                failure = event.evaluation.failure
-                self._journal.write(
-                    "probed",
-                    group=event.evaluation.group,
-                    passed=failure is None,
-                    cause=failure.cause if failure is not None else "",
-                    started=event.evaluation.started,
-                    ended=event.evaluation.ended,
-                )
+                self._tuning.probed(event.evaluation)
             case Readmitted():
                 self._journal.write("readmitted", group=event.group)
                 self._monitor.readmitted(event.group)

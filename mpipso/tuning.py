@@ -116,7 +116,7 @@ class Tuning:
         Raises
         ------
         RunFailed
-            So many evaluations failed that the search gives up (:func:`mpipso.search.budgets.fruitless`).
+            So many evaluations failed that the search gives up (:func:`mpipso.search.fruitless.fruitless`).
         """
         assignments = self._not_handed_out(self._agenda.waiting)
         while (count := self._agenda.due(idle - len(assignments))) > 0:
@@ -231,6 +231,20 @@ class Tuning:
             self._folder.save(evaluation)
         except RunFailed as error:  # the run ends anyway, perhaps because of that disk
             self._monitor.note(f"note: {error}")
+
+    def probed(self, evaluation: Evaluation) -> None:
+        """Record what a group in quarantine made of a configuration that works, with the files if that failed."""
+        failure = evaluation.failure
+        if failure is not None:
+            self._folder.save_probe(evaluation)
+        self._journal.write(
+            "probed",
+            group=evaluation.group,
+            passed=failure is None,
+            cause=failure.cause if failure is not None else "",
+            started=evaluation.started,
+            ended=evaluation.ended,
+        )
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Record a final result, and judge it as soon as the baseline is known if limits are relative to that.

@@ -7,6 +7,7 @@ Every run is a real one under Open MPI 5 with ULFM, on one host; the service com
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -319,6 +320,7 @@ def test_a_sick_group_gets_nothing_but_probes_until_it_is_healed(tmp_path: Path)
     between = [event for event in events[begun:ended] if event["event"] == "assigned"]
     assert {event["group"] for event in between} <= {0}, "particles go to the other group meanwhile"
     assert [event["group"] for event in course.events("readmitted")] == [1]
+    assert json.loads((course.runs / "latest" / "evaluations" / "probe-1" / "failure.json").read_text())["cause"]
 
 
 def test_a_run_without_a_group_left_fails_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -113,7 +113,14 @@ class RunFolder:
         RunFailed
             The disk is full or fails, or the run's folder is gone.
         """
-        folder = self.evaluation(evaluation.number, evaluation.attempt)
+        self._save(evaluation, self.evaluation(evaluation.number, evaluation.attempt))
+
+    def save_probe(self, evaluation: Evaluation) -> None:
+        """Write of a probe what :meth:`save` writes, into a new folder ``probe-1``, ``probe-2`` and so on."""
+        folders = (self.path / EVALUATIONS / f"probe-{count}" for count in itertools.count(1))
+        self._save(evaluation, next(folder for folder in folders if not folder.exists()))
+
+    def _save(self, evaluation: Evaluation, folder: Path) -> None:
         contents: dict[str, bytes] = {"configuration.json": self._json(evaluation.configuration)}
         if evaluation.failure is None:
             contents["metrics.json"] = self._json(evaluation.metrics)

@@ -371,7 +371,8 @@ def targets_of(
         port=layout.port,
         model=engine.model_name(config),
         unlisted=config.service.model,
-        seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
+        # Probes have numbers below 0, and programs take seeds from 0 to 2**31 - 1, as a rule.
+        seed=config.benchmark.seed + assignment.number % 2_000_000 * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
         result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
         load={},

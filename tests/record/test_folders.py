@@ -140,6 +140,15 @@ def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
     assert not (folder / "metrics.json").exists()
 
 
+def test_probes_that_failed_are_kept_whatever_their_numbers(tmp_path: Path) -> None:
+    for session in range(2):  # each of which counts its probes anew
+        run = RunFolder(tmp_path)
+        failure = Failure("no answer", "configuration")
+        run.save_probe(Evaluation(-1, 1, 0, {}, failure=failure, files={"service.log": f"{session}".encode()}))
+    kept = [(tmp_path / "evaluations" / name / "service.log").read_text() for name in ("probe-1", "probe-2")]
+    assert kept == ["0", "1"]
+
+
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "a")
     run.path.rename(tmp_path / "moved")

@@ -289,6 +289,14 @@ def test_a_service_that_crashes_at_a_higher_load_has_failed(bench: Bench, trial:
     assert json.loads(evaluation.files["concurrency-1-benchmark.json"])["completed"] == 3
 
 
+def test_a_probe_has_a_seed_that_programs_take(bench: Bench) -> None:
+    said = ECHO | {"command": ("echo", '{"x": {seed}}')}
+    seeds = [
+        int(bench.evaluate(hostile("good"), said, number=number).metrics["output_throughput"]) for number in (-1, -2, 3)
+    ]
+    assert len(set(seeds)) == 3 and all(0 <= seed < 2**31 for seed in seeds)
+
+
 def test_a_service_is_measured_at_each_load_with_prompts_of_its_own(bench: Bench) -> None:
     evaluation = bench.evaluate(hostile("good"), LOAD | {"concurrency": (1, 2)})
     assert evaluation.failure is None and evaluation.metrics["concurrency"] in (1, 2)
