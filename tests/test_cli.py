@@ -512,7 +512,7 @@ class TestInit:
     def test_writes_a_commented_file_for_the_engine(self, engine: str, tmp_path: Path) -> None:
         path = tmp_path / "my.toml"
         assert main(["init", str(path), "--engine", engine]) == 0
-        assert tomli.loads(path.read_text())["service"]["engine"] == engine
+        assert tomli.loads(path.read_text())["service"]["engine"] == ("command" if engine == "mindie" else engine)
         assert path.read_text().startswith("# ")
 
     @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mpipso.config import templates
 from mpipso.config.benchmark import Benchmark, Quality
 from mpipso.config.parallel import Parallel, Ssh
 from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter, names_in
@@ -47,7 +48,12 @@ class Service(Section):
     @field_validator("engine")
     @classmethod
     def _known(cls, engine: str, info: ValidationInfo) -> str:
-        return adapter("engines", engine, info)
+        try:
+            return adapter("engines", engine, info)
+        except ValueError:
+            if engine not in templates.names():
+                raise
+            raise ValueError(f'should be "command"; mpipso init --engine {engine} writes what that takes') from None
 
 
 class Limit(Section):

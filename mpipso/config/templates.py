@@ -1,4 +1,4 @@
-"""The commented configuration files that come with mpipso, one beside each engine."""
+"""The commented configuration files that come with mpipso: one beside each engine, and of services without one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FOLDER = resources.files("mpipso.service.engines")
 
 
 def names() -> tuple[str, ...]:
-    """The engines that have a template."""
+    """The engines that have a template, and services that ``command`` starts."""
     return tuple(
         sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
     )

@@ -115,8 +115,8 @@ class TestWhatIsAccepted:
 
     @pytest.mark.parametrize("engine", templates.names())
     def test_every_template(self, engine: str) -> None:
-        text = templates.template(engine)
-        assert parse(text, engine, engines=ENGINES.names(), clients=CLIENTS.names()).service.engine == engine
+        read = parse(templates.template(engine), engine, engines=ENGINES.names(), clients=CLIENTS.names())
+        assert read.service.engine == (engine if engine in ENGINES.names() else "command")
 
     def test_a_template_s_file_of_the_service_s_own_can_be_commented_in(self) -> None:
         text = templates.template("command")
@@ -153,6 +153,12 @@ class TestWhatIsRefused:
             ("search", "evaluations", 0, "search.evaluations = 0: should be greater than or equal to 1"),
             ("service", "engine", "vlm", "service.engine = 'vlm': unknown; known are: command, llamacpp"),
             ("service", "engine", "comand", "service.engine = 'comand': unknown; did you mean 'command'?"),
+            (
+                "service",
+                "engine",
+                "mindie",
+                "service.engine = 'mindie': should be \"command\"; mpipso init --engine mindie writes what that takes",
+            ),
             ("service", "port", 70000, "service.port = 70000: should be less than or equal to 65535"),
             ("service", "env", {"A": 1}, "service.env.A = 1: should be a valid string"),
             ("service", "env", ["A=1"], "service.env = ['A=1']: should be a table"),

@@ -408,11 +408,11 @@ def test_a_command_line_that_is_one_word_is_told(tmp_path: Path) -> None:
 def test_every_template_is_a_valid_configuration(name: str) -> None:
     known = {"engines": ENGINES.names(), "clients": CLIENTS.names()}
     told = parse(templates.template(name), f"{name}.toml", overrides={}, **known)
-    assert told.service.engine == name
-    if name == "command":  # the others need their services, which are asked for in the PATH
+    assert told.service.engine == (name if name in ENGINES.names() else "command")
+    if told.service.engine == "command":  # the others need their services, which are asked for in the PATH
         assert problems(told) == []
 
 
 def test_the_default_configuration_belongs_to_an_engine_with_a_template() -> None:
     assert templates.EMBEDDED in templates.names()
-    assert set(templates.names()) <= set(ENGINES.names())
+    assert templates.EMBEDDED in ENGINES.names()
