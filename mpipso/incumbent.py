@@ -50,12 +50,34 @@ class Incumbent:
     def trial(self) -> Trial | None:
         return None if self.number is None else self._trials.of(self.number)
 
-    def challenge(self) -> bool:
-        """Make the search's leader the incumbent if it is better beyond the noise; returns whether that was done."""
+    def challenge(self, latest: int | None = None) -> bool:
+        """Make the search's leader the incumbent if it is better beyond the noise; returns whether that was done.
+
+        If it is not, and evaluation ``latest`` is another one of the incumbent, the files have its figures, too.
+        """
         leader = self._leaders.leader(self._standing())
-        if leader is None or not self._leaders.succeeds(leader, self.trial):
-            return False
-        return self._promote(leader, self._trials.searched)
+        if leader is not None and self._leaders.succeeds(leader, self.trial):
+            return self._promote(leader, self._trials.searched)
+        if (best := self.trial) is not None and latest in best.numbers:
+            self._promote(best, self._trials.searched)
+        return False
+
+    def doubt(self) -> None:
+        """Give the incumbent up if it failed when measured again: its files may be used before the race is over."""
+        if (best := self.trial) is None:
+            return
+        score = self._trials.score(best, self._leaders.last_race(best), confirmed=True)
+        if score is not None and score.failed:
+            self._succeed()
+
+    def _succeed(self) -> None:
+        """Replace an incumbent that is refuted by the best trial that races have not ruled out, or by none."""
+        standing = self._standing()
+        if (best := self._leaders.leader(standing)) is not None:
+            self._promote(best, standing)
+        else:
+            self.number = None
+            withdraw_best(self._folder.path)
 
     def conclude(self, confirmations: Collection[int]) -> bool:
         """Choose the best by the confirmations of the final race; returns whether one keeps to the limits.
@@ -75,16 +97,15 @@ class Incumbent:
             return True
         standing = self._standing()
         refuted = self.number is not None and self.number not in standing
-        best = self._leaders.leader(standing)
-        if best is not None and (best is self._trials.baseline or refuted):
+        if refuted:
+            self._succeed()
+        elif (best := self._leaders.leader(standing)) is not None and best is self._trials.baseline:
             self._promote(best, standing)
-        elif refuted:
-            self.number = None
-            withdraw_best(self._folder.path)
         return self.number is not None
 
     def resume(self) -> None:
         """Catch up with a session that ended after a result, before the incumbent's line or its files were written."""
+        self.doubt()
         if self.challenge() or (best := self.trial) is None:
             return
         race = self._leaders.last_race(best)

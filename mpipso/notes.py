@@ -101,7 +101,7 @@ def _added_paths(config: Config) -> Iterator[str]:
     if (file := config.service.config_file) is not None:
         for path, held in new_paths(file, config.parameters).items():
             meant = suggestion(path, held).partition("; known")[0]
-            yield f"{file.template} has no {path}, which is added{meant}"
+            yield f"{file.template or 'the content of service.config_file'} has no {path}, which is added{meant}"
 
 
 def _flags_left_out(config: Config) -> Iterator[str]:

@@ -336,7 +336,11 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        best = self.trials.label(evaluation.number) != CONFIRM and self._incumbent.challenge()
+        best = False
+        if self.trials.label(evaluation.number) == CONFIRM:
+            self._incumbent.doubt()
+        else:
+            best = self._incumbent.challenge(evaluation.number)
         if judged.failed:
             summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         else:

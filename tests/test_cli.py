@@ -714,6 +714,9 @@ def test_check_notes_a_path_that_the_template_lacks(config: Path, capsys: pytest
     assert notes == [
         f"note: {template} has no schedule.maxBatchSizes, which is added; did you mean 'schedule.maxBatchSize'?"
     ]
+    change(config, f"template = '{template}'", f"format = 'json'\ncontent = '{template.read_text()}'")
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+    assert "note: the content of service.config_file has no schedule.maxBatchSizes" in capsys.readouterr().out
 
 
 def notes(config: Path, capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:

@@ -841,6 +841,37 @@ class TestRepeats:
         assert Lucky(tmp_path, session.config).run().incumbent == best, "a resumed run knows what was refuted"
         assert tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"] == told
 
+    def test_what_fails_in_a_race_is_not_to_be_used_while_that_goes_on(self, tmp_path: Path) -> None:
+        failed: list[Configuration] = []
+
+        class Watched(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label != "confirm":
+                    return evaluation
+                assert tomli.loads((tmp_path / "best.toml").read_text())["configuration"] not in failed
+                if assignment.configuration == BASELINE:
+                    return evaluation
+                failed.append(assignment.configuration)
+                return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+
+        Watched(tmp_path, configured(search__confirm=1, search__leaders=2)).run()
+        assert len(failed) >= 4
+
+    def test_the_files_have_what_all_measurements_of_the_best_say_together(self, tmp_path: Path) -> None:
+        written: list[float] = []
+
+        class Varying(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.number > 0:
+                    written.append(tomli.loads((tmp_path / "best.toml").read_text())["run"]["fitness"])
+                rate = 1000.0 - assignment.number if assignment.configuration == BASELINE else 1.0
+                return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": rate})
+
+        Varying(tmp_path, configured(search__confirm=0, search__baseline_repeats=3), groups=1).run()
+        assert written[:3] == [-1000.0, -999.5, -999.0]
+
     def test_a_race_on_nodes_that_fail_says_nothing_about_the_best(self, tmp_path: Path) -> None:
         class Lost(Session):
             def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:

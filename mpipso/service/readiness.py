@@ -80,9 +80,20 @@ class Readiness:
         began = time.monotonic()
         deadline = began + limit
         pause, told = FIRST_PAUSE, ""
+
+        def say(what: str) -> None:
+            nonlocal told
+            where = f";\nits log: {self.log}" if time.monotonic() - began >= LONG else ""
+            if f"{what}{where}" != told:
+                told = f"{what}{where}"
+                tell(told)
+
         while True:
             try:
-                self._check(max(1.0, deadline - time.monotonic()), over)
+                self._check_health(max(1.0, deadline - time.monotonic()), over)
+                self._check_owner()
+                say("the first request is not answered yet")
+                interruptible(self.client.probe(self.target, max(1.0, deadline - time.monotonic())), over)
                 return
             except NotReady as problem:
                 if not (self.health_command or isinstance(problem, _Refused)):
@@ -90,10 +101,7 @@ class Readiness:
                 if time.monotonic() >= deadline:
                     why = "; ".join([str(problem), *self.explain(isinstance(problem, _Refused))])
                     raise EvaluationFailed(f"{NOT_READY} {limit:g} s: {why}") from None
-                where = f";\nits log: {self.log}" if time.monotonic() - began >= LONG else ""
-                if f"{problem}{where}" != told:
-                    told = f"{problem}{where}"
-                    tell(told)
+                say(str(problem))
             over.wait(pause)  # if it is set, the next check says so
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -115,14 +123,6 @@ class Readiness:
             except (NotReady, EvaluationFailed):
                 over.wait(FIRST_PAUSE)
 
-    def _check(self, left: float, over: threading.Event) -> None:
-        self._check_health(left, over)
-        # Not with a health command, which vouches for its service: one in a container is below no keeper.
-        if not self.health_command:
-            self.reached.set()
-            self._ours()
-        interruptible(self.client.probe(self.target, left), over)
-
     def _check_health(self, left: float, over: threading.Event) -> None:
         if self.health_command:
             limit = min(left, COMMAND_LIMIT)
@@ -138,8 +138,14 @@ class Readiness:
                 interruptible(_healthy(self.health_url, sent, min(left, HEALTH_LIMIT)), over)
             interruptible(_listening(self.target.host, self.target.port), over)
 
-    def _ours(self) -> None:
-        """The port was free before the start, so that whoever else listens there has come in between."""
+    def _check_owner(self) -> None:
+        """The port was free before the start, so that whoever else listens there has come in between.
+
+        A health command vouches for its service: one in a container is below no keeper.
+        """
+        if self.health_command:
+            return
+        self.reached.set()
         problem = self.master.listener_problem(self.handle, self.target.port)
         if problem is not None:
             raise EvaluationFailed(f"{self.master.name}: {problem}", kind="infrastructure")

@@ -132,7 +132,12 @@ _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
 )
-_ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
+_ENDED = re.compile(
+    r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b"
+    # What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.
+    r"|\bgloo/\S+ Connection (closed|reset) by peer\b|\bremote process (exited|exiting)\b"
+    r"|\bConnection was likely closed\. Did the remote server shutdown or crash\b"
+)
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")
 _ONLY_NAMED = re.compile(r"\b[A-Z]\w*(Error|Exception):?$")
 _WITH_TEXT = re.compile(r"(?:^|[\s.:'\"(])(?:[A-Z]\w*(?:Error|Exception)|Exception): \S")

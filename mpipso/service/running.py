@@ -10,7 +10,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.logtext import IN_USE, says_in_use
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import ELSEWHERE, MEMORY, NAMED, OTHER, Reason, only_named
+from mpipso.service.reasons import ELSEWHERE, ENDED, MEMORY, NAMED, OTHER, Reason, only_named
 
 LOG_BYTES = 256 * 1024
 """How much of a log travels into the evaluation's folder."""
@@ -129,7 +129,7 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
             causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
     nearest = min(cause.remoteness for cause in causes)
-    tells = nearest < ELSEWHERE and not all(only_named(each.line) for each in causes if each.remoteness == nearest)
+    tells = nearest < ENDED and not all(only_named(each.line) for each in causes if each.remoteness == nearest)
     for running, code in codes:
         # One that lives on may have told why the others have ended. But it may as well have survived what it told,
         # unless that is missing memory: it comes after a reason that one of them has told itself in more than a name.

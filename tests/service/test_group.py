@@ -28,6 +28,7 @@ from bed.job import wait_until
 
 from mpipso.config import Config
 from mpipso.evaluation import Assignment, Evaluation
+from mpipso.logtext import unprefixed
 from mpipso.search.objective import Objective
 from mpipso.service import group as group_module
 from mpipso.service import keeper as proc
@@ -265,6 +266,7 @@ def test_a_service_that_accepts_and_never_answers_is_given_up_at_start_timeout(
 ) -> None:
     kind, cause = failed(bench.evaluate(hostile("hang") | {"start_timeout": 1.0}, LOAD))
     assert kind == "configuration"
+    assert "the first request is not answered yet" not in bench.waits
     # One that does not even listen gives "Connection refused".
     assert re.fullmatch(r"not ready within 1 s: http://127\.0\.0\.1:\d+/health: no answer", cause)
     assert bench.seconds < 12
@@ -287,6 +289,11 @@ def test_a_service_that_crashes_at_a_higher_load_has_failed(bench: Bench, trial:
     assert failed(evaluation) == ("configuration", cause)
     assert bench.waits[-1] != "concurrency 1"
     assert json.loads(evaluation.files["concurrency-1-benchmark.json"])["completed"] == 3
+
+
+def test_while_the_first_request_is_under_way_that_is_told(bench: Bench) -> None:
+    evaluation = bench.evaluate(hostile("good"), LOAD)
+    assert evaluation.failure is None and bench.waits[-1] == "the first request is not answered yet"
 
 
 def test_a_probe_has_a_seed_that_programs_take(bench: Bench) -> None:
@@ -763,6 +770,11 @@ def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Ben
         ("(EngineCore pid=7) ERROR 11-28 08:00:01 [core.py:946] AssertionError", "KeyError: 'layers.0'", True),
         ("Scheduler hit an exception: AssertionError", "KeyError: 'layers.0'", True),
         ('INFO: 127.0.0.1:3 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error', "ValueError: bad", True),
+        (
+            "RuntimeError: [/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:3772.",
+            "ERROR 11-28 08:00:01 [executor.py:7] Worker proc W-1 died unexpectedly (exit code: -9), shutting down.",
+            True,
+        ),
     ],
 )
 def test_the_error_of_a_process_that_has_ended_is_told_before_what_one_that_lives_on_may_have_survived(
@@ -773,7 +785,8 @@ def test_the_error_of_a_process_that_has_ended_is_told_before_what_one_that_live
     wait = 'while [ ! -e "$1" ]; do sleep 0.01; done; echo "$0"; exit 1'
     service = {"command": ("sh", "-c", wait, master, str(said)), "worker_command": says}
     causes = failed(bench.evaluate(service, nodes=2))[1].split("; ")
-    assert [cause.partition(" says: ")[2] for cause in causes] == ([worker, ""] if worker_first else ["", worker])
+    told = unprefixed(worker)
+    assert [cause.partition(" says: ")[2] for cause in causes] == ([told, ""] if worker_first else ["", told])
 
 
 @pytest.mark.parametrize("change", ["begins", "ends"])
