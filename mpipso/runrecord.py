@@ -18,6 +18,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, Alone, RunFailed, print_error
+from mpipso.evaluation import LONGEST_DURATION
 from mpipso.farewell import dismiss
 from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
@@ -28,7 +29,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
-from mpipso.record.usage import BEGINNINGS, usage
+from mpipso.record.usage import BEGINNINGS, ENDINGS, usage
 from mpipso.rendezvous import RankContext
 from mpipso.root import Root
 from mpipso.search import strategies
@@ -88,9 +89,11 @@ class RunRecord:
         with self._journal as journal:
             try:
                 placed = self._placed()
-                self._write_start(journal, placed, {"differing": {"hosts": hosts, "names": names}} if hosts else {})
+                lived = self._lived()
+                more: dict[str, Any] = {"differing": {"hosts": hosts, "names": names}} if hosts else {}
+                self._write_start(journal, placed, more | ({"lived": lived} if lived else {}))
                 tuning = self._tuning(journal, monitor)
-                limit, used = self._config.search.time_limit, usage(self._past).wall
+                limit, used = self._config.search.time_limit, usage(self._past).wall + lived
                 limits = TimeLimits(limit, used, os.environ)
                 monitor.started(*self._headlines(), baseline=self._space.baseline, time_limit=limits.seconds)
                 times = [line for line in (nothing_left(limit, used), end_note(limits.end)) if line]
@@ -173,6 +176,13 @@ class RunRecord:
         earlier = [event.get("plan", {}) for event in self._past if event["event"] in BEGINNINGS]
         note = regrouping_note(earlier[-1], placed) if earlier else None
         return [note] if note else []
+
+    def _lived(self) -> float:
+        """Seconds that an earlier session lived on after its last event; 0 if it ended in good order."""
+        if not self._past or self._past[-1]["event"] in ENDINGS:
+            return 0.0
+        last: float = self._past[-1]["t"]
+        return min(max(0.0, self._folder.last_beat() - last), LONGEST_DURATION)
 
     def _write_start(self, journal: Journal, plan: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)

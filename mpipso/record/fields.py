@@ -12,7 +12,8 @@ event           fields
                 differing ({hosts, names of variables}), where services inherit another environment than on the
                 root's host
 ``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
-                begin anew
+                begin anew; lived (seconds from the last event before this one to the last sign of life of the root that
+                wrote it), where that session was cut short
 ``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
                 new ([{number, label, configuration}])
@@ -138,6 +139,7 @@ class _Fields(TypedDict, total=False):
     plan: _Plan
     command: str
     cwd: str
+    lived: Seconds
     source: str
     results: list[_Result]
     told: list[Whole]

@@ -101,6 +101,19 @@ class RunFolder:
         check_run(path)
         return cls(path.resolve())
 
+    def last_beat(self) -> float:
+        """When a root gave its last sign of life, in seconds since 1970, 0 without one; and give one now.
+
+        A file server may have another clock than this host, which the new sign shows.
+        """
+        beat = self.path / BEAT_FILE
+        try:
+            before = beat.stat().st_mtime
+            beat.touch()
+            return before + time.time() - beat.stat().st_mtime
+        except OSError:
+            return 0.0
+
     def evaluation(self, number: int, attempt: int) -> Path:
         """The folder of an evaluation, by its number and that of the attempt; :meth:`save` makes it."""
         return self.path / EVALUATIONS / f"{number:04d}-{attempt}"

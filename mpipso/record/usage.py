@@ -100,7 +100,8 @@ class Usage:
     sessions:
         How many sessions the run has had.
     wall:
-        Seconds at work: from the beginning of each session to its last event.
+        Seconds at work: from the beginning of each session to its last event or, if it was cut short and the run has
+        gone on, its last sign of life.
     durations:
         The seconds that each of the search's evaluations took which have a result, without confirmations, in the order
         of their numbers, in which they were proposed.
@@ -150,8 +151,8 @@ def usage(events: Sequence[Event]) -> Usage:
     """
     total = Usage()
     search: dict[int, float] = {}
-    for number, (session, last) in enumerate(_sessions(events), start=1):
-        _Session(number, _timed(session), total, last).account()
+    for number, (session, lived) in enumerate(_sessions(events), start=1):
+        _Session(number, _timed(session), total, lived).account()
         for event in session:
             if event["event"] == "evaluated" and event["label"] != CONFIRM and not silent(from_fields(event)):
                 search[event["number"]] = from_fields(event).evaluation.seconds
@@ -159,16 +160,16 @@ def usage(events: Sequence[Event]) -> Usage:
     return total
 
 
-def _sessions(events: Iterable[Event]) -> Iterator[tuple[list[Event], bool]]:
-    """The events of each session, and whether it is the last one."""
+def _sessions(events: Iterable[Event]) -> Iterator[tuple[list[Event], float | None]]:
+    """The events of each session, and how many seconds it lived on after them; None for the last one."""
     session: list[Event] = []
     for event in events:
         if event["event"] in BEGINNINGS and session:
-            yield session, False
+            yield session, event.get("lived", 0.0)
             session = []
         session.append(event)
     if session:
-        yield session, True
+        yield session, None
 
 
 def _timed(session: Sequence[Event]) -> list[Event]:
@@ -204,16 +205,17 @@ class _Life:
 class _Session:
     """Goes through one session's events, and adds what it finds to the ``total``."""
 
-    def __init__(self, number: int, events: Sequence[Event], total: Usage, last: bool) -> None:
+    def __init__(self, number: int, events: Sequence[Event], total: Usage, lived: float | None) -> None:
         self._number = number
         self._events = events
         self._total = total
         # Without an ending the last session may still go on; an earlier one was cut short.
-        self._open = last and events[-1]["event"] not in ENDINGS
+        self._open = lived is None and events[-1]["event"] not in ENDINGS
+        self._lived = lived or 0.0
         self._lives: dict[int, _Life] = {}
 
     def account(self) -> None:
-        begun, ended = 0.0, self._events[-1]["t"]
+        begun, ended = 0.0, self._events[-1]["t"] + self._lived
         self._total.sessions += 1
         self._total.wall += ended
         for group in self._events[0].get("plan", {}).get("groups", ()):

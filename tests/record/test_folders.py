@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.record.folders import LAUNCH_LOG, RunFolder, safe_names, write_whole
+from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG, RunFolder, safe_names, write_whole
 from mpipso.record.journal import Journal
 from mpipso.redact import Redactor
 
@@ -147,6 +148,15 @@ def test_probes_that_failed_are_kept_whatever_their_numbers(tmp_path: Path) -> N
         run.save_probe(Evaluation(-1, 1, 0, {}, failure=failure, files={"service.log": f"{session}".encode()}))
     kept = [(tmp_path / "evaluations" / name / "service.log").read_text() for name in ("probe-1", "probe-2")]
     assert kept == ["0", "1"]
+
+
+def test_the_last_sign_of_life_is_told_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.last_beat() == 0.0
+    (tmp_path / BEAT_FILE).touch()
+    os.utime(tmp_path / BEAT_FILE, (0.0, 1e9))
+    assert run.last_beat() == pytest.approx(1e9, abs=1.0)
+    assert run.last_beat() >= time.time() - 60.0
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:

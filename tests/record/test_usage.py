@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from record.written import PHASES, Script
+from record.written import PHASES, Script, plan
 
 from mpipso.record.usage import GroupUsage, Loss, Quarantine, Usage, busy_share, usage
 
@@ -80,6 +80,14 @@ def test_sessions_have_groups_of_their_own_and_the_time_between_is_nobody_s() ->
     assert [(g.session, g.group, g.seconds) for g in found.groups] == [(1, 0, 50), (1, 1, 50), (2, 0, 100)]
     assert shares(found.groups[1]) == {"lost": 50}  # its session was cut short, and it was done again
     assert found.wall == 150 and found.sessions == 2 and found.durations == [50.0, 60.0]
+
+
+def test_what_a_session_did_between_its_last_event_and_its_death_is_lost() -> None:
+    script = Script(g0=["a"], g1=["b"]).assigned(0, 0, 0).evaluated(50, 0, 0).assigned(50, 1, 0)
+    script.add(1000, "resumed", config="", plan=plan({"g0": ["a"]}), lived=300.0).finished(1100)
+    found = usage(script.events)
+    assert found.wall == 450 and [group.seconds for group in found.groups] == [350, 350, 100]
+    assert shares(found.groups[0])["lost"] == 300 and shares(found.groups[1]) == {"idle": 350}
 
 
 def test_an_attempt_under_way_is_not_lost_yet() -> None:
