@@ -155,7 +155,7 @@ class Benchmark(Program):
     api_key_env: str = ""
     save_requests: bool = False
     goodput: Goodput | None = None
-    seed: Annotated[int, Field(ge=0, le=10**8)] = 0
+    seed: int = 0
     request_timeout: Seconds | None = None
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 

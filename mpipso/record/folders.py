@@ -129,9 +129,19 @@ class RunFolder:
         self._save(evaluation, self.evaluation(evaluation.number, evaluation.attempt))
 
     def save_probe(self, evaluation: Evaluation) -> None:
-        """Write of a probe what :meth:`save` writes, into a new folder ``probe-1``, ``probe-2`` and so on."""
+        """Write of a probe what :meth:`save` writes, into a new folder ``probe-1``, ``probe-2`` and so on.
+
+        Raises
+        ------
+        RunFailed
+            As for :meth:`save`.
+        """
         folders = (self.path / EVALUATIONS / f"probe-{count}" for count in itertools.count(1))
-        self._save(evaluation, next(folder for folder in folders if not folder.exists()))
+        try:
+            folder = next(folder for folder in folders if not folder.exists())
+        except OSError as error:
+            raise RunFailed(f"{self.path / EVALUATIONS}: cannot be read: {error.strerror}") from error
+        self._save(evaluation, folder)
 
     def _save(self, evaluation: Evaluation, folder: Path) -> None:
         contents: dict[str, bytes] = {"configuration.json": self._json(evaluation.configuration)}

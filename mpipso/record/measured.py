@@ -60,8 +60,9 @@ class Measured:
         One whose failure says nothing about the configuration counts only where no other measurement does.
         """
         raced = () if self.race is None else self.races.get(self.race, ())
-        searched = (judged for judged in self.measurements if judged.evaluation.label != CONFIRM)
-        return raced or tuple(judged for judged in searched if not silent(judged)) or self.measurements
+        telling = tuple(judged for judged in self.measurements if not silent(judged))
+        searched = tuple(judged for judged in telling if judged.evaluation.label != CONFIRM)
+        return raced or searched or telling or self.measurements
 
     @property
     def good(self) -> tuple[Judged, ...]:

@@ -107,31 +107,36 @@ class Outcome:
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
-        """The evaluations by configuration, in the order in which the configurations came first."""
-        return by_configuration(self.evaluations)
+        """The evaluations by configuration, in the order in which the configurations came first.
+
+        The baseline counts by the race by which the best does: the machines may have changed since another one.
+        """
+        every = by_configuration(self.evaluations)
+        baseline, best = self._baseline_of(every), self._best_of(every)
+        if baseline is None or best is None or best.race in (None, baseline.race):
+            return every
+        return [replace(each, race=best.race) if each is baseline else each for each in every]
 
     @property
     def baseline(self) -> Measured | None:
-        """The baseline configuration with its measurements; None when there is none.
+        """The baseline configuration with its measurements; None when there is none."""
+        return self._baseline_of(self.configurations)
 
-        It counts by the race by which the best configuration does: the machines may have changed since another one.
-        """
-        baseline, best = self._baseline, self.best
-        return baseline if baseline is None or best is None or best.race is None else replace(baseline, race=best.race)
-
-    @property
-    def _baseline(self) -> Measured | None:
-        labelled = next((each for each in self.configurations if _has_label(each, BASELINE)), None)
+    def _baseline_of(self, every: Sequence[Measured]) -> Measured | None:
+        labelled = next((each for each in every if _has_label(each, BASELINE)), None)
         if labelled is not None or self.defaults is None:
             return labelled
         # Of several measurements that were under way at a time, a repeat may be back before the first one.
         own = figures.key(self.defaults)
-        return next((each for each in self.configurations if figures.key(each.configuration) == own), None)
+        return next((each for each in every if figures.key(each.configuration) == own), None)
 
     @property
     def best(self) -> Measured | None:
         """The best configuration with its measurements; None when there is none."""
-        numbers = ((each, judged.evaluation.number) for each in self.configurations for judged in each.measurements)
+        return self._best_of(self.configurations)
+
+    def _best_of(self, every: Sequence[Measured]) -> Measured | None:
+        numbers = ((each, judged.evaluation.number) for each in every for judged in each.measurements)
         return next((each for each, number in numbers if number == self.incumbent), None)
 
     @property

@@ -371,8 +371,7 @@ def targets_of(
         port=layout.port,
         model=engine.model_name(config),
         unlisted=config.service.model,
-        # Probes have numbers below 0, and programs take seeds from 0 to 2**31 - 1, as a rule.
-        seed=config.benchmark.seed + assignment.number % 2_000_000 * 1000 + assignment.attempt,
+        seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
         close_connections=engine.close_connections,
         result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
         load={},
@@ -383,8 +382,8 @@ def targets_of(
     loads = client.loads(config, assignment.configuration)
     before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
     # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
-    # than there are attempts.
+    # than there are attempts. Programs take them from 0 to 2**31 - 1, as a rule, and the numbers of probes are below 0.
     return [
-        replace(target, load=load, sent=sent, seed=target.seed + 100 * step)
+        replace(target, load=load, sent=sent, seed=(target.seed + 100 * step) % 2**31)
         for step, (load, sent) in enumerate(zip(loads, before, strict=False))
     ]

@@ -171,7 +171,6 @@ class TestWhatIsRefused:
                 "64",
                 "benchmark.concurrency = '64': should be a number, several, or a parameter's name in braces",
             ),
-            ("benchmark", "seed", -1, "benchmark.seed = -1: should be greater than or equal to 0"),
             ("benchmark", "concurrency", 0, "benchmark.concurrency = 0: should be greater than or equal to 1"),
             (
                 "benchmark",

@@ -57,6 +57,8 @@ def test_a_race_in_which_it_was_not_measured_leaves_the_search_s_measurements() 
     (one, _) = by_configuration([*run, good(4, 99.0, "repeat"), good(5, 242.0, "confirm", n=2)])
     assert one.metrics == {"tokens": 101.0}
     assert replace(one, race=5).metrics == {"tokens": 99.5}
+    (one,) = by_configuration([bad(0, kind="infrastructure"), good(2, 101.0, "confirm")])
+    assert replace(one, race=5).metrics == {"tokens": 101.0}, "where no other tells anything"
 
 
 def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:

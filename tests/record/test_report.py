@@ -110,6 +110,13 @@ def test_the_best_is_compared_with_what_the_baseline_measured_in_the_same_race()
     assert drawn(summary(found))[0] == "output_throughput: 100 tok/s -> 120 tok/s (+20.0 %)"
 
 
+def test_a_baseline_that_won_its_race_is_the_best() -> None:
+    raced = (judged(6, BASELINE, 300.0, 1400.0, "confirm"), judged(7, BEST, 120.0, 350.0, "confirm"))
+    found = outcome(*RUN, *raced, incumbent=0)
+    assert found.baseline is found.best and found.baseline in found.configurations
+    assert drawn(summary(found))[0].startswith("Nothing beat the baseline: the configuration that you have is the best")
+
+
 def test_repeated_measurements_replace_the_lucky_one_and_say_how_many() -> None:
     again = [judged(6 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((500.0, 520.0, 540.0))]
     lines = drawn(summary(outcome(*RUN, *again, judged(9, BASELINE, 400.0, 1400.0, "confirm"), incumbent=2)))
