@@ -308,8 +308,8 @@ class Leader:
     def _evaluate(self, assignment: Assignment) -> None:
         try:
             evaluation = self._group.evaluate(assignment, self._cancel)
-        except Exception:  # a defect of ours must not keep the root waiting for this group for ever
-            failure = Failure("internal error", "infrastructure", traceback.format_exc())
+        except Exception as error:  # a defect of ours must not keep the root waiting for this group for ever
+            failure = Failure(f"internal error: {error!r}", "infrastructure", traceback.format_exc())
             evaluation = replace(assignment.evaluation(self.form.group), failure=failure)
         self._context.everyone.post(ROOT, self._redactor.evaluation(evaluation))
 

@@ -18,7 +18,6 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, Alone, RunFailed, print_error
-from mpipso.evaluation import LONGEST_DURATION
 from mpipso.farewell import dismiss
 from mpipso.launched import COMMAND, RESTARTS
 from mpipso.manual import manual_start
@@ -60,13 +59,17 @@ class RunRecord:
         self._world = world
         self._screen = pick_mode(options.progress, sys.stdout)
         self._resumes = options.resume is not None
+        self._lived = 0.0
         self._space = well_defined(config)
         # Both refuse what cannot be searched, and of a run that is refused nothing is left.
         self._strategy = strategies.create(config.search, self._space, in_flight=self._in_flight())
         self._earlier = earlier_results(options, config, self._space)
         if options.resume is not None:
             self._folder = RunFolder.open(options.resume)
+            lived = self._folder.lived()
             self._journal = Journal.open(self._folder.path, self._folder.redactor)
+            # Of a session that ended in good order, the last event was its end.
+            self._lived = 0.0 if self._journal.past[-1]["event"] in ENDINGS else lived
         else:
             self._folder = RunFolder.create(Path(config.output), options.name)
             self._journal = Journal.create(self._folder.path, self._folder.redactor)
@@ -89,11 +92,10 @@ class RunRecord:
         with self._journal as journal:
             try:
                 placed = self._placed()
-                lived = self._lived()
                 more: dict[str, Any] = {"differing": {"hosts": hosts, "names": names}} if hosts else {}
-                self._write_start(journal, placed, more | ({"lived": lived} if lived else {}))
+                self._write_start(journal, placed, more | ({"lived": self._lived} if self._lived else {}))
                 tuning = self._tuning(journal, monitor)
-                limit, used = self._config.search.time_limit, usage(self._past).wall + lived
+                limit, used = self._config.search.time_limit, usage(self._past).wall + self._lived
                 limits = TimeLimits(limit, used, os.environ)
                 monitor.started(*self._headlines(), baseline=self._space.baseline, time_limit=limits.seconds)
                 times = [line for line in (nothing_left(limit, used), end_note(limits.end)) if line]
@@ -176,13 +178,6 @@ class RunRecord:
         earlier = [event.get("plan", {}) for event in self._past if event["event"] in BEGINNINGS]
         note = regrouping_note(earlier[-1], placed) if earlier else None
         return [note] if note else []
-
-    def _lived(self) -> float:
-        """Seconds that an earlier session lived on after its last event; 0 if it ended in good order."""
-        if not self._past or self._past[-1]["event"] in ENDINGS:
-            return 0.0
-        last: float = self._past[-1]["t"]
-        return min(max(0.0, self._folder.last_beat() - last), LONGEST_DURATION)
 
     def _write_start(self, journal: Journal, plan: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         tables = self._config.model_dump(exclude_none=True, exclude_defaults=True)

@@ -257,6 +257,7 @@ class Tuning:
         if evaluation.metrics:
             evaluation = self._at_its_load(self.objective.completed(evaluation))
         self._folder.save(evaluation)
+        evaluation = replace(evaluation, files={})  # or a night's logs would stay in memory
         if evaluation.killed and not self._told_of_kill:
             self._told_of_kill = True
             self._monitor.note(
@@ -336,11 +337,9 @@ class Tuning:
 
     def _show(self, judged: Judged) -> None:
         evaluation = judged.evaluation
-        best = False
-        if self.trials.label(evaluation.number) == CONFIRM:
+        if confirmation := self.trials.label(evaluation.number) == CONFIRM:
             self._incumbent.doubt()
-        else:
-            best = self._incumbent.challenge(evaluation.number)
+        best = not confirmation and self._incumbent.challenge(evaluation.number)
         if judged.failed:
             summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         else:

@@ -126,6 +126,20 @@ def test_what_is_secret_here_does_not_travel_to_the_root(context: Any, monkeypat
     assert "hf_of_this_node" not in repr(messages) + repr(messages[0].files)
 
 
+def test_a_defect_is_told_by_name(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is injected: one of ours."""
+
+    def broken(*_: Any) -> Evaluation:
+        raise KeyError("port")
+
+    leader = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
+    monkeypatch.setattr(leader._group, "evaluate", broken)
+    leader.obey(Assignment(0, 1, {}))
+    wait_until(lambda: not leader._busy, 10, "it has failed")
+    ((_, told),) = context.root.take()
+    assert told.failure.cause == "internal error: KeyError('port')" and "Traceback" in told.failure.detail
+
+
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:
     """It takes a second, which is too much for a thousand ranks at once."""
     code = "import sys, mpipso.run; print(*{'scipy', 'rich', 'mpipso.runrecord'} & {*sys.modules})"

@@ -714,6 +714,16 @@ def concluded(whole: Session, again: Session, line: int) -> int | None:
     return tuning.incumbent
 
 
+def test_what_is_kept_in_the_run_s_folder_is_not_kept_in_memory(tmp_path: Path) -> None:
+    class Loud(Session):
+        def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+            return replace(super()._evaluation(group, assignment), files={"service.log": b"ready"})
+
+    tuning = Loud(tmp_path, configured()).run()
+    assert tuning.trials.results and not any(result.files for result in tuning.trials.results)
+    assert len(list(tmp_path.glob("evaluations/*/service.log"))) == len(tuning.trials.results)
+
+
 class TestRace:
     def test_its_time_is_that_of_its_rounds_and_of_what_runs_before_it(self, tmp_path: Path) -> None:
         tuning = Session(tmp_path, configured(search__confirm=2, search__leaders=3)).run()

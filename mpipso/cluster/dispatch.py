@@ -303,5 +303,6 @@ class Dispatcher:
         if not self._rolling:
             return index
         assignment = self._queue[index]
-        oldest = min([each.number for each in self._queue] + [running.number for running, _ in self._running.values()])
+        running = [each for each, _ in self._running.values() if each.label != PROBE]
+        oldest = min(each.number for each in [*self._queue, *running])
         return -math.inf if assignment.number == oldest else -assignment.seconds

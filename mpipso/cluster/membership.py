@@ -64,6 +64,7 @@ class Membership:
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
         self._vacancies: list[PlacedGroup] = []
+        self._ended: list[PlacedGroup] = []
         self._next = len(plan.groups)
         self._port = port
 
@@ -119,6 +120,7 @@ class Membership:
     def _end(self, number: int) -> None:
         group = self.groups.pop(number)
         self._vacancies.append(group)
+        self._ended.append(group)
         self._led[number] = group.nodes[0].rank
         present = [node.rank for node in group.nodes if node.rank >= 0 and node.rank not in self.lost]
         self._leaving.update((rank, number) for rank in present)
@@ -151,7 +153,10 @@ class Membership:
             self._vacancies.remove(ended)
             self._spare.difference_update(chosen)
             group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), ended.master_node_index)
-            taken = [other.port for other in self.groups.values() if other.master.host == group.master.host]
+            # A rank that is only not heard of may still keep its service running.
+            silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
+            others = [*self.groups.values(), *silent]
+            taken = [other.port for other in others if other.master.host == group.master.host]
             group = replace(group, port=lowest_port(self._port, taken))
             self.groups[self._next] = group
             formed.append((self._next, group))

@@ -34,6 +34,7 @@ from mpipso.record.lasting import silence
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.place import lock
 from mpipso.record.usage import ENDINGS
+from mpipso.redact import Redactor
 from mpipso.signals import describe, number
 from mpipso.startup import Options
 from mpipso.wording import printable
@@ -89,6 +90,7 @@ class Supervisor:
         self._environment = {**environment, COMMAND: self._command}
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)
+        self._redactor = Redactor(environment)
         self._log: TextIOWrapper | None = None
         self._unseen = False
         self._began = False
@@ -155,6 +157,7 @@ class Supervisor:
         """Launch the job and wait for its end."""
         command = job.command([*self._forward, RESTARTS])
         self._say(f"+ {shlex.join(command)}")
+        self._redactor.learn(command)
         self._keep([f"+ {shlex.join(command)}"])
         state = self._state()
         self._mpirun.start(
@@ -305,7 +308,7 @@ class Supervisor:
         draft = self._journal.with_name(f".{self._journal.name}.{os.getpid()}")
         try:
             if self._journal.exists():
-                shutil.copy(self._journal, draft)
+                shutil.copy2(self._journal, draft)  # with the time of the last event
                 with draft.open("rb") as file:
                     os.fsync(file.fileno())
                 draft.replace(self._journal)
@@ -360,7 +363,8 @@ class Supervisor:
         # The log is a convenience: a full disk is told by those whose records matter.
         with contextlib.suppress(OSError):
             if self._log is not None:
-                self._log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in lines)
+                at = time.strftime("%Y-%m-%d %H:%M:%S")
+                self._log.writelines(f"{at} {self._redactor.text(line)}\n" for line in lines)
                 self._log.flush()
 
 

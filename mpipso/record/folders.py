@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mpipso.errors import RunFailed, UserError
-from mpipso.evaluation import Evaluation
+from mpipso.evaluation import LONGEST_DURATION, Evaluation
 from mpipso.record import journal
 from mpipso.record.place import lock
 from mpipso.redact import Redactor
@@ -101,18 +101,16 @@ class RunFolder:
         check_run(path)
         return cls(path.resolve())
 
-    def last_beat(self) -> float:
-        """When a root gave its last sign of life, in seconds since 1970, 0 without one; and give one now.
+    def lived(self) -> float:
+        """Seconds from the journal's last event to the root's last sign of life; 0 without one.
 
-        A file server may have another clock than this host, which the new sign shows.
+        Both are times of one file server, and of a folder that was copied, both are those of the copy.
         """
-        beat = self.path / BEAT_FILE
         try:
-            before = beat.stat().st_mtime
-            beat.touch()
-            return before + time.time() - beat.stat().st_mtime
+            seconds = (self.path / BEAT_FILE).stat().st_mtime - (self.path / journal.FILE).stat().st_mtime
         except OSError:
             return 0.0
+        return min(max(0.0, seconds), LONGEST_DURATION)
 
     def evaluation(self, number: int, attempt: int) -> Path:
         """The folder of an evaluation, by its number and that of the attempt; :meth:`save` makes it."""

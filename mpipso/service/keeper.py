@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
-STOP_COMMAND = 5.0  # seconds for the user's own stop command
+STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
 LOOK = 0.5  # seconds between two looks at processes, shared memory and log
 SHARE = 0.005  # of one core, at most, for those looks: the service under test needs the cores
@@ -415,7 +415,7 @@ class Keeper:
     def stop(self, grace: float, patience: float = STOP_COMMAND) -> None:
         """Begin to stop; if that has begun, hurry: ``grace`` is then counted from now and the earlier end holds.
 
-        ``patience`` is what the stop command gets.
+        The stop command gets ``grace``, too, or ``patience`` if that is more.
         """
         now = time.monotonic()
         if not self.stopping:
@@ -423,7 +423,7 @@ class Keeper:
             if self.order.get("stop_command"):
                 try:
                     self.stopper = self.spawn(self.order["stop_command"])
-                    self.term_at = now + patience
+                    self.term_at = now + max(patience, grace)
                 except StartFailed as problem:
                     os.write(self.logs[-1].file, f"stop command: {problem}\n".encode())
         else:
@@ -450,6 +450,8 @@ class Keeper:
                     self.stop(min(self.grace, HASTY))
             elif pid == self.stopper:
                 self.term_at = min(self.term_at, time.monotonic())
+                if (code := os.waitstatus_to_exitcode(status)) and not self.terminated:
+                    os.write(self.logs[-1].file, f"stop command: ended with code {code}\n".encode())
 
     def advance(self) -> None:
         """Do what is due: TERM, a look at the processes, a look at the logs."""

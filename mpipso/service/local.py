@@ -321,6 +321,8 @@ class LocalNode(Node):
             yield
         except EvaluationFailed as error:
             raise EvaluationFailed(f"{self.name}: {error.cause}", kind=error.kind, detail=error.detail) from None
+        except OSError as error:  # the folder of the start is gone, or there are too many open files
+            raise self._failure(str(error)) from None
 
     def _failure(self, cause: str) -> EvaluationFailed:
         return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")

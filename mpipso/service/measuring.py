@@ -98,7 +98,7 @@ class Measuring:
                 raise
             # The service must not have in its cache what is sent now: other prompts than it was sent before.
             sent = sum(int(each.load.get("requests", 0)) for each in others)
-            return self._once(replace(target, seed=target.seed + 50, sent=target.sent + sent), kept, over)
+            return self._once(replace(target, seed=(target.seed + 50) % 2**31, sent=target.sent + sent), kept, over)
         finally:
             name = load_name(key, float(target.load[key])).replace(" ", "-")
             self._files |= {f"{name}-{file}": content for file, content in kept.items()}

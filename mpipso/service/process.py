@@ -169,7 +169,7 @@ class Kept:
         """
         self._say({"stop": True} if grace is None else {"stop": True, "grace": grace})
         if timeout is None:
-            timeout = proc.STOP_COMMAND + (self._grace if grace is None else grace) + 2 * proc.UNKILLABLE
+            timeout = proc.STOP_COMMAND + 2 * (self._grace if grace is None else grace) + 2 * proc.UNKILLABLE
         with self._changed:
             self._changed.wait_for(lambda: self._gone, timeout)
         if self._gone is None:

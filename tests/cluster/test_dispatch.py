@@ -579,3 +579,19 @@ def test_in_a_window_what_all_wait_for_goes_first_and_then_what_takes_longest() 
     dispatcher.submit([Assignment(number, 1, {}, "", seconds) for number, seconds in ((4, 1.0), (5, 2.0), (6, 9.0))])
     dispatcher.step(0.0)
     assert posted[4:] == [4, 6], "the oldest, and beside it the longest"
+
+
+def test_and_a_probe_is_not_what_all_wait_for() -> None:
+    posted: list[int] = []
+    health = ServiceGroupHealthMonitor(after=2, pause=1.0)
+    dispatcher = Dispatcher(
+        lambda group, message: posted.append(getattr(message, "number", 0)), health, retries=0, rolling=True
+    )
+    dispatcher.join(0)
+    dispatcher.join(1)
+    dispatcher.known_good = {}
+    health.mark_unhealthy(1, "it is sick", 0.0)
+    dispatcher.step(2.0)
+    dispatcher.submit([Assignment(7, 1, {}, "", 1.0), Assignment(8, 1, {}, "", 9.0)])
+    dispatcher.step(2.1)
+    assert posted == [-1, 7]

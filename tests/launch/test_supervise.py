@@ -197,6 +197,12 @@ class TestTheJournalTellsTheEnd:
             assert log[3].startswith("go on with: ") and log[3].endswith(f"--resume {bench.runs / f'night-{code}'}")
             assert told(done) == (log[1:] if code == 0 else [])
 
+    def test_no_secret_of_the_launcher_s_is_kept(self, bench: Bench) -> None:
+        more = "--mpirun-args=-x MY_API_TOKEN=tok_8f3a61c0d2"
+        bench.launch(["begin(); write('failed', cause='no group is left'); sys.exit(4)"], more)
+        log = (bench.run / "launch.log").read_text()
+        assert "go on with: " in log and "tok_8f3a61c0d2" not in log
+
     def test_a_baseline_that_failed_is_not_resumed(self, bench: Bench) -> None:
         done = bench.launch([f"begin(); write('failed', cause='{NO_BASELINE}: no answer'); die(9)"])
         assert (done.returncode, told(done)) == (4, [f"{NO_BASELINE}: no answer"]), done.stderr

@@ -6,7 +6,6 @@ import re
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG, RunFolder, safe_names, write_whole
-from mpipso.record.journal import Journal
+from mpipso.record.journal import FILE, Journal
 from mpipso.redact import Redactor
 
 
@@ -150,13 +149,15 @@ def test_probes_that_failed_are_kept_whatever_their_numbers(tmp_path: Path) -> N
     assert kept == ["0", "1"]
 
 
-def test_the_last_sign_of_life_is_told_once(tmp_path: Path) -> None:
+def test_how_long_a_root_lived_after_its_last_event_is_the_difference_of_two_files_times(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    assert run.last_beat() == 0.0
-    (tmp_path / BEAT_FILE).touch()
-    os.utime(tmp_path / BEAT_FILE, (0.0, 1e9))
-    assert run.last_beat() == pytest.approx(1e9, abs=1.0)
-    assert run.last_beat() >= time.time() - 60.0
+    assert run.lived() == 0.0
+    for file, at in ((FILE, 1000.0), (BEAT_FILE, 1300.0)):
+        (tmp_path / file).touch()
+        os.utime(tmp_path / file, (at, at))
+    assert run.lived() == 300.0
+    os.utime(tmp_path / FILE)
+    assert run.lived() == 0.0
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:

@@ -366,3 +366,20 @@ def test_a_service_that_ends_on_a_full_disk_says_nothing_about_its_configuration
         (tmp_path / "disk" / "filler").unlink()
         assert node.poll_service(handle), "what it ended with"
         node.close()
+
+
+def test_what_the_system_refuses_to_a_rank_is_told_as_the_node_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    node = LocalNode(Share("here"))
+    monkeypatch.chdir(start)
+    start.rmdir()
+    try:
+        with pytest.raises(EvaluationFailed, match=r"here: .*No such file or directory") as failed:
+            node.execute(["true"], 10.0)
+    finally:
+        monkeypatch.undo()
+        node.close()
+    assert failed.value.kind == "infrastructure"

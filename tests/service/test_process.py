@@ -260,6 +260,14 @@ def test_the_stop_command_runs_after_an_end_of_its_own_too(tmp_path: Path) -> No
     assert asked.exists()
 
 
+def test_the_stop_command_has_the_grace_too_and_its_failure_is_in_the_log(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    keeper = keep(tmp_path, ["sleep", "1000"], stop_command=["sh", "-c", f"sleep 5.5; touch {asked}; exit 3"], grace=60)
+    assert keeper.stop() == process.Gone()
+    assert asked.exists()
+    assert logged(tmp_path) == "stop command: ended with code 3\n"
+
+
 def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +279,7 @@ def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
     with ThreadPoolExecutor() as pool:
         first = pool.submit(hanging.stop)
         wait_until(lambda: len(hanging.pids()) == 2)
-        hanging.stop(grace=0.1)  # the limit of 5 s holds without this as well
+        hanging.stop(grace=0.1)  # the limit of the grace, or of 5 s, holds without this as well
         assert first.result(20).survivors == ()
     assert hanging.poll() == -signal.SIGTERM
 
