@@ -52,7 +52,7 @@ class RunFailed(MpipsoError):
 
 
 class Alone(RunFailed):
-    """Rank 0 hears of no other rank, and cannot tell whether they are gone or it is cut off itself."""
+    """Rank 0 hears of no other rank, or no node, and cannot tell whether they are gone or it is cut off itself."""
 
 
 class Relayed(RunFailed):

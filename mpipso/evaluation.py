@@ -62,6 +62,8 @@ class Assignment:
 
 NOT_READY = "not ready within"
 """How the cause of a failure begins if the service needed longer than ``start_timeout``."""
+NODE_LOST = "node lost"
+"""What the cause of a failure says of a node that its group hears nothing of."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from faults.course import Course
 
 from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Cancel
+from mpipso.cluster.health import HOPELESS
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 from mpipso.config import Config
 from mpipso.config.file import load
@@ -140,6 +142,24 @@ def test_a_spare_that_is_as_silent_as_the_last_group_is_not_taken_to_be_there(
             root.run()
     # Each turn ends with a nap.
     assert (type(raised.value), clock.now - 0.5) == (kind, when)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [("h1: node lost: its agent ended", Alone), ("h1: port 8000 is in use by pid 7 (redis-server)", RunFailed)],
+)
+def test_a_launcher_may_find_a_node_again_that_all_groups_have_lost(cause: str, kind: type, tmp_path: Path) -> None:
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        context = played(LocalChannel.connected(3)[ROOT], tmp_path)
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        tuning: Any = SimpleNamespace(known_good=lambda: None)
+        root = Root(context, tuning, journal, monitor, Interrupts(), TimeLimits(None, 0.0, {}), beat=tmp_path / "beat")
+        for group in (0, 1):
+            for _ in range(HOPELESS + 1):
+                root._health.mark_unhealthy(group, cause, math.inf)
+        with pytest.raises(RunFailed, match="every service group is in quarantine:\ngroup 0: h1: ") as raised:
+            root._turn()
+    assert type(raised.value) is kind
 
 
 @pytest.mark.parametrize("deadly", [Assignment, Cancel], ids=["the run", "its end"])

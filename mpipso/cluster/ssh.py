@@ -23,6 +23,7 @@ from mpipso.cluster.plan import PlacedNode
 from mpipso.config.parallel import Ssh
 from mpipso.edition import edition
 from mpipso.errors import EvaluationFailed, UserError
+from mpipso.evaluation import NODE_LOST
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 from mpipso.service.node import Share
@@ -326,7 +327,7 @@ class AgentConnection:
             self._node.lost(self._lost)
         for asked in self._asked.values():
             if not asked.done():
-                asked.set_exception(EvaluationFailed(f"{self.host}: node lost: {self._lost}", kind="infrastructure"))
+                asked.set_exception(EvaluationFailed(f"{self.host}: {NODE_LOST}: {self._lost}", kind="infrastructure"))
 
     async def _stay(self) -> None:
         """Keep the agent from taking its leader for lost."""
@@ -345,7 +346,7 @@ class AgentConnection:
 
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._lost is not None:
-            raise EvaluationFailed(f"{self.host}: node lost: {self._lost}", kind="infrastructure")
+            raise EvaluationFailed(f"{self.host}: {NODE_LOST}: {self._lost}", kind="infrastructure")
         number = next(self._numbers)
         asked = self._asked[number] = self._loop.create_future()
         self._write(Request(number, method, args, kwargs))

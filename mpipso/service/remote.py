@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpipso.errors import Cancelled, EvaluationFailed
+from mpipso.evaluation import NODE_LOST
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, Share
 from mpipso.service.process import Completed
@@ -265,4 +266,4 @@ class RemoteNode(Node):
                     ) from None
 
     def _gone(self) -> EvaluationFailed:
-        return EvaluationFailed(f"{self.name}: node lost: {self._lost}", kind="infrastructure")
+        return EvaluationFailed(f"{self.name}: {NODE_LOST}: {self._lost}", kind="infrastructure")
