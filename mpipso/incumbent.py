@@ -75,7 +75,8 @@ class Incumbent:
         standing = self._standing()
         if (best := self._leaders.leader(standing)) is not None:
             self._promote(best, standing)
-        else:
+        elif self.number is not None:
+            self._journal.write("withdrawn")
             self.number = None
             withdraw_best(self._folder.path)
 

@@ -395,5 +395,7 @@ class Tuning:
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
             case "incumbent":
                 self._incumbent.number = event["number"]
+            case "withdrawn":
+                self._incumbent.number = None
             case "finished":
                 self._incumbent.number = event["incumbent"]

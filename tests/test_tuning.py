@@ -906,7 +906,13 @@ class TestRepeats:
             return replace(evaluation, metrics={**evaluation.metrics, "output_throughput": found})
 
     def test_when_nothing_works_that_was_confirmed_there_is_no_best(self, tmp_path: Path) -> None:
-        session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
+        class Falling(self.Falling):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                kept, told = (tmp_path / "best.sh").exists(), read_outcome(tmp_path).best if assignment.number else None
+                assert (told is not None) == kept, "what a report calls the best has its files, at every moment"
+                return super()._evaluation(group, assignment)
+
+        session = Falling(tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6))
         for _ in range(2):  # once more, resumed
             assert session.run().incumbent is None
             assert not (tmp_path / "best.sh").exists()

@@ -28,6 +28,7 @@ event           fields
 ``judged``      number, fitness, feasible, failed, violations, violation, together: what became of an earlier
                 ``evaluated``
 ``incumbent``   number, fitness
+``withdrawn``   nothing: there is no incumbent any more
 ``lost``        ranks, hosts, groups (those that ended with them), cause
 ``formed``      group, hosts, ranks, cores: a new group, of ranks that had become spare
 ``quarantined`` group, cause, pause (seconds until it is probed)
@@ -63,6 +64,7 @@ Event = Literal[
     "evaluated",
     "judged",
     "incumbent",
+    "withdrawn",
     "lost",
     "formed",
     "quarantined",

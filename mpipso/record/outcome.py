@@ -233,7 +233,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
     asked = [new for event in events if event["event"] == "asked" for new in event.get("new", ())]
     outcome = Outcome(
         evaluations=evaluations,
-        incumbent=_measured(_incumbent(events, last), asked, evaluations),
+        incumbent=_measured(_incumbent(events), asked, evaluations),
         objective=objective,
         higher=_directions(config),
         folder=folder,
@@ -345,12 +345,10 @@ def _silence(folder: Path) -> float:
         return math.inf
 
 
-def _incumbent(events: Sequence[Event], last: Event) -> int | None:
-    if last["event"] == "finished":
-        final: int | None = last["incumbent"]
-        return final
-    incumbents: list[int] = [event["number"] for event in events if event["event"] == "incumbent"]
-    return incumbents[-1] if incumbents else None
+def _incumbent(events: Sequence[Event]) -> int | None:
+    told = {"incumbent": "number", "withdrawn": "", "finished": "incumbent"}
+    numbers: list[int | None] = [event.get(told[event["event"]]) for event in events if event["event"] in told]
+    return numbers[-1] if numbers else None
 
 
 def _measured(number: int | None, asked: Sequence[Event], evaluations: Sequence[Judged]) -> int | None:

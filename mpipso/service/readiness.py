@@ -79,7 +79,7 @@ class Readiness:
         """
         began = time.monotonic()
         deadline = began + limit
-        pause, told = FIRST_PAUSE, ""
+        pause, told, asked = FIRST_PAUSE, "", False
 
         def say(what: str) -> None:
             nonlocal told
@@ -92,7 +92,9 @@ class Readiness:
             try:
                 self._check_health(max(1.0, deadline - time.monotonic()), over)
                 self._check_owner()
-                say("the first request is not answered yet")
+                if not asked:  # one that is refused again and again says why
+                    say("the first request is not answered yet")
+                asked = True
                 interruptible(self.client.probe(self.target, max(1.0, deadline - time.monotonic())), over)
                 return
             except NotReady as problem:

@@ -69,6 +69,11 @@ def only_named(line: str) -> bool:
     return bool(_ONLY_NAMED.search(line))
 
 
+def of_peer(line: str) -> bool:
+    """Whether a line only says that a process on another node has ended."""
+    return bool(_PEER.search(line))
+
+
 def _states(line: str) -> bool:
     """Whether a line that tells of an error is one by its level or its form, and does not only have the word."""
     prefix, said = parted(line.strip())
@@ -132,10 +137,10 @@ _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
 )
-_ENDED = re.compile(
-    r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b"
-    # What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.
-    r"|\bgloo/\S+ Connection (closed|reset) by peer\b|\bremote process (exited|exiting)\b"
+_ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
+# What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.
+_PEER = re.compile(
+    r"(?i)\bgloo/\S+ Connection (closed|reset) by peer\b|\bremote process (exited|exiting)\b"
     r"|\bConnection was likely closed\. Did the remote server shutdown or crash\b"
 )
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")

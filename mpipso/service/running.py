@@ -10,7 +10,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.logtext import IN_USE, says_in_use
 from mpipso.service.engines.base import Engine
 from mpipso.service.node import TAIL_LINES, Node, last_lines, quoted
-from mpipso.service.reasons import ELSEWHERE, ENDED, MEMORY, NAMED, OTHER, Reason, only_named
+from mpipso.service.reasons import ELSEWHERE, ENDED, MEMORY, NAMED, OTHER, Reason, of_peer, only_named
 
 LOG_BYTES = 256 * 1024
 """How much of a log travels into the evaluation's folder."""
@@ -125,6 +125,8 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
             gone = code == 0 and not heard and remoteness > ELSEWHERE
             hint = " (its command has to stay in the foreground)" if gone else ""
+            # What says only that another process has ended comes after what that one says itself.
+            remoteness = max(ENDED, remoteness) if of_peer(line) else remoteness
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
             remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
             causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))

@@ -257,6 +257,7 @@ def test_health_alone_does_not_make_a_service_ready(bench: Bench, trial: int, re
     kind, cause = failed(bench.evaluate(hostile("early") | {"start_timeout": 0.5}, LOAD))
     assert kind == "configuration"
     assert cause.startswith("not ready within 0.5 s: the first request was answered with HTTP 503")
+    assert bench.waits.count("the first request is not answered yet") == 1
     assert "measuring" not in bench.phases
 
 
@@ -771,6 +772,7 @@ def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Ben
         ("Scheduler hit an exception: AssertionError", "KeyError: 'layers.0'", True),
         ('INFO: 127.0.0.1:3 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error', "ValueError: bad", True),
         (
+            "ERROR 11-28 08:00:01 [core.py:700] EngineCore encountered a fatal error.\n"
             "RuntimeError: [/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:3772.",
             "ERROR 11-28 08:00:01 [executor.py:7] Worker proc W-1 died unexpectedly (exit code: -9), shutting down.",
             True,

@@ -4,7 +4,7 @@ import pytest
 
 from mpipso.logtext import essence
 from mpipso.service.node import quoted
-from mpipso.service.reasons import ELSEWHERE, ENDED, ERROR, MEMORY, NAMED, OTHER, remoteness, telling
+from mpipso.service.reasons import ELSEWHERE, ENDED, ERROR, MEMORY, NAMED, OTHER, of_peer, remoteness, telling
 
 WORKER = "(Worker_TP0 pid=7) ERROR 11-28 05:12:09 [executor.py:63] "
 CORE = "(EngineCore pid=6) ERROR 11-28 05:12:09 [core.py:12] "
@@ -31,6 +31,13 @@ UNDER_LOAD = "\n".join(
         f"{INFO}stopping",
     ]
 )
+
+
+def test_that_a_peer_has_ended_is_told_where_nothing_nearer_is_known() -> None:
+    closed = "RuntimeError: [/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:3772"
+    log = "\n".join([f"{CORE}The core encountered a fatal error.", *(f"{CORE}{line}" for line in (*TRACEBACK, closed))])
+    assert telling(log) == f"{CORE}{closed}"
+    assert of_peer(closed) and not of_peer("ConnectionResetError: [Errno 104] Connection reset by peer")
 
 
 def refused(header: str, *lines: str) -> str:
