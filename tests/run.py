@@ -1,8 +1,8 @@
 """The whole test suite, as ``./run.sh test`` runs it: linters, tests in three processes, tests in MPI worlds.
 
 The tests over emulated hosts, and those that start whole runs, mostly wait, for leases to end and for ranks to start.
-So they run beside the others, and what they print comes after them. Arguments are handed to one pytest for all; with
-any, the linters and the MPI worlds are left out.
+So they run beside the others, and what they print comes after them. The main job, whose server takes all cores, has the
+machine to itself. Arguments are handed to one pytest for all; with any, the linters and the MPI worlds are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 MPI_RANKS = 4
 MPI_LIMIT = 600.0
-WAITING = ("tests/launch", "tests/test_chaos.py", "tests/test_faults_mpi.py", "tests/test_runrecord.py")
+WAITING = ("tests/launch", "tests/test_chaos.py", "tests/test_faults_mpi.py")
 """Where tests mostly wait; about half of the time of those without emulated hosts."""
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         if _run(command)
     ]
     pytest = [*python, "pytest", "--durations=20", "-m"]
-    here = [*pytest, "not mpi and not bed"]
+    here = [*pytest, "not mpi and not bed and not e2e"]
     with (
         _beside([*pytest, "bed", "-p", "no:cacheprovider"]) as bed,
         _beside([*here, *WAITING, "-p", "no:cacheprovider"]) as waiting,
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             failed.append(f"pytest {' '.join(WAITING)}")
         if bed():
             failed.append("pytest -m bed")
+    if _run([*pytest, "e2e"]):
+        failed.append("pytest -m e2e")
     failed += _mpi_worlds()
     print(f"\n{'failed: ' + ', '.join(failed) if failed else 'everything passed'}", flush=True)
     return 1 if failed else 0
