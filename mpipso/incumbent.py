@@ -107,7 +107,10 @@ class Incumbent:
     def resume(self) -> None:
         """Catch up with a session that ended after a result, before the incumbent's line or its files were written."""
         self.doubt()
-        if self.challenge() or (best := self.trial) is None:
+        if self.challenge():
+            return
+        if (best := self.trial) is None:
+            withdraw_best(self._folder.path)
             return
         race = self._leaders.last_race(best)
         confirmed = bool(race) and not self._leaders.refuted(best)

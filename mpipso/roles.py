@@ -250,7 +250,7 @@ class Leader:
             context.config,
             ENGINES.create(context.config.service.engine),
             CLIENTS.create(context.config.benchmark.client),
-            Objective(context.config.objective.absolute).score,
+            Objective(context.config.objective).absolute.score,
             self._progress,
             port=placed.port,
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed
-from mpipso.evaluation import CONFIRM, NOT_READY, REPEAT, Assignment, Configuration, Evaluation, Failure, mean, works
+from mpipso.evaluation import CONFIRM, NOT_READY, REPEAT, Assignment, Configuration, Evaluation, Failure
 from mpipso.incumbent import Incumbent
 from mpipso.logtext import essence
 from mpipso.record.figures import score as score_text
@@ -71,7 +71,6 @@ class Tuning:
         self._monitor = monitor
         self.space = space
         self.objective = Objective(config.objective)
-        self._absolute = Objective(config.objective.absolute)
         self._agenda = Agenda(config.search, space, self.objective, strategy)
         self.trials = self._agenda.trials
         self._incumbent = Incumbent(self.trials, self._agenda.leaders, self.objective, folder, journal, publish)
@@ -255,7 +254,7 @@ class Tuning:
             The baseline failed with this result, and a limit is relative to it.
         """
         if evaluation.metrics:
-            evaluation = self._at_its_load(self.objective.completed(evaluation))
+            evaluation = self.trials.at_its_load(self.objective.completed(evaluation))
         self._folder.save(evaluation)
         evaluation = replace(evaluation, files={})  # or a night's logs would stay in memory
         if evaluation.killed and not self._told_of_kill:
@@ -280,20 +279,6 @@ class Tuning:
             self._journal.evaluated(judged)
             self._take(evaluation)
             self._show(judged)
-
-    def _at_its_load(self, evaluation: Evaluation) -> Evaluation:
-        """A sweep, counted at the load at which it and what counts together with it are the best by their means.
-
-        A load that only half of them have reached, or fewer, is none of these.
-        """
-        several = self.trials.counted_with(evaluation)
-        there = {load: [each.loads[load] for each in several if load in each.loads] for load in evaluation.loads}
-        means = [mean(found) for found in there.values() if works(found, several)]
-        scores = [self._absolute.judge(replace(evaluation, metrics=metrics), None) for metrics in means]
-        if not scores:
-            return evaluation
-        load = replace(evaluation, metrics=means[scores.index(min(scores))]).load
-        return replace(evaluation, metrics=evaluation.loads[load])
 
     def _take(self, evaluation: Evaluation) -> None:
         self.trials.take(evaluation)

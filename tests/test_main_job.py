@@ -21,7 +21,7 @@ from mpipso.service.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
-LIMIT = 280.0
+LIMIT = 200.0
 SERVER = "mpipso.service.embedded.server"
 
 

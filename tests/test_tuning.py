@@ -916,6 +916,7 @@ class TestRepeats:
         for _ in range(2):  # once more, resumed
             assert session.run().incumbent is None
             assert not (tmp_path / "best.sh").exists()
+            (tmp_path / "best.sh").write_text("as if the session had been killed before it was removed")
 
     def test_the_next_ones_race_twice_at_most(self, tmp_path: Path) -> None:
         session = self.Falling(tmp_path, configured(search__confirm=1, search__leaders=2, search__evaluations=12))

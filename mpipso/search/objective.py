@@ -23,6 +23,7 @@ class Objective:
     """
 
     def __init__(self, section: ObjectiveSection) -> None:
+        self._section = section
         self.metric = section.metric
         self.maximized = section.maximize is not None
         self.limits = section.slo
@@ -30,6 +31,11 @@ class Objective:
         self._derived = {
             name: Expression(f"objective.derived.{name}", text, "float") for name, text in section.derived.items()
         }
+
+    @property
+    def absolute(self) -> Objective:
+        """The same without limits that are relative to the baseline."""
+        return Objective(self._section.absolute)
 
     def derived(self, metrics: Metrics, configuration: Configuration) -> dict[str, float]:
         """The metrics that are computed from measured ones and the configuration.

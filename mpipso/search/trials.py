@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, at_one_load, together, works
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, at_one_load, mean, together, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -52,6 +52,7 @@ class Trials:
     def __init__(self, space: Space, objective: Objective, baseline_repeats: int = 1) -> None:
         self._space = space
         self._objective = objective
+        self._absolute = objective.absolute
         self._baseline = None if space.baseline is None else space.key(space.baseline)
         self._baseline_repeats = baseline_repeats
         self._trials: dict[str, Trial] = {}
@@ -223,6 +224,20 @@ class Trials:
             among = self.confirmations(trial, self.race_of(evaluation.number))
         others = [each for each in self._among(trial, among) if each.number != evaluation.number]
         return [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
+
+    def at_its_load(self, evaluation: Evaluation) -> Evaluation:
+        """A sweep, counted at the load at which it and what counts together with it are the best by their means.
+
+        A load that only half of them have reached, or fewer, is none of these.
+        """
+        several = self.counted_with(evaluation)
+        there = {load: [each.loads[load] for each in several if load in each.loads] for load in evaluation.loads}
+        means = [mean(found) for found in there.values() if works(found, several)]
+        scores = [self._absolute.judge(replace(evaluation, metrics=metrics), None) for metrics in means]
+        if not scores:
+            return evaluation
+        load = replace(evaluation, metrics=means[scores.index(min(scores))]).load
+        return replace(evaluation, metrics=evaluation.loads[load])
 
     def values(self, trial: Trial, among: Collection[int]) -> list[float]:
         """The fitness of each successful measurement of a trial among these evaluations; of sweeps, at one load."""

@@ -425,13 +425,18 @@ class Keeper:
                     self.stopper = self.spawn(self.order["stop_command"])
                     self.term_at = now + max(patience, grace)
                 except StartFailed as problem:
-                    os.write(self.logs[-1].file, f"stop command: {problem}\n".encode())
+                    self.note(f"stop command: {problem}")
         else:
             self.grace = min(self.grace, grace)
             if self.terminated:
                 self.kill_at = min(self.kill_at, now + grace)
             else:
                 self.term_at = min(self.term_at, now + min(patience, grace))
+
+    def note(self, line: str) -> None:
+        """Add a line to the log; a full disk must not end what stops the service."""
+        with contextlib.suppress(OSError):
+            os.write(self.logs[-1].file, f"{line}\n".encode())
 
     def reap(self) -> None:
         """Bury dead children, adopted ones too."""
@@ -451,7 +456,7 @@ class Keeper:
             elif pid == self.stopper:
                 self.term_at = min(self.term_at, time.monotonic())
                 if (code := os.waitstatus_to_exitcode(status)) and not self.terminated:
-                    os.write(self.logs[-1].file, f"stop command: ended with code {code}\n".encode())
+                    self.note(f"stop command: ended with code {code}")
 
     def advance(self) -> None:
         """Do what is due: TERM, a look at the processes, a look at the logs."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from bed.job import wait_until
+from faults.disk import fill, small_disk
 
 from mpipso.errors import EvaluationFailed
 from mpipso.service import keeper as proc
@@ -399,3 +400,17 @@ def test_a_free_port_is_none_that_a_client_connection_could_be_given() -> None:
     assert ports.free_port(exclude=taken) == min(free)
     with pytest.raises(EvaluationFailed, match="no free port"):
         ports.free_port(exclude=range(1024, 65536))
+
+
+def test_a_full_disk_does_not_cut_a_stop_short(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 64):
+        code = (
+            "import signal, time\nsignal.signal(15, lambda *_: (time.sleep(1.0), exit(9)))\nprint('ready', flush=True)"
+        )
+        keeper = keep(disk, python(f"{code}\nwhile True: time.sleep(1)"), stop_command=["false"], grace=20)
+        wait_until(lambda: "ready" in logged(disk))
+        fill(disk / "rest")
+        fill(disk / "log")
+        keeper.stop()
+        assert keeper.poll() == 9, "it had its grace, though what its stop command did could not be written"
