@@ -406,9 +406,10 @@ def test_a_full_disk_does_not_cut_a_stop_short(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 64):
         code = (
-            "import signal, time\nsignal.signal(15, lambda *_: (time.sleep(1.0), exit(9)))\nprint('ready', flush=True)"
+            "import os, signal, time\nsignal.signal(15, lambda *_: (time.sleep(1.0), os._exit(9)))\n"
+            "print('ready', flush=True)\nwhile True: time.sleep(1)"
         )
-        keeper = keep(disk, python(f"{code}\nwhile True: time.sleep(1)"), stop_command=["false"], grace=20)
+        keeper = keep(disk, python(code), stop_command=["false"], grace=20)
         wait_until(lambda: "ready" in logged(disk))
         fill(disk / "rest")
         fill(disk / "log")
