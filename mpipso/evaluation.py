@@ -38,6 +38,18 @@ latencies in milliseconds: time to first token, time per output token (first tok
 end to end."""
 
 
+FIRST_PART = 0.25
+"""The share of a benchmark's requests after which it may be stopped early."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the objective's metric was for the best configuration: after the first part of its requests, and of all."""
+
+    first: float
+    whole: float
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What the root asks a group's leader for: measure ``configuration``, as the ``attempt``-th try at ``number``.
@@ -54,6 +66,8 @@ class Assignment:
     """How long it is expected to take; 0 when nothing is known yet."""
     elsewhere: tuple[int, ...] = ()
     """Groups that have measured this configuration before: another one is preferred."""
+    pace: Pace | None = None
+    """What its benchmark is stopped early for if it is far behind; None if it goes to its end."""
 
     def evaluation(self, group: int) -> Evaluation:
         """An evaluation of this assignment on a group, of which nothing more is known: no metrics, failure or times."""
@@ -111,7 +125,9 @@ class Evaluation:
     service, sound until then, did not end within its grace after TERM; ``suspended`` when the failure is that the job
     was suspended meanwhile, for which neither the configuration nor the group is to blame. ``loads`` holds what was
     measured at each load of a sweep, by that in words, from the lowest on; ``metrics`` are those at one of them, and
-    ``cut`` tells at which one the benchmark failed, and why.
+    ``cut`` tells at which one the benchmark failed, and why. ``first`` is what the objective's metric was after the
+    first part of the requests, if somebody looked. A benchmark that was stopped then has no metrics; ``expected`` is
+    what the objective's would have been at its end if it had gone on as that of the best configuration did.
     """
 
     number: int
@@ -129,6 +145,13 @@ class Evaluation:
     suspended: bool = False
     loads: Mapping[str, Metrics] = field(default_factory=dict)
     cut: str = ""
+    first: float | None = None
+    expected: float | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its benchmark was stopped early."""
+        return self.expected is not None
 
     @property
     def load(self) -> str:

@@ -243,6 +243,7 @@ class Leader:
             for seat, node in enumerate(placed.nodes)
             if seat != 0 and node.transport == "mpi"
         }
+        objective = Objective(context.config.objective)
         self._group = ServiceGroup(
             form.group,
             [context.node, *self._members.values(), *(self._ssh_nodes.nodes.values() if self._ssh_nodes else ())],
@@ -250,7 +251,8 @@ class Leader:
             context.config,
             ENGINES.create(context.config.service.engine),
             CLIENTS.create(context.config.benchmark.client),
-            Objective(context.config.objective).absolute.score,
+            objective.absolute.score,
+            objective.value,
             self._progress,
             port=placed.port,
         )

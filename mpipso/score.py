@@ -33,7 +33,7 @@ class Score:
     """The share of the full benchmark that was measured, in (0, 1].
 
     A strategy learns from a score of less than the full benchmark as from a noisier measurement, but never takes it for
-    the best; told again with a score of the full benchmark, the proposal counts like any other.
+    the best. Whether limits are kept it does not tell.
     """
 
     unjudged: bool = field(default=False, compare=False)
@@ -46,4 +46,5 @@ class Score:
 
     @property
     def feasible(self) -> bool:
-        return not (self.failed or self.infeasible)
+        """Whether a full benchmark has shown that it keeps to all limits."""
+        return not (self.failed or self.infeasible) and self.fidelity == 1.0

@@ -200,6 +200,7 @@ class Tuning:
             self.trials.label(number),
             self._durations.predict(self.space.encode(trial.configuration)),
             self.trials.groups(trial),
+            self._agenda.pace(number),
         )
 
     # What comes back
@@ -282,7 +283,8 @@ class Tuning:
 
     def _take(self, evaluation: Evaluation) -> None:
         self.trials.take(evaluation)
-        self._durations.tell(self.space.encode(evaluation.configuration), evaluation.seconds)
+        point = self.space.encode(evaluation.configuration)
+        self._durations.tell(point, evaluation.seconds, stopped=evaluation.stopped)
 
     def _settle(self) -> None:
         """Judge the results that had to wait for the baseline, once that is known."""
@@ -329,7 +331,8 @@ class Tuning:
             summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         else:
             metric, reference = self.objective.metric, self.trials.reference()
-            summary = score_text(metric, evaluation.metrics, reference, higher=self.objective.maximized)
+            found = evaluation.metrics if evaluation.expected is None else {metric: evaluation.expected}
+            summary = score_text(metric, found, reference, higher=self.objective.maximized)
         self._monitor.evaluated(evaluation, summary, best, judged.violations)
 
     # Who is the best

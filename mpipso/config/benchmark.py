@@ -137,7 +137,9 @@ class Benchmark(Program):
     ``concurrency`` or ``request_rate`` are a sweep: a service is measured at each, and what counts is the best.
     ``api_key_env`` is the name of an environment variable that holds the key which the own client sends.
     ``prompts`` is a file with what the own client asks, in place of random words; its digest is found out, and stands
-    for it in the journal. ``ignore_eos`` asks for answers that do not end by themselves.
+    for it in the journal. ``ignore_eos`` asks for answers that do not end by themselves. With ``early_stop`` a
+    benchmark ends after the first part of its requests if the objective's metric is worse there, by more than this
+    share, than that of the best configuration was.
     """
 
     client: str
@@ -158,6 +160,7 @@ class Benchmark(Program):
     seed: int = 0
     request_timeout: Seconds | None = None
     min_success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    early_stop: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @property
     def called(self) -> dict[str, str]:
@@ -233,6 +236,12 @@ class Benchmark(Program):
                 raise ValueError("several values of requests go with several of concurrency or request_rate")
             if len(self.requests) != len(getattr(self, self.swept[0])):
                 raise ValueError(f"requests should be one number, or as many as {self.swept[0]} has")
+        return self
+
+    @model_validator(mode="after")
+    def _stopped_at_one_load(self) -> Benchmark:
+        if self.early_stop is not None and self.swept:
+            raise ValueError(f"early_stop goes with one load, not with a sweep ({self.swept[0]}), which ends by limits")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -224,8 +224,12 @@ class Config(Section):
     @property
     def needed(self) -> tuple[str, ...]:
         """The metrics that have to be measured so that a result can be judged, each once."""
+        return self.behind(self.objective.metrics)
+
+    def behind(self, metrics: Iterable[str]) -> tuple[str, ...]:
+        """The metrics that have to be measured so that these are known, which may be derived ones, each once."""
         parameters, derived = {parameter.name for parameter in self.parameters}, self.objective.derived
-        read = (names_in(derived[name]) if name in derived else (name,) for name in self.objective.metrics)
+        read = (names_in(derived[name]) if name in derived else (name,) for name in metrics)
         return tuple(dict.fromkeys(name for names in read for name in names if name not in parameters))
 
     def _sweep_problems(self, names: Collection[str]) -> Iterator[str]:

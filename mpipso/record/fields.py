@@ -20,7 +20,9 @@ event           fields
 ``assigned``    number, attempt, group
 ``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
-                loads (metrics by load, of a sweep), cut (at which of these it failed, and why), started, ended,
+                loads (metrics by load, of a sweep), cut (at which of these it failed, and why),
+                first (the objective's metric after the first part of the benchmark), expected (that of the whole, if
+                it was stopped then, and so has no metrics), started, ended,
                 phases, fitness, feasible, failed, violations, violation (their sum, relative to the limits);
                 ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows; together
                 ({fitness, feasible, failed, violations, violation}), where its configuration was measured before, in
@@ -154,6 +156,8 @@ class _Fields(TypedDict, total=False):
     metrics: Metrics
     loads: dict[str, Metrics]
     cut: str
+    first: Number
+    expected: Number
     failure: _Failure | None
     started: Seconds
     ended: Seconds

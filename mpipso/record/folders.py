@@ -143,7 +143,9 @@ class RunFolder:
 
     def _save(self, evaluation: Evaluation, folder: Path) -> None:
         contents: dict[str, bytes] = {"configuration.json": self._json(evaluation.configuration)}
-        if evaluation.failure is None:
+        if evaluation.expected is not None:
+            contents["stopped.json"] = self._json({"first": evaluation.first, "expected": evaluation.expected})
+        elif evaluation.failure is None:
             contents["metrics.json"] = self._json(evaluation.metrics)
         else:
             contents["failure.json"] = self._json(asdict(evaluation.failure))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure
 from mpipso.score import Score
 
 
@@ -33,12 +33,12 @@ class Judged:
 
     @property
     def failed(self) -> bool:
-        """Whether the evaluation has no metrics, or lacks one that it takes to judge."""
+        """Whether the evaluation failed, or lacks a metric that it takes to judge."""
         return self.evaluation.failure is not None or (self.score is not None and self.score.failed)
 
     @property
     def feasible(self) -> bool:
-        """Whether no limit is known to be broken."""
+        """Whether no limit is known to be broken, by a benchmark that was not stopped early."""
         return self.score is None or self.score.feasible
 
     @property
@@ -62,6 +62,7 @@ def to_fields(judged: Judged) -> dict[str, Any]:
         **outcome,
         **({"loads": loads} if loads else {}),
         **({"cut": evaluation.cut} if evaluation.cut else {}),
+        **{name: each for name in _EARLY if (each := getattr(evaluation, name)) is not None},
         "started": evaluation.started,
         "ended": evaluation.ended,
         "phases": dict(evaluation.phases),
@@ -105,6 +106,8 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
         label=event["label"],
         metrics=_finite(event.get("metrics", {})),
         cut=event.get("cut", ""),
+        first=event.get("first"),
+        expected=event.get("expected"),
         loads={load: _finite(metrics) for load, metrics in event.get("loads", {}).items()},
         failure=Failure(**failure) if failure is not None else None,
         started=event["started"],
@@ -115,6 +118,10 @@ def from_fields(event: Mapping[str, Any]) -> Judged:
     return _with_judgement(evaluation, {"judged": True, **_verdict(None), **event})
 
 
+_EARLY = ("first", "expected")
+"""What an evaluation tells of the first part of its benchmark, if anything."""
+
+
 def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
@@ -123,6 +130,8 @@ def _with_judgement(evaluation: Evaluation, event: Mapping[str, Any]) -> Judged:
     """The inverse of :func:`judgement`."""
     if not event["judged"]:
         return Judged(evaluation)
+    if evaluation.stopped:
+        return Judged(evaluation, Score(False, fitness=event["fitness"], fidelity=FIRST_PART))
     failed = evaluation.failure is not None or event["failed"]
     together = event.get("together")
     return Judged(evaluation, _score({**event, "failed": failed}), None if together is None else _score(together))

@@ -57,22 +57,29 @@ class Measured:
     def counted(self) -> tuple[Judged, ...]:
         """The measurements that count, at least one: those of the race if there are any, else the search's that tell.
 
-        One whose failure says nothing about the configuration counts only where no other measurement does.
+        One whose failure says nothing about the configuration, or that was stopped early, counts only where no other
+        measurement does.
         """
         raced = () if self.race is None else self.races.get(self.race, ())
         telling = tuple(judged for judged in self.measurements if not silent(judged))
+        telling = tuple(judged for judged in telling if not judged.evaluation.stopped) or telling
         searched = tuple(judged for judged in telling if judged.evaluation.label != CONFIRM)
         return raced or searched or telling or self.measurements
 
     @property
     def good(self) -> tuple[Judged, ...]:
-        """The measurements that count and have not failed."""
-        return tuple(judged for judged in self.counted if not judged.failed)
+        """The measurements that count and have not failed; none of a benchmark that was stopped early."""
+        return tuple(judged for judged in self.counted if not (judged.failed or judged.evaluation.stopped))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its benchmark was stopped early, so that little is known of it."""
+        return all(judged.evaluation.stopped for judged in self.counted)
 
     @property
     def failed(self) -> bool:
         """Whether the configuration does not work: half or more of the measurements that count have failed."""
-        return not works(self.good, self.counted)
+        return not (self.stopped or works(self.good, self.counted))
 
     @property
     def broken(self) -> tuple[Judged, ...]:
@@ -90,6 +97,8 @@ class Measured:
             return together
         if self.failed:
             return Score(failed=True)
+        if self.stopped and self.counted[0].score is not None:
+            return self.counted[0].score
         scores = [judged.score for judged in self.good if judged.score is not None]
         infeasible = 2 * len(self.broken) >= len(self.good)
         fitness = [score.fitness for score in scores if score.fitness is not None]

@@ -183,6 +183,9 @@ class Monitor:
             if violations:
                 self._counts["infeasible"] += 1
                 outcome = Text(f"{outcome.plain}  infeasible: {clean('; '.join(violations))}", "yellow")
+            if evaluation.stopped:
+                self._counts["stopped"] += 1
+                outcome = Text(f"{outcome.plain}  stopped early", "dim")
             self._summary_width = min(32, max(self._summary_width, len(clean(summary))))
         outcome.pad_right(self._summary_width - len(outcome))
         if best:
@@ -313,7 +316,7 @@ class Monitor:
         now = self._clock()
         self._drawn, self._changed = now, False
         status = Text.assemble((figures.duration(now - self._begun), "cyan"), "  ", self._eta(now))
-        for what, style in (("failed", "red"), ("infeasible", "yellow"), ("retried", "yellow")):
+        for what, style in (("failed", "red"), ("infeasible", "yellow"), ("stopped", "dim"), ("retried", "yellow")):
             if self._counts[what]:
                 status.append(f"  {self._counts[what]} {what}", style)
         self._progress.update(self._task, completed=self._done, total=self._total, description=status.markup)

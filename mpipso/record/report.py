@@ -58,7 +58,7 @@ def report(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
 
 
 def _ranks(measured: Measured) -> bool:
-    return not measured.failed and all(judged.score is not None for judged in measured.good)
+    return bool(measured.good) and not measured.failed and all(judged.score is not None for judged in measured.good)
 
 
 def _verdict(outcome: Outcome) -> Iterator[Text]:
@@ -172,7 +172,7 @@ def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[flo
     better_high = outcome.higher(outcome.objective)
     name = outcome.objective
     # Without a race, the best was chosen among all.
-    others = [each for each in outcome.configurations if each not in (baseline, best) and not each.failed]
+    others = [each for each in outcome.configurations if each not in (baseline, best) and each.good and not each.failed]
     raced = [each.values(name) for each in others if each.confirmed or not best.confirmed]
     ratios = ratio_interval(baseline.values(name), best.values(name), raced)
     if ratios is None or better_high is None:

@@ -55,8 +55,9 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     """The results of an earlier run, by its folder, or of a CSV file.
 
     Results that this search has no use for are left out and counted in the description: those outside its space, with
-    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs. So are those
-    of a run in which something that is no parameter any more had another value than it is fixed at now or, where nobody
+    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs, unless that
+    of the objective is all that they have, as where a benchmark was stopped early. So are those of a run in which
+    something that is no parameter any more had another value than it is fixed at now or, where nobody
     knows that, than in the baseline of that run. A searched parameter that the source does not have counts as its
     default, which the description tells.
 
@@ -135,6 +136,8 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
     configuration, metrics = result
     hidden = [name for name, value in configuration.items() if isinstance(value, str) and HIDDEN in value]
     missing = [] if metrics is None else [name for name in config.needed if name not in metrics]
+    if metrics is not None and set(metrics) == {config.objective.metric}:  # as of a benchmark that was stopped early
+        missing = []
     if hidden:
         reasons[f"{hidden[0]} was hidden as a secret"] += 1
     elif missing:
@@ -160,6 +163,8 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation for one in measured.measurements if one.evaluation.failure is None]
         metrics = together(good) if works(good, measured.measurements) else None
+        if measured.stopped and other is not None:
+            metrics = {other.objective.metric: good[-1].expected or 0.0}
         loads = [({}, metrics)] if other is None else _loads(measured, metrics, other, config)
         found += [({**load, **measured.configuration}, each) for load, each in loads]
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)

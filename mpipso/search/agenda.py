@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from mpipso.config import Search
 from mpipso.errors import RunFailed
-from mpipso.evaluation import BASELINE, CONFIRM, REPEAT, Configuration, Metrics
+from mpipso.evaluation import BASELINE, CONFIRM, REPEAT, Configuration, Metrics, Pace, together
 from mpipso.search.budgets import reaches, spent_budget
 from mpipso.search.fruitless import fruitless
 from mpipso.search.knowledge import Knowledge, knowledge
@@ -158,10 +159,29 @@ class Agenda:
                 wanted.append((configuration, BASELINE if configuration == self._space.baseline else ""))
         return told, wanted
 
-    def _visible(self) -> list[int]:
-        """The numbers of the evaluations whose results the next proposal may see, in the order they were asked for."""
+    def pace(self, number: int) -> Pace | None:
+        """What the benchmark of an evaluation is stopped early for: the best that its proposal could know of.
+
+        None if nothing tells, or if the benchmark goes to its end in any case, as when something is measured again.
+        """
+        if self.trials.label(number):
+            return None
+        visible = self._visible(self.trials.searched.index(number))
+        results = {number: result for number in visible if (result := self.trials.result(number))}
+        told = {number: result for number, result in results.items() if result.first is not None and result.metrics}
+        best = self.leaders.leader(visible) if told else None
+        pairs = [told[each] for each in best.numbers if each in told] if best is not None else []
+        if not pairs:
+            return None
+        return Pace(fmean(each.first or 0.0 for each in pairs), together(pairs)[self._objective.metric])
+
+    def _visible(self, position: int | None = None) -> list[int]:
+        """The numbers of the evaluations whose results a proposal may see, in the order they were asked for.
+
+        It is the one at a ``position`` among the search's evaluations, or the next one.
+        """
         searched = self.trials.searched
-        sees = self.schedule.sees(len(searched))
+        sees = self.schedule.sees(len(searched) if position is None else position)
         return [number for number in searched[:sees] if self.trials.result(number) is not None]
 
     def _judgeable(self, visible: Collection[int]) -> bool:

@@ -18,14 +18,17 @@ class Durations:
     def __init__(self) -> None:
         self._points: list[np.ndarray] = []
         self._seconds: list[float] = []
+        self._whole: list[float] = []
         self.long = 0.0
-        """Seconds within which nine in ten evaluations ended; 0 before any has."""
+        """Seconds within which nine in ten evaluations ended whose benchmark was not stopped; 0 before any has."""
 
-    def tell(self, point: np.ndarray, seconds: float) -> None:
-        """An evaluation at ``point``, shape (dimensions,), took ``seconds``."""
+    def tell(self, point: np.ndarray, seconds: float, *, stopped: bool = False) -> None:
+        """An evaluation at ``point``, shape (dimensions,), took ``seconds``; ``stopped`` if its benchmark was early."""
         self._points.append(np.asarray(point, dtype=float))
         self._seconds.append(seconds)
-        self.long = float(np.quantile(self._seconds, 0.9, method="higher"))
+        if not stopped:
+            self._whole.append(seconds)
+            self.long = float(np.quantile(self._whole, 0.9, method="higher"))
 
     def predict(self, point: np.ndarray) -> float:
         """The seconds that an evaluation at ``point``, of shape (dimensions,), will take; 0 before anything is known.

@@ -94,15 +94,12 @@ class History:
         return len(self.scores) + len(self._known)
 
     def told_since_best(self) -> int:
-        """How many proposals with a score come after the best one; 0 before any has a score.
-
-        Only scores of the full benchmark count.
-        """
+        """How many proposals with a score come after the best one of a full benchmark; 0 before any has a score."""
         full = {number: score for number, score in self.scores.items() if score.fidelity == 1.0}
         if not full:
             return 0
         best = min(full, key=lambda number: (full[number], number))
-        return sum(number > best for number in full)
+        return sum(number > best for number in self.scores)
 
     def measured(self) -> tuple[Array, list[Score]]:
         """All measured points, of shape (n, dimensions), with their scores; those that were measured here come first.
@@ -130,7 +127,7 @@ class History:
         expected = {place: _expected_of([(here, there) for here, there, p in both if p == place]) for place in places}
         feasible: dict[int, list[bool]] = {}
         for here, there, place in both:
-            if expected[place](there).feasible:
+            if here.fidelity == 1.0 and expected[place](there).feasible:
                 feasible.setdefault(place, []).append(here.feasible)
         roomier = {place for place, found in feasible.items() if 2 * sum(found) < len(found)}
         found = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mpipso.config import ObjectiveSection
 from mpipso.errors import UserError
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.evaluation import FIRST_PART, Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.score import Score
 from mpipso.search.expressions import Expression
 
@@ -59,6 +59,14 @@ class Objective:
                     raise ValueError(str(error)) from None
         return found
 
+    def value(self, configuration: Configuration, metrics: Metrics) -> float | None:
+        """The metric that is optimised, if it is above 0; None if these metrics do not tell it, or it is not."""
+        try:
+            found = {**metrics, **self.derived(metrics, configuration)}.get(self.metric, math.nan)
+        except ValueError:
+            return None
+        return found if 0.0 < found < math.inf else None
+
     def completed(self, evaluation: Evaluation) -> Evaluation:
         """A measurement with its derived metrics; a failure of its configuration if one to judge by has no value."""
 
@@ -87,7 +95,8 @@ class Objective:
         """Score an evaluation.
 
         It counts as failed if it has no metrics, if no request was completed, or if a metric that the objective or a
-        limit needs is missing or not a finite number.
+        limit needs is missing or not a finite number. One whose benchmark was stopped early counts by what was expected
+        of it, and tells nothing of limits.
 
         Parameters
         ----------
@@ -103,6 +112,13 @@ class Objective:
             raise ValueError("a limit is relative to the baseline, which is not given")
         if evaluation.failure is not None:
             return Score(failed=True, cause=evaluation.failure.cause)
+        if evaluation.expected is not None:
+            return Score(
+                failed=False,
+                fitness=self._fitness(evaluation.expected),
+                fidelity=FIRST_PART,
+                log_ratios=len(self.limits) * (math.nan,),
+            )
         metrics = evaluation.metrics
         if metrics.get("completed") == 0:
             return Score(failed=True, cause="no request was completed")
@@ -123,12 +139,14 @@ class Objective:
             if excess > 0:
                 violation += excess
                 violations.append(limit.in_words(value, bound))
-        value = metrics[self.metric]
         return Score(
             failed=False,
             infeasible=bool(violations),
             violation=violation,
-            fitness=-value if self.maximized else value,
+            fitness=self._fitness(metrics[self.metric]),
             violations=tuple(violations),
             log_ratios=tuple(log_ratios),
         )
+
+    def _fitness(self, value: float) -> float:
+        return -value if self.maximized else value

@@ -189,11 +189,12 @@ class Trials:
 
         The trial has failed if at least half of them have; otherwise the failed ones are left out. A lost node says
         nothing about a configuration, so its failures are left out too, unless there is nothing else: then the
-        configuration may be the reason. ``confirmed`` is as for :meth:`judge`, with measurements of one race, and so is
-        the ValueError.
+        configuration may be the reason. So are benchmarks that were stopped early, for they say less. ``confirmed`` is
+        as for :meth:`judge`, with measurements of one race, and so is the ValueError.
         """
         results = self._among(trial, among)
         results = [result for result in results if not (result.failure and result.failure.silent)] or results
+        results = [result for result in results if not result.stopped] or results
         return self._mean_score(trial, results, confirmed=confirmed) if results else None
 
     def _mean_score(self, trial: Trial, results: Sequence[Evaluation], *, confirmed: bool) -> Score:
@@ -246,7 +247,7 @@ class Trials:
         return [score.fitness for score in scores if score.fitness is not None]
 
     def _good(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
-        return [result for result in self._among(trial, numbers) if result.failure is None]
+        return [each for each in self._among(trial, numbers) if each.failure is None and not each.stopped]
 
     def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
         return [self._results[n] for n in trial.numbers if n in numbers and n in self._results]

@@ -51,6 +51,8 @@ class ServiceGroup:
         Index of the node that runs the service's master process.
     judge:
         How good these metrics of an assignment are, where a service is measured at several loads.
+    value:
+        The objective's metric of a configuration, by what was measured; None if that does not tell it.
     progress:
         Is told what the evaluation does now, in one word, and what that waits for.
     port:
@@ -66,6 +68,7 @@ class ServiceGroup:
         engine: Engine,
         client: Client,
         judge: Callable[[Assignment, Metrics], Score],
+        value: Callable[[Configuration, Metrics], float | None],
         progress: Callable[[str, str], None],
         *,
         port: int = 0,
@@ -80,12 +83,15 @@ class ServiceGroup:
         self._engine = engine
         self._client = client
         self._judge = judge
+        self._value = value
         self._progress = progress
         self._port = port
         self._running: list[Running] = []
         self._files: dict[str, bytes] = {}
         self._loads: dict[str, Metrics] = {}
         self._cut = ""
+        self._first: float | None = None
+        self._expected: float | None = None
         self._phases = Phases()
         self._stops = Stops()
         self._killed = False
@@ -97,6 +103,7 @@ class ServiceGroup:
         problem, suspended = "", False
         self._files = {}
         self._loads, self._cut = {}, ""
+        self._first = self._expected = None
         self._phases = Phases()
         self._killed = False
         self._stops = Stops()
@@ -118,6 +125,8 @@ class ServiceGroup:
             metrics=metrics if failure is None else {},
             loads=self._loads if failure is None else {},
             cut=self._cut if failure is None else "",
+            first=self._first if failure is None else None,
+            expected=self._expected if failure is None else None,
             failure=failure,
             started=started,
             ended=started + awake() - began,
@@ -182,23 +191,32 @@ class ServiceGroup:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
-        found = self._run(self._client, targets, readiness, cancel)
+        found = self._run(self._client, targets, readiness, cancel, assignment)
+        if not found:  # it was stopped early
+            return {}
         if self._config.quality.command:
             checked = QualityClient()
             self._progress("measuring", checked.section)
             targets = targets_of(self._config, self._engine, checked, layout, assignment, self._local.work_dir)
-            (quality,) = self._run(checked, targets, readiness, cancel)
+            (quality,) = self._run(checked, targets, readiness, cancel, replace(assignment, pace=None))
             found = [{**metrics, **quality} for metrics in found]
         for key in self._config.benchmark.swept:
             self._loads = {load_name(key, metrics[key]): metrics for metrics in found}
         return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
 
     def _run(
-        self, client: Client, targets: Sequence[Target], readiness: Readiness, cancel: threading.Event
+        self,
+        client: Client,
+        targets: Sequence[Target],
+        readiness: Readiness,
+        cancel: threading.Event,
+        assignment: Assignment,
     ) -> list[Metrics]:
-        """What a client measures on the service at each load, as long as that lives."""
+        """What a client measures on the service at each load, as long as that lives; nothing if it is stopped early."""
         told = partial(self._progress, "measuring")
-        measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told)
+        value = partial(self._value, assignment.configuration)
+        measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told, value)
+        measuring.pace = assignment.pace
         for running in self._running:
             running.begin()
         with watching(lambda: self._check_alive(f"during the {client.title}"), cancel) as over:
@@ -208,6 +226,8 @@ class ServiceGroup:
                 readiness.outlast(over)
                 raise
             self._cut = self._cut or measuring.cut
+            if client is self._client:
+                self._first, self._expected = measuring.first, measuring.expected
             if measuring.cut or any(metrics.get("failed") for metrics in found):
                 readiness.outlast(over)
             return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
-from mpipso.evaluation import Metrics, load_name
+from mpipso.evaluation import METRICS, Metrics, Pace, load_name
 from mpipso.service.clients.base import Client, Target
-from mpipso.service.clients.result import Results, logs
+from mpipso.service.clients.result import Results, logs, read
+from mpipso.service.early import EarlyStop
 from mpipso.service.local import LocalNode
 from mpipso.service.node import last_lines, quoted
 from mpipso.service.process import Completed
@@ -30,11 +33,18 @@ class Measuring:
         Is given what is kept of its run: the command, its output and results, by name.
     progress:
         Is told which load is measured, in words.
+    value:
+        The objective's metric, by metrics; None if these do not tell it.
 
     Attributes
     ----------
+    pace:
+        What a benchmark is stopped early for, at one load; None if it goes to its end.
     cut:
         At which load of a sweep the client failed, and why, where there are metrics of lower ones; else empty.
+    first, expected:
+        What the objective's metric was after the first part of the requests; and what it was expected to be in the end
+        of a benchmark that was stopped then. None where nobody looked, or nothing was stopped.
     """
 
     def __init__(
@@ -45,6 +55,7 @@ class Measuring:
         reason: Callable[[str], Reason],
         files: dict[str, bytes],
         progress: Callable[[str], None],
+        value: Callable[[Metrics], float | None],
     ) -> None:
         self._node = node
         self._config = config
@@ -52,13 +63,17 @@ class Measuring:
         self._reason = reason
         self._files = files
         self._progress = progress
+        self._value = value
+        self.pace: Pace | None = None
         self.cut = ""
+        self.first: float | None = None
+        self.expected: float | None = None
 
     def run(self, targets: Sequence[Target], over: threading.Event) -> list[Metrics]:
         """Measure a service at each load, the lowest first; returns the metrics at each, with a swept load among them.
 
         No higher load follows one at which a latency is above its limit, or the client fails: of a failure that may be
-        its own, twice, as in an evaluation at one load.
+        its own, twice, as in an evaluation at one load. There are no metrics of a benchmark that was stopped early.
 
         Raises
         ------
@@ -69,7 +84,12 @@ class Measuring:
         """
         swept = [key for key in self._config.benchmark.swept if key in targets[0].load]
         if not swept:
-            return [self._once(targets[0], self._files, over)]
+            try:
+                return [self._once(targets[0], self._files, over)]
+            except Cancelled:
+                if self.expected is None or over.is_set():
+                    raise
+                return []
         (key,) = swept
         found: list[Metrics] = []
         for target in targets:
@@ -128,9 +148,10 @@ class Measuring:
     ) -> Metrics:
         limit, section = self._client.settings(self._config).timeout, self._client.section
         results = Results(self._client.result_files(self._config, target))
+        stop = EarlyStop(self._config, over, partial(self._first, target), self.pace)
         output = ""
         try:
-            done = self._node.execute(command, limit, cancel=over)
+            done = self._node.execute(command, limit, cancel=stop)
             output = done.stdout + done.stderr
         except Cancelled as cancelled:
             output = cancelled.output
@@ -138,6 +159,8 @@ class Measuring:
         finally:
             files[f"{section}.log"] = output.encode()[-LOG_BYTES:]
             files |= results.kept(section, 32 * LOG_BYTES)
+            files |= self._kept_first(target)
+            self.first, self.expected = stop.first, stop.expected
         self._check(done, limit)
         try:
             results.require_fresh()
@@ -146,6 +169,21 @@ class Measuring:
             # What reads results calls every client the benchmark's.
             cause = error.cause.replace("the benchmark", f"the {self._client.title}", 1)
             raise EvaluationFailed(cause, kind="measurement", detail=error.detail) from None
+
+    def _first(self, target: Target) -> float | None:
+        """The objective's metric after the first part of the requests; None as long as that is not known.
+
+        Of a part in which a request has failed it never is: what becomes of that is seen in the end.
+        """
+        if not target.first.exists():
+            return None
+        found = read([target.first])
+        return None if found.get("failed") else self._value({name: found[name] for name in METRICS if name in found})
+
+    def _kept_first(self, target: Target) -> dict[str, bytes]:
+        with contextlib.suppress(FileNotFoundError):
+            return {f"{self._client.section}-first.json": target.first.read_bytes()}
+        return {}
 
     def _check(self, done: Completed, limit: float) -> None:
         detail = last_lines(done.stderr or done.stdout)

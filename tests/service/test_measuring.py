@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Bench:
             lambda line: Reason(0, line),
             self.files,
             self.told.append,
+            partial(Objective(config.objective).value, {"n": 5}),
         )
         result = Path(self.node.work_dir) / "benchmark" / "result.json"
         aim = Target("http://127.0.0.1:1", "", "127.0.0.1", 1, "", 7, "", False, result, {}, 0, {"n": 5})

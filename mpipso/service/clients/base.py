@@ -12,6 +12,7 @@ from mpipso.config import Config, Program
 from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Configuration, Metrics, Value
+from mpipso.service.clients.stats import FIRST
 from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
@@ -40,6 +41,11 @@ class Target:
     """The configuration that is measured: placeholders for the user's own command."""
     api_key_env: str = ""
     """The environment variable that holds the service's API key; empty if it wants none."""
+
+    @property
+    def first(self) -> Path:
+        """Where a client that can tell them writes the metrics of the first part of its requests, beside its result."""
+        return self.result.with_name(FIRST)
 
 
 class NotReady(Exception):

@@ -24,7 +24,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ import aiohttp
 from mpipso.flags import bounded
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.prompts import Prompt, chosen
-from mpipso.service.clients.stats import RequestOutcome, summarize
+from mpipso.service.clients.stats import FIRST, RequestOutcome, so_far, summarize
 from mpipso.service.clients.stream import Stream, shortened
 from mpipso.service.clients.vocabulary import words
 
@@ -58,17 +58,25 @@ class Load:
         self._body |= {"ignore_eos": True} if options.ignore_eos else {}
         self._body |= {"model": options.model} if options.model else {}
         self._origin = 0.0
+        self._finished: list[RequestOutcome] = []
+        self._under_way: dict[int, RequestOutcome] = {}
+        self._first = 0
 
-    async def run(self, prompts: Sequence[Prompt], due: Sequence[float] = ()) -> tuple[list[RequestOutcome], float]:
+    async def run(
+        self, prompts: Sequence[Prompt], due: Sequence[float] = (), *, first: int = 0
+    ) -> tuple[list[RequestOutcome], float]:
         """Send all prompts; their outcomes in the same order, and the seconds it took.
 
         Parameters
         ----------
         due:
             When each is sent, in seconds from the start; without it the load is a closed loop.
+        first:
+            After how many of them the figures so far are written; 0 for never.
         """
         outcomes = [RequestOutcome() for _ in prompts]
         pairs = list(zip(prompts, outcomes, strict=True))
+        self._finished, self._under_way, self._first = [], {}, first
         self._origin = time.perf_counter()
         if due:
             await self._open_loop(pairs, due)
@@ -92,6 +100,7 @@ class Load:
     async def _request(self, prompt: Prompt, outcome: RequestOutcome) -> None:
         sent = time.perf_counter()
         outcome.start = sent - self._origin
+        self._under_way[id(outcome)] = outcome
         stream = Stream(outcome, sent, self._quoted)
         try:
             asked = prompt.output_tokens or self._options.output_tokens
@@ -108,6 +117,12 @@ class Load:
             outcome.error = f"no complete answer within {self._options.timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
             outcome.error = self._quoted(f"{type(error).__name__}: {error}")
+        self._finished.append(self._under_way.pop(id(outcome)))
+        if len(self._finished) == self._first:
+            seconds, under_way = time.perf_counter() - self._origin, [*self._under_way.values()]
+            goodput, timeout = dict(self._options.goodput), self._options.timeout
+            told = so_far(self._finished, under_way, seconds, goodput, timeout)
+            write(self._options.output.with_name(FIRST), told)
 
     def _quoted(self, text: str) -> str:
         return shortened(hidden(text, self._options.api_key))
@@ -163,7 +178,7 @@ async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Pr
             length = await warm_up(load, options) if options.warmup else options.input_tokens
             measured = list(map(Prompt, prompts(options, length)))
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
-        outcomes, duration = await load.run(measured, due)
+        outcomes, duration = await load.run(measured, due, first=options.first)
     result = summarize(outcomes, duration, dict(options.goodput), options.timeout)
     if options.save_requests:
         result["requests"] = [asdict(outcome) for outcome in outcomes]
@@ -278,6 +293,8 @@ def parser() -> argparse.ArgumentParser:
     add("--timeout", type=bounded(float, 0, above=True), default=600.0, help="seconds for one request (default: 600)")
     told = "limits in ms that requests keep to count for request_goodput: ttft:500 tpot:50 e2e:9000"
     add("--goodput", type=_limit, nargs="+", default=(), metavar="LATENCY:MS", help=told)
+    told = f"after so many requests write the metrics so far, to {FIRST} beside the output (default: never)"
+    add("--first", type=bounded(int, 0), default=0, metavar="REQUESTS", help=told)
     add("--save-requests", action="store_true", help="record every request in the output")
     add("--output", required=True, type=Path, help="the JSON file to write")
     return flags
@@ -312,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    unfinished = options.output.with_name(options.output.name + ".part")
+    unfinished = part_of(options.output)
     try:
         # Found out before the load, not after it; and the file of an earlier run never passes for this one's.
         unfinished.write_text("")
@@ -320,10 +337,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{options.output}: cannot be written: {error.strerror}", file=sys.stderr)
         return 2
-    result = asyncio.run(measure(options, real))
-    unfinished.write_text(json.dumps(result, indent=1) + "\n")
-    unfinished.replace(options.output)
+    write(options.output, asyncio.run(measure(options, real)))
     return 0
+
+
+def part_of(file: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return file.with_name(file.name + ".part")
+
+
+def write(file: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as JSON; whoever looks for the file finds all of it, or none."""
+    part_of(file).write_text(json.dumps(result, indent=1) + "\n")
+    part_of(file).replace(file)
 
 
 if __name__ == "__main__":

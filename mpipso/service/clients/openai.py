@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import resource
 import sys
@@ -13,7 +14,7 @@ import aiohttp
 
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import GOODPUT, METRICS, Metrics
+from mpipso.evaluation import FIRST_PART, GOODPUT, METRICS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
@@ -34,6 +35,9 @@ class OpenAIClient(Client):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
         if config.benchmark.goodput is None and GOODPUT in config.needed:
             yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
+        late = [each for each in config.behind([config.objective.metric]) if each in config.quality.metrics]
+        if config.benchmark.early_stop is not None and late:
+            yield f"benchmark.early_stop: has no effect: the objective hangs on {late[0]}, which [quality] measures"
         yield from _key_problems(config.benchmark.api_key_env)
         yield from _prompt_problems(config.benchmark)
         yield from self.load_problems(config)
@@ -81,6 +85,9 @@ class OpenAIClient(Client):
             words += ["--goodput", *(f"{name}:{limit:g}" for name, limit in benchmark.goodput.limits.items())]
         if target.api_key_env:
             words += ["--api-key-env", target.api_key_env]
+        if benchmark.early_stop is not None:
+            first = math.ceil(FIRST_PART * int(target.load["requests"]))
+            words += ["--first", str(first)]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])

@@ -19,6 +19,8 @@ from typing import Any
 from mpipso.evaluation import GOODPUT, LATENCIES, STATISTICS
 
 MAX_ERRORS = 20
+FIRST = "first.json"
+"""The file with the metrics of the first part of a load, in the folder of those of the whole."""
 
 
 @dataclass
@@ -102,6 +104,36 @@ def summarize(
         "empty": sum(outcome.empty for outcome in done),
         "counted_chunks": sum(outcome.counted_chunks for outcome in done),
         "errors": _count(outcome.error for outcome in outcomes if outcome.error),
+    }
+
+
+def so_far(
+    finished: Sequence[RequestOutcome],
+    under_way: Sequence[RequestOutcome],
+    seconds: float,
+    goodput: Mapping[str, float] | None = None,
+    timeout: float = 0.0,
+) -> dict[str, Any]:
+    """The metrics of a run that goes on: like those of :func:`summarize`, but for its throughputs.
+
+    These count what requests ``under_way`` have received as well, as parts of a request of the mean length of those
+    that are ``finished``: else it would hang on how many run side by side. Empty if no request was completed with a
+    token.
+    """
+    told = summarize(finished, seconds, goodput, timeout)
+    tokens = told["total_output_tokens"]
+    if not tokens:
+        return {}
+    done = [outcome for outcome in finished if not outcome.error]
+    per_chunk = tokens / sum(1 + len(outcome.itls) for outcome in done)
+    received = [(1 + len(outcome.itls)) * per_chunk for outcome in under_way if outcome.ttft]
+    requests = 1.0 + sum(min(1.0, each * len(done) / tokens) for each in received) / len(done)
+    output = 1.0 + sum(received) / tokens
+    return {
+        **told,
+        **{name: told[name] * requests for name in ("request_throughput", GOODPUT) if name in told},
+        "output_throughput": told["output_throughput"] * output,
+        "total_throughput": (told["total_input_tokens"] * requests + tokens * output) / max(seconds, 1e-9),
     }
 
 
