@@ -2,9 +2,9 @@
 
 ``group`` is the life cycle of an evaluation: ``running`` is a process of the service and its log, in which ``reasons``
 finds the line that tells why it ended, without the ``boxes`` that some are drawn in; ``readiness`` says when the
-service can be measured, ``measuring`` runs what measures it, ``early`` stops that where it is not worth its time, ``watch``
-gives work up when the service dies, ``stops`` tells that a node was stopped meanwhile, ``timing`` keeps the time of
-each phase. A configuration reaches the service by ``command`` (flags), ``template`` (a file) and ``environment``.
+service can be measured, ``measuring`` runs what measures it, ``early`` stops that where the best was far better,
+``watch`` gives work up when the service dies, ``stops`` tells that a node was stopped meanwhile, ``timing`` keeps the
+time of each phase. A configuration reaches the service by ``command`` (flags), ``template`` (a file) and ``environment``.
 Adapters are in ``engines``, for services, and in ``clients``, for what measures them; ``registry`` finds one by its
 name. ``embedded`` is the default service.
 
