@@ -27,6 +27,8 @@ class Incumbent:
     ----------
     number:
         The number of its first evaluation, None as long as there is no best configuration.
+    told:
+        For people, what it has measured: the objective's metric and its gain; empty without a best configuration.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Incumbent:
         self._journal = journal
         self._publish = publish
         self.number: int | None = None
+        self.told = ""
 
     @property
     def trial(self) -> Trial | None:
@@ -77,7 +80,7 @@ class Incumbent:
             self._promote(best, standing)
         elif self.number is not None:
             self._journal.write("withdrawn")
-            self.number = None
+            self.number, self.told = None, ""
             withdraw_best(self._folder.path)
 
     def conclude(self, confirmations: Collection[int]) -> bool:
@@ -143,12 +146,13 @@ class Incumbent:
         metrics = together([result for result in found if result.failure is None])
         # As in the summary: a race is compared with what the baseline measured in it.
         reference = self._trials.reference(self._trials.race_of(max(among)) if confirmed else None)
+        self.told = score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized)
         if found:
             write_best(
                 self._folder.path,
                 replace(found[0], number=best.number, metrics=metrics),
                 fitness=fitness,
-                score=score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized),
+                score=self.told,
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,
             )

@@ -95,6 +95,7 @@ class Tuning:
         self._monitor.expect(self._agenda.expected)
         self._settle()
         self._incumbent.resume()
+        self._show_incumbent()
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured; to be called before the first proposal."""
@@ -334,6 +335,11 @@ class Tuning:
             found = evaluation.metrics if evaluation.expected is None else {metric: evaluation.expected}
             summary = score_text(metric, found, reference, higher=self.objective.maximized)
         self._monitor.evaluated(evaluation, summary, best, judged.violations)
+        self._show_incumbent()
+
+    def _show_incumbent(self) -> None:
+        best = self._incumbent.trial
+        self._monitor.incumbent = None if best is None else (best.number, self._incumbent.told, best.configuration)
 
     # Who is the best
 

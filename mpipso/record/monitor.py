@@ -66,6 +66,11 @@ class Monitor:
         What it is shown on; a terminal is asked for its size at each drawing.
     clock:
         Monotonic seconds.
+
+    Attributes
+    ----------
+    incumbent:
+        Of the best configuration the number, what it has measured, in words, and itself; None without one.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Monitor:
         self._total = total
         self._baseline: Configuration | None = None
         self._deadline: float | None = None
-        self._incumbent: tuple[int, str, Configuration] | None = None
+        self.incumbent: tuple[int, str, Configuration] | None = None
         self._counts: Counter[str] = Counter()
         self._spent = 0.0
         self._summary_width = 0
@@ -188,8 +193,6 @@ class Monitor:
                 outcome = Text(f"{outcome.plain}  stopped early", "dim")
             self._summary_width = min(32, max(self._summary_width, len(clean(summary))))
         outcome.pad_right(self._summary_width - len(outcome))
-        if best:
-            self._incumbent = (evaluation.number, clean(summary), evaluation.configuration)
         total = str(self._total)
         widest = len(f"#{self._total - 1}")  # numbers count from 0
         self._print(
@@ -354,12 +357,11 @@ class Monitor:
                 yield text
 
     def _best(self) -> Text:
-        if self._incumbent is None:
+        if self.incumbent is None:
             return Text("best   none yet", "dim")
-        number, summary, configuration = self._incumbent
-        line = Text.assemble(
-            ("best", "bold green"), f"   #{number}  ", (summary, "bold green"), f"  {self._changes(configuration)}"
-        )
+        number, summary, configuration = self.incumbent
+        told = (clean(summary), "bold green")
+        line = Text.assemble(("best", "bold green"), f"   #{number}  ", told, f"  {self._changes(configuration)}")
         line.no_wrap, line.overflow = True, "ellipsis"
         return line
 

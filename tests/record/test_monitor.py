@@ -223,7 +223,9 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
     live.assigned(1, 2, "confirm", {**BASELINE, "n_batch": 512})
     live.phase(1, "starting", "HTTP 503")
     clock.now += 75
-    live.evaluated(measured(1, 0, 75.0, n_parallel=8), "412.3 tok/s (+12.4 %)", best=True)
+    best = measured(1, 0, 75.0, n_parallel=8)
+    live.evaluated(best, "412.3 tok/s (+12.4 %)", best=True)
+    live.incumbent = 1, "412.3 tok/s (+12.4 %)", best.configuration
     live.evaluated(failed(9, 0, "out of memory"), "", best=False)
     live.tick()
     clock.now += 1
@@ -234,7 +236,7 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
         "[  75s] 1/8 group 0 #1 *412.3 tok/s (+12.4 %)  n_parallel=8",
         "[  75s] 2/8 group 0 #9  failed: out of memory  n_parallel=64",
     ]
-    rule, progress, header, _, *rows, best = [line for line in lines[3:] if line]
+    rule, progress, header, _, *rows, incumbent = [line for line in lines[3:] if line]
     assert set(rule) == {"─"} and len(rule) == 100
     assert progress.startswith("2/8 ━") and progress.endswith("1m16s  ETA 1m33s  1 failed")
     assert header.split() == ["group", "nodes", "#", "evaluates", "phase", "time"]
@@ -242,7 +244,7 @@ def test_the_live_display_shows_groups_progress_and_incumbent(live: Monitor, clo
         ["0", "node1", "node2", "idle"],
         ["1", "node3", "node4", "2", "confirm", "n_batch=512", "HTTP", "503", "starting", "1m16s"],
     ]
-    assert best == "best   #1  412.3 tok/s (+12.4 %)  n_parallel=8"
+    assert incumbent == "best   #1  412.3 tok/s (+12.4 %)  n_parallel=8"
 
 
 def test_the_live_display_leaves_only_the_lines_above_it(live: Monitor, output: io.StringIO) -> None:
