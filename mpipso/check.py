@@ -33,7 +33,7 @@ from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import ENGINES, Layout, missing_commands
-from mpipso.service.group import targets_of
+from mpipso.service.measuring import targets_of
 from mpipso.startup import Options, earlier_results, read_config, settled, well_defined, why_over
 from mpipso.wording import counted, ranges
 

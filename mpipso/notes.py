@@ -20,6 +20,10 @@ from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
 from mpipso.wording import counted, listed, plural, suggestion
 
+_WAVES = 4
+"""How many times as many requests as are under way at a time it takes for a quarter of them to be served long before
+the last."""
+
 
 def notes(config: Config, plan: Plan) -> Iterator[str]:
     """One line each."""
@@ -31,6 +35,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _limits_beyond_the_baseline(config)
     yield from _pointless_sweep(config)
     yield from _idle_connections(config)
+    yield from _early_for_nothing(config)
     yield from _repeated_prompts(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
@@ -194,6 +199,21 @@ def _idle_connections(config: Config) -> Iterator[str]:
                 f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more "
                 "than these are ever under way at a time"
             )
+
+
+def _early_for_nothing(config: Config) -> Iterator[str]:
+    """Benchmarks that are stopped early when nearly all of their requests have been served."""
+    load = config.benchmark.load({})
+    requests, together = load.get("requests"), load.get("concurrency")
+    closed = config.benchmark.request_rate is None and "concurrency" not in config.benchmark.called
+    if config.benchmark.early_stop is None or not closed or not isinstance(requests, int):
+        return
+    if not isinstance(together, int) or requests < _WAVES * together:
+        served = f"concurrency = {together} " if isinstance(together, int) else "all "
+        yield (
+            f"benchmark.early_stop: spares little, as {served}of requests = {requests} are under way at a time; it "
+            f"takes {_WAVES} times as many requests as that, or more"
+        )
 
 
 def _repeated_prompts(config: Config) -> Iterator[str]:

@@ -243,7 +243,6 @@ class Leader:
             for seat, node in enumerate(placed.nodes)
             if seat != 0 and node.transport == "mpi"
         }
-        objective = Objective(context.config.objective)
         self._group = ServiceGroup(
             form.group,
             [context.node, *self._members.values(), *(self._ssh_nodes.nodes.values() if self._ssh_nodes else ())],
@@ -251,8 +250,7 @@ class Leader:
             context.config,
             ENGINES.create(context.config.service.engine),
             CLIENTS.create(context.config.benchmark.client),
-            objective.absolute.score,
-            objective.value,
+            Objective(context.config.objective).absolute,
             self._progress,
             port=placed.port,
         )

@@ -31,6 +31,7 @@ FREE = (
     "search.confirm",
     "search.leaders",
     "benchmark.timeout",
+    "benchmark.early_stop",
     "benchmark.save_requests",
     "benchmark.api_key_env",
     "benchmark.prompts",

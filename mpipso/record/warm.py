@@ -15,7 +15,7 @@ from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, Configuration, Metrics, Value, mean, together, works
+from mpipso.evaluation import BASELINE, Configuration, Evaluation, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import Measured, by_configuration, silent
@@ -163,8 +163,8 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation for one in measured.measurements if one.evaluation.failure is None]
         metrics = together(good) if works(good, measured.measurements) else None
-        if measured.stopped and other is not None:
-            metrics = {other.objective.metric: good[-1].expected or 0.0}
+        if measured.stopped:
+            metrics = _expected(good[-1], other, config)
         loads = [({}, metrics)] if other is None else _loads(measured, metrics, other, config)
         found += [({**load, **measured.configuration}, each) for load, each in loads]
     baseline = next((one.evaluation.configuration for one in judged if one.evaluation.label == BASELINE), None)
@@ -174,6 +174,16 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     fixed = {each.name: now for each in parameters if (now := _newly_fixed(each, config, other)) is not None} | load
     kept, notes = _comparable(found, baseline, fixed, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
+
+
+def _expected(stopped: Evaluation, other: Config | None, config: Config) -> dict[str, float]:
+    """What was expected of a benchmark that was stopped early; nothing where an objective of that name is another."""
+    name = config.objective.metric
+    if other is None or other.objective.metric != name:
+        return {}
+    if other.objective.derived.get(name) != config.objective.derived.get(name):
+        return {}
+    return {name: stopped.expected or 0.0}
 
 
 def _configuration(text: str, folder: Path) -> Config | None:

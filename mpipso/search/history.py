@@ -211,7 +211,7 @@ def _expected_of(both: Sequence[tuple[Score, Score]]) -> Callable[[Score], Score
     fitness = [(here.fitness, there.fitness) for here, there in both]
     ratios = [here / there for here, there in fitness if here is not None and there is not None and here * there > 0.0]
     factor = float(np.median(ratios)) if ratios else 1.0
-    pairs = [(here.log_ratios, there.log_ratios) for here, there in both]
+    pairs = [(here.log_ratios, there.log_ratios) for here, there in both if here.fidelity == there.fidelity == 1.0]
     pairs = [(here, there) for here, there in pairs if here and len(here) == len(there)]
     # Counts that are 0 on one side, as those of failed requests, tell no factor.
     apart = [np.where(_measured(here) & _measured(there), np.subtract(here, there), 0.0) for here, there in pairs]
@@ -222,7 +222,7 @@ def _expected_of(both: Sequence[tuple[Score, Score]]) -> Callable[[Score], Score
         if len(there.log_ratios) != len(shifts) or not shifts.any():
             return scaled
         log_ratios = np.where(_measured(there.log_ratios), np.add(there.log_ratios, shifts), there.log_ratios)
-        violation = float(np.sum(np.expm1(np.maximum(log_ratios, 0.0))))
+        violation = float(np.sum(np.expm1(np.fmax(log_ratios, 0.0))))
         return replace(
             scaled, infeasible=violation > 0.0, violation=violation, log_ratios=tuple(map(float, log_ratios))
         )

@@ -39,8 +39,8 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
 
     A result is skipped when its configuration lacks a parameter, has a value that cannot be set, or breaks a known
     constraint; parameters that the space does not have are ignored. A result with metrics is also skipped when limits
-    are relative to the baseline and that has no result with metrics. One that has the objective's metric alone counts
-    like a benchmark that was stopped early. Several results of one configuration are
+    are relative to the baseline and that has no result with metrics. One that has the objective's metric, but not all
+    that have limits, counts like a benchmark that was stopped early. Several results of one configuration are
     replaced by their mean, or by a failure unless more than half of them have metrics.
     """
     fitting: list[tuple[Configuration, Metrics | None]] = []
@@ -60,8 +60,9 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
             skipped.append("limits are relative to the baseline, which is not among the results")
             continue
         failure = Failure("failed in an earlier run", "configuration") if metrics is None else None
-        alone = None if metrics is None or len(metrics) > 1 or not objective.limits else metrics.get(objective.metric)
-        evaluation = Evaluation(0, 1, 0, configuration, metrics=metrics or {}, failure=failure, expected=alone)
+        part = metrics is not None and any(limit.metric not in metrics for limit in objective.limits)
+        value = metrics.get(objective.metric) if metrics is not None and part else None
+        evaluation = Evaluation(0, 1, 0, configuration, metrics=metrics or {}, failure=failure, expected=value)
         try:
             scores.append(objective.judge(evaluation, reference or {}))
         except ValueError as error:

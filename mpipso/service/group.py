@@ -6,7 +6,6 @@ runs between two evaluations. Every step has a limit, and a process that dies on
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import threading
 import time
@@ -15,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
@@ -26,7 +26,7 @@ from mpipso.service.clients.quality import QualityClient
 from mpipso.service.engines.base import Engine, Layout, Start
 from mpipso.service.facts import showing
 from mpipso.service.local import LocalNode
-from mpipso.service.measuring import Measuring
+from mpipso.service.measuring import Measuring, targets_of
 from mpipso.service.node import Node
 from mpipso.service.readiness import Readiness
 from mpipso.service.reasons import ELSEWHERE
@@ -40,6 +40,16 @@ CANCEL_GRACE = 5.0
 """Seconds between TERM and KILL, at most, for a service whose evaluation is cancelled."""
 
 
+class Judge(Protocol):
+    """What the metrics of a configuration are worth."""
+
+    def score(self, assignment: Assignment, metrics: Metrics) -> Score:
+        """How good they are, where a service is measured at several loads."""
+
+    def value(self, configuration: Configuration, metrics: Metrics) -> float | None:
+        """The metric that is optimised; None if they do not tell it."""
+
+
 class ServiceGroup:
     """A service instance that spans the nodes of a group; used by one thread at a time.
 
@@ -50,9 +60,7 @@ class ServiceGroup:
     master:
         Index of the node that runs the service's master process.
     judge:
-        How good these metrics of an assignment are, where a service is measured at several loads.
-    value:
-        The objective's metric of a configuration, by what was measured; None if that does not tell it.
+        Knows the objective.
     progress:
         Is told what the evaluation does now, in one word, and what that waits for.
     port:
@@ -67,8 +75,7 @@ class ServiceGroup:
         config: Config,
         engine: Engine,
         client: Client,
-        judge: Callable[[Assignment, Metrics], Score],
-        value: Callable[[Configuration, Metrics], float | None],
+        judge: Judge,
         progress: Callable[[str, str], None],
         *,
         port: int = 0,
@@ -83,7 +90,6 @@ class ServiceGroup:
         self._engine = engine
         self._client = client
         self._judge = judge
-        self._value = value
         self._progress = progress
         self._port = port
         self._running: list[Running] = []
@@ -202,7 +208,7 @@ class ServiceGroup:
             found = [{**metrics, **quality} for metrics in found]
         for key in self._config.benchmark.swept:
             self._loads = {load_name(key, metrics[key]): metrics for metrics in found}
-        return found[0] if len(found) == 1 else min(found, key=partial(self._judge, assignment))
+        return found[0] if len(found) == 1 else min(found, key=partial(self._judge.score, assignment))
 
     def _run(
         self,
@@ -214,7 +220,7 @@ class ServiceGroup:
     ) -> list[Metrics]:
         """What a client measures on the service at each load, as long as that lives; nothing if it is stopped early."""
         told = partial(self._progress, "measuring")
-        value = partial(self._value, assignment.configuration)
+        value = partial(self._judge.value, assignment.configuration)
         measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told, value)
         measuring.pace = assignment.pace
         for running in self._running:
@@ -378,32 +384,3 @@ class ServiceGroup:
         for each in running:
             self._files[each.log] = each.kept()
         return "; ".join(dict.fromkeys(problems))
-
-
-def targets_of(
-    config: Config, engine: Engine, client: Client, layout: Layout, assignment: Assignment, work_dir: str
-) -> list[Target]:
-    """What a client measures for an assignment, load after load, with results in a folder below ``work_dir``."""
-    target = Target(
-        base_url=layout.base_url,
-        endpoint=config.benchmark.endpoint,
-        host=layout.host,
-        port=layout.port,
-        model=engine.model_name(config),
-        unlisted=config.service.model,
-        seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
-        close_connections=engine.close_connections,
-        result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
-        load={},
-        sent=0,
-        values=assignment.configuration,
-        api_key_env=config.benchmark.api_key_env,
-    )
-    loads = client.loads(config, assignment.configuration)
-    before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
-    # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
-    # than there are attempts. Programs take them from 0 to 2**31 - 1, as a rule, and the numbers of probes are below 0.
-    return [
-        replace(target, load=load, sent=sent, seed=(target.seed + 100 * step) % 2**31)
-        for step, (load, sent) in enumerate(zip(loads, before, strict=False))
-    ]

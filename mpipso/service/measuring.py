@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
-from mpipso.evaluation import METRICS, Metrics, Pace, load_name
+from mpipso.evaluation import METRICS, Assignment, Metrics, Pace, load_name
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs, read
 from mpipso.service.early import EarlyStop
+from mpipso.service.engines.base import Engine, Layout
 from mpipso.service.local import LocalNode
 from mpipso.service.node import last_lines, quoted
 from mpipso.service.process import Completed
@@ -198,3 +201,32 @@ class Measuring:
             ended = f"the {self._client.title} client ended with exit code {done.exit_code}"
             cause = f"{ended}: {why}" if why else ended
             raise EvaluationFailed(cause, kind="measurement", detail=detail)
+
+
+def targets_of(
+    config: Config, engine: Engine, client: Client, layout: Layout, assignment: Assignment, work_dir: str
+) -> list[Target]:
+    """What a client measures for an assignment, load after load, with results in a folder below ``work_dir``."""
+    target = Target(
+        base_url=layout.base_url,
+        endpoint=config.benchmark.endpoint,
+        host=layout.host,
+        port=layout.port,
+        model=engine.model_name(config),
+        unlisted=config.service.model,
+        seed=config.benchmark.seed + assignment.number * 1000 + assignment.attempt,
+        close_connections=engine.close_connections,
+        result=Path(work_dir) / f"{client.section}-{assignment.number}-{assignment.attempt}" / "result.json",
+        load={},
+        sent=0,
+        values=assignment.configuration,
+        api_key_env=config.benchmark.api_key_env,
+    )
+    loads = client.loads(config, assignment.configuration)
+    before = itertools.accumulate((int(load.get("requests", 0)) for load in loads), initial=0)
+    # The service still runs, and what it has in its cache of one load must not answer another; so seeds differ, by more
+    # than there are attempts. Programs take them from 0 to 2**31 - 1, as a rule, and the numbers of probes are below 0.
+    return [
+        replace(target, load=load, sent=sent, seed=(target.seed + 100 * step) % 2**31)
+        for step, (load, sent) in enumerate(zip(loads, before, strict=False))
+    ]

@@ -92,10 +92,8 @@ class Bench:
             LocalNode(Share(f"node{index}", "127.0.0.1"), work_dir=str(self.folder)) for index in range(nodes)
         ]
         engine, client = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
-        objective = Objective(config.objective)
-        return ServiceGroup(
-            7, self.nodes, master, config, engine, client, objective.score, objective.value, self.tell, port=port
-        )
+        judge = Objective(config.objective)
+        return ServiceGroup(7, self.nodes, master, config, engine, client, judge, self.tell, port=port)
 
     def tell(self, phase: str, wait: str) -> None:
         if wait:
