@@ -56,12 +56,17 @@ class Incumbent:
     def challenge(self, latest: int | None = None) -> bool:
         """Make the search's leader the incumbent if it is better beyond the noise; returns whether that was done.
 
-        If it is not, and evaluation ``latest`` is another one of the incumbent, the files have its figures, too.
+        If it is not, and evaluation ``latest`` is another one of the incumbent, the files have its figures, too. An
+        incumbent that did not work or broke a limit when the search measured it again is given up even for nothing.
         """
         leader = self._leaders.leader(self._standing())
         if leader is not None and self._leaders.succeeds(leader, self.trial):
             return self._promote(leader, self._trials.searched)
-        if (best := self.trial) is not None and latest in best.numbers:
+        if (best := self.trial) is None:
+            return False
+        if leader is None and not self._leaders.last_race(best):
+            self._succeed()
+        elif latest in best.numbers:
             self._promote(best, self._trials.searched)
         return False
 

@@ -978,6 +978,31 @@ class TestRepeats:
         assert chosen == ([0, 4] if better else [0])
         assert [int(starred) for starred in re.findall(r"#(\d+) +\*", session.shown.getvalue())] == chosen
 
+    @pytest.mark.parametrize("killed", [False, True])
+    def test_the_only_one_within_the_limits_is_given_up_if_it_fails_when_it_is_measured_again(
+        self, killed: bool, tmp_path: Path
+    ) -> None:
+        class Only(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == "repeat":
+                    return replace(evaluation, metrics={}, failure=Failure("out of memory", "configuration"))
+                latency = 10.0 if assignment.number == 2 else 99.0
+                return replace(evaluation, metrics={**evaluation.metrics, "ttft_p99_ms": latency})
+
+        slo = ({"metric": "ttft_p99_ms", "max": 50.0},)
+        config = configured(objective__slo=slo, search__repeats=2, search__evaluations=9)
+        session = Only(tmp_path, config, groups=1)
+        assert session.run().incumbent is None
+        assert [event["number"] for event in session.events("incumbent")] == [2]
+        assert not (tmp_path / "best.sh").exists()
+        if killed:
+            lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
+            (gone,) = [line for line, text in enumerate(lines) if '"withdrawn"' in text]
+            (tmp_path / FILE).write_text("".join(lines[:gone]))
+            assert Only(tmp_path, config, groups=1).run().incumbent is None
+            assert len(session.events("withdrawn")) == 1
+
     def test_a_best_that_fails_when_it_is_measured_again_gives_way(self, tmp_path: Path) -> None:
         class Once(Session):
             def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
