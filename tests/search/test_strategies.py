@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from search.scored import limited
 
 from mpipso.config import Constraint, Limit, ObjectiveSection, Parameter, Search, SwarmSection
 from mpipso.errors import UserError
-from mpipso.evaluation import Evaluation
+from mpipso.evaluation import FIRST_PART, Evaluation
 from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm
 from mpipso.search.history import History
@@ -484,6 +485,68 @@ def test_counts_of_zero_tell_no_factor_between_machines(here: float, kept: list[
     for point in points[:3]:
         history.tell(history.add(point), score(here))
     assert [known.feasible for _, known in history.foreign()] == kept
+
+
+def stopped(fitness: float, limits: int = 0) -> Score:
+    """Of a benchmark that was stopped early."""
+    return Score(False, fitness=fitness, fidelity=FIRST_PART, log_ratios=limits * (math.nan,))
+
+
+def test_proposals_after_the_best_are_counted_though_they_were_stopped_early() -> None:
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    numbers = [history.add(np.array([(i + 0.5) / 10])) for i in range(6)]
+    history.tell(numbers[0], stopped(-9.0))
+    assert history.told_since_best() == 0, "before any of a whole benchmark"
+    for number, score in zip(numbers[1:], (Score(False, fitness=-5.0), stopped(-8.0), stopped(-1.0)), strict=False):
+        history.tell(number, score)
+    assert history.told_since_best() == 2
+    history.tell(numbers[4], Score(False, fitness=-4.0))
+    assert history.told_since_best() == 3
+    history.tell(numbers[5], Score(False, fitness=-6.0))
+    assert history.told_since_best() == 0
+
+
+def test_what_was_stopped_early_tells_a_factor_of_values_but_of_no_limit() -> None:
+    """Here or elsewhere: the latency is half of that there, whatever else was stopped."""
+    points = np.array([[(i + 0.5) / 10] for i in range(6)])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    there = [limited(-1.0, 1.0), limited(-2.0, 0.5), limited(-3.0, 0.5), stopped(-4.0, 1), limited(-5.0, 4.0)]
+    history.learn(points, [*there, stopped(-6.0, 1)], [])
+    history.tell(history.add(points[0]), limited(-3.0, 0.5))
+    for point, fitness in zip(points[1:3], (-6.0, -9.0), strict=True):
+        history.tell(history.add(point), stopped(fitness, 1))
+    scores = [score for _, score in history.foreign()]
+    assert [score.fitness for score in scores] == pytest.approx([-12.0, -15.0, -18.0])
+    assert [score.fidelity for score in scores] == [FIRST_PART, 1.0, FIRST_PART]
+    assert [score.violation for score in scores] == pytest.approx([0.0, 1.0, 0.0]), "and none is no number"
+    assert math.isnan(scores[0].log_ratios[0]) and math.exp(scores[1].log_ratios[0]) == pytest.approx(2.0)
+    assert not any(score.unjudged for score in scores)
+
+
+def test_nor_whether_there_is_more_room_elsewhere() -> None:
+    points = np.array([[0.05], [0.35], [0.65], [0.95]])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    history.learn(points, [Score(False, fitness=-float(i)) for i in range(1, 5)], [])
+    for point in points[:2]:
+        history.tell(history.add(point), stopped(-1.0))
+    assert not any(score.unjudged for _, score in history.foreign())
+    history.tell(history.add(points[2]), Score(failed=False, infeasible=True, violation=0.1, fitness=-3.0))
+    assert [score.unjudged for _, score in history.foreign()] == [True]
+
+
+@both
+def test_a_search_goes_on_though_most_benchmarks_are_stopped_early(name: Name) -> None:
+    space = Space([integer("a", 0, 30), integer("b", 0, 30)])
+    searching = strategy(name, space)
+    points = np.array([space.encode(space.decode(point)) for point in np.random.default_rng(0).random((20, 2))])
+    searching.learn(points, [stopped(bowl(point).fitness or 0.0) for point in points])
+
+    def judge(point: np.ndarray) -> Score:
+        score = bowl(point)
+        return score if (score.fitness or 0.0) < 0.05 else stopped(score.fitness or 0.0)
+
+    scores = [judge(point) for batch in run(searching, [4] * 6, judge) for point in batch]
+    assert len(scores) == 24 and min(scores).fidelity == 1.0
 
 
 @pytest.mark.parametrize("missed", [False, True])
