@@ -219,11 +219,15 @@ class Trials:
         return self._mean_score(trial, telling, confirmed=confirmed) if len(telling) > 1 else None
 
     def counted_with(self, evaluation: Evaluation) -> list[Evaluation]:
-        """The measurements that count together with one, which is the last of them; a lost node tells nothing."""
+        """The measurements that count together with one, which is the last of them.
+
+        A lost node tells nothing, and a benchmark that was stopped early counts with no other.
+        """
         trial, among = self.of(evaluation.number), self.searched
         if self._labels[evaluation.number] == CONFIRM:
             among = self.confirmations(trial, self.race_of(evaluation.number))
         others = [each for each in self._among(trial, among) if each.number != evaluation.number]
+        others = [] if evaluation.stopped else [each for each in others if not each.stopped]
         return [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
 
     def at_its_load(self, evaluation: Evaluation) -> Evaluation:

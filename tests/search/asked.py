@@ -34,6 +34,11 @@ class Record:
         configuration = self.trials.of(number).configuration
         self.trials.take(Evaluation(number, 1, group, configuration, metrics=metrics, failure=failure))
 
+    def stop(self, number: int, expected: float) -> None:
+        """Its benchmark was stopped early."""
+        configuration = self.trials.of(number).configuration
+        self.trials.take(Evaluation(number, 1, 0, configuration, first=expected / 2, expected=expected))
+
     def measure(self, batch: int, throughput: float | None, latency: float = 100.0, label: str = "") -> int:
         number = self.ask(batch, label)
         self.take(number, throughput, latency)

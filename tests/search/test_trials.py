@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from search.asked import Record
 
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure
 
 
 def test_measurements_of_one_configuration_are_one_trial_named_by_the_first() -> None:
@@ -152,3 +152,34 @@ class TestReference:
                 record.take(number, 10.0 * (number + 1), 100.0 * (number + 1))
             orders.append((record.trials.reference(), record.trials.score(record.trials.of(2), [2])))
         assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_benchmark_that_was_stopped_early_counts_only_where_there_is_no_whole_one(before: bool) -> None:
+    record = Record()
+    first, second = record.ask(9), record.ask(9)
+    stopped, whole = (first, second) if before else (second, first)
+    record.stop(stopped, 5.0)
+    trial = record.trials.of(first)
+    score = record.trials.score(trial, [0, 1])
+    assert score is not None and (score.fitness, score.fidelity, score.feasible) == (-5.0, FIRST_PART, False)
+    assert record.trials.values(trial, [0, 1]) == []
+    record.take(whole, 100.0)
+    score = record.trials.score(trial, [0, 1])
+    assert score is not None and (score.fitness, score.fidelity, score.feasible) == (-100.0, 1.0, True)
+    assert record.trials.values(trial, [0, 1]) == [-100.0]
+    for number in (first, second):
+        result = record.trials.result(number)
+        assert result is not None and record.trials.together(result) is None
+        assert record.trials.counted_with(result) == [result]
+    third = record.measure(9, 200.0, label="repeat")
+    result = record.trials.result(third)
+    assert result is not None
+    score = record.trials.together(result)
+    assert score is not None and (score.failed, score.fitness) == (False, -150.0)
+
+
+def test_a_baseline_of_which_a_benchmark_was_stopped_is_no_reference() -> None:
+    record = Record(relative=True)
+    record.stop(record.ask(8), 5.0)
+    assert not record.trials.reference()
