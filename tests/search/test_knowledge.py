@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from mpipso.config import Constraint, Limit, ObjectiveSection, Parameter
+from mpipso.evaluation import FIRST_PART
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -116,3 +119,29 @@ def test_several_results_of_one_configuration_count_together() -> None:
     found = knowledge(SPACE, RELATIVE, results)
     assert [score.fitness for score in found.scores] == [-101.0, -50.0, None, -1.0]
     assert [score.feasible for score in found.scores] == [True, True, False, True], "30 ms are within twice 20 ms"
+
+
+@pytest.mark.parametrize("derived", [{}, {"each": "output_throughput / twice", "two": "seqs"}])
+def test_a_result_with_the_objective_s_metric_alone_is_one_of_a_benchmark_that_was_stopped(
+    derived: dict[str, str],
+) -> None:
+    """However much is computed from that."""
+    limit = Limit(metric="ttft_p99_ms", max=1000.0)
+    limited = Objective(ObjectiveSection(maximize="output_throughput", slo=(limit,), derived=derived))
+    found = knowledge(SPACE, limited, [(GOOD, {"output_throughput": 7.0})])
+    (score,) = found.scores
+    assert (score.failed, score.fitness, score.fidelity, score.feasible) == (False, -7.0, FIRST_PART, False)
+    assert len(score.log_ratios) == 1 and math.isnan(score.log_ratios[0])
+    (whole,) = knowledge(SPACE, limited, [(GOOD, {"output_throughput": 7.0, "ttft_p99_ms": 9.0})]).scores
+    assert whole.fidelity == 1.0 and whole.feasible
+    plain = Objective(ObjectiveSection(maximize="output_throughput", derived=derived))
+    (whole,) = knowledge(SPACE, plain, [(GOOD, {"output_throughput": 7.0})]).scores
+    assert whole.fidelity == 1.0 and whole.feasible, "without limits it lacks nothing"
+
+
+def test_also_where_limits_are_relative_to_a_baseline_among_them() -> None:
+    baseline = SPACE.baseline
+    assert baseline is not None
+    both = {"output_throughput": 5.0, "ttft_p99_ms": 9.0}
+    found = knowledge(SPACE, RELATIVE, [(baseline, both), (GOOD, {"output_throughput": 7.0})])
+    assert [score.fidelity for score in found.scores] == [1.0, FIRST_PART]

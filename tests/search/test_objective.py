@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpipso.config import Limit, ObjectiveSection
 from mpipso.errors import UserError
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure, Metrics
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 
@@ -183,3 +183,56 @@ def test_a_baseline_that_lacks_a_metric_has_failed_by_its_own_measure() -> None:
     section = ObjectiveSection(maximize="output_throughput", slo=(Limit(metric="tpot_p99_ms", max="baseline"),))
     baseline = measured(output_throughput=1.0)
     assert Objective(section).judge(baseline, baseline.metrics).failed
+
+
+STOPPED = Evaluation(1, 1, 0, {}, first=40.0, expected=50.0)
+
+
+@pytest.mark.parametrize(("direction", "fitness"), [("maximize", -50.0), ("minimize", 50.0)])
+def test_a_benchmark_that_was_stopped_early_counts_by_what_was_expected(direction: str, fitness: float) -> None:
+    limits = (Limit(metric="ttft_p99_ms", max=1000.0), Limit(metric="completed", min=32.0))
+    section = ObjectiveSection.model_validate({direction: "output_throughput", "slo": limits})
+    score = Objective(section).judge(STOPPED, None)
+    assert (score.failed, score.infeasible, score.fitness, score.violation) == (False, False, fitness, 0.0)
+    assert score.fidelity == FIRST_PART and not score.feasible, "nobody knows whether it keeps the limits"
+    assert len(score.log_ratios) == 2 and all(map(math.isnan, score.log_ratios))
+    assert Objective(section.model_copy(update={"slo": ()})).judge(STOPPED, None).log_ratios == ()
+
+
+def test_nor_is_it_judged_before_the_baseline_is_known() -> None:
+    limit = Limit(metric="ttft_p99_ms", max="baseline")
+    relative = Objective(ObjectiveSection(maximize="output_throughput", slo=(limit,)))
+    with pytest.raises(ValueError, match="relative to the baseline"):
+        relative.judge(STOPPED, None)
+    assert relative.judge(STOPPED, {"ttft_p99_ms": 1.0}).fitness == -50.0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "value"),
+    [
+        ({"output_throughput": 8.0, "ttft_p99_ms": 1.0}, 8.0),
+        ({"output_throughput": 0.0}, None),
+        ({"output_throughput": -8.0}, None),
+        ({"output_throughput": math.nan}, None),
+        ({"output_throughput": math.inf}, None),
+        ({"ttft_p99_ms": 8.0}, None),
+        ({}, None),
+    ],
+)
+def test_the_value_is_the_metric_that_is_optimised_if_it_is_above_0(metrics: Metrics, value: float | None) -> None:
+    assert Objective(SLO).value({"output_throughput": 7}, metrics) == value
+    derived = ObjectiveSection(maximize="each", derived={"each": "output_throughput / (tp - 2)"})
+    assert Objective(derived).value({"tp": 4}, metrics) == (None if value is None else value / 2)
+    assert Objective(derived).value({"tp": 2}, metrics) is None, "it has none"
+
+
+def test_a_metric_is_alone_where_nothing_else_was_measured_that_limits_may_need() -> None:
+    derived = {"each": "output_throughput / tp", "late": "ttft_p99_ms - tp"}
+    section = ObjectiveSection(maximize="output_throughput", slo=SLO.slo, derived=derived)
+    assert Objective(section).alone({"output_throughput": 8.0}) == 8.0
+    assert Objective(section).alone({"output_throughput": 8.0, "each": 4.0}) == 8.0, "which follows from it"
+    assert Objective(section).alone({"output_throughput": 8.0, "completed": 4.0}) is None
+    assert Objective(section).alone({"completed": 4.0}) is None
+    assert Objective(ObjectiveSection(maximize="output_throughput")).alone({"output_throughput": 8.0}) is None
+    each = Objective(ObjectiveSection(maximize="each", slo=SLO.slo, derived=derived))
+    assert each.alone({"each": 4.0}) == 4.0 and each.alone({"output_throughput": 8.0, "each": 4.0}) is None
