@@ -171,9 +171,9 @@ class Agenda:
         told = {number: result for number, result in results.items() if result.first is not None and result.metrics}
         best = self.leaders.leader(visible) if told else None
         pairs = [told[each] for each in best.numbers if each in told] if best is not None else []
-        if not pairs:
-            return None
-        return Pace(fmean(each.first or 0.0 for each in pairs), together(pairs)[self._objective.metric])
+        whole = together(pairs).get(self._objective.metric, 0.0)
+        # Of what is not above 0 there is no share.
+        return Pace(fmean(each.first or 0.0 for each in pairs), whole) if whole > 0.0 else None
 
     def _visible(self, position: int | None = None) -> list[int]:
         """The numbers of the evaluations whose results a proposal may see, in the order they were asked for.
