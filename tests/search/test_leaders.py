@@ -76,3 +76,16 @@ def test_a_leader_gives_way_when_all_its_confirmations_are_in_and_refute_it() ->
     assert course.racing() == [8, 9]
     course.record.take(second, None)
     assert course.racing() == [8, 10]
+
+
+def test_what_was_stopped_early_leads_nobody_however_good_it_was_expected_to_be() -> None:
+    course = Course(most=3)
+    record = course.record
+    record.stop(record.ask(9), 1000.0)
+    assert course.leaders.leader([0]) is None
+    assert course.racing() == []
+    course.search(_8=(10.0, 1.0), _10=(20.0, 1.0))
+    leader = course.leaders.leader(range(3))
+    assert leader is not None and leader.configuration == {"batch": 10}
+    assert course.racing() == [8, 10]
+    assert course.leaders.succeeds(leader, record.trials.of(0))

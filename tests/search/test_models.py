@@ -11,6 +11,7 @@ from scipy.stats import norm
 from search.scored import limited
 
 from mpipso.config import Constraint, Parameter
+from mpipso.evaluation import FIRST_PART
 from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm, log_expected_improvement
 from mpipso.search.gp import GaussianProcess, Prior, _Posterior, fit
@@ -222,6 +223,51 @@ def test_a_limit_that_nobody_has_broken_and_one_that_is_not_known_have_no_model(
     assert kept.likely(points) == pytest.approx(1.0)
     unknown = [limited(-1.0, 1.5, math.nan), *(limited(-1.0, 0.5) for _ in points[1:])]
     assert Models(lattice, points, unknown, np.random.default_rng(0)).likely(points)[0] < 0.5
+
+
+def test_what_was_stopped_early_tells_models_of_values_and_that_it_works_but_of_no_limit() -> None:
+    lattice = Lattice(integers(40, 40))
+    points = lattice.sample(np.random.default_rng(1), 12)
+    whole = limited_by(lambda p: p[0] / 0.5, points[:8])
+    stopped = [Score(False, fitness=-1.0, fidelity=0.25, log_ratios=(math.nan, math.nan)) for _ in points[8:]]
+    without = Models(lattice, points[:8], whole, np.random.default_rng(0))
+    models = Models(lattice, points, [*whole, *stopped], np.random.default_rng(0))
+    unseen = lattice.sample(np.random.default_rng(2), 50)
+    assert models.conditions == without.conditions == 1
+    assert np.array_equal(models.likely(unseen), without.likely(unseen))
+    assert not np.array_equal(models.promise(unseen), without.promise(unseen))
+    points = lattice.snap(np.array([[0.1, 0.2], [0.2, 0.8], [0.3, 0.5], [0.7, 0.3], [0.9, 0.7]]))
+    scores = [*(Score(failed=True) for _ in points[:3]), *stopped[:2]]
+    likely = Models(lattice, points, scores, np.random.default_rng(0)).likely(points)
+    assert likely[:3].max() < 0.5 < likely[3:].min()
+
+
+def test_and_as_a_noisier_measurement_than_a_whole_one() -> None:
+    lattice = Lattice(integers(40))
+    points = lattice.snap(np.array([[0.1], [0.3], [0.5], [0.5], [0.7], [0.9]]))
+
+    def predicted(*fidelity: float) -> float:
+        """Half way between those of two measurements there, of a whole one and of one that was stopped."""
+        values = zip((0.0, 0.0, 1.0, -1.0, 0.0, 0.0), (1.0, 1.0, *fidelity, 1.0, 1.0), strict=True)
+        scores = [Score(False, fitness=value, fidelity=share) for value, share in values]
+        value = Models(lattice, points, scores, np.random.default_rng(0))._value
+        assert value is not None
+        return float(value.predict(lattice.features(points[2:3]))[0][0])
+
+    assert predicted(1.0, FIRST_PART) > 0.05 > -0.05 > predicted(FIRST_PART, 1.0)
+
+
+def test_the_best_is_one_of_a_whole_benchmark() -> None:
+    lattice = Lattice(integers(40))
+    points = lattice.snap(np.array([[0.1], [0.3], [0.5], [0.7], [0.9]]))
+    found = []
+    for fidelity in (1.0, FIRST_PART):
+        scores = [Score(False, fitness=value) for value in (3.0, 2.0, 1.0, 2.0)]
+        scores.append(Score(False, fitness=-5.0, fidelity=fidelity))
+        models = Models(lattice, points, scores, np.random.default_rng(0))
+        assert models._best is not None and models._value is not None
+        found.append(np.isclose(models._best[0], models._value.predict(lattice.features(points[4:]))[0][0]))
+    assert found == [True, False]
 
 
 @pytest.mark.parametrize("z", [-30.0, -5.0, -1.001, -0.999, 0.0, 3.0])
