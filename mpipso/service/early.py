@@ -43,6 +43,11 @@ class EarlyStop(threading.Event):
         self.look()
         return self._over.is_set() or self.expected is not None
 
+    def ended(self) -> None:
+        """Look once more, at a benchmark that has ended: however soon that was, what its first part was is known."""
+        self._pace = None
+        self.look()
+
     def look(self) -> None:
         """See whether the first part is over, and what it says."""
         if self._behind is None or self.first is not None or (first := self._look()) is None:

@@ -155,6 +155,7 @@ class Measuring:
         output = ""
         try:
             done = self._node.execute(command, limit, cancel=stop)
+            stop.ended()
             output = done.stdout + done.stderr
         except Cancelled as cancelled:
             output = cancelled.output
