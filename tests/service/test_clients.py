@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -28,6 +29,7 @@ from mpipso.service import ports, process
 from mpipso.service.clients.base import CLIENTS, NotReady, Target, require_measured
 from mpipso.service.clients.quality import QualityClient
 from mpipso.service.clients.result import MAX_RESULT, last_json
+from mpipso.service.clients.stats import FIRST
 from mpipso.service.process import Completed
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -1301,3 +1303,83 @@ def test_more_connections_than_open_files_are_refused() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
     files = " as many open files and 32 more, but a process may have 220 (ulimit -H -n)"
     assert done.stdout.splitlines() == [problem and problem + files for _, problem in told], done.stderr
+
+
+@pytest.mark.parametrize("requests", [8, 7])
+def test_the_first_part_of_a_load_is_told_while_the_rest_is_under_way(
+    requests: int, service: Callable[..., Service], tmp_path: Path
+) -> None:
+    """A quarter of its requests, rounded up: two of the load, and none of the warm-up before."""
+    aim = target(tmp_path)
+    asked: list[dict[str, Any] | None] = []
+
+    def note() -> None:
+        assert not aim.result.exists()
+        asked.append(json.loads(aim.first.read_text()) if aim.first.exists() else None)
+
+    served = service(before=note)
+    load(replace(aim, base_url=f"http://127.0.0.1:{served.port}"), requests=requests, warmup=3, **EARLY)
+    assert asked[:5] == 5 * [None] and len(asked) == 3 + requests and None not in asked[5:]
+    told = asked[5]
+    assert told is not None and all(each == told for each in asked[5:])
+    assert set(METRICS) - {"request_goodput"} <= set(told)
+    assert (told["completed"], told["failed"], told["total_output_tokens"]) == (2, 0, 4)
+    assert json.loads(aim.result.read_text())["completed"] == requests
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["benchmark.json", FIRST]
+
+
+def test_so_it_is_of_an_open_loop(service: Callable[..., Service], tmp_path: Path) -> None:
+    """All are under way; only two are answered before that."""
+    aim = target(tmp_path)
+    number = itertools.count(1)
+    told: list[bool] = []
+
+    def two_first() -> None:
+        if next(number) > 2:
+            deadline = time.monotonic() + 30.0
+            while not aim.first.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            told.append(json.loads(aim.first.read_text())["completed"] == 2 and not aim.result.exists())
+
+    served = service(before=two_first)
+    goodput = {"ttft_ms": 60000.0}
+    aim = replace(aim, base_url=f"http://127.0.0.1:{served.port}")
+    metrics = load(aim, requests=8, **{**EARLY, "concurrency": None, "request_rate": 1000.0}, goodput=goodput)
+    assert metrics["completed"] == 8 and told == 6 * [True]
+    assert json.loads(aim.first.read_text())["request_goodput"] > 0
+
+
+EARLY = {"early_stop": 0.3, "concurrency": 1}
+
+
+def test_without_early_stop_there_is_none(service: Callable[..., Service], tmp_path: Path) -> None:
+    aim = target(tmp_path, service().port)
+    load(aim)
+    assert not aim.first.exists()
+
+
+@pytest.mark.parametrize(("requests", "first"), [(1, "1"), (4, "1"), (5, "2"), (32, "8"), ("{n}", "2")])
+def test_after_how_many_requests_follows_from_how_many_there_are(
+    requests: int | str, first: str, tmp_path: Path
+) -> None:
+    words = loadgen_words(load_of(requests=requests, early_stop=0.3), target(tmp_path))
+    assert words[words.index("--first") :][:2] == ["--first", first]
+    assert "--first" not in loadgen_words(load_of(requests=requests), target(tmp_path))
+
+
+def test_an_objective_that_the_check_of_answers_tells_stops_nothing_early() -> None:
+    client = CLIENTS.create("openai")
+
+    def problems(**objective: Any) -> list[str]:
+        data = load_of(early_stop=0.3).model_dump(exclude_none=True)
+        return list(client.problems(Config.model_validate(data | {"quality": CHECK, "objective": objective})))
+
+    told = ["benchmark.early_stop: has no effect: the objective hangs on accuracy, which [quality] measures"]
+    assert problems(maximize="accuracy") == told
+    assert problems(maximize="right", derived={"right": "accuracy * output_throughput / n"}) == told
+    assert problems(maximize="output_throughput", slo=({"metric": "accuracy", "min": 0.5},)) == []
+
+
+def test_a_benchmark_of_the_user_s_own_cannot_be_stopped_early() -> None:
+    told = list(CLIENTS.create("command").problems(config(early_stop=0.3)))
+    assert told == ["benchmark.early_stop: belongs to client = 'openai', whose figures can be seen before it ends"]

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from mpipso.evaluation import GOODPUT, LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
-from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, summarize
+from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, so_far, summarize
 from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
 from mpipso.service.clients.vocabulary import words
 
@@ -368,6 +368,61 @@ def test_the_list_of_errors_is_bounded() -> None:
     errors = summarize(outcomes, 1.0)["errors"]
     assert len(errors) == MAX_ERRORS + 1
     assert sum(errors.values()) == 300
+
+
+def under_load(concurrency: int, now: int, chunk: int = 1) -> tuple[list[RequestOutcome], list[RequestOutcome], int]:
+    """Requests of 12 tokens and 30 of their prompt, a token every 10 ms, in chunks of so many, after ``now`` ms.
+
+    One loop begins after the other. Those that have ended, those that are under way, and the tokens of all.
+    """
+    finished: list[RequestOutcome] = []
+    under_way: list[RequestOutcome] = []
+    tokens = 0
+    for loop in range(concurrency):
+        done, part = divmod(now - loop * 120 // concurrency, 120)
+        chunks = part // (10 * chunk)
+        gap = chunk / 100
+        each = RequestOutcome(0.0, gap, (12 // chunk - 1) * [gap], 0.12, input_tokens=30, output_tokens=12)
+        finished += done * [each]
+        under_way.append(RequestOutcome(0.0, gap, (chunks - 1) * [gap]) if chunks else RequestOutcome())
+        tokens += 12 * done + chunks * chunk
+    return finished, under_way, tokens
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("concurrency", [1, 3, 12, 40])
+def test_so_far_throughputs_count_what_is_under_way(concurrency: int, chunk: int) -> None:
+    """Else they would be the lower the more run side by side."""
+    finished, under_way, tokens = under_load(concurrency, 310, chunk)
+    assert len(under_way) == concurrency and tokens > 12 * len(finished)
+    result = so_far(finished, under_way, 0.31, {"e2e": 200.0})
+    assert result["output_throughput"] == pytest.approx(tokens / 0.31)
+    assert result["request_throughput"] == pytest.approx(tokens / 12 / 0.31)
+    assert result[GOODPUT] == result["request_throughput"]
+    assert result["total_throughput"] == pytest.approx((tokens + 30 * tokens / 12) / 0.31)
+    ended = summarize(finished, 0.31, {"e2e": 200.0})
+    assert {name for name in ended if result[name] != ended[name]} == {
+        name for name in ended if "throughput" in name
+    } | {GOODPUT}
+
+
+def test_so_far_what_only_waits_counts_for_nothing_and_a_long_answer_as_one_request() -> None:
+    done = RequestOutcome(0.0, 0.1, 3 * [0.1], 0.4, input_tokens=5, output_tokens=4)
+    failed = RequestOutcome(0.0, 0.1, 50 * [0.1], error="broken")
+    waiting, long = RequestOutcome(), RequestOutcome(0.0, 0.1, 7 * [0.1])
+    assert so_far([done, failed], [waiting], 0.5) == summarize([done, failed], 0.5)
+    result = so_far([done, failed], [waiting, long], 0.5)
+    assert result["request_throughput"] == pytest.approx(2 / 0.5)
+    assert result["output_throughput"] == pytest.approx((4 + 8) / 0.5)
+    assert result["total_throughput"] == pytest.approx((4 + 8 + 2 * 5) / 0.5)
+    assert (result["completed"], result["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "finished", [[], [RequestOutcome(error="broken")], [RequestOutcome(0.0, 0.1, [], 0.1, 5, 0, empty=True)]]
+)
+def test_so_far_nothing_is_told_before_a_request_has_ended_with_a_token(finished: list[RequestOutcome]) -> None:
+    assert so_far(finished, [RequestOutcome(0.0, 0.1, [0.1])], 1.0) == {}
 
 
 # --- the load --------------------------------------------------------------------------------------------------------
