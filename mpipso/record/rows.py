@@ -104,7 +104,8 @@ def _columns(path: Path, header: Sequence[str], config: Config) -> set[str]:
     if not header:
         raise UserError(f"{path}:1: has no header: it should name the parameters and metrics of the columns")
     searched = [parameter.name for parameter in config.parameters if parameter.searched]
-    known = {*searched, *config.measured}
+    # A derived metric is computed anew, but where a benchmark was stopped early the objective's is all there is.
+    known = {*searched, *config.measured, config.objective.metric}
     spare = [name for name in header if name not in {*known, *(parameter.name for parameter in config.parameters)}]
     usual = defaults(config) if any(name in header for name in searched) else {}
     # A name that is much like it may be the same parameter, by an earlier name or with a mistake in writing.

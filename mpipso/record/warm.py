@@ -63,8 +63,8 @@ def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
     name, and columns for metrics, by their names in the common vocabulary, ``benchmark.metrics`` or
-    ``quality.metrics``. Other columns are ignored, and named in the description. A row in which a needed metric is
-    empty or not a finite number is a failure.
+    ``quality.metrics``, or the objective's if that is derived. Other columns are ignored, and named in the
+    description. A row in which a needed metric is empty or not a finite number is a failure.
 
     Parameters
     ----------

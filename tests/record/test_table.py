@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from record.written import SERVICE, Script
 
 from mpipso.config.file import parse
@@ -72,6 +73,46 @@ def test_another_search_learns_the_same_from_the_table_as_from_the_run(tmp_path:
     config = parse(CONFIG, "my.toml")
     run, peers = (read_earlier(path, config, lambda _: None).results for path in (folder, table))
     assert len(run) == 3 and list(run) == list(peers)
+
+
+LIMITED = CONFIG.replace("[[parameters]]", '[[objective.slo]]\nmetric = "ttft_p99_ms"\nmax = 9.0\n[[parameters]]', 1)
+
+
+@pytest.mark.parametrize("text", [CONFIG, LIMITED], ids=["no limit", "a limit"])
+def test_what_was_stopped_early_has_what_was_expected_of_the_objective_alone(tmp_path: Path, text: str) -> None:
+    """Another search learns that from the table as from the run."""
+    script = Script(text).evaluated(10, 0, 0, tokens=10.5, label="baseline", configuration=configuration(1))
+    script.events[-1]["metrics"]["ttft_p99_ms"] = 7.0
+    script.stopped(20, 1, 0, 0.1 + 0.2, configuration=configuration(2))
+    script.evaluated(30, 2, 0, tokens=None, configuration=configuration(8))
+    folder = script.save(tmp_path / "run")
+    (_, row, _) = rows(folder)
+    assert (row["result"], row["cause"]) == ("stopped", "")
+    measured = {name: row[name] for name in ("completed", "output_throughput", "ttft_p99_ms")}
+    assert measured == {"completed": "", "output_throughput": str(0.1 + 0.2), "ttft_p99_ms": ""}
+    assert rows(folder, by_load=True)[1] == {**row, "load": "", "counts": "true"}
+    table = tmp_path / "run.csv"
+    with table.open("w") as file:
+        write_table(read_outcome(folder), file)
+    config = parse(text, "my.toml")
+    run, peers = (read_earlier(path, config, lambda _: None) for path in (folder, table))
+    assert list(run.results) == list(peers.results)
+    assert [metrics for _, metrics in run.results][1:] == [{"output_throughput": 0.1 + 0.2}, None]
+    assert run.description == f"{folder}: 3 results, 1 failure among them"
+
+
+def test_so_has_it_where_that_is_derived(tmp_path: Path) -> None:
+    text = LIMITED.replace('maximize = "output_throughput"', 'maximize = "each"')
+    text += '[objective.derived]\neach = "output_throughput / slots"\n'
+    script = Script(text, "each").evaluated(10, 0, 0, tokens=10.0, label="baseline", configuration=configuration(2))
+    script.events[-1]["metrics"] |= {"ttft_p99_ms": 7.0, "each": 5.0}
+    script.stopped(20, 1, 0, 3.0, configuration=configuration(4))
+    folder = script.save(tmp_path / "run")
+    table = tmp_path / "run.csv"
+    with table.open("w") as file:
+        write_table(read_outcome(folder), file)
+    run, peers = (read_earlier(path, parse(text, "my.toml"), lambda _: None).results for path in (folder, table))
+    assert run[1][1] == peers[1][1] == {"each": 3.0}
 
 
 def test_choices_come_back_as_they_are_whatever_they_hold(tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ class Script:
             },
         )
 
+    def stopped(self, t: float, number: int, group: int, expected: float, seconds: float = 50.0, **more: Any) -> Script:
+        """A benchmark that was stopped early."""
+        told = {"metrics": {}, "first": expected / 2, "expected": expected, "fitness": -expected, "feasible": False}
+        return self.evaluated(t, number, group, seconds, **{**told, **more})
+
     def retried(self, t: float, number: int, group: int, attempt: int = 1, cause: str = "port 8080 is held") -> Script:
         return self.add(t, "retried", number=number, attempt=attempt, group=group, kind="infrastructure", cause=cause)
 
