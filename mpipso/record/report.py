@@ -106,7 +106,8 @@ def _without_best(outcome: Outcome) -> str:
     """Why there is no best configuration although something was measured; empty if nothing is judged yet."""
     if all(judged.score is None for judged in outcome.evaluations):
         return ""
-    worked = [judged for judged in outcome.evaluations if judged.score is not None and not judged.failed]
+    whole = [judged for judged in outcome.evaluations if not judged.evaluation.stopped]
+    worked = [judged for judged in whole if judged.score is not None and not judged.failed]
     if not any(judged.feasible for judged in worked):
         return "No evaluation met the limits of the objective."
     if outcome.ended:

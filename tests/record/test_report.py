@@ -15,7 +15,7 @@ from record.written import Script, drawn
 from mpipso.batch import SYSTEMS
 from mpipso.config import Limit
 from mpipso.errors import UserError
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure
 from mpipso.record.folders import BEAT_FILE
 from mpipso.record.interval import ratio_interval
 from mpipso.record.journal import Journal
@@ -521,6 +521,33 @@ def test_that_what_was_good_was_not_so_again_is_said(feasible: bool, what: str) 
     )
     lines = drawn(summary(outcome(RUN[2], broken(6, "no answer", "confirm"), other, incumbent=None)))
     assert lines[0] == f"Nothing that had {what} did so when it was measured again."
+
+
+def stopped(number: int, expected: float, **changes: int) -> Judged:
+    """Of a benchmark that was stopped early."""
+    evaluation = Evaluation(number, 1, 0, {**BASELINE, **changes}, first=expected, expected=expected)
+    return Judged(evaluation, Score(False, fitness=-expected, fidelity=FIRST_PART))
+
+
+def test_what_was_stopped_early_has_no_place_among_the_best(tmp_path: Path) -> None:
+    """Whatever was expected of it; and else only its number is told."""
+    found = []
+    early = (stopped(6, 9000.0, n_batch=7), stopped(7, 90.0, n_batch=8))
+    confirmed = (judged(8, BASELINE, 380.0, 1400.0, "confirm"), judged(9, BEST, 610.0, 350.0, "confirm"))
+    for name, more in (("all", early), ("without", ())):
+        (tmp_path / name).mkdir()
+        with journal_of(tmp_path / name, *RUN, *more, *confirmed):
+            told = drawn(report(read_outcome(tmp_path / name)), width=120)
+        found.append([line for line in told if str(tmp_path) not in line])
+    (counts, spared), (other,) = ([line for line in lines if line not in rest] for lines, rest in (found, found[::-1]))
+    assert counts.startswith("8 evaluations, 3 failed, 0 infeasible, 2 stopped early, 2 confirmations in ")
+    assert other.startswith("6 evaluations, 3 failed, 0 infeasible, 2 confirmations in ")
+    assert spared == "benchmarks that were stopped early would have taken about 0s longer"
+
+
+def test_nor_does_it_tell_of_limits_where_nothing_has_any() -> None:
+    lines = drawn(summary(outcome(RUN[2], broken(6, "no answer", "confirm"), stopped(7, 90.0), incumbent=None)))
+    assert lines[0] == "Nothing that had worked did so when it was measured again."
 
 
 def test_a_report_shows_no_more_than_ten_configurations(tmp_path: Path) -> None:
