@@ -127,3 +127,17 @@ def test_what_has_worked_once_and_failed_then_is_a_failure_like_any_other(tmp_pa
         worth(replace(outcome, evaluations=[*outcome.evaluations, first, *more, failed])) for more in ([worked], [])
     )
     assert found == without
+
+
+def test_what_was_stopped_early_is_learned_as_little_as_is_known_of_it(tmp_path: Path) -> None:
+    limited = CONFIG.replace(
+        "[[parameters]]", '[[objective.slo]]\nmetric = "ttft_p99_ms"\nmax = 9.0\n[[parameters]]', 1
+    )
+    for config, name in ((CONFIG, "plain"), (limited, "limited")):
+        outcome = run(tmp_path / name, config)
+        script = Script(config)
+        for number, slots in enumerate(range(2, 9), 30):
+            script.stopped(10, number, 0, 90.0 * slots, configuration={**BASELINE, "slots": slots, "token": "other"})
+        stopped = read_outcome(script.save(tmp_path / f"{name} stopped")).evaluations
+        found = worth(replace(outcome, evaluations=[*outcome.evaluations, *stopped]))
+        assert found == worth(outcome) == {"slots": "not allowed", "cache": "+0 %"}

@@ -128,6 +128,16 @@ def test_an_evaluation_is_kept_with_its_files(tmp_path: Path) -> None:
     assert not (folder / "failure.json").exists()
 
 
+def test_one_that_was_stopped_early_is_kept_with_what_was_expected(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "a")
+    run.save(Evaluation(8, 1, 0, {"n": 8}, first=0.5, expected=0.1 + 0.2, files={"benchmark-first.json": b"{}"}))
+    folder = run.evaluation(8, 1)
+    assert json.loads((folder / "stopped.json").read_text()) == {"first": 0.5, "expected": 0.1 + 0.2}
+    assert {path.name for path in folder.iterdir()} == {"configuration.json", "stopped.json", "benchmark-first.json"}
+    run.save(Evaluation(9, 1, 0, {"n": 8}, metrics={"x": 1.0}, first=0.5))
+    assert {path.name for path in run.evaluation(9, 1).iterdir()} == {"configuration.json", "metrics.json"}
+
+
 def test_a_failed_evaluation_is_kept_with_its_cause(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "a")
     run.save(Evaluation(8, 2, 0, {}, failure=Failure("out of memory", "configuration", "last lines")))

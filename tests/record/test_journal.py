@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.errors import RunFailed, UserError
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure
 from mpipso.record.journal import FILE, Journal, finite, read
 from mpipso.record.judged import Judged, from_fields, judgement, results
 from mpipso.redact import Redactor
@@ -259,11 +259,28 @@ def test_a_journal_is_neither_overwritten_nor_conjured_up(journal: Journal, tmp_
         ),
         Judged(Evaluation(8, 1, 0, {}, failure=Failure("gone", "infrastructure", "log")), Score(True)),
         Judged(Evaluation(9, 1, 0, {}, metrics={"x": 2.0}, loads={"c 1": {"x": 1.0}, "c 2": {}}, cut="c 3: no")),
+        Judged(Evaluation(9, 1, 0, {}, metrics={"x": 2.0}, first=0.1 + 0.2), Score(False, fitness=-2.0)),
+        Judged(Evaluation(9, 1, 0, {}, first=0.1, expected=0.1 + 0.2), Score(False, fitness=-0.1 - 0.2)),
     ],
 )
 def test_an_evaluation_comes_back_from_the_journal_as_it_went_in(journal: Journal, judged: Judged) -> None:
     journal.evaluated(judged)
     assert from_fields(read(journal.path)[0]) == judged
+
+
+def test_one_that_was_stopped_early_comes_back_as_one_that_shows_no_limit_to_be_kept(journal: Journal) -> None:
+    score = Score(False, fitness=5.0, fidelity=FIRST_PART, log_ratios=(math.nan,))
+    journal.evaluated(Judged(Evaluation(9, 1, 0, {}, first=4.0, expected=5.0), score))
+    journal.evaluated(Judged(Evaluation(8, 1, 0, {}, metrics={"x": 5.0}, first=4.0), Score(False, fitness=5.0)))
+    told, whole = read(journal.path)
+    assert (told["first"], told["expected"], told["metrics"], told["fitness"]) == (4.0, 5.0, {}, 5.0)
+    assert (told["failed"], told["feasible"], told["violations"], told["judged"]) == (False, False, [], True)
+    assert whole["first"] == 4.0 and whole["feasible"] and "expected" not in whole
+    (stopped, other) = map(from_fields, (told, whole))
+    assert stopped.score is not None and other.score is not None
+    assert (stopped.score.fidelity, other.score.fidelity) == (FIRST_PART, 1.0)
+    assert stopped.evaluation.stopped and not stopped.feasible and not stopped.failed
+    assert other.feasible and not other.evaluation.stopped
 
 
 def test_a_verdict_that_had_to_wait_for_the_baseline_is_folded_in(journal: Journal) -> None:
@@ -289,6 +306,8 @@ def test_a_verdict_on_an_evaluation_that_is_not_there_is_nothing() -> None:
         ('"t": 1.0, "new": ' + "[" * 100_000 + "]" * 100_000, "is not a line of JSON"),
         ('"t": 1.0, "configuration": 3', "configuration: Input should be a valid dictionary"),
         ('"t": 1.0, "metrics": {"ttft": "3"}', "metrics.ttft: Input should be a valid number"),
+        ('"t": 1.0, "first": "fast"', "first: Input should be a valid number"),
+        ('"t": 1.0, "expected": null', "expected: Input should be a valid number"),
         ('"t": 1.0, "cause": true', "cause: Input should be a valid string"),
         ('"t": 1.0, "config": "a = ' + "[" * 9000 + '"', "config: Value error, is nested too deeply"),
         ('"t": 1.0, "number": 1e3', "number: Input should be a valid integer"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.errors import FailureKind
-from mpipso.evaluation import Configuration, Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Configuration, Evaluation, Failure
 from mpipso.record import figures
 from mpipso.record.judged import Judged
 from mpipso.record.measured import Measured, by_configuration
@@ -93,6 +93,31 @@ def test_of_two_that_break_limits_the_better_one_is_closer_to_them() -> None:
     assert Measured((good(1, 100.0),)).score < close.score < fast.score
     old = [Measured((good(1, tokens, "", "late"),)) for tokens in (400.0, 300.0)]
     assert old[0].score < old[1].score, "where nobody wrote down how far, by what they measured"
+
+
+def stopped(number: int, expected: float, label: str = "") -> Judged:
+    """Of a benchmark that was stopped early."""
+    evaluation = Evaluation(number, 1, 0, {"n": 1}, label, first=1.0, expected=expected)
+    return Judged(evaluation, Score(False, fitness=-expected, fidelity=FIRST_PART))
+
+
+def test_a_benchmark_that_was_stopped_early_neither_works_nor_fails() -> None:
+    measured = Measured((stopped(1, 300.0),))
+    assert measured.stopped and not measured.failed and measured.good == () == measured.broken
+    assert measured.metrics == {} and measured.values("tokens") == [] and measured.cause == ""
+    assert (measured.score.fitness, measured.score.fidelity, measured.score.feasible) == (-300.0, FIRST_PART, False)
+
+
+def test_it_counts_only_where_no_other_measurement_does() -> None:
+    lost = bad(3, "repeat", "infrastructure")
+    for several in ((good(1, 100.0), stopped(2, 300.0)), (stopped(2, 300.0), good(1, 100.0), lost)):
+        measured = Measured(several)
+        assert not measured.stopped and not measured.failed and measured.metrics == {"tokens": 100.0}
+        assert (measured.score.fitness, measured.score.fidelity) == (-100.0, 1.0)
+    assert Measured((bad(1), stopped(2, 300.0))).failed
+    assert Measured((lost, stopped(2, 300.0))).stopped
+    (raced,) = by_configuration([stopped(1, 300.0), good(2, 100.0, "confirm")])
+    assert not raced.stopped and raced.confirmed and raced.metrics == {"tokens": 100.0}
 
 
 VALUES = st.one_of(st.booleans(), st.integers(0, 2), st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from(["a", "1"]))

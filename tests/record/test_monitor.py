@@ -114,6 +114,17 @@ def test_plain_lines_are_exactly_these(plain: Monitor, clock: Clock, output: io.
     )
 
 
+def test_that_a_benchmark_was_stopped_early_is_told_and_counted(
+    plain: Monitor, live: Monitor, clock: Clock, output: io.StringIO
+) -> None:
+    stopped = Evaluation(5, 1, 0, {**BASELINE, "n_parallel": 8}, first=1.0, expected=2.0, started=0.0, ended=40.0)
+    plain.evaluated(stopped, "2 tok/s", best=False)
+    assert output.getvalue().endswith("  1/32 group 0  #5  2 tok/s  stopped early  n_parallel=8\n")
+    live.evaluated(stopped, "2 tok/s", best=False)
+    draw(live, clock)
+    assert any(line.endswith("1 stopped") and "infeasible" not in line for line in screen(output))
+
+
 def test_foreign_text_cannot_draw_on_the_terminal(plain: Monitor, output: io.StringIO) -> None:
     plain.note("a\x1b[2Jb\nc [bold]d[/bold]")
     plain.evaluated(failed(1, 0, "line 1\r\nline 2"), "", best=False)

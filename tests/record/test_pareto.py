@@ -8,7 +8,7 @@ from record.written import drawn
 
 from mpipso.config import Limit
 from mpipso.errors import UserError
-from mpipso.evaluation import Evaluation, Failure
+from mpipso.evaluation import FIRST_PART, Evaluation, Failure
 from mpipso.record.judged import Judged
 from mpipso.record.outcome import Outcome
 from mpipso.record.pareto import front, pareto
@@ -110,3 +110,11 @@ def test_a_metric_that_cannot_be_weighed_is_refused(metric: str, message: str) -
 def test_that_nothing_keeps_the_other_limits_is_told() -> None:
     found = outcome(measured(0, 100.0, 50.0, answers_right=0.5), limits=(Limit(metric="answers_right", min=0.9),))
     assert drawn(pareto(found, METRIC)) == ["Nothing that was measured keeps the other limits."]
+
+
+def test_what_was_stopped_early_is_no_point() -> None:
+    stopped = Evaluation(2, 1, 0, {"n": 2}, first=900.0, expected=900.0)
+    early = Judged(stopped, Score(False, fitness=-900.0, fidelity=FIRST_PART))
+    whole = [measured(0, 100.0, 50.0), measured(1, 300.0, 400.0)]
+    assert numbers(outcome(*whole, early)) == [0, 1]
+    assert drawn(pareto(outcome(*whole, early), METRIC)) == drawn(pareto(outcome(*whole), METRIC))

@@ -67,6 +67,26 @@ def test_a_benchmark_that_is_short_beside_the_start_is_pointed_out(
     assert (line in told(script.finished(200), tmp_path)) == told_of
 
 
+def test_benchmarks_that_were_stopped_early_are_counted_with_the_time_that_this_has_spared(tmp_path: Path) -> None:
+    """Three times that of their first quarters."""
+    script = Script(g0=["a"]).evaluated(50, 0, 0)
+    script.stopped(100, 1, 0, 30.0, phases={"starting": 10.0, "measuring": 20.0})
+    script.stopped(150, 2, 0, 40.0, phases={"starting": 10.0, "measuring": 10.0})
+    script.evaluated(200, 3, 0, tokens=None).evaluated(250, 4, 0, feasible=False, violations=["late"])
+    lines = told(script.finished(250), tmp_path)
+    counts = "5 evaluations, 1 failed, 1 infeasible, 2 stopped early in 4m10s"
+    assert lines[:2] == [counts, "benchmarks that were stopped early would have taken about 1m30s longer"]
+    plain = told(Script(g0=["a"]).evaluated(50, 0, 0).finished(50), tmp_path / "plain")
+    assert not any("stopped" in line for line in plain)
+
+
+def test_nor_do_they_say_how_long_a_benchmark_takes(tmp_path: Path) -> None:
+    script = Script(g0=["a"]).evaluated(100, 0, 0, 50.0, phases={"starting": 25.0, "measuring": 25.0})
+    for number in range(1, 9):
+        script.stopped(100 + number, number, 0, 9.0, 50.0, phases={"starting": 49.0, "measuring": 1.0})
+    assert not any(line.startswith("the benchmark takes") for line in told(script.finished(200), tmp_path))
+
+
 def test_the_gain_over_one_group_is_told(tmp_path: Path) -> None:
     script = Script().evaluated(100, 0, 0, 100.0).evaluated(90, 1, 1, 80.0).finished(100)
     assert "3m00s of evaluations in 1m40s: 1.80 times as fast as one group" in told(script, tmp_path)

@@ -236,6 +236,20 @@ def test_a_run_gives_one_result_per_configuration(tmp_path: Path) -> None:
         )
 
 
+def test_of_a_run_what_was_stopped_early_is_known_by_what_was_expected(tmp_path: Path) -> None:
+    """However another search calls it best, if that needs no more; and not beside a whole measurement."""
+    script = measured(Script(config=TEXT), 0, 100.0, label="baseline")
+    script.stopped(20, 1, 0, 60.0, configuration=BASE | {"n": 2, "batch": 4})
+    found = earlier(script.save(tmp_path / "stopped"))
+    assert [metrics for _, metrics in found.results][1:] == [{"output_throughput": 60.0}]
+    other = parse(TEXT.replace('maximize = "output_throughput"', 'minimize = "e2e_mean_ms"'), "test")
+    with pytest.raises(UserError, match=r"has no result to begin with: .*e2e_mean_ms was not measured"):
+        earlier(tmp_path / "stopped", other)
+    script.evaluated(30, 2, 0, tokens=None, configuration=BASE | {"n": 2, "batch": 4}, label="repeat")
+    found = earlier(script.save(tmp_path / "failed"))
+    assert [metrics for _, metrics in found.results][1:] == [None], "it was measured again, and failed"
+
+
 def test_a_run_that_lacks_a_metric_or_hid_a_value_says_so(tmp_path: Path) -> None:
     script = measured(Script(config=TEXT), 0, 100.0).evaluated(20, 1, 0, configuration=BASE | {"n": 2})
     found = earlier(measured(script, 2, 100.0, cache="***").save(tmp_path))
