@@ -181,6 +181,9 @@ class TestWhatIsRefused:
             ("benchmark", "goodput", {"tft_ms": 1}, "benchmark.goodput.tft_ms: unknown key; did you mean 'ttft_ms'?"),
             ("benchmark", "goodput", {"ttft_ms": 0}, "benchmark.goodput.ttft_ms = 0: should be greater than 0"),
             ("benchmark", "goodput", {}, "benchmark.goodput: give one or more of ttft_ms, tpot_ms and e2e_ms"),
+            ("benchmark", "early_stop", 0, "benchmark.early_stop = 0: should be greater than 0"),
+            ("benchmark", "early_stop", 1, "benchmark.early_stop = 1: should be less than 1"),
+            ("benchmark", "early_stop", True, "benchmark.early_stop = True: should be a valid number"),
             ("benchmark", "client", "wrk", "benchmark.client = 'wrk': unknown; known are: command, openai"),
             ("parallel", "lease", 2.9, "parallel.lease = 2.9: should be greater than or equal to 3"),
             ("parallel", "mode", "both", "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
@@ -404,6 +407,8 @@ class TestWhatIsRefused:
         config = read(data)
         assert config.objective.metrics == ("per_batch", "ttft_p95_ms")
         assert config.needed == ("output_throughput", "total_throughput", "ttft_p95_ms")
+        assert config.behind(["per_batch"]) == ("output_throughput", "total_throughput")
+        assert config.behind(["ttft_p95_ms", "duration"]) == ("ttft_p95_ms", "duration")
 
     @pytest.mark.parametrize(
         ("derived", "line"),
@@ -493,6 +498,17 @@ class TestWhatIsRefused:
     )
     def test_an_objective_that_is_none(self, objective: dict[str, Any], line: str) -> None:
         assert problems({**good(), "objective": objective}) == (f"my.toml: {line}",)
+
+    @pytest.mark.parametrize("load", [{"concurrency": [4, 8]}, {"request_rate": [0.5, 1.0]}])
+    def test_a_sweep_is_not_stopped_early(self, load: dict[str, Any]) -> None:
+        (key,) = load
+        data = {**good(), "benchmark": {"client": "openai", "early_stop": 0.3, **load}}
+        assert problems(data) == (
+            f"my.toml: benchmark: early_stop goes with one load, not with a sweep ({key}), which ends by limits",
+        )
+        for one in ({key: load[key][0]}, {key: "{batch}"}):
+            data["benchmark"] = {"client": "openai", "early_stop": 0.3, **one}
+            assert read(data).benchmark.early_stop == 0.3
 
     def test_both_kinds_of_load_at_once(self) -> None:
         data = good()
