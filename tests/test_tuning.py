@@ -48,6 +48,18 @@ Order = Callable[[Sequence[int]], int]
 Measure = Callable[[Configuration], Metrics | Failure]
 
 
+Early = Callable[[Assignment, Metrics], dict[str, Any]]
+"""What there is of a whole benchmark, or of one that was stopped early."""
+
+
+def stopping(assignment: Assignment, metrics: Metrics, *, hope: float = 1.0) -> dict[str, Any]:
+    """Half of it is known after the first part; it is stopped if that is below what the best had there."""
+    first, pace = metrics["output_throughput"] / 2, assignment.pace
+    if pace is None or first >= 0.98 * pace.first:
+        return {"metrics": metrics, "first": first}
+    return {"first": first, "expected": hope * first * pace.whole / pace.first}
+
+
 def configured(**changes: object) -> Config:
     """The formula's search with other values, by keys with ``__`` for the dot."""
     tree = tomli.loads(TEXT)
@@ -96,6 +108,8 @@ class Session:
     """Whether a service is measured at several loads, of which another one is the best at each time."""
     least: int = 0
     """How many of these loads every other measurement reaches; 0 for all."""
+    early: Early | None = None
+    """What is left of a benchmark that may be stopped early."""
     lines: int | None = None
     """How many lines the journal may have before the session is killed."""
     assigned: list[Assignment] = field(default_factory=list)
@@ -162,6 +176,8 @@ class Session:
                 if load <= (self.least or 3) or number % 2 == 0
             }
             told = {"loads": loads, "metrics": max(loads.values(), key=lambda each: each["output_throughput"])}
+        if self.early is not None and not isinstance(what, Failure):
+            told = self.early(assignment, what)
         return Evaluation(
             assignment.number,
             assignment.attempt,
@@ -169,10 +185,9 @@ class Session:
             assignment.configuration,
             assignment.label,
             started=begun,
-            ended=begun + 1.0 + float(assignment.configuration["batch"]) / 10,
             killed=self.killed,
             cut=f"{self.cut} after {assignment.number} s" if self.cut else "",
-            **told,
+            **{"ended": begun + 1.0 + float(assignment.configuration["batch"]) / 10, **told},
         )
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
@@ -268,6 +283,97 @@ class TestTiming:
             ends = [(late, each.number) for late, each in zip(again, generation, strict=True)]
             assert ends == sorted(ends)
         assert any(each.label == REPEAT for each in session.assigned)
+
+
+class TestEarlyStop:
+    @staticmethod
+    def stopped(session: Session) -> list[int]:
+        return sorted(event["number"] for event in session.events("evaluated") if "expected" in event)
+
+    @pytest.mark.parametrize(("schedule", "strategy"), [("generation", "surrogate"), ("window", "pso")])
+    def test_what_is_stopped_does_not_depend_on_the_order_of_results_or_the_number_of_groups(
+        self, schedule: str, strategy: str, folders: Iterator[Path]
+    ) -> None:
+        config = configured(**SCHEDULES[schedule], search__strategy=strategy, search__repeats=2)
+        plain = Session(next(folders), config, early=stopping)
+        plain.run()
+        assert len(self.stopped(plain)) >= 3
+        paces = {each.number: each.pace for each in plain.assigned}
+        for groups, order in ((3, shuffled(1)), (40, max)):
+            other = Session(next(folders), config, groups=groups, order=order, early=stopping)
+            other.run()
+            assert other.proposals() == plain.proposals() and self.stopped(other) == self.stopped(plain)
+            assert {each.number: each.pace for each in other.assigned} == paces
+
+    @pytest.mark.parametrize(
+        ("schedule", "strategy", "relative"),
+        [
+            ("generation", "pso", True),
+            ("generation", "surrogate", False),
+            ("window", "pso", False),
+            ("window", "surrogate", True),
+            ("async", "pso", True),
+            ("async", "surrogate", False),
+        ],
+    )
+    def test_a_run_in_which_some_were_goes_on_as_if_nothing_had_happened(
+        self, schedule: str, strategy: str, relative: bool, folders: Iterator[Path]
+    ) -> None:
+        more = RELATIVE if relative else {}
+        again_and_again = {"search__repeats": 2, "search__baseline_repeats": 2, "search__confirm": 1}
+        config = configured(**SCHEDULES[schedule], **again_and_again, **more, search__strategy=strategy)
+        whole = Session(next(folders), config, early=stopping)
+        best = whole.run().incumbent
+        early = self.stopped(whole)
+        assert early and best not in early
+        paces = {each.number: each.pace for each in whole.assigned}
+        lines = (whole.folder / FILE).read_bytes().splitlines()
+        after = [line for line, text in enumerate(lines, 1) if b'"expected"' in text]
+        for line in {after[0], after[-1]}:
+            again = Session(next(folders), config, early=stopping)
+            cut(whole.folder, again.folder, line)
+            tuning = again.run()
+            assert again.proposals() == whole.proposals(), f"cut after line {line}"
+            assert self.stopped(again) == early and tuning.incumbent == best
+            if schedule != "async":
+                assert all(paces[each.number] == each.pace for each in again.assigned)
+
+    def test_what_was_is_never_the_best_nor_measured_again(self, folders: Iterator[Path]) -> None:
+        """However much is expected of it; how that compares is told all the same."""
+
+        def hopeful(assignment: Assignment, metrics: Metrics) -> dict[str, Any]:
+            return stopping(assignment, metrics, hope=100.0)
+
+        for schedule in SCHEDULES:
+            config = configured(**SCHEDULES[schedule], search__repeats=2, search__confirm=2)
+            session = Session(next(folders), config, early=hopeful)
+            tuning = session.run()
+            early = self.stopped(session)
+            assert early and tuning.incumbent not in early
+            assert not {event["number"] for event in session.events("incumbent")} & {*early}
+            again = [configuration for _, label, configuration in session.proposals() if label]
+            assert not any(configuration in again for n, _, configuration in session.proposals() if n in early)
+            assert all(each.pace is None for each in session.assigned if each.label)
+            told = [line for line in session.shown.getvalue().splitlines() if "stopped early" in line]
+            assert len(told) == len(early) and all(
+                re.search(r" tok/s \(\+\d+.* %\) +stopped early ", line) for line in told
+            )
+            outcome = read_outcome(session.folder)
+            best = outcome.best
+            assert best is not None and best.number == tuning.incumbent and best.score.feasible
+
+    def test_how_long_an_evaluation_takes_is_told_by_the_others(self, tmp_path: Path) -> None:
+        def long(assignment: Assignment, metrics: Metrics) -> dict[str, Any]:
+            told = stopping(assignment, metrics)
+            return {**told, "ended": 9000.0} if "expected" in told else told
+
+        session = Session(tmp_path, configured(), early=long)
+        tuning = session.run()
+        early = self.stopped(session)
+        every = {result.number: result.seconds for result in tuning.trials.results}
+        assert len(early) >= 2 and all(every[number] > 1000.0 for number in early)
+        others = [seconds for number, seconds in every.items() if number not in early]
+        assert tuning.evaluation_seconds == np.quantile(others, 0.9, method="higher") < 1000.0
 
 
 class TestResume:
