@@ -428,6 +428,9 @@ def test_a_run_with_another_workload_is_marked_as_such(tmp_path: Path) -> None:
     assert re.search(r"measured otherwise: benchmark\.requests was [^,]*, .* and 1 more$", earlier(folder).description)
     folder = measured(Script(config=f'{TEXT}[quality]\ncommand = ["check"]'), 0, 100.0).save(tmp_path)
     assert earlier(folder).description.endswith("measured otherwise: quality.command was ['check'] and is now not set")
+    early = TEXT.replace("requests = 32", "requests = 32\nearly_stop = 0.3")
+    folder = measured(Script(config=early), 0, 100.0).save(tmp_path)
+    assert earlier(folder).description.endswith(": 1 result"), "whole benchmarks measure the same"
     folder = measured(Script(config="[service]\nnew_key = 1"), 0, 100.0).save(tmp_path)
     assert "its configuration is of another version" in earlier(folder).description
 
