@@ -173,7 +173,7 @@ def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[flo
     better_high = outcome.higher(outcome.objective)
     name = outcome.objective
     # Without a race, the best was chosen among all.
-    others = [each for each in outcome.configurations if each not in (baseline, best) and each.good and not each.failed]
+    others = [each for each in outcome.configurations if each not in (baseline, best) and not each.failed]
     raced = [each.values(name) for each in others if each.confirmed or not best.confirmed]
     ratios = ratio_interval(baseline.values(name), best.values(name), raced)
     if ratios is None or better_high is None:

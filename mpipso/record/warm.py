@@ -295,8 +295,7 @@ def _otherwise(other: Config | None, config: Config) -> list[str]:
     if other is None:
         return ["its configuration is of another version, so nobody can tell whether it measured the same"]
     settings = {*config.benchmark.called, *other.benchmark.called} - {*config.benchmark.swept}
-    # That benchmarks may be stopped early does not change what whole ones measure.
-    tuned = tuple(f"benchmark.{key} " for key in (*settings, "early_stop"))
+    tuned = tuple(f"benchmark.{key} " for key in settings)
     lines = (line for line in differences(other, config) if line.startswith(("service.", "benchmark.", "quality.")))
     keys = [line for line in lines if not line.startswith(tuned)]
     more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""

@@ -114,7 +114,7 @@ class Models:
             # The best value is the least that the process predicts at feasible points, since measured ones may be low
             # by luck: the plug-in of V. Picheny, T. Wagner, D. Ginsbourger, "A benchmark of kriging-based infill
             # criteria for noisy optimization" (2013).
-            full = features[feasible & valued & judged & (weights == 1.0)]
+            full = features[feasible & valued & judged]
             self._best = self._value.predict(full)[0].min(keepdims=True) if len(full) else None
         labels = np.array([-1.0 if score.failed else 1.0 for score in scores])[judged]
         if (labels < 0.0).any():

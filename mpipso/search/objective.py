@@ -67,11 +67,6 @@ class Objective:
             return None
         return found if 0.0 < found < math.inf else None
 
-    def alone(self, metrics: Metrics) -> float | None:
-        """The metric that is optimised if it is all that was measured, although there are limits; else None."""
-        measured = metrics.keys() - (self._derived.keys() - {self.metric})
-        return metrics[self.metric] if self.limits and measured == {self.metric} else None
-
     def completed(self, evaluation: Evaluation) -> Evaluation:
         """A measurement with its derived metrics; a failure of its configuration if one to judge by has no value."""
 

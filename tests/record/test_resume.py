@@ -71,6 +71,7 @@ SAME = changed()
         {"search__evaluation_timeout": 10.0, "search__confirm": 5, "search__leaders": 2},
         {"parallel__nodes_per_group": 4, "parallel__lease": 5.0, "ssh__python": "/usr/bin/python3", "output": "x"},
         {"benchmark__timeout": 5.0, "benchmark__save_requests": True, "quality__timeout": 5.0},
+        {"benchmark__early_stop": 0.3},
         {"service__port": 81, "service__work_dir": "/tmp", "service__start_timeout": 5.0, "service__stop_grace": 1.0},
     ],
 )
@@ -87,7 +88,6 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
         ({"search__repeats": 3}, "search.repeats was 2 and is now 3"),
         ({"search__first": [{"n_parallel": 4}]}, "search.first[0].n_parallel was not set and is now 4"),
         ({"benchmark__requests": 64}, "benchmark.requests was 32 and is now 64"),
-        ({"benchmark__early_stop": 0.3}, "benchmark.early_stop was not set and is now 0.3"),
         ({"benchmark__concurrency": 8}, "benchmark.concurrency was not set and is now 8"),
         ({"quality__command": ["lm_eval"]}, "quality.command was not set and is now ['lm_eval']"),
         ({"quality__metrics__accuracy": "acc,none"}, "quality.metrics.accuracy was not set and is now 'acc,none'"),

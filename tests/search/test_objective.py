@@ -224,15 +224,3 @@ def test_the_value_is_the_metric_that_is_optimised_if_it_is_above_0(metrics: Met
     derived = ObjectiveSection(maximize="each", derived={"each": "output_throughput / (tp - 2)"})
     assert Objective(derived).value({"tp": 4}, metrics) == (None if value is None else value / 2)
     assert Objective(derived).value({"tp": 2}, metrics) is None, "it has none"
-
-
-def test_a_metric_is_alone_where_nothing_else_was_measured_that_limits_may_need() -> None:
-    derived = {"each": "output_throughput / tp", "late": "ttft_p99_ms - tp"}
-    section = ObjectiveSection(maximize="output_throughput", slo=SLO.slo, derived=derived)
-    assert Objective(section).alone({"output_throughput": 8.0}) == 8.0
-    assert Objective(section).alone({"output_throughput": 8.0, "each": 4.0}) == 8.0, "which follows from it"
-    assert Objective(section).alone({"output_throughput": 8.0, "completed": 4.0}) is None
-    assert Objective(section).alone({"completed": 4.0}) is None
-    assert Objective(ObjectiveSection(maximize="output_throughput")).alone({"output_throughput": 8.0}) is None
-    each = Objective(ObjectiveSection(maximize="each", slo=SLO.slo, derived=derived))
-    assert each.alone({"each": 4.0}) == 4.0 and each.alone({"output_throughput": 8.0, "each": 4.0}) is None

@@ -140,9 +140,8 @@ class Bench:
         service = config.service.model_copy(update={"command": serve, "health_url": "http://{host}:{port}/health"})
         config = config.model_copy(update={"service": service})
         engine, client = ENGINES.create("command"), CLIENTS.create("openai")
-        objective = Objective(config.objective)
-        judge, value = objective.score, objective.value
-        group = ServiceGroup(7, [self.node], 0, config, engine, client, judge, value, self._tell)
+        judge = Objective(config.objective)
+        group = ServiceGroup(7, [self.node], 0, config, engine, client, judge, self._tell)
         evaluation = group.evaluate(Assignment(3, 1, {"tokens": 4}, pace=pace), self.cancel)
         group.close()
         return evaluation
