@@ -20,6 +20,7 @@ CLOCK_JUMP = 60.0
 """Seconds beyond which two clocks that disagree say that one of them was set."""
 GOODPUT = "request_goodput"
 """The metric of the requests that kept to limits of their own."""
+THROUGHPUTS = ("request_throughput", "output_throughput", "total_throughput")
 LATENCIES = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
@@ -27,9 +28,7 @@ METRICS = (
     "completed",
     "failed",
     "duration",
-    "request_throughput",
-    "output_throughput",
-    "total_throughput",
+    *THROUGHPUTS,
     GOODPUT,
     *(f"{latency}_{statistic}_ms" for latency in LATENCIES for statistic in STATISTICS),
 )
@@ -44,7 +43,10 @@ FIRST_PART = 0.25
 
 @dataclass(frozen=True)
 class Pace:
-    """What the objective's metric was for the best configuration: after the first part of its requests, and of all."""
+    """What the objective's metric was for the best configuration: by the first part of its requests, and of all.
+
+    By a first part a throughput is that of the tokens that were worked on, which compares with other first parts only.
+    """
 
     first: float
     whole: float
@@ -125,9 +127,10 @@ class Evaluation:
     service, sound until then, did not end within its grace after TERM; ``suspended`` when the failure is that the job
     was suspended meanwhile, for which neither the configuration nor the group is to blame. ``loads`` holds what was
     measured at each load of a sweep, by that in words, from the lowest on; ``metrics`` are those at one of them, and
-    ``cut`` tells at which one the benchmark failed, and why. ``first`` is what the objective's metric was after the
-    first part of the requests, if somebody looked. A benchmark that was stopped then has no metrics; ``expected`` is
-    what the objective's would have been at its end if it had gone on as that of the best configuration did.
+    ``cut`` tells at which one the benchmark failed, and why. ``first`` is what the objective's metric was by the first
+    part of the requests, as in :class:`Pace`, if somebody looked. A benchmark that was stopped then has no metrics;
+    ``expected`` is what the objective's would have been at its end if it had gone on as that of the best configuration
+    did.
     """
 
     number: int

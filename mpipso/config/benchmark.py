@@ -138,8 +138,8 @@ class Benchmark(Program):
     ``api_key_env`` is the name of an environment variable that holds the key which the own client sends.
     ``prompts`` is a file with what the own client asks, in place of random words; its digest is found out, and stands
     for it in the journal. ``ignore_eos`` asks for answers that do not end by themselves. With ``early_stop`` a
-    benchmark ends after the first part of its requests if the objective's metric is worse there, by more than this
-    share, than that of the best configuration was.
+    benchmark ends after the first part of its requests if the objective's metric, a throughput, is worse there, by more
+    than this share, than that of the best configuration was.
     """
 
     client: str

@@ -21,8 +21,8 @@ event           fields
 ``retried``     number, attempt, group, kind, cause: the attempt failed and another one follows
 ``evaluated``   number, attempt, group, label, configuration, metrics or failure ({cause, kind, detail}),
                 loads (metrics by load, of a sweep), cut (at which of these it failed, and why),
-                first (the objective's metric after the first part of the benchmark), expected (that of the whole, if
-                it was stopped then, and so has no metrics), started, ended,
+                first (the objective's metric by the first part of the benchmark, which compares with others of first
+                parts), expected (that of the whole, if it was stopped then, and so has no metrics), started, ended,
                 phases, fitness, feasible, failed, violations, violation (their sum, relative to the limits);
                 ``judged`` is false when the baseline was not known yet, and a ``judged`` event follows; together
                 ({fitness, feasible, failed, violations, violation}), where its configuration was measured before, in

@@ -9,7 +9,6 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import FIRST_PART
 from mpipso.logtext import essence, unprefixed
 from mpipso.record import figures
 from mpipso.record.columns import table_with, width_of
@@ -175,19 +174,16 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
     searched = outcome.searched
     confirmations = len(outcome.evaluations) - len(searched)
     failed = sum(judged.failed for judged in searched)
-    stopped = [judged.evaluation for judged in searched if judged.evaluation.stopped]
-    infeasible = sum(not judged.feasible and not judged.failed for judged in searched) - len(stopped)
+    stopped = sum(judged.evaluation.stopped for judged in searched)
+    infeasible = sum(not judged.feasible and not judged.failed for judged in searched) - stopped
     unjudged = sum(not judged.failed and judged.score is None for judged in searched)
     counted = [f"{len(searched)} {plural(len(searched), 'evaluation')}", f"{failed} failed", f"{infeasible} infeasible"]
-    counted += [f"{len(stopped)} stopped early"] if stopped else []
+    counted += [f"{stopped} stopped early"] if stopped else []
     counted += [f"{unjudged} not judged{'' if outcome.failure else ' yet'}"] if unjudged else []
     counted += [f"{confirmations} {plural(confirmations, 'confirmation')}"] if confirmations else []
     counted += [f"{retried} retried"] if (retried := sum(outcome.retries.values())) else []
     sessions = f", {outcome.usage.sessions} sessions" if outcome.usage.sessions > 1 else ""
     yield Text(f"{', '.join(counted)} in {figures.duration(outcome.usage.wall)}{sessions}")
-    if stopped:
-        spared = sum(each.phases.get("measuring", 0.0) for each in stopped) * (1.0 / FIRST_PART - 1.0)
-        yield Text(f"benchmarks that were stopped early would have taken about {figures.duration(spared)} longer")
     if outcome.cause:
         yield Text(f"ended because {_ENDS.get(outcome.cause, clean(outcome.cause))}")
 

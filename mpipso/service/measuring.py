@@ -13,9 +13,10 @@ from pathlib import Path
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed
-from mpipso.evaluation import METRICS, Assignment, Metrics, Pace, load_name
+from mpipso.evaluation import THROUGHPUTS, Assignment, Metrics, Pace, load_name
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.result import Results, logs, read
+from mpipso.service.clients.stats import WORK
 from mpipso.service.early import EarlyStop
 from mpipso.service.engines.base import Engine, Layout
 from mpipso.service.local import LocalNode
@@ -175,14 +176,17 @@ class Measuring:
             raise EvaluationFailed(cause, kind="measurement", detail=error.detail) from None
 
     def _first(self, target: Target) -> float | None:
-        """The objective's metric after the first part of the requests; None as long as that is not known.
+        """The objective's metric by the first part of the requests; None as long as that is not known.
 
-        Of a part in which a request has failed it never is: what becomes of that is seen in the end.
+        Of a part in which a request has failed it never is: what becomes of that is seen in the end. It is in tokens
+        per second that were worked on, whatever the throughput, and so compares with others of first parts only.
         """
         if not target.first.exists():
             return None
         found = read([target.first])
-        return None if found.get("failed") else self._value({name: found[name] for name in METRICS if name in found})
+        if found.get("failed") or WORK not in found:
+            return None
+        return self._value(dict.fromkeys(THROUGHPUTS, float(found[WORK])))
 
     def _kept_first(self, target: Target) -> dict[str, bytes]:
         with contextlib.suppress(FileNotFoundError):

@@ -539,10 +539,9 @@ def test_what_was_stopped_early_has_no_place_among_the_best(tmp_path: Path) -> N
         with journal_of(tmp_path / name, *RUN, *more, *confirmed):
             told = drawn(report(read_outcome(tmp_path / name)), width=120)
         found.append([line for line in told if str(tmp_path) not in line])
-    (counts, spared), (other,) = ([line for line in lines if line not in rest] for lines, rest in (found, found[::-1]))
+    (counts,), (other,) = ([line for line in lines if line not in rest] for lines, rest in (found, found[::-1]))
     assert counts.startswith("8 evaluations, 3 failed, 0 infeasible, 2 stopped early, 2 confirmations in ")
     assert other.startswith("6 evaluations, 3 failed, 0 infeasible, 2 confirmations in ")
-    assert spared == "benchmarks that were stopped early would have taken about 0s longer"
 
 
 def test_nor_does_it_tell_of_limits_where_nothing_has_any() -> None:

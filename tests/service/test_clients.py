@@ -1342,11 +1342,10 @@ def test_so_it_is_of_an_open_loop(service: Callable[..., Service], tmp_path: Pat
             told.append(json.loads(aim.first.read_text())["completed"] == 2 and not aim.result.exists())
 
     served = service(before=two_first)
-    goodput = {"ttft_ms": 60000.0}
     aim = replace(aim, base_url=f"http://127.0.0.1:{served.port}")
-    metrics = load(aim, requests=8, **{**EARLY, "concurrency": None, "request_rate": 1000.0}, goodput=goodput)
+    metrics = load(aim, requests=8, **{**EARLY, "concurrency": None, "request_rate": 1000.0})
     assert metrics["completed"] == 8 and told == 6 * [True]
-    assert json.loads(aim.first.read_text())["request_goodput"] > 0
+    assert json.loads(aim.first.read_text())["tokens_per_second"] > 0
 
 
 EARLY = {"early_stop": 0.3, "concurrency": 1}
@@ -1367,16 +1366,21 @@ def test_after_how_many_requests_follows_from_how_many_there_are(
     assert "--first" not in loadgen_words(load_of(requests=requests), target(tmp_path))
 
 
-def test_an_objective_that_the_check_of_answers_tells_stops_nothing_early() -> None:
+def test_by_anything_but_throughputs_nothing_is_stopped_early() -> None:
     client = CLIENTS.create("openai")
 
     def problems(**objective: Any) -> list[str]:
         data = load_of(early_stop=0.3).model_dump(exclude_none=True)
         return list(client.problems(Config.model_validate(data | {"quality": CHECK, "objective": objective})))
 
-    told = ["benchmark.early_stop: has no effect: the objective hangs on accuracy, which [quality] measures"]
-    assert problems(maximize="accuracy") == told
-    assert problems(maximize="right", derived={"right": "accuracy * output_throughput / n"}) == told
+    (told,) = problems(maximize="accuracy")
+    assert told == (
+        "benchmark.early_stop: a quarter of the requests tells too little of accuracy, which the objective hangs on; "
+        "it goes with request_throughput, output_throughput, total_throughput and what is derived from these"
+    )
+    assert problems(maximize="right", derived={"right": "accuracy * output_throughput / n"}) == [told]
+    assert problems(minimize="ttft_mean_ms") == [told.replace("accuracy", "ttft_mean_ms")]
+    assert problems(maximize="each", derived={"each": "total_throughput / n"}) == []
     assert problems(maximize="output_throughput", slo=({"metric": "accuracy", "min": 0.5},)) == []
 
 

@@ -16,7 +16,7 @@ from mpipso.config import Config
 from mpipso.evaluation import METRICS, Assignment, Evaluation, Metrics, Pace
 from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
-from mpipso.service.clients.stats import FIRST
+from mpipso.service.clients.stats import FIRST, WORK
 from mpipso.service.early import EarlyStop
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
@@ -80,9 +80,9 @@ def stop(first: float | None, pace: Pace | None, *, behind: float | None = 0.25,
         ({"maximize": "output_throughput"}, 75.0, None),
         ({"maximize": "output_throughput"}, 74.0, 37.0),
         ({"maximize": "output_throughput"}, 900.0, None),
-        ({"minimize": "e2e_p99_ms"}, 400.0 / 3.0, None),
-        ({"minimize": "e2e_p99_ms"}, 134.0, 67.0),
-        ({"minimize": "e2e_p99_ms"}, 1.0, None),
+        ({"minimize": "duration"}, 400.0 / 3.0, None),
+        ({"minimize": "duration"}, 134.0, 67.0),
+        ({"minimize": "duration"}, 1.0, None),
     ],
 )
 def test_it_is_stopped_if_it_is_worse_by_more_than_that_share(
@@ -166,14 +166,15 @@ def test_of_a_benchmark_that_was_stopped_there_is_what_was_expected_of_it_alone(
     assert found.failure is None and found.stopped and found.metrics == {} and not found.killed
     assert found.first is not None and found.expected == pytest.approx(3 * found.first)
     told = json.loads(found.files["benchmark-first.json"])
-    assert (told["completed"], told["failed"]) == (2, 0) and told["output_throughput"] == found.first
+    assert (told["completed"], told["failed"]) == (2, 0) and told[WORK] == found.first
     assert "benchmark.log" in found.files and "benchmark.json" not in found.files
     assert not checked.exists(), "there is no whole benchmark beside which answers would count"
     assert bench.phases == ["configuring", "starting", "measuring", "stopping"]
 
 
-def test_a_latency_is_behind_if_it_is_longer(bench: Bench) -> None:
-    found = bench.evaluate(configuration({}, minimize="e2e_mean_ms"), NEAR, answers=3)
+def test_a_cost_is_behind_if_it_is_higher(bench: Bench) -> None:
+    derived = {"cost": "3.6 / output_throughput"}
+    found = bench.evaluate(configuration({}, minimize="cost", derived=derived), NEAR, answers=3)
     assert found.stopped and found.expected == found.first and found.metrics == {}
 
 
@@ -182,7 +183,7 @@ def test_so_is_what_is_derived(bench: Bench) -> None:
     derived = {"each": "output_throughput / tokens"}
     found = bench.evaluate(configuration({}, maximize="each", derived=derived), FAR, answers=3)
     told = json.loads(found.files["benchmark-first.json"])
-    assert found.stopped and found.first == pytest.approx(told["output_throughput"] / 4)
+    assert found.stopped and found.first == pytest.approx(told[WORK] / 4)
 
 
 @pytest.mark.parametrize("pace", [None, NEAR], ids=["no best", "not behind"])
@@ -197,7 +198,7 @@ def test_any_other_goes_to_its_end_and_what_its_first_part_was_is_known(
     assert found.failure is None and not found.stopped and checked.exists()
     assert found.metrics["completed"] == 8 and found.metrics["accuracy"] == 1
     told = json.loads(found.files["benchmark-first.json"])
-    assert told["completed"] == 2 and found.first == told["output_throughput"]
+    assert told["completed"] == 2 and found.first == told[WORK]
     assert set(METRICS) - {"request_goodput"} <= set(found.metrics)
 
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from mpipso.evaluation import GOODPUT, LATENCIES, METRICS, STATISTICS
 from mpipso.service.clients import loadgen
-from mpipso.service.clients.stats import MAX_ERRORS, RequestOutcome, so_far, summarize
+from mpipso.service.clients.stats import MAX_ERRORS, WORK, RequestOutcome, so_far, summarize
 from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
 from mpipso.service.clients.vocabulary import words
 
@@ -391,38 +391,44 @@ def under_load(concurrency: int, now: int, chunk: int = 1) -> tuple[list[Request
 
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("concurrency", [1, 3, 12, 40])
-def test_so_far_throughputs_count_what_is_under_way(concurrency: int, chunk: int) -> None:
-    """Else they would be the lower the more run side by side."""
+def test_so_far_what_is_under_way_counts_as_work(concurrency: int, chunk: int) -> None:
+    """Else the service would be the slower the more it answers side by side."""
     finished, under_way, tokens = under_load(concurrency, 310, chunk)
     assert len(under_way) == concurrency and tokens > 12 * len(finished)
-    result = so_far(finished, under_way, 0.31, {"e2e": 200.0})
-    assert result["output_throughput"] == pytest.approx(tokens / 0.31)
-    assert result["request_throughput"] == pytest.approx(tokens / 12 / 0.31)
-    assert result[GOODPUT] == result["request_throughput"]
-    assert result["total_throughput"] == pytest.approx((tokens + 30 * tokens / 12) / 0.31)
-    ended = summarize(finished, 0.31, {"e2e": 200.0})
-    assert {name for name in ended if result[name] != ended[name]} == {
-        name for name in ended if "throughput" in name
-    } | {GOODPUT}
+    result = so_far(finished, under_way, 0.31)
+    begun = len(finished) + sum(bool(outcome.ttft) for outcome in under_way)
+    assert result.pop(WORK) == pytest.approx((tokens + 30 * begun) / 0.31)
+    assert result == summarize(finished, 0.31)
 
 
-def test_so_far_what_only_waits_counts_for_nothing_and_a_long_answer_as_one_request() -> None:
+def test_so_far_what_only_waits_and_what_failed_are_no_work() -> None:
     done = RequestOutcome(0.0, 0.1, 3 * [0.1], 0.4, input_tokens=5, output_tokens=4)
     failed = RequestOutcome(0.0, 0.1, 50 * [0.1], error="broken")
-    waiting, long = RequestOutcome(), RequestOutcome(0.0, 0.1, 7 * [0.1])
-    assert so_far([done, failed], [waiting], 0.5) == summarize([done, failed], 0.5)
-    result = so_far([done, failed], [waiting, long], 0.5)
-    assert result["request_throughput"] == pytest.approx(2 / 0.5)
-    assert result["output_throughput"] == pytest.approx((4 + 8) / 0.5)
-    assert result["total_throughput"] == pytest.approx((4 + 8 + 2 * 5) / 0.5)
+    waiting, begun = RequestOutcome(), RequestOutcome(0.0, 0.1, 7 * [0.1])
+    assert so_far([done, failed], [waiting], 0.5)[WORK] == pytest.approx((5 + 4) / 0.5)
+    result = so_far([done, failed], [waiting, begun], 0.5)
+    assert result[WORK] == pytest.approx((2 * 5 + 4 + 8) / 0.5)
     assert (result["completed"], result["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("few", "many"), [(4, 16), (8, 64)])
+def test_so_far_a_service_that_reads_more_prompts_at_a_time_is_no_slower(few: int, many: int) -> None:
+    """As much work is done in as many seconds, in waves of so many; the second wave has been read and hardly begun."""
+
+    def rate(wave: int) -> float:
+        finished = wave * [RequestOutcome(0.0, 0.1, 9 * [0.1], 1.0, input_tokens=90, output_tokens=10)]
+        under_way = wave * [RequestOutcome(1.0, 0.1)]
+        seconds = wave * (100 + 91) / 1000  # a thousand tokens per second
+        return float(so_far(finished, under_way, seconds)[WORK])
+
+    assert rate(few) == pytest.approx(1000.0) == rate(many)
 
 
 @pytest.mark.parametrize(
     "finished", [[], [RequestOutcome(error="broken")], [RequestOutcome(0.0, 0.1, [], 0.1, 5, 0, empty=True)]]
 )
 def test_so_far_nothing_is_told_before_a_request_has_ended_with_a_token(finished: list[RequestOutcome]) -> None:
-    assert so_far(finished, [RequestOutcome(0.0, 0.1, [0.1])], 1.0) == {}
+    assert WORK not in so_far(finished, [RequestOutcome(0.0, 0.1, [0.1])], 1.0)
 
 
 # --- the load --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import aiohttp
 
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import FIRST_PART, GOODPUT, METRICS, Metrics
+from mpipso.evaluation import FIRST_PART, GOODPUT, METRICS, THROUGHPUTS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
@@ -35,9 +35,12 @@ class OpenAIClient(Client):
                 yield f"benchmark.{key}: belongs to client = 'command', not to 'openai'"
         if config.benchmark.goodput is None and GOODPUT in config.needed:
             yield f"benchmark.goodput: is required for {GOODPUT}; it says which requests count, as {{ ttft_ms = 500 }}"
-        late = [each for each in config.behind([config.objective.metric]) if each in config.quality.metrics]
-        if config.benchmark.early_stop is not None and late:
-            yield f"benchmark.early_stop: has no effect: the objective hangs on {late[0]}, which [quality] measures"
+        others = [each for each in config.behind([config.objective.metric]) if each not in THROUGHPUTS]
+        if config.benchmark.early_stop is not None and others:
+            yield (
+                f"benchmark.early_stop: a quarter of the requests tells too little of {others[0]}, which the objective "
+                f"hangs on; it goes with {', '.join(THROUGHPUTS)} and what is derived from these"
+            )
         yield from _key_problems(config.benchmark.api_key_env)
         yield from _prompt_problems(config.benchmark)
         yield from self.load_problems(config)

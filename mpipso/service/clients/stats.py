@@ -21,6 +21,8 @@ from mpipso.evaluation import GOODPUT, LATENCIES, STATISTICS
 MAX_ERRORS = 20
 FIRST = "first.json"
 """The file with the metrics of the first part of a load, in the folder of those of the whole."""
+WORK = "tokens_per_second"
+"""Of prompts and answers, in a part of a load."""
 
 
 @dataclass
@@ -108,33 +110,23 @@ def summarize(
 
 
 def so_far(
-    finished: Sequence[RequestOutcome],
-    under_way: Sequence[RequestOutcome],
-    seconds: float,
-    goodput: Mapping[str, float] | None = None,
-    timeout: float = 0.0,
+    finished: Sequence[RequestOutcome], under_way: Sequence[RequestOutcome], seconds: float, timeout: float = 0.0
 ) -> dict[str, Any]:
-    """The metrics of a run that goes on: like those of :func:`summarize`, but for its throughputs.
+    """The metrics of the requests of a run that are ``finished``, and as :data:`WORK` how fast the service works.
 
-    These count what requests ``under_way`` have received as well, as parts of a request of the mean length of those
-    that are ``finished``: else it would hang on how many run side by side. Empty if no request was completed with a
-    token.
+    That counts the tokens of their prompts and answers, and of those ``under_way`` that have begun to answer what they
+    have received, with a prompt of the mean length: else it would hang on how many run side by side, and on how much of
+    the next prompts a service has read. It is missing if no request was completed with a token.
     """
-    told = summarize(finished, seconds, goodput, timeout)
+    told = summarize(finished, seconds, timeout=timeout)
     tokens = told["total_output_tokens"]
     if not tokens:
-        return {}
+        return told
     done = [outcome for outcome in finished if not outcome.error]
     per_chunk = tokens / sum(1 + len(outcome.itls) for outcome in done)
-    received = [(1 + len(outcome.itls)) * per_chunk for outcome in under_way if outcome.ttft]
-    requests = 1.0 + sum(min(1.0, each * len(done) / tokens) for each in received) / len(done)
-    output = 1.0 + sum(received) / tokens
-    return {
-        **told,
-        **{name: told[name] * requests for name in ("request_throughput", GOODPUT) if name in told},
-        "output_throughput": told["output_throughput"] * output,
-        "total_throughput": (told["total_input_tokens"] * requests + tokens * output) / max(seconds, 1e-9),
-    }
+    prompt = told["total_input_tokens"] / len(done)
+    begun = sum(prompt + (1 + len(outcome.itls)) * per_chunk for outcome in under_way if outcome.ttft)
+    return told | {WORK: (told["total_input_tokens"] + tokens + begun) / max(seconds, 1e-9)}
 
 
 def _statistics(latency: str, values: Sequence[float], lost: Sequence[float]) -> dict[str, float]:
