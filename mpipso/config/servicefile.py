@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any, Literal
@@ -88,6 +88,30 @@ class ConfigFile(Section):
             return text
         quoted: str = _yaml().quoted(text, like)
         return quoted
+
+
+def steps(tree: Any, parts: Sequence[str]) -> tuple[list[Any], Sequence[str]]:
+    """The keys and indices by which the parts of a path lead into a tree, and the parts that lead no further.
+
+    A key may hold dots, and is several parts then; YAML has keys that are numbers. Of several ways that which leads
+    furthest counts, and of these the one with the longest key.
+    """
+    best: tuple[list[Any], Sequence[str]] = ([], parts)
+    if isinstance(tree, list):
+        known = {part: int(part) for part in parts[:1] if part.isdigit() and int(part) < len(tree)}
+    else:
+        # Where both 1 and "1" are keys, the latter comes last, and counts.
+        known = {str(key): key for key in sorted(tree, key=_is_text)} if isinstance(tree, dict) else {}
+    for count in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:count])) in known:
+            keys, rest = steps(tree[known[name]], parts[count:])
+            if len(rest) < len(best[1]):
+                best = [known[name], *keys], rest
+    return best
+
+
+def _is_text(key: object) -> bool:
+    return isinstance(key, str)
 
 
 def _named(tree: Any) -> Any:

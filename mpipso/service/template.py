@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpipso.config.parameters import Parameter
-from mpipso.config.servicefile import ConfigFile
+from mpipso.config.servicefile import ConfigFile, steps
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.command import PLACEHOLDER, text
 
@@ -55,7 +55,7 @@ def config_text(
     A text that is a placeholder and nothing else, as in ``{"port": "{port}"}``, becomes the value itself, a number if
     it is one, and so does one without quotes, which YAML takes for a table, as in ``port: {port}``; names that are not
     among ``values``, and those behind a ``$``, are left alone. A path is dotted; a number in it is an index into a
-    list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``.
+    list, as in ``ModelDeployConfig.ModelConfig.0.npuMemSize``, and a key of the template may itself hold dots.
 
     Raises
     ------
@@ -70,8 +70,7 @@ def config_text(
     for each in parameters:
         if each.path is not None:
             value = configuration[each.name]
-            path = ("", *each.path.split("."))
-            _put(root, path, file.quoted(value) if isinstance(value, str) else value, places, file.quoted)
+            _put(root, each.path, file.quoted(value) if isinstance(value, str) else value, places, file.quoted)
     return file.written(root[""]).encode()
 
 
@@ -135,20 +134,27 @@ def _below(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def _put(
-    tree: Any, path: Sequence[str], value: Value, places: Mapping[int, Sequence[str]], quoted: Callable[[str], str]
+    root: dict[str, Any], path: str, value: Value, places: Mapping[int, Sequence[str]], quoted: Callable[[str], str]
 ) -> None:
     """Set what is at ``path``; what stands at another of ``places``, by identity, and only for an alias here, stays.
 
     Keys that there were not are ``quoted``.
     """
-    for depth, part in enumerate(path[:-1], start=1):
-        key, found = _item(tree, part, path, quoted)
+    keys, missing = steps(root, ["", *path.split(".")])
+    tree: Any = root
+    for depth, key in enumerate(keys if missing else keys[:-1], start=1):
+        found, place = tree[key], tuple(map(str, keys[:depth]))
         if found is None:
             found = tree[key] = {}
-        elif isinstance(found, (dict, list)) and places.get(id(found), path[:depth]) != path[:depth]:
+        elif isinstance(found, (dict, list)) and places.get(id(found), place) != place:
             found = tree[key] = _copy(found)
         tree = found
-    tree[_item(tree, path[-1], path, quoted)[0]] = value
+    if missing and not isinstance(tree, dict):
+        raise ValueError(f"path {path!r}: nothing to descend into at {missing[0]!r}")
+    below: Any = value
+    for part in reversed(missing[1:]):
+        below = {quoted(part): below}
+    tree[quoted(missing[0]) if missing else keys[-1]] = below
 
 
 def _copy(tree: Any) -> Any:
@@ -156,12 +162,3 @@ def _copy(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _copy(below) for key, below in tree.items()}
     return [_copy(below) for below in tree] if isinstance(tree, list) else tree
-
-
-def _item(tree: Any, part: str, path: Sequence[str], quoted: Callable[[str], str]) -> tuple[Any, Any]:
-    """The key or index that a part of a path is, and what is there, None if nothing is."""
-    if isinstance(tree, dict):
-        return part if part in tree else quoted(part), tree.get(part)
-    if not isinstance(tree, list) or not part.isdigit() or int(part) >= len(tree):
-        raise ValueError(f"path {'.'.join(path[1:])!r}: nothing to descend into at {part!r}")
-    return int(part), tree[int(part)]

@@ -11,7 +11,7 @@ import yaml
 
 from mpipso.config.parameters import Parameter
 from mpipso.config.servicefile import ConfigFile
-from mpipso.service.template import config_text, loaded, named
+from mpipso.service.template import config_text, loaded, named, new_paths
 
 TEMPLATE = {"Backend": {"Models": [{"name": "a", "npuMemSize": -1}, {"name": "b"}], "keep": [1, 2.5, "x"]}, "off": None}
 PATHS = {"Backend.Models.0.npuMemSize": 7, "Backend.Models.1.new.deep": 8, "Backend.keep.2": 9, "top": 10}
@@ -142,6 +142,48 @@ def test_values_keep_their_type_in_a_file(kind: str) -> None:
 def test_a_path_that_leads_nowhere_is_told(path: str) -> None:
     with pytest.raises(ValueError, match=f"path '{path}'"):
         config_text(file({"list": [1], "text": "x"}), [parameter(path=path)], {"p": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("tree", "path"),
+    [
+        ({"pool.write.size": 4, "name": "a"}, "pool.write.size"),
+        ({"pool.write": {"size": 4}}, "pool.write.size"),
+        ({"pool": {"write.size": 4}, "pool.write": {"queue": 1}}, "pool.write.size"),
+        ({"pool": {"write": {"size": 4}}, "pool.write": {"queue": 1}}, "pool.write.size"),
+        ({"pools": [{"a.b": 4}]}, "pools.0.a.b"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_a_key_may_hold_dots(tree: dict[str, Any], path: str, kind: str) -> None:
+    template, parameters = file(tree, kind), [parameter(path=path)]
+    assert not new_paths(template, parameters)
+    written = config_text(template, parameters, {"p": 7}, {})
+    assert read(written, kind) == json.loads(json.dumps(tree).replace("4", "7"))
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_what_is_new_goes_below_the_longest_key_that_is_there(kind: str) -> None:
+    template, parameters = file({"pool": {}, "pool.write": {"queue": 1}}, kind), [parameter(path="pool.write.size.max")]
+    assert list(new_paths(template, parameters)) == ["pool.write.size.max"]
+    tree = read(config_text(template, parameters, {"p": 7}, {}), kind)
+    assert tree == {"pool": {}, "pool.write": {"queue": 1, "size": {"max": 7}}}
+
+
+def test_a_key_of_yaml_may_be_a_number() -> None:
+    parameters = [parameter("p", path="pools.1.size"), parameter("q", path="pools.2.size")]
+    template = file("pools: {1: {size: 4}, 2: {size: 8}, '2': {size: 9}}", "yaml")
+    tree = read(config_text(template, parameters, {"p": 5, "q": 6}, {}), "yaml")
+    assert tree == {"pools": {1: {"size": 5}, 2: {"size": 8}, "2": {"size": 6}}}
+
+
+def test_an_alias_below_a_key_with_dots_becomes_what_is_set() -> None:
+    template = file("a.b: &a {x: 1}\nc.d: *a\n", "yaml")
+    assert read(config_text(template, [parameter(path="a.b.x")], {"p": 2}, {}), "yaml")["c.d"] == {"x": 2}
+    assert read(config_text(template, [parameter(path="c.d.x")], {"p": 2}, {}), "yaml") == {
+        "a.b": {"x": 1},
+        "c.d": {"x": 2},
+    }
 
 
 @pytest.mark.parametrize("content", ["", "a:\n", "# nothing\n"])
