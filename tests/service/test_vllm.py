@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from service import model_servers
 from service.model_servers import ONE, TWO
 
@@ -51,6 +52,33 @@ def test_it_is_looked_for_on_every_node_and_told_once_where_it_is_missing(vllm: 
 def test_a_switch_is_said_both_ways(value: bool, flag: str) -> None:
     told = config({"name": "enable_prefix_caching", "type": "bool"}, model="m")
     assert ENGINE.starts(told, {"enable_prefix_caching": value}, ONE)[0].command[-1] == flag
+
+
+@pytest.mark.parametrize(
+    ("content", "added"),
+    [
+        ("enable-prefix-caching: false  # slow\nseed: 0\n", {"no-enable-prefix-caching": True}),
+        ("async_scheduling: off\n", {"no-async_scheduling": True}),
+        ("&a enable-prefix-caching: true\nenforce-eager: false\n", {}),
+        ("enable-prefix-caching: 'no'\n", {}),
+        ("[a]\n", None),
+    ],
+)
+def test_a_switch_is_off_in_its_file_as_the_server_heeds_it(content: str, added: dict[str, bool] | None) -> None:
+    told = config(model="m", config_file={"template": "f.yaml", "content": content})
+    written = (ENGINE.file(told, {"max_num_seqs": 5}, ONE, 0) or b"").decode()
+    assert written.startswith(content)
+    assert added is None or yaml.safe_load(written) == yaml.safe_load(content) | added
+    own = config(model="m", command=("serve",), config_file={"template": "f.yaml", "content": content})
+    assert ENGINE.file(own, {"max_num_seqs": 5}, ONE, 0) == content.encode()
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_switch_with_a_path_is_said_both_ways(value: bool) -> None:
+    prefix = {"name": "p", "type": "bool", "path": "enable-prefix-caching"}
+    told = config(prefix, model="m", config_file={"template": "f.yaml", "content": "enable-prefix-caching: true"})
+    off = {} if value else {"no-enable-prefix-caching": True}
+    assert yaml.safe_load(ENGINE.file(told, {"p": value}, ONE, 0) or b"") == {"enable-prefix-caching": value} | off
 
 
 def test_on_several_nodes_every_node_runs_it_and_all_but_the_master_are_headless(vllm: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mpipso.config import Config
+from mpipso.evaluation import Configuration
 from mpipso.service.engines.base import ENGINES, Layout
 from mpipso.service.engines.modelserver import DATA, PIPELINE, TENSOR, ModelServer
 
@@ -48,6 +50,26 @@ _SWITCHES = (
     "enable_prefix_caching",
     "enforce_eager",
 )
+_NOT_OFF = (
+    "async_scheduling",
+    "cohere_is_reasoning_model",
+    "dcp_q_replicate",
+    "disable_cascade_attn",
+    "disable_hybrid_kv_cache_manager",
+    "disable_nccl_for_dp_synchronization",
+    "enable_batch_sharded_sampling",
+    "enable_chunked_prefill",
+    "enable_flash_late_interaction",
+    "enable_flashinfer_autotune",
+    "enable_log_deltas",
+    "enable_lora",
+    "enable_prefix_caching",
+    "mm_device_do_normalize",
+    "scheduler_reserve_full_isl",
+    "swa_bounded_replay",
+    "use_tqdm_on_load",
+)
+"""The switches that need not be off if they are not given; some only have the form ``--yes``, but none of these."""
 _SPANNING = (
     *("--nnodes", "{nnodes}", "--node-rank", "{node_rank}"),
     *("--master-addr", "{master_addr}", "--master-port", "{master_port}"),
@@ -75,6 +97,23 @@ class Vllm(ModelServer):
     def joining(self, layout: Layout, told: Mapping[str, Any]) -> tuple[str, ...]:
         return _SPANNING if len(layout.nodes) > 1 else ()
 
+    def file(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> bytes | None:
+        """With ``no-KEY: true`` for a ``KEY: false``, which ``vllm serve`` leaves out (as of 0.32)."""
+        written, file = super().file(config, configuration, layout, node), config.service.config_file
+        if written is None or file is None or file.format != "yaml" or config.service.command:
+            return written
+        tree = file.model_copy(update={"content": written.decode()}).tree()
+        given = list(tree.items()) if isinstance(tree, dict) else []
+        for key, value in given:
+            if _is_false(value) and str(key).replace("-", "_") in _NOT_OFF:
+                tree[f"no-{key}"] = True
+        return file.written(tree).encode()
+
     def runs_elsewhere(self, told: Mapping[str, Any]) -> bool:
         by_ray = "ray" in (told.get("distributed_executor_backend"), told.get("data_parallel_backend"))
         return super().runs_elsewhere(told) or by_ray or "data_parallel_size_local" in told
+
+
+def _is_false(value: object) -> bool:
+    """As YAML 1.1 has it, which vLLM reads; what is in quotes is of a type of its own."""
+    return value is False or (type(value) is str and value.lower() in ("no", "off"))
