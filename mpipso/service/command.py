@@ -11,8 +11,8 @@ from pathlib import Path
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Value
 
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""Braces around anything but a name, as in JSON, are plain text."""
+PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""Braces around anything but a name, as in JSON, are plain text, and ``${name}`` is somebody else's variable."""
 
 
 def placeholders(words: Iterable[str]) -> set[str]:

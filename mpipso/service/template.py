@@ -13,9 +13,6 @@ from mpipso.config.servicefile import ConfigFile, steps
 from mpipso.evaluation import Configuration, Value
 from mpipso.service.command import PLACEHOLDER, text
 
-_IN_FILE = re.compile(rf"(?<!\$){PLACEHOLDER.pattern}")
-"""``${name}`` is a variable of the service's own."""
-
 
 @functools.lru_cache(maxsize=1)
 def named(file: ConfigFile | None) -> frozenset[str]:
@@ -26,7 +23,7 @@ def named(file: ConfigFile | None) -> frozenset[str]:
         texts = [file.content] if file.format == "text" else list(_texts(file.tree(), file))
     except ValueError:  # which is told elsewhere
         texts = [file.content]
-    return frozenset(name for text in texts for name in _IN_FILE.findall(text))
+    return frozenset(name for text in texts for name in PLACEHOLDER.findall(text))
 
 
 def loaded(file: ConfigFile) -> ConfigFile:
@@ -118,7 +115,7 @@ def _texts(tree: Any, file: ConfigFile) -> Iterator[str]:
 
 
 def _replaced(content: str, values: Mapping[str, Value]) -> str:
-    return _IN_FILE.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], content)
+    return PLACEHOLDER.sub(lambda match: text(values[match[1]]) if match[1] in values else match[0], content)
 
 
 def _entries(tree: Any) -> Iterable[tuple[Any, Any]]:

@@ -18,7 +18,7 @@ def parameter(name: str = "p", **more: Any) -> Parameter:
 
 
 def test_placeholders_are_names_in_braces_and_nothing_else() -> None:
-    words = ["--a={x}", "{y_1}{y_1}", '{"json": {"z": 1}}', "{1}", "{}", "{ w }"]
+    words = ["--a={x}", "{y_1}{y_1}", '{"json": {"z": 1}}', "{1}", "{}", "{ w }", "${x}"]
     assert placeholders(words) == {"x", "y_1"}
     assert fill(words, {"x": 1, "y_1": "b"}) == ["--a=1", "bb", *words[2:]]
 

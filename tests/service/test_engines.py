@@ -132,6 +132,7 @@ def test_health_is_asked_where_the_configuration_says() -> None:
         ({"command": ("m",), "env": {"A": "{x}"}}, {}, "service.env.A: unknown placeholder {x}"),
         ({"command": ("m", "{model}")}, {"name": "model", "flag": None}, "parameter 'model': reaches nothing"),
         ({"command": ("m",)}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag, an env or a path"),
+        ({"command": ("sh", "-c", "exec m ${n}")}, {"flag": None}, "parameter 'n': reaches nothing; give it a flag"),
         ({"command": ("m",)}, {"flag": None, "path": "a"}, "has a path, but there is no [service.config_file]"),
         (
             {"command": ("m",), "config_file": {"content": '{"a": 1}'}},
@@ -160,6 +161,7 @@ def test_mistakes_are_told(service: dict[str, Any], parameter: dict[str, Any], t
     "service",
     [
         {"command": ("m", "{n}")},
+        {"command": ("sh", "-c", 'exec "${HOME}/m" {n}')},
         {"command": ("m", "{config}")},
         {"command": ("m",), "update_command": ("apply", "{config}")},
         {"command": ("m",), "update_command": ("apply", "{n}")},
