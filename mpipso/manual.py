@@ -99,6 +99,7 @@ def _node_start(
     # The other hosts need not see the folder of the run.
     elsewhere = len({each.host for each in group.nodes}) > 1
     needed = elsewhere and (service.config_file is not None or any(path in word for word in told))
+    used = any(work_dir in word for word in (*told, text))
     return NodeStart(
         node.host,
         start.command,
@@ -106,6 +107,7 @@ def _node_start(
         placed.node_ranks[start.node],
         path if needed else "",
         tuple(update),
-        work_dir if any(work_dir in word for word in (*told, text)) else "",
+        work_dir if used else "",
+        (path, str(Path(work_dir) / service.config_name)) if used and service.config_file is not None else (),
         ranges(node.cores) if node.cores else "",
     )

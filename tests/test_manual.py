@@ -76,6 +76,17 @@ def test_a_service_that_is_started_by_hand_has_a_work_folder_of_its_own(where: s
     assert not work.exists(), "it is made where and when the service is started"
 
 
+@pytest.mark.parametrize(("command", "copied"), [("--data={work_dir}", True), ("{config}", False)])
+def test_the_work_folder_by_hand_has_the_configuration_file_by_its_name(
+    command: str, copied: bool, tmp_path: Path
+) -> None:
+    config = spanning("[service.config_file]\nname = 'conf/Caddyfile'\ncontent = 'x'", command=command)
+    folder = tmp_path.resolve()
+    (start,) = manual_start(config, group_on("a"), tmp_path, {"batch": 3})
+    copy = (f"{folder}/best-config.txt", f"{folder}/best-work/conf/Caddyfile")
+    assert start.copy == (copy if copied else ())
+
+
 @pytest.mark.parametrize("hosts", [("a", "a"), ("a", "b")])
 def test_nodes_that_are_started_by_hand_share_no_work_folder(hosts: tuple[str, ...], tmp_path: Path) -> None:
     file = "update_command = ['clear', '{work_dir}']\n[service.config_file]\ncontent = '{\"data\": \"{work_dir}\"}'"

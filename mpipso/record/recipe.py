@@ -47,6 +47,8 @@ class NodeStart:
         The words of a command that is run on the node before; empty for none.
     folder:
         The path of a folder that is made on the node for the service; empty if it uses none.
+    copy:
+        The path of a file, and of its copy in the folder; empty if there is to be none.
     cores:
         The cores of the host on which this part was measured, as in ``0-3,8``; empty if that is not known.
     """
@@ -58,6 +60,7 @@ class NodeStart:
     file: str = ""
     update: tuple[str, ...] = ()
     folder: str = ""
+    copy: tuple[str, ...] = ()
     cores: str = ""
 
 
@@ -221,8 +224,10 @@ def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")
     if start.folder:
-        lines.append("# What the service writes here stays: remove it before a start that needs an empty folder.")
-        lines.append(f"mkdir -p {shlex.quote(start.folder)}")
+        lines.append("# What the service writes here stays: remove it before a start that needs a new folder.")
+        lines.append(f"mkdir -p {shlex.quote(str(Path(start.copy[-1]).parent) if start.copy else start.folder)}")
+    if start.copy:
+        lines.append(shlex.join(("cp", *start.copy)))
     unusual = []
     for name, content in start.env.items():
         if not _VARIABLE.fullmatch(name):

@@ -199,6 +199,15 @@ def test_the_service_s_work_folder_is_made_before_it_starts(tmp_path: Path) -> N
     assert [run(script).stdout for _ in range(2)] == [f"{work}\n"] * 2
 
 
+def test_the_service_finds_its_file_in_its_work_folder(tmp_path: Path) -> None:
+    file, work = tmp_path / "it's best-config.json", tmp_path / "it's work"
+    copy = work / "conf" / "it's.json"
+    script = write(tmp_path, NodeStart("node1", ("cat", str(copy)), folder=str(work), copy=(str(file), str(copy))))
+    for content in ("of the best\n", "of a better one\n"):
+        file.write_text(content)
+        assert run(script).stdout == content
+
+
 def test_a_new_incumbent_replaces_the_old_one(tmp_path: Path) -> None:
     write(tmp_path, NodeStart("h", ("echo", "old")))
     script = write(tmp_path, NodeStart("h", ("echo", "new")))
