@@ -248,7 +248,7 @@ class Config(Section):
                     )
 
     @model_validator(mode="after")
-    def _names_resolve(self) -> Config:
+    def _names_resolve(self, info: ValidationInfo) -> Config:
         problems = []
         names = [parameter.name for parameter in self.parameters]
         problems += [
@@ -279,11 +279,17 @@ class Config(Section):
                     )
                 elif read in measured and read in names:
                     problems.append(f"objective.derived.{name}: {read!r} is both a metric and a parameter")
-        measured |= set(self.objective.derived)
         wanted = [
             ("objective", self.objective.metric),
             *(("objective.slo", limit.metric) for limit in self.objective.slo),
         ]
+        if not (info.context or {}).get("earlier"):
+            problems += [
+                f"{key}: {name!r} is both a metric and a parameter; give one of them another name"
+                for key, name in dict.fromkeys(wanted)
+                if name in measured and name in names
+            ]
+        measured |= set(self.objective.derived)
         problems += [
             f"{key}: metric {name!r} is unknown{suggestion(name, measured)}"
             for key, name in wanted

@@ -443,6 +443,15 @@ class TestWhatIsRefused:
         (line,) = problems(data)
         assert line.startswith("my.toml: objective.slo: metric 'accuracy' is unknown")
 
+    def test_what_is_to_be_judged_is_no_parameter(self) -> None:
+        data = with_parameter(name="ttft_p99_ms")
+        data["parameters"] += [{**data["parameters"][0], "name": "duration"}]
+        assert read(data).needed == ("output_throughput",)
+        data["objective"] |= {"slo": [{"metric": "ttft_p99_ms", "max": 9.0}, {"metric": "ttft_p99_ms", "min": 1.0}]}
+        told = "objective.slo: 'ttft_p99_ms' is both a metric and a parameter; give one of them another name"
+        assert problems(data) == (f"my.toml: {told}",)
+        assert parse(tomli_w.dumps(data), "journal", earlier=True).objective.slo
+
     @pytest.mark.parametrize(
         ("quality", "line"),
         [
