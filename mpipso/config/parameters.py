@@ -81,11 +81,13 @@ class Parameter(Section):
         return tuple(filter(None, words))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Parameter:
+    def _consistent(self, info: ValidationInfo) -> Parameter:
         problems = list(self._domain_problems())
         if sum(target is not None for target in (self.flag, self.env, self.path)) > 1:
             problems.append("give one of flag, env and path, not several")
         problems += self._flag_problems()
+        if not (info.context or {}).get("earlier"):
+            problems += self._value_problems()
         if self.default is not None and self.expression is None and not problems:
             problems += self._default_problems()
         if problems:
@@ -144,6 +146,16 @@ class Parameter(Section):
             yield (
                 f'flag = {self.flag!r} should begin with "-" or end with "="; what is given without a flag stands in '
                 f"service.command as {{{self.name}}}"
+            )
+
+    def _value_problems(self) -> typing.Iterator[str]:
+        """Flags with which the value does not reach the service."""
+        # An empty value that is the opposite of another one, or of the default, may be meant: "--save=60/--save=".
+        meant = (self.flag or "").startswith("/") or not all(word.endswith("=") for word in self.flags)
+        if self.type == "bool" and self.flags and not meant:
+            yield (
+                f'flag = {self.flag!r} would be passed on with nothing behind "=", as a bool has no value: use '
+                'type = "choice" with choices such as ["on", "off"]'
             )
 
     def _default_problems(self) -> typing.Iterator[str]:

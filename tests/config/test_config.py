@@ -242,7 +242,9 @@ class TestWhatIsRefused:
         data["parameters"] = [{"name": "kind", "type": "choice", "choices": choices, "default": default}]
         assert problems(data) == (f"my.toml: parameters[0]: {line}",)
 
-    @pytest.mark.parametrize("flag", ["--a", "-a", "/--no-a", "--a/--no-a", "--a/"])
+    @pytest.mark.parametrize(
+        "flag", ["--a", "-a", "/--no-a", "--a/--no-a", "--a/", "--a=1/--a=0", "--a=1/--a=", "/--a="]
+    )
     def test_the_flags_of_a_bool(self, flag: str) -> None:
         data = good()
         data["parameters"] = [{"name": "a", "type": "bool", "flag": flag}]
@@ -252,6 +254,14 @@ class TestWhatIsRefused:
             (line,) = problems(data)
             told = "would be passed" if " " in wrong else "should begin with"
             assert line.startswith(f"my.toml: parameters[0]: flag = {wrong!r} {told}")
+
+    @pytest.mark.parametrize("flag", ["--a=", "a=", "--a=/--no-a="])
+    def test_the_flag_of_a_bool_takes_no_value(self, flag: str) -> None:
+        data = good()
+        data["parameters"] = [{"name": "a", "type": "bool", "flag": flag}]
+        (line,) = problems(data)
+        assert line.startswith(f"my.toml: parameters[0]: flag = {flag!r} would be passed on with nothing behind")
+        assert parse(tomli_w.dumps(data), "journal", earlier=True).parameters[0].flag == flag
 
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (
