@@ -17,6 +17,8 @@ CALLED = r"^\{[A-Za-z_][A-Za-z0-9_]*\}$"
 Name = Annotated[str, Field(pattern=NAME)]
 _NO_WORD = re.compile(r"\s|\{[A-Za-z_][A-Za-z0-9_]*\}")
 """What a flag does not hold: a blank, or a placeholder."""
+_OF_A_BOOL = re.compile(r"-[^=/]*/(-.*)?")
+"""A flag for true, and one for false or none."""
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Command = tuple[str, ...]
@@ -157,6 +159,8 @@ class Parameter(Section):
                 f'flag = {self.flag!r} would be passed on with nothing behind "=", as a bool has no value: use '
                 'type = "choice" with choices such as ["on", "off"]'
             )
+        if self.type != "bool" and _OF_A_BOOL.fullmatch(self.flag or ""):
+            yield f"flag = {self.flag!r} would be passed on as one word: only a bool has a flag for each of two values"
 
     def _default_problems(self) -> typing.Iterator[str]:
         value = self.default

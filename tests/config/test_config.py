@@ -263,6 +263,16 @@ class TestWhatIsRefused:
         assert line.startswith(f"my.toml: parameters[0]: flag = {flag!r} would be passed on with nothing behind")
         assert parse(tomli_w.dumps(data), "journal", earlier=True).parameters[0].flag == flag
 
+    @pytest.mark.parametrize("flag", ["--a/--no-a", "-a/-b", "--a/"])
+    def test_only_a_bool_has_a_flag_for_each_value(self, flag: str) -> None:
+        (line,) = problems(with_parameter(flag=flag))
+        assert line.startswith(f"my.toml: parameters[0]: flag = {flag!r} would be passed on as one word: only a bool")
+        assert parse(tomli_w.dumps(with_parameter(flag=flag)), "journal", earlier=True).parameters[0].flag == flag
+
+    @pytest.mark.parametrize("flag", ["--a", "-a=", "--conf=/etc/a=", "--conf=a/-b="])
+    def test_the_flag_of_a_number(self, flag: str) -> None:
+        assert read(with_parameter(flag=flag)).parameters[0].flag == flag
+
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (
             "my.toml: parameters[0].max = inf: should be a finite number",
