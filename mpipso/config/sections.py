@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mpipso.config import templates
 from mpipso.config.benchmark import Benchmark, Quality
@@ -18,6 +19,19 @@ from mpipso.wording import suggestion
 
 ScheduleKind = Literal["generation", "window", "async"]
 """Which results a proposal may see: :class:`Search` says what each kind means."""
+
+
+def _in_home(path: str, info: ValidationInfo) -> str:
+    """A path in which ``~`` at the beginning stands for a home folder, as for a shell."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        if (info.context or {}).get("earlier"):
+            return path
+        raise ValueError("there is no such home folder") from None
+
+
+Folder = Annotated[str, AfterValidator(_in_home)]
 
 
 class Service(Section):
@@ -36,7 +50,7 @@ class Service(Section):
     health_command: Command = ()
     start_timeout: Seconds = 600.0
     stop_grace: Annotated[float, Field(ge=0)] = 10.0
-    work_dir: str = ""
+    work_dir: Folder = ""
 
     @property
     def config_name(self) -> str:
@@ -199,7 +213,7 @@ class Config(Section):
     ssh: Ssh = Ssh()
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)]
     constraints: tuple[Constraint, ...] = ()
-    output: str = "mpipso-runs"
+    output: Folder = "mpipso-runs"
 
     @property
     def conditions(self) -> tuple[Constraint, ...]:

@@ -55,6 +55,17 @@ class TestWhatIsAccepted:
         assert config.benchmark.requests == 32
         assert read({**good(), "benchmark": {"client": "command"}}).benchmark.requests is None
 
+    def test_a_tilde_stands_for_the_home_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        data = {**good(), "output": "~/runs"}
+        data["service"]["work_dir"] = "~"
+        assert (read(data).output, read(data).service.work_dir) == ("/home/me/runs", "/home/me")
+        data["service"]["work_dir"] = "a/~"
+        assert read(data).service.work_dir == "a/~"
+        data["output"] = "~nobody-here/runs"
+        assert problems(data) == ("my.toml: output = '~nobody-here/runs': there is no such home folder",)
+        assert parse(tomli_w.dumps(data), "journal", earlier=True).output == "~nobody-here/runs"
+
     def test_a_sweep_of_loads(self) -> None:
         data = {**good(), "benchmark": {"client": "openai", "concurrency": [4, 16, 64]}}
         data["objective"] = {"maximize": "concurrency"}
