@@ -39,7 +39,7 @@ class TimeLimit(threading.Event):
         self._cancel = cancel
         self._timer: threading.Timer | None = None
         if seconds is not None:
-            self._timer = threading.Timer(seconds, self.set)
+            self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self.set)
             self._timer.daemon = True
             self._timer.start()
 
