@@ -409,6 +409,7 @@ def test_check_notes_a_configuration_file_that_does_not_tell_the_port(
         ("content = 'a: &a {<<: *a}'\nformat = 'yaml'", "not valid yaml: a table is merged into itself"),
         ("name = '/tmp/x.json'", "should lead to a place below the work folder; update_command"),
         ("name = 'a/../../x.json'", "should lead to a place below the work folder; update_command"),
+        ("name = './'", "is the work folder itself; it should be the name of a file in it"),
     ],
 )
 def test_a_configuration_file_that_cannot_be_made(

@@ -43,6 +43,8 @@ class ConfigFile(Section):
         # Elsewhere, groups that share a host would write each other's file.
         if name.startswith("/") or ".." in name.split("/"):
             raise ValueError("should lead to a place below the work folder; update_command can copy it elsewhere")
+        if name and not PurePath(name).name:
+            raise ValueError("is the work folder itself; it should be the name of a file in it")
         return name
 
     @property
