@@ -647,6 +647,11 @@ class TestTheFile:
             parse(f"output = ['{5000 * 'x'}']", "my.toml")
         assert all(len(line) < 300 for line in caught.value.problems)
 
+    def test_with_a_byte_order_mark(self, tmp_path: Path) -> None:
+        path = tmp_path / "my.toml"
+        path.write_text(tomli_w.dumps(good()), encoding="utf-8-sig")
+        assert load(path) == read(good())
+
     def test_that_is_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "my.toml"
         path.write_bytes(b"\xff\xfe\x00")

@@ -298,6 +298,13 @@ def test_of_a_csv_with_one_row_the_columns_are_enough(tmp_path: Path) -> None:
         assert found == {"output_throughput": 2.5, "ttft_p99_ms": 9.5}
 
 
+@pytest.mark.parametrize(("name", "text"), [("out.json", '{"rate": 2.5}'), ("out.csv", "rate,p99\n2.5,9.5\n")])
+def test_a_result_file_may_have_a_byte_order_mark(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    mapped = {"result_file": f"{{result_dir}}/{name}", "metrics": {"output_throughput": "rate"}}
+    assert measured(tmp_path, "", **mapped) == {"output_throughput": 2.5}
+
+
 def test_where_no_key_is_like_the_one_that_is_missing_those_that_are_there_are_told(tmp_path: Path) -> None:
     result = json.dumps({"a": 1, "b": {"c": 2}, **{f"key{n}": n for n in range(5)}})
     with pytest.raises(EvaluationFailed, match=r"has no 'rps'; it has a, b\.c, key0, key1, key2, 2 more$"):

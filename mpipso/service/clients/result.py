@@ -150,7 +150,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def content(file: Path) -> str:
-    """The text of a result file.
+    """The text of a result file, without the byte order mark that programs of Windows begin with.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def content(file: Path) -> str:
     if size > MAX_RESULT:
         told = f"{size / 2**20:.0f} MiB, more than the {MAX_RESULT >> 20} MiB that are read"
         raise EvaluationFailed(f"the benchmark client's result file {file.name} has {told}")
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def _read(file: Path) -> Any:
