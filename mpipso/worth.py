@@ -31,8 +31,10 @@ def worth(outcome: Outcome) -> Mapping[str, str]:
         return {}
     known = list(_known(outcome, space))
     found = effects(space, known, best.configuration, baseline.configuration)
-    failed, infeasible = (any(getattr(each.score, what) for each in known) for what in ("failed", "infeasible"))
-    doubt = " or ".join(["fail"] * failed + ["break a limit"] * infeasible)
+    failed = any(each.score.failed for each in known)
+    # A mean may break a limit that most of its measurements keep.
+    broken = any(each.score.infeasible or any(ratio > 0.0 for ratio in each.score.log_ratios) for each in known)
+    doubt = " or ".join(["fail"] * failed + ["break a limit"] * broken)
     return {name: _in_words(effect, f"may {doubt}") for name, effect in found.items()}
 
 
@@ -44,7 +46,7 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
             continue
         if not math.isfinite(score.violation):
             score = replace(score, violation=0.0)
-        score = replace(score, log_ratios=() if score.failed else outcome.log_ratios(each.metrics))
+        score = replace(score, log_ratios=() if score.failed else outcome.log_ratios(each.metrics, each.good))
         try:
             space.encode(each.configuration)
         except ValueError:

@@ -86,6 +86,36 @@ def test_that_it_may_not_work_is_told_by_what_has_happened(tmp_path: Path, doubt
     assert found["slots"].partition(", ")[2] == doubt
 
 
+def feasible(number: int, slots: int, token: str, latency: float, label: str = "") -> dict[str, Any]:
+    """The fields of a result that broke no limit when it was judged."""
+    configuration = {**BASELINE, "slots": slots, "token": token}
+    tokens = 100.0 * slots
+    metrics = {"completed": 32.0, "output_throughput": tokens, "ttft_p99_ms": latency}
+    return {"number": number, "configuration": configuration, "metrics": metrics, "label": label, "tokens": tokens}
+
+
+def test_what_the_search_found_keeps_a_relative_limit_although_the_race_was_faster(tmp_path: Path) -> None:
+    relative = "[[objective.slo]]\nmetric = 'ttft_p99_ms'\nmax = 'baseline'\nfactor = 1.05\n[objective]"
+    script = Script(CONFIG.replace("[objective]", relative))
+    for number, slots in enumerate((1, 2, 3, 4, 5, 6, 7, 8)):
+        script.evaluated(10, group=0, **feasible(number, slots, "one", 500.0, "" if number else "baseline"))
+    script.evaluated(20, group=0, **feasible(8, 1, "one", 400.0, "confirm"))
+    script.evaluated(20, group=0, **feasible(9, 8, "one", 400.0, "confirm"))
+    found = worth(read_outcome(script.finished(30, incumbent=7).save(tmp_path)))
+    assert found["slots"].partition(", ")[2] == ""
+
+
+def test_a_doubt_says_what_is_in_doubt_although_no_verdict_says_that_a_limit_is_broken(tmp_path: Path) -> None:
+    absolute = "[[objective.slo]]\nmetric = 'ttft_p99_ms'\nmax = 1000\n[objective]"
+    script = Script(CONFIG.replace("[objective]", absolute))
+    for number, slots in enumerate((1, 2, 3, 4, 5, 6, 7, 8)):
+        latency = 2000.0 if 0 < number < 5 else 500.0
+        label = "" if number else "baseline"
+        script.evaluated(10, group=0, **feasible(number, slots, "other" if number else "one", latency, label))
+    found = worth(read_outcome(script.finished(30, incumbent=7).save(tmp_path)))
+    assert found["slots"].partition(", ")[2] == "may break a limit"
+
+
 @pytest.mark.parametrize(
     "config",
     [

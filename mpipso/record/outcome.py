@@ -17,7 +17,7 @@ import tomli
 
 from mpipso.config import Limit, Search
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, together
+from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean, together
 from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
 from mpipso.record import figures, journal, recipe
 from mpipso.record.figures import Higher
@@ -117,7 +117,7 @@ class Outcome:
             return every
         return [replace(each, race=best.race) if each is baseline else each for each in every]
 
-    @property
+    @cached_property
     def baseline(self) -> Measured | None:
         """The baseline configuration with its measurements; None when there is none."""
         return self._baseline_of(self.configurations)
@@ -143,45 +143,61 @@ class Outcome:
     def limits(self) -> Mapping[str, str]:
         """The limits of the objective as text, by their metrics: ``<= 2000 ms``, of several ``>= 1 ms, <= 5 ms``.
 
-        Relative ones are told as the numbers that they stand for, or as ``>= 0.95 x baseline`` where that is not known.
+        Relative ones are told as the numbers that the best was held against, or as ``>= 0.95 x baseline`` where that is
+        not known.
         """
+        reference = self._reference(None if self.best is None else self.best.race)
         texts: dict[str, list[str]] = {}
         for limit in self.slo:
-            texts.setdefault(limit.metric, []).append(_limit(limit, self._reference.get(limit.metric)))
+            texts.setdefault(limit.metric, []).append(_limit(limit, reference.get(limit.metric)))
         return {metric: ", ".join(each) for metric, each in texts.items()}
 
-    def broken(self, metrics: Metrics) -> dict[str, str]:
-        """The limits that metrics break, in words, by the limits' metrics; none by what is not known."""
+    def broken(self, metrics: Metrics, measured: Sequence[Judged]) -> dict[str, str]:
+        """The limits that metrics break, in words, by the limits' metrics; none by what is not known.
+
+        The metrics are the mean of the ``measured`` ones of a configuration; relative limits are those of the search or
+        the race to which each belongs.
+        """
         return {
             limit.metric: limit.in_words(value, bound)
-            for limit, value, bound in self._held_against(metrics)
+            for limit, value, bound in self._held_against(metrics, measured)
             if limit.excess(value, bound) > 0
         }
 
-    def log_ratios(self, metrics: Metrics) -> tuple[float, ...]:
-        """How metrics compare with each limit, as in a :class:`mpipso.score.Score`."""
-        held = self._held_against(metrics)
+    def log_ratios(self, metrics: Metrics, measured: Sequence[Judged]) -> tuple[float, ...]:
+        """How metrics compare with each limit, as in a :class:`mpipso.score.Score`; as for :meth:`broken`."""
+        held = self._held_against(metrics, measured)
         return tuple(
             math.nan if math.isnan(value + bound) else limit.log_ratio(value, bound) for limit, value, bound in held
         )
 
-    def _held_against(self, metrics: Metrics) -> Iterator[tuple[Limit, float, float]]:
+    def _held_against(self, metrics: Metrics, measured: Sequence[Judged]) -> Iterator[tuple[Limit, float, float]]:
         """Each limit with the value of its metric and the number that this is held against; NaN where not known."""
+        if self.baseline is not None and measured and measured[0] in self.baseline.measurements:
+            # It always keeps them where it counts, however its measurements vary.
+            reference = together([judged.evaluation for judged in measured])
+        else:
+            reference = mean([self._reference(self._races.get(judged.evaluation.number)) for judged in measured])
         for limit in self.slo:
-            bound = limit.bound(self._reference.get(limit.metric))
+            bound = limit.bound(reference.get(limit.metric))
             yield limit, metrics.get(limit.metric, math.nan), math.nan if bound is None else bound
 
-    @cached_property
-    def _reference(self) -> Metrics:
-        """What limits relative to the baseline refer to, as in the search; empty if that is not known."""
-        baseline, best = self.baseline, self.best
+    def _reference(self, race: int | None) -> Metrics:
+        """What limits relative to the baseline refer to in a race or, without one, in the search; may be empty."""
+        baseline = self.baseline
         if baseline is None:
             return {}
-        if best is not None and best.confirmed and baseline.confirmed and baseline.good:
-            return baseline.metrics
         measured = sorted((judged.evaluation for judged in baseline.measurements), key=lambda each: each.number)
         first = [each for each in measured if each.label != CONFIRM][: self.baseline_repeats]
-        return together([each for each in first if each.failure is None])
+        raced = () if race is None else baseline.races.get(race, ())
+        again = [judged.evaluation for judged in raced if judged.evaluation.failure is None]
+        return together(again or [each for each in first if each.failure is None])
+
+    @cached_property
+    def _races(self) -> Mapping[int, int]:
+        """The races of confirmations, by the numbers of these."""
+        races = ((race, several) for each in self.configurations for race, several in each.races.items())
+        return {judged.evaluation.number: race for race, several in races for judged in several}
 
     @property
     def searched(self) -> Sequence[Judged]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -13,6 +13,7 @@ from mpipso.evaluation import Metrics, mean
 from mpipso.record import figures
 from mpipso.record.columns import table_with
 from mpipso.record.folders import EVALUATIONS
+from mpipso.record.judged import Judged
 from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome
 from mpipso.wording import clean, suggestion
@@ -30,14 +31,14 @@ class Point:
         The load of a sweep, in words; empty without a sweep.
     metrics:
         The means of what was measured there.
-    count:
-        Of how many measurements.
+    among:
+        Of which measurements.
     """
 
     measured: Measured
     load: str
     metrics: Metrics
-    count: int
+    among: Sequence[Judged]
 
 
 def front(outcome: Outcome, metric: str) -> list[Point]:
@@ -63,7 +64,7 @@ def front(outcome: Outcome, metric: str) -> list[Point]:
     if outcome.higher(metric) is None:
         raise UserError(f"--pareto {metric}: nothing tells whether more of it is better, as a limit on it would")
     both = {metric, objective}
-    allowed = [each for each in points if metric in each.metrics and outcome.broken(each.metrics).keys() <= both]
+    allowed = [each for each in points if metric in each.metrics and _broken(outcome, each).keys() <= both]
 
     def worth(point: Point) -> tuple[float, float]:
         """The more, the better, of both; the metric first."""
@@ -93,7 +94,7 @@ def pareto(outcome: Outcome, metric: str) -> Group:
         change = None
         if before is not None and point.measured is not baseline:
             change = figures.gain(objective, before.metrics[objective], point.metrics[objective], outcome.higher)
-        broken = outcome.broken(point.metrics).values()
+        broken = _broken(outcome, point).values()
         settings = figures.settings(figures.changes(point.measured.configuration, reference))
         table.add_row(
             str(point.measured.number),
@@ -102,7 +103,7 @@ def pareto(outcome: Outcome, metric: str) -> Group:
             "" if change is None else figures.percent(change),
             Text.assemble(
                 clean(settings) or ("the baseline", "dim"),
-                (f"  mean of {point.count}" if point.count > 1 else "", "dim"),
+                (f"  mean of {len(point.among)}" if len(point.among) > 1 else "", "dim"),
                 (f"  breaks a limit: {clean('; '.join(broken))}" if broken else "", "yellow"),
             ),
             style=style,
@@ -129,12 +130,25 @@ def _points(measured: Measured) -> Iterator[Point]:
     if not measured.failed:
         counted = _counted(measured)
         yield counted
-        for load, several in measured.loads.items():
+        for load in measured.loads:
             if load != counted.load:
-                yield Point(measured, load, mean(several), len(several))
+                among = [judged for judged in measured.measurements if load in judged.evaluation.loads]
+                yield Point(measured, load, mean([judged.evaluation.loads[load] for judged in among]), among)
 
 
 def _counted(measured: Measured) -> Point:
     """A configuration as it counts in the run: of a sweep, at its own load."""
     load = next((each.evaluation.load for each in reversed(measured.good) if each.evaluation.load), "")
-    return Point(measured, load, measured.metrics, len(measured.good))
+    return Point(measured, load, measured.metrics, measured.good)
+
+
+def _broken(outcome: Outcome, point: Point) -> dict[str, str]:
+    """The limits that a point breaks, in words, by their metrics.
+
+    What was measured once for all loads of a sweep breaks a limit at all of them if it does at the one that counts.
+    """
+    counted = _counted(point.measured)
+    sweeps = [judged.evaluation.loads.values() for judged in counted.among]
+    once = {name for name in counted.metrics if all(len({at.get(name) for at in sweep}) == 1 for sweep in sweeps)}
+    everywhere = outcome.broken(counted.metrics, counted.among).items()
+    return {name: told for name, told in everywhere if name in once} | outcome.broken(point.metrics, point.among)

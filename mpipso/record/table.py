@@ -42,7 +42,7 @@ def write_table(outcome: Outcome, file: TextIO, *, by_load: bool = False) -> Non
         settings = {name: _cell(value) for name, value in judged.evaluation.configuration.items()}
         for load, there in _loads(outcome, judged, by_load):
             counts = load == judged.evaluation.load
-            told = _about(judged) if counts else {**_about(judged), **_judged(outcome, there)}
+            told = _about(judged) if counts else {**_about(judged), **_judged(outcome, judged, there)}
             writer.writerow({**told, "load": load, "counts": _cell(counts), **there, **settings})
 
 
@@ -91,9 +91,9 @@ def _about(judged: Judged) -> dict[str, object]:
     return dict(zip(_ABOUT, values, strict=True))
 
 
-def _judged(outcome: Outcome, metrics: Metrics) -> dict[str, str]:
+def _judged(outcome: Outcome, judged: Judged, metrics: Metrics) -> dict[str, str]:
     """What came of an evaluation at a load at which it does not count."""
-    broken = outcome.broken(metrics)
+    broken = outcome.broken(metrics, [judged])
     return {RESULT: _FEASIBLE[not broken], "cause": "; ".join(broken.values())}
 
 

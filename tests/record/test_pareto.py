@@ -8,7 +8,7 @@ from record.written import drawn
 
 from mpipso.config import Limit
 from mpipso.errors import UserError
-from mpipso.evaluation import FIRST_PART, Evaluation, Failure
+from mpipso.evaluation import CONFIRM, FIRST_PART, Evaluation, Failure
 from mpipso.record.judged import Judged
 from mpipso.record.outcome import Outcome
 from mpipso.record.pareto import front, pareto
@@ -49,7 +49,7 @@ def test_several_measurements_of_a_configuration_are_a_point() -> None:
     again = measured(1, 50.0, 20.0)
     again = replace(again, evaluation=replace(again.evaluation, configuration={"n": 0}, label="repeat"))
     (point,) = front(outcome(measured(0, 100.0, 40.0), again), METRIC)
-    assert (point.metrics, point.count) == ({OBJECTIVE: 75.0, METRIC: 30.0}, 2)
+    assert (point.metrics, len(point.among)) == ({OBJECTIVE: 75.0, METRIC: 30.0}, 2)
 
 
 def test_limits_on_other_metrics_are_kept_and_those_on_the_two_are_told() -> None:
@@ -67,6 +67,50 @@ def test_limits_on_other_metrics_are_kept_and_those_on_the_two_are_told() -> Non
     assert lines[3].split("  ")[-1].strip() == "breaks a limit: ttft_p99_ms 150 > 100"
     assert lines[3].split()[5:8] == ["+100.0", "%", "n=2"]
     assert lines[4].startswith("Nothing else that was measured is better in one of ttft_p99_ms and output_throughput")
+
+
+def again(judged: Judged, number: int, **metrics: float) -> Judged:
+    """A confirmation that finds other metrics."""
+    found = {**judged.evaluation.metrics, **metrics}
+    loads = {load: {**there, **metrics} for load, there in judged.evaluation.loads.items()}
+    return replace(
+        judged, evaluation=replace(judged.evaluation, number=number, label=CONFIRM, metrics=found, loads=loads)
+    )
+
+
+def test_limits_relative_to_the_baseline_are_those_of_the_time_of_each_measurement() -> None:
+    limits = (Limit(metric="itl_p99_ms", max="baseline"),)
+    search = [measured(n, 100.0 + n, 50.0 + n, itl_p99_ms=9.5) for n in range(4)]
+    # The machine is faster in the race.
+    race = [
+        again(search[0], 4, itl_p99_ms=5.0),
+        again(search[1], 5, itl_p99_ms=6.0),
+        again(search[3], 6, itl_p99_ms=5.0),
+    ]
+    assert numbers(outcome(*search, *race, incumbent=3, limits=limits)) == [0, 2, 3]
+
+
+def test_the_baseline_keeps_limits_relative_to_itself_however_its_measurements_vary() -> None:
+    first, limits = measured(0, 100.0, 50.0, itl_p99_ms=5.0), (Limit(metric="itl_p99_ms", max="baseline"),)
+    repeat = replace(
+        first.evaluation, number=1, label="repeat", metrics={**first.evaluation.metrics, "itl_p99_ms": 6.0}
+    )
+    assert numbers(outcome(first, replace(first, evaluation=repeat), limits=limits)) == [0]
+
+
+def test_what_was_measured_once_for_all_loads_and_breaks_a_limit_in_the_race_is_on_the_front_at_none() -> None:
+    def swept(number: int, answers_right: float) -> Judged:
+        """At two loads, and the answers are checked once."""
+        judged = measured(number, 100.0 + number, 10.0, answers_right=answers_right)
+        low, high = ({**judged.evaluation.metrics, "concurrency": n, METRIC: 10.0 * n} for n in (1.0, 2.0))
+        loads = {"concurrency 1": low, "concurrency 2": high}
+        return replace(judged, evaluation=replace(judged.evaluation, metrics=high, loads=loads))
+
+    limits = (Limit(metric="answers_right", min=0.9),)
+    lucky, other = swept(2, 0.99), swept(1, 0.95)
+    assert numbers(outcome(lucky, other, limits=limits)) == [2]
+    race = again(lucky, 3, answers_right=0.85), again(other, 4)
+    assert numbers(outcome(lucky, other, *race, limits=limits)) == [1]
 
 
 def test_every_load_of_a_sweep_is_a_point() -> None:

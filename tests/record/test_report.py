@@ -203,11 +203,12 @@ def limited(folder: Path, *evaluations: Judged, incumbent: int = 2, config: str 
 
 def test_what_is_not_known_of_a_limit_is_no_ratio_to_it(tmp_path: Path) -> None:
     found = limited(tmp_path / "run", judged(0, BASELINE, 200.0, 100.0, "baseline"), incumbent=0)
-    latency, least, most = found.log_ratios({"output_throughput": 50.0})
+    latency, least, most = found.log_ratios({"output_throughput": 50.0}, found.evaluations)
     assert math.isnan(latency)
     assert (least, most) == pytest.approx((math.log(2.0), math.log(50.0 / 900.5)))
     unknown = replace(found, evaluations=())
-    assert math.isnan(unknown.log_ratios({"ttft_p99_ms": 50.0, "output_throughput": 50.0})[0])
+    metrics = {"ttft_p99_ms": 50.0, "output_throughput": 50.0}
+    assert math.isnan(unknown.log_ratios(metrics, found.evaluations)[0])
 
 
 def test_limits_have_a_column_with_the_numbers_that_relative_ones_stand_for(tmp_path: Path) -> None:

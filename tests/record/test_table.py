@@ -175,3 +175,22 @@ def test_a_sweep_is_a_row_for_each_load_if_that_is_asked_for(tmp_path: Path) -> 
         ("1", "concurrency 2", "false", "infeasible", "ttft_p99_ms 120 > 100", "2", "20.0", "120.0"),
     ]
     assert [row["output_throughput"] for row in rows(folder)] == ["10.0", "10.0"]
+
+
+def test_every_load_is_held_against_the_baseline_of_the_search_or_the_race(tmp_path: Path) -> None:
+    limit = "[[objective.slo]]\nmetric = 'answers_right'\nmin = 'baseline'\n[objective]"
+    script = Script(CONFIG.replace("[objective]", limit))
+
+    def swept(number: int, slots: int, answers_right: float, label: str = "") -> None:
+        loads = {
+            f"concurrency {n}": {"output_throughput": 10.0 * n, "answers_right": answers_right, "concurrency": float(n)}
+            for n in (1, 2)
+        }
+        script.evaluated(
+            100, number, 1, label=label, configuration=configuration(slots), metrics=loads["concurrency 1"], loads=loads
+        )
+
+    for number, slots, answers_right in [(0, 1, 0.8), (1, 2, 0.85), (2, 1, 0.9), (3, 2, 0.92)]:
+        swept(number, slots, answers_right, "confirm" if number > 1 else "" if number else "baseline")
+    found = rows(script.finished(200, incumbent=1).save(tmp_path), by_load=True)
+    assert [row["result"] for row in found] == ["feasible"] * 8
