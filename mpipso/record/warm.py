@@ -159,6 +159,7 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / journal.FILE}: an event lacks what this version expects: {error}") from None
     other = _configuration(text, folder)
+    config = config if other is None else _calling(config, other)
     found: list[Result] = []
     for measured in by_configuration(one for one in judged if not silent(one)):
         good = [one.evaluation for one in measured.measurements if one.evaluation.failure is None]
@@ -174,6 +175,19 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     fixed = {each.name: now for each in parameters if (now := _newly_fixed(each, config, other)) is not None} | load
     kept, notes = _comparable(found, baseline, fixed, computed, config)
     return kept, [*notes, *_otherwise(other, config)]
+
+
+def _calling(config: Config, other: Config) -> Config:
+    """The configuration, a load that an ``other`` run swept as a setting if its command has a new parameter there."""
+    new = {each.name for each in config.parameters} - {each.name for each in other.parameters}
+    before, now = other.benchmark.command, config.benchmark.command
+    for key, name in itertools.product({*other.benchmark.swept} - {*config.benchmark.swept}, new):
+        called = f"{{{key}}}", f"{{{name}}}"
+        words = tuple(word.replace(*called) for word in before)
+        if any(called[0] in old and word == own for old, word, own in zip(before, words, now, strict=False)):
+            load = {key: called[1], "command": before if words == now else now}
+            return config.model_copy(update={"benchmark": config.benchmark.model_copy(update=load)})
+    return config
 
 
 def _expected(stopped: Evaluation, other: Config | None, config: Config) -> dict[str, float]:

@@ -380,6 +380,27 @@ def test_a_sweep_is_known_by_the_load_that_counted_where_that_has_become_a_param
     assert known == [(1, 4, 50.0), (1, 8, 90.0), (2, 4, 50.0)]
 
 
+@pytest.mark.parametrize(("name", "more"), [("clients", ""), ("concurrency", ""), ("clients", ", '--quiet'")])
+def test_a_sweep_of_a_command_is_known_by_its_loads_where_a_parameter_has_their_place(
+    tmp_path: Path, name: str, more: str
+) -> None:
+    command = TEXT.replace('client = "generic"', "client = 'command'\ncommand = ['bench', '-c{concurrency}', '{n}']")
+    swept = command.replace("requests = 32", "requests = 32\nconcurrency = [4, 8]")
+    words = f"'-c{{{name}}}', '{{n}}'{more}]"
+    tuned = command.replace("'-c{concurrency}', '{n}']", words)
+    clients = f'[[parameters]]\nname = "{name}"\ntype = "int"\nmin = 1\nmax = 9\ndefault = 2\n'
+    rates = {4.0: 50.0, 8.0: 90.0}
+    four, eight = ({"output_throughput": r, "ttft_p99_ms": 10.0, "concurrency": load} for load, r in rates.items())
+    configuration = {"share": 0.5, "flash": True, "cache": "f16", "n": 1}
+    loads = {"concurrency 4": four, "concurrency 8": eight}
+    script = Script(config=swept).evaluated(10, 0, 0, configuration=configuration, metrics=eight, loads=loads)
+    found = earlier(script.save(tmp_path), parse(tuned + clients, "test"))
+    known = [(each[name], (metrics or {})["output_throughput"]) for each, metrics in found.results]
+    assert known == [(4, 50.0), (8, 90.0)]
+    assert ("measured otherwise: benchmark.command" in found.description) == bool(more)
+    assert "benchmark.concurrency" not in found.description and "counted as the default" not in found.description
+
+
 def test_that_a_load_which_was_tuned_is_swept_now_is_told(tmp_path: Path) -> None:
     clients = '[[parameters]]\nname = "clients"\ntype = "int"\nmin = 1\nmax = 9\ndefault = 2\n'
     tuned = TEXT.replace("requests = 32", 'requests = 32\nconcurrency = "{clients}"') + clients
