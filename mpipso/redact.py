@@ -21,17 +21,24 @@ HIDDEN = "***"
 
 _NAME = re.compile(
     r"(?:API|AUTH|ACCESS|REFRESH|BEARER)[_-]?TOKENS|TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|PASSPHRASE"
+    r"|REQUIREPASS|MASTERAUTH"
     r"|(?:API|ACCESS)[_-]?KEY|(?:^|[_-])(?:AUTHORIZATION|JWT|COOKIES?)$",
     re.IGNORECASE,
 )
 _ENDING = re.compile(rf"(?:{_NAME.pattern})$", re.IGNORECASE)
 _ALSO = re.compile(
-    r"PRIVATE[_-]?KEY|[_-]PWD$|CREDENTIALS?$|(?:DB|USER|ROOT|ADMIN)[_-]?PASS$|(?-i:[A-Z0-9]_PASS$)", re.IGNORECASE
+    r"PRIVATE[_-]?KEY|[_-]PWD$|CREDENTIALS?$|(?:DB|USER|ROOT|ADMIN)[_-]?PASS$|(?-i:[A-Z0-9]_(?:PASS|AUTH)$)",
+    re.IGNORECASE,
 )
-"""Names that say so only of what is not a path; ``PASS`` is a step of some work too, and then in small letters."""
+"""Names that say so only of what is not a path; ``PASS`` is a step of some work too, ``AUTH`` a way to log in, and then
+in small letters."""
 _KEY = re.compile(r"[_-]KEY$", re.IGNORECASE)
 _OF_A_VARIABLE = re.compile(r"[_-]ENV$", re.IGNORECASE)
 """Ends the name of what holds the name of a variable, in which the secret is."""
+_SEVERAL = re.compile(r"--api[_-]keys?", re.IGNORECASE)
+"""Flags that take one value or more."""
+_ANOTHER = re.compile(r"(?![-/~.]|\w+://)")
+"""What may be a value after the first one, unlike a flag, a path or an address."""
 _PATH = re.compile(r"[/~.]")
 _RANDOM = re.compile(r"(?=(?:.*\d){3})(?=.*[A-Za-z])[\w.+/=-]{20,}")
 """What a key of somebody else's service looks like, unlike one by which things are sorted."""
@@ -40,10 +47,12 @@ _VARIABLE = re.compile(r"(?P<flag>(?:--?[\w-]+=)?)(?P<name>[A-Za-z_]\w*)=(?P<con
 _SETTING = re.compile(
     rf"^[ \t]*(?:[#;]|//).*|(?P<before>(?<![\w.=$-])(?P<name>[\w.-]{{0,64}}?(?:{_NAME.pattern})[\w.-]{{0,64}})"
     r"[\"']?(?:[ \t]*[=:][ \t]*|[ \t]+))"
-    r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|(?![\d.]+\w{0,2}\b)[^\s\"';,]+)",
+    r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|\[[^\]\n]*\](?=[\s;,]|$)|(?![\d.]+\w{0,2}\b)[^\s\"';,]+)",
     re.IGNORECASE | re.MULTILINE,
 )
-"""A comment, or a name and its value; one that is a number counts something."""
+"""A comment, or a name and its value or its list of values; one that is a number counts something."""
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+_IN_LIST = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s\"',]+")
 _SCHEME = r"(?:Bearer|Basic|Digest|Token|ApiKey)"
 """In a header of HTTP; not a variable of the shell, nor a placeholder."""
 _SCHEMES = re.compile(_SCHEME, re.IGNORECASE)
@@ -140,14 +149,14 @@ class Redactor:
     def settings(self, text: str) -> str:
         """A service's file of lines with ``name value``, ``name = value``, ``name: value``; learns its secrets."""
         found = [match for match in _SETTING.finditer(text) if match["name"]]
-        self.learn([text, *({match["name"]: match["value"].strip("\"'")} for match in found)])
+        self.learn([text, *({match["name"]: _texts(match["value"])} for match in found)])
 
         def hidden(match: re.Match[str]) -> str:
             value = match["value"] or ""
-            content = value.strip("\"'")
-            if not match["name"] or not self.is_secret(match["name"], content):
-                return match[0]
-            return match["before"] + value.replace(content, HIDDEN)
+            secrets = [each for each in _texts(value) if match["name"] and self.is_secret(match["name"], each)]
+            for secret in sorted(secrets, key=len, reverse=True):
+                value = value.replace(secret, HIDDEN)
+            return match["before"] + value if secrets else match[0]
 
         return self.text(_SETTING.sub(hidden, text))
 
@@ -170,13 +179,17 @@ class Redactor:
         if isinstance(data, str):
             return self.text(data)
         if isinstance(data, Mapping):
-            return {
-                key: HIDDEN if self.is_secret(str(key), content) else self.data(content)
-                for key, content in data.items()
-            }
+            return {key: self._named(str(key), content) for key, content in data.items()}
         if isinstance(data, (list, tuple)):
             return self._arguments(data)
         return data
+
+    def _named(self, name: str, content: Any) -> Any:
+        """The value of a variable, key or flag, a list of them perhaps, without its secrets."""
+        if isinstance(content, (list, tuple)):
+            shown = zip(content, self.data(content), strict=True)
+            return [HIDDEN if self.is_secret(name, each) else hidden for each, hidden in shown]
+        return HIDDEN if self.is_secret(name, content) else self.data(content)
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
         """A command line without its secrets."""
@@ -199,18 +212,33 @@ class Redactor:
 
     def _arguments(self, items: Sequence[Any]) -> list[Any]:
         hidden: list[Any] = []
-        follows = False
-        for item in items:
-            flag = secret_flag(item) if isinstance(item, str) else None
+        for item, flag, before in _flagged(items):
             shown = not isinstance(item, str) or item in self._spared or _HARMLESS.fullmatch(item) is not None
-            if follows and flag is None and not shown:
+            if before and flag is None and not shown:
                 hidden.append(HIDDEN)
             elif flag is not None and flag[1] is not None and flag[1] not in self._spared:
                 hidden.append(f"{flag[0]}={HIDDEN}")
             else:
                 hidden.append(self.data(item))
-            follows = flag is not None and flag[1] is None
         return hidden
+
+
+def _flagged(items: Sequence[Any]) -> Iterator[tuple[Any, tuple[str, str | None] | None, str]]:
+    """Each item of a list with what it is as a :func:`secret_flag`, and the flag before of which it may be a value."""
+    before, first = "", False
+    for item in items:
+        flag = secret_flag(item) if isinstance(item, str) else None
+        if not (first or (isinstance(item, str) and _SEVERAL.fullmatch(before) and _ANOTHER.match(item))):
+            before = ""
+        yield item, flag, before
+        first = flag is not None and flag[1] is None
+        before = flag[0] if flag is not None and first else before
+
+
+def _texts(value: str) -> list[str]:
+    """A value in a file of settings without its quotes; of a list all that are in it."""
+    several = _LIST.fullmatch(value) and not _HARMLESS.fullmatch(value)
+    return [each.strip("\"'") for each in (_IN_LIST.findall(value[1:-1]) if several else [value])]
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -230,15 +258,13 @@ def _forms(secret: str) -> Iterator[str]:
 def _secrets(data: object) -> Iterator[str]:
     if isinstance(data, Mapping):
         for key, content in data.items():
-            if is_secret(str(key), content):
-                yield content
+            several = content if isinstance(content, (list, tuple)) else [content]
+            yield from (each for each in several if is_secret(str(key), each))
             yield from _secrets(content)
     elif isinstance(data, (list, tuple)):
-        flag: tuple[str, str | None] | None = None
-        for item in data:
-            if flag is not None and flag[1] is None and isinstance(item, str) and is_secret(flag[0], item):
+        for item, flag, before in _flagged(data):
+            if before and is_secret(before, item):
                 yield item
-            flag = secret_flag(item) if isinstance(item, str) else None
             if flag is not None and flag[1] is not None:
                 yield flag[1]
             yield from _secrets(item)

@@ -13,7 +13,7 @@ from mpipso.redact import Redactor, is_secret
     [
         *("HF_TOKEN", "hf_token", "OPENAI_API_KEY", "api-key", "apiKey", "DB_PASSWORD", "MY_SECRET_1", "AUTH_TOKENS"),
         *("DB_PASS", "db_pass", "MYSQL_PWD", "SSH_PASSPHRASE", "PRIVATE_KEY", "STORE_ACCESS_KEY", "OPENAI_KEY"),
-        *("CLOUD_CREDENTIALS", "AUTHORIZATION", "JWT", "COOKIE"),
+        *("CLOUD_CREDENTIALS", "AUTHORIZATION", "JWT", "COOKIE", "requirepass", "masterauth", "REDISCLI_AUTH"),
     ],
 )
 def test_names_that_declare_a_secret(name: str) -> None:
@@ -42,6 +42,7 @@ def test_names_that_declare_a_secret(name: str) -> None:
         ("SSL_PRIVATE_KEY", "/etc/ssl/key.pem"),
         ("cookie_name", "session"),
         ("jwt_algorithm", "HS256-long"),
+        ("tls_client_auth", "optional"),
         ("api_key_env", "VLLM_API_KEY"),
     ],
 )
@@ -64,6 +65,36 @@ def test_the_argument_after_a_secret_flag_is_hidden() -> None:
         "serve", "--api-key", "***", "--port", "80", "--auth-token=***", "--max-tokens", "many", "--api-key-env",
         "VLLM_API_KEY",
     ]  # fmt: skip
+
+
+def test_each_of_several_keys_is_hidden() -> None:
+    redactor = Redactor()
+    argv = [
+        "serve",
+        "--api-key",
+        "sk-123456",
+        "sk-2",
+        "{more}",
+        "sk-345678",
+        "/models/x",
+        "sk-456789",
+        "--port",
+        "8000",
+    ]
+    shown = ["serve", "--api-key", "***", "***", "{more}", "***", "/models/x", "sk-456789", "--port", "8000"]
+    assert redactor.arguments(argv) == shown
+    assert redactor.arguments(["bench", "--token", "tok-1", "http-client"]) == [
+        "bench",
+        "--token",
+        "***",
+        "http-client",
+    ]
+    redactor.learn([argv, {"api-keys": ["ab-123456", 3, "ab-2", "true"]}])
+    assert redactor.text("sk-123456 /models/x sk-345678 sk-456789 ab-123456") == "*** /models/x *** sk-456789 ***"
+    tree = {"api_keys": ["ab-123456", 3, "ab-2", "true"], "stop_token": ["</s>", "[EOS]"], "command": argv}
+    assert redactor.data(tree) == {
+        "api_keys": ["***", 3, "***", "true"], "stop_token": ["</s>", "[EOS]"], "command": shown,
+    }  # fmt: skip
 
 
 def test_a_variable_that_is_handed_on_is_hidden_as_in_any_other_place() -> None:
@@ -191,11 +222,14 @@ tokenizer /models/tokenizer.json
 eos_token_id 151643
 max_tokens 131072
 secret_size 512.5m
+api_keys = ["sk-654321", 'sk-2']
+api-key: [sk-654321, sk-7654321]
+password [a]b
 """
     redactor = Redactor()
     hidden = redactor.settings(text)
     expected = text
-    for secret in ("ab1", "hf_abcdef", "sk-123456"):
+    for secret in ("ab1", "hf_abcdef", "sk-123456", "sk-654321", "sk-2", "sk-7654321", "[a]b"):
         expected = expected.replace(secret, "***")
     assert hidden == expected
     assert redactor.text("hf_abcdef sk-123456 needed 151643") == "*** *** needed 151643"

@@ -234,7 +234,7 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     assert len(course.events("evaluated")) == before + 2
 
 
-SETTINGS = '{%s,\n "api_key": "sk-%d", "password": "%s",\n "queue": %d}'
+SETTINGS = '{%s,\n "api_key": "sk-%d", "password": "%s",\n "api_keys": ["Zq9-pass-1", "Zq9-pass-2"],\n "queue": %d}'
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
 from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, load_name
 from mpipso.logtext import says_in_use
+from mpipso.redact import Redactor
 from mpipso.score import Score
 from mpipso.service.clients.base import Client, Target
 from mpipso.service.clients.quality import QualityClient
@@ -184,7 +185,7 @@ class ServiceGroup:
         self._stops.begin(self._nodes)
         layout = self._layout([node.start_folder() for node in self._nodes])
         starts = self._starts(configuration, layout)
-        self._record(starts, layout)
+        self._record(starts, layout, configuration)
         self._update_config(starts, configuration, layout, cancel)
         self._enter("starting")
         self._start(starts, configuration, layout)
@@ -260,14 +261,17 @@ class ServiceGroup:
         except ValueError as error:
             raise EvaluationFailed(str(error)) from None
 
-    def _record(self, starts: Sequence[Start], layout: Layout) -> None:
+    def _record(self, starts: Sequence[Start], layout: Layout, configuration: Configuration) -> None:
+        # In the finished text, a short secret is hard to tell from a part of another word.
+        redactor = Redactor()
+        redactor.spare(map(str, configuration.values()))
         text = []
         for start in starts:
             node = self._nodes[start.node]
             env = {**showing(node.share.device_variable, node.share.devices), **start.env}
             text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
-            text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
-            text += [shlex.join(start.command), ""]
+            text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(redactor.data(env).items())]
+            text += [shlex.join(redactor.arguments(start.command)), ""]
         self._files["command.txt"] = "\n".join(text).encode()
 
     def _update_config(

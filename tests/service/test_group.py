@@ -1196,6 +1196,14 @@ def test_a_failed_benchmark_keeps_what_it_wrote(bench: Bench, monkeypatch: pytes
     assert evaluation.files["service-0-node0.log"] == b"ready\n"
 
 
+def test_a_secret_is_not_in_the_file_that_tells_the_command_however_short_it_is(bench: Bench) -> None:
+    given = ("env", "A_PASSWORD=hunt5", "sh", "-c", 'shift; exec "$@"', "--password", "hunt5", *TINY)
+    evaluation = bench.evaluate(tiny() | {"command": given, "env": {"DB_PASSWORD": "hunt5"}})
+    assert evaluation.failure is None
+    command = evaluation.files["command.txt"].decode()
+    assert "hunt5" not in command and "\nexport DB_PASSWORD='***'\n" in command
+
+
 def test_of_a_long_log_the_end_is_kept(bench: Bench) -> None:
     flood = ("sh", "-c", 'yes 0123456789 | head -c 400000; echo the end; exec "$@"', "sh", *TINY)
     evaluation = bench.evaluate(tiny() | {"command": flood})
