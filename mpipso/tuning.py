@@ -327,7 +327,9 @@ class Tuning:
         evaluation = judged.evaluation
         if confirmation := self.trials.label(evaluation.number) == CONFIRM:
             self._incumbent.doubt()
-        best = not confirmation and self._incumbent.challenge(evaluation.number)
+        changed = not confirmation and self._incumbent.challenge(evaluation.number)
+        # A best one that disappoints when measured again makes way for another.
+        best = changed and self._incumbent.trial is self.trials.of(evaluation.number)
         if judged.failed:
             summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         else:

@@ -1186,6 +1186,26 @@ class TestRepeats:
             best = tomli.loads((again.folder / "best.toml").read_text())
             assert best["run"]["evaluation"] == lines[line - 1]["number"]
 
+    def test_only_what_was_measured_is_marked_as_the_new_best(self, folders: Iterator[Path]) -> None:
+        """The best fails when it is measured again, and another one takes its place."""
+
+        class Lucky(Session):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label == REPEAT and assignment.configuration != BASELINE:
+                    return replace(evaluation, metrics={}, failure=Failure("it broke", "configuration"))
+                return evaluation
+
+        session = Lucky(next(folders), configured(search__strategy="surrogate", search__repeats=2))
+        session.run()
+        tried = {each["number"]: each["configuration"] for event in session.events("asked") for each in event["new"]}
+        events = read(session.folder / FILE)
+        pairs = itertools.pairwise(events)
+        won = [(event["number"], after["number"]) for event, after in pairs if after["event"] == "incumbent"]
+        marked = [int(number) for number in re.findall(r"#(\d+) +\*", session.shown.getvalue())]
+        assert marked == [number for number, best in won if tried[number] == tried[best]]
+        assert len(marked) < len(won)
+
 
 class TestRaceAfterRace:
     """A run that has ended with its race is resumed for more evaluations, on machines of another speed."""
