@@ -38,7 +38,7 @@ end to end."""
 
 
 FIRST_PART = 0.25
-"""The share of a benchmark's requests after which it may be stopped early."""
+"""The share of a benchmark's requests after which it is stopped if it is behind."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,27 @@
-"""When a benchmark is stopped early: after the first part of its requests it is far behind that of the best."""
+"""When a benchmark is stopped early: after the first part of its requests it is far behind that of the best.
+
+Where it is very far behind, that is plain sooner: twice as far after half of that part, three times after a quarter.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
 from mpipso.config import Config
-from mpipso.evaluation import Pace
+from mpipso.evaluation import FIRST_PART, Pace
+
+PARTS = (FIRST_PART / 4, FIRST_PART / 2, FIRST_PART)
+"""The shares of the requests after which is looked."""
+_FEWEST = 4
+"""Requests that say something before the first part is over."""
+
+
+def counts(requests: int) -> list[int]:
+    """After how many of the requests is looked, in order."""
+    several = sorted({math.ceil(part * requests) for part in PARTS})
+    return [count for count in several[:-1] if count >= _FEWEST] + several[-1:]
 
 
 class EarlyStop(threading.Event):
@@ -15,20 +30,20 @@ class EarlyStop(threading.Event):
     Parameters
     ----------
     look:
-        What the objective's metric is after the first part of the requests; None as long as that is not known.
+        Of which share of the requests something is known, and what the objective's metric is by these; None before.
     pace:
         What it was for the best; None for a benchmark that goes to its end.
 
     Attributes
     ----------
     first:
-        What was seen; None if that was nothing.
+        What was seen last; None if that was nothing.
     expected:
         What the metric is expected to be in the end of a benchmark that is too far behind; None of any other.
     """
 
     def __init__(
-        self, config: Config, over: threading.Event, look: Callable[[], float | None], pace: Pace | None
+        self, config: Config, over: threading.Event, look: Callable[[], tuple[float, float] | None], pace: Pace | None
     ) -> None:
         super().__init__()
         self._over = over
@@ -36,6 +51,7 @@ class EarlyStop(threading.Event):
         self._pace = pace
         self._behind = config.benchmark.early_stop
         self._maximized = config.objective.maximize is not None
+        self._seen = 0.0
         self.first: float | None = None
         self.expected: float | None = None
 
@@ -49,11 +65,12 @@ class EarlyStop(threading.Event):
         self.look()
 
     def look(self) -> None:
-        """See whether the first part is over, and what it says."""
-        if self._behind is None or self.first is not None or (first := self._look()) is None:
+        """See how far it is, and what that says."""
+        if self._behind is None or self._seen >= FIRST_PART or (found := self._look()) is None:
             return
-        self.first = first
+        self._seen, self.first = found
         if self._pace is not None:
-            better, worse = (self._pace.first, first) if self._maximized else (first, self._pace.first)
-            if worse < (1.0 - self._behind) * better:
-                self.expected = first * self._pace.whole / self._pace.first
+            better, worse = (self._pace.first, self.first) if self._maximized else (self.first, self._pace.first)
+            times = 1.0 + max(0.0, math.log2(FIRST_PART / self._seen))
+            if worse < (1.0 - times * self._behind) * better:
+                self.expected = self.first * self._pace.whole / self._pace.first

@@ -175,8 +175,8 @@ class Measuring:
             cause = error.cause.replace("the benchmark", f"the {self._client.title}", 1)
             raise EvaluationFailed(cause, kind="measurement", detail=error.detail) from None
 
-    def _first(self, target: Target) -> float | None:
-        """The objective's metric by the first part of the requests; None as long as that is not known.
+    def _first(self, target: Target) -> tuple[float, float] | None:
+        """The share of the requests that were served first, and the objective's metric by these; None if not known.
 
         Of a part in which a request has failed it never is: what becomes of that is seen in the end. It is in tokens
         per second that were worked on, whatever the throughput, and so compares with others of first parts only.
@@ -186,7 +186,8 @@ class Measuring:
         found = read([target.first])
         if found.get("failed") or WORK not in found:
             return None
-        return self._value(dict.fromkeys(THROUGHPUTS, float(found[WORK])))
+        value = self._value(dict.fromkeys(THROUGHPUTS, float(found[WORK])))
+        return None if value is None else (found["completed"] / float(target.load["requests"]), value)
 
     def _kept_first(self, target: Target) -> dict[str, bytes]:
         with contextlib.suppress(FileNotFoundError):

@@ -5,7 +5,8 @@
 The landscapes are those of ``limits.py``: rates with limits on latencies. A benchmark sends as many requests to each
 configuration, so it takes as long as its rate is low; the unit of time is what that of the best configuration takes.
 The rate of the first quarter of the requests differs from that of all by a random factor, log-normal of standard
-deviation ``--noise``. With ``--behind`` benchmarks are stopped then as by ``early_stop``, by the product's own rule,
+deviation ``--noise``; that of an eighth and a sixteenth by the square root of two and twice as much, in logarithms.
+With ``--behind`` benchmarks are stopped then as by ``early_stop``, by the product's own rule,
 for the best of the batches before. Prints for both searches the evaluations until one within 5 % of the best was
 measured, the time until then, if a start takes 0, 1 or 3 units, and the time of the whole budget: geometric means over
 the seeds, where runs that do not get there count as one and a half of the budget. Times are sums over evaluations, as
@@ -27,7 +28,7 @@ from mpipso.config import Config, Search
 from mpipso.evaluation import FIRST_PART, Pace
 from mpipso.score import Score
 from mpipso.search.strategies import create
-from mpipso.service.early import EarlyStop
+from mpipso.service.early import PARTS, EarlyStop
 from tests.benchmarks.limits import Spot, spots, tables
 
 BUDGET = 40
@@ -55,16 +56,18 @@ def config(behind: float | None) -> Config:
 
 
 def measured(spot: Spot, score: Score, factor: float, pace: Pace | None, settings: Config) -> Measured:
-    """One evaluation; its first part is by a ``factor`` faster than the whole."""
+    """One evaluation; its first quarter is by a ``factor`` faster than the whole."""
     if score.fitness is None:
         return Measured(score, 0.0)
     rate = -score.fitness
-    stop = EarlyStop(settings, threading.Event(), lambda: rate * factor, pace)
-    if not stop.is_set():
+    looks = iter([(part, rate * factor ** math.sqrt(FIRST_PART / part)) for part in PARTS])
+    stop = EarlyStop(settings, threading.Event(), lambda: next(looks), pace)
+    part = next((part for part in PARTS if stop.is_set()), None)
+    if part is None:
         return Measured(score, spot.best / rate)
     unknown = len(score.log_ratios) * (math.nan,)
     told = Score(False, fitness=-(stop.expected or 0.0), fidelity=FIRST_PART, log_ratios=unknown)
-    return Measured(told, FIRST_PART * spot.best / rate)
+    return Measured(told, part * spot.best / rate)
 
 
 def searched(spot: Spot, seed: int, batch: int, noise: float, settings: Config) -> list[Measured]:

@@ -1358,18 +1358,33 @@ def test_so_it_is_of_an_open_loop(service: Callable[..., Service], tmp_path: Pat
 EARLY = {"early_stop": 0.3, "concurrency": 1}
 
 
+def test_what_is_told_of_the_first_part_is_told_anew(service: Callable[..., Service], tmp_path: Path) -> None:
+    aim = target(tmp_path)
+    asked: list[int] = []
+
+    def note() -> None:
+        asked.append(json.loads(aim.first.read_text())["completed"] if aim.first.exists() else 0)
+
+    served = service(before=note)
+    load(replace(aim, base_url=f"http://127.0.0.1:{served.port}"), requests=32, warmup=0, **EARLY)
+    assert asked == 4 * [0] + 4 * [4] + 24 * [8]
+
+
 def test_without_early_stop_there_is_none(service: Callable[..., Service], tmp_path: Path) -> None:
     aim = target(tmp_path, service().port)
     load(aim)
     assert not aim.first.exists()
 
 
-@pytest.mark.parametrize(("requests", "first"), [(1, "1"), (4, "1"), (5, "2"), (32, "8"), ("{n}", "2")])
+@pytest.mark.parametrize(
+    ("requests", "first"),
+    [(1, ["1"]), (4, ["1"]), (5, ["2"]), (25, ["4", "7"]), (256, ["16", "32", "64"]), ("{n}", ["2"])],
+)
 def test_after_how_many_requests_follows_from_how_many_there_are(
-    requests: int | str, first: str, tmp_path: Path
+    requests: int | str, first: list[str], tmp_path: Path
 ) -> None:
     words = loadgen_words(load_of(requests=requests, early_stop=0.3), target(tmp_path))
-    assert words[words.index("--first") :][:2] == ["--first", first]
+    assert words[words.index("--first") :][: 1 + len(first)] == ["--first", *first]
     assert "--first" not in loadgen_words(load_of(requests=requests), target(tmp_path))
 
 

@@ -13,7 +13,7 @@ import pytest
 from bed.job import wait_until
 
 from mpipso.config import Config
-from mpipso.evaluation import METRICS, Assignment, Evaluation, Metrics, Pace
+from mpipso.evaluation import FIRST_PART, METRICS, Assignment, Evaluation, Metrics, Pace
 from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.stats import FIRST, WORK
@@ -69,9 +69,11 @@ def configuration(benchmark: dict[str, Any], *, quality: Path | None = None, **o
 # --- when ------------------------------------------------------------------------------------------------------------
 
 
-def stop(first: float | None, pace: Pace | None, *, behind: float | None = 0.25, **objective: str) -> EarlyStop:
+def stop(
+    first: float, pace: Pace | None, *, part: float = FIRST_PART, behind: float | None = 0.25, **objective: str
+) -> EarlyStop:
     told = configuration({"early_stop": behind}, **objective)
-    return EarlyStop(told, threading.Event(), lambda: first, pace)
+    return EarlyStop(told, threading.Event(), lambda: (part, first), pace)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +102,24 @@ def test_it_goes_on_where_nobody_wants_it_stopped_but_is_looked_at_where_there_i
     assert not unwanted.is_set() and (unwanted.first, unwanted.expected) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("part", "first", "stopped"),
+    [(0.0625, 41.0, False), (0.0625, 39.0, True), (0.125, 61.0, False), (0.125, 59.0, True), (0.3, 79.0, True)],
+)
+def test_what_is_very_far_behind_is_stopped_sooner(part: float, first: float, stopped: bool) -> None:
+    found = stop(first, Pace(100.0, 50.0), part=part, behind=0.2)
+    assert found.is_set() is stopped and found.first == first
+    assert found.expected == (first / 2 if stopped else None)
+
+
+def test_of_half_or_more_nothing_is_far_enough_behind_for_that() -> None:
+    assert not stop(1e-9, Pace(100.0, 50.0), part=0.125, behind=0.5).is_set()
+
+
 def test_it_is_looked_at_until_its_first_part_was_seen() -> None:
-    told: Iterator[float | None] = iter([None, None, 90.0])
+    told: Iterator[tuple[float, float] | None] = iter([None, (0.125, 70.0), None, (0.25, 90.0)])
     found = EarlyStop(configuration({}), threading.Event(), lambda: next(told), Pace(100.0, 100.0))
-    assert [found.is_set() for _ in range(5)] == 5 * [False], "no further look, which would end the test"
+    assert [found.is_set() for _ in range(6)] == 6 * [False], "no further look, which would end the test"
     assert found.first == 90.0
 
 

@@ -60,10 +60,10 @@ class Load:
         self._origin = 0.0
         self._finished: list[RequestOutcome] = []
         self._under_way: dict[int, RequestOutcome] = {}
-        self._first = 0
+        self._first: Sequence[int] = ()
 
     async def run(
-        self, prompts: Sequence[Prompt], due: Sequence[float] = (), *, first: int = 0
+        self, prompts: Sequence[Prompt], due: Sequence[float] = (), *, first: Sequence[int] = ()
     ) -> tuple[list[RequestOutcome], float]:
         """Send all prompts; their outcomes in the same order, and the seconds it took.
 
@@ -72,7 +72,7 @@ class Load:
         due:
             When each is sent, in seconds from the start; without it the load is a closed loop.
         first:
-            After how many of them the figures so far are written; 0 for never.
+            After how many of them the figures so far are written, each time anew.
         """
         outcomes = [RequestOutcome() for _ in prompts]
         pairs = list(zip(prompts, outcomes, strict=True))
@@ -118,7 +118,7 @@ class Load:
         except (aiohttp.ClientError, OSError) as error:
             outcome.error = self._quoted(f"{type(error).__name__}: {error}")
         self._finished.append(self._under_way.pop(id(outcome)))
-        if len(self._finished) == self._first:
+        if len(self._finished) in self._first:
             seconds, under_way = time.perf_counter() - self._origin, [*self._under_way.values()]
             told = so_far(self._finished, under_way, seconds, self._options.timeout)
             write(self._options.output.with_name(FIRST), told)
@@ -293,7 +293,7 @@ def parser() -> argparse.ArgumentParser:
     told = "limits in ms that requests keep to count for request_goodput: ttft:500 tpot:50 e2e:9000"
     add("--goodput", type=_limit, nargs="+", default=(), metavar="LATENCY:MS", help=told)
     told = f"after so many requests write the metrics so far, to {FIRST} beside the output (default: never)"
-    add("--first", type=bounded(int, 0), default=0, metavar="REQUESTS", help=told)
+    add("--first", type=bounded(int, 1), nargs="+", default=(), metavar="REQUESTS", help=told)
     add("--save-requests", action="store_true", help="record every request in the output")
     add("--output", required=True, type=Path, help="the JSON file to write")
     return flags

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import resource
 import sys
@@ -14,13 +13,14 @@ import aiohttp
 
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import FIRST_PART, GOODPUT, METRICS, THROUGHPUTS, Metrics
+from mpipso.evaluation import GOODPUT, METRICS, THROUGHPUTS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.result import read
 from mpipso.service.command import text
+from mpipso.service.early import counts
 from mpipso.service.environment import scrubbed_environment
 from mpipso.service.process import Completed
 
@@ -89,8 +89,7 @@ class OpenAIClient(Client):
         if target.api_key_env:
             words += ["--api-key-env", target.api_key_env]
         if benchmark.early_stop is not None:
-            first = math.ceil(FIRST_PART * int(target.load["requests"]))
-            words += ["--first", str(first)]
+            words += ["--first", *map(str, counts(int(target.load["requests"])))]
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])
