@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TextIO
 
 from mpipso.wording import printable
 
@@ -85,8 +85,8 @@ class Cancelled(MpipsoError):
         super().__init__(message)
 
 
-def print_error(error: MpipsoError) -> None:
-    """One line per problem, on standard error."""
+def print_error(error: MpipsoError, stream: TextIO | None = None) -> None:
+    """One line per problem, on standard error or what stands for it."""
     with contextlib.suppress(OSError):  # Nobody may be there to read it, which is no reason for another exit code.
         for line in filter(str.strip, map(printable, str(error).splitlines())):
-            print(f"mpipso: {line}", file=sys.stderr, flush=True)
+            print(f"mpipso: {line}", file=stream or sys.stderr, flush=True)

@@ -24,7 +24,8 @@ from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, end_note, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
 from mpipso.record.journal import Journal
-from mpipso.record.monitor import Monitor
+from mpipso.record.lasting import Lasting
+from mpipso.record.monitor import PATIENCE, Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
 from mpipso.record.screen import pick_mode
@@ -114,11 +115,10 @@ class RunRecord:
             finally:
                 monitor.stop()
             folder = None if failure is not None and _is_for_launcher(failure) else journal.folder
-        self._tell(folder, failure, [*environments, *self._silent(root)])
+        self._tell(monitor.output, folder, failure, [*environments, *self._silent(root)])
         if root is None:
             dismiss(context)
         elif root.abandoned:
-            sys.stdout.flush()
             self._world.abort(code)
         return code
 
@@ -149,19 +149,25 @@ class RunRecord:
             return []
         return [f"no answer from {root.silent}: mpirun may go on waiting, and can be ended by hand; the run is over"]
 
-    def _tell(self, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]) -> None:
+    def _tell(
+        self, output: Lasting, folder: Path | None, failure: RunFailed | None, reservations: Sequence[str]
+    ) -> None:
         """The summary of the run whose journal is in ``folder``, if there is one; and why the run has failed."""
         live = self._screen.mode == "live"
         width = self._screen.width if live else 100
         # At a terminal NO_COLOR decides.
-        console = Console(width=width, force_terminal=live, no_color=None if live else True, highlight=False)
+        no_color = None if live else True
+        console = Console(file=output, width=width, force_terminal=live, no_color=no_color, highlight=False)
         if folder is not None:
             outcome = read_outcome(folder, failure=str(failure or ""))
             console.print(summary(outcome, worth(outcome)), crop=False)
         for line in reservations:
             console.print(f"note: {line}", style="yellow", soft_wrap=True, markup=False)
+        output.drain(PATIENCE)
         if failure is not None:
-            print_error(failure)
+            errors = Lasting(sys.stderr)
+            print_error(failure, errors)
+            errors.drain(PATIENCE)
 
     def _placed(self) -> dict[str, Any]:
         """The plan as the journal has it."""

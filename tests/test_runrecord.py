@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -154,6 +155,29 @@ def test_a_terminal_without_colours_gets_none_in_the_summary(course: Course, mon
     told = [run(course, *words, TERM="xterm", **colours).stdout for colours in ({}, {"NO_COLOR": "1"})]
     assert [re.search(r"\x1b\[[\d;]*3[0-7]m", text) is not None for text in told] == [True, False]
     assert all("results: " in text for text in told)
+
+
+@pytest.mark.parametrize(("mode", "code"), [("live", 0), ("plain", LOST)])
+def test_a_terminal_that_takes_nothing_holds_a_run_up_neither_on_its_way_nor_at_its_end(
+    tmp_path: Path, mode: str, code: int
+) -> None:
+    course = Course(tmp_path, objective__slo=[{"metric": "output_throughput", "min": "baseline"}], search__confirm=0)
+    if code == LOST:
+        course.inject("refuse")
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writing, bytes(4096))  # as a terminal after Ctrl-S, which the test itself must not wait for
+    words = [sys.executable, "-m", "mpipso", "tune", "--progress", mode, "--nodes-per-group", "1", "--evaluations", "3"]
+    with subprocess.Popen(
+        [*words, "--config", str(course.config)], cwd=CHECKOUT, stdout=writing, stderr=writing
+    ) as process:
+        os.close(writing)
+        try:
+            assert process.wait(SOON) == code
+        finally:
+            process.kill()
+            os.close(reading)
+    assert course.events()[-1]["event"] == ("finished" if code == 0 else "failed")
 
 
 ENDING = """

@@ -3,7 +3,7 @@
 ``journal`` keeps every event (``fields`` says what may be in one, ``judged`` is an evaluation with its verdict,
 ``place`` tells whether a file is still there and who holds its lock), ``folders`` the files of each evaluation,
 ``recipe`` the incumbent as a file and as a start script; ``monitor`` shows a run while it lasts (``screen`` on which
-display, ``lasting`` as long as somebody reads it). From the journal alone, later: ``outcome`` is what came of a run
+display, ``lasting`` whether or not somebody reads it). From the journal alone, later: ``outcome`` is what came of a run
 (``measured`` what the measurements of one configuration say together, ``interval`` how sure that is, ``usage`` what the
 groups did with their time, ``whatif`` which schedule would have saved some); ``report`` and ``runstats`` show it,
 ``pareto`` what its objective costs in another metric, ``table`` writes it as CSV, ``columns`` is how tables look, and

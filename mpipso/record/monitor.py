@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mpipso.evaluation import BASELINE, Configuration, Evaluation
 from mpipso.record import figures
-from mpipso.record.lasting import lasting
+from mpipso.record.lasting import Lasting
 from mpipso.record.screen import Screen, terminal_size
 from mpipso.wording import clean
 
@@ -28,6 +28,8 @@ _HEARTBEAT = 30.0
 """Seconds without a line after which plain mode says that the run is alive."""
 _FRAME = 6
 """Lines of the live display besides the rows of groups."""
+PATIENCE = 2.0
+"""Seconds that the end of a run waits for who reads its output."""
 _PHASES = {"configuring": "cyan", "starting": "yellow", "measuring": "green", "stopping": "magenta"}
 
 
@@ -61,7 +63,8 @@ class Monitor:
     groups:
         The names of each service group's nodes, by group.
     stream:
-        Where to write. An output that goes away (a closed pipe, a lost connection) does not end a run.
+        Where to write. An output that goes away (a closed pipe, a lost connection) does not end a run, and one that
+        nobody reads (a stopped terminal) does not hold it up: until it is read again, nothing is drawn.
     screen:
         What it is shown on; a terminal is asked for its size at each drawing.
     clock:
@@ -71,6 +74,8 @@ class Monitor:
     ----------
     incumbent:
         Of the best configuration the number, what it has measured, in words, and itself; None without one.
+    output:
+        What is written to, by whoever else has something to say there as well.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Monitor:
         self._rows = {group: _Row(clean(nodes)) for group, nodes in sorted(groups.items())}
         self._clock = clock
         self._begun = self._drawn = self._spoken = clock()
-        self._stream = lasting(stream)
+        self.output = Lasting(stream)
         self._terminal = screen.terminal
         self._total = total
         self._baseline: Configuration | None = None
@@ -105,7 +110,7 @@ class Monitor:
         self._task = self._progress.add_task("")
         self._live: Live | None = None
         if screen.mode == "live":
-            console = Console(file=self._stream, force_terminal=True, highlight=False, emoji=False)
+            console = Console(file=self.output, force_terminal=True, highlight=False, emoji=False)
             console.size = screen.width, screen.height
             self._live = Live(
                 get_renderable=lambda: self._display(console),
@@ -243,6 +248,8 @@ class Monitor:
     def tick(self) -> None:
         """Draw what has changed, at most four times a second; cheap enough for any main loop."""
         now = self._clock()
+        if self.output.behind:
+            return
         if self._live is None:
             if now - self._spoken >= _HEARTBEAT:
                 self._print(Text(self._heartbeat(now)))
@@ -250,9 +257,10 @@ class Monitor:
             self._draw()
 
     def stop(self) -> None:
-        """Remove the live display, if there is one; may be called again."""
+        """Remove the live display, if there is one; may be called again. Who reads is waited for, but not for long."""
         if self._live is not None:
             self._live.stop()
+        self.output.drain(PATIENCE)
 
     @property
     def _done(self) -> int:
@@ -271,8 +279,7 @@ class Monitor:
         self._changed = True
         stamped = Text.assemble((f"[{_stamp(now - self._begun)}] ", "dim"), line)
         if self._live is None:
-            self._stream.write(stamped.plain.rstrip() + "\n")
-            self._stream.flush()
+            self.output.write(stamped.plain.rstrip() + "\n")
         else:
             self._fit()
             self._live.console.print(stamped)

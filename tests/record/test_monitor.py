@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
+import select
+import struct
+import termios
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from rich.text import Text
 
 from mpipso.evaluation import Configuration, Evaluation, Failure
+from mpipso.record.lasting import Lasting
 from mpipso.record.monitor import Monitor
 from mpipso.record.screen import Screen
 
@@ -365,6 +373,58 @@ def test_an_output_that_went_away_does_not_end_the_run(mode: str, tmp_path: Path
         os.dup2(os.open(tmp_path / "rest", os.O_WRONLY | os.O_CREAT), stream.fileno())
 
 
+@pytest.mark.parametrize("mode", ["plain", "live"])
+def test_an_output_that_nobody_reads_holds_the_run_up_at_no_time_and_has_its_lines_later(mode: str) -> None:
+    clock = Clock()
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    stream = os.fdopen(writing, "w")
+    told: list[float] = []
+
+    def go_on() -> None:
+        monitor = Monitor(8, {0: "a"}, stream, Screen("live" if mode == "live" else "plain"), clock=clock)
+        monitor.started("mpipso")
+        for count in range(300):
+            monitor.note(f"line {count}.")
+            clock.now += 60
+            monitor.tick()
+        begun = time.monotonic()
+        monitor.stop()
+        told.append(time.monotonic() - begun)
+
+    # In a thread, as code that waits for the reader would not come back.
+    going = threading.Thread(target=go_on, daemon=True)
+    going.start()
+    going.join(60)
+    stuck = going.is_alive()
+    text = b""
+    while b"line 299." not in text:
+        assert select.select([reading], [], [], 10)[0], text[-200:]
+        text += os.read(reading, 1 << 16)
+    assert not stuck and told[0] < 10
+    assert re.findall(rb"line (\d+)\.", text) == [str(count).encode() for count in range(300)]
+    assert text.count(b"no group is busy") < 200, "there is nobody to see the signs of life"
+    os.close(reading)
+
+
+def test_of_what_nobody_reads_only_so_much_is_kept() -> None:
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    output = Lasting(stream)
+    for _ in range(5000):
+        output.write(999 * "x" + "\n")
+    assert output.behind and not output.drain(0.1)
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading) as file:
+        text = pool.submit(file.read)
+        assert output.drain(60)
+        output.write("the rest")
+        assert output.drain(60) and not output.behind
+        stream.close()
+        *lines, last = text.result(60).splitlines()
+    assert set(lines) == {999 * "x"} and 1000 < len(lines) < 1300, "they are left out whole"
+    assert last == "the rest"
+
+
 def test_a_terminal_that_lacks_a_character_gets_a_question_mark(clock: Clock) -> None:
     raw = io.BytesIO()
     monitor = Monitor(8, {0: "a"}, io.TextIOWrapper(raw, "ascii"), Screen("plain"), clock=clock)
@@ -373,10 +433,6 @@ def test_a_terminal_that_lacks_a_character_gets_a_question_mark(clock: Clock) ->
 
 
 def test_the_display_follows_the_size_of_a_real_terminal(clock: Clock) -> None:
-    import fcntl
-    import struct
-    import termios
-
     master, slave = os.openpty()
     output = io.StringIO()
 
