@@ -7,9 +7,12 @@ import ipaddress
 import itertools
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +39,8 @@ LOOPBACK = "127.0.0.1"
 """The address of a node that has no other."""
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of these variables with which a process sees no device."""
+LISTING = 20.0
+"""Seconds in which a vendor's tool lists the accelerators."""
 
 
 def showing(variable: str, devices: Sequence[int]) -> dict[str, str]:
@@ -152,10 +157,7 @@ def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
         wanted = [each.strip() for each in environ[variable].split(",")] if variable in environ else None
         if wanted is not None and not all(each.startswith("GPU-") for each in wanted):
             continue
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            continue
+        answer = _listed(command)
         devices = re.findall(pattern, answer, flags=re.MULTILINE)
         if wanted is not None:  # a beginning of an identifier is enough
             found = [re.findall(rf"^GPU (\d+):.*\(UUID: {re.escape(each)}", answer, re.MULTILINE) for each in wanted]
@@ -165,3 +167,23 @@ def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
         if devices:
             return tuple(sorted({int(device) for device in devices})), variable
     return (), ""
+
+
+def _listed(command: Sequence[str]) -> str:
+    """What a tool prints; nothing if it cannot run. One that does not end is not waited for, as it may be unkillable.
+
+    That is so in the middle of a call of its driver. A line on standard error names the host then.
+    """
+    nothing = subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=nothing, text=True, errors="replace")
+    except OSError:
+        return ""
+    try:
+        return process.communicate(timeout=LISTING)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        threading.Thread(target=process.wait, daemon=True).start()
+    told = f"{socket.gethostname()}: {shlex.join(command)} has not ended within {LISTING:g} s"
+    print(f"mpipso: {told}: the host counts as one without such accelerators", file=sys.stderr, flush=True)
+    return ""

@@ -6,7 +6,10 @@ fake table has them.
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +86,32 @@ def test_a_job_gets_no_more_devices_than_its_variable_shows(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert facts.facts().devices == devices
+
+
+def test_a_tool_that_hangs_and_cannot_be_killed_holds_nobody_up_and_its_host_is_told(
+    install: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    install("nvidia-smi", "")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 1000\n")
+    for variable in facts.DEVICE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    started: list[subprocess.Popen[str]] = []
+    # In the middle of a call of a driver no signal reaches a process.
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: started.append(process))
+    monkeypatch.setattr(facts, "LISTING", 0.2, raising=False)
+    asked = threading.Thread(target=facts.facts, daemon=True)
+    asked.start()
+    asked.join(40)
+    waits = asked.is_alive()
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+    asked.join(40)
+    assert started and not waits
+    told = f"mpipso: {socket.gethostname()}: nvidia-smi -L has not ended within 0.2 s"
+    assert told in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("listed", [ASCEND, ASCEND_NEWER])
