@@ -90,11 +90,13 @@ class RunRecord:
         monitor = Monitor(self._config.search.evaluations, groups, sys.stdout, self._screen)
         failure: RunFailed | None = None
         root: Root | None = None
+        begun = self._resumes  # a journal without its first event is none
         with self._journal as journal:
             try:
                 placed = self._placed()
                 more: dict[str, Any] = {"differing": {"hosts": hosts, "names": names}} if hosts else {}
                 self._write_start(journal, placed, more | ({"lived": self._lived} if self._lived else {}))
+                begun = True
                 tuning = self._tuning(journal, monitor)
                 limit, used = self._config.search.time_limit, usage(self._past).wall + self._lived
                 limits = TimeLimits(limit, used, os.environ)
@@ -109,12 +111,13 @@ class RunRecord:
             except RunFailed as error:
                 failure = _why(journal, error)
                 code = failure.exit_code
-                if not _is_for_launcher(failure):
+                if begun and not _is_for_launcher(failure):
                     with contextlib.suppress(RunFailed):  # the journal may be what has failed
                         journal.write("failed", cause=str(failure))
             finally:
                 monitor.stop()
-            folder = None if failure is not None and _is_for_launcher(failure) else journal.folder
+            told = begun and not (failure is not None and _is_for_launcher(failure))
+            folder = journal.folder if told else None
         self._tell(monitor.output, folder, failure, [*environments, *self._silent(root)])
         if root is None:
             dismiss(context)

@@ -52,6 +52,21 @@ def test_the_end_of_a_job_is_that_of_its_run_unless_the_job_comes_back(
     assert len(course.events("assigned")) == (3 if requeue else 0)
 
 
+FULL = """
+import errno, sys
+from mpipso.record import journal
+room = int(sys.argv[1])
+class Full(journal.FileIO):
+    def write(self, data):
+        if len(data) > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+journal.FileIO = Full  # the fault
+from mpipso.cli import main
+sys.exit(main(["tune", "--nodes-per-group", "1", *sys.argv[2:]]))
+"""
+
+
 CLOCK = """
 import sys
 from types import SimpleNamespace
@@ -199,6 +214,19 @@ def test_ctrl_c_when_all_is_done_changes_nothing(course: Course) -> None:
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert course.events()[-1]["event"] == "finished"
+
+
+@pytest.mark.parametrize("room", [0, 500])
+def test_a_disk_that_is_full_before_the_first_line_is_told(tmp_path: Path, room: int) -> None:
+    """The room is enough, or not, for the line that tells of it."""
+    runs = tmp_path / "runs"
+    course = Course(tmp_path, output=str(runs))
+    limited = [sys.executable, "-c", FULL, str(room), "--config", str(course.config)]
+    done = subprocess.run(limited, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    journal = (runs / "latest").resolve() / "journal.jsonl"
+    assert done.returncode == LOST, done.stdout + done.stderr
+    assert done.stderr.splitlines() == [f"mpipso: {journal}: cannot be written: No space left on device"]
+    assert journal.read_bytes() == b""
 
 
 @pytest.mark.parametrize("removed", [False, True])
