@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
-STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command
+STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command; in a hurry, at most
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
 LOOK = 0.5  # seconds between two looks at processes, shared memory and log
 SHARE = 0.005  # of one core, at most, for those looks: the service under test needs the cores
@@ -409,13 +409,13 @@ class Keeper:
 
     def abandoned(self) -> None:
         self.heard = False
-        limit = HASTY / 2 if self.order.get("stop_command") else HASTY
-        self.stop(min(self.grace, limit), limit)
+        # Signals may not reach what the stop command ends, as a container, and nobody else will end it.
+        self.stop(min(self.grace, HASTY), max(self.grace, STOP_COMMAND))
 
-    def stop(self, grace: float, patience: float = STOP_COMMAND) -> None:
+    def stop(self, grace: float, patience: float | None = None) -> None:
         """Begin to stop; if that has begun, hurry: ``grace`` is then counted from now and the earlier end holds.
 
-        The stop command gets ``grace``, too, or ``patience`` if that is more.
+        The stop command gets ``patience``, or else ``grace`` and at least, in a hurry at most, STOP_COMMAND.
         """
         now = time.monotonic()
         if not self.stopping:
@@ -423,7 +423,7 @@ class Keeper:
             if self.order.get("stop_command"):
                 try:
                     self.stopper = self.spawn(self.order["stop_command"])
-                    self.term_at = now + max(patience, grace)
+                    self.term_at = now + (max(STOP_COMMAND, grace) if patience is None else patience)
                 except StartFailed as problem:
                     self.note(f"stop command: {problem}")
         else:
@@ -431,7 +431,7 @@ class Keeper:
             if self.terminated:
                 self.kill_at = min(self.kill_at, now + grace)
             else:
-                self.term_at = min(self.term_at, now + min(patience, grace))
+                self.term_at = min(self.term_at, now + (min(STOP_COMMAND, grace) if patience is None else patience))
 
     def note(self, line: str) -> None:
         """Add a line to the log; a full disk must not end what stops the service."""

@@ -269,6 +269,37 @@ def test_the_stop_command_has_the_grace_too_and_its_failure_is_in_the_log(tmp_pa
     assert logged(tmp_path) == "stop command: ended with code 3\n"
 
 
+LEFT = """
+import os, sys, threading, time
+from pathlib import Path
+from mpipso.service.environment import scrubbed_environment
+from mpipso.service.process import Kept
+log, stop_command, stops = sys.argv[1:]
+keeper = Kept.start(["sleep", "1000"], env=scrubbed_environment(os.environ), cwd=None, log=Path(log), cores=None,
+                    grace=60, stop_command=["sh", "-c", stop_command])
+if stops:
+    threading.Thread(target=keeper.stop, daemon=True).start()
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("stops", ["", "before"])
+def test_the_stop_command_has_the_grace_when_the_rank_is_dead(tmp_path: Path, stops: str) -> None:
+    """It may be all that ends a container; the rank may have begun to stop the service ``before`` it died."""
+    tag, begun, asked = f"left{os.getpid()}{stops}", tmp_path / "begun", tmp_path / "asked"
+    words = [sys.executable, "-c", LEFT, str(tmp_path / "log"), f"touch {begun}; sleep 6; touch {asked}", stops]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "TAG": tag}) as rank:
+        try:
+            assert rank.stdout and rank.stdout.readline() == b"ready\n"
+            if stops:
+                wait_until(begun.exists)
+        finally:
+            rank.kill()
+    wait_until(lambda: not tagged(tag), 60)
+    assert asked.exists()
+
+
 def test_a_stop_command_that_hangs_or_is_missing_does_not_prevent_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
