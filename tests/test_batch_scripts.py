@@ -120,6 +120,14 @@ def test_a_job_that_came_back_before_its_run_had_begun_starts_it(site: Site) -> 
     assert site.run(7, *FLAGS) == first
 
 
+@pytest.mark.parametrize("system", ["pbs", "lsf"])
+def test_flags_may_be_on_several_lines(system: str, tmp_path: Path) -> None:
+    site = Site(tmp_path, system)
+    flags = "\n  --config my.toml\n  --seed 5\n"
+    assert site.run(7, MPIPSO_FLAGS=flags)[:-4] == [*PLAIN, *FLAGS]
+    assert site.run(7, MPIPSO_FLAGS=flags)[:-2] == [*PLAIN, *FLAGS]
+
+
 @pytest.mark.parametrize("flags", [("--resume", "old"), ("--resume=old",)])
 def test_a_job_goes_on_with_the_run_of_another(site: Site, flags: tuple[str, ...]) -> None:
     assert site.run(7, *flags) == site.run(7, *flags) == [*PLAIN, *flags]
