@@ -19,6 +19,7 @@ from faults.course import HERE, LIMIT, SOON, Course
 
 from mpipso.errors import LOST
 from mpipso.record.folders import BEAT_FILE
+from mpipso.record.recipe import read_best
 from mpipso.roles import BEAT
 from mpipso.timelimits import RESERVE
 
@@ -144,6 +145,25 @@ def test_what_is_tried_is_in_the_journal_even_if_it_is_called_like_a_secret(cour
     asked = [new["configuration"]["policy"] for event in course.events("asked") for new in event["new"]]
     assert len(asked) == 5 and set(asked) <= {"greedy", "fair"}
     assert again.stdout.count("without it:") == 1, "its values are what the models learn from"
+
+
+def test_the_working_folder_may_have_a_name_that_is_no_utf8(course: Course) -> None:
+    folder = Path(os.fsdecode(os.fsencode(course.folder) + b"/lat\xe9n"))
+    folder.mkdir()
+    words = [sys.executable, "-m", "mpipso"]
+    for more in (
+        ["tune", "--config", str(course.config), "--nodes-per-group", "1", "--evaluations", "2", "--output", "runs"],
+        ["tune", "--resume", "runs/latest", "--nodes-per-group", "1", "--evaluations", "3"],
+        ["report", "runs/latest"],
+    ):
+        environment = {**os.environ, "PWD": str(folder), "PYTHONPATH": str(CHECKOUT)}
+        done = subprocess.run(
+            [*words, *more], env=environment, cwd=folder, capture_output=True, timeout=LIMIT, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert b"damaged" not in done.stdout and b"cannot be read" not in done.stdout
+    written = read_best(folder / "runs" / "latest")
+    assert written is not None and written.starts
 
 
 def test_how_a_session_was_launched_is_kept_and_other_groups_are_told(course: Course) -> None:

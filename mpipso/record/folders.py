@@ -227,6 +227,8 @@ def _numbered(name: str, count: int) -> str:
 def write_whole(path: Path, content: str, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part; ``mode`` is cut by the umask.
 
+    Paths that are no UTF-8 keep their bytes.
+
     Raises
     ------
     RunFailed
@@ -236,8 +238,8 @@ def write_whole(path: Path, content: str, mode: int = 0o666) -> None:
     try:
         try:
             draft.unlink(missing_ok=True)
-            with open(draft, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-                file.write(content)
+            with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                file.write(content.encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)

@@ -145,7 +145,7 @@ def read_best(folder: Path) -> Written | None:
     """
     path = folder / TOML
     try:
-        best = tomli.loads(path.read_text(encoding="utf-8"))
+        best = tomli.loads(path.read_text("utf-8", "surrogateescape"))
         starts = tuple(
             NodeStart(_text(entry["host"]), tuple(map(_text, entry["argv"])), _texts(entry["env"]))
             for entry in best["start"]
