@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -79,7 +80,7 @@ class Assignment:
 NOT_READY = "not ready within"
 """How the cause of a failure begins if the service needed longer than ``start_timeout``."""
 NODE_LOST = "node lost"
-"""What the cause of a failure says of a node that its group hears nothing of."""
+"""What the cause of a failure says, behind the node's name, of one that its group hears nothing of."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class Failure:
     def silent(self) -> bool:
         """Whether the failure says nothing about the configuration that was to be measured."""
         return self.kind in ("infrastructure", "cancelled")
+
+    @property
+    def node_lost(self) -> bool:
+        """Whether a node is to blame that the group hears nothing of; a log may have these words, too."""
+        return self.kind == "infrastructure" and re.match(rf"\S+: {NODE_LOST}: ", self.cause) is not None
 
 
 def load_name(key: str, value: float) -> str:

@@ -29,7 +29,7 @@ from mpipso.cluster.dispatch import (
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
 from mpipso.errors import Alone, RunFailed
-from mpipso.evaluation import NODE_LOST, Assignment, Evaluation
+from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
 from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.notes import end_note
@@ -187,7 +187,8 @@ class Root:
             raise kind(f"no service group is left: lost {self._who(self._membership.lost)}")
         if self._health.hopeless:
             causes = [f"group {group}: {self._health.cause(group)}" for group in self._membership.groups]
-            kind = Alone if any(NODE_LOST in cause for cause in causes) else RunFailed  # a new job connects anew
+            lost = any(map(self._health.node_lost, self._membership.groups))  # a new job connects anew
+            kind = Alone if lost else RunFailed
             raise kind("\n".join(["every service group is in quarantine:", *causes]))
 
     def _take(self, event: Event) -> None:

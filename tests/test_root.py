@@ -146,7 +146,11 @@ def test_a_spare_that_is_as_silent_as_the_last_group_is_not_taken_to_be_there(
 
 @pytest.mark.parametrize(
     ("cause", "kind"),
-    [("h1: node lost: its agent ended", Alone), ("h1: port 8000 is in use by pid 7 (redis-server)", RunFailed)],
+    [
+        ("h1: node lost: its agent ended", Alone),
+        ("h1: port 8000 is in use by pid 7 (redis-server)", RunFailed),
+        ("h1: the service ended with code 1 before it was ready: [Errno 98] address in use; node lost: 3", RunFailed),
+    ],
 )
 def test_a_launcher_may_find_a_node_again_that_all_groups_have_lost(cause: str, kind: type, tmp_path: Path) -> None:
     with Journal.create(tmp_path, Redactor({})) as journal:
@@ -154,10 +158,12 @@ def test_a_launcher_may_find_a_node_again_that_all_groups_have_lost(cause: str, 
         monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
         tuning: Any = SimpleNamespace(known_good=lambda: None)
         root = Root(context, tuning, journal, monitor, Interrupts(), TimeLimits(None, 0.0, {}), beat=tmp_path / "beat")
+        failure = Failure(cause, "infrastructure")
         for group in (0, 1):
             for _ in range(HOPELESS + 1):
-                root._health.mark_unhealthy(group, cause, math.inf)
-        with pytest.raises(RunFailed, match="every service group is in quarantine:\ngroup 0: h1: ") as raised:
+                root._dispatcher._probed(Evaluation(0, 1, group, {}, failure=failure), math.inf)
+        told = "every service group is in quarantine:\ngroup 0: the probe failed: h1: "
+        with pytest.raises(RunFailed, match=told) as raised:
             root._turn()
     assert type(raised.value) is kind
 

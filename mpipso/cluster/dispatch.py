@@ -272,7 +272,7 @@ class Dispatcher:
             return [Probed(evaluation), Readmitted(group)]
         if evaluation.suspended or failure.kind == "cancelled":
             return []
-        self._health.mark_unhealthy(group, f"the probe failed: {failure.cause}", now)
+        self._health.mark_unhealthy(group, f"the probe failed: {failure.cause}", now, node_lost=failure.node_lost)
         return [Probed(evaluation), self._quarantined(group)]
 
     def _quarantined(self, group: int) -> Quarantined:

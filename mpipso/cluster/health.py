@@ -53,6 +53,8 @@ class _Health:
     """Failures in a row; one that may lie in the configuration counts half."""
     cause: str = ""
     """Why it is in quarantine; empty while it is healthy."""
+    node_lost: bool = False
+    """Whether that is a node of which nothing is heard."""
     pause: float = 0.0
     due: float = 0.0
     probes: int = 0
@@ -94,15 +96,17 @@ class ServiceGroupHealthMonitor:
         if health.streak < self._after and not known_good:
             return False
         which = "a configuration that works elsewhere failed" if known_good else "failures in a row"
-        self.mark_unhealthy(evaluation.group, f"{which}, the last one: {failure.cause}", now)
+        self.mark_unhealthy(
+            evaluation.group, f"{which}, the last one: {failure.cause}", now, node_lost=failure.node_lost
+        )
         return True
 
-    def mark_unhealthy(self, group: int, cause: str, now: float) -> None:
+    def mark_unhealthy(self, group: int, cause: str, now: float, *, node_lost: bool = False) -> None:
         """Give the group no particles until :meth:`readmit`; a probe is due after its next pause."""
         health = self._groups[group]
         if health.cause:
             health.probes += 1
-        health.cause = cause
+        health.cause, health.node_lost = cause, node_lost
         health.pause = min(2 * health.pause or self._pause, LONGEST_PAUSE)
         health.due = now + health.pause
 
@@ -113,6 +117,10 @@ class ServiceGroupHealthMonitor:
     def cause(self, group: int) -> str:
         """Why the group is in quarantine; empty if it is not."""
         return self._groups[group].cause
+
+    def node_lost(self, group: int) -> bool:
+        """Whether the group is in quarantine since it has lost a node."""
+        return self._groups[group].node_lost
 
     def pause(self, group: int) -> float:
         """Seconds from the start of its quarantine, or the last probe, to the next probe."""
