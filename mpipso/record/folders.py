@@ -86,7 +86,10 @@ class RunFolder:
         _check_name(name)
         again = name is not None and _reserved(output / name) and not _looked_after(output / name)
         path = output / name if name is not None and again else _make(output, name)
-        (path / LAUNCH_LOG).touch()
+        try:
+            (path / LAUNCH_LOG).touch()
+        except OSError as error:
+            raise UserError(_unusable(output, error.strerror)) from None
         return path
 
     @classmethod

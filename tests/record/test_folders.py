@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -84,6 +85,15 @@ def test_an_unwritable_output_is_told_in_one_line(tmp_path: Path) -> None:
         assert caught.value.problems == (f"output folder {output}: is not a folder; give a folder you can write to",)
     with pytest.raises(UserError, match=r"output folder /proc/runs: .+; give a folder you can write to"):
         RunFolder.create(Path("/proc/runs"))
+
+
+def test_a_folder_that_cannot_be_reserved_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(UserError, match=f"^output folder {tmp_path}: Disk quota exceeded; give a folder you can write"):
+        RunFolder.reserve(tmp_path)
 
 
 @pytest.mark.parametrize("how", ["create", "reserve"])
