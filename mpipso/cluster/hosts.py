@@ -164,7 +164,8 @@ def _expand(part: str) -> list[str]:
 class Hosts:
     """Finds a host of the job by its full name, its short name or an address, as launchers shorten names freely.
 
-    Upper and lower case are the same in names (RFC 4343), and the user in ``user@host`` does not matter.
+    Upper and lower case are the same in names (RFC 4343). Neither the user in ``user@host`` matters nor a dot at the
+    end, by which no domain is to be added (RFC 1034).
     """
 
     def __init__(self, ranks: Sequence[Rank]) -> None:
@@ -215,8 +216,8 @@ class Hosts:
         if name in self._exact:
             return set(self._exact[name])
         # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
-        return {host for host in self._by_short.get(short_host(name), ()) if "." not in name or "." not in host}
+        return {host for host in self._by_short.get(short_host(name), ()) if "." not in name or "." not in _key(host)}
 
 
 def _key(name: str) -> str:
-    return name.rpartition("@")[2].casefold()
+    return name.rpartition("@")[2].casefold().removesuffix(".")
