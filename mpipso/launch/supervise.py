@@ -18,26 +18,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
-from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, Taken, UserError
+from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
 from mpipso.launch.jobs import Job
 from mpipso.launch.limits import Limits
+from mpipso.launch.log import Log
 from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.survivors import answering, strangers, succeeding
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
-from mpipso.record.lasting import silence
 from mpipso.record.outcome import NO_BASELINE
-from mpipso.record.place import lock
 from mpipso.record.usage import ENDINGS
-from mpipso.redact import Redactor
 from mpipso.signals import describe, number
 from mpipso.startup import Options
-from mpipso.wording import printable
 
 LINGER = 15.0
 """Seconds of silence after which a launcher is ended whose run has come to its end: MPI_Finalize may hang."""
@@ -90,8 +86,7 @@ class Supervisor:
         self._environment = {**environment, COMMAND: self._command}
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)
-        self._redactor = Redactor(environment)
-        self._log: TextIOWrapper | None = None
+        self._log = Log(self._folder / LAUNCH_LOG, environment)
         self._unseen = False
         self._began = False
 
@@ -108,20 +103,18 @@ class Supervisor:
             The run cannot go on: too few hosts answer, or it was restarted as often as is allowed; with the command
             to resume it.
         """
-        with contextlib.ExitStack() as stack:
-            self._log = _locked(self._folder / LAUNCH_LOG, stack)
-            stack.enter_context(self._mpirun)
+        with self._log, self._mpirun:
             try:
                 return self._run()
             except RunFailed as error:
                 if self._mpirun.received:
                     return self._interrupted()
                 lines = [str(error), *self._how_to_resume()]
-                self._keep(lines)
+                self._log.keep(lines)
                 raise RunFailed("\n".join(lines)) from None
             finally:
                 if sys.stdout.isatty():  # a root that was killed while it drew has left the cursor hidden
-                    self._say(_SHOW_CURSOR, end="")
+                    self._log.say(_SHOW_CURSOR, end="")
 
     def _run(self) -> int:
         job = self._job
@@ -156,9 +149,9 @@ class Supervisor:
     def _attempt(self, job: Job) -> End:
         """Launch the job and wait for its end."""
         command = job.command([*self._forward, RESTARTS])
-        self._say(f"+ {shlex.join(command)}")
-        self._redactor.learn(command)
-        self._keep([f"+ {shlex.join(command)}"])
+        self._log.say(f"+ {shlex.join(command)}")
+        self._log.learn(command)
+        self._log.keep([f"+ {shlex.join(command)}"])
         state = self._state()
         self._mpirun.start(
             command, {**self._environment, RESTARTS: str(self._left)}, begun=lambda: self._has_begun(state)
@@ -231,7 +224,7 @@ class Supervisor:
             away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
-                self._tell(
+                self._log.tell(
                     f"{self._folder} of {', '.join(sorted(having))} is not visible on this host, so that the run "
                     f"cannot be supervised: put the output folder on a file system that all hosts share"
                 )
@@ -271,10 +264,10 @@ class Supervisor:
         lines = [line for line in cause.splitlines() if line.strip()]
         lines += [] if cause.startswith(NO_BASELINE) else self._how_to_resume()
         if heard:
-            self._keep(lines)
+            self._log.keep(lines)
             return
         for line in lines:
-            self._tell(line)
+            self._log.tell(line)
 
     def _next(self, how: str, ended: float, *, loud: bool) -> Job:
         """The job that follows one that was lost, with everything that the old one has left on this host gone."""
@@ -285,7 +278,7 @@ class Supervisor:
         self._mpirun.clear()
         paths = (self._folder / f"hosts-{index}.txt" for index in itertools.count(2))
         try:
-            answer = answering(self._job.ranks.hosts, self._agent(), self._tell)
+            answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
             job = self._job.on(answer, next(path for path in paths if not path.exists()))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
@@ -296,7 +289,7 @@ class Supervisor:
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
         where = f" with {job.ranks.count} of {self._job.ranks.count} ranks" if out else ""
         restart = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
-        self._tell(f"{how}{left_out}; {what}{where} ({restart})")
+        self._log.tell(f"{how}{left_out}; {what}{where} ({restart})")
         self._fence()
         if len(set(job.ranks.hosts)) > 1:
             while time.monotonic() - ended < SETTLING and not self._mpirun.received:
@@ -341,40 +334,8 @@ class Supervisor:
         told = received == signal.SIGUSR1 if requeued else told
         for line in [] if told else self._how_to_resume():
             # Another signal may be that of scancel, of the loss of a node, or of a job with a higher priority.
-            self._tell(f"if this job does not come back by itself, {line}" if requeued else line)
+            self._log.tell(f"if this job does not come back by itself, {line}" if requeued else line)
         return 128 + received
 
     def _how_to_resume(self) -> list[str]:
         return [f"go on with: {resuming(self._command, self._folder)}"] if self._events() else []
-
-    def _say(self, text: str, end: str = "\n", stream: TextIO | None = None) -> None:
-        stream = stream or sys.stdout
-        try:
-            print(text, end=end, file=stream, flush=True)
-        except OSError:
-            # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
-            silence(stream)
-
-    def _tell(self, line: str) -> None:
-        self._keep([line])
-        self._say(f"mpipso: {printable(line)}", stream=sys.stderr)
-
-    def _keep(self, lines: Sequence[str]) -> None:
-        # The log is a convenience: a full disk is told by those whose records matter.
-        with contextlib.suppress(OSError):
-            if self._log is not None:
-                at = time.strftime("%Y-%m-%d %H:%M:%S")
-                self._log.writelines(f"{at} {self._redactor.text(line)}\n" for line in lines)
-                self._log.flush()
-
-
-def _locked(path: Path, stack: contextlib.ExitStack) -> TextIOWrapper | None:
-    """The open log, locked so that no other supervisor takes the same run; None where it cannot be written."""
-    try:
-        file = stack.enter_context(path.open("a", encoding="utf-8", errors="backslashreplace"))
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):
-        if lock(file) is False:
-            raise Taken(f"{path.parent}: is already supervised by another mpipso launch")
-    return file
