@@ -124,7 +124,7 @@ class Supervisor:
             before = len(self._events())
             end = self._attempt(replace(job, options=options))
             ended = time.monotonic()
-            events = self._events()[before:]
+            events = self._events(end.how)[before:]
             self._began = self._began or any(event["event"] == "asked" for event in events)
             if self._is_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
@@ -167,7 +167,10 @@ class Supervisor:
         """What the ranks are told now: to resume, or to begin again under the same name if nothing was asked yet."""
         if options.resume is None and not any(event["event"] == "asked" for event in self._events()):
             # A root may have died before the journal's first line, or before all that a warm start takes was learned.
-            self._journal.unlink(missing_ok=True)
+            try:
+                self._journal.unlink(missing_ok=True)
+            except OSError as error:
+                raise RunFailed(f"{self._journal}: cannot be removed: {error.strerror}") from error
             return replace(options, name=self._folder.name)
         return replace(options, resume=self._folder, name=None, warm_start=())
 
@@ -202,7 +205,10 @@ class Supervisor:
                 return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True
-                if (events := self._events()) and events[-1]["event"] in ENDINGS:
+                events = self._read()
+                if isinstance(events, OSError):  # it may be read the next time
+                    checked = False
+                elif events and events[-1]["event"] in ENDINGS:
                     return ""
         return ""
 
@@ -220,7 +226,7 @@ class Supervisor:
 
     def _is_elsewhere(self) -> bool:
         """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
-        if not self._unseen and not self._journal.exists():
+        if not self._unseen and self._read() == []:
             away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
@@ -321,8 +327,34 @@ class Supervisor:
             return False
         return False
 
-    def _events(self) -> list[dict[str, Any]]:
-        return journal.read(self._journal) if self._journal.exists() else []
+    def _events(self, how: str = "") -> list[dict[str, Any]]:
+        """What the journal holds, once the disk answers, for which it is waited as long as for a silent run.
+
+        Raises
+        ------
+        RunFailed
+            It does not; ``how`` the job has ended comes first.
+        """
+        end = time.monotonic() + self._limits.stuck_after
+        told = False
+        while isinstance(events := self._read(), OSError):
+            why = f"{self._journal} cannot be read: {events.strerror}"
+            if time.monotonic() > end or self._mpirun.received:
+                raise RunFailed(f"{how}, and {why}" if how else why)
+            if not told:
+                self._log.tell(f"{why}; waiting for it")
+                told = True
+            time.sleep(_LOOK)
+        return events
+
+    def _read(self) -> list[dict[str, Any]] | OSError:
+        """What the journal holds now, nothing if there is none; or why the disk does not tell."""
+        try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return journal.parse(self._journal, self._journal.read_bytes())[0]
+        except OSError as error:
+            return error
+        return []
 
     def _agent(self) -> list[str]:
         return self._job.launcher.agent(os.environ)
@@ -338,4 +370,4 @@ class Supervisor:
         return 128 + received
 
     def _how_to_resume(self) -> list[str]:
-        return [f"go on with: {resuming(self._command, self._folder)}"] if self._events() else []
+        return [f"go on with: {resuming(self._command, self._folder)}"] if self._read() else []

@@ -54,7 +54,7 @@ class Journal:
         self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
-        self.past, size = _parse(path, file.readall())
+        self.past, size = parse(path, file.readall())
         self._next = len(self.past)
         self._size = size
         file.truncate(size)
@@ -176,11 +176,17 @@ def read(path: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return _parse(path, content)[0]
+    return parse(path, content)[0]
 
 
-def _parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The events of a journal's content, and how many bytes hold them: all but a torn last line."""
+def parse(path: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The events of a journal's content, and how many bytes hold them: all but a torn last line.
+
+    Raises
+    ------
+    UserError
+        Another line is damaged; ``path`` says of which file.
+    """
     *lines, torn = content.split(b"\n")
     events: list[dict[str, Any]] = []
     for index, line in enumerate(lines):

@@ -78,6 +78,20 @@ supervise._LOOK, Supervisor._state = 0.0, look
 """The same with a clock that only the stand-in puts forward, and a note of every look: see ``later()`` there."""
 SILENT = "[later(3.4) for _ in range(3)]"
 """More than ten seconds of that clock, in steps in which the supervisor was not suspended itself."""
+OUTAGE = """
+import errno
+import os
+from pathlib import Path
+def failing(function):
+    def call(path, *more, **named):
+        if path.name == "journal.jsonl" and os.path.exists("{folder}/outage"):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return function(path, *more, **named)
+    return call
+for name in ("open", "stat", "read_bytes"):
+    setattr(Path, name, failing(getattr(Path, name)))
+"""
+"""The same on a host of its own, where the journal cannot be read as long as a file ``outage`` is there."""
 LATE = """
 from mpipso.record import folders
 looked_after, first = folders._looked_after, [False]
@@ -450,6 +464,32 @@ class TestRestarts:
         done = bench.launch(["begin(); (folder() / 'journal.jsonl').write_text('damage\\n'); hang()"])
         assert done.returncode == 2
         assert told(done)[0].endswith("journal.jsonl:1: is not a line of JSON: the journal is damaged")
+
+    def test_an_outage_of_the_disk_on_this_host_alone_does_not_end_a_run(self, bench: Bench) -> None:
+        out, back = "(HERE / 'outage').touch()", "(HERE / 'outage').unlink()"
+        done = bench.launch(
+            [f"begin(); later(); {out}; later(4.0); later(4.0); {back}; later(); finish()"], fault=CLOCK + OUTAGE
+        )
+        assert (done.returncode, told(done)) == (0, []), done.stderr
+        assert len(bench.calls) == 1
+
+    @pytest.mark.parametrize("lasting", [False, True])
+    def test_and_of_a_job_that_ends_in_it_the_launcher_waits_for_the_journal(self, bench: Bench, lasting: bool) -> None:
+        attempts = ["begin(); (HERE / 'outage').touch(); sys.exit(7)", "begin(); finish()"]
+        with bench.start(attempts, "--stuck-after", 100, fault=CLOCK + OUTAGE) as job:
+            wait_until(lambda: "waiting for it" in job.stderr, 20, "it waits")
+            if lasting:
+                (bench.folder / "clock").write_text("101.0")
+                done = job.wait()
+            (bench.folder / "outage").unlink()
+            done = job.wait()
+        assert done.returncode == (4 if lasting else 0), done.stderr
+        why = f"{bench.run / 'journal.jsonl'} cannot be read: Transport endpoint is not connected"
+        how = "mpirun ended with code 7 before the run had ended"
+        assert told(done)[:2] == [
+            f"{why}; waiting for it",
+            f"{how}, and {why}" if lasting else f"{how}; resuming {bench.run} (restart 1 of 3)",
+        ]
 
     def test_what_the_old_job_left_is_gone_before_the_next_one(self, bench: Bench) -> None:
         """A rank in the launcher's session, one in its own, and a keeper that ends by itself in a moment."""
