@@ -26,6 +26,7 @@ from mpipso.launch.jobs import Job
 from mpipso.launch.limits import Limits
 from mpipso.launch.log import Log
 from mpipso.launch.mpirun import Mpirun
+from mpipso.launch.source import Source
 from mpipso.launch.survivors import answering, strangers, succeeding
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record import journal
@@ -67,23 +68,28 @@ class Supervisor:
         The run's folder: reserved for a new run, or with the journal of the run to go on with.
     environment:
         What the launcher and, by ``forward``, the ranks get.
+    source:
+        The configuration file that the job names, None if it names none.
     """
 
     def __init__(
-        self, job: Job, folder: Path, limits: Limits, environment: Mapping[str, str], forward: Sequence[str]
+        self,
+        job: Job,
+        folder: Path,
+        limits: Limits,
+        environment: Mapping[str, str],
+        forward: Sequence[str],
+        source: Source | None = None,
     ) -> None:
         self._job = job
         self._folder = folder.absolute()
         self._journal = self._folder / journal.FILE
         self._limits = limits
         self._left = limits.restarts
-        again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks.count)]
-        if submits(environment[COMMAND]):  # with a script that says these itself
-            again, ranks = replace(again, config=None, progress="auto"), []
-        more = [f"--mpirun-args={shlex.join(job.more)}"] if job.more else []
-        flags = [*ranks, *more, *limits.words(), *again.words()]
-        self._command = " ".join([environment[COMMAND], *map(shlex.quote, flags)])
-        self._environment = {**environment, COMMAND: self._command}
+        self._source = source
+        self._environment = dict(environment)
+        self._called = environment[COMMAND]
+        self._command = self._set_command()
         self._forward = forward
         self._mpirun = Mpirun(job.launcher)
         self._log = Log(self._folder / LAUNCH_LOG, environment)
@@ -143,6 +149,17 @@ class Supervisor:
             job = self._next(end.how, ended, loud=not events)
             if self._mpirun.received:
                 return self._interrupted()
+
+    def _set_command(self) -> str:
+        """The words that launch a run in the same place and way; the ranks of the jobs to come are told them, too."""
+        job, command = self._job, self._called
+        again, ranks = replace(job.options, resume=None, name=None, warm_start=()), ["-np", str(job.ranks.count)]
+        if submits(command):  # with a script that says these itself
+            again, ranks = replace(again, config=None, progress="auto"), []
+        more = [f"--mpirun-args={shlex.join(job.more)}"] if job.more else []
+        flags = [*ranks, *more, *self._limits.words(), *again.words()]
+        self._environment[COMMAND] = " ".join([command, *map(shlex.quote, flags)])
+        return self._environment[COMMAND]
 
     # One job
 
@@ -282,6 +299,7 @@ class Supervisor:
         if not self._left:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
+        self._go_on_as_launched()
         paths = (self._folder / f"hosts-{index}.txt" for index in itertools.count(2))
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
@@ -301,6 +319,17 @@ class Supervisor:
             while time.monotonic() - ended < SETTLING and not self._mpirun.received:
                 time.sleep(_POLL)
         return job
+
+    def _go_on_as_launched(self) -> None:
+        """Have further jobs read the configuration that this one was launched with, whatever has become of its file."""
+        if self._source is None or not (changed := self._source.changed()):
+            return
+        kept = self._source.keep(self._folder)
+        self._source = None
+        self._job = replace(self._job, options=replace(self._job.options, config=kept))
+        self._command = self._set_command()
+        other = "is" if len(changed) == 1 else "are"
+        self._log.tell(f"{', '.join(changed)} {other} not what the run was launched with: it goes on with {kept}")
 
     def _fence(self) -> None:
         """Go on in a copy of the journal: a root on a host that wakes up later holds the old file, and its lock."""

@@ -14,6 +14,7 @@ from mpipso.errors import Taken, UserError
 from mpipso.launch.jobs import Job
 from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
+from mpipso.launch.source import Source
 from mpipso.launch.supervise import Supervisor
 from mpipso.launched import COMMAND, END_TIME, NOTE, REQUEUE, TERMINAL, called
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
@@ -49,8 +50,9 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     # Slurm takes the environment to each node, but Open MPI 5 puts its own folder first in the PATH of all other nodes.
     if "SLURM_JOB_ID" in environment and all(word.partition("=")[0] != "PATH" for word in more):
         forward.append("PATH")
+    source = Source.of(options, config)
     if folder is not None:
-        return Supervisor(job, folder, limits, environment, forward).run()
+        return Supervisor(job, folder, limits, environment, forward, source).run()
     output = Path(config.output)
     there = output.is_dir()
     while True:
@@ -58,7 +60,7 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
         folder = RunFolder.reserve(output, options.name)
         note = _note(folder)
         try:
-            code = Supervisor(job, folder, limits, environment, forward).run()
+            code = Supervisor(job, folder, limits, environment, forward, source).run()
         except Taken:  # by a launch of the same moment and name, and so it will not be reserved again
             continue
         if code == UserError.exit_code:

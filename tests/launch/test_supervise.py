@@ -25,6 +25,7 @@ from mpipso.launch import survivors
 from mpipso.launch.jobs import Job as MpiJob
 from mpipso.launch.launchers import Hydra
 from mpipso.record.outcome import NO_BASELINE
+from mpipso.record.resume import differences
 from mpipso.startup import Options, wanted_groups
 
 STAND_IN = Path(__file__).resolve().parents[1] / "bed" / "mpirun_stand_in.py"
@@ -390,6 +391,31 @@ class TestRestarts:
             "--target=-1e-05",
         ]
         assert [word for word in bench.calls[0] if word.startswith("--target")] == ["--target=-1e-05"]
+
+    @pytest.mark.parametrize(
+        "edit", ["(HERE / 'my.toml').write_text('edited')", "(HERE / 'my.toml').unlink()", "(HERE / 't.json').unlink()"]
+    )
+    def test_it_goes_on_with_the_configuration_of_its_launch(self, bench: Bench, edit: str) -> None:
+        template = bench.folder / "t.json"
+        template.write_text('{"old": "{x}"}')
+        section = f'\n[service.config_file]\ntemplate = "{template}"\n'
+        bench.config.write_text(bench.config.read_text() + section)
+        before = parse(bench.config.read_text(), "before")
+        tell = "(HERE / 'command').write_text(os.environ['MPIPSO_COMMAND'])"
+        done = bench.launch([f"begin(); {edit}; die(9)", "begin()", f"{tell}; begin(); finish()"])
+        assert done.returncode == 0, done.stderr
+        kept = bench.run / "launched.toml"
+        assert [value(words, "--config") for words in bench.calls] == [str(bench.config), str(kept), str(kept)]
+        assert value(shlex.split((bench.folder / "command").read_text()), "--config") == str(kept)
+        edited = "t.json" if "t.json" in edit else "my.toml"
+        (line,) = [line for line in told(done) if "restart" not in line]
+        assert line == f"{bench.folder / edited} is not what the run was launched with: it goes on with {kept}"
+        after = parse(kept.read_text(), "after")
+        assert differences(before, after) == []
+        assert after.service.config_file is not None
+        copy = Path(after.service.config_file.template)
+        assert (copy, copy.read_text()) == (bench.run / "launched-t.json", '{"old": "{x}"}')
+        assert [path.stat().st_mode & 0o777 for path in (kept, copy)] == [0o600] * 2
 
     def test_a_resumed_run_that_gets_on_is_not_given_up(self, bench: Bench) -> None:
         """It repeats what was under way, and asks for nothing new."""

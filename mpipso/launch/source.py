@@ -1,0 +1,84 @@
+"""The configuration file of a launch as it was then: users edit theirs for the next run while this one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli
+import tomli_w
+
+from mpipso.config import Config
+from mpipso.errors import RunFailed
+from mpipso.startup import Options
+
+FILE = "launched.toml"
+"""In the run's folder, where a restart needs it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A configuration file, and the template that it may name.
+
+    Attributes
+    ----------
+    path, text:
+        The file and its text.
+    template, content:
+        The path and the text of the service's configuration file, both empty without one.
+    """
+
+    path: Path
+    text: str
+    template: str = ""
+    content: str = ""
+
+    @classmethod
+    def of(cls, options: Options, config: Config) -> Source | None:
+        """What has just been read as ``config``; None without a file that can be read twice."""
+        file = config.service.config_file
+        named = (file.template, file.content) if file is not None and file.template else ()
+        text = _text(options.config) if options.config is not None else None
+        return cls(options.config, text, *named) if options.config is not None and text else None
+
+    def changed(self) -> list[str]:
+        """The paths under which there is something else now, or nothing."""
+        texts = {str(self.path): self.text, self.template: self.content}
+        return [path for path, text in texts.items() if path and _text(Path(path)) != text]
+
+    def keep(self, folder: Path) -> Path:
+        """Write the file as it was into the run's folder, and the template; returns the path of the first.
+
+        Both are for their owner alone: they may have secrets.
+
+        Raises
+        ------
+        RunFailed
+            They cannot be written.
+        """
+        text, path = self.text, folder / FILE
+        try:
+            if self.template:
+                # Of its name, the end tells the format.
+                template = folder.absolute() / f"launched-{Path(self.template).name}"
+                _write(template, self.content)
+                tree = tomli.loads(text)
+                tree["service"]["config_file"]["template"] = str(template)
+                text = tomli_w.dumps(tree)
+            _write(path, text)
+        except OSError as error:
+            raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+        return path
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(0o600)
+    path.write_bytes(text.encode())
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_bytes().decode()
+    return None
