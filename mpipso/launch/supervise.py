@@ -8,7 +8,6 @@ or had wrong input is not started again.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shlex
@@ -28,9 +27,10 @@ from mpipso.launch.log import Log
 from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.source import Source
 from mpipso.launch.survivors import answering, strangers, succeeding
+from mpipso.launch.traces import Traces
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
 from mpipso.record import journal
-from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG
+from mpipso.record.folders import LAUNCH_LOG
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.usage import ENDINGS
 from mpipso.signals import describe, number
@@ -84,6 +84,7 @@ class Supervisor:
         self._job = job
         self._folder = folder.absolute()
         self._journal = self._folder / journal.FILE
+        self._traces = Traces(self._folder)
         self._limits = limits
         self._left = limits.restarts
         self._source = source
@@ -132,7 +133,7 @@ class Supervisor:
             ended = time.monotonic()
             events = self._events(end.how)[before:]
             self._began = self._began or any(event["event"] == "asked" for event in events)
-            if self._is_gone():
+            if self._traces.are_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
                     return end.code
                 raise RunFailed(f"{end.how}, and {self._folder} is gone: it was moved or removed")
@@ -169,7 +170,7 @@ class Supervisor:
         self._log.say(f"+ {shlex.join(command)}")
         self._log.learn(command)
         self._log.keep([f"+ {shlex.join(command)}"])
-        state = self._state()
+        state = self._traces.state()
         self._mpirun.start(
             command, {**self._environment, RESTARTS: str(self._left)}, begun=lambda: self._has_begun(state)
         )
@@ -193,7 +194,7 @@ class Supervisor:
 
     def _has_begun(self, state: tuple[int, ...]) -> bool:
         """Whether the root has shown life since that state; where it cannot be seen here, it counts as if it had."""
-        return self._unseen or self._state() != state
+        return self._unseen or self._traces.state() != state
 
     def _watch(self, state: tuple[int, ...]) -> str:
         """Wait for the launcher's end, or until it has to be ended: if the run is stuck, why.
@@ -213,37 +214,25 @@ class Supervisor:
             if self._unseen or now - looked < _LOOK:
                 continue
             looked = now
-            if (seen := self._state()) != state:
+            if (seen := self._traces.state()) != state:
                 state, changed, begun, checked = seen, now, True, False
             elif not begun:
                 if now - launched > self._limits.start_limit and not self._is_elsewhere():
                     return f"the run had not begun {self._limits.start_limit:g} s after its launch"
-            elif now - changed > self._limits.stuck_after and not self._is_gone():
+            elif now - changed > self._limits.stuck_after and not self._traces.are_gone():
                 return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True
-                events = self._read()
+                events = self._traces.events()
                 if isinstance(events, OSError):  # it may be read the next time
                     checked = False
                 elif events and events[-1]["event"] in ENDINGS:
                     return ""
         return ""
 
-    def _state(self) -> tuple[int, ...]:
-        """Changes when the root writes its journal or touches its beat.
-
-        Clocks of several machines need not agree, so that only changes count. Opening a file makes NFS ask the server.
-        """
-        numbers = []
-        for path in (self._journal, self._folder / BEAT_FILE):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                numbers += [status.st_size, status.st_mtime_ns, status.st_ino]
-        return tuple(numbers)
-
     def _is_elsewhere(self) -> bool:
         """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
-        if not self._unseen and self._read() == []:
+        if not self._unseen and self._traces.events() == []:
             away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
@@ -346,16 +335,6 @@ class Supervisor:
 
     # Small things
 
-    def _is_gone(self) -> bool:
-        """Whether the run's folder was moved or removed."""
-        try:
-            self._folder.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        except OSError:  # the disk does not answer
-            return False
-        return False
-
     def _events(self, how: str = "") -> list[dict[str, Any]]:
         """What the journal holds, once the disk answers, for which it is waited as long as for a silent run.
 
@@ -366,7 +345,7 @@ class Supervisor:
         """
         end = time.monotonic() + self._limits.stuck_after
         told = False
-        while isinstance(events := self._read(), OSError):
+        while isinstance(events := self._traces.events(), OSError):
             why = f"{self._journal} cannot be read: {events.strerror}"
             if time.monotonic() > end or self._mpirun.received:
                 raise RunFailed(f"{how}, and {why}" if how else why)
@@ -375,15 +354,6 @@ class Supervisor:
                 told = True
             time.sleep(_LOOK)
         return events
-
-    def _read(self) -> list[dict[str, Any]] | OSError:
-        """What the journal holds now, nothing if there is none; or why the disk does not tell."""
-        try:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return journal.parse(self._journal, self._journal.read_bytes())[0]
-        except OSError as error:
-            return error
-        return []
 
     def _agent(self) -> list[str]:
         return self._job.launcher.agent(os.environ)
@@ -399,4 +369,4 @@ class Supervisor:
         return 128 + received
 
     def _how_to_resume(self) -> list[str]:
-        return [f"go on with: {resuming(self._command, self._folder)}"] if self._read() else []
+        return [f"go on with: {resuming(self._command, self._folder)}"] if self._traces.events() else []

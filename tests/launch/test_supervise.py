@@ -64,17 +64,17 @@ CLOCK = """
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from mpipso.launch.supervise import Supervisor
 from mpipso.launch import supervise
-clock, state = Path("{folder}/clock"), Supervisor._state
-def look(supervisor):
+from mpipso.launch.traces import Traces
+clock, state = Path("{folder}/clock"), Traces.state
+def look(traces):
     with open("{folder}/looks", "a") as looks:
         looks.write(".")
-    return state(supervisor)
+    return state(traces)
 def monotonic():
     return float(clock.read_text()) if clock.exists() else 0.0
 supervise.time = SimpleNamespace(monotonic=monotonic, sleep=lambda _: time.sleep(0.02), strftime=time.strftime)
-supervise._LOOK, Supervisor._state = 0.0, look
+supervise._LOOK, Traces.state = 0.0, look
 """
 """The same with a clock that only the stand-in puts forward, and a note of every look: see ``later()`` there."""
 SILENT = "[later(3.4) for _ in range(3)]"
