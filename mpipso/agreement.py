@@ -49,13 +49,14 @@ def on_root(world: World, produce: Callable[[], T]) -> T | None:
     return made
 
 
-def none_wrong(problems: Sequence[tuple[str, str]]) -> None:
-    """Raise what the ranks found, once for each problem, with the hosts that have it."""
+def none_wrong(problems: Sequence[tuple[str, str]], *, say_where: bool = True) -> None:
+    """Raise what the ranks found, once for each problem, with the hosts that have it; ``say_where`` if it does not."""
     hosts: dict[str, list[str]] = {}
     for host, problem in problems:
         hosts.setdefault(problem, []).append(host)
     if hosts:
-        raise UserError([f"{problem}{_on(names)}" for problem, names in hosts.items()])
+        lines = [f"{problem}{_on(names) if say_where else ''}" for problem, names in hosts.items()]
+        raise UserError(lines, hosts=list(dict.fromkeys(name for names in hosts.values() for name in names if name)))
 
 
 def _on(hosts: Sequence[str]) -> str:

@@ -32,12 +32,15 @@ class UserError(MpipsoError):
     ----------
     problems:
         One line each: what is wrong, where (file, key, value), what would be right.
+    hosts:
+        The hosts without which it would not be wrong, if it is something of theirs.
     """
 
     exit_code = 2
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
+    def __init__(self, problems: str | Sequence[str], hosts: Sequence[str] = ()) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.hosts = tuple(hosts)
         super().__init__("\n".join(self.problems))
 
 

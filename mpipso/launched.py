@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpipso.batch import systems
@@ -25,6 +27,26 @@ TERMINAL = "MPIPSO_TERMINAL"
 NOTE = "MPIPSO_NOTE"
 """Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
 that starts again finds there what to resume."""
+
+
+_REFUSING = "refusing"
+
+
+def note_refusing(folder: Path | None, hosts: Sequence[str]) -> None:
+    """Have the launcher of this job know which hosts keep the run in ``folder`` from going on, if there is one."""
+    if folder is not None and hosts and RESTARTS in os.environ:
+        with contextlib.suppress(OSError):  # then it knows none
+            (folder / _REFUSING).write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
+
+
+def take_refusing(folder: Path) -> list[str]:
+    """The hosts that were noted since this was called last."""
+    try:
+        hosts = (folder / _REFUSING).read_text(encoding="utf-8").split()
+        (folder / _REFUSING).unlink()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return hosts
 
 
 def called() -> list[str]:

@@ -29,7 +29,7 @@ def connect(
     """
     connections = None
     own: dict[int, tuple[str, Facts]] = {}
-    problems: tuple[str, ...] = ()
+    problems: list[tuple[str, str]] = []
     apart = [node for node in group if node.transport == "ssh"]
     if apart and group[0].rank == world.rank:
         try:
@@ -37,10 +37,10 @@ def connect(
             met = connections.connect(apart, service_commands(config), root)
             own = {node.rank: (node.host, facts) for node, facts in zip(apart, met, strict=True)}
         except UserError as error:
-            problems = error.problems
+            problems = [(host, line) for line in error.problems for host in error.hosts or ("",)]
     told = world.gather((own, problems))
     try:
-        agreed(world, lambda: none_wrong([("", problem) for problem in _unmet(told, ranks)]))
+        agreed(world, lambda: none_wrong(_unmet(told, ranks), say_where=False))
     except UserError:
         if connections is not None:
             connections.close()
@@ -48,11 +48,16 @@ def connect(
     return connections, {rank: facts for met, _ in told for rank, (_, facts) in met.items()}
 
 
-def _unmet(told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[str]]], ranks: Sequence[Rank]) -> list[str]:
-    """What kept leaders from connecting to nodes, and the hosts that were met under two names; one line each."""
+def _unmet(
+    told: Sequence[tuple[Mapping[int, tuple[str, Facts]], Sequence[tuple[str, str]]]], ranks: Sequence[Rank]
+) -> list[tuple[str, str]]:
+    """What kept leaders from connecting to nodes, and the hosts that were met under two names; one line each.
+
+    With the lines come hosts that have such a problem, all of a leader's with each of its lines.
+    """
     names = {rank.host: rank.host for rank in ranks}
     same = [
-        f"{name} is the host {facts.host}, which is named {other} as well: use one name for it"
+        ("", f"{name} is the host {facts.host}, which is named {other} as well: use one name for it")
         for met, _ in told
         for name, facts in met.values()
         if (other := names.setdefault(facts.host, name)) != name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mpipso.agreement import agreed, dealt, none_wrong, on_root
 from mpipso.cluster.channel import Channel
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.placement import form_groups, named_without_rank
+from mpipso.cluster.placement import form_groups, led, named_without_rank
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
 from mpipso.config import Config
@@ -143,6 +143,8 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     config, hosts = agreed(world, lambda: wanted_groups(options, config))
     root = agreed(world, lambda: Fingerprint.of(os.environ))
     ranks = _ranks(world, options, config, root)
+    if options.without:
+        config = agreed(world, lambda: _led(config, ranks))
     with contextlib.ExitStack() as unless_well:
         apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
@@ -194,6 +196,15 @@ def _as_found(world: World, ranks: Sequence[Rank]) -> list[Rank]:
     return [replace(rank, address=_seen(rank, found.get(rank.host, ()))) for rank in ranks]
 
 
+def _led(config: Config, ranks: Sequence[Rank]) -> Config:
+    """The configuration without groups that have no rank: what is left of others may form such."""
+    groups = config.parallel.service_groups
+    remaining = led(groups, ranks)
+    if groups and not remaining:
+        raise UserError("no group with a rank can be formed of the hosts that are left")
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": remaining})})
+
+
 def _planned(config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:
     return form_groups(ranks, config.parallel, hosts=hosts, port=config.service.port)
 
@@ -231,8 +242,8 @@ def _joined(
                 master.free_port(group.port)
     except EvaluationFailed as error:
         problem = error.cause
-    problems = world.gather(problem)
-    agreed(world, lambda: none_wrong([("", found) for found in problems if found]))
+    problems = world.gather((place.node.host, problem))
+    agreed(world, lambda: none_wrong([(host, found) for host, found in problems if found], say_where=False))
     if node is None:
         raise LookupError(f"rank {world.rank} has no node")
     return node

@@ -11,6 +11,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
 from mpipso.errors import MpipsoError, Relayed, UserError, print_error
+from mpipso.launched import note_refusing
 from mpipso.rendezvous import meet, prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
@@ -54,6 +55,7 @@ def _take_part(world: World, given: Options | UserError, interrupts: Interrupts)
     except UserError as error:
         if world.rank == 0:
             print_error(error)
+            note_refusing(given.resume if isinstance(given, Options) else None, error.hosts)
         return error.exit_code if world.rank == 0 else 0
     return record.keep(context, interrupts) if record is not None else roles.serve(context, interrupts)
 

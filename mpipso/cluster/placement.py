@@ -95,6 +95,12 @@ def regrouped(entries: Sequence[GroupEntry], lost: Iterable[str]) -> tuple[Group
     return whole + tuple(entry.model_copy(update={"nodes": nodes}) for entry, nodes in zip(broken, new, strict=False))
 
 
+def led(entries: Sequence[GroupEntry], ranks: Sequence[Rank]) -> tuple[GroupEntry, ...]:
+    """The groups that have a rank, which can lead them."""
+    known = Hosts(ranks)
+    return tuple(entry for entry in entries if not all(known.absent(node.host) for node in entry.nodes))
+
+
 def group_size(parallel: Parallel, ranks: int) -> int:
     """Nodes per group: as configured, else two, or one where there is only one."""
     return parallel.nodes_per_group or min(2, ranks)

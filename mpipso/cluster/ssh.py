@@ -83,7 +83,8 @@ class SshNodes:
         found = self._run(self._connect(commands, root))
         problems = [str(line) for each in found if isinstance(each, UserError) for line in each.problems]
         if problems:
-            raise UserError(problems)
+            connections = zip(self._connections.values(), found, strict=True)
+            raise UserError(problems, hosts=[each.host for each, met in connections if isinstance(met, UserError)])
         return [each for each in found if not isinstance(each, UserError)]
 
     async def _connect(self, commands: Mapping[str, str], root: Fingerprint) -> list[Facts | UserError]:

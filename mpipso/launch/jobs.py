@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import sys
@@ -169,8 +171,34 @@ class Job:
         words = self.launcher.command(self.path, self.ranks, forward, again=self.again, loud=self.loud)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
-    def on(self, answering: Collection[str], hostfile: Path) -> Job:
+    def on_what_is_left(self, answering: Collection[str], unfit: Collection[str], folder: Path) -> tuple[Job, str]:
+        """The same job as :meth:`on` has it, and which hosts it is without, in words; a hostfile goes into the folder.
+
+        It is on the ``unfit``, by any of their names, as well where it cannot do without them.
+
+        Raises
+        ------
+        RunFailed
+            As there.
+        """
+        path = next(path for index in itertools.count(2) if not (path := folder / f"hosts-{index}.txt").exists())
+        silent = [host for host in dict.fromkeys(self.ranks.hosts) if host not in answering]
+        verb = "does" if len(silent) == 1 else "do"
+        words = f"; without {', '.join(silent)}, which {verb} not answer" if silent else ""
+        known = Hosts.of(unfit)
+        if out := [host for host in self._named() if known.find(host) is not None]:
+            with contextlib.suppress(RunFailed):
+                return self.on(answering, path, out), f"{words}; without {', '.join(out)}, which kept it from going on"
+        return self.on(answering, path), words
+
+    def _named(self) -> list[str]:
+        """The hosts for ranks, and those of groups, which need no rank."""
+        return list(dict.fromkeys([*self.ranks.hosts, *(node.host for group in self.groups for node in group.nodes)]))
+
+    def on(self, answering: Collection[str], hostfile: Path, unfit: Collection[str] = ()) -> Job:
         """The same job on those of its hosts that answer; their hostfile is written if any host is left out.
+
+        Left out are also the ``unfit``, among them nodes of groups that have no rank.
 
         Groups that the user named and that have lost a node are left out, and what is left of them forms new groups
         if all were of one size. The groups' size stays as it was.
@@ -182,7 +210,7 @@ class Job:
         """
         again = "SLURM_JOB_ID" in os.environ
         count, slots = self.ranks.count, self.ranks.hosts
-        lost = {host for host in slots if host not in answering}
+        lost = [host for host in self._named() if host in unfit or (host in slots and host not in answering)]
         if not lost:
             return replace(self, again=again)
         groups = regrouped(self.groups, lost)
@@ -192,16 +220,19 @@ class Job:
         if count > len(slots):  # as many times more than there are slots
             left = count * len(hosts) // len(slots)
         size = min(len(group.nodes) for group in self.groups) if self.groups else self.size
-        if not hosts or (left < size and not self.groups):
-            up, all_ = len(set(slots) - lost), len(set(slots))
+        if not (hosts if slots else groups) or (left < size and not self.groups):
+            up, all_ = len(set(slots).difference(lost)), len(set(slots))
             raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
-        self._write(hostfile, hosts)
+        ranks = self.ranks
+        if slots:
+            self._write(hostfile, hosts)
+            ranks = Ranks(left, tuple(hosts), hostfile)
         options = self.options
         if self.groups or options.hostfile is not None:
-            options = replace(options, without=tuple(host for host in dict.fromkeys(slots) if host in lost))
+            options = replace(options, without=tuple(lost))
         if not self.groups:
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": self.size})
-        return replace(self, options=options, ranks=Ranks(left, tuple(hosts), hostfile), again=again)
+        return replace(self, options=options, ranks=ranks, again=again)
 
     def _write(self, path: Path, hosts: Collection[str]) -> None:
         """The lines of the user's own hostfile, whose form suits the launcher, or plain names."""

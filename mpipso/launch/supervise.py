@@ -8,7 +8,6 @@ or had wrong input is not started again.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import shutil
@@ -28,7 +27,7 @@ from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.source import Source
 from mpipso.launch.survivors import answering, strangers, succeeding
 from mpipso.launch.traces import Traces
-from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits
+from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits, take_refusing
 from mpipso.record import journal
 from mpipso.record.folders import LAUNCH_LOG
 from mpipso.record.outcome import NO_BASELINE
@@ -40,6 +39,9 @@ LINGER = 15.0
 """Seconds of silence after which a launcher is ended whose run has come to its end: MPI_Finalize may hang."""
 SETTLING = 3.0
 """Seconds from the end of a job to its restart, in which keepers on other hosts stop what dead ranks have left."""
+RESTS = (5.0, 15.0, 45.0)
+"""The same for a job whose ranks have refused to go on, for the first time in a row, the second, and all later ones:
+what is wrong with a host, such as a port that a service still holds, may pass."""
 _POLL = 0.1
 _LOOK = 1.0
 """Seconds between two looks at the journal and the beat, which may lie on another machine."""
@@ -50,11 +52,15 @@ _SHOW_CURSOR = "\033[?25h"
 
 
 class End(NamedTuple):
-    """How a job ended: the launcher's exit code, the end in words, and whether it was ended because it was stuck."""
+    """How a job ended: the launcher's exit code, the end in words, and whether it was ended because it was stuck.
+
+    ``unfit`` are the hosts because of which the ranks have refused to go on, as far as that is known.
+    """
 
     code: int
     how: str
     stuck: bool
+    unfit: frozenset[str] = frozenset()
 
 
 class Supervisor:
@@ -96,6 +102,8 @@ class Supervisor:
         self._log = Log(self._folder / LAUNCH_LOG, environment)
         self._unseen = False
         self._began = False
+        self._refused = 0
+        self._unfit: frozenset[str] = frozenset()
 
     def run(self) -> int:
         """Launch, watch and restart; returns the exit code of the run, see :mod:`mpipso.errors`.
@@ -147,7 +155,7 @@ class Supervisor:
             vain = same
             if any(event["event"] == "evaluated" for event in events):
                 self._left = self._limits.restarts
-            job = self._next(end.how, ended, loud=not events)
+            job = self._next(end, ended, loud=not events)
             if self._mpirun.received:
                 return self._interrupted()
 
@@ -170,6 +178,7 @@ class Supervisor:
         self._log.say(f"+ {shlex.join(command)}")
         self._log.learn(command)
         self._log.keep([f"+ {shlex.join(command)}"])
+        take_refusing(self._folder)
         state = self._traces.state()
         self._mpirun.start(
             command, {**self._environment, RESTARTS: str(self._left)}, begun=lambda: self._has_begun(state)
@@ -179,7 +188,8 @@ class Supervisor:
         code = self._mpirun.poll() or 0
         with_what = f"code {code}" if code >= 0 else describe(-code)
         how = stuck or f"{Path(job.path).name} ended with {with_what} before the run had ended"
-        return End(code if code >= 0 else 128 - code, how, bool(stuck))
+        unfit = frozenset(take_refusing(self._folder))
+        return End(code if code >= 0 else 128 - code, how, bool(stuck), unfit)
 
     def _options(self, options: Options) -> Options:
         """What the ranks are told now: to resume, or to begin again under the same name if nothing was asked yet."""
@@ -281,32 +291,37 @@ class Supervisor:
         for line in lines:
             self._log.tell(line)
 
-    def _next(self, how: str, ended: float, *, loud: bool) -> Job:
+    def _next(self, end: End, ended: float, *, loud: bool) -> Job:
         """The job that follows one that was lost, with everything that the old one has left on this host gone."""
+        how = end.how
         if not self._limits.restarts:
             raise RunFailed(how)
         if not self._left:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
         self._go_on_as_launched()
-        paths = (self._folder / f"hosts-{index}.txt" for index in itertools.count(2))
+        self._refused = self._refused + 1 if end.code == UserError.exit_code else 0
+        # A host is left out for what it has twice in a row, or before it costs the last restart.
+        unfit = end.unfit if self._left == 1 else end.unfit & self._unfit
+        self._unfit = end.unfit
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
-            job = self._job.on(answer, next(path for path in paths if not path.exists()))
+            job, left_out = self._job.on_what_is_left(answer, unfit, self._folder)
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
         job = replace(job, loud=loud)
-        out = [host for host in dict.fromkeys(self._job.ranks.hosts) if host not in answer]
         self._left -= 1
-        left_out = f"; without {', '.join(out)}, which {'does' if len(out) == 1 else 'do'} not answer" if out else ""
         what = f"resuming {self._folder}" if self._options(job.options).resume is not None else "starting again"
-        where = f" with {job.ranks.count} of {self._job.ranks.count} ranks" if out else ""
+        left, count = job.ranks.count, self._job.ranks.count
+        where = f" with {left} of {count} ranks" if left != count else ""
         restart = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
-        self._log.tell(f"{how}{left_out}; {what}{where} ({restart})")
+        rest = RESTS[min(self._refused, len(RESTS)) - 1] if self._refused else 0.0
+        self._log.tell(f"{how}{left_out}; {what}{where} ({restart}{f', in {rest:g} s' if rest else ''})")
         self._fence()
         if len(set(job.ranks.hosts)) > 1:
-            while time.monotonic() - ended < SETTLING and not self._mpirun.received:
-                time.sleep(_POLL)
+            rest = max(rest, SETTLING)
+        while time.monotonic() - ended < rest and not self._mpirun.received:
+            time.sleep(_POLL)
         return job
 
     def _go_on_as_launched(self) -> None:

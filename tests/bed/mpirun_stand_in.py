@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from mpipso.launched import note_refusing
+
 HERE = Path(sys.argv[1])
 WORDS = sys.argv[2:]
 
@@ -56,6 +58,12 @@ def evaluate(number: int) -> None:
 def finish(feasible: bool = True) -> None:
     """The run comes to its end."""
     write("finished", incumbent=0, evaluations=1, feasible=feasible, cause="evaluations")
+
+
+def refuse(*hosts: str) -> NoReturn:
+    """The ranks do not go on, because of something of these hosts."""
+    note_refusing(folder(), hosts)
+    sys.exit(2)
 
 
 def beat() -> None:

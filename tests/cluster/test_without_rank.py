@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from mpipso.cluster.hosts import parse_nodes
-from mpipso.cluster.placement import form_groups, named_without_rank
+from mpipso.cluster.placement import form_groups, led, named_without_rank
 from mpipso.cluster.plan import Rank
 from mpipso.config.parallel import Parallel
 from mpipso.errors import UserError
@@ -43,6 +43,12 @@ def test_a_group_without_any_rank_has_no_leader() -> None:
     parallel = groups("node0,node2:node3,node4")
     with pytest.raises(UserError, match=r"group 1 \(node3, node4\) has no rank, but its leader must be one"):
         form_groups([*RANKS, *named_without_rank(RANKS, parallel)], parallel)
+
+
+def test_what_is_left_of_groups_forms_none_without_a_rank() -> None:
+    assert led(parse_nodes("node0,node2:node3,node4:node1,10.0.0.12"), RANKS) == tuple(
+        entry for entry in parse_nodes("node0,node2:node3,node4:node1,10.0.0.12") if entry.group_id != 1
+    )
 
 
 def test_groups_share_a_host_without_a_rank_as_they_share_one_with_ranks() -> None:

@@ -34,7 +34,7 @@ LAUNCH = """
 import sys
 from mpipso.launch import mpirun, supervise
 mpirun.GRACE, mpirun.CLEARING, mpirun._SAME = 1.0, 3.0, {same}
-supervise.LINGER, supervise.SETTLING, supervise._LOOK = 0.5, 0.1, 0.1
+supervise.LINGER, supervise.SETTLING, supervise._LOOK, supervise.RESTS = 0.5, 0.1, 0.1, (0.1, 0.2)
 from mpipso.cli import main
 sys.exit(main(["launch", *sys.argv[1:]]))
 """
@@ -238,7 +238,6 @@ class TestRestarts:
         [
             ("sys.exit(0)", "mpirun ended with code 0"),
             ("die(9)", "mpirun ended with SIGKILL"),
-            ("sys.exit(2)", "mpirun ended with code 2"),
         ],
     )
     def test_a_job_that_ends_before_its_run_resumes(self, bench: Bench, fault: str, how: str) -> None:
@@ -674,6 +673,47 @@ class TestHosts:
             f"resuming {bench.run} with 3 of 4 ranks (restart 1 of 3)",
             f"mpirun ended with code 0 before the run had ended; resuming {bench.run} (restart 2 of 3)",
         ]
+
+    def test_what_the_ranks_refuse_may_pass(self, bench: Bench) -> None:
+        attempts = ["begin(); die(9)", "refuse('n1')", "begin(); finish()"]
+        words = ("--hostfile", bench.hosts("n0", "n1", "n2"), "--nodes-per-group", 1)
+        with bench.start(attempts, *words, fault=f"{CLOCK}\nsupervise.RESTS = (5.0,)\nsupervise.SETTLING = 0.0") as job:
+            wait_until(lambda: "(restart 2 of 3, in 5 s)" in job.stderr, 20, "the second job has been refused")
+            assert len(bench.calls) == 2
+            (bench.folder / "clock").write_text("5.1")
+            done = job.wait()
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "-np") for words in bench.calls] == ["3", "3", "3"], "all hosts have another chance"
+        assert not (bench.run / "refusing").exists()
+
+    def test_a_host_that_keeps_the_run_from_going_on_is_left_out(self, bench: Bench) -> None:
+        words = ("--hostfile", bench.hosts("n0", "n1", "n2", "n3"), "--nodes-per-group", 2)
+        done = bench.launch(["begin(); die(9)", "refuse('n2.rack')", "refuse('n2.rack')", "begin(); finish()"], *words)
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "--without") for words in bench.calls] == [None, None, None, "n2"]
+        how = "mpirun ended with code 2 before the run had ended"
+        assert told(done)[1:] == [
+            f"{how}; resuming {bench.run} (restart 2 of 3, in 0.1 s)",
+            f"{how}; without n2, which kept it from going on; resuming {bench.run} with 3 of 4 ranks "
+            "(restart 3 of 3, in 0.2 s)",
+        ]
+
+    def test_but_not_hosts_without_which_there_is_no_group(self, bench: Bench) -> None:
+        words = ("--hostfile", bench.hosts("n0", "n1"), "--nodes-per-group", 2)
+        done = bench.launch(["begin(); die(9)", "refuse('n0')", "refuse('n0')", "begin(); finish()"], *words)
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "-np") for words in bench.calls] == ["2"] * 4
+
+    def test_before_the_last_restart_those_without_a_rank_are_left_out_too(self, bench: Bench) -> None:
+        entry = '[[parallel.service_groups]]\ngroup_id = {0}\nnodes = [{{ host = "n{0}" }}, {{ host = "apart{0}" }}]\n'
+        groups = "".join(entry.format(number) for number in range(3))
+        bench.config.write_text(f"{bench.config.read_text()}[parallel]\nssh = true\n{groups}")
+        attempts = ["begin(); die(9)", "refuse('apart0', 'apart1')", "begin(); finish()"]
+        done = bench.launch(attempts, "--hostfile", bench.hosts("n0", "n1", "n2"), "--restarts", 2)
+        assert done.returncode == 0, done.stderr
+        last = bench.calls[-1]
+        assert [last[i + 1] for i, word in enumerate(last) if word == "--without"] == ["apart0", "apart1"]
+        assert value(last, "-np") == "3"
 
     def test_too_few_for_a_group_of_the_size_that_the_run_had(self, bench: Bench) -> None:
         bench.dead.write_text("n1\n")
