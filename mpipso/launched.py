@@ -20,7 +20,7 @@ END_TIME = "MPIPSO_END_TIME"
 REQUEUE = "MPIPSO_REQUEUE"
 """Environment variable that is 1 in a job that is requeued on ``SIGUSR1`` and then resumes its run, as Slurm's may."""
 RESTARTS = "MPIPSO_RESTARTS"
-"""Environment variable with how often the supervisor of this job would restart it."""
+"""Environment variable with how often the supervisor of this job would restart it without progress in between."""
 TERMINAL = "MPIPSO_TERMINAL"
 """Environment variable that says what the launcher writes to, for ranks that cannot see it: ``<columns>`` or
 ``<columns>x<lines>``, 0 for no terminal."""

@@ -180,9 +180,9 @@ class Supervisor:
         self._log.keep([f"+ {shlex.join(command)}"])
         take_refusing(self._folder)
         state = self._traces.state()
-        self._mpirun.start(
-            command, {**self._environment, RESTARTS: str(self._left)}, begun=lambda: self._has_begun(state)
-        )
+        # Not how many are left: with its next evaluation this job has all of them again.
+        environment = {**self._environment, RESTARTS: str(self._limits.restarts)}
+        self._mpirun.start(command, environment, begun=lambda: self._has_begun(state))
         stuck = self._watch(state)
         self._mpirun.end()
         code = self._mpirun.poll() or 0

@@ -4,7 +4,7 @@
     python mpirun_stand_in.py FOLDER ... -m mpipso tune ... (--run-name NAME | --resume DIR) ...
 
 FOLDER holds ``attempts.json``, a list of Python programs, one for each call, which use the functions below; the last
-one serves for further calls as well. ``calls.jsonl`` there gets the words and the number of restarts left of each.
+one serves for further calls as well. ``calls.jsonl`` there gets the words and the number of restarts of each.
 """
 
 from __future__ import annotations
