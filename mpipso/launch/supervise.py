@@ -260,9 +260,6 @@ class Supervisor:
         ``events`` are those of the job that has just ended.
         """
         ending = next((event for event in reversed(events) if event["event"] in ENDINGS), None)
-        if ending is None and not events and end.code in (FINISHED, NOTHING_FEASIBLE):
-            earlier = self._events()
-            ending = earlier[-1] if earlier and earlier[-1]["event"] == "finished" else None
         if ending is not None and ending["event"] == "finished":
             return NOTHING_FEASIBLE if ending.get("feasible") is False else FINISHED
         if self._mpirun.received:

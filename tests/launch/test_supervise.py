@@ -894,6 +894,13 @@ class TestResume:
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 3
 
+    def test_nor_does_that_of_a_run_that_is_to_go_on_if_its_job_is_lost_at_the_start(self, bench: Bench) -> None:
+        """Open MPI 5 ends with code 0 when it has lost a node."""
+        assert bench.launch([WELL]).returncode == 0
+        done = bench.launch(["", "sys.exit(0)", "begin(); evaluate(1); finish()"], "--resume", bench.run)
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "evaluated", "finished", "resumed", "evaluated", "finished"]
+
     def test_wrong_input_is_passed_on_and_the_run_stays(self, bench: Bench) -> None:
         bench.launch(["begin(); write('interrupted', signal='SIGINT'); sys.exit(130)", "sys.exit(2)"])
         done = bench.launch(["sys.exit(2)"], "--resume", bench.run)
