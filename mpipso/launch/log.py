@@ -51,7 +51,8 @@ class Log:
 
     def __exit__(self, *raised: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # lines that a full disk did not take
+                self._file.close()
 
     def learn(self, command: Sequence[str]) -> None:
         """Find the secrets in a command line."""

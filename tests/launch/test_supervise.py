@@ -901,6 +901,14 @@ class TestResume:
         assert done.returncode == 0, done.stderr
         assert bench.events == ["started", "evaluated", "finished", "resumed", "evaluated", "finished"]
 
+    @pytest.mark.parametrize(("end", "code"), [("finish()", 0), ("write('interrupted', signal='SIGUSR1')", 138)])
+    def test_a_log_on_a_full_disk_changes_no_exit_code(self, bench: Bench, end: str, code: int) -> None:
+        bench.launch(["begin(); write('interrupted', signal='SIGINT'); sys.exit(130)"])
+        (bench.run / "launch.log").unlink()
+        (bench.run / "launch.log").symlink_to("/dev/full")
+        done = bench.launch(["", f"begin(); {end}"], "--resume", bench.run)
+        assert (done.returncode, done.stderr) == (code, "")
+
     def test_wrong_input_is_passed_on_and_the_run_stays(self, bench: Bench) -> None:
         bench.launch(["begin(); write('interrupted', signal='SIGINT'); sys.exit(130)", "sys.exit(2)"])
         done = bench.launch(["sys.exit(2)"], "--resume", bench.run)
