@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -28,6 +29,8 @@ _KEEPALIVE = ("oob_tcp_keepalive_time", "5", "oob_tcp_keepalive_intvl", "2", "oo
 _PORTS = ("btl_tcp_port_min_v4", "btl_tcp_port_min_v6")
 _FIRST_PORT = "49152"
 """The first of the ports on which Open MPI's ranks listen. By default it is 1024, near ports that services may want."""
+_SETTING = ("mca", "gmca", "prtemca")
+"""Flags of Open MPI that set a parameter, behind one or two dashes."""
 _ANSWER = 60.0
 """Seconds in which a launcher has to say its version; a wrapper of a site's own may have modules to load."""
 
@@ -55,23 +58,41 @@ class Launcher(abc.ABC):
         """What the launcher needs in its own environment."""
         return {}
 
-    def agent(self, environ: Mapping[str, str]) -> list[str]:
+    def agent(self, environ: Mapping[str, str], more: Sequence[str] = ()) -> list[str]:
         """The words that run a command on another host when the host and the command follow.
 
         ``ssh`` asks nothing and waits 5 s for a connection; another program is called as the launcher calls it.
+
+        Parameters
+        ----------
+        more:
+            Words of the user for the launcher, which count for more than the environment.
         """
-        known = {**self._parameters(environ), **environ}
-        wanted = next((known[name] for name in self.agents if known.get(name)), "ssh")
+        given, known = self._given(more), {**self._parameters(environ), **environ}
+
+        def first(names: Sequence[str]) -> str:
+            return next((found[name] for found in (given, known) for name in names if found.get(name)), "")
+
         # Open MPI takes a list of programs with their arguments, "ssh -x : rsh", and uses the first that exists.
-        choices = [words for part in wanted.split(":") if (words := shlex.split(part))]
+        choices = [words for part in first(self.agents).split(":") if (words := shlex.split(part))]
         words = next((words for words in choices if shutil.which(words[0])), ["ssh"])
+        words += shlex.split(first(self._arguments))
         if Path(words[0]).name == "ssh":
             words += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
         return words
 
+    @property
+    def _arguments(self) -> list[str]:
+        """Environment variables with arguments for the program that reaches hosts."""
+        return [name.replace("_agent", "_args") for name in self.agents if name.endswith("_agent")]
+
+    def _given(self, more: Sequence[str]) -> dict[str, str]:
+        """What words for the launcher say of the agents, under the names of the environment variables."""
+        return {}
+
     def _parameters(self, environ: Mapping[str, str]) -> dict[str, str]:
         """What the user's parameter files say of the agents, under the names of the environment variables."""
-        names = {name.partition("_MCA_")[2]: name for name in self.agents}
+        names = {name.partition("_MCA_")[2]: name for name in (*self.agents, *self._arguments)}
         found = {}
         for file in self.parameter_files if "HOME" in environ else ():
             with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -149,6 +170,13 @@ class OpenMPI5(Launcher):
             *self._forwarded(forward),
         ]
 
+    def _given(self, more: Sequence[str]) -> dict[str, str]:
+        names = {name.partition("_MCA_")[2]: name for name in (*self.agents, *self._arguments)}
+        parameters = zip(more, more[1:], more[2:], strict=False)
+        return {
+            names[name]: value for flag, name, value in parameters if flag.lstrip("-") in _SETTING and name in names
+        }
+
     def _forwarded(self, names: Sequence[str]) -> list[str]:
         return [word for name in names for word in ("-x", name)]
 
@@ -185,6 +213,10 @@ class Hydra(Launcher):
     def environment(self) -> dict[str, str]:
         # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
         return {"SLURM_OVERLAP": "1"}
+
+    def _given(self, more: Sequence[str]) -> dict[str, str]:
+        values = [value for flag, value in itertools.pairwise(more) if flag.lstrip("-") == "launcher-exec"]
+        return dict(zip(self.agents, values, strict=False))
 
     def command(
         self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False

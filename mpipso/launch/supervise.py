@@ -368,7 +368,7 @@ class Supervisor:
         return events
 
     def _agent(self) -> list[str]:
-        return self._job.launcher.agent(os.environ)
+        return self._job.launcher.agent(os.environ, self._job.more)
 
     def _interrupted(self, *, told: bool = False) -> int:
         """The exit code after a signal; the root may have ``told`` how to go on, if the job does not come back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import tempfile
 from pathlib import Path
@@ -79,6 +80,30 @@ class TestFamilies:
         self, family: Launcher, environment: dict[str, str], agent: str
     ) -> None:
         assert " ".join(family.agent(environment)) == agent
+
+    @pytest.mark.parametrize(
+        ("family", "more", "agent"),
+        [
+            (OpenMPI4(), "--mca plm_rsh_agent 'env A=b sh' --mca btl_tcp_if_include ib0", "env A=b sh"),
+            (OpenMPI4(), "--mca plm_rsh_args '-p 2222'", "env -p 2222"),
+            (OpenMPI5(), "-gmca plm_ssh_agent ssh", "ssh -o BatchMode=yes -o ConnectTimeout=5"),
+            (
+                OpenMPI5(),
+                "--prtemca plm_ssh_agent ssh --prtemca plm_ssh_args '-p 2222'",
+                "ssh -p 2222 -o BatchMode=yes -o ConnectTimeout=5",
+            ),
+            (Hydra(), "-launcher-exec /bin/sh", "/bin/sh"),
+        ],
+    )
+    def test_what_the_user_s_words_for_the_launcher_say_counts_for_more(
+        self, family: Launcher, more: str, agent: str
+    ) -> None:
+        environment = {"OMPI_MCA_plm_rsh_agent": "env", "HYDRA_LAUNCHER_EXEC": "env"}
+        assert " ".join(family.agent(environment, shlex.split(more))) == agent
+
+    def test_arguments_for_the_agent_are_of_the_environment_as_well(self) -> None:
+        agent = OpenMPI4().agent({"OMPI_MCA_plm_rsh_args": "-p 2222"})
+        assert " ".join(agent) == "ssh -p 2222 -o BatchMode=yes -o ConnectTimeout=5"
 
     @pytest.mark.parametrize(
         ("family", "file"), [(OpenMPI4(), ".openmpi"), (OpenMPI5(), ".openmpi"), (OpenMPI5(), ".prte")]
