@@ -12,6 +12,7 @@ from pathlib import Path
 from mpipso.cluster.plan import Rank
 from mpipso.config.parallel import GroupEntry, NodeEntry
 from mpipso.errors import UserError
+from mpipso.service.facts import resolved
 from mpipso.wording import short_host
 
 LOCAL = ("localhost", "127.0.0.1")
@@ -217,6 +218,11 @@ class Hosts:
             return set(self._exact[name])
         # Two full names that differ are two hosts; a short name on either side is enough if only one host has it.
         return {host for host in self._by_short.get(short_host(name), ()) if "." not in name or "." not in _key(host)}
+
+
+def addresses(host: str) -> tuple[str, ...]:
+    """The addresses that a host, or ``user@host``, has by that name here; none if it is not known."""
+    return tuple(resolved(host.rpartition("@")[2]))
 
 
 def _key(name: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import HOST, Hosts
+from mpipso.cluster.hosts import HOST, Hosts, addresses
 from mpipso.cluster.placement import group_size, regrouped
+from mpipso.cluster.plan import Rank
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed, UserError
@@ -185,7 +186,8 @@ class Job:
         silent = [host for host in dict.fromkeys(self.ranks.hosts) if host not in answering]
         verb = "does" if len(silent) == 1 else "do"
         words = f"; without {', '.join(silent)}, which {verb} not answer" if silent else ""
-        known = Hosts.of(unfit)
+        by_address = any(map(is_address, self._named()))
+        known = Hosts([Rank(-1, host, aliases=addresses(host) if by_address else ()) for host in unfit])
         if out := [host for host in self._named() if known.find(host) is not None]:
             with contextlib.suppress(RunFailed):
                 return self.on(answering, path, out), f"{words}; without {', '.join(out)}, which kept it from going on"
@@ -194,6 +196,16 @@ class Job:
     def _named(self) -> list[str]:
         """The hosts for ranks, and those of groups, which need no rank."""
         return list(dict.fromkeys([*self.ranks.hosts, *(node.host for group in self.groups for node in group.nodes)]))
+
+    def _called_by_address(self) -> dict[str, str]:
+        """Hosts of groups that are named otherwise where ranks are listed, as one of the two names is an address."""
+        slots = dict.fromkeys(self.ranks.hosts)
+        known = Hosts.of(slots)
+        apart = [host for host in self._named() if host not in slots and known.find(host) is None]
+        if not any(map(is_address, [*slots, *apart])):
+            return {}
+        slot_at = {address: slot for slot in slots for address in addresses(slot)}
+        return {host: slot_at[address] for host in apart for address in addresses(host) if address in slot_at}
 
     def on(self, answering: Collection[str], hostfile: Path, unfit: Collection[str] = ()) -> Job:
         """The same job on those of its hosts that answer; their hostfile is written if any host is left out.
@@ -210,11 +222,15 @@ class Job:
         """
         again = "SLURM_JOB_ID" in os.environ
         count, slots = self.ranks.count, self.ranks.hosts
-        lost = [host for host in self._named() if host in unfit or (host in slots and host not in answering)]
+        called = self._called_by_address()
+        gone = {*unfit, *(slot for slot in slots if slot not in answering)}
+        gone |= {called[host] for host in gone if host in called}
+        lost = [host for host in self._named() if host in gone or called.get(host) in gone]
         if not lost:
             return replace(self, again=again)
         groups = regrouped(self.groups, lost)
-        inside = Hosts.of(node.host for group in groups for node in group.nodes)
+        left_in = [node.host for group in groups for node in group.nodes]
+        inside = Hosts.of(called.get(host, host) for host in left_in)
         hosts = [host for host in slots if host not in lost and (inside.find(host) or not self.groups)]
         left = min(count, len(hosts))
         if count > len(slots):  # as many times more than there are slots

@@ -21,7 +21,7 @@ from mpipso.cluster.facts import rank_here
 from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.errors import UserError
-from mpipso.launch import survivors
+from mpipso.launch import jobs, survivors
 from mpipso.launch.jobs import Job as MpiJob
 from mpipso.launch.launchers import Hydra
 from mpipso.record.outcome import NO_BASELINE
@@ -972,6 +972,29 @@ class TestGroups:
         assert hosts == ["a", "a", "b"]
         assert (group.group_id, group.master_node_index) == (4, 1)
         assert [(node.host, node.npu_ids) for node in group.nodes] == [("a.rack", (0, 1)), ("b", (2, 3))]
+
+    @pytest.mark.parametrize("by_address", ["slots", "groups"])
+    def test_are_those_of_hosts_that_are_named_by_address_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_address: str
+    ) -> None:
+        addresses = {name: f"10.0.0.{number}" for number, name in enumerate("abcd")}
+        monkeypatch.setattr(jobs, "addresses", lambda host: (addresses.get(host, host),))
+        names, numbers = list(addresses), list(addresses.values())
+        slots, nodes = (numbers, names) if by_address == "slots" else (names, numbers)
+        hostfile = tmp_path / "hosts.txt"
+        hostfile.write_text("".join(f"{slot}\n" for slot in slots))
+        text = self.FILE
+        for name, node in zip(names, nodes, strict=True):
+            text = text.replace(f'"{name}"', f'"{node}"')
+        job = MpiJob.first("mpiexec", Hydra(), Options(hostfile=hostfile), config(text), None)
+        silent, words = job.on_what_is_left(set(slots[:3]), (), tmp_path)
+        unfit, _ = job.on_what_is_left(set(slots), ["d"], tmp_path)
+        assert words == f"; without {slots[3]}, which does not answer"
+        for left in (silent, unfit):
+            assert left.ranks.hosts == tuple(slots[:2])
+            chosen, hosts = wanted_groups(left.options, config(text))
+            assert hosts == slots[:3]
+            assert [[node.host for node in group.nodes] for group in chosen.parallel.service_groups] == [nodes[:2]]
 
     def test_that_have_lost_a_host_form_new_ones_of_what_is_left(self) -> None:
         chosen, _ = wanted_groups(Options(without=("b", "d")), config(self.FILE))
