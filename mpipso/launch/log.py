@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
@@ -15,6 +17,9 @@ from mpipso.record.lasting import silence
 from mpipso.record.place import lock
 from mpipso.redact import Redactor
 from mpipso.wording import printable
+
+_PATIENCE = 1.0
+"""Seconds in which a stream takes a line."""
 
 
 class Log:
@@ -37,6 +42,7 @@ class Log:
         self._path = path
         self._redactor = Redactor(environment)
         self._file: TextIOWrapper | None = None
+        self._saying: threading.Thread | None = None
 
     def __enter__(self) -> Log:
         try:
@@ -72,10 +78,23 @@ class Log:
                 self._file.flush()
 
     def say(self, text: str, end: str = "\n", stream: TextIO | None = None) -> None:
-        """Print on standard output, or ``stream``."""
-        stream = stream or sys.stdout
-        try:
-            print(text, end=end, file=stream, flush=True)
-        except OSError:
-            # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
-            silence(stream)
+        """Print on standard output, or ``stream``; not if that has not even taken the last line yet.
+
+        A terminal may be stopped (Ctrl-S), or the connection to it stall, and the run is to be watched all the same.
+        """
+        if self._saying is not None and self._saying.is_alive():
+            return
+        # A daemon, which Python does not wait for at its end, and which holds none of its locks.
+        self._saying = threading.Thread(target=_print, args=(text + end, stream or sys.stdout), daemon=True)
+        self._saying.start()
+        self._saying.join(_PATIENCE)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    rest = text.encode(stream.encoding, "backslashreplace")
+    try:
+        while rest:
+            rest = rest[os.write(stream.fileno(), rest) :]
+    except OSError:
+        # Whoever read this has gone, and that ended the launcher too; the run need not be watched to go on.
+        silence(stream)

@@ -175,9 +175,9 @@ class Supervisor:
     def _attempt(self, job: Job) -> End:
         """Launch the job and wait for its end."""
         command = job.command([*self._forward, RESTARTS])
-        self._log.say(f"+ {shlex.join(command)}")
         self._log.learn(command)
         self._log.keep([f"+ {shlex.join(command)}"])
+        self._log.say(f"+ {shlex.join(command)}")
         take_refusing(self._folder)
         state = self._traces.state()
         # Not how many are left: with its next evaluation this job has all of them again.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -640,6 +642,18 @@ class TestSignals:
         assert done.returncode == 0, done.stderr
         assert "BrokenPipeError" not in done.stderr.rpartition("restart 1 of 3")[2]
         assert bench.events == ["started", "resumed", "finished"]
+
+    def test_nor_does_a_terminal_that_was_stopped_keep_it_from_being_watched(self, bench: Bench) -> None:
+        master, terminal = pty.openpty()
+        termios.tcflow(terminal, termios.TCOOFF)  # as Ctrl-S does
+        shell = ("sh", "-c", f'exec "$@" >{os.ttyname(terminal)} 2>&1', "sh")
+        with bench.start(["begin(); die(9)", "begin(); finish()"], before=shell) as job:
+            done = job.wait()
+        os.close(master)
+        os.close(terminal)
+        assert done.returncode == 0
+        assert bench.events == ["started", "resumed", "finished"]
+        assert "(restart 1 of 3)" in (bench.run / "launch.log").read_text()
 
     def test_nor_does_one_of_the_errors(self, bench: Bench) -> None:
         shell = ("bash", "-c", 'exec "$@" 2> >(true)', "bash")
