@@ -643,6 +643,15 @@ class TestSignals:
         assert "BrokenPipeError" not in done.stderr.rpartition("restart 1 of 3")[2]
         assert bench.events == ["started", "resumed", "finished"]
 
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+    def test_nor_does_it_need_one(self, bench: Bench, closed: str) -> None:
+        shell = ("sh", "-c", f'exec "$@" {closed}', "sh")
+        with bench.start(["begin(); print('y'); die(9)", "begin(); finish()"], before=shell) as job:
+            done = job.wait()
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        assert bench.events == ["started", "resumed", "finished"]
+        assert "y" not in (bench.run / "launch.log").read_text().split()
+
     def test_nor_does_a_terminal_that_was_stopped_keep_it_from_being_watched(self, bench: Bench) -> None:
         master, terminal = pty.openpty()
         termios.tcflow(terminal, termios.TCOOFF)  # as Ctrl-S does
