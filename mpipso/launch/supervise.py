@@ -298,8 +298,10 @@ class Supervisor:
         self._mpirun.clear()
         self._go_on_as_launched()
         self._refused = self._refused + 1 if end.code == UserError.exit_code else 0
-        # A host is left out for what it has twice in a row, or before it costs the last restart.
-        unfit = end.unfit if self._left == 1 else end.unfit & self._unfit
+        # A host is left out for what it has twice in a row, or before it costs the last restart, or if it is not there.
+        apart = sorted(end.unfit.difference(self._job.ranks.hosts))
+        silent = set(apart) - succeeding(apart, self._agent(), ["true"])
+        unfit = end.unfit if self._left == 1 else end.unfit & (self._unfit | silent)
         self._unfit = end.unfit
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)

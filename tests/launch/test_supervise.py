@@ -727,16 +727,21 @@ class TestHosts:
         assert done.returncode == 0, done.stderr
         assert [value(words, "-np") for words in bench.calls] == ["2"] * 4
 
-    def test_before_the_last_restart_those_without_a_rank_are_left_out_too(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("restarts", [2, 3])
+    def test_before_the_last_restart_or_if_they_do_not_answer_those_without_a_rank_are_left_out_too(
+        self, bench: Bench, restarts: int
+    ) -> None:
+        bench.dead.write_text("apart0\n" * (restarts - 2))
         entry = '[[parallel.service_groups]]\ngroup_id = {0}\nnodes = [{{ host = "n{0}" }}, {{ host = "apart{0}" }}]\n'
         groups = "".join(entry.format(number) for number in range(3))
         bench.config.write_text(f"{bench.config.read_text()}[parallel]\nssh = true\n{groups}")
         attempts = ["begin(); die(9)", "refuse('apart0', 'apart1')", "begin(); finish()"]
-        done = bench.launch(attempts, "--hostfile", bench.hosts("n0", "n1", "n2"), "--restarts", 2)
+        done = bench.launch(attempts, "--hostfile", bench.hosts("n0", "n1", "n2"), "--restarts", restarts)
         assert done.returncode == 0, done.stderr
         last = bench.calls[-1]
-        assert [last[i + 1] for i, word in enumerate(last) if word == "--without"] == ["apart0", "apart1"]
-        assert value(last, "-np") == "3"
+        out = [last[i + 1] for i, word in enumerate(last) if word == "--without"]
+        assert out == (["apart0", "apart1"] if restarts == 2 else ["apart0"])
+        assert value(last, "-np") == ("3" if restarts == 2 else "2")
 
     def test_too_few_for_a_group_of_the_size_that_the_run_had(self, bench: Bench) -> None:
         bench.dead.write_text("n1\n")
