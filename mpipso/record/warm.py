@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli
 
 from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
+from mpipso.config.servicefile import steps
 from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, Configuration, Evaluation, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
@@ -261,14 +265,13 @@ def _fixed(parameter: Parameter, config: Config) -> Value | None:
         return None
 
 
-def _at(tree: object, path: str) -> object:
+def _at(tree: Any, path: str) -> object:
     """What stands at a path of a file, or at the flag of that name; None if nothing does."""
-    for part in path.split("."):
-        if isinstance(tree, list):
-            tree = dict(enumerate(tree)).get(int(part) if part.isdigit() else -1)
-        else:
-            tree = tree.get(part, tree.get(part.replace("-", "_"))) if isinstance(tree, dict) else None
-    return tree
+    for spelled in (path, path.replace("-", "_")):
+        keys, missing = steps(tree, spelled.split("."))
+        if not missing:
+            return functools.reduce(operator.getitem, keys, tree)
+    return None
 
 
 def _comparable(
