@@ -229,7 +229,7 @@ class Supervisor:
             elif not begun:
                 if now - launched > self._limits.start_limit and not self._is_elsewhere():
                     return f"the run had not begun {self._limits.start_limit:g} s after its launch"
-            elif now - changed > self._limits.stuck_after and not self._traces.are_gone():
+            elif now - changed > self._limits.stuck_after and self._traces.are_there():
                 return f"the run has been silent for {self._limits.stuck_after:g} s"
             elif now - changed > LINGER and not checked:
                 checked = True

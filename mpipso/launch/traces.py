@@ -45,6 +45,10 @@ class Traces:
             return error
         return []
 
+    def are_there(self) -> bool:
+        """Whether the disk answers and has the run's folder, so that their silence is the run's."""
+        return not self.are_gone() and not isinstance(self.events(), OSError)
+
     def are_gone(self) -> bool:
         """Whether the run's folder was moved or removed."""
         try:

@@ -494,9 +494,8 @@ class TestRestarts:
 
     def test_an_outage_of_the_disk_on_this_host_alone_does_not_end_a_run(self, bench: Bench) -> None:
         out, back = "(HERE / 'outage').touch()", "(HERE / 'outage').unlink()"
-        done = bench.launch(
-            [f"begin(); later(); {out}; later(4.0); later(4.0); {back}; later(); finish()"], fault=CLOCK + OUTAGE
-        )
+        attempt = f"begin(); later(); {out}; {SILENT}; {back}; later(); finish()"
+        done = bench.launch([attempt], "--stuck-after", 10, fault=CLOCK + OUTAGE)
         assert (done.returncode, told(done)) == (0, []), done.stderr
         assert len(bench.calls) == 1
 
