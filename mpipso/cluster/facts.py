@@ -14,12 +14,13 @@ _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Slurm's comes last: in ranks of mpirun it counts the daemons that mpirun has started by srun."""
 
 
-def rank_here(rank: int, root: Fingerprint | None = None) -> Rank:
+def rank_here(rank: int, root: Fingerprint | None = None, *, devices: bool = True) -> Rank:
     """The rank of this number on the machine that this process runs on, with what that machine is.
 
-    ``root`` is the environment of the root's host, to compare the one here with; None for no comparison.
+    ``root`` is the environment of the root's host, to compare the one here with; None for no comparison. Without
+    ``devices``, nobody is asked for these.
     """
-    return Rank(rank, **vars(facts(root)))
+    return Rank(rank, **vars(facts(root, devices=devices)))
 
 
 def rank_in(environ: Mapping[str, str]) -> int:

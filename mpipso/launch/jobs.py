@@ -100,7 +100,7 @@ def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
     start a job's script on one of its hosts; only Slurm's salloc starts it where it is called.
     """
     inside = job.system is not SLURM or "SLURMD_NODENAME" in os.environ
-    known = Hosts.of(job.hosts, *([rank_here(0)] if inside else []))
+    known = Hosts.of(job.hosts, *([rank_here(0, devices=False)] if inside else []))
     if out := [host for host in dict.fromkeys(hosts) if known.absent(host) and not is_address(host)]:
         raise UserError(
             f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}; a host that has another "

@@ -75,7 +75,7 @@ def _another(agent: Sequence[str]) -> str:
 
 def strangers(hosts: Iterable[str]) -> list[str]:
     """Those of the names that do not stand for this host."""
-    here = Hosts([rank_here(0)])
+    here = Hosts([rank_here(0, devices=False)])
     return [host for host in hosts if here.find(host) is None]
 
 

@@ -67,14 +67,17 @@ class Facts(Share):
     differing: tuple[str, ...] = ()
 
 
-def facts(root: Fingerprint | None = None) -> Facts:
-    """What this machine is; ``root`` is the environment of the root's host, None for no comparison with it."""
+def facts(root: Fingerprint | None = None, *, devices: bool = True) -> Facts:
+    """What this machine is; ``root`` is the environment of the root's host, None for no comparison with it.
+
+    Without ``devices``, no vendor's tool is asked for them.
+    """
     host = socket.gethostname()
-    devices, variable = _devices(os.environ)
+    found, variable = _devices(os.environ) if devices else ((), "")
     own = _own_addresses()
     aliases = tuple(address for _, address in own)
     differing = root.differing(os.environ) if root is not None else ()
-    return Facts(host, _address(host, own), allowed_cores(), devices, variable, aliases, differing)
+    return Facts(host, _address(host, own), allowed_cores(), found, variable, aliases, differing)
 
 
 def allowed_cores() -> tuple[int, ...]:
