@@ -339,7 +339,10 @@ class Supervisor:
         draft = self._journal.with_name(f".{self._journal.name}.{os.getpid()}")
         try:
             if self._journal.exists():
-                shutil.copy2(self._journal, draft)  # with the time of the last event
+                shutil.copyfile(self._journal, draft)
+                # With the time of the last event, but not its mode, which not every file system takes.
+                seen = self._journal.stat()
+                os.utime(draft, ns=(seen.st_atime_ns, seen.st_mtime_ns))
                 with draft.open("rb") as file:
                     os.fsync(file.fileno())
                 draft.replace(self._journal)

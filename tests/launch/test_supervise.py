@@ -95,6 +95,14 @@ for name in ("open", "stat", "read_bytes"):
     setattr(Path, name, failing(getattr(Path, name)))
 """
 """The same on a host of its own, where the journal cannot be read as long as a file ``outage`` is there."""
+NO_MODES = """
+import errno
+import os
+def chmod(*_, **__):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+os.chmod = chmod
+"""
+"""The same, on a file system with which a mode cannot be set."""
 LATE = """
 from mpipso.record import folders
 looked_after, first = folders._looked_after, [False]
@@ -516,6 +524,15 @@ class TestRestarts:
             f"{why}; waiting for it",
             f"{how}, and {why}" if lasting else f"{how}; resuming {bench.run} (restart 1 of 3)",
         ]
+
+    def test_a_file_system_that_takes_no_modes_keeps_no_job_from_going_on(self, bench: Bench) -> None:
+        past = "path = HERE / 'runs' / 'night' / 'journal.jsonl'; "
+        attempts = [f"begin(); {past}os.utime(path, (1e9, 1e9)); die(9)", f"{past}old = path.stat().st_mtime; "]
+        attempts[1] += "begin(); write('learned', old=old); finish()"
+        done = bench.launch(attempts, "--run-name", "night", fault=NO_MODES)
+        assert done.returncode == 0, done.stderr
+        lines = (bench.run / "journal.jsonl").read_text().splitlines()
+        assert [event["old"] for event in map(json.loads, lines) if event["event"] == "learned"] == [1e9]
 
     def test_what_the_old_job_left_is_gone_before_the_next_one(self, bench: Bench) -> None:
         """A rank in the launcher's session, one in its own, and a keeper that ends by itself in a moment."""
