@@ -242,7 +242,10 @@ def _joined(
                 master.free_port(group.port)
     except EvaluationFailed as error:
         problem = error.cause
-    problems = world.gather((place.node.host, problem))
+    # Its first word is the node that has it, which this one may only reach.
+    nodes = {each.host for each in place.form.placed.nodes} if place.form is not None else set()
+    host = problem.partition(": ")[0]
+    problems = world.gather((host if host in nodes else place.node.host, problem))
     agreed(world, lambda: none_wrong([(host, found) for host, found in problems if found], say_where=False))
     if node is None:
         raise LookupError(f"rank {world.rank} has no node")

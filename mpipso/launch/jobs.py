@@ -15,7 +15,7 @@ from mpipso.batch import SLURM
 from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import HOST, Hosts, addresses
-from mpipso.cluster.placement import group_size, regrouped
+from mpipso.cluster.placement import group_size, led, regrouped
 from mpipso.cluster.plan import Rank
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
@@ -193,6 +193,11 @@ class Job:
                 return self.on(answering, path, out), f"{words}; without {', '.join(out)}, which kept it from going on"
         return self.on(answering, path), words
 
+    def without_rank(self, hosts: Iterable[str]) -> list[str]:
+        """Those of the hosts that groups name, and that are neither among those of ranks nor this one."""
+        known, named = Hosts.of(self.ranks.hosts), set(self._named())
+        return strangers(host for host in sorted(hosts) if host in named and known.absent(host))
+
     def _named(self) -> list[str]:
         """The hosts for ranks, and those of groups, which need no rank."""
         return list(dict.fromkeys([*self.ranks.hosts, *(node.host for group in self.groups for node in group.nodes)]))
@@ -232,11 +237,11 @@ class Job:
         left_in = [node.host for group in groups for node in group.nodes]
         inside = Hosts.of(called.get(host, host) for host in left_in)
         hosts = [host for host in slots if host not in lost and (inside.find(host) or not self.groups)]
-        left = min(count, len(hosts))
-        if count > len(slots):  # as many times more than there are slots
+        left = min(count, len(hosts)) if slots else count
+        if slots and count > len(slots):  # as many times more than there are slots
             left = count * len(hosts) // len(slots)
         size = min(len(group.nodes) for group in self.groups) if self.groups else self.size
-        if not (hosts if slots else groups) or (left < size and not self.groups):
+        if not (hosts if slots else led(groups, [rank_here(0, devices=False)])) or (left < size and not self.groups):
             up, all_ = len(set(slots).difference(lost)), len(set(slots))
             raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
         ranks = self.ranks

@@ -63,7 +63,7 @@ class Source:
                 # Of its name, the end tells the format.
                 template = folder.absolute() / f"launched-{Path(self.template).name}"
                 _write(template, self.content)
-                tree = tomli.loads(text)
+                tree = tomli.loads(text.removeprefix("\ufeff"))
                 tree["service"]["config_file"]["template"] = str(template)
                 text = tomli_w.dumps(tree)
             _write(path, text)

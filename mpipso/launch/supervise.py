@@ -242,7 +242,7 @@ class Supervisor:
 
     def _is_elsewhere(self) -> bool:
         """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
-        if not self._unseen and self._traces.events() == []:
+        if not self._unseen and self._traces.events() == [] and not self._journal.exists():
             away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
@@ -299,7 +299,7 @@ class Supervisor:
         self._go_on_as_launched()
         self._refused = self._refused + 1 if end.code == UserError.exit_code else 0
         # A host is left out for what it has twice in a row, or before it costs the last restart, or if it is not there.
-        apart = sorted(end.unfit.difference(self._job.ranks.hosts))
+        apart = self._job.without_rank(end.unfit)
         silent = set(apart) - succeeding(apart, self._agent(), ["true"])
         unfit = end.unfit if self._left == 1 else end.unfit & (self._unfit | silent)
         self._unfit = end.unfit

@@ -759,6 +759,39 @@ class TestHosts:
         assert out == (["apart0", "apart1"] if restarts == 2 else ["apart0"])
         assert value(last, "-np") == ("3" if restarts == 2 else "2")
 
+    def test_so_is_one_that_does_not_answer_where_all_ranks_are_here(self, bench: Bench) -> None:
+        here = rank_here(0).host
+        entry = '[[parallel.service_groups]]\ngroup_id = {0}\nnodes = [{{ host = "{1}" }}, {{ host = "a{0}" }}]\n'
+        groups = "".join(entry.format(number, here) for number in range(2))
+        bench.config.write_text(f"{bench.config.read_text()}[parallel]\nssh = true\n{groups}")
+        bench.dead.write_text("a1\n")
+        done = bench.launch(["begin(); die(9)", "refuse('a1')", "begin(); finish()"])
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "--without") for words in bench.calls] == [None, None, "a1"]
+
+    def test_a_host_of_ranks_is_not_one_without_a_rank_by_another_name(self, bench: Bench) -> None:
+        """And is not asked by that."""
+        bench.dead.write_text("n0.rack\nn2.rack\n")
+        words = ("--hostfile", bench.hosts("n0", "n1", "n2", "n3"), "--nodes-per-group", 2)
+        done = bench.launch(["begin(); die(9)", "refuse('n0.rack', 'n2.rack')", "begin(); finish()"], *words)
+        assert done.returncode == 0, done.stderr
+        assert [value(words, "-np") for words in bench.calls] == ["4"] * 3
+
+    def test_an_empty_journal_is_not_one_of_another_host(self, bench: Bench) -> None:
+        attempts = ["(folder() / 'journal.jsonl').touch(); sys.exit(0)", WELL]
+        done = bench.launch(attempts, "--hostfile", bench.hosts("n0", "holder"))
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 2 and "(restart 1 of 3)" in done.stderr
+
+    def test_a_configuration_with_a_byte_order_mark_is_kept_for_it(self, bench: Bench) -> None:
+        template = bench.folder / "template.json"
+        template.write_text('{"old": "{x}"}')
+        more = f'\n[service.config_file]\ntemplate = "{template}"\n'
+        bench.config.write_bytes(b"\xef\xbb\xbf" + bench.config.read_bytes() + more.encode())
+        done = bench.launch(["begin(); (HERE / 'template.json').write_text('{}'); die(9)", WELL])
+        assert done.returncode == 0, done.stderr
+        assert "launched.toml" in str(value(bench.calls[-1], "--config"))
+
     def test_too_few_for_a_group_of_the_size_that_the_run_had(self, bench: Bench) -> None:
         bench.dead.write_text("n1\n")
         done = bench.launch(["begin()"], "--hostfile", bench.hosts("n0", "n1"))
