@@ -30,7 +30,7 @@ class Score:
     cause: str = field(default="", compare=False)
     """Why it failed."""
     fidelity: float = field(default=1.0, compare=False)
-    """The share of the full benchmark that was measured, in (0, 1].
+    """How much of the full benchmark it stands for, in (0, 1]; a measurement has as many times more noise.
 
     A strategy learns from a score of less than the full benchmark as from a noisier measurement, but never takes it for
     the best. Whether limits are kept it does not tell.

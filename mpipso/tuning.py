@@ -298,10 +298,11 @@ class Tuning:
                 self._require_baseline(evaluation)
         for line in self.trials.vague():
             self._monitor.note(f"note: {line}")
-        for evaluation in waiting:
-            judged = self._judged(evaluation)
-            self._journal.write("judged", number=evaluation.number, **judgement(judged))
-            self._show(judged)
+        for each in (judged := list(map(self._judged, waiting))):
+            self._journal.write("judged", number=each.evaluation.number, **judgement(each))
+        changed = self._incumbent.challenge()
+        for each in judged:
+            changed = not self._show(each, changed=changed) and changed
 
     def _require_baseline(self, evaluation: Evaluation) -> None:
         """Raise RunFailed if the baseline has failed, with ``evaluation`` as an example."""
@@ -323,11 +324,12 @@ class Tuning:
         score = self.trials.judge(evaluation, confirmed=confirmed)
         return Judged(evaluation, score, self.trials.together(evaluation, confirmed=confirmed))
 
-    def _show(self, judged: Judged) -> None:
+    def _show(self, judged: Judged, *, changed: bool = False) -> bool:
+        """Show a result; returns whether it is the best now, which may have ``changed`` before."""
         evaluation = judged.evaluation
         if confirmation := self.trials.label(evaluation.number) == CONFIRM:
             self._incumbent.doubt()
-        changed = not confirmation and self._incumbent.challenge(evaluation.number)
+        changed = (not confirmation and self._incumbent.challenge(evaluation.number)) or changed
         # A best one that disappoints when measured again makes way for another.
         best = changed and self._incumbent.trial is self.trials.of(evaluation.number)
         if judged.failed:
@@ -338,6 +340,7 @@ class Tuning:
             summary = score_text(metric, found, reference, higher=self.objective.maximized)
         self._monitor.evaluated(evaluation, summary, best, judged.violations)
         self._show_incumbent()
+        return best
 
     def _show_incumbent(self) -> None:
         best = self._incumbent.trial

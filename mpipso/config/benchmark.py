@@ -241,7 +241,9 @@ class Benchmark(Program):
     @model_validator(mode="after")
     def _stopped_at_one_load(self) -> Benchmark:
         if self.early_stop is not None and self.swept:
-            raise ValueError(f"early_stop goes with one load, not with a sweep ({self.swept[0]}), which ends by limits")
+            raise ValueError(
+                f"early_stop goes with one load, not with a sweep ({self.swept[0]}), which ends by limits: leave it out"
+            )
         return self
 
     @model_validator(mode="after")

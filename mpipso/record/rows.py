@@ -12,12 +12,17 @@ from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Metrics, Value
-from mpipso.record.table import FAILED, RESULT
+from mpipso.record.table import FAILED, RESULT, STOPPED
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, suggestion
 
 Result = tuple[Configuration, Metrics | None]
 """A configuration with its metrics, None where it failed."""
+
+
+class Expected(dict[str, float]):
+    """Metrics of a benchmark that was stopped early: the objective's alone, as it was expected to be in the end."""
+
 
 _TRUE, _FALSE = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
 
@@ -64,6 +69,7 @@ def read_rows(path: Path, config: Config) -> tuple[list[Result], list[str]]:
         # A table of a run says which of its rows failed; what others lack was not asked for there.
         succeeded = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
         complete = all(name in measured for name in config.needed)
+        measured = Expected(measured) if RESULT in ignored and row[RESULT].strip() == STOPPED else measured
         found.append((configuration, measured if succeeded or complete else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []

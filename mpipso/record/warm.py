@@ -24,7 +24,7 @@ from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import Measured, by_configuration, silent
 from mpipso.record.resume import differences, read_run
-from mpipso.record.rows import Result, defaults, read_rows, typed
+from mpipso.record.rows import Expected, Result, defaults, read_rows, typed
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, counted
 
@@ -58,12 +58,11 @@ class Earlier:
 def read_earlier(path: Path, config: Config, fits: Fits) -> Earlier:
     """The results of an earlier run, by its folder, or of a CSV file.
 
-    Results that this search has no use for are left out and counted in the description: those outside its space, with
-    a value that was hidden as a secret, and those that lack a metric that the objective or a limit needs, unless that
-    of the objective is all that they have, as where a benchmark was stopped early. So are those of a run in which
-    something that is no parameter any more had another value than it is fixed at now or, where nobody
-    knows that, than in the baseline of that run. A searched parameter that the source does not have counts as its
-    default, which the description tells.
+    Results that this search has no use for are left out and counted in the description: those outside its space, with a
+    value that was hidden as a secret, and those that lack a metric that the objective or a limit needs, unless their
+    benchmark was stopped early. So are those of a run in which something that is no parameter any more had another
+    value than it is fixed at now or, where nobody knows that, than in the baseline of that run. A searched parameter
+    that the source does not have counts as its default, which the description tells.
 
     A CSV file (``,``, ``;`` or tabs) has a header and one row per measurement; a column per searched parameter, by its
     name, and columns for metrics, by their names in the common vocabulary, ``benchmark.metrics`` or
@@ -140,7 +139,7 @@ def _left_out(result: Result, config: Config, fits: Fits, reasons: Counter[str])
     configuration, metrics = result
     hidden = [name for name, value in configuration.items() if isinstance(value, str) and HIDDEN in value]
     missing = [] if metrics is None else [name for name in config.needed if name not in metrics]
-    if metrics is not None and set(metrics) == {config.objective.metric}:  # as of a benchmark that was stopped early
+    if isinstance(metrics, Expected) and config.objective.metric in metrics:
         missing = []
     if hidden:
         reasons[f"{hidden[0]} was hidden as a secret"] += 1
@@ -194,14 +193,14 @@ def _calling(config: Config, other: Config) -> Config:
     return config
 
 
-def _expected(stopped: Evaluation, other: Config | None, config: Config) -> dict[str, float]:
+def _expected(stopped: Evaluation, other: Config | None, config: Config) -> Expected:
     """What was expected of a benchmark that was stopped early; nothing where an objective of that name is another."""
     name = config.objective.metric
     if other is None or other.objective.metric != name:
-        return {}
+        return Expected()
     if other.objective.derived.get(name) != config.objective.derived.get(name):
-        return {}
-    return {name: stopped.expected or 0.0}
+        return Expected()
+    return Expected({name: stopped.expected or 0.0})
 
 
 def _configuration(text: str, folder: Path) -> Config | None:
@@ -267,8 +266,8 @@ def _fixed(parameter: Parameter, config: Config) -> Value | None:
 
 def _at(tree: Any, path: str) -> object:
     """What stands at a path of a file, or at the flag of that name; None if nothing does."""
-    for spelled in (path, path.replace("-", "_")):
-        keys, missing = steps(tree, spelled.split("."))
+    for spelled in itertools.product(*({part, part.replace("-", "_")} for part in path.split("."))):
+        keys, missing = steps(tree, spelled)
         if not missing:
             return functools.reduce(operator.getitem, keys, tree)
     return None

@@ -169,7 +169,7 @@ class Agenda:
         visible = self._visible(self.trials.searched.index(number))
         results = {number: result for number in visible if (result := self.trials.result(number))}
         told = {number: result for number, result in results.items() if result.first is not None and result.metrics}
-        best = self.leaders.leader(visible) if told else None
+        best = self.leaders.leader(list(told)) if told else None
         pairs = [told[each] for each in best.numbers if each in told] if best is not None else []
         whole = together(pairs).get(self._objective.metric, 0.0)
         # Of what is not above 0 there is no share.

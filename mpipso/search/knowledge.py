@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.config import Search
+from mpipso.config import Limit, Search
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
@@ -51,7 +51,7 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
             fitting.append((fits, None if metrics is None else {**metrics, **objective.derived(metrics, fits)}))
         except ValueError as error:
             skipped.append(str(error))
-    together = _together(space, fitting)
+    together = _together(space, fitting, objective.limits)
     _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []
     points: list[NDArray[np.float64]] = []
@@ -73,7 +73,7 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
 
 
 def _together(
-    space: Space, results: Iterable[tuple[Configuration, Metrics | None]]
+    space: Space, results: Iterable[tuple[Configuration, Metrics | None]], limits: Iterable[Limit]
 ) -> dict[str, tuple[Configuration, Metrics | None]]:
     """By the key of each configuration, the configuration and the mean of its metrics, which is None if it failed."""
     found: dict[str, tuple[Configuration, list[Metrics | None]]] = {}
@@ -82,7 +82,10 @@ def _together(
     together: dict[str, tuple[Configuration, Metrics | None]] = {}
     for key, (configuration, several) in found.items():
         good = [metrics for metrics in several if metrics is not None]
-        together[key] = configuration, mean(good) if works(good, several) else None
+        worked = works(good, several)
+        # What lacks a metric beside one that does not says less.
+        good = [metrics for metrics in good if all(limit.metric in metrics for limit in limits)] or good
+        together[key] = configuration, mean(good) if worked else None
     return together
 
 

@@ -60,9 +60,14 @@ class EarlyStop(threading.Event):
         return self._over.is_set() or self.expected is not None
 
     def ended(self) -> None:
-        """Look once more, at a benchmark that has ended: however soon that was, what its first part was is known."""
+        """Look once more, at a benchmark that has ended: however soon that was, what its first part was is known.
+
+        Not if a request has failed in it since: what was seen before compares with no first part.
+        """
         self._pace = None
         self.look()
+        if self._seen < FIRST_PART:
+            self.first = None
 
     def look(self) -> None:
         """See how far it is, and what that says."""

@@ -69,6 +69,7 @@ class Measuring:
         self._progress = progress
         self._value = value
         self.pace: Pace | None = None
+        self._looks = client.section == Client.section and config.benchmark.early_stop is not None
         self.cut = ""
         self.first: float | None = None
         self.expected: float | None = None
@@ -181,7 +182,7 @@ class Measuring:
         Of a part in which a request has failed it never is: what becomes of that is seen in the end. It is in tokens
         per second that were worked on, whatever the throughput, and so compares with others of first parts only.
         """
-        if not target.first.exists():
+        if not self._looks or not target.first.exists():
             return None
         found = read([target.first])
         if found.get("failed") or WORK not in found:
@@ -190,8 +191,9 @@ class Measuring:
         return None if value is None else (found["completed"] / float(target.load["requests"]), value)
 
     def _kept_first(self, target: Target) -> dict[str, bytes]:
-        with contextlib.suppress(FileNotFoundError):
-            return {f"{self._client.section}-first.json": target.first.read_bytes()}
+        with contextlib.suppress(OSError):
+            if self._looks:
+                return {f"{self._client.section}-first.json": target.first.read_bytes()}
         return {}
 
     def _check(self, done: Completed, limit: float) -> None:

@@ -544,7 +544,8 @@ class TestWhatIsRefused:
         (key,) = load
         data = {**good(), "benchmark": {"client": "openai", "early_stop": 0.3, **load}}
         assert problems(data) == (
-            f"my.toml: benchmark: early_stop goes with one load, not with a sweep ({key}), which ends by limits",
+            f"my.toml: benchmark: early_stop goes with one load, not with a sweep ({key}), which ends by limits: "
+            "leave it out",
         )
         for one in ({key: load[key][0]}, {key: "{batch}"}):
             data["benchmark"] = {"client": "openai", "early_stop": 0.3, **one}

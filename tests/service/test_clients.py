@@ -1329,8 +1329,7 @@ def test_the_first_part_of_a_load_is_told_while_the_rest_is_under_way(
     assert asked[:5] == 5 * [None] and len(asked) == 3 + requests and None not in asked[5:]
     told = asked[5]
     assert told is not None and all(each == told for each in asked[5:])
-    assert set(METRICS) - {"request_goodput"} <= set(told)
-    assert (told["completed"], told["failed"], told["total_output_tokens"]) == (2, 0, 4)
+    assert (told["completed"], told["failed"]) == (2, 0) and told["tokens_per_second"] > 0
     assert json.loads(aim.result.read_text())["completed"] == requests
     assert sorted(file.name for file in tmp_path.iterdir()) == ["benchmark.json", FIRST]
 
@@ -1398,7 +1397,8 @@ def test_by_anything_but_throughputs_nothing_is_stopped_early() -> None:
     (told,) = problems(maximize="accuracy")
     assert told == (
         "benchmark.early_stop: a quarter of the requests tells too little of accuracy, which the objective hangs on; "
-        "it goes with request_throughput, output_throughput, total_throughput and what is derived from these"
+        "it goes with request_throughput, output_throughput, total_throughput and what is derived from these: leave it "
+        "out"
     )
     assert problems(maximize="right", derived={"right": "accuracy * output_throughput / n"}) == [told]
     assert problems(minimize="ttft_mean_ms") == [told.replace("accuracy", "ttft_mean_ms")]
@@ -1408,4 +1408,4 @@ def test_by_anything_but_throughputs_nothing_is_stopped_early() -> None:
 
 def test_a_benchmark_of_the_user_s_own_cannot_be_stopped_early() -> None:
     told = list(CLIENTS.create("command").problems(config(early_stop=0.3)))
-    assert told == ["benchmark.early_stop: belongs to client = 'openai', whose figures can be seen before it ends"]
+    assert told == ["benchmark.early_stop: belongs to client = 'openai', whose figures it takes early: leave it out"]

@@ -137,6 +137,14 @@ def test_one_that_has_ended_is_looked_at_and_not_stopped() -> None:
     assert (found.first, found.expected) == (1.0, None) and not found.is_set()
 
 
+def test_of_one_in_which_a_request_has_failed_meanwhile_nothing_is_known() -> None:
+    looks: Iterator[tuple[float, float] | None] = iter([(0.0625, 400.0), None, None])
+    found = EarlyStop(configuration({}), threading.Event(), lambda: next(looks), None)
+    assert not found.is_set() and not found.is_set()
+    found.ended()
+    assert found.first is None
+
+
 # --- what is left ----------------------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ class CommandClient(ProgramClient):
             if key in _OF_OPENAI and getattr(benchmark, key) != field.default and key not in benchmark.several:
                 yield f"benchmark.{key}: belongs to client = 'openai'; here benchmark.command says what is sent"
         if benchmark.early_stop is not None:
-            yield "benchmark.early_stop: belongs to client = 'openai', whose figures can be seen before it ends"
+            yield "benchmark.early_stop: belongs to client = 'openai', whose figures it takes early: leave it out"
         yield from self._count_problems(benchmark)
         for key in benchmark.several:
             if key not in placeholders(benchmark.command):

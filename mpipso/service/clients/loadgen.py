@@ -120,7 +120,7 @@ class Load:
         self._finished.append(self._under_way.pop(id(outcome)))
         if len(self._finished) in self._first:
             seconds, under_way = time.perf_counter() - self._origin, [*self._under_way.values()]
-            told = so_far(self._finished, under_way, seconds, self._options.timeout)
+            told = so_far(self._finished, under_way, seconds)
             write(self._options.output.with_name(FIRST), told)
 
     def _quoted(self, text: str) -> str:

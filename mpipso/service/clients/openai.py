@@ -39,7 +39,7 @@ class OpenAIClient(Client):
         if config.benchmark.early_stop is not None and others:
             yield (
                 f"benchmark.early_stop: a quarter of the requests tells too little of {others[0]}, which the objective "
-                f"hangs on; it goes with {', '.join(THROUGHPUTS)} and what is derived from these"
+                f"hangs on; it goes with {', '.join(THROUGHPUTS)} and what is derived from these: leave it out"
             )
         yield from _key_problems(config.benchmark.api_key_env)
         yield from _prompt_problems(config.benchmark)

@@ -109,24 +109,24 @@ def summarize(
     }
 
 
-def so_far(
-    finished: Sequence[RequestOutcome], under_way: Sequence[RequestOutcome], seconds: float, timeout: float = 0.0
-) -> dict[str, Any]:
-    """The metrics of the requests of a run that are ``finished``, and as :data:`WORK` how fast the service works.
+def so_far(finished: Sequence[RequestOutcome], under_way: Sequence[RequestOutcome], seconds: float) -> dict[str, float]:
+    """How many requests of a run that goes on have succeeded and failed, and how fast the service works (:data:`WORK`).
 
-    That counts the tokens of their prompts and answers, and of those ``under_way`` that have begun to answer what they
-    have received, with a prompt of the mean length: else it would hang on how many run side by side, and on how much of
-    the next prompts a service has read. It is missing if no request was completed with a token.
+    Nothing else: while that is found out, no answer is read. The speed counts the tokens of prompts and answers, of
+    requests ``under_way`` that have begun to answer what they have received, with a prompt of the mean length: else it
+    would hang on how many run side by side, and on how much of the next prompts a service has read. It is missing if no
+    request was completed with a token.
     """
-    told = summarize(finished, seconds, timeout=timeout)
-    tokens = told["total_output_tokens"]
-    if not tokens:
-        return told
     done = [outcome for outcome in finished if not outcome.error]
-    per_chunk = tokens / sum(1 + len(outcome.itls) for outcome in done)
-    prompt = told["total_input_tokens"] / len(done)
+    told: dict[str, float] = {"completed": len(done), "failed": len(finished) - len(done)}
+    generated = sum(outcome.output_tokens for outcome in done)
+    if not generated:
+        return told
+    received = sum(outcome.input_tokens for outcome in done)
+    per_chunk = generated / sum(1 + len(outcome.itls) for outcome in done)
+    prompt = received / len(done)
     begun = sum(prompt + (1 + len(outcome.itls)) * per_chunk for outcome in under_way if outcome.ttft)
-    return told | {WORK: (told["total_input_tokens"] + tokens + begun) / max(seconds, 1e-9)}
+    return told | {WORK: (received + generated + begun) / max(seconds, 1e-9)}
 
 
 def _statistics(latency: str, values: Sequence[float], lost: Sequence[float]) -> dict[str, float]:
