@@ -1407,6 +1407,8 @@ class TestRelativeLimits:
             assert event["feasible"] == (result["metrics"]["ttft_p99_ms"] <= limit)
         assert all(event["judged"] for event in session.events("evaluated")[6:])
         told = [*judged, *session.events("evaluated")[6:]]
+        chosen = [event["number"] for event in session.events("incumbent")]
+        assert [int(starred) for starred in re.findall(r"#(\d+) +\*", session.shown.getvalue())] == chosen
         assert any(event["violations"] for event in told)
         assert all(bool(event["violations"]) == (event["violation"] > 0) for event in told)
 

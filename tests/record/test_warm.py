@@ -282,6 +282,11 @@ def test_a_run_counts_only_as_its_baseline_was_in_what_is_no_parameter_any_more(
         ('type = "int"\nmin = 1\nmax = 9\nenv = "Q"', 'env = { R = "2" }', [1]),
         ('type = "int"\nmin = 1\nmax = 9\npath = "a.0.b"', 'config_file = { content = \'{"a": [{"b": 2}]}\' }', [2]),
         ('type = "int"\nmin = 1\nmax = 9\npath = "a.b"', "config_file = { content = '{\"a.b\": 2}' }", [2]),
+        (
+            'type = "int"\nmin = 1\nmax = 9\npath = "a-b.c-d"',
+            'config_file = { content = \'{"a_b": {"c-d": 2}}\' }',
+            [2],
+        ),
         ('type = "int"\nmin = 1\nmax = 9\npath = "a.1.b"', 'config_file = { content = \'{"a": [{"b": 2}]}\' }', [1]),
         ('type = "int"\nmin = 1\nmax = 9', 'config_file = { format = "yaml", content = "queue: 2" }', [2]),
         ('type = "choice"\nchoices = [1, 2]\nflag = "-q"', 'command = ["serve", "-q", "2"]', [2]),

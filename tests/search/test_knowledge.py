@@ -139,6 +139,15 @@ def test_a_result_with_the_objective_s_metric_alone_is_one_of_a_benchmark_that_w
     assert whole.fidelity == 1.0 and whole.feasible, "without limits it lacks nothing"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_whole_result_counts_beside_one_that_was_stopped(order: int) -> None:
+    limit = Limit(metric="ttft_p99_ms", max=1000.0)
+    limited = Objective(ObjectiveSection(maximize="output_throughput", slo=(limit,)))
+    whole = {"output_throughput": 9.0, "ttft_p99_ms": 50.0}
+    (score,) = knowledge(SPACE, limited, [(GOOD, whole), (GOOD, {"output_throughput": 5.0})][::order]).scores
+    assert score.feasible and (score.fitness, score.fidelity) == (-9.0, 1.0)
+
+
 def test_also_where_limits_are_relative_to_a_baseline_among_them() -> None:
     baseline = SPACE.baseline
     assert baseline is not None
