@@ -1032,27 +1032,27 @@ class TestRepeats:
         assert best is not None and session.proposals()[best][2] not in raced, "what no race has refuted"
 
     def test_the_display_has_the_best_of_the_moment_in_a_race_and_after_a_resume(self, tmp_path: Path) -> None:
-        session = self.Falling(
-            tmp_path, configured(search__confirm=1, search__leaders=3, search__evaluations=6), groups=1
-        )
+        shown: list[tuple[int | None, int | None]] = []
+
+        class Watched(self.Falling):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                shown.append((tuning.incumbent, monitor.incumbent and monitor.incumbent[0]))
+                return super()._evaluation(group, assignment)
+
+        config = configured(search__confirm=1, search__leaders=3, search__evaluations=6)
+        session = Watched(tmp_path, config, groups=1)
         monitor = Monitor(6, {0: "node"}, io.StringIO(), Screen("plain"))
-        shown = []
-
-        def look(evaluation: Evaluation) -> None:
-            Tuning.evaluated(tuning, evaluation)
-            shown.append((tuning.incumbent, monitor.incumbent and monitor.incumbent[0]))
-
         with Journal.create(tmp_path) as journal:
             journal.write("started", config="", objective="output_throughput")
             tuning = session._tuning(journal, monitor, [])
-            tuning.evaluated = look  # type: ignore[method-assign]
             session._search(tuning)
-        assert all(one == other for one, other in shown)
-        assert len({number for number, _ in shown}) > 2, "there were several, and in the end none"
-        cut = max(line for line, (number, _) in enumerate(shown) if number is not None)
+        assert len(shown) > 6 and all(one == other for one, other in shown)
+        assert len({number for number, _ in shown}) > 2, "there were several"
+        assert tuning.incumbent is None and monitor.incumbent is None, "and in the end none"
+        known = max(done for done, (number, _) in enumerate(shown) if number is not None)
         lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
         measured = [line for line, text in enumerate(lines) if '"event":"evaluated"' in text.replace(" ", "")]
-        (tmp_path / FILE).write_text("".join(lines[: measured[cut] + 1]))
+        (tmp_path / FILE).write_text("".join(lines[: measured[known - 1] + 1]))
         with Journal.open(tmp_path) as journal:
             again = Monitor(6, {0: "node"}, io.StringIO(), Screen("plain"))
             number = session._tuning(journal, again, read(tmp_path / FILE)).incumbent
