@@ -94,6 +94,18 @@ def test_a_job_that_came_back_resumes_its_run_wherever_it_is(cluster: Cluster, f
     assert words[words.index("plain") + 1 :] == [*flags, "--resume", str(run)]
 
 
+def test_a_job_that_came_back_has_the_configuration_that_it_was_launched_with(cluster: Cluster) -> None:
+    run = cluster.runs / "slurm-bed-7"
+    words = cluster.run(f"{started(run)}; touch {run}/launched.toml", "my.toml")
+    assert words[words.index("--config") + 1] == "my.toml"
+    cluster.came_back = 1
+    words = cluster.run("exit 0", "my.toml")
+    assert words[words.index("--config") + 1] == str(run / "launched.toml")
+    cluster.came_back = 0
+    words = cluster.run("exit 0", "new.toml", "--resume", str(run))
+    assert words[words.index("--config") + 1] == "new.toml", "another job says what it wants"
+
+
 def test_a_job_that_came_back_before_its_run_had_begun_starts_it(cluster: Cluster) -> None:
     cluster.run(f'mkdir -p {cluster.runs}; echo {cluster.runs}/slurm-bed-7 > "$MPIPSO_NOTE"', "my.toml")
     cluster.came_back = 1

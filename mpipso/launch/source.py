@@ -1,4 +1,7 @@
-"""The configuration file of a launch as it was then: users edit theirs for the next run while this one goes on."""
+"""The configuration file of a launch as it was then: users edit theirs for the next run while this one goes on.
+
+A restart needs it, and a batch job that comes back, whose script looks for it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from mpipso.config import Config
 from mpipso.errors import RunFailed
 from mpipso.startup import Options
 
-FILE = "launched.toml"
-"""In the run's folder, where a restart needs it."""
+KEPT = "launched"
+"""How the names of what is kept in a run's folder begin."""
+FILE = f"{KEPT}.toml"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Source:
         texts = {str(self.path): self.text, self.template: self.content}
         return [path for path, text in texts.items() if path and _text(Path(path)) != text]
 
+    def is_kept(self, folder: Path) -> bool:
+        """Whether it is what an earlier launch of the run in this folder has kept."""
+        return self.path.absolute() == (folder / FILE).absolute()
+
     def keep(self, folder: Path) -> Path:
         """Write the file as it was into the run's folder, and the template; returns the path of the first.
 
@@ -61,7 +69,7 @@ class Source:
         try:
             if self.template:
                 # Of its name, the end tells the format.
-                template = folder.absolute() / f"launched-{Path(self.template).name}"
+                template = folder.absolute() / f"{KEPT}-{Path(self.template).name}"
                 _write(template, self.content)
                 tree = tomli.loads(text.removeprefix("\ufeff"))
                 tree["service"]["config_file"]["template"] = str(template)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mpipso.batch import systems
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
 from mpipso.launch.jobs import Job
 from mpipso.launch.limits import Limits
@@ -134,6 +135,8 @@ class Supervisor:
     def _run(self) -> int:
         job = self._job
         vain = None
+        if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
+            self._source.keep(self._folder)
         while True:
             options = self._options(job.options)
             before = len(self._events())

@@ -7,16 +7,16 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mpipso.errors import Taken, UserError
 from mpipso.launch.jobs import Job
 from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
-from mpipso.launch.source import Source
+from mpipso.launch.source import KEPT, Source
 from mpipso.launch.supervise import Supervisor
-from mpipso.launched import COMMAND, END_TIME, NOTE, REQUEUE, TERMINAL, called
+from mpipso.launched import COMMAND, END_TIME, NOTE, PREPENDED, REQUEUE, TERMINAL, called
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
 
@@ -47,7 +47,9 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     path, launcher = find(mpirun)
     job = Job.first(path, launcher, options, config, ranks, more)
     environment = {COMMAND: _command(mpirun), **os.environ, **launcher.environment(), TERMINAL: _terminal()}
-    forward = [name for name in (COMMAND, END_TIME, REQUEUE, TERMINAL, "MPI4PY_LIBMPI") if name in environment]
+    environment[PREPENDED] = _prepended(path, os.environ)
+    told = (COMMAND, END_TIME, PREPENDED, REQUEUE, TERMINAL, "MPI4PY_LIBMPI")
+    forward = [name for name in told if name in environment]
     # Slurm takes the environment to each node, but Open MPI 5 puts its own folder first in the PATH of all other nodes.
     if "SLURM_JOB_ID" in environment and all(word.partition("=")[0] != "PATH" for word in more):
         forward.append("PATH")
@@ -94,6 +96,16 @@ def _command(mpirun: str | None) -> str:
     return shlex.join([*called(), "launch", *(["--mpirun", mpirun] if mpirun else [])])
 
 
+def _prepended(path: str, environ: Mapping[str, str]) -> str:
+    """What the launcher at this path puts in front of the ranks' search paths, but for what the user has there.
+
+    Open MPI does when it is called by a path, as from here, so that its own daemons are found on other hosts.
+    """
+    first = {environ.get(name, "").partition(os.pathsep)[0] for name in ("PATH", "LD_LIBRARY_PATH")}
+    prefix = Path(path).parent.parent
+    return os.pathsep.join({str(prefix / name) for name in ("bin", "lib", "lib64")} - first)
+
+
 def _terminal() -> str:
     """What ``MPIPSO_TERMINAL`` tells the root: this terminal's size, or 0, since a rank sees its launcher's pipes."""
     if not sys.stdout.isatty():
@@ -105,8 +117,10 @@ def _terminal() -> str:
 def _take_back(folder: Path, note: Path | None, keep_output: bool) -> None:
     """Remove the folder of a run that never began, and what was noted of it."""
     with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [LAUNCH_LOG]:
-            (folder / LAUNCH_LOG).unlink()
+        paths = list(folder.iterdir())
+        if all(path.name == LAUNCH_LOG or path.name.startswith(KEPT) for path in paths):
+            for path in paths:
+                path.unlink()
             folder.rmdir()
             if note is not None:
                 note.unlink()

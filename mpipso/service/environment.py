@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -10,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpipso import batch
+from mpipso.launched import PREPENDED
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
+_LEFT_BY_MPI = {"GFORTRAN_UNBUFFERED_PRECONNECTED", "HFI_NO_BACKTRACE", "IPATH_NO_BACKTRACE"}
+"""What MPICH's launcher, and libraries of Open MPI 4, set."""
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _OF_THE_HOST = re.compile(
     r"_.*|BASH_FUNC_.*|LMOD_.*|SSH_.*|XDG_.*|DBUS_.*|SUDO_.*|TMUX.*|STY|WINDOWID|DISPLAY|XAUTHORITY|GPG_TTY"
@@ -33,9 +37,19 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what batch systems say of the job, torchrun's
     rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign
     libraries; a service that needs one of these has it in its own configured environment, which is added afterwards.
+    From the front of search paths go the folders that the launcher has put there.
     """
-    dropped = _RANKS | batch.variables(base)
-    return {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
+    dropped = _RANKS | _LEFT_BY_MPI | batch.variables(base)
+    passed = {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
+    prepended = {*base.get(PREPENDED, "").split(os.pathsep)} - {""}
+    for name in {"PATH", "LD_LIBRARY_PATH"} & passed.keys():
+        folders = passed[name].split(os.pathsep)
+        own = os.pathsep.join(itertools.dropwhile(prepended.__contains__, folders))
+        if own:
+            passed[name] = own
+        else:
+            del passed[name]
+    return passed
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,25 @@ class TestLaunch:
         log = (config.parent / "runs" / name / "launch.log").read_text()
         assert len(log.splitlines()) == 1, f"{log}{done.stdout}{done.stderr}"
 
+    def test_services_have_the_search_paths_of_the_launch(self, launcher: Launcher, config: Path) -> None:
+        python = f'"{sys.executable}", '
+        assert python in config.read_text()
+        inherited = f'"sh", "-c", "env > {config.parent}/{{port}}-env; exec \\"$@\\"", "sh", {python}'
+        config.write_text(config.read_text().replace(python, inherited))
+        path = f"/ours/bin:{launcher.launcher.parent}:/usr/local/bin:/usr/bin:/bin"
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=LIMIT, env={**launcher.environment(), "PATH": path}) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        files = [*config.parent.glob("*-env")]
+        assert len(files) == 5
+        for file in files:
+            had = dict(line.partition("=")[::2] for line in file.read_text().splitlines())
+            assert had["PATH"] == path
+            for name in ("LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK"):
+                assert had.get(name) == os.environ.get(name)
+
     def test_groups_on_this_machine_have_a_rank_for_each_of_their_nodes(self, one: Launcher, config: Path) -> None:
         """Of more than would be started without them."""
         count = local_ranks() + 1

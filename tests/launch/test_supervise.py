@@ -426,6 +426,22 @@ class TestRestarts:
         assert (copy, copy.read_text()) == (bench.run / "launched-t.json", '{"old": "{x}"}')
         assert [path.stat().st_mode & 0o777 for path in (kept, copy)] == [0o600] * 2
 
+    def test_a_batch_job_that_comes_back_finds_the_configuration_of_its_launch(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PBS_JOBID", "7.server")
+        hosts = ("--hostfile", bench.hosts("localhost"))
+        programs = ["sys.exit(2)", "begin()", "begin(); finish()"]
+        assert bench.launch(programs, *hosts).returncode == 2
+        assert bench.calls and not bench.runs.exists(), "nothing is left of what never began"
+        done = bench.launch(programs, *hosts, "--restarts", 0)
+        assert done.returncode == 4, done.stderr
+        kept, text = bench.run / "launched.toml", bench.config.read_text()
+        assert (kept.read_text(), kept.stat().st_mode & 0o777) == (text, 0o600)
+        bench.config.unlink()
+        done = bench.launch(programs, *hosts, "--resume", bench.run, "--config", kept)
+        assert (done.returncode, kept.read_text()) == (0, text), done.stderr
+
     def test_a_resumed_run_that_gets_on_is_not_given_up(self, bench: Bench) -> None:
         """It repeats what was under way, and asks for nothing new."""
         begun = "begin(); evaluate(0); sys.exit(7)"
