@@ -38,6 +38,10 @@ latencies in milliseconds: time to first token, time per output token (first tok
 end to end."""
 
 
+class Expected(dict[str, float]):
+    """Metrics of a benchmark that was stopped early: the objective's alone, as it was expected to be in the end."""
+
+
 FIRST_PART = 0.25
 """The share of a benchmark's requests after which it is stopped if it is behind."""
 

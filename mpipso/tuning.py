@@ -25,6 +25,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import NodeStart
 from mpipso.record.warm import Earlier, told
+from mpipso.record.warm import from_fields as from_learned
 from mpipso.record.warm import to_fields as to_learned
 from mpipso.search.agenda import Agenda
 from mpipso.search.durations import Durations
@@ -380,7 +381,7 @@ class Tuning:
         """Make the change of state that an event of an earlier session records."""
         match event["event"]:
             case "learned":
-                self._agenda.learn([(each["configuration"], each["metrics"]) for each in event["results"]])
+                self._agenda.learn(from_learned(event))
             case "asked":
                 self._agenda.replay(event["told"], event["new"])
             case "assigned":

@@ -290,11 +290,18 @@ class TestEarlyStop:
     def stopped(session: Session) -> list[int]:
         return sorted(event["number"] for event in session.events("evaluated") if "expected" in event)
 
-    @pytest.mark.parametrize(("schedule", "strategy"), [("generation", "surrogate"), ("window", "pso")])
+    @pytest.mark.parametrize(
+        ("schedule", "strategy", "more"),
+        [
+            ("generation", "surrogate", {}),
+            ("window", "pso", {}),
+            ("window", "pso", RELATIVE | {"search__baseline_repeats": 3}),
+        ],
+    )
     def test_what_is_stopped_does_not_depend_on_the_order_of_results_or_the_number_of_groups(
-        self, schedule: str, strategy: str, folders: Iterator[Path]
+        self, schedule: str, strategy: str, more: dict[str, Any], folders: Iterator[Path]
     ) -> None:
-        config = configured(**SCHEDULES[schedule], search__strategy=strategy, search__repeats=2)
+        config = configured(**SCHEDULES[schedule], **more, search__strategy=strategy, search__repeats=2)
         plain = Session(next(folders), config, early=stopping)
         plain.run()
         assert len(self.stopped(plain)) >= 3

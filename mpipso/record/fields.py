@@ -14,7 +14,8 @@ event           fields
 ``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
                 begin anew; lived (seconds from the last event before this one to the last sign of life of the root that
                 wrote it), where that session was cut short
-``learned``     source, results ([{configuration, metrics or null}]) of an earlier run, for a warm start
+``learned``     source, results ([{configuration, metrics or null, expected}]) of an earlier run, for a warm start;
+                expected is true where its benchmark was stopped early, so that the metrics are what was expected
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
                 new ([{number, label, configuration}])
 ``assigned``    number, attempt, group

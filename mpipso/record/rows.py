@@ -11,17 +11,13 @@ from pathlib import Path
 from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration, Metrics, Value
+from mpipso.evaluation import Configuration, Expected, Metrics, Value
 from mpipso.record.table import FAILED, RESULT, STOPPED
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, suggestion
 
 Result = tuple[Configuration, Metrics | None]
 """A configuration with its metrics, None where it failed."""
-
-
-class Expected(dict[str, float]):
-    """Metrics of a benchmark that was stopped early: the objective's alone, as it was expected to be in the end."""
 
 
 _TRUE, _FALSE = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")

@@ -19,12 +19,12 @@ from mpipso.config.file import parse
 from mpipso.config.parameters import Parameter
 from mpipso.config.servicefile import steps
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, Configuration, Evaluation, Metrics, Value, mean, together, works
+from mpipso.evaluation import BASELINE, Configuration, Evaluation, Expected, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
 from mpipso.record.measured import Measured, by_configuration, silent
 from mpipso.record.resume import differences, read_run
-from mpipso.record.rows import Expected, Result, defaults, read_rows, typed
+from mpipso.record.rows import Result, defaults, read_rows, typed
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, counted
 
@@ -320,8 +320,18 @@ def _otherwise(other: Config | None, config: Config) -> list[str]:
 
 def to_fields(earlier: Earlier) -> Mapping[str, object]:
     """The fields of the ``learned`` event that tells of these results."""
-    rows = [
-        {"configuration": dict(configuration), "metrics": None if metrics is None else dict(metrics)}
-        for configuration, metrics in earlier.results
-    ]
+    rows = []
+    for configuration, metrics in earlier.results:
+        row: dict[str, object] = {"configuration": dict(configuration), "metrics": None}
+        if metrics is not None:
+            row["metrics"] = dict(metrics)
+        if isinstance(metrics, Expected):
+            row["expected"] = True
+        rows.append(row)
     return {"source": earlier.source, "results": rows}
+
+
+def from_fields(event: Mapping[str, Any]) -> list[Result]:
+    """The results of which a ``learned`` event tells."""
+    rows = [(row["configuration"], row["metrics"], row.get("expected", False)) for row in event["results"]]
+    return [(configuration, Expected(metrics) if expected else metrics) for configuration, metrics, expected in rows]

@@ -167,6 +167,8 @@ class Agenda:
         if self.trials.label(number):
             return None
         visible = self._visible(self.trials.searched.index(number))
+        if not self._judgeable(visible):
+            return None
         results = {number: result for number in visible if (result := self.trials.result(number))}
         told = {number: result for number, result in results.items() if result.first is not None and result.metrics}
         best = self.leaders.leader(list(told)) if told else None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpipso.config import Limit, Search
+from mpipso.config import Search
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration, Evaluation, Failure, Metrics, Value, mean, works
+from mpipso.evaluation import Configuration, Evaluation, Expected, Failure, Metrics, Value, mean, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -40,18 +40,22 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
     A result is skipped when its configuration lacks a parameter, has a value that cannot be set, or breaks a known
     constraint; parameters that the space does not have are ignored. A result with metrics is also skipped when limits
     are relative to the baseline and that has no result with metrics. One that has the objective's metric, but not all
-    that have limits, counts like a benchmark that was stopped early. Several results of one configuration are
-    replaced by their mean, or by a failure unless more than half of them have metrics.
+    that have limits, counts like what was expected of a benchmark that was stopped early. Several results of one
+    configuration are replaced by their mean, or by a failure unless more than half of them have metrics.
     """
     fitting: list[tuple[Configuration, Metrics | None]] = []
     skipped: list[str] = []
     for given, metrics in results:
         try:
             fits = fitted(space, given)
-            fitting.append((fits, None if metrics is None else {**metrics, **objective.derived(metrics, fits)}))
+            if metrics is not None:
+                whole = {**metrics, **objective.derived(metrics, fits)}
+                complete = all(limit.metric in whole for limit in objective.limits)
+                metrics = whole if complete and not isinstance(metrics, Expected) else Expected(whole)
+            fitting.append((fits, metrics))
         except ValueError as error:
             skipped.append(str(error))
-    together = _together(space, fitting, objective.limits)
+    together = _together(space, fitting)
     _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []
     points: list[NDArray[np.float64]] = []
@@ -60,8 +64,7 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
             skipped.append("limits are relative to the baseline, which is not among the results")
             continue
         failure = Failure("failed in an earlier run", "configuration") if metrics is None else None
-        part = metrics is not None and any(limit.metric not in metrics for limit in objective.limits)
-        value = metrics.get(objective.metric) if metrics is not None and part else None
+        value = metrics.get(objective.metric) if isinstance(metrics, Expected) else None
         evaluation = Evaluation(0, 1, 0, configuration, metrics=metrics or {}, failure=failure, expected=value)
         try:
             scores.append(objective.judge(evaluation, reference or {}))
@@ -73,7 +76,7 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
 
 
 def _together(
-    space: Space, results: Iterable[tuple[Configuration, Metrics | None]], limits: Iterable[Limit]
+    space: Space, results: Iterable[tuple[Configuration, Metrics | None]]
 ) -> dict[str, tuple[Configuration, Metrics | None]]:
     """By the key of each configuration, the configuration and the mean of its metrics, which is None if it failed."""
     found: dict[str, tuple[Configuration, list[Metrics | None]]] = {}
@@ -83,9 +86,10 @@ def _together(
     for key, (configuration, several) in found.items():
         good = [metrics for metrics in several if metrics is not None]
         worked = works(good, several)
-        # What lacks a metric beside one that does not says less.
-        good = [metrics for metrics in good if all(limit.metric in metrics for limit in limits)] or good
-        together[key] = configuration, mean(good) if worked else None
+        # What was only expected says less beside what was measured.
+        measured = [metrics for metrics in good if not isinstance(metrics, Expected)]
+        average = mean(measured) if measured else Expected(mean(good))
+        together[key] = configuration, average if worked else None
     return together
 
 

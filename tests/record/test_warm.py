@@ -11,9 +11,10 @@ from record.written import Script
 from mpipso.config import Config
 from mpipso.config.file import parse
 from mpipso.errors import UserError
+from mpipso.evaluation import Expected
 from mpipso.record.journal import Journal, read
 from mpipso.record.rows import writes
-from mpipso.record.warm import Earlier, read_earlier, to_fields
+from mpipso.record.warm import Earlier, from_fields, read_earlier, to_fields
 from mpipso.search.knowledge import fitted
 from mpipso.search.space import Space
 
@@ -471,14 +472,18 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_learned_can_be_journalled(tmp_path: Path) -> None:
+    results = [({"n": 1}, {"x": 2.0}), ({"n": 2}, None), ({"n": 3}, Expected(x=4.0))]
     with Journal.create(tmp_path) as journal:
-        journal.write("learned", **to_fields(Earlier("a", [({"n": 1}, {"x": 2.0}), ({"n": 2}, None)], "")))
+        journal.write("learned", **to_fields(Earlier("a", results, "")))
     (event,) = read(tmp_path / "journal.jsonl")
     assert event["source"] == "a"
     assert event["results"] == [
         {"configuration": {"n": 1}, "metrics": {"x": 2.0}},
         {"configuration": {"n": 2}, "metrics": None},
+        {"configuration": {"n": 3}, "metrics": {"x": 4.0}, "expected": True},
     ]
+    assert from_fields(event) == results
+    assert [isinstance(metrics, Expected) for _, metrics in from_fields(event)] == [False, False, True]
 
 
 @given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))

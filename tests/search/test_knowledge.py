@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpipso.config import Constraint, Limit, ObjectiveSection, Parameter
-from mpipso.evaluation import FIRST_PART
+from mpipso.evaluation import FIRST_PART, Expected
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -137,6 +137,8 @@ def test_a_result_with_the_objective_s_metric_alone_is_one_of_a_benchmark_that_w
     plain = Objective(ObjectiveSection(maximize="output_throughput", derived=derived))
     (whole,) = knowledge(SPACE, plain, [(GOOD, {"output_throughput": 7.0})]).scores
     assert whole.fidelity == 1.0 and whole.feasible, "without limits it lacks nothing"
+    found = knowledge(SPACE, plain, [(GOOD, Expected(output_throughput=7.0))])
+    assert [(score.fidelity, score.feasible) for score in found.scores] == [(FIRST_PART, False)], "but that says so"
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -145,6 +147,8 @@ def test_a_whole_result_counts_beside_one_that_was_stopped(order: int) -> None:
     limited = Objective(ObjectiveSection(maximize="output_throughput", slo=(limit,)))
     whole = {"output_throughput": 9.0, "ttft_p99_ms": 50.0}
     (score,) = knowledge(SPACE, limited, [(GOOD, whole), (GOOD, {"output_throughput": 5.0})][::order]).scores
+    assert score.feasible and (score.fitness, score.fidelity) == (-9.0, 1.0)
+    (score,) = knowledge(SPACE, PLAIN, [(GOOD, whole), (GOOD, Expected(output_throughput=5.0))][::order]).scores
     assert score.feasible and (score.fitness, score.fidelity) == (-9.0, 1.0)
 
 
