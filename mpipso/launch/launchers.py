@@ -103,9 +103,7 @@ class Launcher(abc.ABC):
         return found
 
     @abc.abstractmethod
-    def command(
-        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
-    ) -> list[str]:
+    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
         """The words before the program's.
 
         Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
@@ -116,13 +114,14 @@ class Launcher(abc.ABC):
             The launcher's program.
         forward:
             Names of environment variables that ranks on other hosts need.
-        again:
-            An earlier job of this Slurm allocation has failed, and its steps may not have been given up yet.
         loud:
             The launcher says all that it can, because the one before it ended before the run had begun or gone on.
         """
 
 
+_OVERLAP = {"SLURM_OVERLAP": "1"}
+"""For srun, by which launchers reach the hosts of a Slurm job: it waits neither for the step in which ``mpipso launch``
+itself may run, nor for those of a job that was lost."""
 _MAPPING: dict[Spread, str] = {
     **{"one each": "ppr:1:node", "in turn": "node:OVERSUBSCRIBE"},
     **{"shared": "node", "filled": "slot:OVERSUBSCRIBE"},
@@ -151,11 +150,9 @@ class OpenMPI5(Launcher):
     def environment(self) -> dict[str, str]:
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
         # Inside a job of sbatch --export=NONE, srun would start its daemons with no PATH.
-        return {"SLURM_EXPORT_ENV": "ALL", **root}
+        return {**_OVERLAP, "SLURM_EXPORT_ENV": "ALL", **root}
 
-    def command(
-        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
-    ) -> list[str]:
+    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
         where = ["--hostfile", str(ranks.hostfile)] if ranks.hostfile is not None else []
         if ranks.named:
             where = ["--host", ",".join(f"{host}:1" for host in ranks.names())]
@@ -164,7 +161,6 @@ class OpenMPI5(Launcher):
             *(path, "-np", str(ranks.count), *where, "--map-by", _MAPPING[ranks.spread], "--bind-to", "none"),
             *(word for word in self.more if not loud or word != "--quiet"),
             *(*self.survive, *self._runtime(*_KEEPALIVE)),
-            *(self._runtime("plm_slurm_args", "--overlap") if again else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
             *self._forwarded(forward),
@@ -211,16 +207,13 @@ class Hydra(Launcher):
     agents = ("HYDRA_LAUNCHER_EXEC",)
 
     def environment(self) -> dict[str, str]:
-        # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
-        return {"SLURM_OVERLAP": "1"}
+        return _OVERLAP
 
     def _given(self, more: Sequence[str]) -> dict[str, str]:
         values = [value for flag, value in itertools.pairwise(more) if flag.lstrip("-") == "launcher-exec"]
         return dict(zip(self.agents, values, strict=False))
 
-    def command(
-        self, path: str, ranks: Ranks, forward: Sequence[str], *, again: bool = False, loud: bool = False
-    ) -> list[str]:
+    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
         # It does not give hosts of a file one rank in turn and no more than their slots, but takes names in order.
         where = ["-f", str(ranks.hostfile)] if ranks.hostfile is not None else []
         if ranks.named or ranks.spread == "shared":

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mpipso.errors import Taken, UserError
+from mpipso.cluster.facts import rank_in
+from mpipso.errors import FINISHED, Taken, UserError
 from mpipso.launch.jobs import Job
 from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
@@ -41,6 +42,8 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
         The run was lost and cannot be restarted.
     """
     _open_streams()
+    if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" and rank_in(os.environ) != 0:
+        return FINISHED  # of the tasks that srun started, the first launches the run
     # That the folder has a journal is checked first: without it there is no configuration either.
     folder = RunFolder.open(options.resume).path if options.resume is not None else None
     config = read_config(options)

@@ -302,6 +302,18 @@ class TestLaunch:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"mpipso: {config}: benchmark.request: unknown key; did you mean 'requests'?\n"
 
+    def test_only_the_first_task_of_a_step_of_srun_launches_the_run(
+        self, one: Launcher, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in ``srun --nodes=2 --pty bash``, where the first is the shell of a person."""
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+        words = ("--mpirun", one.launcher, "-np", 1, "--config", config, "--evaluations", 1)
+        for task in ("1", "0"):
+            monkeypatch.setenv("SLURM_PROCID", task)
+            done = self.launched(config, *words)
+            assert done.returncode == 0, done.stderr
+            assert (config.parent / "runs").exists() == (task == "0")
+
     def test_bad_input_that_ranks_find_is_passed_on_and_leaves_nothing(self, one: Launcher, config: Path) -> None:
         config.write_text(config.read_text().replace(sys.executable, "no-such-server"))
         done = self.launched(config, "--mpirun", one.launcher, "-np", 1, "--config", config)
