@@ -237,6 +237,7 @@ def test_a_run_that_cannot_come_back_is_left_to_end_by_itself(cluster: Cluster) 
     [
         ("HERE/my jobs/mpipso.sbatch WORDS", "HERE/my jobs/mpipso.sbatch"),
         ("HERE/my jobs/mpipso.sbatch", "HERE/my jobs/mpipso.sbatch"),
+        ("my jobs/mpipso.sbatch WORDS", "HERE/my jobs/mpipso.sbatch"),
         ("/not/here/mpipso.sbatch WORDS", "/not/here/mpipso.sbatch"),
         ("/not/here/mpipso.sbatch 'my file.toml'", "/not/here/mpipso.sbatch"),
         ("(null)", ""),
