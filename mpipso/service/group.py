@@ -272,7 +272,7 @@ class ServiceGroup:
             text.append(f"# {node.name}, node rank {layout.node_ranks[start.node]}")
             text += [f"export {name}={shlex.quote(value)}" for name, value in sorted(redactor.data(env).items())]
             text += [shlex.join(redactor.arguments(start.command)), ""]
-        self._files["command.txt"] = "\n".join(text).encode()
+        self._files["command.txt"] = "\n".join(text).encode("utf-8", "surrogateescape")
 
     def _update_config(
         self, starts: Sequence[Start], configuration: Configuration, layout: Layout, cancel: threading.Event

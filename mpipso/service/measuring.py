@@ -138,7 +138,7 @@ class Measuring:
 
     def _once(self, target: Target, files: dict[str, bytes], over: threading.Event) -> Metrics:
         command = self._client.command(self._config, target)
-        files[f"{self._client.section}-command.txt"] = shlex.join(command).encode() + b"\n"
+        files[f"{self._client.section}-command.txt"] = f"{shlex.join(command)}\n".encode("utf-8", "surrogateescape")
         folder = target.result.parent
         # The next one must not find what this one writes, whatever that is and however it is named.
         with self._node.new_folder(str(folder)):

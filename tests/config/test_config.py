@@ -221,6 +221,7 @@ class TestWhatIsRefused:
             ({"step": 8, "default": 4}, "default = 4 is not min plus a multiple of step = 8"),
             ({"min": 0, "scale": "log"}, "a log scale needs min > 0, not 0"),
             ({"min": 1.5}, "an int needs whole numbers for min, max and step"),
+            ({"max": 2**53 + 2}, "an int has bounds of 9.0072e+15 (2**53) at most"),
             ({"choices": [1, 2]}, 'an int has min and max, not choices (or is type = "choice")'),
             ({"flag": "--batch", "env": "BATCH"}, "give one of flag, env and path, not several"),
             (

@@ -286,6 +286,17 @@ class TestLaunch:
             for name in ("LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK"):
                 assert had.get(name) == os.environ.get(name)
 
+    def test_the_folder_for_temporary_files_may_have_any_name(self, one: Launcher, config: Path) -> None:
+        folder = config.parent / os.fsdecode(b"t\xe9")
+        folder.mkdir()
+        argv = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(one.launcher), "-np", "1"]
+        argv += ["--config", str(config), "--evaluations", "1"]
+        with Job(argv, limit=LIMIT, env={**one.environment(), "TMPDIR": str(folder)}) as job:
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        (command,) = (config.parent / "runs").glob("latest/evaluations/0000-1/command.txt")
+        assert os.fsencode(folder) in command.read_bytes()
+
     def test_groups_on_this_machine_have_a_rank_for_each_of_their_nodes(self, one: Launcher, config: Path) -> None:
         """Of more than would be started without them."""
         count = local_ranks() + 1
