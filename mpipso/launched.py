@@ -62,7 +62,12 @@ def submits(command: str) -> bool:
     return command.startswith("sbatch ")
 
 
-def resuming(command: str, folder: Path, more: str = "") -> str:
+def batch_system() -> str:
+    """The name of the batch system inside of whose job this process is; empty if it is in none."""
+    return next((system.name for system in systems(os.environ)), "")
+
+
+def resuming(command: str, folder: Path, more: str = "", system: str = "") -> str:
     """The command that resumes the run in ``folder``, for people: in a comment it says where, if not on this machine.
 
     Parameters
@@ -71,7 +76,9 @@ def resuming(command: str, folder: Path, more: str = "") -> str:
         The words that launch runs, quoted for a shell.
     more:
         Further words, quoted likewise and with a space before them.
+    system:
+        The batch system inside of which the run was launched; empty for the one of this process, if any.
     """
-    jobs = [] if submits(command) else systems(os.environ)
-    where = f"  # inside a job of {jobs[0].name}" if jobs else ""
+    system = system or batch_system()
+    where = f"  # inside a job of {system}" if system and not submits(command) else ""
     return f"{command} --resume {shlex.quote(str(folder))}{more}{where}"

@@ -19,7 +19,7 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, Alone, RunFailed, print_error
 from mpipso.farewell import dismiss
-from mpipso.launched import COMMAND, RESTARTS
+from mpipso.launched import COMMAND, RESTARTS, batch_system
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, end_note, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
@@ -198,6 +198,8 @@ class RunRecord:
                 tables["service"]["config_file"]["content"] = file.written(hidden)
         text = tomli_w.dumps(tables)
         more = {"cwd": str(Path.cwd()), **more}
+        if system := batch_system():
+            more = {"system": system, **more}
         if command := os.environ.get(COMMAND):
             more = {"command": self._folder.redactor.line(command), **more}
         if self._resumes:

@@ -124,6 +124,8 @@ class Job:
         The service groups if the user named them; their hosts may be more than those of ranks, reached over ssh.
     size:
         Nodes of each group otherwise.
+    overlap:
+        Whether other steps of this Slurm job may hold its hosts.
     loud:
         Whether the launcher says all that it can.
     more:
@@ -136,6 +138,7 @@ class Job:
     ranks: Ranks
     groups: tuple[GroupEntry, ...]
     size: int
+    overlap: bool = False
     loud: bool = False
     more: tuple[str, ...] = ()
 
@@ -162,11 +165,12 @@ class Job:
         if parallel.nodes_per_group != before:  # the ranks are told how many, and not why
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
         size = group_size(parallel, wanted.count)
-        return cls(path, launcher, options, wanted, parallel.service_groups, size, more=tuple(more))
+        overlap = "SLURM_STEP_ID" in os.environ
+        return cls(path, launcher, options, wanted, parallel.service_groups, size, overlap, more=tuple(more))
 
     def command(self, forward: Sequence[str]) -> list[str]:
         """The whole command line; ``forward`` names environment variables that ranks on other hosts need."""
-        words = self.launcher.command(self.path, self.ranks, forward, loud=self.loud)
+        words = self.launcher.command(self.path, self.ranks, forward, overlap=self.overlap, loud=self.loud)
         return [*words, *self.more, sys.executable, "-m", "mpipso", "tune", *self.options.words()]
 
     def on_what_is_left(self, answering: Collection[str], unfit: Collection[str], folder: Path) -> tuple[Job, str]:
@@ -222,13 +226,14 @@ class Job:
         RunFailed
             The hosts that answer cannot form a group, or the file cannot be written.
         """
+        overlap = "SLURM_JOB_ID" in os.environ
         count, slots = self.ranks.count, self.ranks.hosts
         called = self._called_by_address()
         gone = {*unfit, *(slot for slot in slots if slot not in answering)}
         gone |= {called[host] for host in gone if host in called}
         lost = [host for host in self._named() if host in gone or called.get(host) in gone]
         if not lost:
-            return self
+            return replace(self, overlap=overlap)
         groups = regrouped(self.groups, lost)
         left_in = [node.host for group in groups for node in group.nodes]
         inside = Hosts.of(called.get(host, host) for host in left_in)
@@ -249,7 +254,7 @@ class Job:
             options = replace(options, without=tuple(lost))
         if not self.groups:
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": self.size})
-        return replace(self, options=options, ranks=ranks)
+        return replace(self, options=options, ranks=ranks, overlap=overlap)
 
     def _write(self, path: Path, hosts: Collection[str]) -> None:
         """The lines of the user's own hostfile, whose form suits the launcher, or plain names."""

@@ -103,7 +103,9 @@ class Launcher(abc.ABC):
         return found
 
     @abc.abstractmethod
-    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, overlap: bool = False, loud: bool = False
+    ) -> list[str]:
         """The words before the program's.
 
         Where the MPI can, the job survives the death of ranks, and ends soon when a node is silently gone.
@@ -114,14 +116,14 @@ class Launcher(abc.ABC):
             The launcher's program.
         forward:
             Names of environment variables that ranks on other hosts need.
+        overlap:
+            Other steps of this Slurm job may hold its hosts: the one in which this runs, or those of an earlier job
+            that has failed, which may not have been given up yet.
         loud:
             The launcher says all that it can, because the one before it ended before the run had begun or gone on.
         """
 
 
-_OVERLAP = {"SLURM_OVERLAP": "1"}
-"""For srun, by which launchers reach the hosts of a Slurm job: it waits neither for the step in which ``mpipso launch``
-itself may run, nor for those of a job that was lost."""
 _MAPPING: dict[Spread, str] = {
     **{"one each": "ppr:1:node", "in turn": "node:OVERSUBSCRIBE"},
     **{"shared": "node", "filled": "slot:OVERSUBSCRIBE"},
@@ -150,9 +152,11 @@ class OpenMPI5(Launcher):
     def environment(self) -> dict[str, str]:
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
         # Inside a job of sbatch --export=NONE, srun would start its daemons with no PATH.
-        return {**_OVERLAP, "SLURM_EXPORT_ENV": "ALL", **root}
+        return {"SLURM_EXPORT_ENV": "ALL", **root}
 
-    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, overlap: bool = False, loud: bool = False
+    ) -> list[str]:
         where = ["--hostfile", str(ranks.hostfile)] if ranks.hostfile is not None else []
         if ranks.named:
             where = ["--host", ",".join(f"{host}:1" for host in ranks.names())]
@@ -161,6 +165,7 @@ class OpenMPI5(Launcher):
             *(path, "-np", str(ranks.count), *where, "--map-by", _MAPPING[ranks.spread], "--bind-to", "none"),
             *(word for word in self.more if not loud or word != "--quiet"),
             *(*self.survive, *self._runtime(*_KEEPALIVE)),
+            *(self._runtime("plm_slurm_args", "--overlap") if overlap else ()),
             *("--mca", "pml", "ob1", "--mca", "btl", self.transports),
             *(word for port in _PORTS for word in ("--mca", port, _FIRST_PORT)),
             *self._forwarded(forward),
@@ -207,13 +212,16 @@ class Hydra(Launcher):
     agents = ("HYDRA_LAUNCHER_EXEC",)
 
     def environment(self) -> dict[str, str]:
-        return _OVERLAP
+        # Inside a Slurm job it reaches the hosts by srun, which would wait for the steps of a job that was lost.
+        return {"SLURM_OVERLAP": "1"}
 
     def _given(self, more: Sequence[str]) -> dict[str, str]:
         values = [value for flag, value in itertools.pairwise(more) if flag.lstrip("-") == "launcher-exec"]
         return dict(zip(self.agents, values, strict=False))
 
-    def command(self, path: str, ranks: Ranks, forward: Sequence[str], *, loud: bool = False) -> list[str]:
+    def command(
+        self, path: str, ranks: Ranks, forward: Sequence[str], *, overlap: bool = False, loud: bool = False
+    ) -> list[str]:
         # It does not give hosts of a file one rank in turn and no more than their slots, but takes names in order.
         where = ["-f", str(ranks.hostfile)] if ranks.hostfile is not None else []
         if ranks.named or ranks.spread == "shared":

@@ -9,11 +9,12 @@ event           fields
                 plan ({groups: [{group, hosts, cores}], spares: [host]});
                 cwd (the folder from which relative paths lead);
                 command (how it was launched, as a shell takes it), where a launcher of ours says so;
+                system (of the batch job in which it was, by name);
                 differing ({hosts, names of variables}), where services inherit another environment than on the
                 root's host
-``resumed``     version, config, plan, cwd, command, differing: the same of a later session of the run; group numbers
-                begin anew; lived (seconds from the last event before this one to the last sign of life of the root that
-                wrote it), where that session was cut short
+``resumed``     version, config, plan, cwd, command, system, differing: the same of a later session of the run; group
+                numbers begin anew; lived (seconds from the last event before this one to the last sign of life of the
+                root that wrote it), where that session was cut short
 ``learned``     source, results ([{configuration, metrics or null, expected}]) of an earlier run, for a warm start;
                 expected is true where its benchmark was stopped early, so that the metrics are what was expected
 ``asked``       told (the numbers of the evaluations whose results the new ones are the first to see),
@@ -144,6 +145,7 @@ class _Fields(TypedDict, total=False):
     plan: _Plan
     command: str
     cwd: str
+    system: str
     lived: Seconds
     source: str
     results: list[_Result]

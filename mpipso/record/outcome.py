@@ -256,7 +256,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
         failure=last["cause"] if last["event"] == "failed" else "",
-        resume="" if over else resume_command(folder, text, session.get("command", ""), cwd),
+        resume="" if over else resume_command(folder, text, session.get("command", ""), cwd, session.get("system", "")),
         usage=usage(events),
         retries=retries,
         schedule=_schedule(config),
@@ -288,7 +288,7 @@ def _with_starts(outcome: Outcome) -> Outcome:
     return replace(outcome, no_starts=f"{recipe.SCRIPT} is of #{written.number}, not of the best: {renewed}")
 
 
-def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") -> str:
+def resume_command(folder: Path, config: str, command: str = "", cwd: str = "", system: str = "") -> str:
     """The command that goes on with the run in ``folder``, for a shell; a comment in it says what else it takes.
 
     Parameters
@@ -297,6 +297,8 @@ def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") 
         The run's configuration as TOML. One with secrets must be given again, as they are not kept.
     command, cwd:
         How the run was launched last, quoted for a shell, and in which folder; empty where that is not known.
+    system:
+        Inside of whose job that was; empty if in none, or if that is not known.
     """
     if command and cwd and not _is_here(cwd):
         # The command may name files, itself among them, as they are called from there.
@@ -309,7 +311,7 @@ def resume_command(folder: Path, config: str, command: str = "", cwd: str = "") 
     given = submits(command) or "--config" in command.split()
     secrets = "  # with what *** stands for" if HIDDEN in command else ""
     more = " --config FILE" if HIDDEN in config and not given else ""
-    return f"{before}{resuming(command, folder, more)}{secrets}"
+    return f"{before}{resuming(command, folder, more, system)}{secrets}"
 
 
 def _is_here(folder: str) -> bool:

@@ -85,7 +85,7 @@ class History:
                 self._known[key] = (centres[i], scores[i], self._places)
         self._places += 1
         given = {self.key(point) for point in opening}
-        best = [centres[i] for i in order[:_REPEATED] if scores[i].feasible]
+        best = [centres[i] for i in order if scores[i].feasible][:_REPEATED]
         return [centre for centre in best if self.key(centre) not in given]
 
     @property

@@ -29,6 +29,12 @@ class TestFamilies:
         assert "ulfm" not in words
         assert "--mca oob_tcp_keepalive_time 5" in words
 
+    def test_other_steps_of_a_slurm_job_are_not_waited_for(self) -> None:
+        assert "--mca plm_slurm_args --overlap" in self.words(OpenMPI4(), overlap=True)
+        assert "--prtemca plm_slurm_args --overlap" in self.words(OpenMPI5(), overlap=True)
+        assert "--overlap" not in self.words(OpenMPI4()) + self.words(OpenMPI5())
+        assert Hydra().environment() == {"SLURM_OVERLAP": "1"}
+
     def test_what_a_killed_launcher_has_left_is_in_folders_of_our_own(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -45,17 +51,13 @@ class TestFamilies:
         assert Hydra().remains(7) == []
 
     def test_mpich_has_neither(self) -> None:
-        assert self.words(Hydra()) == "mpirun -n 4 -ppn 1"
+        assert self.words(Hydra(), overlap=True) == self.words(Hydra()) == "mpirun -n 4 -ppn 1"
 
     def test_mpich_takes_the_slots_of_a_hostfile_alone(self) -> None:
         """Inside a Slurm job it would take the job's tasks on each node for slots."""
         assert self.words(Hydra(), "aabb", Path("f")) == "mpirun -n 4 -f f"
         assert self.words(Hydra(), "aabcd", Path("f")) == "mpirun -n 4 -ppn 1 -f f"
         assert self.words(Hydra(), "aaaab", Path("f")) == "mpirun -n 4 -hosts a,b,a,a"
-
-    @pytest.mark.parametrize("family", [OpenMPI5(), OpenMPI4(), Hydra()])
-    def test_slurm_has_them_wait_for_no_other_step(self, family: Launcher) -> None:
-        assert family.environment()["SLURM_OVERLAP"] == "1"
 
     @pytest.mark.parametrize("family", [OpenMPI5(), OpenMPI4()])
     def test_open_mpi_s_daemons_get_the_environment_whatever_sbatch_was_told_to_export(self, family: Launcher) -> None:

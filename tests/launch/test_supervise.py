@@ -492,6 +492,15 @@ class TestRestarts:
             *([], ["PATH"], ["PATH=/site:/bin"])
         ]
 
+    @pytest.mark.parametrize(("step", "overlaps"), [({}, [False, True]), ({"SLURM_STEP_ID": "0"}, [True, True])])
+    def test_inside_a_slurm_job_no_other_step_is_waited_for(
+        self, bench: Bench, step: dict[str, str], overlaps: list[bool]
+    ) -> None:
+        """Neither for that of this launch itself, nor for those of a job that was lost."""
+        bench.environment |= {"SLURM_JOB_ID": "7", **step}
+        assert bench.launch(["begin(); die(9)", "begin(); finish()"]).returncode == 0
+        assert ["--overlap" in words for words in bench.calls] == overlaps
+
     def test_all_ranks_are_told_when_the_job_ends(self, bench: Bench) -> None:
         bench.environment["MPIPSO_END_TIME"] = "90000000000"
         told = "(HERE / 'end').open('a').write(os.environ['MPIPSO_END_TIME'] + ' ')"

@@ -701,6 +701,12 @@ def test_what_starts_ranks_in_a_batch_job_says_so(
     assert read_outcome(tmp_path).resume == f"sbatch mpipso.sbatch my.toml --resume {tmp_path}"
 
 
+def test_outside_of_the_job_in_which_it_was_launched_it_says_so_too(tmp_path: Path) -> None:
+    script = Script().lost(60, 1)
+    script.add(70, "resumed", config="", plan={}, command="./run.sh -np 2", system="Slurm").save(tmp_path)
+    assert read_outcome(tmp_path).resume == f"./run.sh -np 2 --resume {tmp_path}  # inside a job of Slurm"
+
+
 @pytest.mark.parametrize(("event", "what", "told"), [("interrupted", "signal", False), ("failed", "cause", True)])
 def test_a_job_that_comes_back_goes_on_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, what: str, told: bool

@@ -523,6 +523,14 @@ def test_what_was_stopped_early_tells_a_factor_of_values_but_of_no_limit() -> No
     assert not any(score.unjudged for score in scores)
 
 
+def test_nor_takes_it_a_place_among_the_best_that_are_measured_again() -> None:
+    points = np.array([[(i + 0.5) / 10] for i in range(6)])
+    history = History(Lattice(Space([integer("a", 0, 9)])))
+    there = [limited(-9.0, 0.5), stopped(-8.0, 1), stopped(-7.0, 1), limited(-5.0, 4.0), *(limited(-6.0, 0.5),) * 2]
+    repeated = history.learn(points, there, [])
+    assert [point.tolist() for point in repeated] == points[[0, 4, 5]].tolist()
+
+
 def test_nor_whether_there_is_more_room_elsewhere() -> None:
     points = np.array([[0.05], [0.35], [0.65], [0.95]])
     history = History(Lattice(Space([integer("a", 0, 9)])))
