@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from mpipso.cluster.plan import Rank
 from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed, UserError
+from mpipso.launch import quota
 from mpipso.launch.launchers import Launcher
 from mpipso.launch.ranks import Ranks
 from mpipso.launch.survivors import strangers
@@ -32,7 +34,8 @@ MOST_LOCAL_RANKS = 8
 
 def local_ranks() -> int:
     """How many ranks there are where nobody says on which hosts, nor how many."""
-    return min(len(os.sched_getaffinity(0)), MOST_LOCAL_RANKS)
+    cores = min(len(os.sched_getaffinity(0)), quota.cpus())
+    return min(math.ceil(cores), MOST_LOCAL_RANKS)
 
 
 def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[Config, Ranks]:
