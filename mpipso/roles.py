@@ -1,4 +1,4 @@
-"""What root, leader, member and spare each do, top to bottom: the story of a run on one page.
+"""What leader, member and spare each do, top to bottom.
 
 Every rank has a :class:`Station`, which obeys the root; the root (``root.py``) has one too, and leads a group as well.
 """
@@ -42,7 +42,7 @@ class Link(Protocol):
 
     def post(self, dest: int, message: object) -> None: ...
 
-    def give_up(self, rank: int, lost: bool = True) -> None: ...
+    def give_up(self, seat: int, /, lost: bool = True) -> None: ...
 
     @property
     def idle(self) -> bool: ...
@@ -58,8 +58,8 @@ class Later:
     def post(self, dest: int, message: object) -> None:
         self._everyone.post(self._form.placed.nodes[dest].rank, Within(self._form.group, message))
 
-    def give_up(self, rank: int, lost: bool = True) -> None:
-        self._everyone.give_up(self._form.placed.nodes[rank].rank, lost)
+    def give_up(self, seat: int, /, lost: bool = True) -> None:
+        self._everyone.give_up(self._form.placed.nodes[seat].rank, lost)
 
     @property
     def idle(self) -> bool:

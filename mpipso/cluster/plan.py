@@ -49,7 +49,8 @@ class PlacedGroup:
     """A service group: the nodes on which one instance of the service runs.
 
     The rank of ``nodes[0]`` leads the group, and ``nodes[master_node_index]`` runs the service's master. ``group_id``
-    is the group's number in the configuration. The service listens on ``port``, where 0 stands for any free one.
+    is the group's number in the configuration, or else in the order in which the run has formed its groups. The service
+    listens on ``port``, where 0 stands for any free one.
     """
 
     group_id: int

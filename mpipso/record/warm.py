@@ -29,7 +29,8 @@ from mpipso.redact import HIDDEN
 from mpipso.wording import clean, counted
 
 Fits = Callable[[Configuration], object]
-"""A function that raises ValueError, which says why, for a configuration outside the search space: ``Space.encode``."""
+"""A function that raises ValueError, which says why, for a configuration outside the search space, as
+``search.knowledge.fitted`` does."""
 
 _TOLD = 3
 """Reasons, or differences, that a message names."""

@@ -1,4 +1,4 @@
-"""From metrics to a score: one metric to optimise, limits on others, and which of two results is better."""
+"""From metrics to a score: one metric to optimise, and limits on others."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Judge(Protocol):
         """How good they are, where a service is measured at several loads."""
 
     def value(self, configuration: Configuration, metrics: Metrics) -> float | None:
-        """The metric that is optimised; None if they do not tell it."""
+        """The metric that is optimised, if it is above 0; None if they do not tell it, or it is not."""
 
 
 class ServiceGroup:

@@ -1,7 +1,8 @@
 """The node interface: what the leader of a group can do on each node of it, its own included.
 
 A :class:`~mpipso.service.local.LocalNode` does it on this machine. The other transports forward the same calls to one
-on the other machine, so that arguments and results are plain values (numbers, texts, bytes, lists, dictionaries).
+on the other machine, so that arguments and results are plain values (numbers, texts, bytes, lists, dictionaries) or a
+:class:`~mpipso.service.process.Completed`; only ``cancel`` stays here, where it is set.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Node(abc.ABC):
     ) -> Completed:
         """Run a command, without a shell, where mpipso was started; at ``timeout`` seconds its whole tree is killed.
 
-        ``env`` is added to the node's own environment, from which the variables of MPI and Slurm are removed.
+        ``env`` is added to the node's own environment, from which what MPI, batch systems and torchrun set for
+        their ranks is removed.
         """
 
     @abc.abstractmethod
@@ -179,7 +181,11 @@ class Node(abc.ABC):
         self.finish_file(path, hashlib.sha256(content).hexdigest(), 0o600)
 
     def upload_file(self, local: Path, path: str) -> None:
-        """Copy a file of any size from the leader's machine to the node, checksummed, its mode kept."""
+        """Copy a file of any size from the leader's machine to the node, checksummed, its mode kept.
+
+        mpipso itself needs neither this nor :meth:`download_file`: they are the interface's transport of files, for an
+        engine of one's own whose nodes need more than a configuration file, or leave more than a log.
+        """
         digest = hashlib.sha256()
         offset = 0
         with local.open("rb") as file:
@@ -192,7 +198,10 @@ class Node(abc.ABC):
         self.finish_file(path, digest.hexdigest(), local.stat().st_mode & 0o7777)
 
     def download_file(self, path: str, local: Path) -> None:
-        """Copy a file of any size from the node to the leader's machine, checksummed, its mode kept."""
+        """Copy a file of any size from the node to the leader's machine, checksummed, its mode kept.
+
+        For whom: see :meth:`upload_file`.
+        """
         wanted, mode = self.file_digest(path)
         digest = hashlib.sha256()
         part = part_of(local)

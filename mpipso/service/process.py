@@ -128,7 +128,7 @@ class Kept:
         grace:
             Seconds from TERM to KILL.
         stop_command:
-            Run before TERM is sent, for at most 5 s.
+            Run before TERM is sent, for at most ``grace`` seconds, or 5 if that is more.
         folder:
             Of this process's files: the keeper removes it if this process dies while the service runs.
 
