@@ -34,7 +34,7 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
         "--mode",
         "parallel.mode",
         str,
-        "single_node: groups share one node; multi_node: one rank per node; auto (by hosts)",
+        "single_node: groups may share a node; multi_node: one rank per node; auto (by hosts)",
     ),
     (
         "--particles",

@@ -12,7 +12,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso.config import Config, templates
+from mpipso.config import Config, SwarmSection, templates
 from mpipso.config.file import load, parse
 from mpipso.errors import UserError
 from mpipso.service.clients.base import CLIENTS
@@ -136,6 +136,16 @@ class TestWhatIsAccepted:
         config = parse(template, "command", **known)
         assert config.service.config_file is not None
         assert config.service.model_copy(update={"config_file": None}) == parse(text, "command", **known).service
+
+    def test_the_swarm_of_a_template_can_be_commented_in_and_has_the_defaults(self) -> None:
+        text = templates.template("command").replace('# strategy = "pso"', 'strategy = "pso"')
+        before, table, after = text.partition("# [search.swarm]")
+        swarm, rest = (table + after).split("\n\n", 1)
+        shown = re.sub("(?m)^# (?!chi)", "", swarm)
+        config = parse(f"{before}{shown}\n{rest}", "command", engines=ENGINES.names(), clients=CLIENTS.names())
+        assert config.search.swarm.model_fields_set == SwarmSection.model_fields.keys() - {"chi"}
+        assert config.search.swarm.weights == SwarmSection().weights
+        assert config.search.swarm.model_copy(update={"phi1": None, "phi2": None}) == SwarmSection()
 
     def test_overrides_win_over_the_file_and_make_missing_tables(self) -> None:
         data = {**good(), "search": {"seed": 1}}
