@@ -167,6 +167,11 @@ class Evaluation:
         return self.expected is not None
 
     @property
+    def silent(self) -> bool:
+        """Whether it says nothing about its configuration: it failed because of a node, or was cancelled."""
+        return self.failure is not None and self.failure.silent
+
+    @property
     def load(self) -> str:
         """The load of a sweep at which its metrics were measured; empty without a sweep."""
         keys = {load.partition(" ")[0] for load in self.loads}

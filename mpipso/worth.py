@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from mpipso.config.file import parse
 from mpipso.errors import UserError
-from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome
 from mpipso.search.effects import Effect, Known, effects
 from mpipso.search.space import Space
@@ -42,7 +41,7 @@ def _known(outcome: Outcome, space: Space) -> Iterator[Known]:
     """The configurations of the space that were measured and judged, with their scores."""
     for each in outcome.configurations:
         score = each.score
-        if all(map(silent, each.counted)) or any(judged.score is None for judged in each.good):
+        if each.silent or any(judged.score is None for judged in each.good):
             continue
         if not math.isfinite(score.violation):
             score = replace(score, violation=0.0)

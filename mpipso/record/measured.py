@@ -61,10 +61,15 @@ class Measured:
         measurement does.
         """
         raced = () if self.race is None else self.races.get(self.race, ())
-        telling = tuple(judged for judged in self.measurements if not silent(judged))
+        telling = tuple(judged for judged in self.measurements if not judged.evaluation.silent)
         telling = tuple(judged for judged in telling if not judged.evaluation.stopped) or telling
         searched = tuple(judged for judged in telling if judged.evaluation.label != CONFIRM)
         return raced or searched or telling or self.measurements
+
+    @property
+    def silent(self) -> bool:
+        """Whether no measurement says anything about it."""
+        return all(judged.evaluation.silent for judged in self.measurements)
 
     @property
     def good(self) -> tuple[Judged, ...]:
@@ -165,13 +170,7 @@ def _races(found: Mapping[Hashable, Sequence[Judged]]) -> dict[int, dict[Hashabl
     searched = sorted(judged.evaluation.number for _, judged in every if judged.evaluation.label != CONFIRM)
     races: dict[int, dict[Hashable, list[Judged]]] = {}
     for key, judged in every:
-        if judged.evaluation.label == CONFIRM and not silent(judged):
+        if judged.evaluation.label == CONFIRM and not judged.evaluation.silent:
             race = races.setdefault(bisect(searched, judged.evaluation.number), {})
             race.setdefault(key, []).append(judged)
     return races
-
-
-def silent(judged: Judged) -> bool:
-    """Whether a result says nothing about its configuration: it failed because of a node, or was cancelled."""
-    failure = judged.evaluation.failure
-    return failure is not None and failure.silent

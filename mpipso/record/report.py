@@ -17,7 +17,7 @@ from mpipso.record import figures, recipe
 from mpipso.record.columns import table_with, width_of
 from mpipso.record.folders import EVALUATIONS
 from mpipso.record.interval import LEVEL, ratio_interval
-from mpipso.record.measured import Measured, silent
+from mpipso.record.measured import Measured
 from mpipso.record.outcome import Outcome
 from mpipso.record.runstats import run_statistics
 from mpipso.wording import clean
@@ -88,7 +88,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         often = f" in {count - len(baseline.good)} of {count} measurements" if baseline.good else ""
         yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics').rstrip(':.')}.", "yellow")
         yield from _unconfirmed(outcome, best)
-    elif best is baseline and all(_tells_nothing(each) for each in outcome.configurations if each is not baseline):
+    elif best is baseline and all(each.silent for each in outcome.configurations if each is not baseline):
         yield Text(f"Only the baseline has been measured{' so far' if outcome.ended else ''}.", "yellow")
     elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
@@ -96,10 +96,6 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         yield from _comparison(outcome, baseline, best)
     if best is not None and best.broken:
         yield Text(f"The best breaks a limit: {clean(best.violations)}.", "yellow")
-
-
-def _tells_nothing(measured: Measured) -> bool:
-    return all(map(silent, measured.measurements))
 
 
 def _without_best(outcome: Outcome) -> str:

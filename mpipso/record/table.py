@@ -8,7 +8,6 @@ from typing import TextIO
 
 from mpipso.evaluation import METRICS, Metrics, Value
 from mpipso.record.judged import Judged
-from mpipso.record.measured import silent
 from mpipso.record.outcome import Outcome
 from mpipso.wording import clean
 
@@ -28,7 +27,7 @@ def write_table(outcome: Outcome, file: TextIO, *, by_load: bool = False) -> Non
     which limits that breaks, and there are two columns more: ``load``, and ``counts``, which is ``true`` in the rows
     that there are without ``by_load``.
     """
-    rows = [judged for judged in outcome.evaluations if not silent(judged)]
+    rows = [judged for judged in outcome.evaluations if not judged.evaluation.silent]
     rows.sort(key=lambda judged: judged.evaluation.number)
     parameters = _names(judged.evaluation.configuration for judged in rows)
     measured = _names(metrics for judged in rows for _, metrics in _loads(outcome, judged, by_load))

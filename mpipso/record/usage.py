@@ -8,7 +8,6 @@ from typing import Any
 
 from mpipso.evaluation import CLOCK_JUMP, CONFIRM, LONGEST_DURATION
 from mpipso.record.judged import from_fields
-from mpipso.record.measured import silent
 
 Event = Mapping[str, Any]
 
@@ -154,7 +153,7 @@ def usage(events: Sequence[Event]) -> Usage:
     for number, (session, lived) in enumerate(_sessions(events), start=1):
         _Session(number, _timed(session), total, lived).account()
         for event in session:
-            if event["event"] == "evaluated" and event["label"] != CONFIRM and not silent(from_fields(event)):
+            if event["event"] == "evaluated" and event["label"] != CONFIRM and not from_fields(event).evaluation.silent:
                 search[event["number"]] = from_fields(event).evaluation.seconds
     total.durations = [search[number] for number in sorted(search)]
     return total
@@ -263,7 +262,7 @@ class _Session:
     def _evaluated(self, group: GroupUsage, event: Event) -> None:
         judged = from_fields(event)
         seconds = judged.evaluation.seconds
-        if silent(judged):
+        if judged.evaluation.silent:
             group.lost += seconds
             return
         group.evaluations += 1

@@ -22,7 +22,7 @@ from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, Configuration, Evaluation, Expected, Metrics, Value, mean, together, works
 from mpipso.record import figures, journal
 from mpipso.record.judged import results
-from mpipso.record.measured import Measured, by_configuration, silent
+from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.resume import differences, read_run
 from mpipso.record.rows import Result, defaults, read_rows, typed
 from mpipso.redact import HIDDEN
@@ -165,7 +165,7 @@ def _run(folder: Path, config: Config) -> tuple[list[Result], list[str]]:
     other = _configuration(text, folder)
     config = config if other is None else _calling(config, other)
     found: list[Result] = []
-    for measured in by_configuration(one for one in judged if not silent(one)):
+    for measured in by_configuration(one for one in judged if not one.evaluation.silent):
         good = [one.evaluation for one in measured.measurements if one.evaluation.failure is None]
         metrics = together(good) if works(good, measured.measurements) else None
         if measured.stopped:

@@ -134,7 +134,7 @@ class Trials:
     def raced(self, trial: Trial, race: int) -> list[int]:
         """The numbers of a trial's confirmations in a race that tell something about it; a lost node tells nothing."""
         results = self._among(trial, self.confirmations(trial, race))
-        return [each.number for each in results if not (each.failure and each.failure.silent)]
+        return [each.number for each in results if not each.silent]
 
     def groups(self, trial: Trial) -> tuple[int, ...]:
         """The groups that have measured a trial, each once."""
@@ -193,7 +193,7 @@ class Trials:
         as for :meth:`judge`, with measurements of one race, and so is the ValueError.
         """
         results = self._among(trial, among)
-        results = [result for result in results if not (result.failure and result.failure.silent)] or results
+        results = [result for result in results if not result.silent] or results
         results = [result for result in results if not result.stopped] or results
         return self._mean_score(trial, results, confirmed=confirmed) if results else None
 
@@ -228,7 +228,7 @@ class Trials:
             among = self.confirmations(trial, self.race_of(evaluation.number))
         others = [each for each in self._among(trial, among) if each.number != evaluation.number]
         others = [] if evaluation.stopped else [each for each in others if not each.stopped]
-        return [each for each in (*others, evaluation) if not (each.failure and each.failure.silent)]
+        return [each for each in (*others, evaluation) if not each.silent]
 
     def at_its_load(self, evaluation: Evaluation) -> Evaluation:
         """A sweep, counted at the load at which it and what counts together with it are the best by their means.
