@@ -94,26 +94,14 @@ class ServiceGroup:
         self._progress = progress
         self._port = port
         self._running: list[Running] = []
-        self._files: dict[str, bytes] = {}
-        self._loads: dict[str, Metrics] = {}
-        self._cut = ""
-        self._first: float | None = None
-        self._expected: float | None = None
-        self._phases = Phases()
-        self._stops = Stops()
-        self._killed = False
+        self._begin()
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
         # Unix times for people; the clock that gives them may be set at any time, and the difference must not tell it.
         started, began = time.time(), awake()
         problem, suspended = "", False
-        self._files = {}
-        self._loads, self._cut = {}, ""
-        self._first = self._expected = None
-        self._phases = Phases()
-        self._killed = False
-        self._stops = Stops()
+        self._begin()
         over = TimeLimit(cancel, self._config.search.evaluation_timeout)
         try:
             metrics, failure = self._outcome(assignment, over, cancel)
@@ -160,6 +148,17 @@ class ServiceGroup:
                 problems.append(error.cause)
         if problems:
             raise EvaluationFailed("; ".join(problems), kind="infrastructure")
+
+    def _begin(self) -> None:
+        """Forget what is known of an evaluation before."""
+        self._files: dict[str, bytes] = {}
+        self._loads: dict[str, Metrics] = {}
+        self._cut = ""
+        self._first: float | None = None
+        self._expected: float | None = None
+        self._phases = Phases()
+        self._stops = Stops()
+        self._killed = False
 
     def _enter(self, phase: str) -> None:
         self._phases.enter(phase)
@@ -222,8 +221,9 @@ class ServiceGroup:
         """What a client measures on the service at each load, as long as that lives; nothing if it is stopped early."""
         told = partial(self._progress, "measuring")
         value = partial(self._judge.value, assignment.configuration)
-        measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told, value)
-        measuring.pace = assignment.pace
+        measuring = Measuring(
+            self._local, self._config, client, self._engine.reason, self._files, told, value, assignment.pace
+        )
         for running in self._running:
             running.begin()
         with watching(lambda: self._check_alive(f"during the {client.title}"), cancel) as over:

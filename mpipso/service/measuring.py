@@ -39,11 +39,11 @@ class Measuring:
         Is told which load is measured, in words.
     value:
         The objective's metric, by metrics; None if these do not tell it.
+    pace:
+        What a benchmark is stopped early for, at one load; None if it goes to its end.
 
     Attributes
     ----------
-    pace:
-        What a benchmark is stopped early for, at one load; None if it goes to its end.
     cut:
         At which load of a sweep the client failed, and why, where there are metrics of lower ones; else empty.
     first, expected:
@@ -60,6 +60,7 @@ class Measuring:
         files: dict[str, bytes],
         progress: Callable[[str], None],
         value: Callable[[Metrics], float | None],
+        pace: Pace | None = None,
     ) -> None:
         self._node = node
         self._config = config
@@ -68,7 +69,7 @@ class Measuring:
         self._files = files
         self._progress = progress
         self._value = value
-        self.pace: Pace | None = None
+        self._pace = pace
         self._looks = client.section == Client.section and config.benchmark.early_stop is not None
         self.cut = ""
         self.first: float | None = None
@@ -153,7 +154,7 @@ class Measuring:
     ) -> Metrics:
         limit, section = self._client.settings(self._config).timeout, self._client.section
         results = Results(self._client.result_files(self._config, target))
-        stop = EarlyStop(self._config, over, partial(self._first, target), self.pace)
+        stop = EarlyStop(self._config, over, partial(self._first, target), self._pace)
         output = ""
         try:
             done = self._node.execute(command, limit, cancel=stop)
