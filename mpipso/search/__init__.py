@@ -8,7 +8,8 @@ snaps many points at a time. ``strategy`` is what every way to search has in com
 name: ``swarm`` is the classic one, ``surrogate`` flies over models. Both remember their proposals in ``history``, begin
 at the points of ``start`` and draw their random numbers from ``draws``. For the models, ``design`` chooses the first
 points; ``models`` predicts values and feasibility by the Gaussian processes of ``gp``, whose covariance is ``kernel``;
-``acquisition`` says how promising a point is and finds such points; ``blas`` keeps linear algebra in one thread.
+``acquisition`` says how promising a point is and finds such points; ``blas`` keeps linear algebra in one thread, and
+``arrays`` names the type of its arrays.
 
 ``objective`` scores a measurement, ``trials`` holds all of them, ``leaders`` ranks what was measured and ``racing``
 tells differences from noise; ``knowledge`` is what was measured before, ``effects`` what each change of a configuration

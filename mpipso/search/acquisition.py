@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import erfcx, ndtr
 
+from mpipso.search.arrays import Array
 from mpipso.search.lattice import Lattice
 from mpipso.search.swarm import constriction
 
-Array = NDArray[np.float64]
 Acquisition = Callable[[Array], Array]
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from mpipso.search.arrays import Array
 from mpipso.search.gp import Prior
 from mpipso.search.kernel import Covariance
 from mpipso.search.lattice import Lattice
 from mpipso.search.start import StartingPoints
-
-Array = NDArray[np.float64]
 
 CANDIDATES = 256
 """Points that the design is chosen from. As many others stand for the space when the variance is averaged."""

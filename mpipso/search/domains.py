@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpipso.evaluation import Value
+from mpipso.search.arrays import Array
 
 Values = Mapping[str, Value]
 
@@ -62,7 +62,7 @@ class Domain(ABC):
     def options(self, values: Values) -> Iterable[Value]:
         """Every value, in the order of the cells; not for continuous domains."""
 
-    def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
+    def levels(self, most: int, values: Values = _NOTHING) -> Array:
         """The centres of all cells or, where there are more than ``most``, of at most so many that are spread evenly.
 
         They are in ascending order, of shape (n,). A domain without order always gives all of its cells.
@@ -77,7 +77,7 @@ class Domain(ABC):
         """The domain that [0, 1] stands for whatever other values are, as a ratio's multiples; None without one."""
         return self
 
-    def drawn(self, most: int, offset: float, near: NDArray[np.float64]) -> NDArray[np.float64]:
+    def drawn(self, most: int, offset: float, near: Array) -> Array:
         """The centres of some cells of an :attr:`axis`, in ascending order; which ones varies with ``offset``.
 
         They are the centres of
@@ -128,7 +128,7 @@ class Choices(Domain):
     def options(self, values: Values) -> Iterable[Value]:
         return self._choices
 
-    def levels(self, most: int, values: Values = _NOTHING) -> NDArray[np.float64]:
+    def levels(self, most: int, values: Values = _NOTHING) -> Array:
         # Without order, no value can stand for its neighbours, so none is left out.
         return super().levels(most if self.ordered else len(self._choices), values)
 

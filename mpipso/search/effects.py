@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpipso.evaluation import Configuration
 from mpipso.score import Score
+from mpipso.search.arrays import Array
 from mpipso.search.blas import one_thread
 from mpipso.search.gp import fit
 from mpipso.search.knowledge import near
 from mpipso.search.lattice import Lattice
 from mpipso.search.models import VALUE, Models
 from mpipso.search.space import Space
-
-Array = NDArray[np.float64]
 
 _MOST = 300
 """The most configurations that the models are fitted to, spread evenly from the best to the worst; bounds the time."""

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack, solve_triangular
 from scipy.optimize import minimize
 
+from mpipso.search.arrays import Array
 from mpipso.search.kernel import Covariance, Groups, Kernel, coordinates, matern_and_slope, separations
-
-Array = NDArray[np.float64]
 
 _JITTER = 1e-8
 """Added to the diagonal of the covariance, as a share of the amplitude, so that rounding cannot make it singular."""

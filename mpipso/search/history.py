@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpipso.score import FARTHEST, Score
+from mpipso.search.arrays import Array
 from mpipso.search.lattice import Lattice
-
-Array = NDArray[np.float64]
 
 _REPEATED = 3
 """How many of the best configurations of each other place are measured here before any further proposal."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from mpipso.search.arrays import Array
+
 Groups = NDArray[np.intp]
 
 _ROWS = 256

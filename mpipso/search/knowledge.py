@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpipso.config import Search
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Evaluation, Expected, Failure, Metrics, Value, mean, works
 from mpipso.score import Score
+from mpipso.search.arrays import Array
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
 from mpipso.wording import suggestion
@@ -29,7 +29,7 @@ class Knowledge:
     ``points`` are of shape (n, dimensions), with one score each; ``skipped`` has one reason per skipped result.
     """
 
-    points: NDArray[np.float64]
+    points: Array
     scores: tuple[Score, ...]
     skipped: tuple[str, ...]
 
@@ -58,7 +58,7 @@ def knowledge(space: Space, objective: Objective, results: Iterable[Result]) -> 
     together = _together(space, fitting)
     _, reference = ({}, None) if space.baseline is None else together.get(space.key(space.baseline), ({}, None))
     scores: list[Score] = []
-    points: list[NDArray[np.float64]] = []
+    points: list[Array] = []
     for configuration, metrics in together.values():
         if metrics is not None and objective.relative and reference is None:
             skipped.append("limits are relative to the baseline, which is not among the results")
@@ -113,7 +113,7 @@ def fitted(space: Space, given: Mapping[str, object]) -> dict[str, Value]:
     return configuration
 
 
-def first_points(config: Search, space: Space) -> list[NDArray[np.float64]]:
+def first_points(config: Search, space: Space) -> list[Array]:
     """The configurations that the user wants measured first, each of shape (dimensions,).
 
     Raises

@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mpipso.search.arrays import Array
 from mpipso.search.space import Space
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 T = TypeVar("T")
 

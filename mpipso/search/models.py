@@ -7,15 +7,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from mpipso.score import Score
 from mpipso.search.acquisition import log_expected_improvement
+from mpipso.search.arrays import Array
 from mpipso.search.gp import GaussianProcess, Prior, fit
 from mpipso.search.lattice import Lattice
-
-Array = NDArray[np.float64]
 
 
 def targets(values: Array) -> Array:

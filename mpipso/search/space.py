@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mpipso.config.parameters import Constraint, Parameter
 from mpipso.errors import UserError
 from mpipso.evaluation import Configuration, Value
+from mpipso.search.arrays import Array
 from mpipso.search.definition import domains, typed
 from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression
@@ -85,7 +86,7 @@ class Space:
             values[name] = self._value(name, at, values)
         return {name: values[name] for name in self._parameters}
 
-    def encode(self, configuration: Configuration) -> NDArray[np.float64]:
+    def encode(self, configuration: Configuration) -> Array:
         """The centre of the cell of ``configuration``, of shape (dimensions,).
 
         The values of expressions may be left out. Raises ValueError when the space does not contain the configuration.
@@ -147,7 +148,7 @@ class Space:
         return isinstance(domain, Expression) and domain.total and numbers
 
     @cached_property
-    def decided(self) -> NDArray[np.float64]:
+    def decided(self) -> Array:
         """Valid settings of the dimensions that decide on validity, as points with all others at 0.5.
 
         Of shape (n, dimensions). If these dimensions can be set in at most 100 000 ways, they are all valid settings.
@@ -236,7 +237,7 @@ class Space:
         """Whether the configurations can be neither counted nor listed."""
         return any(domain.continuous for domain in self._domains.values())
 
-    def levels(self, most: int) -> list[NDArray[np.float64] | None]:
+    def levels(self, most: int) -> list[Array | None]:
         """For each dimension, in order, the centres of at most ``most`` of its cells, ascending, of shape (n,).
 
         All cells of a dimension without order are given. None stands for a dimension whose cells depend on others.

@@ -6,15 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpipso.search.arrays import Array
 from mpipso.search.draws import START, generator
 from mpipso.search.lattice import Lattice
 
 if TYPE_CHECKING:
     from scipy.stats import qmc
 
-Array = NDArray[np.float64]
 
 _MOST_DRAWN = 2**13
 """The most Sobol points that are drawn as they are; as many more with their deciding dimensions set to valid values."""

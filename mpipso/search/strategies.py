@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpipso.config import Search
 from mpipso.errors import UserError
+from mpipso.search.arrays import Array
 from mpipso.search.draws import generator
 from mpipso.search.history import History
 from mpipso.search.knowledge import first_points
@@ -38,7 +38,7 @@ def create(config: Search, space: Space, *, in_flight: int) -> Strategy:
     return SurrogateSwarm(space, config.seed, opening=opening, in_flight=in_flight)
 
 
-def given_points(config: Search, space: Space) -> list[NDArray[np.float64]]:
+def given_points(config: Search, space: Space) -> list[Array]:
     """The points that are proposed first, each of shape (dimensions,) and once.
 
     They are the baseline, if there is one, and then what the user wants measured first. If there are none, this looks

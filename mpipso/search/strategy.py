@@ -5,12 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mpipso.score import Score
-
-Array = NDArray[np.float64]
+from mpipso.search.arrays import Array
 
 
 class Strategy(ABC):

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mpipso.score import Score
 from mpipso.search.acquisition import InnerSwarm
+from mpipso.search.arrays import Array
 from mpipso.search.blas import one_thread
 from mpipso.search.design import CANDIDATES, design
 from mpipso.search.draws import generator
@@ -26,7 +27,6 @@ from mpipso.search.space import Space
 from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
 
-Array = NDArray[np.float64]
 STUCK = 12
 """Evaluations without a gain, and at least two batches of them, after which every other proposal explores. In turn, one
 of these takes the model of the value for less certain than it says, and the next ignores it."""

@@ -22,18 +22,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mpipso.config import SwarmSection
 from mpipso.score import Score
+from mpipso.search.arrays import Array
 from mpipso.search.draws import LINKS, generator
 from mpipso.search.history import History
 from mpipso.search.lattice import Lattice
 from mpipso.search.space import Space
 from mpipso.search.start import StartingPoints
 from mpipso.search.strategy import Strategy
-
-Array = NDArray[np.float64]
 
 
 class Swarm(Strategy):

@@ -31,8 +31,9 @@ from mpipso.config import Search
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.record.outcome import read_outcome
 from mpipso.score import Score
+from mpipso.search.arrays import Array
 from mpipso.search.space import Space
-from mpipso.search.strategy import Array, Strategy
+from mpipso.search.strategy import Strategy
 from tests.benchmarks.landscapes import Axis, Landscape
 from tests.benchmarks.optimiser_methods import METHODS, Method, missing
 
