@@ -120,8 +120,8 @@ def _gains(lattice: Lattice, known: Sequence[Known], points: Array) -> list[floa
     logarithms = np.log([abs(each.score.fitness or 0.0) for each in valued])
     spread = float(np.std(logarithms)) or 1.0
     features = lattice.features(_points(lattice, valued))
-    weights = np.array([1.0 / (each.count * each.score.fidelity) for each in valued])
-    process = fit(features, (logarithms - logarithms.mean()) / spread, weights, lattice.groups, VALUE)
+    noise_factors = np.array([1.0 / (each.count * each.score.fidelity) for each in valued])
+    process = fit(features, (logarithms - logarithms.mean()) / spread, noise_factors, lattice.groups, VALUE)
     at = lattice.features(points)
     own = float(process.predict(at[:1])[0][0])
     # Given the predicted value at the first point, the remaining deviations are those of the differences from it.

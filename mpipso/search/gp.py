@@ -63,7 +63,7 @@ class GaussianProcess:
         The measured points, of shape (n, features).
     targets:
         The measured values, of shape (n,), or (n, samples) for several alternatives of them.
-    weights:
+    noise_factors:
         The noise variance at each point as a multiple of ``noise``, of shape (n,).
     kernel:
         The covariance function, of variance 1.
@@ -77,7 +77,7 @@ class GaussianProcess:
         self,
         features: Array,
         targets: Array,
-        weights: Array,
+        noise_factors: Array,
         kernel: Kernel,
         amplitude: float,
         noise: float,
@@ -85,7 +85,7 @@ class GaussianProcess:
         self._amplitude, self._targets = amplitude, targets
         self._covariance = Covariance(kernel, features)
         own = self._covariance(features)
-        own[np.diag_indices_from(own)] += noise * weights + _JITTER
+        own[np.diag_indices_from(own)] += noise * noise_factors + _JITTER
         self._lower = np.linalg.cholesky(own)
         self._mean = float(np.mean(targets))
         self._solve()
@@ -127,7 +127,7 @@ class GaussianProcess:
 def fit(
     features: Array,
     targets: Array,
-    weights: Array,
+    noise_factors: Array,
     groups: Groups,
     prior: Prior,
     directions: Sequence[Array] = (),
@@ -136,7 +136,7 @@ def fit(
 
     Parameters
     ----------
-    features, targets, weights:
+    features, targets, noise_factors:
         As for :class:`GaussianProcess`.
     groups:
         The dimension that each feature belongs to, of shape (features,): features of one share a length scale.
@@ -148,7 +148,7 @@ def fit(
     """
     count = len(targets)
     some = np.linspace(0, count - 1, min(count, _FITTED)).astype(int)
-    posterior = _Posterior(features[some], targets[some], weights[some], groups, prior)
+    posterior = _Posterior(features[some], targets[some], noise_factors[some], groups, prior)
     loss, found = posterior.maximise(np.zeros(features.shape[1]))
     for direction in directions:
         penalty = np.count_nonzero(direction) * np.log(len(some))
@@ -156,8 +156,8 @@ def fit(
         if other + penalty < loss:
             loss, found = other + penalty, theta
     kernel, noise = posterior.kernel(found), posterior.noise(found)
-    process = GaussianProcess(features, targets, weights, kernel, 1.0, noise)
-    # The amplitude is computed from the solved process, whose factor and weights do not depend on it.
+    process = GaussianProcess(features, targets, noise_factors, kernel, 1.0, noise)
+    # The amplitude is computed from the solved process, whose factor and coefficients do not depend on it.
     process._amplitude = (_DEGREES + float((targets - np.mean(targets)) @ process._alpha)) / (count + _DEGREES)
     return process
 
@@ -168,8 +168,8 @@ class _Posterior:
     Theta is one vector, of shape (dimensions + 2 + features,).
     """
 
-    def __init__(self, features: Array, targets: Array, weights: Array, groups: Groups, prior: Prior) -> None:
-        self._features, self._weights, self._groups = features, weights, groups
+    def __init__(self, features: Array, targets: Array, noise_factors: Array, groups: Groups, prior: Prior) -> None:
+        self._features, self._noise_factors, self._groups = features, noise_factors, groups
         self._centred = targets - np.mean(targets)
         middle = prior.kernel(groups)
         self._dimensions = len(middle.scales)
@@ -218,7 +218,7 @@ class _Posterior:
             pairs = pairs + share * gap
         kernel = np.zeros((count, count))
         kernel[first, second] = pairs
-        kernel[np.diag_indices(count)] = 1.0 + noise * self._weights + _JITTER
+        kernel[np.diag_indices(count)] = 1.0 + noise * self._noise_factors + _JITTER
         # Neither call can fail: the jitter is far above rounding errors, even for equal points without noise.
         lower, _ = lapack.dpotrf(kernel, lower=True)
         alpha = cho_solve((lower, True), self._centred, check_finite=False)
@@ -236,7 +236,7 @@ class _Posterior:
         if self._mains:
             by_share = share * (1.0 - share) * float(by_pair @ gap)
             by_inverse += share / dimensions * np.einsum("dp,dp,p->d", self._squares, slopes, by_pair)
-        by_noise = noise * float(by_own @ self._weights)
+        by_noise = noise * float(by_own @ self._noise_factors)
         pull = 2.0 * by_square * apart
         by_along = np.bincount(first, pull, count) - np.bincount(second, pull, count)
         gradient = [-2.0 * inverse * by_inverse, [by_noise, by_share], self._features.T @ by_along]

@@ -48,7 +48,7 @@ def clearance(log_ratios: Array) -> Array:
     off = log_ratios != 0.0
     typical = float(np.median(np.abs(log_ratios[off]))) if off.any() else 1.0
     kept = np.where(off, log_ratios, 0.0 if exact(log_ratios) else -typical)
-    return np.asarray(-np.arcsinh(np.clip(kept, -_FARTHEST * typical, _FARTHEST * typical) / typical))
+    return np.asarray(-np.arcsinh(np.clip(kept, -_CUT_OFF * typical, _CUT_OFF * typical) / typical))
 
 
 def exact(log_ratios: Array) -> bool:
@@ -56,7 +56,7 @@ def exact(log_ratios: Array) -> bool:
     return bool(np.count_nonzero(log_ratios == 0.0) < 2)
 
 
-_FARTHEST = 1e3
+_CUT_OFF = 1e3
 """What is more times the typical distance away does not count for more."""
 VALUE = Prior(share=0.8)
 """The prior of the processes of the value and of limited metrics: most of the variance is in main effects."""
@@ -100,7 +100,7 @@ class Models:
         valued = np.array([score.fitness is not None for score in scores])
         judged = np.array([not score.unjudged for score in scores])
         feasible = np.array([score.feasible for score in scores])
-        weights = np.array([1.0 / score.fidelity for score in scores])
+        noise_factors = np.array([1.0 / score.fidelity for score in scores])
         self._random = random
         self._value: GaussianProcess | None = None
         self._conditions: list[tuple[GaussianProcess, float]] = []
@@ -108,7 +108,7 @@ class Models:
         self._limited = any(score.infeasible for score in scores)
         if valued.sum() >= 2:
             found = targets(np.array([score.fitness for score in scores if score.fitness is not None]))
-            self._value = fit(features[valued], found, weights[valued], lattice.groups, VALUE)
+            self._value = fit(features[valued], found, noise_factors[valued], lattice.groups, VALUE)
             # The best value is the least that the process predicts at feasible points, since measured ones may be low
             # by luck: the plug-in of V. Picheny, T. Wagner, D. Ginsbourger, "A benchmark of kriging-based infill
             # criteria for noisy optimization" (2013).
@@ -118,13 +118,13 @@ class Models:
         if (labels < 0.0).any():
             together = np.where(lattice.ordered[lattice.groups], _SHARP, 0.0)
             starts = [together, together * random.choice([-1.0, 1.0], len(together))]
-            process = fit(features[judged], labels, weights[judged], lattice.groups, WORKS, starts)
+            process = fit(features[judged], labels, noise_factors[judged], lattice.groups, WORKS, starts)
             self._conditions.append((process, _VAGUE))
         for log_ratios in itertools.zip_longest(*(score.log_ratios for score in scores), fillvalue=math.nan):
             found = np.array(log_ratios)
             known = judged & np.isfinite(found)
             if (found[known] > 0.0).any():
-                process = fit(features[known], clearance(found[known]), weights[known], lattice.groups, VALUE)
+                process = fit(features[known], clearance(found[known]), noise_factors[known], lattice.groups, VALUE)
                 self._conditions.append((process, _EXACT if exact(found[known]) else _VAGUE))
 
     @property

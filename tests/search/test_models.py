@@ -61,9 +61,9 @@ def test_imagined_points_give_the_process_that_is_fitted_to_them(share: float, s
     y -= y[:12].mean(axis=0)
     y[12:] -= y[12:].mean(axis=0)  # the mean is that of what was measured
     kernel = Kernel(np.array([0.3, 0.5, 1.0]), np.array([0.5, 0.0, 1.0]), share, np.arange(3))
-    weights = np.append(np.ones(12), np.zeros(2))
-    whole = GaussianProcess(x, y, weights, kernel, 2.0, 0.1)
-    grown = GaussianProcess(x[:12], y[:12], weights[:12], kernel, 2.0, 0.1).imagine(x[12], y[12]).imagine(x[13], y[13])
+    factors = np.append(np.ones(12), np.zeros(2))
+    whole = GaussianProcess(x, y, factors, kernel, 2.0, 0.1)
+    grown = GaussianProcess(x[:12], y[:12], factors[:12], kernel, 2.0, 0.1).imagine(x[12], y[12]).imagine(x[13], y[13])
     unseen = random.random((20, 3))
     for found, expected in zip(grown.predict(unseen), whole.predict(unseen), strict=True):
         assert found == pytest.approx(expected)
