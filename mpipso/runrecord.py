@@ -28,13 +28,13 @@ from mpipso.record.lasting import Lasting
 from mpipso.record.monitor import PATIENCE, Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.report import summary
-from mpipso.record.screen import pick_mode
 from mpipso.record.usage import BEGINNINGS, ENDINGS, usage
 from mpipso.rendezvous import RankContext
 from mpipso.root import Root
 from mpipso.search import strategies
 from mpipso.signals import Interrupts, describe
 from mpipso.startup import Options, earlier_results, well_defined
+from mpipso.terminal import pick_mode
 from mpipso.timelimits import TimeLimits, nothing_left
 from mpipso.tuning import Tuning
 from mpipso.wording import counted, ranges

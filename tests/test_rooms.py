@@ -31,7 +31,7 @@ STOREYS = (
     {"roles", "farewell"},
     {"rendezvous"},
     {"tuning", "notes", "manual", "outsiders"},
-    {"agreement", "startup", "conflicts", "incumbent", "messages", "worth"},
+    {"agreement", "startup", "conflicts", "incumbent", "messages", "terminal", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},
     {"evaluation", "score", "launched", "logtext", "suspension", "flags"},
@@ -97,3 +97,9 @@ def test_only_the_cluster_knows_mpi() -> None:
     knows = {path for path in HOUSE.rglob("*.py") if any(each.split(".")[0] == "mpi4py" for each in imported(path))}
     assert knows
     assert {path.relative_to(HOUSE).parts[0] for path in knows} == {"cluster"}
+
+
+@pytest.mark.parametrize("room", ["search", "record"])
+def test_what_is_tried_and_what_is_kept_know_no_processes(room: str) -> None:
+    knows = {path.name for path in files(room) if {"psutil", "subprocess"} & {*imported(path)}}
+    assert not knows
