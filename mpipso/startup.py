@@ -334,12 +334,3 @@ def _as_configured(group: GroupEntry, config: Config) -> GroupEntry:
     nodes = tuple(found.get(node.host, node) for node in group.nodes)
     named = (entry.master_node_index for entry in config.parallel.service_groups if entry.nodes == nodes)
     return group.model_copy(update={"nodes": nodes, "master_node_index": next(named, None)})
-
-
-def launched_hosts(hosts: list[str] | None, config: Config) -> list[str] | None:
-    """The hosts on which a launcher starts ranks, once for each rank; one gets several only where groups share it.
-
-    ``hosts`` are those of a hostfile, once per slot; None without one.
-    """
-    distinct = list(dict.fromkeys(hosts or ()))
-    return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpipso.batch import SLURM
-from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import HOST, Hosts, addresses
 from mpipso.cluster.placement import group_size, led, regrouped
@@ -22,10 +21,11 @@ from mpipso.config import Config
 from mpipso.config.parallel import GroupEntry
 from mpipso.errors import RunFailed, UserError
 from mpipso.launch import quota
+from mpipso.launch.allocation import Allocation, allocation
 from mpipso.launch.launchers import Launcher
 from mpipso.launch.ranks import Ranks
 from mpipso.launch.survivors import strangers
-from mpipso.startup import Options, launched_hosts, wanted_groups
+from mpipso.startup import Options, wanted_groups
 from mpipso.wording import is_address
 
 MOST_LOCAL_RANKS = 8
@@ -63,7 +63,7 @@ def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[C
     parallel = config.parallel
     places = [node.host for group in parallel.service_groups for node in group.nodes]
     away = strangers(places) if places else []
-    listed = launched_hosts(slots, config) or []
+    listed = _launched_hosts(slots or [], config)
     named = [] if listed or parallel.ssh or not away else places
     job = _batch_job(needed=not listed and not places)
     allocated = job.hosts if job and not job.slots else ()
@@ -109,6 +109,15 @@ def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
             f"{', '.join(out)}: not in this {job.system.name} job, which has {job.told()}; a host that has another "
             "name there can be named by its address"
         )
+
+
+def _launched_hosts(hosts: list[str], config: Config) -> list[str]:
+    """The hosts on which ranks are started, once for each; one gets several only where groups share it.
+
+    ``hosts`` are those of a hostfile, once per slot.
+    """
+    distinct = list(dict.fromkeys(hosts))
+    return hosts if config.parallel.mode == "single_node" or len(distinct) < 2 else distinct
 
 
 @dataclass(frozen=True)

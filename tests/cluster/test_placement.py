@@ -11,9 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpipso import batch
-from mpipso.batch import SLURM
-from mpipso.cluster.allocation import Allocation, allocation
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
 from mpipso.cluster.placement import form_groups, regrouped
 from mpipso.cluster.plan import Plan, Rank, lowest_port
@@ -490,15 +487,3 @@ class TestAddresses:
             "group 0: n0, n1 have the same address, 10.0.2.15, by which they may not reach each other"
         )
         assert not list(notes(config, form_groups(self.ranks(), Parallel())))
-
-
-@pytest.mark.parametrize("scontrol", ["#!/bin/sh\nsleep 60\n", "#!/bin/sh\nexit 1\n", "no program"])
-def test_a_slurm_that_does_not_answer_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: str
-) -> None:
-    (tmp_path / "scontrol").write_text(scontrol)
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setattr(batch, "LIMIT", 1.0)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
-    assert allocation() == Allocation(SLURM, ("n1", "n2"))
