@@ -64,9 +64,31 @@ def spare(context: Any, clock: Callable[[], float]) -> Station:
     return Station(context, Interrupts(), clock)
 
 
-def others(leader: Leader) -> list[str]:
-    """Where its service runs, besides here."""
-    return [node.address for node in leader._group._layout(()).nodes[1:]]
+def played(monkeypatch: pytest.MonkeyPatch, evaluate: Callable[..., Evaluation] | None = None) -> list[Any]:
+    """The groups that leaders make from now on: what they are made of, and evaluations of their ``progress``."""
+    made: list[Any] = []
+
+    def group(
+        number: int, nodes: Any, master: int, config: Any, engine: Any, client: Any, judge: Any, progress: Any, **_: Any
+    ) -> Any:
+        others = [node.share.address for node in nodes[1:]]
+        made.append(SimpleNamespace(others=others, evaluate=lambda *_: evaluate(progress) if evaluate else None))
+        return made[-1]
+
+    monkeypatch.setattr("mpipso.roles.ServiceGroup", group)
+    return made
+
+
+def told(context: Any, count: int) -> list[Any]:
+    """So many messages to the root."""
+    heard: list[Any] = []
+
+    def enough() -> bool:
+        heard.extend(message for _, message in context.root.take())
+        return len(heard) >= count
+
+    wait_until(enough, 10, "the root is told")
+    return heard
 
 
 def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context: Any) -> None:
@@ -98,32 +120,35 @@ def test_the_shortest_lease_outlasts_a_late_sign_of_life(context: Any) -> None:
         assert leases.expired(now) == []
 
 
-def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(context: Any) -> None:
-    first = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
-    assert others(first) == ["s1"]
+def test_the_hosts_over_ssh_stay_with_the_group_that_they_were_reached_for(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = played(monkeypatch)
+    Leader(context, Form(1, context.plan.groups[1]), context.everyone)
     membership = Membership(context.plan)
     for rank in (1, 2):
         membership.lose(rank, dead=False)
     for rank in (1, 2):
         membership.free(rank)
     ((number, group),) = membership.form()
-    again = Leader(context, Form(number, group), context.everyone)
-    assert others(again) == ["h2"]
+    Leader(context, Form(number, group), context.everyone)
+    assert [each.others for each in made] == [["s1"], ["h2"]]
 
 
 def test_what_is_secret_here_does_not_travel_to_the_root(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is injected: a benchmark that has printed its environment and then failed."""
     monkeypatch.setenv("HF_TOKEN", "hf_of_this_node")
-    leader = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
     failure = Failure("it said hf_of_this_node", "measurement", "HF_TOKEN=hf_of_this_node")
-    failed = Evaluation(0, 1, 1, {}, failure=failure, files={"benchmark.log": b"hf_of_this_node"})
-    monkeypatch.setattr(leader._group, "evaluate", lambda *_: failed)
-    leader.obey(Assignment(0, 1, {}))
-    wait_until(lambda: not leader._busy, 10, "it has failed")
-    leader._progress("starting", "the service says: hf_of_this_node")
-    messages = [message for _, message in context.root.take()]
-    assert [type(message) for message in messages] == [Evaluation, Progress]
-    assert "hf_of_this_node" not in repr(messages) + repr(messages[0].files)
+
+    def fails(progress: Callable[[str, str], None]) -> Evaluation:
+        progress("starting", "the service says: hf_of_this_node")
+        return Evaluation(0, 1, 1, {}, failure=failure, files={"benchmark.log": b"hf_of_this_node"})
+
+    played(monkeypatch, fails)
+    Leader(context, Form(1, context.plan.groups[1]), context.everyone).obey(Assignment(0, 1, {}))
+    messages = told(context, 2)
+    assert [type(message) for message in messages] == [Progress, Evaluation]
+    assert "hf_of_this_node" not in repr(messages) + repr(messages[1].files)
 
 
 def test_a_defect_is_told_by_name(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,12 +157,10 @@ def test_a_defect_is_told_by_name(context: Any, monkeypatch: pytest.MonkeyPatch)
     def broken(*_: Any) -> Evaluation:
         raise KeyError("port")
 
-    leader = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
-    monkeypatch.setattr(leader._group, "evaluate", broken)
-    leader.obey(Assignment(0, 1, {}))
-    wait_until(lambda: not leader._busy, 10, "it has failed")
-    ((_, told),) = context.root.take()
-    assert told.failure.cause == "internal error: KeyError('port')" and "Traceback" in told.failure.detail
+    played(monkeypatch, broken)
+    Leader(context, Form(1, context.plan.groups[1]), context.everyone).obey(Assignment(0, 1, {}))
+    (evaluation,) = told(context, 1)
+    assert evaluation.failure.cause == "internal error: KeyError('port')" and "Traceback" in evaluation.failure.detail
 
 
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from faults.course import Course
 
 from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Cancel
-from mpipso.cluster.health import HOPELESS
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 from mpipso.config import Config
 from mpipso.config.file import load
@@ -102,9 +100,25 @@ def job(config: Config, plan: Plan, own: PlacedNode, everyone: LocalChannel, nap
     )
 
 
-def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None) -> Any:
+class Failing(LocalChannel):
+    """The root's end: whatever ranks 1 and 2 are told to measure fails at once."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        self._failure = failure
+
+    def post(self, dest: int, message: object) -> None:
+        match message:
+            case Order(group=group, content=Assignment() as assignment):
+                failed = replace(assignment.evaluation(group), failure=self._failure)
+                self._mailboxes[ROOT].append((dest, failed))
+            case Finish():
+                self._mailboxes[ROOT].append((dest, Left()))
+
+
+def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None, **changes: object) -> Any:
     """The context of a root that is a spare; ranks 1 and 2 are groups."""
-    config = load(Course(folder).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
+    config = load(Course(folder, **changes).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
     nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
     plan = Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),))
     return job(config, plan, nodes[0], channel, nap)
@@ -153,18 +167,23 @@ def test_a_spare_that_is_as_silent_as_the_last_group_is_not_taken_to_be_there(
     ],
 )
 def test_a_launcher_may_find_a_node_again_that_all_groups_have_lost(cause: str, kind: type, tmp_path: Path) -> None:
+    channel = Failing(Failure(cause, "infrastructure"))
+    context = played(channel, tmp_path, parallel__quarantine_after=1, parallel__probe_pause=0.01)
+    ignored = dict.fromkeys(("assigned", "retried", "given_up", "probed"), lambda *_: None)
+    tuning: Any = SimpleNamespace(
+        cause="",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: {"n": 1},
+        propose=lambda idle: [Assignment(number, 1, {}) for number in range(idle)],
+        **ignored,
+    )
     with Journal.create(tmp_path, Redactor({})) as journal:
-        context = played(LocalChannel.connected(3)[ROOT], tmp_path)
         monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
-        tuning: Any = SimpleNamespace(known_good=lambda: None)
         root = Root(context, tuning, journal, monitor, Interrupts(), TimeLimits(None, 0.0, {}), beat=tmp_path / "beat")
-        failure = Failure(cause, "infrastructure")
-        for group in (0, 1):
-            for _ in range(HOPELESS + 1):
-                root._dispatcher._probed(Evaluation(0, 1, group, {}, failure=failure), math.inf)
         told = "every service group is in quarantine:\ngroup 0: the probe failed: h1: "
         with pytest.raises(RunFailed, match=told) as raised:
-            root._turn()
+            root.run()
     assert type(raised.value) is kind
 
 
