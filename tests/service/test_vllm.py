@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 import yaml
 from service import model_servers
 from service.model_servers import ONE, TWO
@@ -159,3 +161,28 @@ def test_the_template_is_a_configuration_without_mistakes() -> None:
     assert list(ENGINE.problems(told)) == []
     default = Space(told.parameters, told.constraints).baseline
     assert default is not None and default["max_num_seqs"] == 256
+
+
+def test_the_template_searches_nothing_of_which_vllm_warns_and_no_more_sequences_than_the_load_can_use() -> None:
+    told = parse(templates.template("vllm"), "vllm.toml")
+    searched = {each.name: each for each in told.parameters}
+    assert "enable_chunked_prefill" not in searched
+    assert searched["max_num_seqs"].max == 256
+    assert told.benchmark.requests == 8 * told.benchmark.load({})["concurrency"]
+
+
+def test_what_else_the_template_names_are_flags_with_their_values() -> None:
+    lines = re.findall(r"(?m)^# (\w+ = \[.+\])  # \S", templates.template("vllm"))
+    candidates = [next(iter(tomli.loads(line).items())) for line in lines]
+    assert [name for name, _ in candidates][-1] == "enable_chunked_prefill"
+    for name, choices in candidates:
+        switch = isinstance(choices[0], bool)
+        parameter = (
+            {"name": name, "type": "bool"} if switch else {"name": name, "type": "choice", "choices": (*choices,)}
+        )
+        told = config(parameter, model="m")
+        assert list(ENGINE.problems(told)) == []
+        flag = f"--{name.replace('_', '-')}"
+        for value in choices:
+            said = (flag if value else f"--no-{flag[2:]}",) if switch else (flag, str(value))
+            assert ENGINE.starts(told, {name: value}, ONE)[0].command[-len(said) :] == said
