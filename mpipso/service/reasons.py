@@ -155,7 +155,7 @@ _ELSEWHERE = re.compile(
     r"(?i)\bsee (the )?((root cause|errors?|error messages?|logs?) )?above\b|\babove exception\b|^raise \w"
     r"|\b(stack ?trace|traceback) \(?above\b|\bfor further information visit\b|\bvalidation errors? for \S+$"
     r"|^EOFError$|\bChildFailedError\b|\bApplication startup failed\b"
-    r"|\boutput_handler failed\b"
+    r"|\boutput_handler failed\b|\bError in (chat )?completion stream generator\b"
     r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
     # What gunicorn says of its workers.
     r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,8 +129,10 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             # What says only that another process has ended comes after what that one says itself.
             remoteness = max(ENDED, remoteness) if of_peer(line) else remoteness
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
+            mute = code == -signal.SIGKILL and remoteness == OTHER
             remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
-            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}: {line}"))
+            said = "" if mute else f": {line}"  # what it did at last is no reason for that
+            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}{said}"))
     nearest = min(cause.remoteness for cause in causes)
     tells = nearest < ENDED and not all(only_named(each.line) for each in causes if each.remoteness == nearest)
     for running, code in codes:

@@ -87,6 +87,14 @@ def test_an_engine_that_is_killed_says_nothing_and_the_reason_is_what_is_said_of
     assert telling(KILLED.replace(CORE_ENDED, older)) == older
 
 
+@pytest.mark.parametrize("kind", ["completion", "chat completion"])
+def test_that_an_answer_was_cut_off_is_no_reason_for_the_end_of_the_engine(kind: str) -> None:
+    cut_off = "\n".join(f"{SERVER}{line}" for line in (f"Error in {kind} stream generator.", *TRACEBACK, POINTS_TO_IT))
+    assert telling(f"{KILLED}\n{cut_off}") == telling(f"{KILLED}\n{cut_off}", first=True) == CORE_ENDED
+    bug = cut_off.replace(POINTS_TO_IT, "KeyError: 'cmpl-1'")
+    assert telling(bug, first=True) == f"{SERVER}KeyError: 'cmpl-1'"
+
+
 @pytest.mark.parametrize(
     "cause",
     [

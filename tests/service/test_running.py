@@ -11,7 +11,7 @@ from mpipso.service.engines.base import ENGINES
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Share
 from mpipso.service.reasons import ERROR, NAMED, OTHER
-from mpipso.service.running import Running
+from mpipso.service.running import Running, ends
 
 COMMAND = ENGINES.create("command")
 
@@ -50,3 +50,24 @@ def test_of_a_log_that_says_nothing_under_load_an_earlier_line_is_quoted(process
     process.begin()
     assert process.reason(COMMAND) == (OTHER, "listening")
     assert process.reason(COMMAND, lately=True) == (OTHER, "its log is empty")
+
+
+@pytest.mark.parametrize(
+    ("code", "log_text", "said"),
+    [
+        (-9, "(EngineCore pid=6) INFO 11-28 05:12:09 [core.py:12] Enabled custom fusions: norm_quant\n", ""),
+        (-9, 'INFO:     127.0.0.1:34782 - "POST /v1/completions HTTP/1.1" 200 OK\n', ""),
+        (-9, "", ""),
+        (-9, "RuntimeError: no\nINFO: stopping\n", ": RuntimeError: no"),
+        (-11, "INFO: loading\n", ": INFO: loading"),
+        (1, "INFO: loading\n", ": INFO: loading"),
+    ],
+)
+def test_of_a_process_that_was_killed_no_line_is_quoted_that_tells_of_no_error(
+    process: Running, log: Path, code: int, log_text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write_text(log_text)
+    monkeypatch.setattr(process.node, "poll_service", lambda _handle: code)
+    (cause,), told = ends([process], COMMAND, "while starting", heard=False)
+    how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+    assert (cause, told) == (f"node0: the service {how} while starting{said}", [process])
