@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -13,6 +14,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
 from mpipso.evaluation import load_name
+from mpipso.search.schedule import Schedule
 from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import ENGINES
@@ -36,6 +38,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _pointless_sweep(config)
     yield from _idle_connections(config)
     yield from _early_for_nothing(config)
+    yield from _early_before_any_result(config)
     yield from _repeated_prompts(config)
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
@@ -214,6 +217,22 @@ def _early_for_nothing(config: Config) -> Iterator[str]:
             f"benchmark.early_stop: spares little, as {served}of requests = {requests} are under way at a time; it "
             f"takes {_WAVES} times as many requests as that, or more"
         )
+
+
+def _early_before_any_result(config: Config) -> Iterator[str]:
+    """Benchmarks that are to be stopped early in a search of which no proposal can know of a best."""
+    search = config.search
+    schedule = Schedule(search.schedule, search.batch)
+    needed = search.baseline_repeats if any(limit.relative for limit in config.objective.slo) else 1
+    most = min(search.evaluations, (search.iterations or search.evaluations) * search.swarm_size)
+    if config.benchmark.early_stop is None or (sees := schedule.sees(most - 1)) is None or sees >= needed:
+        return
+    first = next(number for number in itertools.count(most) if (schedule.sees(number) or 0) >= needed)
+    key = "window" if search.schedule == "window" else "particles"
+    yield (
+        f"benchmark.early_stop: stops none, as all evaluations are proposed before any result can be judged; with "
+        f"search.{key} = {search.batch} it takes {first + 1} evaluations, or more"
+    )
 
 
 def _repeated_prompts(config: Config) -> Iterator[str]:
