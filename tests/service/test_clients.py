@@ -909,14 +909,15 @@ def test_goodput_needs_to_be_told_which_requests_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "written", "model"),
+    ("program", "written", "said"),
     [
         ('["vllm", "bench"', ("--result-filename", "benchmark.json"), "--model /models/m "),
+        ('["vllm", "bench"', ("--result-filename", "benchmark.json"), "--temperature 0 "),
         ('"ais_bench", "aisbench.py"', ("--work-dir", ""), "AIS_PORT=1 AIS_MODEL=/models/m "),
     ],
 )
 def test_a_benchmark_that_the_readme_shows_is_a_valid_one(
-    program: str, written: tuple[str, str], model: str, tmp_path: Path
+    program: str, written: tuple[str, str], said: str, tmp_path: Path
 ) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (block,) = [
@@ -942,7 +943,7 @@ def test_a_benchmark_that_the_readme_shows_is_a_valid_one(
     assert set(told.benchmark.metrics) <= set(METRICS)
     words = client.command(told, replace(target(tmp_path), unlisted="/models/m"))
     assert Path(words[words.index(written[0]) + 1]) == tmp_path / written[1]
-    assert model in " ".join(words)
+    assert said in " ".join(words)
 
 
 # --- openai ---
