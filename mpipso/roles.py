@@ -52,8 +52,7 @@ class Later:
     """The link of a group that was formed during the run: it has no channel of its own, and uses that of all ranks."""
 
     def __init__(self, everyone: Channel, form: Form) -> None:
-        self._everyone = everyone
-        self._form = form
+        self._everyone, self._form = everyone, form
 
     def post(self, dest: int, message: object) -> None:
         self._everyone.post(self._form.placed.nodes[dest].rank, Within(self._form.group, message))
@@ -78,14 +77,9 @@ class Role(Protocol):
         """Do what the root orders: evaluate an assignment, or give up the evaluation that runs."""
 
     def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
-        """Begin to stop what runs, without waiting for it.
+        """Begin to stop what runs, without waiting for it; the ranks in ``gone`` do not answer any more.
 
-        Parameters
-        ----------
-        gone:
-            Ranks of the job that do not answer any more.
-        close:
-            Whether the run is over, so that the node's files are removed too; else the node will serve another group.
+        With ``close`` the run is over, so that the node's files are removed too; else it will serve another group.
         """
 
     def step(self) -> None:
@@ -99,10 +93,7 @@ class Role(Protocol):
 class Station:
     """What this rank is at the moment, as the root says: leader or member of a group, or spare.
 
-    Parameters
-    ----------
-    clock:
-        Tells the time in seconds, by which the root's silence is measured.
+    By the ``clock``, which tells the time in seconds, the root's silence is measured.
     """
 
     def __init__(
@@ -288,7 +279,10 @@ class Leader:
 
     def step(self) -> None:
         if self._ending and not self._closed and not self._busy:
-            self._run(self._close)
+            try:
+                self._run(self._close)
+            except RuntimeError:
+                self._close(alone=True)
 
     @property
     def _busy(self) -> bool:
@@ -297,13 +291,20 @@ class Leader:
     def _begin(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._cancel.clear()
-        self._run(lambda: self._evaluate(assignment))
+        try:
+            self._run(lambda: self._evaluate(assignment))
+        except RuntimeError as error:
+            cause = f"{self._context.node.name}: {error} (ulimit -u, or a limit of the job)"
+            failed = replace(assignment.evaluation(self.form.group), failure=Failure(cause, "infrastructure"))
+            self._context.everyone.post(ROOT, failed)
 
     def _run(self, work: Callable[[], None]) -> None:
+        """Begin it in a thread; RuntimeError where no more can be started."""
         if self._thread is not None:
             self._thread.join()
-        self._thread = threading.Thread(target=work, name="evaluation")
-        self._thread.start()
+        thread = threading.Thread(target=work, name="evaluation")
+        thread.start()
+        self._thread = thread
 
     def _evaluate(self, assignment: Assignment) -> None:
         try:
@@ -313,11 +314,12 @@ class Leader:
             evaluation = replace(assignment.evaluation(self.form.group), failure=failure)
         self._context.everyone.post(ROOT, self._redactor.evaluation(evaluation))
 
-    def _close(self) -> None:
+    def _close(self, alone: bool = False) -> None:
+        """Without the members if ``alone``: the main thread cannot wait for their answers; they close themselves."""
         try:
             # What cannot be closed belongs to a node that is lost, and ends with it.
             with contextlib.suppress(EvaluationFailed):
-                if self._closing:
+                if self._closing and not alone:
                     self._group.close()
                 else:
                     self._context.node.release()
@@ -332,9 +334,8 @@ class Leader:
     def _progress(self, phase: str, detail: str) -> None:
         if self._assignment is not None:
             number, attempt = self._assignment.number, self._assignment.attempt
-            self._context.everyone.post(
-                ROOT, Progress(self.form.group, number, attempt, phase, self._redactor.text(detail))
-            )
+            told = Progress(self.form.group, number, attempt, phase, self._redactor.text(detail))
+            self._context.everyone.post(ROOT, told)
 
     def _sender(self, seat: int) -> Callable[[object], None]:
         return lambda message: self._link.post(seat, message)

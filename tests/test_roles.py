@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,9 @@ from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import Alive, Form
+from mpipso.messages import Alive, Disband, Finish, Form, Within
 from mpipso.rendezvous import Place
-from mpipso.roles import Leader, Station
+from mpipso.roles import Later, Leader, Station
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.local import LocalNode
@@ -49,6 +51,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
         ssh_nodes=SimpleNamespace(nodes={1: RemoteNode(placed(-2, "s1"), "", lambda message: None)}),
         everyone=channels[1],
         root=channels[0],
+        other=channels[2],
         world=SimpleNamespace(rank=1, wake=lambda: None),
     )
     node.close()
@@ -161,6 +164,49 @@ def test_a_defect_is_told_by_name(context: Any, monkeypatch: pytest.MonkeyPatch)
     Leader(context, Form(1, context.plan.groups[1]), context.everyone).obey(Assignment(0, 1, {}))
     (evaluation,) = told(context, 1)
     assert evaluation.failure.cause == "internal error: KeyError('port')" and "Traceback" in evaluation.failure.detail
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host lets no thread of a leader begin, as Python tells it."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+
+
+def test_an_evaluation_that_no_thread_can_do_fails_and_the_next_one_may_succeed(
+    context: Any, no_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = Leader(context, Form(1, context.plan.groups[1]), context.everyone)
+    monkeypatch.setattr(leader._group, "evaluate", lambda assignment, _: assignment.evaluation(1))
+    leader.obey(Assignment(0, 1, {}))
+    ((_, told),) = context.root.take()
+    assert (told.number, told.attempt, told.group, told.failure.kind) == (0, 1, 1, "infrastructure")
+    assert told.failure.cause == "h1: can't start new thread (ulimit -u, or a limit of the job)"
+    monkeypatch.undo()
+    monkeypatch.setattr(leader._group, "evaluate", lambda assignment, _: assignment.evaluation(1))
+    leader.obey(Assignment(0, 2, {}))
+    wait_until(lambda: not leader._busy, 10, "it is done")
+    ((_, told),) = context.root.take()
+    assert (told.attempt, told.failure) == (2, None)
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_a_group_ends_without_a_thread_and_without_what_only_a_thread_can_wait_for(
+    context: Any, no_thread: None, close: bool
+) -> None:
+    """The other node is a rank of its own, whose answers the leader's main thread would have to hear."""
+    form = Form(2, PlacedGroup(2, (placed(1, "h1"), placed(2, "h2"))))
+    leader = Leader(context, form, Later(context.everyone, form))
+    leader.obey(Assignment(0, 1, {}))
+    leader.end(close=close)
+    began = time.monotonic()
+    leader.step()
+    assert leader.over and time.monotonic() - began < 5.0
+    ((_, told),) = context.other.take()
+    assert told == Within(2, Finish() if close else Disband(2))
 
 
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:
