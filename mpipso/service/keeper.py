@@ -328,8 +328,16 @@ class Keeper:
 
     def spawn(self, argv: list[str]) -> int:
         """Start a command in a session of its own that is killed if the keeper is; its pid, once it runs."""
-        keeper, (told, tell) = os.getpid(), os.pipe()
-        pid = os.fork()
+        keeper = os.getpid()
+        pipe: list[int] = []
+        try:
+            pipe += os.pipe()
+            pid = os.fork()
+        except OSError as problem:
+            for end in pipe:
+                os.close(end)
+            raise StartFailed(f"cannot run {argv[0]}: {problem.strerror}") from None
+        told, tell = pipe
         if pid == 0:
             try:
                 os.setsid()

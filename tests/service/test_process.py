@@ -13,6 +13,8 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -453,3 +455,59 @@ def test_a_full_disk_does_not_cut_a_stop_short(tmp_path: Path) -> None:
         fill(disk / "log")
         keeper.stop()
         assert keeper.poll() == 9, "it had its grace, though what its stop command did could not be written"
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the system refuse keepers a process after some that they have had, as under ``ulimit -u``.
+
+    The fault is injected, as that limit does not hold for root.
+    """
+
+    def refuse(after: int) -> None:
+        script = f"""
+            import errno, os, runpy
+            fork, granted = os.fork, iter(range({after}))
+            def refused():
+                if next(granted, None) is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                return fork()
+            os.fork = refused
+            runpy.run_path({str(proc.__file__)!r}, run_name="__main__")
+        """
+        (tmp_path / "refusing.py").write_text(textwrap.dedent(script))
+        monkeypatch.setattr(proc, "__file__", str(tmp_path / "refusing.py"))
+
+    return refuse
+
+
+REFUSED = os.strerror(errno.EAGAIN)
+
+
+def test_that_the_system_has_no_process_for_a_service_is_told(refusing: Callable[[int], None], tmp_path: Path) -> None:
+    refusing(0)
+    with pytest.raises(EvaluationFailed, match=f"^cannot run {sys.executable}: {REFUSED}$") as raised:
+        keep(tmp_path, python("pass"))
+    assert raised.value.kind == "infrastructure"
+
+
+def test_a_stop_command_that_gets_no_process_leaves_the_service_its_term(
+    refusing: Callable[[int], None], tmp_path: Path
+) -> None:
+    refusing(1)
+    ends = "import signal as s, sys; s.signal(15, lambda *_: sys.exit('ended')); print('up', flush=True); s.pause()"
+    service = keep(tmp_path, python(ends), stop_command=["halt"], grace=20.0)
+    wait_until(lambda: "up" in logged(tmp_path), 10, "it runs")
+    assert service.stop().killed == 0
+    assert f"stop command: cannot run halt: {REFUSED}\n" in logged(tmp_path) and "ended" in logged(tmp_path)
+
+
+def test_a_process_that_cannot_be_had_costs_the_keeper_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, REFUSED)
+
+    monkeypatch.setattr(os, "fork", refused)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(proc.StartFailed):
+        proc.Keeper({"env": {}, "mark": "", "grace": 1.0}, b"", 0).spawn(["halt"])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
