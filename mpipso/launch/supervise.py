@@ -231,9 +231,9 @@ class Supervisor:
                 state, changed, begun, checked = seen, now, True, False
             elif not begun:
                 if now - launched > self._limits.start_limit and not self._is_elsewhere():
-                    return f"the run had not begun {self._limits.start_limit:g} s after its launch"
+                    return f"the run had not begun {self._limits.start_limit:g} s after its launch (--start-limit)"
             elif now - changed > self._limits.stuck_after and self._traces.are_there():
-                return f"the run has been silent for {self._limits.stuck_after:g} s"
+                return f"the run has been silent for {self._limits.stuck_after:g} s (--stuck-after)"
             elif now - changed > LINGER and not checked:
                 checked = True
                 events = self._traces.events()

@@ -283,7 +283,8 @@ class TestRestarts:
         words = ("--start-limit", 1.5, "--run-name", "night")
         done = bench.launch(["later(1.6); hang()", WELL], *words, fault=CLOCK)
         assert done.returncode == 0, done.stderr
-        assert told(done) == ["the run had not begun 1.5 s after its launch; starting again (restart 1 of 3)"]
+        line = "the run had not begun 1.5 s after its launch (--start-limit); starting again (restart 1 of 3)"
+        assert told(done) == [line]
         assert [value(words, "--run-name") for words in bench.calls] == ["night", "night"]
         assert bench.events == ["started", "evaluated", "finished"]
 
@@ -353,7 +354,7 @@ class TestRestarts:
         stuck = f"begin(); ignore_term({deaf}); {SILENT}; hang()"
         done = bench.launch([stuck, "begin(); finish()"], "--stuck-after", 10, fault=CLOCK)
         assert done.returncode == 0, done.stderr
-        assert told(done)[0].startswith("the run has been silent for 10 s; resuming")
+        assert told(done)[0].startswith("the run has been silent for 10 s (--stuck-after); resuming")
 
     def test_so_does_one_that_says_on_its_way_out_that_it_was_interrupted(self, bench: Bench) -> None:
         last = "signal.signal(signal.SIGTERM, lambda *_: (write('interrupted', signal='SIGTERM'), sys.exit(143)))"
