@@ -101,6 +101,9 @@ def test_a_job_that_came_back_has_the_configuration_that_it_was_launched_with(cl
     cluster.came_back = 1
     words = cluster.run("exit 0", "my.toml")
     assert words[words.index("--config") + 1] == str(run / "launched.toml")
+    (cluster.runs / ".slurm-bed-7").unlink()
+    words = cluster.run("exit 0", "new.toml", "--resume", str(run))
+    assert words[words.index("--config") + 1] == "new.toml", "it came back before its script had begun"
     cluster.came_back = 0
     words = cluster.run("exit 0", "new.toml", "--resume", str(run))
     assert words[words.index("--config") + 1] == "new.toml", "another job says what it wants"

@@ -53,7 +53,9 @@ class Source:
 
     def is_kept(self, folder: Path) -> bool:
         """Whether it is what an earlier launch of the run in this folder has kept."""
-        return self.path.absolute() == (folder / FILE).absolute()
+        with contextlib.suppress(OSError):
+            return self.path.samefile(folder / FILE)
+        return False
 
     def keep(self, folder: Path) -> Path:
         """Write the file as it was into the run's folder, and the template; returns the path of the first.
