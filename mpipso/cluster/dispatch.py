@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.health import ServiceGroupHealthMonitor
-from mpipso.evaluation import PROBE, Assignment, Configuration, Evaluation, Failure
+from mpipso.evaluation import CONFIRM, PROBE, Assignment, Configuration, Evaluation, Failure
 
 SUSPENSIONS = 5
 """How often an evaluation is repeated because the job was suspended, before that counts like any other failure."""
@@ -114,7 +114,8 @@ class Dispatcher:
         A measurement that did not come about is repeated once. Repetitions after a suspension do not count.
     rolling:
         Whether more is submitted before all is done, as in a window: then the evaluation that all others wait for goes
-        first, and after it those that are expected to take longest. Otherwise the queue is served in its order.
+        first, and after it those that are expected to take longest. Otherwise, and in a final race, which may be cut
+        short, the queue is served in its order.
     """
 
     def __init__(
@@ -282,7 +283,7 @@ class Dispatcher:
         """The next assignment for a group: none that has failed on it, as long as another group may still take it.
 
         One that has failed on all healthy groups rests (:data:`RESTS`) before the group takes it again, while it may
-        take others. One that the group has not measured before goes before one that it has.
+        take others. One that the group has measured before, and another has not, waits for that one behind the others.
         """
         healthy = self._health.get_healthy_groups()
         fits = [
@@ -293,16 +294,21 @@ class Dispatcher:
         ]
         if not fits:
             return None
-        index = min(fits, key=lambda index: (group in self._queue[index].elsewhere, self._turn(index)))
+        index = min(fits, key=lambda index: (self._is_for_another(index, group, healthy), self._turn(index)))
         assignment = self._queue[index]
         del self._queue[index]
         return assignment
 
+    def _is_for_another(self, index: int, group: int, healthy: frozenset[int]) -> bool:
+        """Whether the group has measured before what stands at ``index`` of the queue, and another group has not."""
+        elsewhere = self._queue[index].elsewhere
+        return group in elsewhere and not healthy.issubset(elsewhere)
+
     def _turn(self, index: int) -> float:
         """When what stands at ``index`` of the queue is to begin: the least goes first."""
-        if not self._rolling:
-            return index
         assignment = self._queue[index]
+        if not self._rolling or assignment.label == CONFIRM:
+            return index
         running = [each for each, _ in self._running.values() if each.label != PROBE]
         oldest = min(each.number for each in [*self._queue, *running])
         return -math.inf if assignment.number == oldest else -assignment.seconds

@@ -33,10 +33,10 @@ PAUSE = 10.0
 class Groups:
     """A dispatcher with its groups, whose leaders a test plays; ``now`` is the time."""
 
-    def __init__(self, count: int, *, retries: int = 2, after: int = 100) -> None:
+    def __init__(self, count: int, *, retries: int = 2, after: int = 100, rolling: bool = False) -> None:
         self.now = 0.0
         self.health = ServiceGroupHealthMonitor(after=after, pause=PAUSE)
-        self.dispatcher = Dispatcher(self._post, self.health, retries=retries)
+        self.dispatcher = Dispatcher(self._post, self.health, retries=retries, rolling=rolling)
         self.running: dict[int, Assignment] = {}
         self.cancelled: list[int] = []
         for group in range(count):
@@ -267,15 +267,35 @@ def test_a_measurement_that_fails_after_a_lost_rank_is_still_retried_once() -> N
     assert kinds(groups.report(2, "measurement")) == [Evaluated]
 
 
-def test_one_that_another_group_has_measured_goes_after_others() -> None:
-    groups = Groups(1)
-    again = Assignment(0, 1, {"batch": 0}, "confirm", elsewhere=(0,))
-    groups.dispatcher.submit([again, Assignment(1, 1, {"batch": 1}, "confirm")])
+def test_one_that_the_group_has_measured_waits_for_another_behind_the_others() -> None:
+    groups = Groups(2)
+    groups.submit([7, 8])
     groups.step()
-    assert groups.numbers() == {0: 1}
+    again = [Assignment(number, 1, {"batch": number}, "confirm", elsewhere=(0,)) for number in (0, 1)]
+    groups.dispatcher.submit([*again, Assignment(2, 1, {"batch": 2}, "confirm")])
     groups.report(0)
     groups.step()
-    assert groups.numbers() == {0: 0}, "the only group measures it all the same"
+    assert groups.numbers() == {1: 8, 0: 2}
+    groups.report(0)
+    groups.step()
+    assert groups.numbers() == {1: 8, 0: 0}, "the group measures it all the same where there is nothing else"
+    groups.report(1)
+    groups.step()
+    assert groups.numbers() == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize("rolling", [False, True])
+def test_a_race_begins_with_the_baseline_and_the_best_though_all_groups_have_measured_them(rolling: bool) -> None:
+    """Or take least time: it may be cut short."""
+    groups = Groups(2, rolling=rolling)
+    measured = [((0, 1), 1.0), ((1,), 2.0), ((0, 1), 9.0), ((1,), 5.0)]
+    turn = [Assignment(4 + i, 1, {"batch": i}, "confirm", seconds, on) for i, (on, seconds) in enumerate(measured)]
+    groups.dispatcher.submit(turn)
+    groups.step()
+    assert groups.numbers() == {0: 4, 1: 6}, "the best is for the group that has not measured it"
+    groups.report(0)
+    groups.step()
+    assert groups.numbers() == {0: 5, 1: 6}
 
 
 @pytest.mark.parametrize(("number", "attempt"), [(0, 1), (1, 2), (7, 1)])
