@@ -17,6 +17,7 @@ from mpipso.errors import RunFailed
 from mpipso.evaluation import CONFIRM, NOT_READY, REPEAT, Assignment, Configuration, Evaluation, Failure
 from mpipso.incumbent import Incumbent
 from mpipso.logtext import essence
+from mpipso.record import warm
 from mpipso.record.figures import score as score_text
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import Journal
@@ -24,9 +25,7 @@ from mpipso.record.judged import Judged, from_fields, judgement
 from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.recipe import NodeStart
-from mpipso.record.warm import Earlier, told
-from mpipso.record.warm import from_fields as from_learned
-from mpipso.record.warm import to_fields as to_learned
+from mpipso.record.warm import Earlier
 from mpipso.search.agenda import Agenda
 from mpipso.search.durations import Durations
 from mpipso.search.objective import Objective
@@ -100,9 +99,9 @@ class Tuning:
 
     def learn(self, earlier: Earlier) -> None:
         """Take over what an earlier run measured; to be called before the first proposal."""
-        self._journal.write("learned", **to_learned(earlier))
+        self._journal.write("learned", **warm.to_fields(earlier))
         known = self._agenda.learn(earlier.results)
-        self._monitor.note(told(earlier, known.skipped, learned=bool(known.scores)))
+        self._monitor.note(warm.told(earlier, known.skipped, learned=bool(known.scores)))
 
     # What is to be measured
 
@@ -381,7 +380,7 @@ class Tuning:
         """Make the change of state that an event of an earlier session records."""
         match event["event"]:
             case "learned":
-                self._agenda.learn(from_learned(event))
+                self._agenda.learn(warm.from_fields(event))
             case "asked":
                 self._agenda.replay(event["told"], event["new"])
             case "assigned":

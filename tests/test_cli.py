@@ -97,7 +97,7 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("max = 64", "max = 1e30", "parameter 'batch': has too many values: give a larger step, narrower bounds, or"),
+        ("max = 64", f"max = {2**53}", "parameter 'batch': has too many values: give a larger step, narrower bounds, or"),
         ('type = "int"', 'type = "float"\nstep = 1e-30', "parameter 'batch': has too many values: give a larger step"),
         (
             'type = "int"\nmin = 1\nmax = 64',
