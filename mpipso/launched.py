@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from mpipso.batch import systems
@@ -20,8 +22,8 @@ END_TIME = "MPIPSO_END_TIME"
 REQUEUE = "MPIPSO_REQUEUE"
 """Environment variable that is 1 in a job that is requeued on ``SIGUSR1`` and then resumes its run, as Slurm's may."""
 PREPENDED = "MPIPSO_PREPENDED"
-"""Environment variable with the folders that the launcher may put in front of the ranks' ``PATH`` and
-``LD_LIBRARY_PATH``, joined as in these."""
+"""Environment variable with the name of the host of the launch, and the folders that the launcher may put in front of
+the ranks' ``PATH`` and ``LD_LIBRARY_PATH``, joined as in these."""
 RESTARTS = "MPIPSO_RESTARTS"
 """Environment variable with how often the supervisor of this job would restart it without progress in between."""
 TERMINAL = "MPIPSO_TERMINAL"
@@ -30,6 +32,28 @@ TERMINAL = "MPIPSO_TERMINAL"
 NOTE = "MPIPSO_NOTE"
 """Environment variable with the path of a file for the folder of a new run, whatever its name came to be: a Slurm job
 that starts again finds there what to resume."""
+
+
+_SYSTEM = ("/usr/lib", "/usr/lib64")
+"""Searched for libraries in any case, and not before those that a program brings along."""
+
+
+def restore_search_paths(environ: MutableMapping[str, str]) -> None:
+    """Take what the launcher has put in front of a rank's search paths away, so that programs are the user's.
+
+    On another host than that of the launch it may be the user's own after all, and goes to the end of the path.
+    """
+    host, *prepended = environ.get(PREPENDED, "").split(os.pathsep)
+    for name in {"PATH", "LD_LIBRARY_PATH"} & environ.keys():
+        folders = environ[name].split(os.pathsep)
+        own = list(itertools.dropwhile(prepended.__contains__, folders))
+        if host != socket.gethostname():
+            before = dict.fromkeys(folders[: len(folders) - len(own)])
+            own += [folder for folder in before if folder not in own and folder not in _SYSTEM]
+        if own:
+            environ[name] = os.pathsep.join(own)
+        else:
+            del environ[name]
 
 
 _REFUSING = "refusing"

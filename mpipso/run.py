@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from mpipso.cluster.plan import Plan
 from mpipso.cluster.world import MpiWorld, World
 from mpipso.config import Config
 from mpipso.errors import MpipsoError, Relayed, UserError, print_error
-from mpipso.launched import note_refusing
+from mpipso.launched import note_refusing, restore_search_paths
 from mpipso.rendezvous import meet, prepare
 from mpipso.signals import Interrupts, die_with_launcher
 from mpipso.startup import Options
@@ -26,6 +27,7 @@ def tune(given: Options | UserError) -> int:
     ``given`` is what the command line says, or what is wrong with it, which the other ranks have to be told.
     """
     die_with_launcher()
+    restore_search_paths(os.environ)
     with Interrupts() as interrupts:
         try:
             world = MpiWorld()

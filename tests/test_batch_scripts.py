@@ -93,7 +93,7 @@ def test_a_job_that_comes_back_under_its_number_resumes_its_run(site: Site) -> N
 def test_a_job_that_comes_back_has_the_configuration_that_it_was_launched_with(site: Site) -> None:
     name = NAMES[site.system].format(7)
     site.run(7, *FLAGS)
-    (site.folder / "mpipso-runs" / name / "launched.toml").touch()
+    (site.folder / "mpipso-runs" / name / "launched.toml").write_text("\n")
     run = f"mpipso-runs/{name}"
     assert site.run(7, *FLAGS) == [*PLAIN, *FLAGS, "--resume", run, "--config", f"{run}/launched.toml"]
 

@@ -97,7 +97,11 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("max = 64", f"max = {2**53}", "parameter 'batch': has too many values: give a larger step, narrower bounds, or"),
+        (
+            "max = 64",
+            f"max = {2**53}",
+            "parameter 'batch': has too many values: give a larger step, narrower bounds, or",
+        ),
         ('type = "int"', 'type = "float"\nstep = 1e-30', "parameter 'batch': has too many values: give a larger step"),
         (
             'type = "int"\nmin = 1\nmax = 64',
@@ -671,7 +675,8 @@ class TestCheck:
         assert lines == [
             "mpipso: service.command: command not found: no-such-server",
             "mpipso: names that cannot be resolved here: nowhere.invalid",
-            "mpipso: 2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np) or lower --nodes-per-group",
+            "mpipso: 2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np, sbatch --nodes) or lower "
+            "--nodes-per-group",
         ]
 
 

@@ -96,7 +96,7 @@ def test_a_job_that_came_back_resumes_its_run_wherever_it_is(cluster: Cluster, f
 
 def test_a_job_that_came_back_has_the_configuration_that_it_was_launched_with(cluster: Cluster) -> None:
     run = cluster.runs / "slurm-bed-7"
-    words = cluster.run(f"{started(run)}; touch {run}/launched.toml", "my.toml")
+    words = cluster.run(f"{started(run)}; echo > {run}/launched.toml", "my.toml")
     assert words[words.index("--config") + 1] == "my.toml"
     cluster.came_back = 1
     words = cluster.run("exit 0", "my.toml")

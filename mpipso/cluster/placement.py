@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from mpipso.batch import SLURM
 from mpipso.cluster.hosts import Hosts
 from mpipso.cluster.plan import Plan, Rank
 from mpipso.cluster.shares import Drafts, LeftOver, share_hosts
@@ -51,11 +49,10 @@ def form_groups(
     else:
         drafts, spares = _in_rank_order(ranks, parallel)
     if not drafts:
-        how = "sbatch --nodes" if SLURM.has(os.environ) else "mpirun -np"
         raise UserError(
             f"{counted(len(ranks), 'rank')} cannot form a group of "
             f"{counted(group_size(parallel, len(ranks)), 'node')}: "
-            f"start more ranks ({how}) or lower --nodes-per-group"
+            f"start more ranks (mpirun -np, sbatch --nodes) or lower --nodes-per-group"
         )
     if not parallel.enabled and len(drafts) > 1:
         raise UserError(

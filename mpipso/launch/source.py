@@ -6,6 +6,7 @@ A restart needs it, and a batch job that comes back, whose script looks for it.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import tomli_w
 
 from mpipso.config import Config
 from mpipso.errors import RunFailed
+from mpipso.record.folders import write_whole
 from mpipso.startup import Options
 
 KEPT = "launched"
@@ -68,24 +70,17 @@ class Source:
             They cannot be written.
         """
         text, path = self.text, folder / FILE
-        try:
-            if self.template:
-                # Of its name, the end tells the format.
-                template = folder.absolute() / f"{KEPT}-{Path(self.template).name}"
-                _write(template, self.content)
-                tree = tomli.loads(text.removeprefix("\ufeff"))
-                tree["service"]["config_file"]["template"] = str(template)
-                text = tomli_w.dumps(tree)
-            _write(path, text)
-        except OSError as error:
-            raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+        if self.template:
+            # Of its name, the end tells the format.
+            template = folder.absolute() / f"{KEPT}-{Path(self.template).name}"
+            if os.fsencode(template).decode(errors="ignore") != str(template):
+                raise RunFailed(f"{path}: cannot name {template}, which is no UTF-8")
+            write_whole(template, self.content, 0o600)
+            tree = tomli.loads(text.removeprefix("\ufeff"))
+            tree["service"]["config_file"]["template"] = str(template)
+            text = tomli_w.dumps(tree)
+        write_whole(path, text, 0o600)
         return path
-
-
-def _write(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(0o600)
-    path.write_bytes(text.encode())
 
 
 def _text(path: Path) -> str | None:

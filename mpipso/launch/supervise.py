@@ -8,6 +8,7 @@ or had wrong input is not started again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -136,7 +137,8 @@ class Supervisor:
         job = self._job
         vain = None
         if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
-            self._source.keep(self._folder)
+            with contextlib.suppress(RunFailed):  # else a job that comes back takes the file as it is then
+                self._source.keep(self._folder)
         while True:
             options = self._options(job.options)
             before = len(self._events())

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,13 +101,14 @@ def _command(mpirun: str | None) -> str:
 
 
 def _prepended(path: str, environ: Mapping[str, str]) -> str:
-    """What the launcher at this path puts in front of the ranks' search paths, but for what the user has there.
+    """What :data:`PREPENDED` tells of the launcher at this path: not what the user has in front of a path as well.
 
     Open MPI does when it is called by a path, as from here, so that its own daemons are found on other hosts.
     """
     first = {environ.get(name, "").partition(os.pathsep)[0] for name in ("PATH", "LD_LIBRARY_PATH")}
     prefix = Path(path).parent.parent
-    return os.pathsep.join({str(prefix / name) for name in ("bin", "lib", "lib64")} - first)
+    folders = sorted({str(prefix / name) for name in ("bin", "lib", "lib64")} - first)
+    return os.pathsep.join([socket.gethostname(), *folders])
 
 
 def _terminal() -> str:

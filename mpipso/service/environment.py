@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 import secrets
@@ -11,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpipso import batch
-from mpipso.launched import PREPENDED
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
 _LEFT_BY_MPI = {"GFORTRAN_UNBUFFERED_PRECONNECTED", "HFI_NO_BACKTRACE", "IPATH_NO_BACKTRACE"}
@@ -37,19 +35,9 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what batch systems say of the job, torchrun's
     rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign
     libraries; a service that needs one of these has it in its own configured environment, which is added afterwards.
-    From the front of search paths go the folders that the launcher has put there.
     """
     dropped = _RANKS | _LEFT_BY_MPI | batch.variables(base)
-    passed = {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
-    prepended = {*base.get(PREPENDED, "").split(os.pathsep)} - {""}
-    for name in {"PATH", "LD_LIBRARY_PATH"} & passed.keys():
-        folders = passed[name].split(os.pathsep)
-        own = os.pathsep.join(itertools.dropwhile(prepended.__contains__, folders))
-        if own:
-            passed[name] = own
-        else:
-            del passed[name]
-    return passed
+    return {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
 
 
 @dataclass(frozen=True)

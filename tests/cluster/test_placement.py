@@ -221,13 +221,8 @@ class TestGroups:
 
     def test_too_few_ranks_for_one_group(self) -> None:
         assert problem(ranks_on("a", "b"), Parallel(nodes_per_group=3)) == (
-            "2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np) or lower --nodes-per-group"
-        )
-
-    def test_in_a_job_of_slurm_it_takes_more_nodes_of_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-        assert problem(ranks_on("a"), Parallel(nodes_per_group=2)) == (
-            "1 rank cannot form a group of 2 nodes: start more ranks (sbatch --nodes) or lower --nodes-per-group"
+            "2 ranks cannot form a group of 3 nodes: start more ranks (mpirun -np, sbatch --nodes) or lower "
+            "--nodes-per-group"
         )
 
     @given(st.permutations(["node0", "node1", "node2", "node3"]))

@@ -170,13 +170,6 @@ def test_the_child_gets_the_cores_of_its_share() -> None:
     assert json.loads(run(python(SHOW), timeout=20, cores=[core]).stdout)["cores"] == [core]
 
 
-def test_what_the_launcher_puts_in_front_of_search_paths_is_not_for_services() -> None:
-    told = {"MPIPSO_PREPENDED": "/mpi/lib:/usr/bin", "PATH": "/usr/bin:/usr/bin:/venv/bin:/usr/bin:/bin"}
-    assert scrubbed_environment({**told, "LD_LIBRARY_PATH": "/mpi/lib:/mpi/lib"}) == {"PATH": "/venv/bin:/usr/bin:/bin"}
-    assert scrubbed_environment({**told, "PATH": "/bin:/usr/bin"}) == {"PATH": "/bin:/usr/bin"}
-    assert scrubbed_environment({"PATH": ":/bin"}) == {"PATH": ":/bin"}
-
-
 def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
     # fmt: off
     launcher = [
