@@ -107,7 +107,7 @@ class RunRecord:
                 beat = self._folder.path / BEAT_FILE
                 root = Root(context, tuning, journal, monitor, interrupts, limits, beat=beat)
                 root.run()
-                code = _write_end(journal, tuning, interrupts.received)
+                code = write_end(journal, tuning, interrupts.received)
             except RunFailed as error:
                 failure = _why(journal, error)
                 code = failure.exit_code
@@ -266,15 +266,16 @@ def _why(journal: Journal, error: RunFailed) -> RunFailed:
     return error
 
 
-def _write_end(journal: Journal, tuning: Tuning, interrupted: int | None) -> int:
+def write_end(journal: Journal, tuning: Tuning, interrupted: int | None) -> int:
     """The journal's last line, of a run that has not failed; returns the exit code."""
     if interrupted is not None:
         journal.write("interrupted", signal=describe(interrupted))
         return 128 + interrupted
     journal.check_place()
+    # Of a run that was not interrupted, it is for want of time.
+    cut = {"race_cut": True} if tuning.lacks_race else {}
     feasible = tuning.conclude()
     evaluations = len(tuning.trials.searched)
-    journal.write(
-        "finished", incumbent=tuning.incumbent, evaluations=evaluations, feasible=feasible, cause=tuning.cause
-    )
+    end = {"incumbent": tuning.incumbent, "evaluations": evaluations, "feasible": feasible, "cause": tuning.cause}
+    journal.write("finished", **end, **cut)
     return FINISHED if feasible else NOTHING_FEASIBLE

@@ -129,13 +129,8 @@ class Tuning:
             # Limits are judged by the baseline, so it comes before all others. Then come the longest ones, lest groups
             # wait for these at the end. One group alone never waits: it begins with the most promising proposals,
             # which are those that were made first, and measures again what is known at the end.
-            alone = idle == 1
-            assignments.sort(
-                key=lambda each: (
-                    each.configuration != self.space.baseline,
-                    each.label == REPEAT if alone else -each.seconds,
-                )
-            )
+            assignments.sort(key=lambda one: one.label == REPEAT if idle == 1 else -one.seconds)
+            assignments.sort(key=lambda one: one.configuration != self.space.baseline)
         return assignments
 
     def confirmations(self, groups: int) -> list[Assignment]:
@@ -153,6 +148,11 @@ class Tuning:
 
     def _not_handed_out(self, numbers: Sequence[int]) -> list[Assignment]:
         return [self._assignment(number) for number in numbers if number not in self._handed_out]
+
+    @property
+    def lacks_race(self) -> bool:
+        """Whether the final race has not measured all that it is to measure."""
+        return self._agenda.lacks_race
 
     @property
     def evaluation_seconds(self) -> float:
@@ -200,7 +200,7 @@ class Tuning:
             trial.configuration,
             self.trials.label(number),
             self._durations.predict(self.space.encode(trial.configuration)),
-            self.trials.groups(trial),
+            self.trials.groups(trial, number),
             self._agenda.pace(number),
         )
 

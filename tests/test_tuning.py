@@ -25,7 +25,7 @@ from faults.formula import throughput
 from mpipso.config import Config, ObjectiveSection
 from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
-from mpipso.evaluation import REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
 from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
@@ -33,6 +33,7 @@ from mpipso.record.monitor import Monitor
 from mpipso.record.outcome import read_outcome
 from mpipso.record.screen import Screen
 from mpipso.record.warm import Earlier
+from mpipso.runrecord import write_end
 from mpipso.score import Score
 from mpipso.search import strategies
 from mpipso.search.budgets import reaches
@@ -846,6 +847,23 @@ class TestRace:
         assert tuning.race_seconds(1) == (5 * seconds, 9 * seconds), "of two, and of four, each twice"
         assert tuning.race_seconds(3) == (3 * seconds, 4 * seconds)
         assert tuning.race_seconds(0) == (0.0, 0.0)
+
+    @pytest.mark.parametrize("confirm", [0, 2])
+    def test_it_is_told_that_there_was_no_time_for_all_of_it(self, confirm: int, folders: Iterator[Path]) -> None:
+        """At the end of a run that was not interrupted."""
+        whole = Session(next(folders), configured(search__confirm=confirm))
+        assert not whole.run().lacks_race
+        events = read(whole.folder / FILE)
+        ends = [(seq, each["label"] == CONFIRM) for seq, each in enumerate(events, 1) if each["event"] == "evaluated"]
+        raced = [seq for seq, of_race in ends if of_race]
+        for line in (max(seq for seq, of_race in ends if not of_race), *raced):
+            again = Session(next(folders), whole.config)
+            cut(whole.folder, again.folder, line)
+            with Journal.open(again.folder) as journal:
+                monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
+                tuning = again._tuning(journal, monitor, read(again.folder / FILE))
+                assert write_end(journal, tuning, None) == 0
+            assert read(again.folder / FILE)[-1].get("race_cut", False) == (confirm > 0 and line != raced[-1])
 
     def test_the_winner_of_an_earlier_one_takes_time_too(self, tmp_path: Path) -> None:
         session = Session(tmp_path, configured(search__confirm=1, search__leaders=1, search__evaluations=12))

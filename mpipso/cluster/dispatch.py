@@ -230,6 +230,10 @@ class Dispatcher:
 
     def _assign(self, group: int, assignment: Assignment, now: float) -> None:
         self._running[group] = (assignment, now)
+        if assignment.label == CONFIRM:  # several turns of a race may stand in the queue
+            for index, other in enumerate(self._queue):
+                if other.configuration == assignment.configuration:
+                    self._queue[index] = replace(other, elsewhere=(*other.elsewhere, group))
         self._cancelled.discard(group)
         self._post(group, assignment)
 

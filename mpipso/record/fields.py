@@ -39,7 +39,8 @@ event           fields
 ``probed``      group, passed, cause, started, ended
 ``readmitted``  group
 ``finished``    incumbent (a number or null), evaluations, feasible, cause (what ended it: ``evaluations``,
-                ``iterations``, ``time``, ``stagnation``, ``target``, ``exhausted``)
+                ``iterations``, ``time``, ``stagnation``, ``target``, ``exhausted``), race_cut (true where there was
+                no time for the final race, or for all of it)
 ``interrupted`` signal (its name)
 ``failed``      cause: the run could not go on
 =============== =======================================================================================
@@ -159,6 +160,7 @@ class _Fields(TypedDict, total=False):
     metrics: Metrics
     loads: dict[str, Metrics]
     cut: str
+    race_cut: bool
     first: Number
     expected: Number
     failure: _Failure | None

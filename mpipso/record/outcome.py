@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +17,9 @@ import tomli
 from mpipso.config import Limit, Search
 from mpipso.errors import UserError
 from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean, together
-from mpipso.launched import COMMAND, REQUEUE, called, resuming, submits
+from mpipso.launched import REQUEUE
 from mpipso.record import figures, journal, recipe
+from mpipso.record.again import is_here, resume_command
 from mpipso.record.figures import Higher
 from mpipso.record.folders import BEAT_FILE, check_run
 from mpipso.record.judged import Judged, results
@@ -27,7 +27,6 @@ from mpipso.record.measured import Measured, by_configuration
 from mpipso.record.resume import as_before
 from mpipso.record.usage import BEGINNINGS, ENDINGS, Usage, usage
 from mpipso.record.whatif import IDLE, Saving, ScheduleChoice, saving
-from mpipso.redact import HIDDEN
 
 Event = Mapping[str, Any]
 
@@ -61,6 +60,8 @@ class Outcome:
         How the run is, if it did not come to its end, in words that go on from "The run is"; empty when it did.
     cause:
         Which budget ended a run that did come to its end, by its name in the journal.
+    race_cut:
+        Whether there was no time for its final race, or for all of it.
     failure:
         Why the run could not go on, empty if it could.
     resume:
@@ -93,6 +94,7 @@ class Outcome:
     starts: Sequence[recipe.NodeStart] = ()
     ended: str = ""
     cause: str = ""
+    race_cut: bool = False
     failure: str = ""
     resume: str = ""
     usage: Usage = field(default_factory=Usage)
@@ -109,13 +111,16 @@ class Outcome:
     def configurations(self) -> Sequence[Measured]:
         """The evaluations by configuration, in the order in which the configurations came first.
 
-        The baseline counts by the race by which the best does: the machines may have changed since another one.
+        The baseline counts by the race by which the best does: the machines may have changed since another one. If one
+        of the two is in none that the other is in, all count by the search.
         """
         every = by_configuration(self.evaluations)
         baseline, best = self._baseline_of(every), self._best_of(every)
-        if baseline is None or best is None or best.race in (None, baseline.race):
+        if baseline is None or best is None or best.race == baseline.race:
             return every
-        return [replace(each, race=best.race) if each is baseline else each for each in every]
+        if best.race in baseline.races:
+            return [replace(each, race=best.race) if each is baseline else each for each in every]
+        return [replace(each, race=None) for each in every]
 
     @cached_property
     def baseline(self) -> Measured | None:
@@ -255,6 +260,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         folder=folder,
         ended=ended,
         cause=last.get("cause", "") if last["event"] == "finished" else "",
+        race_cut=last.get("race_cut", False),
         failure=last["cause"] if last["event"] == "failed" else "",
         resume="" if over else resume_command(folder, text, session.get("command", ""), cwd, session.get("system", "")),
         usage=usage(events),
@@ -262,7 +268,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         schedule=_schedule(config),
         config=text,
         defaults=next((new["configuration"] for new in asked if new["label"] == BASELINE), None),
-        away=cwd if cwd and not _is_here(cwd) else "",
+        away=cwd if cwd and not is_here(cwd) else "",
         # Without validation: other keys may be of another version.
         slo=[Limit.model_construct(**limit) for limit in config.get("objective", {}).get("slo", ())],
         baseline_repeats=_search(config, "baseline_repeats").baseline_repeats,
@@ -286,39 +292,6 @@ def _with_starts(outcome: Outcome) -> Outcome:
         return replace(outcome, starts=written.starts)
     renewed = "is about to be renewed" if outcome.ended == _GOING_ON else "--resume renews it"
     return replace(outcome, no_starts=f"{recipe.SCRIPT} is of #{written.number}, not of the best: {renewed}")
-
-
-def resume_command(folder: Path, config: str, command: str = "", cwd: str = "", system: str = "") -> str:
-    """The command that goes on with the run in ``folder``, for a shell; a comment in it says what else it takes.
-
-    Parameters
-    ----------
-    config:
-        The run's configuration as TOML. One with secrets must be given again, as they are not kept.
-    command, cwd:
-        How the run was launched last, quoted for a shell, and in which folder; empty where that is not known.
-    system:
-        Inside of whose job that was; empty if in none, or if that is not known.
-    """
-    if command and cwd and not _is_here(cwd):
-        # The command may name files, itself among them, as they are called from there.
-        folder, before = folder.absolute(), f"cd {shlex.quote(cwd)} && "
-    else:
-        before = ""
-    if command.startswith("mpipso "):  # which was in the PATH of that shell
-        command = shlex.join(called()) + command.removeprefix("mpipso")
-    command = command or os.environ.get(COMMAND) or shlex.join([*called(), "launch"])
-    given = submits(command) or "--config" in command.split()
-    secrets = "  # with what *** stands for" if HIDDEN in command else ""
-    more = " --config FILE" if HIDDEN in config and not given else ""
-    return f"{before}{resuming(command, folder, more, system)}{secrets}"
-
-
-def _is_here(folder: str) -> bool:
-    try:
-        return Path(folder).samefile(Path())
-    except OSError:  # neither is there for whoever asks
-        return False
 
 
 def _comes_back(last: Event) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import METRICS, Metrics
+from mpipso.evaluation import CONFIRM, METRICS, Metrics
 from mpipso.record import figures, recipe
 from mpipso.record.columns import table_with, width_of
 from mpipso.record.folders import EVALUATIONS
@@ -146,7 +146,8 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         yield Text.assemble((text, "bold"), (figures.measure(name, after[name]) + gain, "bold green"))
         yield from _unconfirmed(outcome, best)
         if interval is not None and interval[0] <= 0:
-            yield Text("The gain may be chance: its interval reaches below zero; confirm it more often.", "yellow")
+            advice = "" if outcome.race_cut else "; confirm it more often"
+            yield Text(f"The gain may be chance: its interval reaches below zero{advice}.", "yellow")
         elif interval is None and best.confirmed and len(best.good) == 1:
             yield Text("Measured again once each: how much of the gain is chance cannot be told; see search.confirm.")
     if baseline.broken:
@@ -155,10 +156,15 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
 
 def _unconfirmed(outcome: Outcome, best: Measured) -> Iterator[Text]:
     """That the best owes its place to measurements of the search alone, which chose it for its luck, too."""
+    if best.confirmed and outcome.race_cut:
+        yield Text("The time limit ended the final race before all was measured as often as was asked for.", "yellow")
     if best.confirmed:
         return
-    if outcome.cause == "time":
-        yield Text("The time limit left no room for the final race: the best was not measured again.", "yellow")
+    if outcome.cause == "time" or outcome.race_cut:
+        raced = any(CONFIRM in (each.evaluation.label for each in one.measurements) for one in outcome.configurations)
+        what = "ended the final race too early" if raced else "left no room for the final race"
+        rest = "it did not measure baseline and best again" if raced else "the best was not measured again"
+        yield Text(f"The time limit {what}: {rest}.", "yellow")
     else:
         race = f"No final race has measured the best again{' yet' if outcome.ended else ''}"
         yield Text(f"{race}: it may be worse than it looks.", "yellow")

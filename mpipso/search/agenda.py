@@ -257,6 +257,12 @@ class Agenda:
         times = max(1, min(groups // math.gcd(groups, len(turn)), self._search.confirm - fewest))
         return [trial.configuration for _ in range(times) for trial in turn]
 
+    @property
+    def lacks_race(self) -> bool:
+        """Whether the final race has not measured all that it is to measure."""
+        asked = [len(self.trials.confirmations(trial)) for trial in self.leaders.racing()]
+        return bool(self.unraced(over=False)) or min(asked, default=self._search.confirm) < self._search.confirm
+
     def unraced(self, *, over: bool) -> list[int]:
         """The numbers of the confirmations without a result: of races that are over, or of the present one."""
         waiting = [number for number in self.trials.waiting if self.trials.label(number) == CONFIRM]

@@ -136,9 +136,12 @@ class Trials:
         results = self._among(trial, self.confirmations(trial, race))
         return [each.number for each in results if not each.silent]
 
-    def groups(self, trial: Trial) -> tuple[int, ...]:
-        """The groups that have measured a trial, each once."""
-        return tuple(dict.fromkeys(self._results[n].group for n in trial.numbers if n in self._results))
+    def groups(self, trial: Trial, number: int) -> tuple[int, ...]:
+        """The groups that have measured a trial before the evaluation of this number, each once; in a race, in that."""
+        numbers = trial.numbers
+        if self._labels[number] == CONFIRM:
+            numbers = self.confirmations(trial, self.race_of(number))
+        return tuple(dict.fromkeys(self._results[n].group for n in numbers if n in self._results))
 
     def reference(self, race: int | None = None) -> Metrics | None:
         """The metrics that limits relative to the baseline refer to; None while unknown, empty if the baseline failed.

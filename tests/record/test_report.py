@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from record.written import Script, drawn
@@ -269,6 +270,24 @@ def test_that_time_left_no_room_for_the_race_is_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raced", "told"),
+    [
+        ([], "The time limit left no room for the final race: the best was not measured again."),
+        ([BEST], "The time limit ended the final race too early: it did not measure baseline and best again."),
+        ([BASELINE], "The time limit ended the final race too early: it did not measure baseline and best again."),
+        ([BEST, BASELINE], "The time limit ended the final race before all was measured as often as was asked for."),
+    ],
+)
+def test_a_race_that_was_cut_short_compares_only_what_it_has_measured(raced: list[dict[str, Any]], told: str) -> None:
+    """The machine has half of its speed by then."""
+    again = [judged(6 + i, each, 305.0 if each is BEST else 190.0, 400.0, "confirm") for i, each in enumerate(raced)]
+    lines = drawn(summary(replace(outcome(*RUN, *again, incumbent=2), cause="evaluations", race_cut=True)))
+    before, after = (190, 305) if len(raced) == 2 else (380, 610)
+    gain = f"output_throughput: {before} tok/s -> {after} tok/s (+60.5 %)"
+    assert lines[lines.index(gain) + 1] == told
+
+
+@pytest.mark.parametrize(
     ("how", "again"),
     [
         ({"ended": "interrupted"}, "again yet"),
@@ -487,8 +506,8 @@ def test_the_best_is_the_first_of_a_report(tmp_path: Path) -> None:
     over = Judged(
         judged(7, BEST, 600.0, 310.0, "confirm").evaluation, Score(False, True, 0.0, -600.0, ("ttft_p99_ms 310 > 300",))
     )
-    under = judged(8, BEST, 610.0, 280.0, "confirm")
-    with journal_of(tmp_path, *RUN, faster, over, under) as journal:
+    under = judged(8, BEST, 610.0, 280.0, "confirm"), judged(9, BASELINE, 380.0, 1500.0, "confirm")
+    with journal_of(tmp_path, *RUN, faster, over, *under) as journal:
         journal.write("finished", cause="evaluations", incumbent=2, evaluations=7, feasible=3)
         lines = drawn(report(read_outcome(tmp_path)), width=120)
     assert cells(lines, "1")[1:3] == ["2", "605 tok/s"]

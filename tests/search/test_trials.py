@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from search.asked import Record
 
-from mpipso.evaluation import FIRST_PART, Evaluation, Failure
+from mpipso.evaluation import CONFIRM, FIRST_PART, Evaluation, Failure
 
 
 def test_measurements_of_one_configuration_are_one_trial_named_by_the_first() -> None:
@@ -101,7 +101,17 @@ def test_groups_that_have_measured_it_are_told_once() -> None:
     record = Record()
     for group in (2, 0, 2):
         record.take(record.ask(9), 1.0, group=group)
-    assert record.trials.groups(record.trials.of(0)) == (2, 0)
+    number = record.ask(9)
+    assert record.trials.groups(record.trials.of(0), number) == (2, 0)
+
+
+def test_for_a_confirmation_those_of_its_race_are_told() -> None:
+    record = Record()
+    record.take(record.ask(9), 1.0, group=2)
+    for group in (0, 3):
+        number = record.ask(9, CONFIRM)
+        record.take(number, 1.0, group=group)
+    assert record.trials.groups(record.trials.of(0), record.ask(9, CONFIRM)) == (0, 3)
 
 
 class TestReference:
