@@ -60,7 +60,7 @@ _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
     ("--ssh", "parallel.ssh", None, "use ssh to reach hosts of named groups on which no rank runs"),
 )
 """Flags that replace a value of the configuration file: dotted key, type (None: a switch, which means true), help."""
-_RANKS = "number of ranks (one per named host; on this machine alone one per node of the named groups, or per core)"
+_RANKS = "number of ranks (one per named host; on this machine alone one per node of named groups, or per core up to 8)"
 _CONTRADICTIONS = (
     ("resume", "warm_start", "a resumed run knows what it knew; give it to a new run"),
     ("resume", "run_name", "a resumed run stays in its folder"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import time
@@ -224,14 +223,15 @@ def _early_before_any_result(config: Config) -> Iterator[str]:
     search = config.search
     schedule = Schedule(search.schedule, search.batch)
     needed = search.baseline_repeats if any(limit.relative for limit in config.objective.slo) else 1
-    most = min(search.evaluations, (search.iterations or search.evaluations) * search.swarm_size)
-    if config.benchmark.early_stop is None or (sees := schedule.sees(most - 1)) is None or sees >= needed:
+    last = min(search.evaluations, (search.iterations or search.evaluations) * search.swarm_size) - 1
+    if search.repeats > 1 and last > 0 and last % search.swarm_size == 0:
+        last -= 1  # which is a repeat, and goes to its end
+    if config.benchmark.early_stop is None or (sees := schedule.sees(last)) is None or sees >= needed:
         return
-    first = next(number for number in itertools.count(most) if (schedule.sees(number) or 0) >= needed)
     key = "window" if search.schedule == "window" else "particles"
     yield (
-        f"benchmark.early_stop: stops none, as all evaluations are proposed before any result can be judged; with "
-        f"search.{key} = {search.batch} it takes {first + 1} evaluations, or more"
+        f"benchmark.early_stop: stops none, as all evaluations are proposed before any result can be judged; make more "
+        f"of them, or lower search.{key} = {search.batch}"
     )
 
 

@@ -25,7 +25,7 @@ from faults.formula import throughput
 from mpipso.config import Config, ObjectiveSection
 from mpipso.config.file import parse
 from mpipso.errors import FailureKind, RunFailed
-from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Failure, Metrics, Value
+from mpipso.evaluation import CONFIRM, REPEAT, Assignment, Configuration, Evaluation, Expected, Failure, Metrics, Value
 from mpipso.record.figures import score
 from mpipso.record.folders import RunFolder
 from mpipso.record.journal import FILE, Journal, read
@@ -1553,11 +1553,16 @@ class TestWarmStart:
         assert not isinstance(told, Failure)
         return Earlier("an earlier run", [*results, (best, told)], "an earlier run: 13 results")
 
+    @pytest.mark.parametrize("early", [False, True])
     @pytest.mark.parametrize("strategy", ["pso", "surrogate"])
     def test_what_is_learned_is_in_the_journal_and_used_again_after_a_cut(
-        self, strategy: str, folders: Iterator[Path]
+        self, strategy: str, early: bool, folders: Iterator[Path]
     ) -> None:
+        """If benchmarks were stopped early as well, so that their figures are only what was expected."""
         earlier = self.earlier(next(folders))
+        if early:
+            stopped = [(at, Expected(figures)) for at, figures in earlier.results if figures is not None]
+            earlier = replace(earlier, results=[*stopped[:10], *earlier.results[10:]])
         config = configured(search__strategy=strategy)
         whole = Session(next(folders), config)
         whole.run([earlier])

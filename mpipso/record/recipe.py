@@ -50,7 +50,7 @@ class NodeStart:
     copy:
         The path of a file, and of its copy in the folder; empty if there is to be none.
     cores:
-        The cores of the host on which this part was measured, as in ``0-3,8``; empty if that is not known.
+        The cores of the host that this part had in the run, as in ``0-3,8``; empty if that is not known.
     """
 
     host: str
@@ -219,7 +219,7 @@ def _enter() -> list[str]:
 
 def _section(start: NodeStart, indent: str, redactor: Redactor) -> list[str]:
     cores = "core" if start.cores.isdecimal() else "cores"
-    lines = [f"# It was measured on {cores} {start.cores} of {start.host}."] if start.cores else []
+    lines = [f"# In the run, a service had {cores} {start.cores} of {start.host}."] if start.cores else []
     if start.file:
         missing = shlex.quote(f"{start.file} is not here: copy it along with this script, to the same path")
         lines.append(f"[ -e {shlex.quote(start.file)} ] || {{ echo {missing} >&2; exit 1; }}")

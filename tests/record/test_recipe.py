@@ -51,7 +51,7 @@ def test_the_file_holds_configuration_metrics_run_and_commands(tmp_path: Path) -
 def test_the_cores_of_the_measurement_are_told(tmp_path: Path) -> None:
     start = NodeStart("node1", ("serve",), cores="0-3")
     script = write(tmp_path, start)
-    assert "# It was measured on cores 0-3 of node1.\nexec serve" in script.read_text()
+    assert "# In the run, a service had cores 0-3 of node1.\nexec serve" in script.read_text()
     assert tomli.loads((tmp_path / TOML).read_text())["start"][0]["cores"] == "0-3"
 
 
