@@ -277,7 +277,7 @@ class Tuning:
             self._unjudged.append(evaluation)
             self._settle()
         else:
-            judged = self._judged(evaluation)
+            judged = self._judged(evaluation, confirmed=self.trials.label(evaluation.number) == CONFIRM)
             self._journal.evaluated(judged)
             self._take(evaluation)
             self._show(judged)
@@ -335,9 +335,9 @@ class Tuning:
         if judged.failed:
             summary = f"failed: {evaluation.failure.cause if evaluation.failure else 'a metric is missing'}"
         else:
-            metric, reference = self.objective.metric, self.trials.reference()
-            found = evaluation.metrics if evaluation.expected is None else {metric: evaluation.expected}
-            summary = score_text(metric, found, reference, higher=self.objective.maximized)
+            reference = self.trials.reference(self.trials.race_of(evaluation.number) if confirmation else None)
+            found = evaluation.metrics if evaluation.expected is None else {self.objective.metric: evaluation.expected}
+            summary = score_text(self.objective.metric, found, reference, higher=self.objective.maximized)
         self._monitor.evaluated(evaluation, summary, best, judged.violations)
         self._show_incumbent()
         return best
