@@ -46,6 +46,8 @@ class Completed:
     stderr: str
     timed_out: bool
     """Whether it was ended because its time was over."""
+    cut: bool = False
+    """Whether the beginning of ``stdout`` is missing, as there was more than is kept."""
 
 
 @dataclass(frozen=True)
@@ -271,13 +273,13 @@ def run(
             code = command.wait(timeout, cancel)
         finally:
             gone = command.stop()
-        stdout, stderr = map(_end, streams)
+        (stdout, cut), (stderr, _) = map(_end, streams)
         if code is None and cancel and cancel.is_set():
             raise Cancelled(f"{argv[0]} was cancelled", output=stdout + stderr)
     ended = command.poll()
     if ended is None:
         raise EvaluationFailed(f"{argv[0]} cannot be killed: pids {gone.survivors}", kind="infrastructure")
-    return Completed(ended, stdout, stderr, timed_out=code is None)
+    return Completed(ended, stdout, stderr, timed_out=code is None, cut=cut)
 
 
 def sweep(mark: str, known: Iterable[Sequence[int]] = ()) -> tuple[set[int], list[int]]:
@@ -329,7 +331,8 @@ def _order(
     }
 
 
-def _end(file: IO[bytes]) -> str:
-    """The last :data:`OUTPUT_LIMIT` bytes of an open file."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_LIMIT))
-    return file.read(OUTPUT_LIMIT).decode(errors="replace")
+def _end(file: IO[bytes]) -> tuple[str, bool]:
+    """The last :data:`OUTPUT_LIMIT` bytes of an open file, and whether there are more before them."""
+    start = max(0, file.seek(0, os.SEEK_END) - OUTPUT_LIMIT)
+    file.seek(start)
+    return file.read(OUTPUT_LIMIT).decode(errors="replace"), start > 0

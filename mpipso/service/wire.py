@@ -145,8 +145,9 @@ def _restored(table: dict[str, Any]) -> Any:
                 "stdout": str(out),
                 "stderr": str(err),
                 "timed_out": bool(timed_out),
+                "cut": bool(cut),
             },
             **rest,
         } if not rest:
-            return Completed(code, out, err, timed_out)
+            return Completed(code, out, err, timed_out, cut)
     return table

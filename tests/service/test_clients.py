@@ -82,14 +82,14 @@ def loadgen_words(told: Config, aim: Target) -> list[str]:
     return CLIENTS.create("openai").command(told, replace(aim, load=told.benchmark.loads(aim.values)[0]))
 
 
-def done(stdout: str = "", stderr: str = "") -> Completed:
-    return Completed(0, stdout, stderr, False)
+def done(stdout: str = "", stderr: str = "", cut: bool = False) -> Completed:
+    return Completed(0, stdout, stderr, False, cut)
 
 
-def measured(folder: Path, output: str, **benchmark: Any) -> dict[str, float]:
+def measured(folder: Path, output: str, cut: bool = False, **benchmark: Any) -> dict[str, float]:
     told = config(**benchmark)
     (load,) = told.benchmark.loads({"n": 5})
-    return dict(CLIENTS.create("command").metrics(told, target(folder, load=load), done(output)))
+    return dict(CLIENTS.create("command").metrics(told, target(folder, load=load), done(output, cut=cut)))
 
 
 def test_every_client_is_found_by_name() -> None:
@@ -516,6 +516,41 @@ def test_no_result_fails_the_evaluation(output: str, tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text(output)
     with pytest.raises(EvaluationFailed, match=r"result file bad\.json holds no JSON"):
         measured(tmp_path, json.dumps(OUTPUT), result_file=f"{tmp_path}/bad.json")
+
+
+_REQUESTS = {**OUTPUT, "requests": [{"output_throughput": 7.0, "itl": [0.5] * 9}] * 9}
+
+
+@pytest.mark.parametrize(
+    ("output", "kept"),
+    [
+        (json.dumps(_REQUESTS, indent=1), 400),
+        (json.dumps(_REQUESTS, indent=0), 400),
+        (json.dumps([_REQUESTS], indent=2) + "\nsaved", 400),
+        (json.dumps(_REQUESTS["requests"]).replace("}, ", "},\n"), 400),
+        (json.dumps({"requests": [OUTPUT]}), len(json.dumps([OUTPUT]) + "}") - 1),
+        (json.dumps(_REQUESTS), 400),
+        ("log\n" * 99, 100),
+    ],
+    ids=["indented", "not indented", "in a list", "a list of lines", "cut at a brace", "one line", "no JSON"],
+)
+def test_a_part_of_a_result_whose_beginning_is_lost_is_no_result(output: str, kept: int, tmp_path: Path) -> None:
+    told = (
+        "the benchmark command printed more than 1 MB, of which the beginning is not kept, and in the rest no result "
+        "is whole: let it write its result into a file, {result} or that of result_file"
+    )
+    with pytest.raises(EvaluationFailed) as error:
+        measured(tmp_path, output[-kept:], cut=True)
+    assert error.value.cause == told
+
+
+@pytest.mark.parametrize("indent", [None, 0, 1])
+@pytest.mark.parametrize("end", ["", "\n[INFO] done\n", "\nsaved, {1}"])
+def test_a_result_that_is_whole_is_found_behind_a_lost_beginning(indent: int | None, end: str, tmp_path: Path) -> None:
+    output = f'{{"output_throughput": 1}}], "x": 2}}\nlog\n{json.dumps(_REQUESTS, indent=indent)}{end}'
+    assert measured(tmp_path, output, cut=True)["output_throughput"] == 100.0
+    (tmp_path / "benchmark.json").write_text(json.dumps({**OUTPUT, "output_throughput": 5.0}))
+    assert measured(tmp_path, "}]", cut=True)["output_throughput"] == 5.0
 
 
 @pytest.mark.parametrize("where", ["stdout", "file"])

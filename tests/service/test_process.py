@@ -70,6 +70,14 @@ def test_a_flood_is_drained_until_the_time_is_over() -> None:
     done = run(["yes"], timeout=0.5)
     assert done.timed_out
     assert len(done.stdout) == process.OUTPUT_LIMIT and set(done.stdout) == {"y", "\n"}
+    assert done.cut
+
+
+@pytest.mark.parametrize(("more", "cut"), [(0, False), (1, True), (10_000_000, True)])
+def test_whether_the_beginning_of_an_output_is_kept_is_known(more: int, cut: bool) -> None:
+    done = run(["head", "-c", str(process.OUTPUT_LIMIT + more), "/dev/zero"], timeout=20)
+    assert len(done.stdout) == process.OUTPUT_LIMIT
+    assert done.cut == cut
 
 
 def test_what_a_command_leaves_in_the_background_ends_with_it() -> None:

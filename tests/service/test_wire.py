@@ -18,6 +18,7 @@ MESSAGES: list[Message] = [
     Request(4, "execute", (["echo", "ü\n\x00\udc80"], 1.5), {"env": {"A": "b"}}),
     Abandon(4),
     Answer(4, Completed(-9, "out", "err\n", True)),
+    Answer(4, Completed(0, "out", "err\n", False, cut=True)),
     Answer(5, None),
     Answer(6, b""),
     Ready("0.1"),

@@ -14,7 +14,7 @@ from mpipso.service.clients.base import CLIENTS, PLACEHOLDERS, Client, Target, r
 from mpipso.service.clients.quantity import Absent, matched, number, unit_problem
 from mpipso.service.clients.result import content, last_json, only, pattern, read
 from mpipso.service.command import choices, fill, placeholders, script_problems
-from mpipso.service.process import Completed
+from mpipso.service.process import OUTPUT_LIMIT, Completed
 
 
 class ProgramClient(Client):
@@ -164,7 +164,13 @@ def _result(program: Program, files: Sequence[Path], done: Completed) -> Any:
     EvaluationFailed
         There is none.
     """
-    result = read(files) if files else last_json(done.stdout)
+    result = read(files) if files else last_json(done.stdout, done.cut)
+    if result is None and done.cut:
+        told = (
+            f"printed more than {OUTPUT_LIMIT / 1e6:g} MB, of which the beginning is not kept, and in the rest no "
+            "result is whole: let it write its result into a file, {result} or that of result_file"
+        )
+        raise EvaluationFailed(f"the benchmark command {told}", detail=(done.stdout + done.stderr)[-2000:])
     if result is None:
         told = (
             "wrote no {result} and printed no JSON"

@@ -28,6 +28,8 @@ MAX_LOGS = 8
 _LOGS = (".log", ".out", ".err")
 _OPENING = re.compile(r'(?m)^[ \t]*\{(?=\s*["}])')
 """Where a table may begin on a line."""
+_GOES_ON = re.compile(r"\s*[,\]}]")
+"""What follows a table in another table or a list."""
 _EFFORT = 32
 """How many times its length of a text is read, at most, in search of its last table."""
 
@@ -209,11 +211,12 @@ def _rows(text: str, name: str) -> dict[str, Any]:
     return dict(zip(*lines, strict=False)) | table if len(lines) == 2 else table
 
 
-def last_json(text: str) -> Any:
+def last_json(text: str, cut: bool = False) -> Any:
     """The table or list that a text is, else the last table that begins on a line of it; None without.
 
     So logs may stand before a result, and of JSON lines the last counts. ``NaN`` and ``Infinity`` are read, as many
-    programs write them.
+    programs write them. Where the beginning of the text is ``cut`` off, the last table counts only if it cannot be a
+    part of one that began there.
 
     Raises
     ------
@@ -221,6 +224,8 @@ def last_json(text: str) -> Any:
         It is nested too deeply to be read.
     """
     try:
+        if cut:
+            return _last_table(text.partition("\n")[2], cut)  # without what may be the rest of a line
         with contextlib.suppress(ValueError):
             value = json.loads(text)
             return value if isinstance(value, (dict, list)) else None
@@ -229,7 +234,7 @@ def last_json(text: str) -> Any:
         raise EvaluationFailed("the benchmark's result is nested too deeply") from None
 
 
-def _last_table(text: str) -> Any:
+def _last_table(text: str, cut: bool = False) -> Any:
     table, end, left = None, 0, _EFFORT * len(text)
     for opening in _OPENING.finditer(text):
         if opening.start() >= end and left > 0:
@@ -238,7 +243,8 @@ def _last_table(text: str) -> Any:
                 left -= read
             else:
                 table, end = found, opening.end() - 1 + read
-    return table if left > 0 else None
+    within = cut and _GOES_ON.match(text, end)
+    return table if left > 0 and not within else None
 
 
 def _table(text: str, start: int) -> tuple[Any, int]:
