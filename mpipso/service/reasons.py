@@ -157,6 +157,8 @@ _ELSEWHERE = re.compile(
     r"|^EOFError$|\bChildFailedError\b|\bApplication startup failed\b"
     r"|\boutput_handler failed\b|\bError in (chat )?completion stream generator\b"
     r"|\bscheduler died during initialization\b|\bother ranks that didn't finish loading\b"
+    # What AIPerf says of an error beside its reason, and of one that another of its services has told.
+    r"|^Error: (Unknown|\w+Error|\w+Exception)$|\bfailed to perform operation '[^']*'\W*(\(\S+\))?$"
     # What gunicorn says of its workers.
     r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"
     # Nothing follows that would say why.

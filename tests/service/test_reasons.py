@@ -191,6 +191,49 @@ def test_a_reason_is_quoted_without_the_box_around_it() -> None:
     assert telling("╭──╮\n│ ValueError: a │\n│ bye │\n╰──╯") == "ValueError: a"
 
 
+def test_a_reason_in_a_box_goes_on_with_what_stands_below_it_whatever_that_is() -> None:
+    box = """\
+╭─ AIPerf System Exit Errors ────────────────────────────────╮
+│ • Service: dataset_manager                                 │
+│    Error: CommandError                                     │
+│    Reason: Failed to load tokenizer 'x':                   │
+│            HFValidationError: Repo id must be in the form  │
+│            'name'                                          │
+│    Hint: none                                              │
+╰────────────────────────────────────────────────────────────╯
+"""
+    assert telling(box) == (
+        "Reason: Failed to load tokenizer 'x': HFValidationError: Repo id must be in the form 'name'"
+    )
+
+
+@pytest.mark.parametrize(
+    "reason", ["Failed to load tokenizer 'x'", "Dataset configuration failed: ConnectionError: Max retries exceeded"]
+)
+def test_of_several_reasons_in_a_box_the_one_is_told_that_is_no_sequel_of_another(reason: str) -> None:
+    box = f"""\
+00:02:14.168 ERROR    Failed for SystemController: Failed to perform operation 'Configure Profiling' (mixin.py:354)
+00:02:14.169 INFO     System state: configuring -> shutdown (system_controller.py:700)
+
+╭─ AIPerf System Exit Errors ──────────────────────────────────────────────────╮
+│ • Service: dataset_manager                                                   │
+│    Operation: Configure Profiling                                            │
+│    Error: CommandError                                                       │
+│    Reason: {reason:66}│
+│                                                                              │
+│ • Service: system_controller                                                 │
+│    Operation: Starting                                                       │
+│    Error: HookError                                                          │
+│    Reason: HookError("SystemController._start_services: Failed to perform    │
+│            operation 'Configure Profiling'")                                 │
+│    Cause: LifecycleOperationError("Failed to perform operation 'Configure    │
+│            Profiling'")                                                      │
+╰──────────────────────────────────────────────────────────────────────────────╯
+Log File: /tmp/logs/aiperf.log
+"""
+    assert telling(box) == f"Reason: {reason}"
+
+
 def test_a_line_that_states_an_error_says_more_than_one_that_has_the_word() -> None:
     assert telling("ERROR 11-28 05:12:10 [a.py:6] it is lost\nsee above for error details") == (
         "ERROR 11-28 05:12:10 [a.py:6] it is lost"
