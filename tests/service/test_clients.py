@@ -275,7 +275,7 @@ def test_a_result_in_csv_is_a_table_of_tables(tmp_path: Path) -> None:
     for content, told in (
         ("", "holds no rows"),
         ("What,P99\n", "holds no rows"),
-        ("What,P99\nRate,1\nRate,2\n", "has two rows named 'Rate'"),
+        ("What,P99\nRate,1\nRate,2\n", "has two rows named 'Rate'; { pattern = '...' } in place of each key finds"),
         ("What,P99,P99\nRate,1,2\nTTFT,3,4\n", "has two columns named 'P99'"),
         ("P99,P99\n1,2\n", "has two columns named 'P99'"),
         ('What,P99\nRate,"' + 200_000 * "x", "is no CSV: field larger than field limit"),
@@ -828,6 +828,52 @@ def test_what_it_finds_is_not_asked_of_the_benchmark() -> None:
     assert list(CLIENTS.create("command").problems(told)) == []
     quick = told.model_copy(update={"benchmark": Benchmark(client="openai")})
     assert list(CLIENTS.create("openai").problems(quick)) == []
+
+
+def test_what_wrk_says_of_lost_connections_is_found_as_the_readme_shows(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if "exec wrk" in text]
+    rest = """
+        [service]
+        engine = "vllm"
+        model = "/models/m"
+        [[parameters]]
+        name = "n"
+        type = "int"
+        min = 1
+        max = 8
+    """
+    told = parse(rest + block, "README.md", engines=("vllm",), clients=CLIENTS.names())
+    assert list(CLIENTS.create("command").problems(told)) == []
+    script = CLIENTS.create("command").command(told, target(tmp_path))[-1]
+    zeros = "".join(f"{line.strip()[5:]}\n" for line in script.splitlines() if "echo" in line)
+    errors = "  Socket errors: connect 0, read 357, write 0, timeout 2\n"
+    wrk = (
+        "Running 3s test @ http://127.0.0.1:1/v1/completions\n"
+        "    Latency    83.85ms    9.87ms 128.28ms   94.32%\n"
+        "     99%  120.50ms\n"
+        "  352 requests in 3.01s, 122.03KB read\n{errors}"
+        "Requests/sec:    116.84\n"
+    )
+    counted = {"completed": 352.0, "failed": 0.0, "request_throughput": 116.84, "e2e_p99_ms": 120.5}
+    client, aim = CLIENTS.create("command"), target(tmp_path)
+    whole = client.metrics(told, aim, done(zeros + wrk.format(errors="")))
+    assert whole == {**counted, "read_errors": 0.0, "timeouts": 0.0}
+    lost = client.metrics(told, aim, done(zeros + wrk.format(errors=errors)))
+    assert lost == {**counted, "read_errors": 357.0, "timeouts": 2.0}
+
+
+def test_the_row_of_all_tasks_of_locust_is_found_as_the_readme_shows(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (pattern,) = re.findall(r"\{ pattern = '(\^,Aggregated.*?)' \}", readme)
+    (tmp_path / "r_stats.csv").write_text(
+        "Type,Name,Request Count,Failure Count,Median,Average,Min,Max,Average Content Size,Requests/s,Failures/s,50%\n"
+        "POST,/v1/completions,45,0,130,126.9,84.3,150.5,196.0,23.25,0.0,130\n"
+        "POST,/v1/chat/completions,45,0,130,126.9,84.3,150.5,196.0,20.25,0.0,130\n"
+        ",Aggregated,90,0,130,126.9,84.3,150.5,196.0,43.5,0.0,130\n"
+    )
+    mapped = {"result_file": "{result_dir}/r_stats.csv", "metrics": {"output_throughput": {"pattern": pattern}}}
+    assert measured(tmp_path, "", **mapped) == {"output_throughput": 43.5}
 
 
 def test_the_check_of_answers_that_the_readme_shows(tmp_path: Path) -> None:

@@ -201,7 +201,8 @@ def _rows(text: str, name: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for line in lines[1:]:
         if line[0] in table:
-            raise EvaluationFailed(f"the benchmark client's result file {name} has two rows named {line[0]!r}")
+            told = f"two rows named {line[0]!r}; {{ pattern = '...' }} in place of each key finds a number in one"
+            raise EvaluationFailed(f"the benchmark client's result file {name} has {told}")
         table[line[0]] = dict(zip(lines[0][1:], line[1:], strict=False))
     if not table:
         raise EvaluationFailed(f"the benchmark client's result file {name} holds no rows")
