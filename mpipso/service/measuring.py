@@ -198,18 +198,27 @@ class Measuring:
         return {}
 
     def _check(self, done: Completed, limit: float) -> None:
-        detail = last_lines(done.stderr or done.stdout)
+        if not (done.timed_out or done.exit_code):
+            return
+        detail, reason = self._explained(done)
         if done.timed_out:
             raise EvaluationFailed(f"the {self._client.title} took longer than {limit:g} s", detail=detail)
-        if done.exit_code and (problem := self._node.unwritable()):
+        if problem := self._node.unwritable():
             raise EvaluationFailed(
                 f"{self._node.name}: the {self._client.title} client ended where {problem}", kind="infrastructure"
             )
-        if done.exit_code:
-            why = quoted(self._reason(detail).line)
-            ended = f"the {self._client.title} client ended with exit code {done.exit_code}"
-            cause = f"{ended}: {why}" if why else ended
-            raise EvaluationFailed(cause, kind="measurement", detail=detail)
+        why = quoted(reason.line)
+        ended = f"the {self._client.title} client ended with exit code {done.exit_code}"
+        raise EvaluationFailed(f"{ended}: {why}" if why else ended, kind="measurement", detail=detail)
+
+    def _explained(self, done: Completed) -> tuple[str, Reason]:
+        """The last lines of the stream that says best why a client has ended, stderr if both do, and the best of them.
+
+        A warning on stderr may stand beside an error on stdout.
+        """
+        streams = [last_lines(stream) for stream in (done.stderr, done.stdout) if stream.strip()] or [""]
+        found = ((stream, self._reason(stream)) for stream in streams)
+        return min(found, key=lambda each: each[1].remoteness)
 
 
 def targets_of(

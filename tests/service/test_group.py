@@ -945,6 +945,26 @@ def test_a_client_that_fails_is_no_measurement(bench: Bench) -> None:
     assert evaluation.files["benchmark.log"] == b"half a result\nno tokenizer\n"
 
 
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "why"),
+    [
+        ("ValueError: no such model", "UserWarning: pkg_resources is deprecated", "ValueError: no such model"),
+        ("fatal: no such model", "100 %", "fatal: no such model"),
+        ("3 requests had an error", "OSError: no such file", "OSError: no such file"),
+        ("OSError: survived", "OSError: no such file", "OSError: no such file"),
+        ("half a result", "no tokenizer", "no tokenizer"),
+        ("no tokenizer", " ", "no tokenizer"),
+    ],
+)
+def test_the_stream_of_a_client_counts_that_says_best_why_it_ended(
+    bench: Bench, stdout: str, stderr: str, why: str
+) -> None:
+    broken = ECHO | {"command": ("sh", "-c", f"echo '{stdout}'; echo '{stderr}' >&2; exit 3")}
+    evaluation = bench.evaluate(tiny(), broken)
+    assert failed(evaluation) == ("measurement", f"the benchmark client ended with exit code 3: {why}")
+    assert evaluation.failure and evaluation.failure.detail == why
+
+
 def test_a_result_of_an_earlier_run_is_not_read(bench: Bench) -> None:
     stale = bench.folder / "result.json"
     stale.write_text('{"x": 5}')
