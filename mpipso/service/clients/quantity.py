@@ -24,13 +24,16 @@ MAX_DEPTH = 50
 _QUANTITY = re.compile(r"([-+]?(?:\d{1,3}(?:,\d{3})+\.\d+|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\d)\s*(\S*)")
 """A number as text, and what stands behind it. A comma is one of thousands where a decimal point follows. Digits belong
 together, lest a search tries all ways to part a long run of them."""
-_BEHIND = re.compile(r"(?:[.,'_]?\d|[^\W\d_])[^\s\x00-\x1f\x7f-\x9f,;:()\[\]{}<>|=\"']*")
-"""What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter."""
+_BEHIND = re.compile(r"(?:[.,'_]?\d|[\u00a0\u202f]\d{3}(?!\d)|[^\W\d_])[^\s\x00-\x1f\x7f-\x9f,;:()\[\]{}<>|=\"']*")
+"""What goes on with a number, or is its unit, where it stands directly behind: up to the next space or delimiter.
+Blanks at which no line breaks part thousands."""
 _EXPONENT = re.compile(r"[eE][-+]?\d")
 _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 """A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
+_PARTED = re.compile(r"\d[\u00a0\u202f]\d{3}(?!\d)")
+"""Such a blank before a number that may be the rest of one."""
 _SPELT = {
     3600.0: ("h", "hour", "hours"),
     60.0: ("min", "mins", "minute", "minutes"),
@@ -106,7 +109,7 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
         return value
     start, end = found.span(1)
     before, after = found.string[max(0, start - 2) : start], _BEHIND.match(found.string, end)
-    if value[0].isdigit() and _CUT.search(before):
+    if value[0].isdigit() and (_CUT.search(before) or _PARTED.match(before + value)):
         raise EvaluationFailed(
             f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
         )
@@ -125,8 +128,10 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
         optional = len(word) == 1 and f"){word}?" in found.re.pattern
         if found.end() - end >= len(word) and not optional:
             return value
-    # Behind a decimal point a comma is none within a number, but between two; as the pattern may say as well.
-    if rest[0] == "," and ("." in value or (found.end() > end and _COMMA.search(found.re.pattern))):
+    # Behind a decimal point nothing parts thousands, but two numbers; as the pattern may say of a comma as well.
+    if rest[0] in ",\u00a0\u202f" and "." in value:
+        return value
+    if rest[0] == "," and found.end() > end and _COMMA.search(found.re.pattern):
         return value
     raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
 
