@@ -172,17 +172,18 @@ def test_the_template_searches_nothing_of_which_vllm_warns_and_no_more_sequences
 
 
 def test_what_else_the_template_names_are_flags_with_their_values() -> None:
-    lines = re.findall(r"(?m)^# (\w+ = \[.+\])  # \S", templates.template("vllm"))
-    candidates = [next(iter(tomli.loads(line).items())) for line in lines]
+    told = re.findall(r"(?m)^# \* (\w+): ([^;]+); \S", templates.template("vllm"))
+    candidates = [(name, tomli.loads(f"choices = [{values}]")["choices"]) for name, values in told]
+    assert len(candidates) == templates.template("vllm").count("\n# * ")
     assert [name for name, _ in candidates][-1] == "enable_chunked_prefill"
     for name, choices in candidates:
         switch = isinstance(choices[0], bool)
         parameter = (
             {"name": name, "type": "bool"} if switch else {"name": name, "type": "choice", "choices": (*choices,)}
         )
-        told = config(parameter, model="m")
-        assert list(ENGINE.problems(told)) == []
+        searched = config(parameter, model="m")
+        assert list(ENGINE.problems(searched)) == []
         flag = f"--{name.replace('_', '-')}"
         for value in choices:
             said = (flag if value else f"--no-{flag[2:]}",) if switch else (flag, str(value))
-            assert ENGINE.starts(told, {name: value}, ONE)[0].command[-len(said) :] == said
+            assert ENGINE.starts(searched, {name: value}, ONE)[0].command[-len(said) :] == said
