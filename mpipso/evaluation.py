@@ -72,7 +72,7 @@ class Assignment:
     seconds: float = 0.0
     """How long it is expected to take; 0 when nothing is known yet."""
     elsewhere: tuple[int, ...] = ()
-    """Groups that have measured this configuration before, in the same race if it is in one: another is preferred."""
+    """Groups that have measured this configuration, or begun to, in a race in the same one; another is preferred."""
     pace: Pace | None = None
     """What its benchmark is stopped early for if it is far behind; None if it goes to its end."""
 

@@ -23,7 +23,8 @@ REQUEUE = "MPIPSO_REQUEUE"
 """Environment variable that is 1 in a job that is requeued on ``SIGUSR1`` and then resumes its run, as Slurm's may."""
 PREPENDED = "MPIPSO_PREPENDED"
 """Environment variable with the name of the host of the launch, and the folders that the launcher may put in front of
-the ranks' ``PATH`` and ``LD_LIBRARY_PATH``, joined as in these."""
+the ranks' ``PATH`` and ``LD_LIBRARY_PATH``, joined as in these; :data:`OWN` stands before one that the user's has."""
+OWN = "="
 RESTARTS = "MPIPSO_RESTARTS"
 """Environment variable with how often the supervisor of this job would restart it without progress in between."""
 TERMINAL = "MPIPSO_TERMINAL"
@@ -34,22 +35,21 @@ NOTE = "MPIPSO_NOTE"
 that starts again finds there what to resume."""
 
 
-_SYSTEM = ("/usr/lib", "/usr/lib64")
-"""Searched for libraries in any case, and not before those that a program brings along."""
-
-
 def restore_search_paths(environ: MutableMapping[str, str]) -> None:
     """Take what the launcher has put in front of a rank's search paths away, so that programs are the user's.
 
-    On another host than that of the launch it may be the user's own after all, and goes to the end of the path.
+    What the user has in a path on the host of the launch may be in front of it on another host, and stays at its end.
     """
-    host, *prepended = environ.get(PREPENDED, "").split(os.pathsep)
+    host, *told = environ.get(PREPENDED, "").split(os.pathsep)
+    prepended = {folder.removeprefix(OWN) for folder in told}
+    kept = [folder.removeprefix(OWN) for folder in told if folder.startswith(OWN) and host != socket.gethostname()]
     for name in {"PATH", "LD_LIBRARY_PATH"} & environ.keys():
         folders = environ[name].split(os.pathsep)
         own = list(itertools.dropwhile(prepended.__contains__, folders))
-        if host != socket.gethostname():
-            before = dict.fromkeys(folders[: len(folders) - len(own)])
-            own += [folder for folder in before if folder not in own and folder not in _SYSTEM]
+        if len(own) == len(folders):
+            continue
+        own = [folder for folder in own if folder]  # the launcher ends with one that is empty, if there was nothing
+        own += [folder for folder in kept if folder in folders and folder not in own]
         if own:
             environ[name] = os.pathsep.join(own)
         else:

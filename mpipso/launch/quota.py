@@ -44,7 +44,8 @@ def _folders(root: Path, own: Path) -> Iterator[Path]:
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
-            top = root / "cpu" if controllers else root
-            group = top / path.lstrip("/")
-            # Inside of a container, its own group may be mounted as the top, under another path than it is told here.
-            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
+            # The names of controllers may be in another order there.
+            for top in {root / controllers, root / "cpu"} if controllers else {root}:
+                group = top / path.lstrip("/")
+                # Inside of a container, its own group may be mounted as the top, under another path than is told here.
+                yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))

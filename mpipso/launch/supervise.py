@@ -137,7 +137,7 @@ class Supervisor:
         job = self._job
         vain = None
         if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
-            with contextlib.suppress(RunFailed):  # else a job that comes back takes the file as it is then
+            with contextlib.suppress(RunFailed):  # without it, a job that comes back takes the file as it is then
                 self._source.keep(self._folder)
         while True:
             options = self._options(job.options)

@@ -18,7 +18,7 @@ from mpipso.launch.launchers import find
 from mpipso.launch.limits import Limits
 from mpipso.launch.source import KEPT, Source
 from mpipso.launch.supervise import Supervisor
-from mpipso.launched import COMMAND, END_TIME, NOTE, PREPENDED, REQUEUE, TERMINAL, called
+from mpipso.launched import COMMAND, END_TIME, NOTE, OWN, PREPENDED, REQUEUE, TERMINAL, called
 from mpipso.record.folders import LAUNCH_LOG, RunFolder, write_whole
 from mpipso.startup import Options, read_config
 
@@ -105,10 +105,12 @@ def _prepended(path: str, environ: Mapping[str, str]) -> str:
 
     Open MPI does when it is called by a path, as from here, so that its own daemons are found on other hosts.
     """
-    first = {environ.get(name, "").partition(os.pathsep)[0] for name in ("PATH", "LD_LIBRARY_PATH")}
-    prefix = Path(path).parent.parent
-    folders = sorted({str(prefix / name) for name in ("bin", "lib", "lib64")} - first)
-    return os.pathsep.join([socket.gethostname(), *folders])
+    own = [environ.get(name, "").split(os.pathsep) for name in ("PATH", "LD_LIBRARY_PATH")]
+    told = [socket.gethostname()]
+    for folder in (str(Path(path).parent.parent / name) for name in ("bin", "lib", "lib64")):
+        if all(folder != each[0] for each in own):
+            told.append(f"{OWN}{folder}" if any(folder in each for each in own) else folder)
+    return os.pathsep.join(told)
 
 
 def _terminal() -> str:

@@ -84,6 +84,8 @@ class Outcome:
         The limits of the objective.
     baseline_repeats:
         How many of the baseline's first measurements limits relative to it refer to.
+    confirm:
+        How often the final race measures each; 0 if there is none.
     """
 
     evaluations: Sequence[Judged]
@@ -106,20 +108,21 @@ class Outcome:
     away: str = ""
     slo: Sequence[Limit] = ()
     baseline_repeats: int = 1
+    confirm: int = 1
 
     @cached_property
     def configurations(self) -> Sequence[Measured]:
         """The evaluations by configuration, in the order in which the configurations came first.
 
-        The baseline counts by the race by which the best does: the machines may have changed since another one. If one
-        of the two is in none that the other is in, all count by the search.
+        Baseline and best count by the last race that both are in: the machines may have changed since another one. If
+        there is none, all count by the search.
         """
         every = by_configuration(self.evaluations)
         baseline, best = self._baseline_of(every), self._best_of(every)
         if baseline is None or best is None or best.race == baseline.race:
             return every
-        if best.race in baseline.races:
-            return [replace(each, race=best.race) if each is baseline else each for each in every]
+        if (race := next((race for race in best.races if race in baseline.races), None)) is not None:
+            return [replace(each, race=race) if each in (baseline, best) else each for each in every]
         return [replace(each, race=None) for each in every]
 
     @cached_property
@@ -272,6 +275,7 @@ def _outcome(folder: Path, events: Sequence[Event], failure: str) -> Outcome:
         # Without validation: other keys may be of another version.
         slo=[Limit.model_construct(**limit) for limit in config.get("objective", {}).get("slo", ())],
         baseline_repeats=_search(config, "baseline_repeats").baseline_repeats,
+        confirm=_search(config, "confirm").confirm,
     )
     return _with_starts(outcome)
 

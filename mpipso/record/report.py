@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.evaluation import CONFIRM, METRICS, Metrics
+from mpipso.evaluation import METRICS, Metrics
 from mpipso.record import figures, recipe
 from mpipso.record.columns import table_with, width_of
 from mpipso.record.folders import EVALUATIONS
@@ -92,6 +92,7 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         yield Text(f"Only the baseline has been measured{' so far' if outcome.ended else ''}.", "yellow")
     elif best is baseline:
         yield Text("Nothing beat the baseline: the configuration that you have is the best that was found.", "bold")
+        yield from _race_cut(outcome)
     else:
         yield from _comparison(outcome, baseline, best)
     if best is not None and best.broken:
@@ -140,6 +141,7 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
         yield Text(
             f"Nothing beat the baseline{again}: {clean(name)} {figures.percent(change)}{between}.", "bold yellow"
         )
+        yield from _race_cut(outcome)
     else:
         text = f"{clean(name)}: {figures.measure(name, before[name])} -> "
         gain = "" if change is None else f" ({figures.percent(change)}{between})"
@@ -156,18 +158,23 @@ def _comparison(outcome: Outcome, baseline: Measured, best: Measured) -> Iterato
 
 def _unconfirmed(outcome: Outcome, best: Measured) -> Iterator[Text]:
     """That the best owes its place to measurements of the search alone, which chose it for its luck, too."""
-    if best.confirmed and outcome.race_cut:
-        yield Text("The time limit ended the final race before all was measured as often as was asked for.", "yellow")
     if best.confirmed:
+        yield from _race_cut(outcome)
         return
-    if outcome.cause == "time" or outcome.race_cut:
-        raced = any(CONFIRM in (each.evaluation.label for each in one.measurements) for one in outcome.configurations)
-        what = "ended the final race too early" if raced else "left no room for the final race"
-        rest = "it did not measure baseline and best again" if raced else "the best was not measured again"
+    if outcome.race_cut or (outcome.cause == "time" and outcome.confirm):
+        both = any(each.races for each in outcome.configurations) and outcome.baseline is not None
+        what = "ended the final race too early" if both else "left no room for the final race"
+        rest = "it did not measure baseline and best again" if both else "the best was not measured again"
         yield Text(f"The time limit {what}: {rest}.", "yellow")
     else:
-        race = f"No final race has measured the best again{' yet' if outcome.ended else ''}"
+        again = "baseline and best side by side" if best.races and outcome.baseline is not None else "the best again"
+        race = f"No final race has measured {again}{' yet' if outcome.ended else ''}"
         yield Text(f"{race}: it may be worse than it looks.", "yellow")
+
+
+def _race_cut(outcome: Outcome) -> Iterator[Text]:
+    if outcome.race_cut:
+        yield Text("The time limit ended the final race before all was measured as often as was asked for.", "yellow")
 
 
 def _interval(outcome: Outcome, baseline: Measured, best: Measured) -> tuple[float, float] | None:

@@ -137,7 +137,7 @@ class Trials:
         return [each.number for each in results if not each.silent]
 
     def groups(self, trial: Trial, number: int) -> tuple[int, ...]:
-        """The groups that have measured a trial before the evaluation of this number, each once; in a race, in that."""
+        """The groups that have measured a trial, each once: for the evaluation of this number, if in a race in that."""
         numbers = trial.numbers
         if self._labels[number] == CONFIRM:
             numbers = self.confirmations(trial, self.race_of(number))

@@ -22,7 +22,7 @@ from mpipso.service.engines.base import Engine, Layout
 from mpipso.service.local import LocalNode
 from mpipso.service.node import last_lines, quoted
 from mpipso.service.process import Completed
-from mpipso.service.reasons import Reason
+from mpipso.service.reasons import Reason, states
 from mpipso.service.running import LOG_BYTES
 
 
@@ -212,13 +212,14 @@ class Measuring:
         raise EvaluationFailed(f"{ended}: {why}" if why else ended, kind="measurement", detail=detail)
 
     def _explained(self, done: Completed) -> tuple[str, Reason]:
-        """The last lines of the stream that says best why a client has ended, stderr if both do, and the best of them.
+        """The last lines of what a client has printed, and the best of them, which says why it has ended.
 
-        A warning on stderr may stand beside an error on stdout.
+        It is one of stderr, but for an error that is stated on stdout beside something like a warning.
         """
         streams = [last_lines(stream) for stream in (done.stderr, done.stdout) if stream.strip()] or [""]
-        found = ((stream, self._reason(stream)) for stream in streams)
-        return min(found, key=lambda each: each[1].remoteness)
+        first, *others = map(self._reason, streams)
+        nearer = [each for each in others if each.remoteness < first.remoteness and states(each.line)]
+        return "\n".join(streams), (nearer or [first])[0]
 
 
 def targets_of(

@@ -60,7 +60,7 @@ def telling(log: str, first: bool = False) -> str:
     if nearest == NAMED:
         return lines[_not_survived(lines, ranks)].strip()
     last = [line for line, rank in zip(lines, ranks, strict=True) if rank == nearest]
-    stated = list(filter(_states, last)) if nearest == ERROR else []
+    stated = list(filter(states, last)) if nearest == ERROR else []
     return (stated or last)[-1].strip()
 
 
@@ -74,7 +74,7 @@ def of_peer(line: str) -> bool:
     return bool(_PEER.search(line))
 
 
-def _states(line: str) -> bool:
+def states(line: str) -> bool:
     """Whether a line that tells of an error is one by its level or its form, and does not only have the word."""
     prefix, said = parted(line.strip())
     return bool(_LEVEL.search(prefix) or _STATED.search(said))
@@ -133,9 +133,11 @@ _STATED = re.compile(
 )
 _ERROR = re.compile(rf"{_STATED.pattern}|\b\w*(error|exception)\b|out of memory|\bfatal\b")
 _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
-# Prefixes of glog and of Python's warnings, what a web server says of each request, and a model that is left out.
+# Prefixes of glog and of Python's warnings, what a web server says of each request, a model that is left out, and how
+# many errors there were: none.
 _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
+    r"|(?i:\berrors?\b[ \w]*[:=]\s*0(\.0+)?\s*%?$|\b0 errors?$|^errors? set:$)"
 )
 _ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
 # What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.

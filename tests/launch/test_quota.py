@@ -29,8 +29,13 @@ def tree(folder: Path, own: str, files: dict[str, str]) -> float:
         ("0::/../../pod\n", {"cpu.max": "300000 100000"}, 3.0),
         ("0::/a\n", {"a/cpu.max": "max 100000", "b/cpu.max": "100000 100000"}, math.inf),
         (
-            "5:memory:/a\n3:cpu,cpuacct:/a\n0::/\n",
+            "5:memory:/a\n3:cpuacct,cpu:/a\n0::/\n",
             {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        (
+            "3:cpu,cpuacct:/a\n",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
             2.5,
         ),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),

@@ -287,6 +287,26 @@ def test_a_race_that_was_cut_short_compares_only_what_it_has_measured(raced: lis
     assert lines[lines.index(gain) + 1] == told
 
 
+def test_baseline_and_best_compare_by_the_last_race_that_both_are_in() -> None:
+    """A second one was cut short before the baseline was measured in it."""
+    first = [judged(6, BEST, 305.0, 400.0, "confirm"), judged(7, BASELINE, 190.0, 1400.0, "confirm")]
+    second = [judged(8, {**BEST, "n_batch": 64}, 90.0, 300.0), judged(9, BEST, 150.0, 400.0, "confirm")]
+    second += [judged(10, {**BEST, "n_batch": 64}, 80.0, 300.0, "confirm")]
+    lines = drawn(summary(outcome(*RUN, *first, *second, incumbent=2)))
+    assert lines[0].startswith("output_throughput: 190 tok/s -> 305 tok/s (+60.5 %")
+    assert not any("No final race" in line for line in lines)
+
+
+def test_of_a_race_without_the_baseline_and_of_one_that_was_not_wanted_nothing_false_is_told() -> None:
+    found = outcome(*RUN, judged(6, BEST, 305.0, 400.0, "confirm"), incumbent=2)
+    told = "No final race has measured baseline and best side by side: it may be worse than it looks."
+    assert told in drawn(summary(replace(found, cause="evaluations")))
+    told = "No final race has measured the best again: it may be worse than it looks."
+    assert told in drawn(summary(replace(outcome(*RUN, incumbent=2), cause="time", confirm=0)))
+    told = "The time limit ended the final race before all was measured as often as was asked for."
+    assert told in drawn(summary(replace(outcome(*RUN[:2], incumbent=0), race_cut=True)))
+
+
 @pytest.mark.parametrize(
     ("how", "again"),
     [

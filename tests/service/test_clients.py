@@ -403,6 +403,8 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 1.5\u00a0123", 1.5),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 15\u00a01234", 15.0),
         ("e2e_p99_ms", r"(\d+) ms", "p99\u00a012 ms", 12.0),
+        ("e2e_p99_ms", r"(\d+) ms", "p99\u00a0120 ms", 120.0),
+        ("e2e_p99_ms", r"(\d+) ms", "99\u00a0120 ms", None),
         ("output_throughput", r"rps (\d\d)", "rps 123", None),
         ("output_throughput", r"rps.*([\d.]+)", "rps 500", None),
         ("output_throughput", r"rps.*([\d.]+)", "rps 500.2", None),

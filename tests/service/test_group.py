@@ -941,7 +941,7 @@ def test_a_client_that_fails_is_no_measurement(bench: Bench) -> None:
     broken = ECHO | {"command": ("sh", "-c", "echo half a result; echo no tokenizer >&2; exit 3")}
     evaluation = bench.evaluate(tiny(), broken)
     assert failed(evaluation) == ("measurement", "the benchmark client ended with exit code 3: no tokenizer")
-    assert evaluation.failure and evaluation.failure.detail == "no tokenizer"
+    assert evaluation.failure and evaluation.failure.detail == "no tokenizer\nhalf a result"
     assert evaluation.files["benchmark.log"] == b"half a result\nno tokenizer\n"
 
 
@@ -954,6 +954,11 @@ def test_a_client_that_fails_is_no_measurement(bench: Bench) -> None:
         ("OSError: survived", "OSError: no such file", "OSError: no such file"),
         ("half a result", "no tokenizer", "no tokenizer"),
         ("no tokenizer", " ", "no tokenizer"),
+        ("Error rate: 0.00 %", "jq: command not found", "jq: command not found"),
+        ("Error Set:", "Segmentation fault", "Segmentation fault"),
+        ("socket error: 0", "unable to connect", "unable to connect"),
+        ("ERROR summary: 0 errors", "cannot open post.lua", "cannot open post.lua"),
+        ("error rate 3 percent", "cannot open post.lua", "cannot open post.lua"),
     ],
 )
 def test_the_stream_of_a_client_counts_that_says_best_why_it_ended(
@@ -962,7 +967,7 @@ def test_the_stream_of_a_client_counts_that_says_best_why_it_ended(
     broken = ECHO | {"command": ("sh", "-c", f"echo '{stdout}'; echo '{stderr}' >&2; exit 3")}
     evaluation = bench.evaluate(tiny(), broken)
     assert failed(evaluation) == ("measurement", f"the benchmark client ended with exit code 3: {why}")
-    assert evaluation.failure and evaluation.failure.detail == why
+    assert evaluation.failure and evaluation.failure.detail.split("\n") == [stderr, stdout][not stderr.strip() :]
 
 
 def test_a_result_of_an_earlier_run_is_not_read(bench: Bench) -> None:

@@ -32,8 +32,8 @@ _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 """A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
-_PARTED = re.compile(r"\d[\u00a0\u202f]\d{3}(?!\d)")
-"""Such a blank before a number that may be the rest of one."""
+_PARTED = re.compile(r"(?<![\w.])\d{1,3}[\u00a0\u202f](?=\d{3}(?!\d))")
+"""Such a blank before a number that may be the rest of one, which is no label as ``p50``."""
 _SPELT = {
     3600.0: ("h", "hour", "hours"),
     60.0: ("min", "mins", "minute", "minutes"),
@@ -109,7 +109,8 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
         return value
     start, end = found.span(1)
     before, after = found.string[max(0, start - 2) : start], _BEHIND.match(found.string, end)
-    if value[0].isdigit() and (_CUT.search(before) or _PARTED.match(before + value)):
+    parted = any(each.end() == start for each in _PARTED.finditer(found.string, max(0, start - 4), start + 4))
+    if value[0].isdigit() and (_CUT.search(before) or parted):
         raise EvaluationFailed(
             f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
         )
