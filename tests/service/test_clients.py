@@ -838,20 +838,18 @@ def test_what_it_finds_is_not_asked_of_the_benchmark() -> None:
     assert list(CLIENTS.create("openai").problems(quick)) == []
 
 
-def test_what_wrk_says_of_lost_connections_is_found_as_the_readme_shows(tmp_path: Path) -> None:
+def in_readme(word: str, rest: str = "") -> Config:
+    """The block of README that has this word, with what it leaves out."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if "exec wrk" in text]
-    rest = """
-        [service]
-        engine = "vllm"
-        model = "/models/m"
-        [[parameters]]
-        name = "n"
-        type = "int"
-        min = 1
-        max = 8
-    """
-    told = parse(rest + block, "README.md", engines=("vllm",), clients=CLIENTS.names())
+    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if word in text]
+    service = '[service]\nengine = "vllm"\nmodel = "/models/m"\n'
+    parameter = '[[parameters]]\nname = "kv_cache_dtype"\ntype = "choice"\nchoices = ["auto", "fp8"]\n'
+    told = f"{service}{block}{rest}{parameter}default = 'auto'\n"
+    return parse(told, "README.md", engines=("vllm",), clients=CLIENTS.names())
+
+
+def test_what_wrk_says_of_lost_connections_is_found_as_the_readme_shows(tmp_path: Path) -> None:
+    told = in_readme("exec wrk")
     assert list(CLIENTS.create("command").problems(told)) == []
     script = CLIENTS.create("command").command(told, target(tmp_path))[-1]
     zeros = "".join(f"{line.strip()[5:]}\n" for line in script.splitlines() if "echo" in line)
@@ -885,23 +883,8 @@ def test_the_row_of_all_tasks_of_locust_is_found_as_the_readme_shows(tmp_path: P
 
 
 def test_the_check_of_answers_that_the_readme_shows(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [text for text in re.findall(r"(?s)```toml\n(.*?)```", readme) if "lm_eval" in text]
-    rest = """
-        [service]
-        engine = "vllm"
-        model = "/models/m"
-        [benchmark]
-        client = "openai"
-        [objective]
-        maximize = "output_throughput"
-        [[parameters]]
-        name = "kv_cache_dtype"
-        type = "choice"
-        choices = ["auto", "fp8"]
-        default = "auto"
-    """
-    told = parse(block + rest, "README.md", engines=("vllm",), clients=CLIENTS.names())
+    rest = '[benchmark]\nclient = "openai"\n[objective]\nmaximize = "output_throughput"\n'
+    told = in_readme("lm_eval", rest)
     assert list(QualityClient().problems(told)) == []
     words = QualityClient().command(told, target(tmp_path, model="m"))
     assert words[-2:] == ["--output_path", str(tmp_path)]
