@@ -270,7 +270,7 @@ class TestLaunch:
     def test_services_have_the_search_paths_of_the_launch(self, launcher: Launcher, config: Path) -> None:
         python = f'"{sys.executable}", '
         assert python in config.read_text()
-        inherited = f'"sh", "-c", "env > $(mktemp {config.parent}/XXXXXX-env); exec \\"$@\\"", "sh", {python}'
+        inherited = f'"sh", "-c", "env > $(mktemp -p {config.parent} --suffix=-env); exec \\"$@\\"", "sh", {python}'
         config.write_text(config.read_text().replace(python, inherited))
         path = f"/ours/bin:{launcher.launcher.parent}:/usr/local/bin:/usr/bin:/bin"
         words = ["--mpirun", launcher.launcher, "-np", 2, "--config", config, "--nodes-per-group", 1, "--share-cores"]
