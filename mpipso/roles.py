@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from mpipso.cluster.channel import Channel
 from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Failure
+from mpipso.links import Link, SharedLink
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
 from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
@@ -25,44 +25,13 @@ from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
-from mpipso.service.remote import Abandon, Agent, Answer, RemoteNode, Request
+from mpipso.service.remote import NO_THREAD, Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
 
 BEAT = 2.0
 """Seconds between two signs of life."""
 FORSAKEN = 1
 """Exit code of a rank that has lost the root."""
-
-
-class Link(Protocol):
-    """How leader and members of a group reach each other: a part of :class:`~mpipso.cluster.channel.Channel`.
-
-    Destinations are seats: a rank's position among the nodes of its group, where the leader has 0.
-    """
-
-    def post(self, dest: int, message: object) -> None: ...
-
-    def give_up(self, seat: int, /, lost: bool = True) -> None: ...
-
-    @property
-    def idle(self) -> bool: ...
-
-
-class Later:
-    """The link of a group that was formed during the run: it has no channel of its own, and uses that of all ranks."""
-
-    def __init__(self, everyone: Channel, form: Form) -> None:
-        self._everyone, self._form = everyone, form
-
-    def post(self, dest: int, message: object) -> None:
-        self._everyone.post(self._form.placed.nodes[dest].rank, Within(self._form.group, message))
-
-    def give_up(self, seat: int, /, lost: bool = True) -> None:
-        self._everyone.give_up(self._form.placed.nodes[seat].rank, lost)
-
-    @property
-    def idle(self) -> bool:
-        return self._everyone.idle
 
 
 class Role(Protocol):
@@ -199,7 +168,7 @@ class Station:
         seat = next(i for i, node in enumerate(form.placed.nodes) if node.rank == self._context.world.rank)
         self._context.node.assign(form.placed.nodes[seat])
         own = self._context.group if form.group == self._context.place.index else None
-        link: Link = own if own is not None else Later(self._context.everyone, form)
+        link: Link = own if own is not None else SharedLink(self._context.everyone, form)
         self._role = Leader(self._context, form, link) if seat == 0 else Member(self._context, form, link)
         early, self._early = self._early, []
         for source, message in early:
@@ -294,7 +263,7 @@ class Leader:
         try:
             self._run(lambda: self._evaluate(assignment))
         except RuntimeError as error:
-            cause = f"{self._context.node.name}: {error} (ulimit -u, or a limit of the job)"
+            cause = f"{self._context.node.name}: {error} {NO_THREAD}"
             failed = replace(assignment.evaluation(self.form.group), failure=Failure(cause, "infrastructure"))
             self._context.everyone.post(ROOT, failed)
 
@@ -366,7 +335,10 @@ class Member:
     def end(self, gone: tuple[int, ...] = (), *, close: bool) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._end, name="end of the group")
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # no thread can be started; the root waits longer for this rank, but not for ever
+                self._end()
 
     def step(self) -> None:
         """Everything is done as it is heard."""

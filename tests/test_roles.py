@@ -22,13 +22,14 @@ from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.links import SharedLink
 from mpipso.messages import Alive, Disband, Finish, Form, Within
 from mpipso.rendezvous import Place
-from mpipso.roles import Later, Leader, Station
+from mpipso.roles import Leader, Member, Station
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.local import LocalNode
-from mpipso.service.remote import RemoteNode
+from mpipso.service.remote import RemoteNode, Request
 from mpipso.signals import Interrupts
 
 
@@ -198,13 +199,24 @@ def test_a_group_ends_without_a_thread_and_without_what_only_a_thread_can_wait_f
 ) -> None:
     """The other node is a rank of its own, whose answers the leader's main thread would have to hear."""
     form = Form(2, PlacedGroup(2, (placed(1, "h1"), placed(2, "h2"))))
-    leader = Leader(context, form, Later(context.everyone, form))
+    leader = Leader(context, form, SharedLink(context.everyone, form))
     leader.obey(Assignment(0, 1, {}))
     leader.end(close=close)
     leader.step()
     assert leader.over
     ((_, told),) = context.other.take()
     assert told == Within(2, Finish() if close else Disband(2))
+
+
+def test_a_member_without_a_thread_leaves_its_group(context: Any, no_thread: None) -> None:
+    form = Form(2, PlacedGroup(2, (placed(2, "h2"), placed(1, "h1"))))
+    member = Member(context, form, SharedLink(context.everyone, form))
+    member.hear(0, Request(7, "free_port", (0,), {}))
+    member.end(close=False)
+    assert member.over
+    ((_, told),) = context.other.take()
+    assert told.content.number == 7
+    assert told.content.failure.cause == "h1: can't start new thread (ulimit -u, or a limit of the job)"
 
 
 def test_what_only_the_root_needs_is_not_imported_by_the_others() -> None:

@@ -30,7 +30,7 @@ STOREYS = (
     {"root"},
     {"roles", "farewell"},
     {"rendezvous"},
-    {"tuning", "notes", "manual", "outsiders"},
+    {"tuning", "notes", "manual", "outsiders", "links"},
     {"agreement", "startup", "conflicts", "incumbent", "messages", "terminal", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},

@@ -28,6 +28,8 @@ START_TIMEOUT = 120.0
 """Seconds that a start may take: a node waits for the memory of its devices, and asks a slow tool for each of them."""
 
 _POLL = 0.1
+NO_THREAD = "(ulimit -u, or a limit of the job)"
+"""What is said of a host where no thread can be started."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Agent:
         self._node = node
         self._answer = answer
         self._abandoned: dict[int, threading.Event] = {}
-        # Several threads, because the leader watches the service while a command of its own still runs.
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="agent")
+        self._served = False
+        self._pool = _pool()
 
     def handle(self, message: Request | Abandon) -> None:
         """Begin what a message asks for; returns at once."""
@@ -83,7 +85,16 @@ class Agent:
             return
         if message.method == "execute":
             self._abandoned[message.number] = threading.Event()
-        self._pool.submit(self._serve, message)
+        try:
+            self._pool.submit(self._serve, message)
+            self._served = True
+        except RuntimeError as error:
+            if self._served:  # it waits in line, for a thread that there is already
+                return
+            self._pool = _pool()
+            self._abandoned.pop(message.number, None)
+            cause = f"{self._node.name}: {error} {NO_THREAD}"
+            self._answer(Answer(message.number, failure=EvaluationFailed(cause, kind="infrastructure")))
 
     def close(self) -> None:
         """Give up every command and wait for the threads; nothing is answered any more."""
@@ -109,6 +120,11 @@ class Agent:
             self._answer(Answer(request.number, value))
         finally:
             self._abandoned.pop(request.number, None)
+
+
+def _pool() -> ThreadPoolExecutor:
+    """Several threads, because the leader watches the service while a command of its own still runs."""
+    return ThreadPoolExecutor(max_workers=8, thread_name_prefix="agent")
 
 
 class RemoteNode(Node):

@@ -408,6 +408,12 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("output_throughput", r"rps (\d\d)", "rps 123", None),
         ("output_throughput", r"rps.*([\d.]+)", "rps 500", None),
         ("output_throughput", r"rps.*([\d.]+)", "rps 500.2", None),
+        ("e2e_p99_ms", r"([\d.]+) ms", "p99 1,234.5 ms", None),
+        ("e2e_p99_ms", r"([\d.]+) ms", "p99 1,002,234.5 ms", None),
+        ("e2e_p99_ms", r"^.{2,9}\D([\d.]+) ms", "p99 1,234.5 ms", None),
+        ("e2e_p99_ms", r"([\d.]+) ms", "1234,567.5 ms", 567.5),
+        ("e2e_p99_ms", r"([\d.]+) ms", "1,56.5 ms", 56.5),
+        ("output_throughput", r"^x,(?:[^,]*,){2}([\d.]+),", "x,15,12,345.25,0", 345.25),
     ],
 )
 def test_a_pattern_finds_whole_numbers_with_their_units(

@@ -24,7 +24,7 @@ from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node, Share
-from mpipso.service.remote import Agent, Request
+from mpipso.service.remote import Agent, Answer, Request
 from mpipso.service.remote import RemoteNode as Remote
 
 __all__ = ["TestExecute", "TestFiles", "TestService", "TestUpdateConfig"]
@@ -178,6 +178,33 @@ class TestMember:
         with pytest.raises(EvaluationFailed, match=r"node7: no answer to free_port within 0\.3 s") as caught:
             member.remote.free_port(0)
         assert caught.value.kind == "infrastructure"
+
+    def test_without_a_further_thread_requests_wait_in_line_and_without_any_they_fail(
+        self, local: LocalNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The fault is injected: from some moment on the host lets no thread begin, as Python tells it."""
+        answers: list[Answer] = []
+        go_on = threading.Event()
+        monkeypatch.setattr(local, "stopped", lambda: float(go_on.wait(60)))
+
+        def refused(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        agent, later = Agent(local, answers.append), Agent(local, answers.append)
+        with monkeypatch.context() as full:
+            later.handle(Request(1, "stopped", (), {}))
+            full.setattr(threading.Thread, "start", refused)
+            later.handle(Request(2, "free_port", (0,), {}))
+            agent.handle(Request(3, "start_folder", (), {}))
+            assert [(each.number, each.failure is None) for each in answers] == [(3, False)]
+            go_on.set()
+            wait_until(lambda: len(answers) == 3, what="all are answered")
+        assert {each.number: each.failure is None for each in answers} == {1: True, 2: True, 3: False}
+        agent.handle(Request(4, "free_port", (0,), {}))
+        wait_until(lambda: len(answers) == 4, what="it is answered, and no other one after all")
+        agent.close()
+        later.close()
+        assert [each.number for each in answers].count(3) == 1
 
     def test_an_agent_that_is_closed_gives_up_its_commands(self, local: LocalNode, tmp_path: Path) -> None:
         mark = tmp_path / "pid"

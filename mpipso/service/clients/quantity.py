@@ -32,6 +32,10 @@ _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 """A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
+_CUT_THOUSANDS, _THOUSANDS = re.compile(r"(?<!\d)\d{1,3},$"), re.compile(r"\d{3}\.\d")
+"""The same where a comma may part thousands, and what follows it then."""
+_NO_COMMA = re.compile(r"\[[^\]]*\]|\{\d*,\d*\}")
+"""Where a comma in a pattern is none in the text, or need not be."""
 _PARTED = re.compile(r"(?<![\w.])\d{1,3}[\u00a0\u202f](?=\d{3}(?!\d))")
 """Such a blank before a number that may be the rest of one, which is no label as ``p50``."""
 _SPELT = {
@@ -108,8 +112,10 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
     if quantity is None or quantity[2]:
         return value
     start, end = found.span(1)
-    before, after = found.string[max(0, start - 2) : start], _BEHIND.match(found.string, end)
+    before, after = found.string[max(0, start - 5) : start], _BEHIND.match(found.string, end)
     parted = any(each.end() == start for each in _PARTED.finditer(found.string, max(0, start - 4), start + 4))
+    if "," not in _NO_COMMA.sub("", found.re.pattern):  # else it may part two numbers
+        parted = parted or bool(_CUT_THOUSANDS.search(before) and _THOUSANDS.match(value))
     if value[0].isdigit() and (_CUT.search(before) or parted):
         raise EvaluationFailed(
             f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
