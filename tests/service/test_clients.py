@@ -437,8 +437,10 @@ def test_what_is_printed_for_progress_is_not_the_figure(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").unlink()
     assert client.metrics(told, target(tmp_path), done("rps: 500\n", progress))["output_throughput"] == 500
     assert client.metrics(told, target(tmp_path), done("done\n", progress))["output_throughput"] == 3
-    with pytest.raises(EvaluationFailed, match=r"^nothing in the benchmark's output matches"):
+    with pytest.raises(EvaluationFailed, match=r"^nothing in the benchmark's output matches 'rps: \S+'$"):
         client.metrics(told, target(tmp_path), done("done\n", "done\n"))
+    with pytest.raises(EvaluationFailed, match=r"matches '.+'; of the 1 MB and more that it printed the beginning"):
+        client.metrics(told, target(tmp_path), done("done\n", cut=True))
 
 
 @pytest.mark.parametrize(

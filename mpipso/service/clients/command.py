@@ -82,10 +82,13 @@ class ProgramClient(Client):
                 else:
                     measured[name] = number(result, where.key, name, where.unit, keys)
             except Absent as absent:
+                told_of = absent.cause
+                if isinstance(where, Pattern) and done.cut:
+                    told_of += f"; of the {OUTPUT_LIMIT / 1e6:g} MB and more that it printed the beginning is not kept"
                 if name == "failed":
-                    raise Absent(f"{absent.cause} ({_ONLY_IF_ANY})", detail=absent.detail) from None
+                    told_of += f" ({_ONLY_IF_ANY})"
                 if name in needed:
-                    raise
+                    raise Absent(told_of, detail=absent.detail) from None
         return measured
 
     def result_files(self, config: Config, target: Target) -> list[str]:
