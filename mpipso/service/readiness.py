@@ -137,6 +137,9 @@ class Readiness:
             if self.health_url:
                 own = self.health_url.startswith(f"{self.target.base_url}/")
                 sent = headers(api_key(self.target.api_key_env if own else "", os.environ))
+                if sent:  # a stranger who was quicker is not to read it
+                    interruptible(_listening(self.target.host, self.target.port), over)
+                    self._check_owner()
                 interruptible(_healthy(self.health_url, sent, min(left, HEALTH_LIMIT)), over)
             interruptible(_listening(self.target.host, self.target.port), over)
 

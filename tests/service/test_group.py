@@ -25,6 +25,7 @@ import psutil
 import pytest
 import tomli
 from bed.job import wait_until
+from service.tiny_service import Handler, Server
 
 from mpipso.config import Config
 from mpipso.evaluation import Assignment, Evaluation
@@ -390,6 +391,42 @@ def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
     assert kind == "infrastructure"
     assert cause.startswith(f"node0: port {port} belongs to pid ")
     assert "tiny_service.py" in cause and "not to the service that was started" in cause
+
+
+def test_a_stranger_on_the_port_is_not_given_the_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stranger answers the health URL, as before, in this process."""
+    monkeypatch.setenv("TINY_KEY", "sk-8f3a61c0d2")
+    port = ports.free_port()
+    heard: list[str | None] = []
+
+    class Ear(Handler):
+        def parse_request(self) -> bool:
+            parsed = super().parse_request()
+            heard.append(self.headers.get("Authorization") if parsed else None)
+            return parsed
+
+    def come_in_between() -> None:
+        wait_until(bench.pids)
+        with Server("127.0.0.1", port) as server:
+            server.RequestHandlerClass = Ear
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            done.wait(20)
+            server.shutdown()
+            serving.join()
+
+    done = threading.Event()
+    thread = threading.Thread(target=come_in_between)
+    thread.start()
+    try:
+        asked = LOAD | {"api_key_env": "TINY_KEY"}
+        kind, cause = failed(bench.evaluate(tiny() | {"command": ("sleep", "1000")}, asked, port=port))
+    finally:
+        done.set()
+        thread.join()
+    assert kind == "infrastructure"
+    assert cause.startswith(f"node0: port {port} belongs to pid ")
+    assert heard == []
 
 
 def test_a_service_that_ends_because_its_port_was_taken_is_not_to_blame(bench: Bench) -> None:
