@@ -19,6 +19,9 @@ LONGEST_DURATION = 30 * 86400.0
 """Seconds beyond which a duration says that a clock was set, not that something took so long."""
 CLOCK_JUMP = 60.0
 """Seconds beyond which two clocks that disagree say that one of them was set."""
+LARGEST = 1e100
+"""What no measurement exceeds: programs print the largest float, 1.8e308, for a number that they do not have, and sums
+and squares of such would be no numbers any more."""
 GOODPUT = "request_goodput"
 """The metric of the requests that kept to limits of their own."""
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_throughput")

@@ -11,7 +11,7 @@ from pathlib import Path
 from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.errors import UserError
-from mpipso.evaluation import Configuration, Expected, Metrics, Value
+from mpipso.evaluation import LARGEST, Configuration, Expected, Metrics, Value
 from mpipso.record.table import FAILED, RESULT, STOPPED
 from mpipso.redact import HIDDEN
 from mpipso.wording import clean, suggestion
@@ -180,7 +180,7 @@ def writes(cell: str, choice: Value) -> bool:
 
 
 def _metric(name: str, cell: str) -> float | None:
-    """The number in a cell; None for a cell that is empty, or whose number is not finite.
+    """The number in a cell; None for a cell that is empty, or whose number is not finite or no measurement.
 
     Raises
     ------
@@ -191,4 +191,4 @@ def _metric(name: str, cell: str) -> float | None:
         number = float(cell.strip() or "nan")
     except ValueError:
         raise ValueError(f"{name} = {cell.strip()!r} is not a number") from None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None

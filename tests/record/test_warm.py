@@ -91,7 +91,7 @@ def test_cells_are_typed_by_their_parameters(table: Path) -> None:
     assert found.source == str(table) and found.description == f"{table}: 3 results"
 
 
-@pytest.mark.parametrize("cell", ["", "inf", "-inf", "nan", " "])
+@pytest.mark.parametrize("cell", ["", "inf", "-inf", "nan", " ", "1.79769e+308"])
 def test_a_row_without_a_needed_metric_is_a_failure(table: Path, cell: str) -> None:
     table.write_text(f"{HEADER},watts\n8,0.5,true,q8,{cell},20,7\n4,0.5,true,q8,50,30,\n")
     found = earlier(table)

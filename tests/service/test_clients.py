@@ -153,7 +153,7 @@ def test_a_metric_that_is_no_number_fails_but_elsewhere_it_does_not_matter(value
         measured(tmp_path, output, metrics={"output_throughput": "x"})
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "N/A", " nan", "", "missing"])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "N/A", " nan", "", "missing", 1.7e308, "-1.7e+308 ms"])
 def test_a_metric_that_is_not_needed_may_be_missing(value: object, tmp_path: Path) -> None:
     result = {"output_throughput": 2.5, "completed": 3, "failed": 0, "other": value, "more": 1}
     if value == "missing":

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import METRICS
+from mpipso.evaluation import LARGEST, METRICS
 from mpipso.wording import listed, suggestion
 
 MAX_KEYS = 1000
@@ -154,8 +154,9 @@ def _converted(value: Any, what: str, metric: str, unit: str) -> float:
         raise Absent(f"{what} is {value!r}, not a finite number")
     if not isinstance(value, bool) and isinstance(value, (int, float)):
         with contextlib.suppress(OverflowError):  # a whole number may have more digits than a float
-            if math.isfinite(converted := factor * float(value)):
+            if abs(converted := factor * float(value)) <= LARGEST:
                 return converted
+            raise Absent(f"{what} is {converted:g}, which no measurement is")
     raise EvaluationFailed(f"{what} is {reprlib.repr(value)}, not a finite number")
 
 
