@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -125,6 +126,13 @@ def test_a_job_of_grid_engine_that_starts_for_the_first_time_does_not_go_on_with
 def test_a_job_that_came_back_before_its_run_had_begun_starts_it(site: Site) -> None:
     first = site.run(7, *FLAGS)
     (site.folder / "mpipso-runs" / NAMES[site.system].format(7) / "journal.jsonl").unlink()
+    assert site.run(7, *FLAGS) == first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone can give files away: run the tests as root")
+def test_a_job_does_not_go_on_with_what_somebody_else_has_put_there(site: Site) -> None:
+    first = site.run(7, *FLAGS)
+    os.chown(site.folder / "mpipso-runs" / NAMES[site.system].format(7), 12345, -1)
     assert site.run(7, *FLAGS) == first
 
 

@@ -120,7 +120,7 @@ def write_best(
         ],
     }
     write_whole(folder / TOML, tomli_w.dumps(redactor.data(best)))
-    write_whole(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o777)
+    write_whole(folder / SCRIPT, _script(evaluation, score, date, starts, redactor), 0o755)
 
 
 def withdraw_best(folder: Path) -> None:
