@@ -76,6 +76,9 @@ _HARMLESS = re.compile(
 damage the record."""
 _LONG = 6
 """A shorter secret is hidden inside other text only where it stands in quotes."""
+_PIECE = 8
+"""Characters of a secret that are enough to be hidden where a text was cut within it."""
+_DOTS = re.compile(r"\.\.\.")
 _LONG_LINE = 12
 """Of a line of a secret of several."""
 
@@ -144,6 +147,21 @@ class Redactor:
             else:
                 for quote in "\"'":
                     text = text.replace(f"{quote}{secret}{quote}", f"{quote}{HIDDEN}{quote}")
+        return self._without_pieces(text)
+
+    def _without_pieces(self, text: str) -> str:
+        """The text without the end of a secret at its beginning, and without the beginning of one before three dots.
+
+        Long lines, outputs and logs are cut before it is known what is secret in them.
+        """
+        pieces = [(secret, at) for secret in self._values for at in _places(text[:_PIECE], secret)]
+        left = max((len(secret) - at for secret, at in pieces if text.startswith(secret[at:])), default=0)
+        text = HIDDEN + text[left:] if left else text
+        for dots in reversed([each.start() for each in _DOTS.finditer(text)]):
+            piece = text[max(0, dots - _PIECE) : dots]
+            begun = [secret[: at + _PIECE] for secret in self._values for at in _places(piece, secret)]
+            left = max((len(each) for each in begun if text.endswith(each, 0, dots)), default=0)
+            text = f"{text[: dots - left]}{HIDDEN}{text[dots:]}" if left else text
         return text
 
     def settings(self, text: str) -> str:
@@ -233,6 +251,14 @@ def _flagged(items: Sequence[Any]) -> Iterator[tuple[Any, tuple[str, str | None]
         yield item, flag, before
         first = flag is not None and flag[1] is None
         before = flag[0] if flag is not None and first else before
+
+
+def _places(piece: str, secret: str) -> Iterator[int]:
+    """Where a piece of full length is in a secret."""
+    at = secret.find(piece) if len(piece) == _PIECE else -1
+    while at >= 0:
+        yield at
+        at = secret.find(piece, at + 1)
 
 
 def _texts(value: str) -> list[str]:

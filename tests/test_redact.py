@@ -202,11 +202,31 @@ def test_what_is_spared_may_contain_a_secret() -> None:
     assert redactor.data({"policy": "passive-lru", "text": "is passive"}) == {"policy": "passive-lru", "text": "is ***"}
 
 
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("failed: Bearer hf_QmF0dGxlU3Rhd...", "failed: Bearer ***..."),
+        ("failed: 'Bearer hf_QmF0dGxl...; its log: /x", "failed: 'Bearer ***...; its log: /x"),
+        ("hf_QmF0d... and hf_QmF0dGx...", "***... and ***..."),
+        ("lU3RhdGlvbkdh is not it", "*** is not it"),
+        ("hf_QmF0...", "hf_QmF0..."),
+        ("3RhdGlvbkd...", "3RhdGlvbkd..."),
+        ("ionGalac is whole, and so are...", "ionGalac is whole, and so are..."),
+    ],
+)
+def test_what_is_left_of_a_secret_where_a_text_was_cut_is_hidden(text: str, hidden: str) -> None:
+    redactor = Redactor({"HF_TOKEN": "hf_QmF0dGxlU3RhdGlvbkdh"})
+    assert redactor.text(text) == hidden
+    assert redactor.bytes(text.encode()) == hidden.encode()
+
+
 def test_long_texts_take_no_time() -> None:
+    redactor = Redactor({"A_TOKEN": "abcdefgh" * 9, "B_TOKEN": "aaaaaaaa" * 9})
     redactor = Redactor()
     begun = time.process_time()
     for piece in ("a", "-", "\n", '"', ", ", "--a ", "://", "Authorization:"):
         redactor.learn(piece * (200_000 // len(piece)))
+        redactor.text(f"{piece}..." * (200_000 // len(piece)))
     assert time.process_time() - begun < 10
 
 
