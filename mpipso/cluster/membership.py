@@ -156,8 +156,8 @@ class Membership:
             # A rank that is only not heard of may still keep its service running.
             silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
             others = [*self.groups.values(), *silent]
-            taken = [other.port for other in others if other.master.host == group.master.host]
-            group = replace(group, port=lowest_port(self._port, taken))
+            taken = {port for other in others if other.master.host == group.master.host for port in other.ports}
+            group = replace(group, port=lowest_port(self._port, taken, len(group.ports)))
             self.groups[self._next] = group
             formed.append((self._next, group))
             self._next += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -59,6 +60,14 @@ class PlacedGroup:
     port: int = 0
 
     @property
+    def ports(self) -> range:
+        """One for each of the group's nodes on the master's host: those after the first are for who needs some there.
+
+        They are of no use with port 0.
+        """
+        return range(self.port, self.port + sum(node.host == self.master.host for node in self.nodes))
+
+    @property
     def master(self) -> PlacedNode:
         """The node that runs the service's master, where clients find the service."""
         return self.nodes[self.master_node_index]
@@ -113,9 +122,10 @@ class Plan:
         return {node.rank: node for node in nodes}
 
 
-def lowest_port(first: int, taken: Collection[int]) -> int:
-    """The lowest port from ``first`` on that is not ``taken`` by another service on the same host.
+def lowest_port(first: int, taken: Set[int], width: int = 1) -> int:
+    """The lowest port from ``first`` on where ``width`` ones are not ``taken`` by another service on the same host.
 
     For ``first`` = 0, which stands for any free port, it is 0.
     """
-    return next(port for port in range(first, first + len(taken) + 1) if port not in taken) if first else 0
+    ports = itertools.count(first) if first else (0,)
+    return next(port for port in ports if not port or taken.isdisjoint(range(port, port + width)))

@@ -198,9 +198,9 @@ def _with_ports(groups: Sequence[PlacedGroup], first: int) -> Iterator[PlacedGro
     taken: dict[str, set[int]] = defaultdict(set)
     for group in groups:
         on_host = taken[group.master.host]
-        port = lowest_port(first, on_host)
-        on_host.add(port)
-        yield replace(group, port=port)
+        placed = replace(group, port=lowest_port(first, on_host, len(group.ports)))
+        on_host.update(placed.ports)
+        yield placed
 
 
 def _no_device_twice(groups: Sequence[PlacedGroup]) -> None:

@@ -343,7 +343,16 @@ class TestSharedHosts:
         ranks, alone = ranks_on("a", "b", "a", "a"), Parallel(mode="single_node", nodes_per_group=1)
         assert [group.port for group in form_groups(ranks, alone, port=8000).groups] == [8000, 8000, 8001, 8002]
         assert [group.port for group in form_groups(ranks, alone, port=0).groups] == [0, 0, 0, 0]
-        assert lowest_port(8000, [8000, 8002]) == 8001
+        assert [lowest_port(8000, {8000, 8002, 8003}, width) for width in (1, 2, 3)] == [8001, 8004, 8004]
+
+    def test_a_group_has_a_port_for_each_of_its_nodes_on_the_master_s_host(self) -> None:
+        ranks, three = ranks_on(*"aaaaaa"), Parallel(mode="single_node", nodes_per_group=3)
+        assert [group.ports for group in form_groups(ranks, three, port=8000).groups] == [
+            range(8000, 8003),
+            range(8003, 8006),
+        ]
+        apart = form_groups(ranks_on(*"abab"), Parallel(mode="single_node", nodes_per_group=2), port=8000)
+        assert [(len(group.ports), group.port) for group in apart.groups] == [(1, 8000), (1, 8001)]
 
     def test_groups_on_one_host_have_disjoint_cores_and_devices(self) -> None:
         result = form_groups(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())

@@ -648,6 +648,28 @@ class TestTheFile:
         with pytest.raises(UserError, match=r"my\.toml: is not valid TOML: .*line 1"):
             load(path)
 
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("a = 1\n[b]\nc = 1\nc  =  2", "(at end of document): c = 2 (the key is there already)"),
+            ("a = 1\n[b]\nc = 1\nc = 2\n", "(at line 4, column 6): c = 2 (the key is there already)"),
+            ('a = "C:\\Users"', "(in \"...\" a backslash begins an escape: put '...' around it)"),
+            ('a = "C:\\data"', "(in \"...\" a backslash begins an escape: put '...' around it)"),
+            ("a = “x”", "a = “x” (these are no quotes in TOML, which has \" and ')"),
+            ("a = \u2018x\u2019", "a = \u2018x\u2019 (these are no quotes in TOML, which has \" and ')"),
+            ("a = True", "a = True (TOML has true and false in small letters)"),
+            ("client = openai", "client = openai (a text needs quotes)"),
+            ('{"a": 1}', '{"a": 1} (the file is to be TOML, which has no braces around it)'),
+            ("a = 1 b = 2", ": a = 1 b = 2"),
+            ("a = [1,\n", "Invalid value (at end of document)"),
+        ],
+    )
+    def test_that_has_a_slip_shows_the_line_and_what_may_be_meant(self, text: str, told: str) -> None:
+        with pytest.raises(UserError) as caught:
+            parse(text, "my.toml")
+        (line,) = caught.value.problems
+        assert line.startswith("my.toml: is not valid TOML: ") and line.endswith(told)
+
     @pytest.mark.parametrize("value", [5000 * "[" + 5000 * "]", 5000 * "1"], ids=["deep", "digits"])
     def test_that_no_program_could_read(self, value: str) -> None:
         with pytest.raises(UserError, match=r"my\.toml: is not valid TOML: ") as caught:
