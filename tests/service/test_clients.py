@@ -638,6 +638,28 @@ def test_requests_that_were_not_completed_have_failed_where_the_result_does_not_
         measured(tmp_path, output, **{**counted, "requests": 8})
 
 
+def test_what_was_sent_and_has_not_failed_was_completed_where_the_result_does_not_tell(tmp_path: Path) -> None:
+    """As of programs whose count of requests includes those that failed."""
+    metrics = {name: name for name in ("sent", "failed", "output_throughput")}
+    result = {"sent": 20, "failed": 10, "output_throughput": 90.0}
+    half = measured(tmp_path, json.dumps(result), metrics=metrics, min_success_rate=0.5)
+    assert half == {**result, "completed": 10}
+    assert measured(tmp_path, json.dumps(result), metrics=metrics, requests=20, min_success_rate=0.5) == half
+    for failed, told in (
+        (11, "^11 of 20 requests failed$"),
+        (20, "completed no request"),
+        (21, "its completed is -1$"),
+    ):
+        with pytest.raises(EvaluationFailed, match=told):
+            measured(tmp_path, json.dumps(result | {"failed": failed}), metrics=metrics, min_success_rate=0.5)
+    with pytest.raises(EvaluationFailed, match="has no 'sent'"):
+        measured(tmp_path, json.dumps({"failed": 0, "output_throughput": 9.0}), metrics=metrics)
+    own = {**metrics, "completed": "sent"}
+    assert measured(tmp_path, json.dumps(result), metrics=own, min_success_rate=0.5)["completed"] == 20
+    told = config(requests=32, metrics=metrics, command=("bench",))
+    assert list(CLIENTS.create("command").problems(told)) == []
+
+
 def test_requests_that_were_never_sent_are_told(tmp_path: Path) -> None:
     """AISBench's synthetic dataset has 10 requests, whatever ``--num-prompts`` says."""
     metrics = {name: name for name in ("completed", "failed", "output_throughput")}
@@ -869,12 +891,15 @@ def test_what_wrk_says_of_lost_connections_is_found_as_the_readme_shows(tmp_path
         "  352 requests in 3.01s, 122.03KB read\n{errors}"
         "Requests/sec:    116.84\n"
     )
-    counted = {"completed": 352.0, "failed": 0.0, "request_throughput": 116.84, "e2e_p99_ms": 120.5}
+    counted = {"sent": 352.0, "completed": 352.0, "failed": 0.0, "request_throughput": 116.84, "e2e_p99_ms": 120.5}
     client, aim = CLIENTS.create("command"), target(tmp_path)
     whole = client.metrics(told, aim, done(zeros + wrk.format(errors="")))
     assert whole == {**counted, "read_errors": 0.0, "timeouts": 0.0}
     lost = client.metrics(told, aim, done(zeros + wrk.format(errors=errors)))
     assert lost == {**counted, "read_errors": 357.0, "timeouts": 2.0}
+    refused = zeros + wrk.format(errors="  Non-2xx or 3xx responses: 352\n")
+    with pytest.raises(EvaluationFailed, match=r"^the benchmark completed no request$"):
+        client.metrics(told, aim, done(refused))
 
 
 def test_the_row_of_all_tasks_of_locust_is_found_as_the_readme_shows(tmp_path: Path) -> None:

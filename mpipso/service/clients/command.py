@@ -73,7 +73,7 @@ class ProgramClient(Client):
         if len(keys) < len(told):
             # What goes to stderr is progress, as a rule, and stdout has the final figures.
             texts = ["\n".join([done.stdout, *map(content, files)]), done.stderr]
-        needed = {*config.needed, "completed", "failed"}
+        needed = {*config.needed, SENT, "completed", "failed"}
         measured = {}
         for name, where in told.items():
             try:
@@ -95,6 +95,10 @@ class ProgramClient(Client):
         """``result_file``, else where the command may write although it need not."""
         values = _values(target)
         return [pattern(name, values) for name in self.settings(config).result_file or ("{result}",)]
+
+
+SENT = "sent"
+"""The metric of all requests, of which those that were completed are what has not failed, if it is not told itself."""
 
 
 @CLIENTS.register("command")
@@ -124,7 +128,7 @@ class CommandClient(ProgramClient):
 
     def _count_problems(self, benchmark: Benchmark) -> Iterator[str]:
         spoken = "requests" in placeholders(benchmark.command) & {*benchmark.spoken}
-        if benchmark.requests is not None and "completed" not in benchmark.metrics and not spoken:
+        if benchmark.requests is not None and not (_tells_completed(benchmark) or spoken):
             yield (
                 f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
                 "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
@@ -137,6 +141,8 @@ class CommandClient(ProgramClient):
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         measured = dict(super().metrics(config, target, done))
+        if _tells_completed(config.benchmark) and "completed" not in measured:
+            measured["completed"] = measured[SENT] - measured["failed"]
         if (sent := target.load.get("requests")) is not None and "completed" in measured:
             measured["failed"] = _failed(int(sent), measured["completed"], measured.get("failed"))
         return require_measured(measured, config.benchmark.min_success_rate, config.needed)
@@ -146,6 +152,11 @@ _OF_OPENAI = (
     *("endpoint", "input_tokens", "output_tokens", "concurrency", "request_rate", "warmup", "keep_alive"),
     *("save_requests", "goodput", "request_timeout", "api_key_env", "prompts", "ignore_eos"),
 )
+
+
+def _tells_completed(benchmark: Benchmark) -> bool:
+    """Whether it is known how many requests were completed: its result tells, or how many were sent and failed."""
+    return "completed" in benchmark.metrics or {SENT, "failed"} <= benchmark.metrics.keys()
 
 
 def _counts_failed(benchmark: Benchmark) -> bool:
