@@ -28,7 +28,12 @@ from mpipso.startup import Options
 from mpipso.wording import suggestion
 
 _OVERRIDES: tuple[tuple[str, str, Any, str], ...] = (
-    ("--nodes-per-group", "parallel.nodes_per_group", int, "nodes that one service instance spans (2)"),
+    (
+        "--nodes-per-group",
+        "parallel.nodes_per_group",
+        int,
+        "nodes that one service instance spans (2; 1 without hosts or -np)",
+    ),
     ("--devices-per-node", "parallel.devices_per_node", int, "accelerators of each node"),
     (
         "--mode",

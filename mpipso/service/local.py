@@ -63,7 +63,8 @@ class LocalNode(Node):
         self._start_folder = ""
         try:
             if work_dir:
-                Path(work_dir).mkdir(parents=True, exist_ok=True)
+                # Not what is above it: of a slip of the pen, a whole tree on the root disk of every host.
+                Path(work_dir).mkdir(exist_ok=True)
             leftovers.sweep(Path(work_dir or tempfile.gettempdir()))
             self.work_dir = tempfile.mkdtemp(prefix=leftovers.PREFIX, dir=work_dir or None)
             # A service that drops its rights reaches the folder that it was given; all in it is for the owner alone.

@@ -37,7 +37,7 @@ def loaded(file: ConfigFile) -> ConfigFile:
     if not file.template or file.content:
         return file
     try:
-        return file.model_copy(update={"content": Path(file.template).read_bytes().decode()})
+        return file.model_copy(update={"content": Path(file.template).read_bytes().decode("utf-8-sig")})
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
 

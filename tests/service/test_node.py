@@ -297,6 +297,14 @@ def test_a_work_folder_that_cannot_be_made_is_told() -> None:
         LocalNode(Share("node0"), work_dir="/proc/no/where")
 
 
+def test_a_work_folder_is_made_but_not_what_it_is_in(tmp_path: Path) -> None:
+    LocalNode(Share("node0"), work_dir=str(tmp_path / "work")).close()
+    assert (tmp_path / "work").is_dir()
+    with pytest.raises(EvaluationFailed, match=r"/slip/work cannot be made: No such file or directory$"):
+        LocalNode(Share("node0"), work_dir=str(tmp_path / "slip" / "work"))
+    assert not (tmp_path / "slip").exists()
+
+
 def test_the_key_that_the_client_sends_is_a_secret_whatever_its_variable_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

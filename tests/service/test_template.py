@@ -213,6 +213,14 @@ def test_a_template_that_is_none_is_told(content: bytes | None, kind: str, told:
         config_text(loaded(template), [parameter(path="a")], {"p": 1}, {})
 
 
+@pytest.mark.parametrize("kind", ["json", "yaml", "text"])
+def test_a_template_may_begin_with_a_byte_order_mark(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "template"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    written = config_text(loaded(ConfigFile.model_validate({"template": str(path), "format": kind})), [], {}, {})
+    assert json.loads(written) == {"a": 1}
+
+
 NGINX = b"""\
 worker_processes {workers};\r
 events { worker_connections {connections}; }

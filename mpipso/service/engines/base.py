@@ -218,6 +218,11 @@ class Engine:
                     f"parameter {p.name!r}: has a path, but service.config_file is a text; "
                     f'use {{{p.name}}} in it, or say format = "json" or "yaml"'
                 )
+            elif not (p.flag or p.env or p.path or p.name in used) and p.name in self._anywhere(config):
+                yield (
+                    f"parameter {p.name!r}: reaches nothing, as {{{p.name}}} is a placeholder of mpipso's own; "
+                    "give it another name, or a flag, an env or a path"
+                )
             elif not (p.flag or p.env or p.path or p.name in used):
                 yield (
                     f"parameter {p.name!r}: reaches nothing; give it a flag, an env or a path, "
