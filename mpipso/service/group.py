@@ -235,8 +235,8 @@ class ServiceGroup:
             self._cut = self._cut or measuring.cut
             if client is self._client:
                 self._first, self._expected = measuring.first, measuring.expected
-            if measuring.cut or any(metrics.get("failed") for metrics in found):
-                readiness.outlast(over)
+            # A service may have died without a word that its client had counted as a failure.
+            readiness.outlast(over)
             return found
 
     def _layout(self, folders: Sequence[str]) -> Layout:

@@ -44,6 +44,7 @@ from mpipso.service.running import LOG_BYTES
 
 HERE = Path(__file__).parent
 HOSTILE = [sys.executable, str(HERE / "hostile.py")]
+PYTHON = (sys.executable, "-c")
 TINY = [sys.executable, str(HERE / "tiny_service.py"), "--port", "{port}"]
 PARAMETER = {"name": "tokens", "type": "int", "min": 1, "max": 9, "env": "TOKENS"}
 REPEAT = pytest.mark.parametrize("trial", range(int(os.environ.get("MPIPSO_REPEAT", "1"))))
@@ -333,6 +334,24 @@ def test_a_service_that_closes_its_port_before_it_ends_under_load_is_told_with_w
     log = evaluation.files["service-0-node0.log"]
     assert b"\nKeyError: 'cmpl-1'\n" in log and b"EngineDeadError" in log[-2000:]
     assert LOG_BYTES - 200 < len(log) <= LOG_BYTES
+
+
+def test_a_service_that_dies_is_not_measured_though_its_client_counts_no_failure(bench: Bench) -> None:
+    """The client is one as wrk or hey, which goes on until its time is over."""
+    asks = """if True:
+        import json, sys, urllib.request
+        asked = 0
+        while True:
+            try:
+                urllib.request.urlopen(sys.argv[1] + "/v1/completions", data=b'{"max_tokens": 1}').close()
+                asked += 1
+            except OSError:
+                break
+        print(json.dumps({"x": asked}))
+    """
+    evaluation = bench.evaluate(hostile("fade", "--requests", "4"), ECHO | {"command": (*PYTHON, asks, "{base_url}")})
+    kind, cause = failed(evaluation)
+    assert kind == "configuration" and cause.startswith("node0: the service exited with code 0 during the benchmark: ")
 
 
 def test_a_service_that_serves_on_after_a_failed_benchmark_is_not_waited_for(
