@@ -301,7 +301,8 @@ class ServiceGroup:
                 grace=service.stop_grace,
                 stop_command=self._engine.fill(service.stop_command, self._config, configuration, layout, start.node),
             )
-            role = "the service" if len(starts) == 1 else "the worker" if rank else "the master"
+            worker = "the worker" if len(starts) == 2 else f"worker {rank}"
+            role = "the service" if len(starts) == 1 else worker if rank else "the master"
             self._running.append(Running(node, role, handle, log))
 
     def _readiness(

@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpipso.errors import EvaluationFailed
 from mpipso.logtext import IN_USE, says_in_use
@@ -101,6 +102,18 @@ class Running:
             return f"{error.cause}\n"
 
 
+class _End(NamedTuple):
+    """How a process has ended, in words, with what its log ``said`` of it; ``remoteness`` as of a :class:`Reason`."""
+
+    remoteness: int
+    ended: str
+    said: str = ""
+
+    @property
+    def line(self) -> str:
+        return self.ended + self.said
+
+
 def tails(several: Sequence[Running]) -> str:
     """The last lines of the logs of these processes; of several, each log is under a line that names its process."""
     if len(several) == 1:
@@ -119,7 +132,7 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
     told = [running for running, code in codes if code is not None]
     if not told:
         return [], []
-    causes: list[Reason] = []
+    causes: list[_End] = []
     for running, code in codes:
         if code is not None:
             remoteness, line = running.reason(engine)
@@ -132,7 +145,7 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             mute = code == -signal.SIGKILL and remoteness == OTHER
             remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
             said = "" if mute else f": {line}"  # what it did at last is no reason for that
-            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}{said}"))
+            causes.append(_End(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}", said))
     nearest = min(cause.remoteness for cause in causes)
     tells = nearest < ENDED and not all(only_named(each.line) for each in causes if each.remoteness == nearest)
     for running, code in codes:
@@ -140,7 +153,9 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
         # unless that is missing memory: it comes after a reason that one of them has told itself in more than a name.
         if code is None and (reason := running.reason(engine, lately=True)).remoteness < min(nearest, ELSEWHERE):
             remoteness = nearest if reason.remoteness > MEMORY and tells else reason.remoteness
-            causes.append(Reason(remoteness, f"{running.node.name}: {running.role} says: {reason.line}"))
+            causes.append(_End(remoteness, f"{running.node.name}: {running.role} says: {reason.line}"))
             told.append(running)
     causes.sort(key=lambda each: (each.remoteness, not says_in_use(each.line)))
-    return [cause.line for cause in causes], told
+    # What several say is quoted once.
+    first = {each.said: each for each in reversed(causes)}
+    return [each.line if each is first[each.said] else each.ended for each in causes], told

@@ -795,6 +795,14 @@ def test_of_several_processes_the_one_with_a_reason_is_named_first(
         assert causes[0].endswith("xxx...") and len(causes[0].partition("starting: ")[2]) == node_module.LINE
 
 
+def test_several_workers_have_numbers_and_what_they_all_say_is_quoted_once(bench: Bench, ended: None) -> None:
+    """All of them have ended by the first look at them."""
+    says = ("sh", "-c", 'echo "$0"; exit 1', "ValueError: no quorum")
+    cause = failed(bench.evaluate({"command": says, "worker_command": says}, nodes=3))[1]
+    how = "exited with code 1 while starting"
+    assert cause == f"node1: worker 1 {how}: ValueError: no quorum; node2: worker 2 {how}; node0: the master {how}"
+
+
 def test_a_worker_that_lives_on_is_asked_as_well_when_the_master_ends(bench: Bench) -> None:
     said = bench.folder / "said"
     memory = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
