@@ -117,7 +117,7 @@ def read_config(options: Options) -> Config:
     try:
         well_defined(config)
     except UserError as error:
-        problems += error.problems
+        problems += [f"{source}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
     return config

@@ -100,24 +100,28 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
         (
             "max = 64",
             f"max = {2**53}",
-            "parameter 'batch': has too many values: give a larger step, narrower bounds, or",
+            "{config}: parameter 'batch': has too many values: give a larger step, narrower bounds, or",
         ),
-        ('type = "int"', 'type = "float"\nstep = 1e-30', "parameter 'batch': has too many values: give a larger step"),
+        (
+            'type = "int"',
+            'type = "float"\nstep = 1e-30',
+            "{config}: parameter 'batch': has too many values: give a larger step",
+        ),
         (
             'type = "int"\nmin = 1\nmax = 64',
             'type = "float"\nmin = -1e308\nmax = 1e308',
-            "parameter 'batch': has bounds that are too far apart for a float",
+            "{config}: parameter 'batch': has bounds that are too far apart for a float",
         ),
         (
             "min = 1\nmax = 64",
             "expression = 'str(64)[2]'",
-            "parameter 'batch': expression 'str(64)[2]': string index out of range",
+            "{config}: parameter 'batch': expression 'str(64)[2]': string index out of range",
         ),
         ('flag = "--batch"', 'env = "A=B"', "{config}: parameters[0].env = 'A=B': "),
         (
             "[objective]",
             "[search]\nfirst = [{ batch = '4' }]\n[objective]",
-            "search.first[0]: batch: '4' is not of type",
+            "{config}: search.first[0]: batch: '4' is not of type",
         ),
     ],
 )
@@ -148,7 +152,7 @@ def test_what_the_engine_misses_and_what_the_search_contradicts_are_told_at_once
     change(config, "[objective]", "[search]\nfirst = [{ btach = 2 }]\n[objective]")
     lines = told(capsys, "--config", config)
     assert lines[0].startswith(f"{config}: service.command: unknown placeholder {{prot}}")
-    assert lines[1].startswith("search.first[0]: btach is not searched; did you mean 'batch'?")
+    assert lines[1].startswith(f"{config}: search.first[0]: btach is not searched; did you mean 'batch'?")
 
 
 def test_a_configuration_file_that_is_missing(config: Path) -> None:

@@ -270,10 +270,15 @@ class Config(Section):
         ]
         for parameter in self.parameters:
             if parameter.ratio_of is not None and parameter.ratio_of not in names:
-                problems.append(f"parameter {parameter.name!r}: ratio_of names the unknown {parameter.ratio_of!r}")
+                meant = suggestion(parameter.ratio_of, names)
+                problems.append(
+                    f"parameter {parameter.name!r}: ratio_of names the unknown {parameter.ratio_of!r}{meant}"
+                )
         for constraint in self.constraints:
             problems += [
-                f"constraint: product names the unknown parameter {n!r}" for n in constraint.product if n not in names
+                f"constraint: product names the unknown parameter {n!r}{suggestion(n, names)}"
+                for n in constraint.product
+                if n not in names
             ]
         problems += self._sweep_problems(names)
         problems += [

@@ -12,6 +12,7 @@ from mpipso.evaluation import Value
 from mpipso.search.dependent import Factor, Product, Ratio
 from mpipso.search.domains import Choices, Continuum, Domain, LogInts, Steps, Values, number
 from mpipso.search.expressions import Expression
+from mpipso.wording import suggestion
 
 
 def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain]:
@@ -171,6 +172,7 @@ def _dependency_order(
             reads[name] += expressions[name].reads
             problems += [
                 f"parameter {name!r}: expression {parameter.expression!r} names the unknown {other!r}"
+                f"{suggestion(other, known)}"
                 for other in expressions[name].reads
                 if other not in known
             ]

@@ -18,6 +18,7 @@ from mpipso.search.arrays import Array
 from mpipso.search.definition import domains, typed
 from mpipso.search.domains import Domain, Values
 from mpipso.search.expressions import Condition, Expression
+from mpipso.wording import suggestion
 
 _MOST_LISTED = 100_000
 """The most combinations of values that are listed, or tried one by one, which bounds the time and the memory."""
@@ -352,7 +353,7 @@ def _conditions(constraints: Sequence[Constraint], probes: Sequence[Values]) -> 
     for condition in conditions:
         unknown = [name for name in condition.reads if name not in probes[0]]
         where = f"constraint: expression {condition.text!r}"
-        problems += [f"{where} names the unknown {name!r}" for name in unknown]
+        problems += [f"{where} names the unknown {name!r}{suggestion(name, probes[0])}" for name in unknown]
         if not unknown and not condition.reads:
             problems.append(f"{where} names no parameter")
         elif not unknown and all(found := [condition.problem(probe) for probe in probes]):
