@@ -138,25 +138,43 @@ class Incumbent:
     def _promote(self, best: Trial, among: Collection[int], *, confirmed: bool = False) -> bool:
         """Make a trial the incumbent and write its files; returns whether another one, or none, was it before."""
         known = best.number == self.number
-        score = self._trials.score(best, set(among), confirmed=confirmed)
-        fitness = None if score is None else score.fitness
         if not known:
-            self._journal.write("incumbent", number=best.number, fitness=fitness)
+            score = self._trials.score(best, set(among), confirmed=confirmed)
+            self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
             self.number = best.number
-        self._write(best, among, fitness, confirmed=confirmed)
+        self._write(best, *self._beside_baseline(best, among, confirmed=confirmed))
         return not known
 
-    def _write(self, best: Trial, among: Collection[int], fitness: float | None, *, confirmed: bool) -> None:
+    def _beside_baseline(
+        self, best: Trial, among: Collection[int], *, confirmed: bool
+    ) -> tuple[Collection[int], int | None]:
+        """The evaluations by which the best is compared with the baseline, and their race, None for the search.
+
+        As in the summary they are of the last race in which both worked, or else of the search. Where the baseline has
+        worked in neither, they are those ``among`` which it is the best.
+        """
+        race = self._trials.race_of(max(among)) if confirmed else None
+        baseline = self._trials.baseline
+        if race is None or baseline is None:
+            return among, race
+        for each in (race, *reversed(self._trials.races)):
+            ours, theirs = (self._trials.confirmations(trial, each) for trial in (best, baseline))
+            if self._trials.values(best, ours) and self._trials.values(baseline, theirs):
+                return ours, each
+        searched = self._trials.searched
+        return (searched, None) if self._trials.reference() and self._trials.values(best, searched) else (among, race)
+
+    def _write(self, best: Trial, among: Collection[int], race: int | None) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = together([result for result in found if result.failure is None])
-        # As in the summary: a race is compared with what the baseline measured in it.
-        reference = self._trials.reference(self._trials.race_of(max(among)) if confirmed else None)
+        score = self._trials.score(best, among, confirmed=race is not None)
+        reference = self._trials.reference(race)
         self.told = score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized)
         if found:
             write_best(
                 self._folder.path,
                 replace(found[0], number=best.number, metrics=metrics),
-                fitness=fitness,
+                fitness=None if score is None else score.fitness,
                 score=self.told,
                 starts=self._publish(best.configuration),
                 redactor=self._folder.redactor,

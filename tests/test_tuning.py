@@ -1345,6 +1345,37 @@ class TestRaceAfterRace:
         again.over = lambda each: each.label == "confirm" and each.configuration["batch"] != 8
         assert again.best() == 20
 
+    @pytest.mark.parametrize("good", [0, 1])
+    def test_the_files_compare_with_the_baseline_as_the_summary_does_although_that_failed(
+        self, good: int, tmp_path: Path
+    ) -> None:
+        """In the race it fails always, or all but once; the machine is slower by then."""
+        failed = 0
+
+        class Failing(self.Table):
+            def _evaluation(self, group: int, assignment: Assignment) -> Evaluation:
+                nonlocal failed
+                evaluation = super()._evaluation(group, assignment)
+                if assignment.label != "confirm" or assignment.configuration["batch"] != 8 or failed == 2 - good:
+                    return evaluation
+                failed += 1
+                return replace(evaluation, metrics={}, failure=Failure("killed", "configuration"))
+
+        table = {(8, False): (10.0, 1.0), (20, False): (50.0, 1.0), (8, True): (5.0, 1.0), (20, True): (20.0, 1.0)}
+        session = Failing(tmp_path, self.of(2, 20), groups=1, table=table)
+        assert session.best() == 20
+        outcome = read_outcome(tmp_path)
+        assert failed == 2 - good and outcome.baseline is not None and outcome.best is not None
+        figures = outcome.best.metrics, outcome.baseline.metrics
+        ratio = figures[0]["output_throughput"] / figures[1]["output_throughput"]
+        assert ratio == pytest.approx(4.0 if good else 5.0, rel=0.01)
+        written = tomli.loads((tmp_path / "best.toml").read_text())
+        told = score("output_throughput", *figures, higher=True)
+        assert written["run"]["score"] == told and told in (tmp_path / "best.sh").read_text()
+        assert written["metrics"] == figures[0]
+        assert written["run"]["fitness"] == -figures[0]["output_throughput"]
+        assert session.tuning is not None and session.tuning._incumbent.told == told
+
     def test_it_is_judged_by_what_the_baseline_measured_in_it(self, tmp_path: Path) -> None:
         relative = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline"}]}
         table = {

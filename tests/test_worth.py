@@ -116,6 +116,19 @@ def test_a_doubt_says_what_is_in_doubt_although_no_verdict_says_that_a_limit_is_
     assert found["slots"].partition(", ")[2] == "may break a limit"
 
 
+def test_a_baseline_that_fails_half_of_the_time_is_compared_with_by_what_it_measured(tmp_path: Path) -> None:
+    found = []
+    for lost in (False, True):
+        script = Script(CONFIG)
+        for number, slots in enumerate((1, 7, 8)):
+            script.evaluated(10, group=0, **feasible(number, slots, "one", 500.0, "" if number else "baseline"))
+        if lost:
+            script.evaluated(10, 3, 0, tokens=None, label="repeat", configuration=BASELINE)
+        (tmp_path / str(lost)).mkdir()
+        found.append(worth(read_outcome(script.finished(30, incumbent=2).save(tmp_path / str(lost)))))
+    assert found[0] == found[1] and found[0]["slots"].endswith(" %")
+
+
 @pytest.mark.parametrize(
     "config",
     [

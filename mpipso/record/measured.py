@@ -17,6 +17,7 @@ from mpipso.evaluation import CONFIRM, Configuration, Metrics, at_one_load, toge
 from mpipso.record import figures
 from mpipso.record.judged import Judged
 from mpipso.score import Score
+from mpipso.wording import plural
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Measured:
         return not (self.stopped or works(self.good, self.counted))
 
     @property
+    def failures(self) -> str:
+        """In how many of the measurements that count it failed, in words."""
+        count = len(self.counted)
+        return f"failed in {count - len(self.good)} of {count} {plural(count, 'measurement')}"
+
+    @property
     def broken(self) -> tuple[Judged, ...]:
         """The good measurements that break a limit."""
         return tuple(judged for judged in self.good if not judged.feasible)
@@ -95,8 +102,7 @@ class Measured:
     def score(self) -> Score:
         """What the configuration is worth, as the search judged it.
 
-        Journals of earlier versions do not tell that of several measurements. There most of the good ones have to keep
-        all limits, and the numbers are means.
+        Journals of earlier versions do not tell that of several measurements. There it is the :attr:`good_score`.
         """
         if (together := self.counted[-1].together) is not None:
             return together
@@ -104,6 +110,14 @@ class Measured:
             return Score(failed=True)
         if self.stopped and self.counted[0].score is not None:
             return self.counted[0].score
+        return self.good_score
+
+    @property
+    def good_score(self) -> Score:
+        """What the good measurements alone are worth: most of them have to keep all limits, and the numbers are means.
+
+        That is what a configuration is worth as a reference for others, even where it fails too often to be the best.
+        """
         scores = [judged.score for judged in self.good if judged.score is not None]
         infeasible = 2 * len(self.broken) >= len(self.good)
         fitness = [score.fitness for score in scores if score.fitness is not None]

@@ -115,13 +115,18 @@ class Outcome:
         """The evaluations by configuration, in the order in which the configurations came first.
 
         Baseline and best count by the last race that both are in: the machines may have changed since another one. If
-        there is none, all count by the search.
+        there is none, all count by the search. A race in which the baseline always failed compares nothing; if it did
+        so everywhere, there is nothing to compare.
         """
         every = by_configuration(self.evaluations)
         baseline, best = self._baseline_of(every), self._best_of(every)
-        if baseline is None or best is None or best.race == baseline.race:
+        if baseline is None or best is None:
             return every
-        if (race := next((race for race in best.races if race in baseline.races), None)) is not None:
+        races = [*(race for race in best.races if race in baseline.races), None]
+        comparing = [race for race in races if replace(baseline, race=race).good]
+        if not comparing or best.race == baseline.race == comparing[0]:
+            return every
+        if (race := comparing[0]) is not None:
             return [replace(each, race=race) if each in (baseline, best) else each for each in every]
         return [replace(each, race=None) for each in every]
 

@@ -104,6 +104,7 @@ def pareto(outcome: Outcome, metric: str) -> Group:
             Text.assemble(
                 clean(settings) or ("the baseline", "dim"),
                 (f"  mean of {len(point.among)}" if len(point.among) > 1 else "", "dim"),
+                (f"  {point.measured.failures}" if point.measured.failed else "", "yellow"),
                 (f"  breaks a limit: {clean('; '.join(broken))}" if broken else "", "yellow"),
             ),
             style=style,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -38,7 +39,7 @@ def summary(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     baseline, best = outcome.baseline, outcome.best
     parts: list[RenderableType] = [*_verdict(outcome), ""]
     if best is not None:
-        if baseline is None or baseline.failed or best is baseline:
+        if baseline is None or not baseline.good or best is baseline:
             parts += [_Limited(outcome.limits, partial(_alone, outcome, best)), ""]
             parts += _by_load(outcome, {"best": best})
         else:
@@ -52,13 +53,15 @@ def report(outcome: Outcome, worth: Mapping[str, str] | None = None) -> Group:
     """The :func:`summary` of a run, finished or not, below a table of its best configurations; printed likewise."""
     # The best comes first even if others measured better, but only once, or if one of its measurements broke a limit.
     best = outcome.best
-    ranked = sorted(filter(_ranks, outcome.configurations), key=lambda each: (each is not best, each.score))
+    ranked = [each for each in outcome.configurations if _ranks(each, reference=each is outcome.baseline)]
+    ranked.sort(key=lambda each: (each is not best, each.score))
     told = summary(outcome, worth)
     return Group(_top(outcome, ranked[:_TOP]), "", told) if ranked else told
 
 
-def _ranks(measured: Measured) -> bool:
-    return bool(measured.good) and not measured.failed and all(judged.score is not None for judged in measured.good)
+def _ranks(measured: Measured, *, reference: bool) -> bool:
+    works = reference or not measured.failed
+    return works and bool(measured.good) and all(judged.score is not None for judged in measured.good)
 
 
 def _verdict(outcome: Outcome) -> Iterator[Text]:
@@ -83,10 +86,8 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
     elif baseline is None:
         yield Text("There is no baseline to compare with.", "yellow")
         yield from _unconfirmed(outcome, best)
-    elif baseline.failed:
-        count = len(baseline.counted)
-        often = f" in {count - len(baseline.good)} of {count} measurements" if baseline.good else ""
-        yield Text(f"The baseline failed{often}: {clean(baseline.cause or 'no metrics').rstrip(':.')}.", "yellow")
+    elif baseline.failed and not baseline.good:
+        yield from _baseline_failures(baseline, best)
         yield from _unconfirmed(outcome, best)
     elif best is baseline and all(each.silent for each in outcome.configurations if each is not baseline):
         yield Text(f"Only the baseline has been measured{' so far' if outcome.ended else ''}.", "yellow")
@@ -95,8 +96,18 @@ def _verdict(outcome: Outcome) -> Iterator[Text]:
         yield from _race_cut(outcome)
     else:
         yield from _comparison(outcome, baseline, best)
+    if best is not None and baseline is not None and baseline.good:
+        yield from _baseline_failures(baseline, best)
     if best is not None and best.broken:
         yield Text(f"The best breaks a limit: {clean(best.violations)}.", "yellow")
+
+
+def _baseline_failures(baseline: Measured, best: Measured) -> Iterator[Text]:
+    """That half of the baseline's measurements or more failed, be it in a race that does not count for that reason."""
+    tried = replace(baseline, race=next((race for race in best.races if race in baseline.races), None))
+    if tried.failed:
+        often = tried.failures + (" of the final race" if tried.confirmed else "") if baseline.good else "failed"
+        yield Text(f"The baseline {often}: {clean(tried.cause or 'no metrics').rstrip(':.')}.", "yellow")
 
 
 def _without_best(outcome: Outcome) -> str:
@@ -161,15 +172,18 @@ def _unconfirmed(outcome: Outcome, best: Measured) -> Iterator[Text]:
     if best.confirmed:
         yield from _race_cut(outcome)
         return
-    if outcome.race_cut or (outcome.cause == "time" and outcome.confirm):
-        both = any(each.races for each in outcome.configurations) and outcome.baseline is not None
+    baseline = outcome.baseline
+    raced = baseline is not None and not best.races.keys().isdisjoint(baseline.races)
+    if not raced and (outcome.race_cut or (outcome.cause == "time" and outcome.confirm)):
+        both = any(each.races for each in outcome.configurations) and baseline is not None
         what = "ended the final race too early" if both else "left no room for the final race"
         rest = "it did not measure baseline and best again" if both else "the best was not measured again"
         yield Text(f"The time limit {what}: {rest}.", "yellow")
     else:
-        again = "baseline and best side by side" if best.races and outcome.baseline is not None else "the best again"
+        again = "baseline and best side by side" if best.races and baseline is not None else "the best again"
         race = f"No final race has measured {again}{' yet' if outcome.ended else ''}"
         yield Text(f"{race}: it may be worse than it looks.", "yellow")
+        yield from _race_cut(outcome)
 
 
 def _race_cut(outcome: Outcome) -> Iterator[Text]:
@@ -377,6 +391,7 @@ def _top(outcome: Outcome, best: Sequence[Measured]) -> Table:
             Text.assemble(
                 clean(settings) or ("the baseline", "dim"),
                 (remark, "dim"),
+                (f"  {measured.failures}" if measured.failed else "", "yellow"),
                 (broken if measured.broken else "", "yellow"),
             ),
             style="bold" if measured is outcome.best else None,

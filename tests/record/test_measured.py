@@ -64,6 +64,9 @@ def test_a_race_in_which_it_was_not_measured_leaves_the_search_s_measurements() 
 def test_a_configuration_that_fails_half_of_the_time_has_failed() -> None:
     assert Measured((good(1, 100.0), bad(2, "repeat"))).failed
     assert not Measured((good(1, 100.0), bad(2, "repeat"), good(3, 90.0, "repeat"))).failed
+    once = Measured((good(1, 100.0), bad(2, "repeat"), good(3, 90.0, "repeat"), bad(4, "repeat")))
+    assert once.failures == "failed in 2 of 4 measurements" and once.score.failed
+    assert once.good_score == Score(False, False, 0.0, -95.0)
     failed = Measured((bad(1), bad(2, cause="no answer"), bad(3, cause="no answer")))
     assert failed.failed and failed.cause == "no answer" and failed.metrics == {} and failed.score.failed
 

@@ -98,6 +98,16 @@ def test_the_baseline_keeps_limits_relative_to_itself_however_its_measurements_v
     assert numbers(outcome(first, replace(first, evaluation=repeat), limits=limits)) == [0]
 
 
+def test_a_baseline_that_fails_half_of_the_time_is_compared_with_but_is_not_on_the_front() -> None:
+    first = measured(0, 100.0, 10.0)
+    lost = replace(first.evaluation, number=3, label="repeat", metrics={}, failure=Failure("killed", "configuration"))
+    found = outcome(first, measured(1, 110.0, 50.0), Judged(lost, Score(failed=True)), incumbent=1)
+    assert numbers(found) == [1]
+    rows = [" ".join(line.split()) for line in drawn(pareto(found, METRIC))]
+    assert "1 50 ms 110 tok/s +10.0 % n=1" in rows
+    assert "0 10 ms 100 tok/s the baseline failed in 1 of 2 measurements" in rows
+
+
 def test_what_was_measured_once_for_all_loads_and_breaks_a_limit_in_the_race_is_on_the_front_at_none() -> None:
     def swept(number: int, answers_right: float) -> Judged:
         """At two loads, and the answers are checked once."""

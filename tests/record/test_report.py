@@ -399,9 +399,65 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     assert lines[0] == "The baseline failed: no answer."
     once = broken(6, "no answer", "baseline")
     lines = drawn(summary(outcome(RUN[0], once, incumbent=0)))
-    assert lines[0] == "The baseline failed in 1 of 2 measurements: no answer."
+    assert lines[:2] == [
+        "Only the baseline has been measured.",
+        "The baseline failed in 1 of 2 measurements: no answer.",
+    ]
     lines = drawn(summary(outcome(RUN[0], once, judged(7, BASELINE, 380.0, 1400.0, "repeat"), incumbent=0)))
-    assert lines[0] == "Only the baseline has been measured.", "it counts as good"
+    assert lines[:2] == ["Only the baseline has been measured.", ""], "it counts as good"
+
+
+@pytest.mark.parametrize("race", [False, True])
+def test_one_good_measurement_of_the_baseline_is_enough_to_compare_with(race: bool) -> None:
+    """Although what may be the best has to work more often."""
+    lost = broken(6, "killed", "confirm" if race else "repeat")
+    again = [judged(8 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((580.0, 600.0))]
+    raced = [judged(7, BASELINE, 400.0, 1400.0, "confirm"), *again] if race else []
+    lines = drawn(report(outcome(*RUN, lost, *raced, incumbent=2)), width=120)
+    before, after, gain = ("400", "590", "+47.5 %") if race else ("380", "610", "+60.5 %")
+    rows = [line.split() for line in lines[2 : lines.index("")]]
+    assert [(row[1:3], " ".join(row[4:])) for row in rows] == [
+        (["2", after], f"{gain} n_parallel=16{' mean of 2' if race else ''}"),
+        (["1", "350"], f"{'-12.5 %' if race else '-7.9 %'} n_batch=512"),
+        (["0", before], "the baseline failed in 1 of 2 measurements"),
+    ]
+    headline = f"output_throughput: {before} tok/s -> {after} tok/s ({gain}{', 95 % interval ' if race else ')'}"
+    first = next(number for number, line in enumerate(lines) if line.startswith(headline))
+    where = " of the final race" if race else ""
+    assert f"The baseline failed in 1 of 2 measurements{where}: killed." in lines[first:]
+    assert not race or lines[first + 1].startswith("The baseline failed"), "the race has compared them"
+    assert cells(lines, "output_throughput")[1:] == [f"{before} tok/s", f"{after} tok/s", gain]
+    worse = [judged(7, BASELINE, 700.0, 1400.0, "confirm"), *again] if race else [judged(7, BEST, 100.0, 1.0, "repeat")]
+    lines = drawn(summary(outcome(*RUN, lost, *worse, incumbent=2)))
+    assert lines[0].startswith(f"output_throughput: {'700' if race else '380'} tok/s -> "), "it cannot be the best"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_race_in_which_the_baseline_always_failed_compares_nothing(cut: bool) -> None:
+    lost = [broken(6 + n, "killed", "confirm") for n in range(2 - cut)]
+    again = [judged(8 + n, BEST, tokens, 400.0, "confirm") for n, tokens in enumerate((300.0, 320.0))]
+    found = replace(outcome(*RUN, *lost, *again, incumbent=2), cause="time", race_cut=cut)
+    lines = drawn(summary(found))
+    assert lines[: 3 + cut] == [
+        "output_throughput: 380 tok/s -> 610 tok/s (+60.5 %)",
+        "No final race has measured baseline and best side by side: it may be worse than it looks.",
+        *["The time limit ended the final race before all was measured as often as was asked for."] * cut,
+        f"The baseline failed in {'1 of 1 measurement' if cut else '2 of 2 measurements'} of the final race: killed.",
+    ]
+    assert cells(lines, "output_throughput")[1:] == ["380 tok/s", "610 tok/s", "+60.5 %"]
+    earlier = [judged(20, BASELINE, 190.0, 1400.0, "confirm"), judged(21, BEST, 305.0, 400.0, "confirm")]
+    second = [judged(22, {**BEST, "n_batch": 64}, 90.0, 300.0), broken(23, "killed", "confirm")]
+    second += [judged(24, BEST, 150.0, 400.0, "confirm")]
+    lines = drawn(summary(outcome(*RUN, *earlier, *second, incumbent=2)))
+    assert lines[:2] == [
+        "output_throughput: 190 tok/s -> 305 tok/s (+60.5 %)",
+        "Measured again once each: how much of the gain is chance cannot be told; see search.confirm.",
+    ]
+    assert lines[2] == "The baseline failed in 1 of 1 measurement of the final race: killed."
+    found = outcome(broken(0, "killed", "baseline"), *RUN[1:], *lost, *again, incumbent=2)
+    lines = drawn(summary(found))
+    assert lines[0] == "The baseline failed: killed."
+    assert cells(lines, "output_throughput")[1:] == ["310 tok/s"], "there is nothing else to compare with"
 
 
 def test_it_is_said_plainly_when_everything_failed_or_nothing_ran() -> None:
