@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from bed.job import wait_until
+from cluster.local_channel import LocalChannel
 from faults.course import Course
 
-from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Progress
 from mpipso.cluster.health import Leases
 from mpipso.cluster.membership import Membership

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cluster.local_channel import LocalChannel
 from faults.course import Course
 
-from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import Cancel
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
 from mpipso.config import Config

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from cluster.local_channel import LocalChannel
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mpipso.cluster.channel import LocalChannel
 from mpipso.cluster.dispatch import (
     PROBE,
     Assigned,

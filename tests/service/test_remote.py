@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bed.job import wait_until
+from cluster.local_channel import LocalChannel
 from service.node_interface import (
     TestExecute,
     TestFiles,
@@ -19,7 +20,6 @@ from service.node_interface import (
     python,
 )
 
-from mpipso.cluster.channel import LocalChannel
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service import remote
 from mpipso.service.local import LocalNode
