@@ -24,7 +24,6 @@ from mpipso.cluster.dispatch import (
     Quarantined,
     Readmitted,
     Retried,
-    dated,
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
@@ -300,8 +299,7 @@ class Root:
         events: list[Event] = []
         if ended:
             self._monitor.lost(ended[0], told)
-            left = self._dispatcher.leave(ended[0], told, now)
-            events = [dated(event, time.time() - now) for event in left]
+            events = self._dispatcher.leave(ended[0], told, now, time.time())
         else:
             self._monitor.note(f"lost {told}")
         if failure is not None and not self._closing:

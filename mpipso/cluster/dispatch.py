@@ -87,14 +87,6 @@ class Readmitted:
 Event = Progress | Assigned | Evaluated | Retried | GivenUp | Quarantined | Probed | Readmitted
 
 
-def dated(event: Event, offset: float) -> Event:
-    """The event of an evaluation that the root timed, with Unix times, as leaders give them."""
-    if not isinstance(event, (Retried, Evaluated)):
-        return event
-    lost = event.evaluation
-    return type(event)(replace(lost, started=lost.started + offset, ended=lost.ended + offset))
-
-
 @dataclass(frozen=True)
 class Cancel:
     """Root to leader: give up the evaluation that runs."""
@@ -166,17 +158,17 @@ class Dispatcher:
         """A group is ready to work; its number was never used before."""
         self._health.join(group)
 
-    def leave(self, group: int, cause: str, now: float) -> list[Event]:
+    def leave(self, group: int, cause: str, now: float, ended: float) -> list[Event]:
         """A group has ended, for a reason in words (``cause``): the assignment that it ran goes back to the queue.
 
-        The times in the events are those of the caller's clock, in seconds.
+        ``ended`` is the Unix time at the time ``now``, for the evaluation that is lost.
         """
         self._health.leave(group)
         assignment, since = self._running.pop(group, (None, now))
         if assignment is None or assignment.label == PROBE:
             return []
         failure = Failure(cause, "infrastructure")
-        lost = replace(assignment.evaluation(group), failure=failure, started=since, ended=now)
+        lost = replace(assignment.evaluation(group), failure=failure, started=ended - (now - since), ended=ended)
         return self._settle(lost, assignment, now)
 
     def submit(self, assignments: Iterable[Assignment]) -> None:

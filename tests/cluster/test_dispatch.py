@@ -74,7 +74,7 @@ class Groups:
 
     def lose(self, group: int) -> list[Event]:
         self.running.pop(group, None)
-        return self.dispatcher.leave(group, "the rank died", self.now)
+        return self.dispatcher.leave(group, "the rank died", self.now, self.now)
 
     def say(self, group: int, number: int, attempt: int, phase: str = "measuring") -> list[Event]:
         return self.dispatcher.take(group, Progress(group, number, attempt, phase), self.now)

@@ -139,7 +139,7 @@ class Protocol(RuleBasedStateMachine):
             return
         if loss.ended and loss.group is not None:
             lost = self.working.pop(loss.group, None)
-            self._settle(self.dispatcher.leave(loss.group, "lost", self.now))
+            self._settle(self.dispatcher.leave(loss.group, "lost", self.now, self.now))
             if lost is not None and self.ending:
                 self._give_up(lost.number)
 
