@@ -101,12 +101,10 @@ class LocalNode(Node):
         stop_command: Sequence[str] = (),
     ) -> str:
         log_path = self._path(log)
-        try:
+        with self._being(log, "written"):
             log_path.parent.mkdir(parents=True, exist_ok=True)
             log_path.unlink(missing_ok=True)
             log_path.touch(0o600)
-        except OSError as error:
-            raise self._failure(f"{log} cannot be written: {error.strerror}") from None
         if problem := self._memory.settle(HELD_BEFORE):
             raise self._failure(f"{problem} before the start")
         with self._named():
@@ -177,52 +175,41 @@ class LocalNode(Node):
     def start_folder(self) -> str:
         # What cannot be removed, as files of a container's root, is at least not in the new one.
         shutil.rmtree(self._start_folder, ignore_errors=True)
-        try:
+        with self._being(self.work_dir, "written"):
             self._start_folder = tempfile.mkdtemp(prefix="start-", dir=self.work_dir)
-        except OSError as error:
-            raise self._failure(f"{self.work_dir} cannot be written: {error.strerror}") from None
         if problem := self.unwritable():  # what a service makes of that says nothing of its configuration
             raise self._failure(problem)
         return self._start_folder
 
     def write_chunk(self, path: str, offset: int, data: bytes) -> None:
         part = part_of(self._path(path))
-        try:
+        with self._being(path, "written"):
             part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("r+b" if offset else "wb") as file:
                 file.seek(offset)
                 file.write(data)
-        except OSError as error:
-            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
 
     def finish_file(self, path: str, sha256: str, mode: int) -> None:
         target = self._path(path)
         part = part_of(target)
-        try:
+        with self._being(path, "written"):
             if _sha256(part) != sha256:
                 part.unlink()
                 raise self._failure(f"{path} arrived damaged: the checksum differs")
             part.chmod(mode)
             part.replace(target)
-        except OSError as error:
-            raise self._failure(f"{path} cannot be written: {error.strerror}") from None
 
     def read_chunk(self, path: str, offset: int, size: int) -> bytes:
-        try:
-            with self._path(path).open("rb") as file:
-                if offset < 0:
-                    file.seek(max(0, file.seek(0, os.SEEK_END) + offset))
-                else:
-                    file.seek(offset)
-                return file.read(size)
-        except OSError as error:
-            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
+        with self._being(path, "read"), self._path(path).open("rb") as file:
+            if offset < 0:
+                file.seek(max(0, file.seek(0, os.SEEK_END) + offset))
+            else:
+                file.seek(offset)
+            return file.read(size)
 
     def log_size(self, path: str) -> int:
-        try:
+        with self._being(path, "read"):
             return self._path(path).stat().st_size
-        except OSError as error:
-            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
     def log_text(self, path: str, since: int, most: int) -> bytes:
         size = self.log_size(path)
@@ -249,10 +236,8 @@ class LocalNode(Node):
         return f"[... {last - len(kept) - had} bytes left out ...]\n".encode() + kept
 
     def file_digest(self, path: str) -> tuple[str, int]:
-        try:
+        with self._being(path, "read"):
             return _sha256(self._path(path)), self._path(path).stat().st_mode & 0o7777
-        except OSError as error:
-            raise self._failure(f"{path} cannot be read: {error.strerror}") from None
 
     @contextlib.contextmanager
     def new_folder(self, path: str) -> Iterator[None]:
@@ -264,10 +249,8 @@ class LocalNode(Node):
             The folder cannot be made, or is there already.
         """
         folder = self._path(path)
-        try:
+        with self._being(path, "made"):
             folder.mkdir(0o700)
-        except OSError as error:
-            raise self._failure(f"{path} cannot be made: {error.strerror}") from None
         try:
             yield
         finally:
@@ -324,6 +307,14 @@ class LocalNode(Node):
             raise EvaluationFailed(f"{self.name}: {error.cause}", kind=error.kind, detail=error.detail) from None
         except OSError as error:  # the folder of the start is gone, or there are too many open files
             raise self._failure(str(error)) from None
+
+    @contextlib.contextmanager
+    def _being(self, path: str, what: str) -> Iterator[None]:
+        """Errors of the system within say that ``path`` cannot be ``written``, ``read`` or ``made``."""
+        try:
+            yield
+        except OSError as error:
+            raise self._failure(f"{path} cannot be {what}: {error.strerror}") from None
 
     def _failure(self, cause: str) -> EvaluationFailed:
         return EvaluationFailed(f"{self.name}: {cause}", kind="infrastructure")
