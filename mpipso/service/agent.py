@@ -13,7 +13,7 @@ import select
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import facts
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Share
-from mpipso.service.remote import Abandon, Agent, Answer, Request
+from mpipso.service.remote import Abandon, Agent, Answer, Request, answer_to
 from mpipso.service.wire import Alive, Lines, Message, Ready, decode, encode, tuples
 
 _READ = 1 << 18
@@ -71,15 +71,8 @@ class AgentServer:
         if self._node is not None:
             shutil.rmtree(self._node.work_dir, ignore_errors=True)
 
-    def _answer(self, request: Request, function: Any) -> None:
-        try:
-            answer = Answer(request.number, function(*request.args, **request.kwargs))
-        except EvaluationFailed as failure:
-            answer = Answer(request.number, failure=failure)
-        except Exception as error:  # whatever went wrong here, the leader must hear of it instead of waiting
-            cause = f"{request.method} failed: {type(error).__name__}: {error}"
-            answer = Answer(request.number, failure=EvaluationFailed(cause, kind="infrastructure"))
-        self.say(answer)
+    def _answer(self, request: Request, function: Callable[..., Any]) -> None:
+        self.say(answer_to(request, lambda asked: function(*asked.args, **asked.kwargs)))
 
     def _join(self, work_dir: str, **share: Any) -> str:
         self._node = LocalNode(Share(**tuples(share)), work_dir)

@@ -104,22 +104,25 @@ class Agent:
         self._pool.shutdown(wait=True)
 
     def _serve(self, request: Request) -> None:
-        try:
-            if request.method not in self.METHODS:
-                raise EvaluationFailed(f"{self._node.name}: unknown request {request.method!r}", kind="infrastructure")
-            kwargs = dict(request.kwargs)
-            if request.method == "execute":
-                kwargs["cancel"] = self._abandoned[request.number]
-            value = getattr(self._node, request.method)(*request.args, **kwargs)
-        except EvaluationFailed as failure:
-            self._answer(Answer(request.number, failure=failure))
-        except Exception as error:  # whatever went wrong here, the leader must hear of it instead of waiting
-            cause = f"{self._node.name}: {request.method} failed: {type(error).__name__}: {error}"
-            self._answer(Answer(request.number, failure=EvaluationFailed(cause, kind="infrastructure")))
-        else:
-            self._answer(Answer(request.number, value))
-        finally:
-            self._abandoned.pop(request.number, None)
+        self._answer(answer_to(request, self._call, f"{self._node.name}: "))
+        self._abandoned.pop(request.number, None)
+
+    def _call(self, request: Request) -> Any:
+        if request.method not in self.METHODS:
+            raise EvaluationFailed(f"{self._node.name}: unknown request {request.method!r}", kind="infrastructure")
+        more = {"cancel": self._abandoned[request.number]} if request.method == "execute" else {}
+        return getattr(self._node, request.method)(*request.args, **request.kwargs, **more)
+
+
+def answer_to(request: Request, call: Callable[[Request], Any], where: str = "") -> Answer:
+    """What a call returns for a request, or the failure that it raises; ``where`` begins that of a defect."""
+    try:
+        return Answer(request.number, call(request))
+    except EvaluationFailed as failure:
+        return Answer(request.number, failure=failure)
+    except Exception as error:  # whatever went wrong here, the leader must hear of it instead of waiting
+        cause = f"{where}{request.method} failed: {type(error).__name__}: {error}"
+        return Answer(request.number, failure=EvaluationFailed(cause, kind="infrastructure"))
 
 
 def _pool() -> ThreadPoolExecutor:
