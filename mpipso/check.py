@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpipso.cluster.facts import rank_here
-from mpipso.cluster.hosts import Hosts
+from mpipso.cluster.hosts import Hosts, addresses
 from mpipso.cluster.placement import form_groups, named_without_rank
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank
 from mpipso.config import Config
@@ -137,13 +137,7 @@ def _unresolved(hosts: Iterable[str]) -> list[str]:
 
 
 def _resolves(host: str) -> bool:
-    if host == socket.gethostname():
-        return True
-    try:
-        socket.getaddrinfo(host.rpartition("@")[2], None)
-    except (OSError, UnicodeError):  # the latter for what cannot be a name
-        return False
-    return True
+    return host == socket.gethostname() or bool(addresses(host))
 
 
 def _table(plan: Plan) -> Table:
