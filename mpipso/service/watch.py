@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from mpipso.errors import Cancelled, EvaluationFailed
-
-T = TypeVar("T")
 
 WATCH = 0.3
 """Seconds between two looks at whether every process of the service still runs."""
@@ -70,16 +68,16 @@ def watching(alive: Callable[[], None], cancel: threading.Event) -> Iterator[thr
             raise Cancelled("the evaluation was cancelled")
 
 
-def interruptible(work: Coroutine[Any, Any, T], over: threading.Event) -> T:
-    """The result of ``work``.
+def interruptible(work: Coroutine[Any, Any, None], over: threading.Event) -> None:
+    """Do ``work``.
 
     Raises
     ------
     Cancelled
-        ``over`` was set before there was one.
+        ``over`` was set before it was done.
     """
 
-    async def attend() -> T:
+    async def attend() -> None:
         task = asyncio.ensure_future(work)
         while not over.is_set():
             done, _ = await asyncio.wait({task}, timeout=LOOK)
@@ -89,4 +87,4 @@ def interruptible(work: Coroutine[Any, Any, T], over: threading.Event) -> T:
         await asyncio.wait({task})
         raise Cancelled("given up")
 
-    return asyncio.run(attend())
+    asyncio.run(attend())
