@@ -153,8 +153,10 @@ def usage(events: Sequence[Event]) -> Usage:
     for number, (session, lived) in enumerate(_sessions(events), start=1):
         _Session(number, _timed(session), total, lived).account()
         for event in session:
-            if event["event"] == "evaluated" and event["label"] != CONFIRM and not from_fields(event).evaluation.silent:
-                search[event["number"]] = from_fields(event).evaluation.seconds
+            if event["event"] == "evaluated" and event["label"] != CONFIRM:
+                evaluation = from_fields(event).evaluation
+                if not evaluation.silent:
+                    search[evaluation.number] = evaluation.seconds
     total.durations = [search[number] for number in sorted(search)]
     return total
 
