@@ -100,7 +100,7 @@ def steps(tree: Any, parts: Sequence[str]) -> tuple[list[Any], Sequence[str]]:
     """
     best: tuple[list[Any], Sequence[str]] = ([], parts)
     if isinstance(tree, list):
-        known = {part: int(part) for part in parts[:1] if part.isdigit() and int(part) < len(tree)}
+        known = {part: int(part) for part in parts[:1] if part.isdecimal() and int(part) < len(tree)}
     else:
         # Where both 1 and "1" are keys, the latter comes last, and counts.
         known = {str(key): key for key in sorted(tree, key=_is_text)} if isinstance(tree, dict) else {}

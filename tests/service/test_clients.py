@@ -130,6 +130,8 @@ def test_a_result_is_found_wherever_it_is(output: str, where: str, tmp_path: Pat
         ("throughput", "has no 'throughput'; did you mean 'output_throughput'\\?$"),
         ("p99.ttft.0.msec", r"has no 'p99\.ttft\.0\.msec'; did you mean 'p99\.ttft\.0\.ms'\?$"),
         ("p99.ttft.2.ms", "has no 'p99.ttft.2.ms'"),
+        ("p99.ttft.-1.ms", r"has no 'p99\.ttft\.-1\.ms'"),
+        ("p99.ttft.².ms", r"has no 'p99\.ttft\.²\.ms'"),
         ("p99.ttft.x", "has no 'p99.ttft.x'"),
         ("completed.x", "has no 'completed.x'"),
         ("text", "'text' is 'x', not a finite number"),
@@ -249,12 +251,12 @@ def test_a_text_of_a_hundred_thousand_digits_is_read_at_once(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("path", "number"),
-    [("TTFT.P99.9", 9.0), ("TTFT.P99", 8.0), ("a.b.c.0.d.e", 7.0), ("a.x", 6.0), ("a.b.y", 5.0)],
+    [("TTFT.P99.9", 9.0), ("TTFT.P99", 8.0), ("a.b.c.0.d.e", 7.0), ("a.x", 6.0), ("a.b.y", 5.0), ("a.b.z", 4.0)],
 )
 def test_keys_may_contain_dots(path: str, number: float, tmp_path: Path) -> None:
     result = {
         "TTFT": {"P99": 8, "P99.9": 9},
-        "a": {"x": 6, "b": {"c": 0}, "b.y": 5},
+        "a": {"x": 6, "b": {"c": 0, "z": 4}, "b.y": 5},
         "a.b": {"c": [{"d.e": 7}], "y": 5},
     }
     assert measured(tmp_path, json.dumps(result), metrics={"output_throughput": path}) == {"output_throughput": number}

@@ -138,7 +138,7 @@ def test_values_keep_their_type_in_a_file(kind: str) -> None:
     assert found == values and [type(found[name]) for name in values] == [int, float, bool, str]
 
 
-@pytest.mark.parametrize("path", ["list.5", "list.-1", "list.x", "list.0.deeper", "text.a", "list.0.a.b"])
+@pytest.mark.parametrize("path", ["list.5", "list.-1", "list.²", "list.x", "list.0.deeper", "text.a", "list.0.a.b"])
 def test_a_path_that_leads_nowhere_is_told(path: str) -> None:
     with pytest.raises(ValueError, match=f"path '{path}'"):
         config_text(file({"list": [1], "text": "x"}), [parameter(path=path)], {"p": 1}, {})

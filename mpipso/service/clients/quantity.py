@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
+import operator
 import re
 import reprlib
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
+from mpipso.config.servicefile import steps
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import LARGEST, METRICS
 from mpipso.wording import listed, suggestion
@@ -184,27 +187,15 @@ def _own_unit(metric: str) -> str:
 
 
 def _at(result: Any, path: str, others: Container[str]) -> Any:
-    """What stands at a path. Keys may contain dots: of several that fit, the longest counts."""
-    value, parts = result, path.split(".")
-    while parts:
-        taken = _longest(value, parts)
-        try:
-            value = value[int(parts[0])] if isinstance(value, list) else value[".".join(parts[:taken])]
-        except (LookupError, TypeError, ValueError):
-            keys = list(itertools.islice(_keys(result), MAX_KEYS))
-            free = [key for key in keys if key not in others]
-            meant, _, known = suggestion(path, free).partition("; known")
-            meant = f"; it has {listed(free, most=_SHOWN)}" if known else meant
-            raise Absent(f"the benchmark's result has no {path!r}{meant if keys else ', nor any number'}") from None
-        parts = parts[taken:]
-    return value
-
-
-def _longest(tree: Any, parts: Sequence[str]) -> int:
-    """How many of the first parts are a key of the tree; 1 if none are."""
-    if not isinstance(tree, dict):
-        return 1
-    return next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in tree), 1)
+    """What stands at a path. Keys may contain dots."""
+    found, missing = steps(result, path.split("."))
+    if not missing:
+        return functools.reduce(operator.getitem, found, result)
+    keys = list(itertools.islice(_keys(result), MAX_KEYS))
+    free = [key for key in keys if key not in others]
+    meant, _, known = suggestion(path, free).partition("; known")
+    meant = f"; it has {listed(free, most=_SHOWN)}" if known else meant
+    raise Absent(f"the benchmark's result has no {path!r}{meant if keys else ', nor any number'}")
 
 
 def _keys(tree: Any, above: str = "") -> Iterator[str]:
