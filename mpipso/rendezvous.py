@@ -202,7 +202,7 @@ def _led(config: Config, ranks: Sequence[Rank]) -> Config:
     remaining = led(groups, ranks)
     if groups and not remaining:
         raise UserError("no group with a rank can be formed of the hosts that are left")
-    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": remaining})})
+    return config.having("parallel", service_groups=remaining)
 
 
 def _planned(config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:

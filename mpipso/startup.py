@@ -218,7 +218,7 @@ def _with_template(config: Config, source: str, *, given: bool) -> Config:
         file = loaded(file)
     except ValueError as error:
         raise UserError(f"{source}: service.config_file: {error}") from None
-    return config.model_copy(update={"service": config.service.model_copy(update={"config_file": file})})
+    return config.having("service", config_file=file)
 
 
 def _with_digest(config: Config, source: str, *, given: bool) -> Config:
@@ -229,10 +229,9 @@ def _with_digest(config: Config, source: str, *, given: bool) -> Config:
     if not benchmark.prompts or benchmark.client != "openai":
         return config
     try:
-        found = {"prompts_sha256": content(benchmark.prompts, benchmark.endpoint).sha256}
+        return config.having("benchmark", prompts_sha256=content(benchmark.prompts, benchmark.endpoint).sha256)
     except ValueError as error:
         raise UserError(f"{source}: benchmark.prompts: {error}") from None
-    return config.model_copy(update={"benchmark": benchmark.model_copy(update=found)})
 
 
 def well_defined(config: Config) -> Space:
@@ -318,8 +317,7 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
         named = groups or hosts is not None
         why = "no group can be formed of what is left" if named else "goes with a hostfile or with named groups"
         raise UserError(f"{flags}: {why}")
-    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"service_groups": remaining})})
-    return config, hosts
+    return config.having("parallel", service_groups=remaining), hosts
 
 
 def settled(config: Config, plan: Plan) -> Config:

@@ -215,6 +215,10 @@ class Config(Section):
     constraints: tuple[Constraint, ...] = ()
     output: Folder = "mpipso-runs"
 
+    def having(self, section: str, **values: object) -> Config:
+        """The same with other ``values`` in a section, by their keys."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
     @property
     def conditions(self) -> tuple[Constraint, ...]:
         """The constraints, and what is implied: settings of the load that are computed have to be positive."""

@@ -71,7 +71,7 @@ def wanted_ranks(options: Options, config: Config, ranks: int | None) -> tuple[C
     named = named or ([] if listed or (job and job.system is SLURM) else list(allocated))
     hosts = listed or named or allocated
     if ranks is None and not hosts and not places and parallel.nodes_per_group is None:
-        config = config.model_copy(update={"parallel": parallel.model_copy(update={"nodes_per_group": 1})})
+        config = config.having("parallel", nodes_per_group=1)
     room = (job and job.slots) or MOST_LOCAL_RANKS
     here = max(1, len(places) - len(away)) if places else min(local_ranks(), room)
     # A batch job of this host alone has it once, whatever the groups have places on it.

@@ -189,8 +189,7 @@ def _calling(config: Config, other: Config) -> Config:
         called = f"{{{key}}}", f"{{{name}}}"
         words = tuple(word.replace(*called) for word in before)
         if any(called[0] in old and word == own for old, word, own in zip(before, words, now, strict=False)):
-            load = {key: called[1], "command": before if words == now else now}
-            return config.model_copy(update={"benchmark": config.benchmark.model_copy(update=load)})
+            return config.having("benchmark", **{key: called[1]}, command=before if words == now else now)
     return config
 
 

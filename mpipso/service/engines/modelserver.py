@@ -73,7 +73,7 @@ class ModelServer(Engine, abc.ABC):
             if len(layout.nodes) > 1:
                 over["worker_command"] = (*self._serve(config), *joining, *self.headless)
                 over["env"] = {self.node_address: "{node_addr}"} | service.env
-            config = config.model_copy(update={"service": service.model_copy(update=over)})
+            config = config.having("service", **over)
         return super().starts(config, configuration, layout)
 
     def problems(self, config: Config) -> Iterator[str]:
