@@ -32,7 +32,7 @@ from mpipso.search.objective import Objective
 from mpipso.search.strategies import given_points
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.quality import QualityClient
-from mpipso.service.engines.base import ENGINES, Layout, missing_commands
+from mpipso.service.engines.base import Layout, engine_of, missing_commands
 from mpipso.service.measuring import targets_of
 from mpipso.startup import Options, earlier_results, read_config, settled, well_defined, why_over
 from mpipso.wording import counted, ranges
@@ -165,7 +165,7 @@ def _share(node: PlacedNode) -> tuple[str, str]:
 
 def _starts(config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout) -> list[recipe.NodeStart]:
     """What starts the service, without the variables ``MPIPSO_*``, which are added to the environment in a run."""
-    engine = ENGINES.create(config.service.engine)
+    engine = engine_of(config)
     return [
         recipe.NodeStart(
             group.nodes[start.node].host,
@@ -181,7 +181,7 @@ def _measurements(
     config: Config, configuration: Configuration, group: PlacedGroup, placed: Layout
 ) -> Iterator[recipe.NodeStart]:
     """What measures in the first evaluation, at each load, which its group's leader runs."""
-    engine, benchmark = ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client)
+    engine, benchmark = engine_of(config), CLIENTS.create(config.benchmark.client)
     for client in (benchmark, QualityClient()) if config.quality.command else (benchmark,):
         first = Assignment(0, 1, configuration)
         for target in targets_of(config, engine, client, placed, first, placed.work_dirs[0]):

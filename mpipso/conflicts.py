@@ -7,7 +7,7 @@ from collections import Counter
 from mpipso.cluster.plan import PlacedGroup, Plan
 from mpipso.config import Config
 from mpipso.service.command import placeholders
-from mpipso.service.engines.base import ENGINES
+from mpipso.service.engines.base import engine_of
 from mpipso.service.facts import DEVICE_VARIABLES, LOOPBACK, NO_DEVICES
 from mpipso.wording import counted, ranges
 
@@ -51,7 +51,7 @@ def moving_port(config: Config, plan: Plan) -> str:
 def address_problems(config: Config, plan: Plan) -> list[str]:
     """Whether the user's own commands that measure are told which service it is; one line for each that is not."""
     service = config.service
-    started = service.command or ENGINES.create(service.engine).default_command(config)
+    started = service.command or engine_of(config).default_command(config)
     told = (*started, *service.worker_command, *service.update_command, *service.env.values())
     if "port" not in placeholders((*told, service.health_url)):  # where it listens is its own matter
         return []
@@ -72,7 +72,7 @@ def visibility_problems(config: Config, plan: Plan) -> list[str]:
     tuned = [
         f"parameter {parameter.name!r}: env = {parameter.env!r} would take the place of the devices that each group is "
         "given; let it be used in service.command"
-        for parameter in ENGINES.create(config.service.engine).resolved(config)
+        for parameter in engine_of(config).resolved(config)
         if parameter.env in variables
     ]
     return tuned + [
@@ -85,7 +85,7 @@ def visibility_problems(config: Config, plan: Plan) -> list[str]:
 
 def group_problems(config: Config, plan: Plan) -> list[str]:
     """Groups on which the engine cannot start the service; one line for each reason."""
-    engine = ENGINES.create(config.service.engine)
+    engine = engine_of(config)
     found: dict[str, str] = {}
     for index, group in enumerate(plan.groups):
         devices = [len(node.devices) for node in group.nodes]

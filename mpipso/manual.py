@@ -12,7 +12,7 @@ from mpipso.conflicts import LAST_PORT
 from mpipso.evaluation import Configuration
 from mpipso.record.folders import remove, write_whole
 from mpipso.record.recipe import NodeStart
-from mpipso.service.engines.base import ENGINES, Layout, Start
+from mpipso.service.engines.base import Layout, Start, engine_of
 from mpipso.service.facts import showing
 from mpipso.wording import ranges
 
@@ -51,7 +51,7 @@ def manual_start(config: Config, group: PlacedGroup, folder: Path, configuration
     RunFailed
         The disk is full or fails.
     """
-    engine = ENGINES.create(config.service.engine)
+    engine = engine_of(config)
     placed = _in_folder(config, group, folder.resolve(), configuration)
     texts = _texts(config, configuration, placed)
     starts = engine.starts(config, configuration, placed)
@@ -71,7 +71,7 @@ def _in_folder(config: Config, group: PlacedGroup, folder: Path, configuration: 
     # What the service writes is not to be mixed with what mpipso has written.
     work, common = str(folder / WORK), str(folder / f"best-config{suffix}")
     placed = layout(group, work, common)
-    if len(ENGINES.create(config.service.engine).starts(config, configuration, placed)) > 1:
+    if len(engine_of(config).starts(config, configuration, placed)) > 1:
         placed = replace(placed, work_dirs=tuple(f"{work}-{rank}" for rank in placed.node_ranks))
     # Nodes that are told their own addresses have files of their own.
     texts = _texts(config, configuration, placed)
@@ -84,7 +84,7 @@ def _in_folder(config: Config, group: PlacedGroup, folder: Path, configuration: 
 
 def _texts(config: Config, configuration: Configuration, placed: Layout) -> list[str]:
     """The text of the configuration file on each node."""
-    engine = ENGINES.create(config.service.engine)
+    engine = engine_of(config)
     files = [engine.file(config, configuration, placed, node) for node in range(len(placed.nodes))]
     return [file.decode() if file else json.dumps(dict(configuration), indent=2) for file in files]
 
@@ -93,7 +93,7 @@ def _node_start(
     config: Config, group: PlacedGroup, configuration: Configuration, placed: Layout, start: Start, text: str
 ) -> NodeStart:
     service, node, path = config.service, group.nodes[start.node], placed.configs[start.node]
-    engine, work_dir = ENGINES.create(service.engine), placed.work_dirs[start.node]
+    engine, work_dir = engine_of(config), placed.work_dirs[start.node]
     update = engine.fill(service.update_command, config, configuration, placed, start.node)
     told = (*start.command, *update, *(value for key, value in start.env.items() if key in service.env))
     # The other hosts need not see the folder of the run.

@@ -16,7 +16,7 @@ from mpipso.evaluation import load_name
 from mpipso.search.schedule import Schedule
 from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
-from mpipso.service.engines.base import ENGINES
+from mpipso.service.engines.base import engine_of
 from mpipso.service.environment import by_weight
 from mpipso.service.template import named, new_paths
 from mpipso.wording import counted, listed, plural, suggestion
@@ -55,7 +55,7 @@ def differing_environments(config: Config, differing: Mapping[str, Sequence[str]
 
     What the configuration sets is the same everywhere.
     """
-    given = {*config.service.env, *(p.env for p in ENGINES.create(config.service.engine).resolved(config))}
+    given = {*config.service.env, *(p.env for p in engine_of(config).resolved(config))}
     left = {host: set(names) - given for host, names in differing.items()}
     names = by_weight(set().union(*left.values()))
     return [host for host, names in left.items() if names], list(names)
@@ -113,7 +113,7 @@ def _added_paths(config: Config) -> Iterator[str]:
 
 def _flags_left_out(config: Config) -> Iterator[str]:
     """Bools that are true by default and whose flag can only say so: without it, many services are true as well."""
-    for parameter in ENGINES.create(config.service.engine).resolved(config):
+    for parameter in engine_of(config).resolved(config):
         flag = parameter.flag or ""
         if parameter.type == "bool" and parameter.default is True and flag and "/" not in flag:
             yield (
@@ -124,7 +124,7 @@ def _flags_left_out(config: Config) -> Iterator[str]:
 
 def _shared_flags(config: Config) -> Iterator[str]:
     """Flags that several parameters have; a service may take them several times."""
-    every = [flag.removesuffix("=") for p in ENGINES.create(config.service.engine).resolved(config) for flag in p.flags]
+    every = [flag.removesuffix("=") for p in engine_of(config).resolved(config) for flag in p.flags]
     for flag in dict.fromkeys(flag for flag in every if every.count(flag) > 1):
         yield f"parameters: several have flag = {flag!r}; a service that takes it once heeds only one of them"
 
@@ -256,7 +256,7 @@ def _port_not_told(config: Config, plan: Plan) -> Iterator[str]:
     words = (*service.command, *service.update_command, *service.env.values())
     unknown = bool(service.command) and "port" not in placeholders(words) | named(file)
     if unknown and not any("MPIPSO_PORT" in word for word in words) and (why := moving_port(config, plan)):
-        exported = ENGINES.create(service.engine).exports
+        exported = engine_of(config).exports
         how = ", unless it reads MPIPSO_PORT in its environment" if exported else ""
         also = ", nor does its configuration file" if file is not None else ""
         yield f"service.command: does not use {{port}}{also}, and {why}, which the service cannot know{how}"
@@ -287,7 +287,7 @@ def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
     """Nodes on which nothing is started although the master's command counts on them."""
     service = config.service
     told = sorted(placeholders((*service.command, *service.env.values())) & {"nnodes", "node_rank"})
-    needed = bool(told) or ENGINES.create(service.engine).on_every_node
+    needed = bool(told) or engine_of(config).on_every_node
     idle = [
         node.host for group in plan.groups for seat, node in enumerate(group.nodes) if seat != group.master_node_index
     ]
@@ -301,7 +301,7 @@ def _idle_nodes(config: Config, plan: Plan) -> Iterator[str]:
 
 def _idle_devices(config: Config, plan: Plan) -> Iterator[str]:
     """Accelerators that no configuration uses."""
-    used = ENGINES.create(config.service.engine).used_devices(config)
+    used = engine_of(config).used_devices(config)
     most = max((sum(len(node.devices) for node in group.nodes) for group in plan.groups), default=0)
     if used is not None and used < most:
         yield (
@@ -316,7 +316,7 @@ def _unread_file(config: Config) -> Iterator[str]:
     commands = (*service.command, *service.worker_command, *service.update_command, *service.env.values())
     told = {"config", "work_dir"} & placeholders(commands) or any("MPIPSO_CONFIG" in word for word in commands)
     if service.config_file is not None and service.command and not told:
-        unless = ", unless it reads MPIPSO_CONFIG" if ENGINES.create(service.engine).exports else ""
+        unless = ", unless it reads MPIPSO_CONFIG" if engine_of(config).exports else ""
         yield f"service.config_file: no command uses {{config}}, so the service does not read it{unless}"
 
 

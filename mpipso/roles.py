@@ -23,7 +23,7 @@ from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
 from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
-from mpipso.service.engines.base import ENGINES
+from mpipso.service.engines.base import engine_of
 from mpipso.service.group import ServiceGroup
 from mpipso.service.remote import NO_THREAD, Abandon, Agent, Answer, RemoteNode, Request
 from mpipso.signals import Interrupts
@@ -208,7 +208,7 @@ class Leader:
             [context.node, *self._members.values(), *(self._ssh_nodes.nodes.values() if self._ssh_nodes else ())],
             placed.master_node_index,
             context.config,
-            ENGINES.create(context.config.service.engine),
+            engine_of(context.config),
             CLIENTS.create(context.config.benchmark.client),
             Objective(context.config.objective).absolute,
             self._progress,

@@ -30,7 +30,7 @@ from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.quality import QualityClient
-from mpipso.service.engines.base import ENGINES
+from mpipso.service.engines.base import ENGINES, engine_of
 from mpipso.service.template import loaded
 from mpipso.timelimits import nothing_left, require_time
 
@@ -166,7 +166,7 @@ def _require_resumable(
 
 def adapter_problems(config: Config, source: str) -> list[str]:
     """What is wrong with a configuration from the point of view of its engine and its clients."""
-    adapters = (ENGINES.create(config.service.engine), CLIENTS.create(config.benchmark.client), QualityClient())
+    adapters = (engine_of(config), CLIENTS.create(config.benchmark.client), QualityClient())
     return [f"{source}: {problem}" for adapter in adapters for problem in adapter.problems(config)]
 
 

@@ -323,7 +323,7 @@ def _commands(config: Config, command: Sequence[str]) -> dict[str, Sequence[str]
 
 def service_commands(config: Config) -> dict[str, str]:
     """The commands that every node of a group must have, the engine's own included, by key in the configuration."""
-    command = config.service.command or ENGINES.create(config.service.engine).default_command(config)
+    command = config.service.command or engine_of(config).default_command(config)
     given = ((key, words[0]) for key, words in _commands(config, command).items() if words)
     return {f"service.{key}": word for key, word in given if not placeholders([word])}
 
@@ -357,3 +357,8 @@ _EXPORTED = ("node_rank", "nnodes", "node_addrs", "master_addr", "master_port", 
 
 
 ENGINES: Registry[Engine] = Registry("mpipso.service.engines")
+
+
+def engine_of(config: Config) -> Engine:
+    """The engine of the configured service."""
+    return ENGINES.create(config.service.engine)
