@@ -12,7 +12,7 @@ from typing import Any
 from mpipso.cluster.plan import Plan
 from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
-from mpipso.evaluation import load_name
+from mpipso.evaluation import Value, load_name
 from mpipso.search.schedule import Schedule
 from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
@@ -190,17 +190,21 @@ def _latency(metric: str, config: Config) -> bool:
 
 def _idle_connections(config: Config) -> Iterator[str]:
     """A concurrency that the load never has."""
-    name = config.benchmark.called.get("concurrency")
-    parameter = next((each for each in config.parameters if each.name == name), None)
-    bounds = [] if parameter is None else [parameter.max, *parameter.choices]
+    called = "concurrency" in config.benchmark.called
     for load in config.benchmark.loads({}):
-        requests = load.get("requests")
-        most = max((each for each in (load.get("concurrency"), *bounds) if isinstance(each, (int, float))), default=0)
+        requests, most = load.get("requests"), _most(config, "concurrency", load)
         if isinstance(requests, int) and requests < most:
             yield (
-                f"benchmark.concurrency = {most:g}{' at most' if parameter else ''}: of requests = {requests} no more "
+                f"benchmark.concurrency = {most:g}{' at most' if called else ''}: of requests = {requests} no more "
                 "than these are ever under way at a time"
             )
+
+
+def _most(config: Config, key: str, load: Mapping[str, Value]) -> float:
+    """The most that a setting of a load can be, by itself or as a parameter; 0 if unknown."""
+    name = config.benchmark.called.get(key)
+    tuned = [bound for p in config.parameters if p.name == name for bound in (p.max, *p.choices)]
+    return max((float(each) for each in (load.get(key), *tuned) if isinstance(each, (int, float))), default=0.0)
 
 
 def _early_for_nothing(config: Config) -> Iterator[str]:
@@ -237,11 +241,8 @@ def _early_before_any_result(config: Config) -> Iterator[str]:
 
 def _repeated_prompts(config: Config) -> Iterator[str]:
     """Fewer prompts than requests."""
-    benchmark, name = config.benchmark, config.benchmark.called.get("requests")
-    parameter = next((each for each in config.parameters if each.name == name), None)
-    bounds = [0] if parameter is None else [parameter.max, *parameter.choices]
-    most = max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
-    most = sum(float(load.get("requests", most)) for load in benchmark.loads({}))
+    benchmark = config.benchmark
+    most = sum(_most(config, "requests", load) for load in benchmark.loads({}))
     if benchmark.prompts and (held := content(benchmark.prompts, benchmark.endpoint).prompts) < most + benchmark.warmup:
         yield (
             f"benchmark.prompts: {benchmark.prompts} has {counted(held, 'prompt')} for {most:g} requests and a warm-up "
