@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mpipso.evaluation import Configuration, together
 from mpipso.record.figures import score as score_text
@@ -25,8 +26,6 @@ class Incumbent:
 
     Attributes
     ----------
-    number:
-        The number of its first evaluation, None as long as there is no best configuration.
     told:
         For people, what it has measured: the objective's metric and its gain; empty without a best configuration.
     """
@@ -46,8 +45,13 @@ class Incumbent:
         self._folder = folder
         self._journal = journal
         self._publish = publish
-        self.number: int | None = None
+        self._number: int | None = None
         self.told = ""
+
+    @property
+    def number(self) -> int | None:
+        """The number of its first evaluation; None as long as there is no best configuration."""
+        return self._number
 
     @property
     def trial(self) -> Trial | None:
@@ -85,7 +89,7 @@ class Incumbent:
             self._promote(best, standing)
         elif self.number is not None:
             self._journal.write("withdrawn")
-            self.number, self.told = None, ""
+            self.forget()
             withdraw_best(self._folder.path)
 
     def conclude(self, confirmations: Collection[int]) -> bool:
@@ -111,6 +115,20 @@ class Incumbent:
         elif (best := self._leaders.leader(standing)) is not None and best is self._trials.baseline:
             self._promote(best, standing)
         return self.number is not None
+
+    def replay(self, event: Mapping[str, Any]) -> None:
+        """Be what an event of an earlier session says: ``incumbent``, ``withdrawn`` or ``finished``."""
+        match event["event"]:
+            case "incumbent":
+                self._number = event["number"]
+            case "withdrawn":
+                self._number = None
+            case "finished":
+                self._number = event["incumbent"]
+
+    def forget(self) -> None:
+        """Have no best configuration, as before the first result."""
+        self._number, self.told = None, ""
 
     def resume(self) -> None:
         """Catch up with a session that ended after a result, before the incumbent's line or its files were written."""
@@ -141,7 +159,7 @@ class Incumbent:
         if not known:
             score = self._trials.score(best, set(among), confirmed=confirmed)
             self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
-            self.number = best.number
+            self._number = best.number
         self._write(best, *self._beside_baseline(best, among, confirmed=confirmed))
         return not known
 

@@ -86,7 +86,7 @@ class Tuning:
             # An earlier session with a smaller budget may have judged by fewer measurements of the baseline than this
             # one asks for: then all is judged again once they are there.
             self._unjudged = self.trials.results
-            self._incumbent.number = None
+            self._incumbent.forget()
         self._agenda.earlier = {result.number for result in self.trials.results}
         unjudged = {evaluation.number for evaluation in self._unjudged}
         results = [result for result in self.trials.results if result.number not in unjudged]
@@ -392,9 +392,5 @@ class Tuning:
                     self._unjudged.append(judged.evaluation)
             case "judged":
                 self._unjudged = [each for each in self._unjudged if each.number != event["number"]]
-            case "incumbent":
-                self._incumbent.number = event["number"]
-            case "withdrawn":
-                self._incumbent.number = None
-            case "finished":
-                self._incumbent.number = event["incumbent"]
+            case "incumbent" | "withdrawn" | "finished":
+                self._incumbent.replay(event)
