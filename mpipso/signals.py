@@ -125,7 +125,7 @@ def die_with_launcher() -> None:
             os._exit(128 + signal.SIGKILL)
 
 
-def number(name: str) -> int:
+def signal_number(name: str) -> int:
     """The number of a signal as :func:`describe` tells it."""
     words = name.split()
     return int(words[1]) if len(words) > 1 else signal.Signals[name].value

@@ -34,7 +34,7 @@ from mpipso.record import journal
 from mpipso.record.folders import LAUNCH_LOG
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.usage import ENDINGS
-from mpipso.signals import describe, number
+from mpipso.signals import describe, signal_number
 from mpipso.startup import Options
 
 LINGER = 15.0
@@ -274,7 +274,7 @@ class Supervisor:
             return LOST
         # A stuck root may have written this on the signal that was to end it.
         if ending is not None and not end.stuck:
-            return 128 + number(ending["signal"])
+            return 128 + signal_number(ending["signal"])
         # Once the run has begun its input is known to be right: what a restart complains about is the state of hosts.
         if end.code == UserError.exit_code and not self._began:
             return end.code
