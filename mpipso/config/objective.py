@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from mpipso.config.parameters import Name, Section
+from mpipso.config.parameters import Name, Section, lenient
 from mpipso.evaluation import METRICS
 from mpipso.score import FARTHEST
 
@@ -69,7 +69,7 @@ class Limit(Section):
     def _one_side(self, info: ValidationInfo) -> Limit:
         if (self.max is None) == (self.min is None):
             raise ValueError("give either max or min")
-        if (info.context or {}).get("earlier"):
+        if lenient(info):
             return self
         if self.factor != 1.0 and not self.relative:
             raise ValueError(f'factor = {self.factor:g} goes with "baseline", not with a number')
@@ -111,7 +111,7 @@ class ObjectiveSection(Section):
 
     @model_validator(mode="after")
     def _limits_that_can_be_kept(self, info: ValidationInfo) -> ObjectiveSection:
-        if (info.context or {}).get("earlier"):
+        if lenient(info):
             return self
         for metric in dict.fromkeys(limit.metric for limit in self.slo):
             limits = [limit for limit in self.slo if limit.metric == metric]

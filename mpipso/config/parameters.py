@@ -33,6 +33,11 @@ def adapter(kind: str, chosen: str, info: ValidationInfo) -> str:
     return chosen
 
 
+def lenient(info: ValidationInfo) -> bool:
+    """Whether what is validated, as it is of an earlier run, may be what earlier versions let pass."""
+    return bool((info.context or {}).get("earlier"))
+
+
 def names_in(expression: str) -> tuple[str, ...]:
     """The names that an expression reads, each once; none in what is no expression, which is told elsewhere."""
     try:
@@ -89,7 +94,7 @@ class Parameter(Section):
         if sum(target is not None for target in (self.flag, self.env, self.path)) > 1:
             problems.append("give one of flag, env and path, not several")
         problems += self._flag_problems()
-        if not (info.context or {}).get("earlier"):
+        if not lenient(info):
             problems += self._value_problems()
         if self.default is not None and self.expression is None and not problems:
             problems += self._default_problems()

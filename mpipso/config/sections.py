@@ -12,7 +12,18 @@ from mpipso.config import templates
 from mpipso.config.benchmark import Benchmark, Quality
 from mpipso.config.objective import ObjectiveSection
 from mpipso.config.parallel import Parallel, Ssh
-from mpipso.config.parameters import Command, Constraint, Count, Name, Parameter, Seconds, Section, adapter, names_in
+from mpipso.config.parameters import (
+    Command,
+    Constraint,
+    Count,
+    Name,
+    Parameter,
+    Seconds,
+    Section,
+    adapter,
+    lenient,
+    names_in,
+)
 from mpipso.config.servicefile import ConfigFile
 from mpipso.evaluation import Value
 from mpipso.wording import suggestion
@@ -26,7 +37,7 @@ def _in_home(path: str, info: ValidationInfo) -> str:
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
-        if (info.context or {}).get("earlier"):
+        if lenient(info):
             return path
         raise ValueError("there is no such home folder") from None
 
@@ -306,7 +317,7 @@ class Config(Section):
             ("objective", self.objective.metric),
             *(("objective.slo", limit.metric) for limit in self.objective.slo),
         ]
-        if not (info.context or {}).get("earlier"):
+        if not lenient(info):
             problems += [
                 f"{key}: {name!r} is both a metric and a parameter; give one of them another name"
                 for key, name in dict.fromkeys(wanted)
