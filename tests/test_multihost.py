@@ -77,15 +77,6 @@ def serving(bed: Bed) -> int:
     return sum(any(SERVICE.name in command for command in bed.pids(node).values()) for node in bed.nodes)
 
 
-@pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
-def launcher(request: pytest.FixtureRequest) -> Launcher:
-    chosen: Launcher = request.param
-    reason = chosen.available()
-    if reason is not None:
-        pytest.skip(reason)
-    return chosen
-
-
 def test_four_groups_of_two_nodes_tune_a_service_that_needs_both(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
     with started(bed, launcher, configuration(tmp_path)) as job:
         done = job.wait()

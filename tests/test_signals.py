@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from bed.job import wait_until
+from bed.job import alive, wait_until
 
 from mpipso.signals import describe
 
@@ -143,19 +142,12 @@ def test_a_rank_dies_with_its_launcher(tmp_path: Path) -> None:
         (pid,) = [int(word) for word in said if word.isdecimal()]
         assert "ready" in said
         process.kill()
-        wait_until(lambda: not _runs(pid), 10, "the rank is gone")
+        wait_until(lambda: not alive(pid), 10, "the rank is gone")
     finally:
         process.kill()
         process.wait()
-        if _runs(pid):
+        if alive(pid):
             os.kill(pid, signal.SIGKILL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:

@@ -1,4 +1,4 @@
-"""The bed as a fixture: one for the whole session, handed to each test with every host up and nothing running."""
+"""Fixtures: the bed, one for the session, handed to each test with every host up and nothing running; and the MPIs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from . import hosts
+from .launchers import LAUNCHERS, Launcher
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,13 @@ def bed(_session_bed: hosts.Bed) -> Iterator[hosts.Bed]:
     """Eight hosts, node0 to node7. A test may harm them as it likes: the next one finds them whole."""
     yield _session_bed
     _session_bed.repair()
+
+
+@pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    """Each MPI in turn; tests of one that is not installed are skipped."""
+    chosen: Launcher = request.param
+    reason = chosen.available()
+    if reason is not None:
+        pytest.skip(reason)
+    return chosen

@@ -157,5 +157,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0, what: str
         time.sleep(0.01)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one whose end nobody has noticed does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _content(file: IO[bytes]) -> str:
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from bed import hosts
 from bed.hosts import Bed
-from bed.job import Job, wait_until
+from bed.job import Job, alive, wait_until
 from bed.launchers import LAUNCHERS
 
 # The semantics of the node interface are one set of tests, which this file runs over ssh.
-from service.node_interface import TestExecute, TestFiles, TestService, TestUpdateConfig, alive, python
+from service.node_interface import TestExecute, TestFiles, TestService, TestUpdateConfig, python
 
 from mpipso.cluster import ssh
 from mpipso.cluster.plan import PlacedNode

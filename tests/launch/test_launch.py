@@ -68,15 +68,6 @@ metrics = {{ output_throughput = "x" }}
 the first evaluation it does in the middle of a run."""
 
 
-@pytest.fixture(params=LAUNCHERS, ids=lambda launcher: launcher.name)
-def launcher(request: pytest.FixtureRequest) -> Launcher:
-    chosen: Launcher = request.param
-    reason = chosen.available()
-    if reason is not None:
-        pytest.skip(reason)
-    return chosen
-
-
 @pytest.fixture
 def one() -> Launcher:
     """One MPI is enough where what is tested happens before or beside MPI."""

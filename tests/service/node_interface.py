@@ -14,9 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
-from bed.job import wait_until
+from bed.job import alive, wait_until
 
 from mpipso.errors import Cancelled, EvaluationFailed
 from mpipso.service.node import CHUNK, Node
@@ -26,13 +25,6 @@ PYTHON = sys.executable
 
 def python(program: str, *arguments: object) -> list[str]:
     return [PYTHON, "-c", program, *map(str, arguments)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class TestExecute:

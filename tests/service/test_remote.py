@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed.job import wait_until
+from bed.job import alive, wait_until
 from cluster.local_channel import LocalChannel
 from service.node_interface import (
     TestExecute,
     TestFiles,
     TestService,
     TestUpdateConfig,
-    alive,
     python,
 )
 
