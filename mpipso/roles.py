@@ -147,11 +147,6 @@ class Station:
             self.left = True
         self._say()
 
-    def cancel(self) -> None:
-        """Give up the evaluation that runs here, if any."""
-        if self._role is not None:
-            self._role.obey(Cancel())
-
     @property
     def forsaken(self) -> bool:
         """Whether the root is dead, or has been silent for more than four leases."""
@@ -160,7 +155,7 @@ class Station:
 
     def flee(self) -> None:
         """Stop everything on this node, and send no message."""
-        self.cancel()
+        self._cancel()
         with contextlib.suppress(EvaluationFailed):
             self._context.node.close()
 
@@ -175,14 +170,21 @@ class Station:
             self.hear(source, message)
 
     def _say(self) -> None:
-        """Signs of life, and a signal that this rank was sent."""
+        """Signs of life, and a signal that this rank was sent; what runs here does not wait for the root to end it."""
         if self._interrupts.received is not None and not self._told:
             self._told = True
             self._context.everyone.post(ROOT, Interrupted(self._interrupts.received))
+            if self._context.world.rank != ROOT:  # which knows what runs, and gives its own leader the order as well
+                self._cancel()
         now = self._clock()
         if now - self._beat >= BEAT:
             self._beat = now
             self._context.everyone.post(ROOT, Alive())
+
+    def _cancel(self) -> None:
+        """Give up the evaluation that runs here, if any."""
+        if self._role is not None:
+            self._role.obey(Cancel())
 
 
 class Leader:
@@ -356,11 +358,7 @@ class Member:
 def serve(context: RankContext, interrupts: Interrupts) -> int:
     """What a rank other than the root does, from its first place until all ranks leave; returns its exit code."""
     station = Station(context, interrupts)
-    told = False
     while not (station.departing and context.everyone.idle):
-        if interrupts.received is not None and not told:
-            told = True
-            station.cancel()
         for source, message in context.everyone.take():
             station.hear(source, message)
         station.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.links import SharedLink
-from mpipso.messages import Alive, Disband, Finish, Form, Within
+from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Interrupted, Order, Within
 from mpipso.rendezvous import Place
 from mpipso.roles import Leader, Member, Station
 from mpipso.service.clients.base import CLIENTS
@@ -152,6 +153,24 @@ def test_what_is_secret_here_does_not_travel_to_the_root(context: Any, monkeypat
     messages = told(context, 2)
     assert [type(message) for message in messages] == [Progress, Evaluation]
     assert "hf_of_this_node" not in repr(messages) + repr(messages[1].files)
+
+
+def test_a_signal_ends_what_runs_here_and_is_told_once(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def until_cancelled(_: object, assignment: Assignment, cancel: threading.Event) -> Evaluation:
+        assert cancel.wait(5)
+        return assignment.evaluation(1)
+
+    monkeypatch.setattr("mpipso.roles.ServiceGroup.evaluate", until_cancelled)
+    interrupts = Interrupts()
+    station = Station(context, interrupts)
+    station.hear(ROOT, Order(1, Assignment(0, 1, {})))
+    station.step()
+    interrupts.ask(signal.SIGTERM)
+    station.step()
+    station.step()
+    messages = told(context, 3)
+    assert [type(message) for message in messages] == [Alive, Interrupted, Evaluation]
+    assert messages[1].signal == signal.SIGTERM and messages[2].failure is None
 
 
 def test_a_defect_is_told_by_name(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
