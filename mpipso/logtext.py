@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 IN_USE = "address already in use"
 """The system's words for a port that another socket has."""
@@ -86,3 +90,11 @@ def essence(cause: str) -> str:
     identifier (requests), and without the random part of names of temporary files.
     """
     return _NUMBER.sub("#", _IDENTIFIER.sub("#", _TEMPORARY.sub("", unprefixed(cause))))
+
+
+def alike(caused: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """What has causes of one :func:`essence`, together, by the first of these causes."""
+    found: dict[str, tuple[str, list[T]]] = {}
+    for cause, what in caused:
+        found.setdefault(essence(cause), (cause, []))[1].append(what)
+    return dict(found.values())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpipso.logtext import essence, says_in_use, unprefixed
+from mpipso.logtext import alike, essence, says_in_use, unprefixed
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,11 @@ def test_identifiers_in_hexadecimal_digits_make_no_difference() -> None:
     uuids = ("chat-0b1c-6c1f8e0a-9f3c-4bb2-aeff-deadbeef0001", "chat-0b1c-aaaa8e0a-1f3c-abcd-beef-0123456789ab")
     assert essence(uuids[0]) == essence(uuids[1])
     assert essence("feedface defaced") == "feedface defaced"
+
+
+def test_what_has_one_cause_is_told_by_the_first_words_for_it() -> None:
+    causes = [("port 8000 is taken", 1), ("no such model", 2), ("port 8001 is taken", 3)]
+    assert list(alike(causes).items()) == [("port 8000 is taken", [1, 3]), ("no such model", [2])]
 
 
 @pytest.mark.parametrize(

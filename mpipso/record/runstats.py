@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from mpipso.logtext import essence, unprefixed
+from mpipso.logtext import alike, unprefixed
 from mpipso.record import figures
 from mpipso.record.columns import table_with, width_of
 from mpipso.record.outcome import Outcome
@@ -190,26 +189,18 @@ def _counts(outcome: Outcome) -> Iterator[Text]:
 
 def _faults(outcome: Outcome) -> Iterator[Text]:
     failed = (judged.evaluation for judged in outcome.evaluations if judged.failed)
-    causes: dict[str, list[int]] = {}
-    told: dict[str, str] = {}
-    for evaluation in failed:
-        if (failure := evaluation.failure) is not None:
-            cause = unprefixed(clean(failure.cause))
-            cause = told.setdefault(essence(cause), cause)
-            causes.setdefault(cause, []).append(evaluation.number)
+    causes = alike((_cause(each.failure.cause), each.number) for each in failed if each.failure is not None)
     named = {f"{cause} ({_numbers(numbers)})": len(numbers) for cause, numbers in causes.items()}
     yield from _at_most(_counted(named, "failed"), "red")
-    retries: Counter[str] = Counter()
-    first_of: dict[str, str] = {}
-    for cause, count in outcome.retries.items():
-        cause = unprefixed(clean(cause))
-        retries[first_of.setdefault(essence(cause), cause)] += count
-    yield from _at_most(_counted(retries, "retried"), "yellow")
+    retries = alike((_cause(cause), count) for cause, count in outcome.retries.items())
+    yield from _at_most(_counted({cause: sum(counts) for cause, counts in retries.items()}, "retried"), "yellow")
     yield from _at_most([_lost(loss) for loss in outcome.usage.losses], "red")
-    quarantines: dict[str, list[Quarantine]] = {}
-    for quarantine in outcome.usage.quarantines:
-        quarantines.setdefault(essence(clean(quarantine.cause)), []).append(quarantine)
-    yield from _at_most([_quarantined(alike) for alike in quarantines.values()], "yellow")
+    quarantines = alike((_cause(quarantine.cause), quarantine) for quarantine in outcome.usage.quarantines)
+    yield from _at_most([_quarantined(cause, several) for cause, several in quarantines.items()], "yellow")
+
+
+def _cause(told: str) -> str:
+    return unprefixed(clean(told))
 
 
 def _at_most(lines: Sequence[str], style: str) -> Iterator[Text]:
@@ -240,12 +231,11 @@ def _named(word: str, numbers: Sequence[int]) -> str:
     return f"{plural(len(numbers), word)} {', '.join(map(str, numbers))}".rstrip()
 
 
-def _quarantined(alike: Sequence[Quarantine]) -> str:
+def _quarantined(cause: str, several: Sequence[Quarantine]) -> str:
     """A line that tells of all quarantines that had the same cause."""
-    groups = _named("group", sorted({quarantine.group for quarantine in alike}))
-    seconds = figures.duration(sum(quarantine.seconds for quarantine in alike))
-    back = sum(quarantine.readmitted for quarantine in alike)
-    cause = unprefixed(clean(alike[0].cause))
-    if len(alike) == 1:
+    groups = _named("group", sorted({quarantine.group for quarantine in several}))
+    seconds = figures.duration(sum(quarantine.seconds for quarantine in several))
+    back = sum(quarantine.readmitted for quarantine in several)
+    if len(several) == 1:
         return f"{groups} in quarantine for {seconds}, {'readmitted' if back else 'not readmitted'}: {cause}"
-    return f"{groups} in quarantine {len(alike)} times, for {seconds} in all, {back or 'never'} readmitted: {cause}"
+    return f"{groups} in quarantine {len(several)} times, for {seconds} in all, {back or 'never'} readmitted: {cause}"
