@@ -15,8 +15,8 @@ from mpipso.search.expressions import Expression
 from mpipso.wording import suggestion
 
 
-def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain]:
-    """The domain of every parameter by its name, each after the domains that its values depend on.
+def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -> dict[str, Domain | Expression]:
+    """The domain or expression of every parameter by its name, each after those that its values depend on.
 
     The configuration has been checked for products and ratios that name unknown parameters; expressions that do are
     found here.
@@ -28,8 +28,8 @@ def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -
     """
     factors = _factors(known, constraints)
     expressions = _expressions(known.values())
-    given: dict[str, Domain] = {**factors, **expressions}
-    found: dict[str, Domain] = {}
+    given: dict[str, Domain | Expression] = {**factors, **expressions}
+    found: dict[str, Domain | Expression] = {}
     defaults: dict[str, Value] = {}
     problems: list[str] = []
     for name in _dependency_order(known, factors, expressions):
@@ -43,7 +43,7 @@ def domains(known: Mapping[str, Parameter], constraints: Sequence[Constraint]) -
         if parameter.default is not None:
             defaults[name] = typed(parameter, parameter.default)
         elif isinstance(domain, Expression) and all(read in defaults for read in domain.reads):
-            defaults[name] = domain.decode(0.5, defaults)
+            defaults[name] = domain.value(defaults)
     if problems:
         raise UserError(problems)
     return found

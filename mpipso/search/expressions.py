@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import sys
-from collections.abc import Iterable
 from types import CodeType
 
 import simpleeval
@@ -13,7 +12,7 @@ import simpleeval
 from mpipso.config.parameters import names_in
 from mpipso.errors import UserError
 from mpipso.evaluation import Value
-from mpipso.search.domains import Domain, Values, tidy
+from mpipso.search.domains import Values, tidy
 from mpipso.wording import shortened
 
 _ALWAYS = (ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult)
@@ -66,17 +65,21 @@ def _modulo(value: float, divisor: float) -> float:
     return value % divisor
 
 
-class Expression(Domain):
-    """The domain of a value that is computed from the values of other parameters.
+class Expression:
+    """A value that is computed from the values of other parameters.
+
+    Attributes
+    ----------
+    reads:
+        The parameters whose values decide its own.
+    total:
+        Whether it has a value whatever numbers it reads, unlike a division.
 
     Raises
     ------
     UserError
-        ``text`` is not an expression. :meth:`decode` raises it where the expression has no value or one of the wrong
-        type.
+        ``text`` is not an expression.
     """
-
-    free = False
 
     FUNCTIONS = {  # noqa: RUF012 - a constant table
         "min": min,
@@ -106,10 +109,10 @@ class Expression(Domain):
             raise UserError(f"{self._where}: has a method or an f-string, which expressions do not have")
         self.reads = names_in(text)
         self.total = all(isinstance(node, _ALWAYS) for node in ast.walk(self._tree))
-        """Whether it has a value whatever numbers it reads, unlike a division."""
         self._code = self._compiled()
 
-    def decode(self, u: float, values: Values) -> Value:
+    def value(self, values: Values) -> Value:
+        """The value, given those that it reads; UserError where it has none, or one of the wrong type."""
         names = {name: values[name] for name in self.reads}
         try:
             if self._code is not None and all(type(value) in _NUMBERS for value in names.values()):
@@ -131,15 +134,6 @@ class Expression(Domain):
             return compile(ast.Expression(self._tree), "<expression>", "eval")
         except (RecursionError, MemoryError):
             return None
-
-    def encode(self, value: Value, values: Values) -> float:
-        return 0.5
-
-    def count(self, values: Values) -> float:
-        return 1
-
-    def options(self, values: Values) -> Iterable[Value]:
-        return (self.decode(0.5, values),)
 
     def _typed(self, result: object) -> Value:
         """``result`` as a value of this type; TypeError or ValueError when it is none."""
@@ -173,7 +167,7 @@ class Condition:
     def problem(self, values: Values) -> str:
         """Why it cannot be computed with these values; empty when it can."""
         try:
-            self._expression.decode(0.5, values)
+            self._expression.value(values)
         except UserError as error:
             return str(error)
         return ""
@@ -181,6 +175,6 @@ class Condition:
     def holds(self, values: Values) -> bool:
         """Whether it is true of a configuration; false where it has no value, as after a division by zero."""
         try:
-            return bool(self._expression.decode(0.5, values))
+            return bool(self._expression.value(values))
         except UserError:
             return False

@@ -51,7 +51,7 @@ class Objective:
         found = {}
         for name, expression in self._derived.items():
             try:
-                found[name] = float(expression.decode(0.5, values))
+                found[name] = float(expression.value(values))
             except KeyError:  # what is not needed need not have been measured
                 continue
             except UserError as error:

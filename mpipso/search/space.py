@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -49,15 +49,18 @@ class Space:
     def __init__(self, parameters: Sequence[Parameter], constraints: Sequence[Constraint] = ()) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
         # Each after those that its values depend on.
-        self._domains = domains(self._parameters, constraints)
-        self._order = tuple(self._domains)
-        self.names = tuple(name for name in self._parameters if self._domains[name].free)
+        found = domains(self._parameters, constraints)
+        self._order = tuple(found)
+        self._reads = {name: each.reads for name, each in found.items()}
+        self._domains = {name: each for name, each in found.items() if isinstance(each, Domain)}
+        self._expressions = {name: each for name, each in found.items() if isinstance(each, Expression)}
+        self.names = tuple(name for name in self._parameters if name in self._domains and self._domains[name].free)
         self._axis = {name: axis for axis, name in enumerate(self.names)}
         if not self.names:
             raise UserError("no parameter is left to search")
         # An expression that cannot be computed is reported here, before anything is started.
         probes = [self.decode(np.full(self.dimensions, u)) for u in (0.0, 0.5, 1.0)]
-        if problems := _without_value(self._domains, probes):
+        if problems := self._without_value(probes):
             raise UserError(problems)
         self._conditions = _conditions(constraints, probes)
         self.baseline: Configuration | None = self._find_baseline()
@@ -95,16 +98,17 @@ class Space:
         point = np.full(self.dimensions, 0.5)
         values: dict[str, Value] = {}
         for name in self._order:
-            domain, at = self._domains[name], 0.5
-            if self._parameters[name].searched:
+            at = 0.5
+            if name in self._domains:
                 if name not in configuration:
                     raise ValueError(f"{name} is missing")
                 try:
-                    at = 0.5 if _undefined(domain, values) else domain.encode(configuration[name], values)
+                    undefined = self._undefined(name, values)
+                    at = 0.5 if undefined else self._domains[name].encode(configuration[name], values)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
             values[name] = self._value(name, at, values)
-            if domain.free:
+            if name in self._axis:
                 point[self._axis[name]] = at
         return point
 
@@ -125,9 +129,9 @@ class Space:
         for condition in self._conditions:
             if not condition.holds(configuration):
                 return condition.text
-        for name, domain in self._domains.items():
-            if isinstance(domain, Expression) and _nan(configuration[name]):
-                return domain.text
+        for name, expression in self._expressions.items():
+            if _nan(configuration[name]):
+                return expression.text
         return ""
 
     @property
@@ -138,15 +142,12 @@ class Space:
     @property
     def _deciding(self) -> set[str]:
         """The parameters whose values tell whether a configuration is valid."""
-        partial = [name for name, domain in self._domains.items() if isinstance(domain, Expression)]
-        partial = [name for name in partial if not self._surely(name)]
+        partial = [name for name, expression in self._expressions.items() if not self._surely(expression)]
         return self._behind([*partial, *(name for condition in self._conditions for name in condition.reads)])
 
-    def _surely(self, name: str) -> bool:
-        """Whether a parameter is an expression that has a value whatever values it reads."""
-        domain = self._domains[name]
-        numbers = all(self._parameters[read].type in ("int", "float") for read in domain.reads)
-        return isinstance(domain, Expression) and domain.total and numbers
+    def _surely(self, expression: Expression) -> bool:
+        """Whether an expression has a value whatever values it reads."""
+        return expression.total and all(self._parameters[read].type in ("int", "float") for read in expression.reads)
 
     @cached_property
     def decided(self) -> Array:
@@ -158,7 +159,7 @@ class Space:
         """
         deciding = self._deciding
         names = [name for name in self._order if name in deciding]
-        if any(self._domains[name].continuous for name in names):
+        if any(domain.continuous for name, domain in self._domains.items() if name in deciding):
             return np.empty((0, self.dimensions))
         ways = self._listed(names)
         found = [values for values in itertools.islice(ways, _MOST_LISTED) if self._allowed(values)]
@@ -172,7 +173,7 @@ class Space:
 
     def _allowed(self, values: Values) -> bool:
         """Whether these values of the deciding parameters make a configuration valid."""
-        return not self.broken({**dict.fromkeys(self._domains, 0), **values})
+        return not self.broken({**dict.fromkeys(self._order, 0), **values})
 
     def _walked(self, names: Sequence[str], found: Sequence[dict[str, Value]]) -> list[dict[str, Value]]:
         """``found``, and the valid settings that are reached from it and from the default by many random changes.
@@ -184,7 +185,7 @@ class Space:
         start = [] if self.baseline is None else [{name: self.baseline[name] for name in names}]
         pool = list({tuple(values.values()): values for values in (*start, *found)}.values())
         known = {tuple(values.values()) for values in pool}
-        free = [name for name in names if self._domains[name].free and not self._domains[name].reads]
+        free = [name for name in names if name in self._axis and not self._reads[name]]
         while pool and free and tries > 0:
             # Settings that were found later are taken more often, which leads away from the start.
             base = pool[int(len(pool) * np.sqrt(random.random()))]
@@ -211,12 +212,11 @@ class Space:
         replaced by one that they do. None if they allow none.
         """
         for name in names:
-            domain = self._domains[name]
-            if isinstance(domain, Expression):
+            if name in self._expressions:
                 values[name] = self._value(name, 0.5, values)
-            elif domain.reads and _undefined(domain, values):
+            elif self._undefined(name, values):
                 return None
-            elif domain.reads and values[name] not in (options := self._options(name, values)):
+            elif self._reads[name] and values[name] not in (options := self._options(name, values)):
                 left = list(options)
                 if not left:
                     return None
@@ -226,7 +226,7 @@ class Space:
     @property
     def dependent(self) -> dict[int, tuple[int, ...]]:
         """For each dimension whose cells depend on other dimensions: the latter and itself, in ascending order."""
-        return {self._axis[name]: self._axes(self._behind([name])) for name in self.names if self._domains[name].reads}
+        return {self._axis[name]: self._axes(self._behind([name])) for name in self.names if self._reads[name]}
 
     @property
     def ordered(self) -> tuple[bool, ...]:
@@ -278,23 +278,45 @@ class Space:
 
     def _value(self, name: str, at: float, values: Values) -> Value:
         """The value of a parameter at ``at``, in [0, 1]; nan if it is an expression without a value, or reads one."""
-        domain = self._domains[name]
-        if _undefined(domain, values):
+        if self._undefined(name, values):
             return math.nan
+        if name in self._domains:
+            return self._domains[name].decode(at, values)
         try:
-            return domain.decode(at, values)
+            return self._expressions[name].value(values)
         except UserError:
             return math.nan
 
     def _options(self, name: str, values: Values) -> Iterable[Value]:
         """Every value of a parameter, given those that it reads; only nan if one of these has no value."""
-        domain = self._domains[name]
-        fixed = isinstance(domain, Expression) or _undefined(domain, values)
-        return (self._value(name, 0.5, values),) if fixed else domain.options(values)
+        if self._fixed(name, values):
+            return (self._value(name, 0.5, values),)
+        return self._domains[name].options(values)
 
     def _count(self, name: str, values: Values) -> float:
-        domain = self._domains[name]
-        return 1 if isinstance(domain, Expression) or _undefined(domain, values) else domain.count(values)
+        return 1 if self._fixed(name, values) else self._domains[name].count(values)
+
+    def _fixed(self, name: str, values: Values) -> bool:
+        """Whether the values that a parameter reads, if any, leave it one value."""
+        return name in self._expressions or self._undefined(name, values)
+
+    def _undefined(self, name: str, values: Values) -> bool:
+        """Whether a parameter reads another one that has no value."""
+        return any(_nan(values[read]) for read in self._reads[name])
+
+    def _without_value(self, probes: Sequence[Values]) -> list[str]:
+        """Why expressions have no value for any of ``probes``, one line each.
+
+        An expression that has none because it reads another one without a value is left out.
+        """
+        problems = []
+        for name, expression in self._expressions.items():
+            if all(_nan(probe[name]) for probe in probes) and not any(self._undefined(name, probe) for probe in probes):
+                try:
+                    expression.value(probes[0])
+                except UserError as error:
+                    problems.append(str(error))
+        return problems
 
     def _listed(self, names: Iterable[str]) -> Iterator[dict[str, Value]]:
         """Every combination of the values of ``names``, in which each comes after those that it reads."""
@@ -317,15 +339,15 @@ class Space:
             name = pending.pop()
             if name not in behind:
                 behind.add(name)
-                pending += self._domains[name].reads
+                pending += self._reads[name]
         return behind
 
     def _read_by_counts(self) -> set[str]:
         """The parameters whose values decide how many values other parameters have."""
         read: set[str] = set()
         for name in reversed(self._order):
-            if not isinstance(self._domains[name], Expression) or name in read:
-                read.update(self._domains[name].reads)
+            if name in self._domains or name in read:
+                read.update(self._reads[name])
         return read
 
     def _find_baseline(self) -> dict[str, Value] | None:
@@ -365,26 +387,6 @@ def _conditions(constraints: Sequence[Constraint], probes: Sequence[Values]) -> 
 
 def _nan(value: Value) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _undefined(domain: Domain, values: Values) -> bool:
-    """Whether the domain reads a parameter that has no value."""
-    return any(_nan(values[name]) for name in domain.reads)
-
-
-def _without_value(domains: Mapping[str, Domain], probes: Sequence[Values]) -> list[str]:
-    """Why expressions have no value for any of ``probes``, one line each.
-
-    An expression that has none because it reads another one without a value is left out.
-    """
-    problems = []
-    for name, domain in domains.items():
-        if all(_nan(probe[name]) for probe in probes) and not any(_undefined(domain, probe) for probe in probes):
-            try:
-                domain.decode(0.5, probes[0])
-            except UserError as error:
-                problems.append(str(error))
-    return problems
 
 
 def _broken_by_default(condition: Condition, default: Values) -> str:

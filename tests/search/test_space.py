@@ -363,7 +363,7 @@ def test_plain_arithmetic_is_what_the_evaluator_makes_of_it(text: str, kind: str
         found = []
         for written in (text, f"({text}) if str(0) else 0"):  # the evaluator's, for the function
             try:
-                found.append(repr(Expression("", written, kind).decode(0.5, {"a": a, "b": b})))
+                found.append(repr(Expression("", written, kind).value({"a": a, "b": b})))
             except UserError as error:
                 found.append(str(error).rpartition("': ")[2])
         assert found[0] == found[1]
