@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from mpipso.config import Config
 from mpipso.errors import Cancelled, EvaluationFailed, FailureKind
-from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, load_name
+from mpipso.evaluation import Assignment, Configuration, Evaluation, Failure, Metrics, Pace, load_name
 from mpipso.logtext import says_in_use
 from mpipso.redact import Redactor
 from mpipso.score import Score
@@ -51,6 +51,7 @@ class Judge(Protocol):
         """The metric that is optimised, if it is above 0; None if they do not tell it, or it is not."""
 
 
+@dataclass(eq=False)
 class ServiceGroup:
     """A service instance that spans the nodes of a group; used by one thread at a time.
 
@@ -68,55 +69,88 @@ class ServiceGroup:
         Where the service listens; 0 for any free port.
     """
 
-    def __init__(
-        self,
-        group_id: int,
-        nodes: Sequence[Node],
-        master: int,
-        config: Config,
-        engine: Engine,
-        client: Client,
-        judge: Judge,
-        progress: Callable[[str, str], None],
-        *,
-        port: int = 0,
-    ) -> None:
-        if not isinstance(nodes[0], LocalNode):
+    group_id: int
+    nodes: Sequence[Node]
+    master: int
+    config: Config
+    engine: Engine
+    client: Client
+    judge: Judge
+    progress: Callable[[str, str], None]
+    port: int = 0
+    local: LocalNode = field(init=False)
+    """The first node."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.nodes[0], LocalNode):
             raise TypeError("the first node of a group is its leader's own")
-        self.group_id = group_id
-        self._local = nodes[0]
-        self._nodes = tuple(nodes)
-        self._master = master
-        self._config = config
-        self._engine = engine
-        self._client = client
-        self._judge = judge
-        self._progress = progress
-        self._port = port
-        self._running: list[Running] = []
-        self._begin()
+        self.local = self.nodes[0]
 
     def evaluate(self, assignment: Assignment, cancel: threading.Event) -> Evaluation:
         """Measure one configuration; whatever happens is an :class:`Evaluation`, and nothing is left running."""
+        return _Attempt(self, assignment, cancel).evaluate()
+
+    def close(self) -> None:
+        """Release everything on every node.
+
+        Raises
+        ------
+        EvaluationFailed
+            A node does not answer, or cannot; the others are released all the same.
+        """
+        problems = []
+        for node in reversed(self.nodes):
+            try:
+                node.close()
+            except EvaluationFailed as error:
+                problems.append(error.cause)
+        if problems:
+            raise EvaluationFailed("; ".join(problems), kind="infrastructure")
+
+
+class _Attempt:
+    """One evaluation on a group: what is known of it so far, and nothing of those before."""
+
+    def __init__(self, group: ServiceGroup, assignment: Assignment, cancel: threading.Event) -> None:
+        self._group = group
+        self._local = group.local
+        self._nodes = group.nodes
+        self._config = group.config
+        self._engine = group.engine
+        self._client = group.client
+        self._assignment = assignment
+        self._configuration = assignment.configuration
+        self._cancel = cancel
+        self._running: list[Running] = []
+        self._files: dict[str, bytes] = {}
+        self._loads: dict[str, Metrics] = {}
+        self._cut = ""
+        self._first: float | None = None
+        self._expected: float | None = None
+        self._phases = Phases()
+        self._stops = Stops()
+        self._killed = False
+
+    def evaluate(self) -> Evaluation:
+        """Do it, once; as :meth:`ServiceGroup.evaluate`."""
         # Unix times for people; the clock that gives them may be set at any time, and the difference must not tell it.
         started, began = time.time(), awake()
         problem, suspended = "", False
-        self._begin()
-        over = TimeLimit(cancel, self._config.search.evaluation_timeout)
+        over = TimeLimit(self._cancel, self._config.search.evaluation_timeout)
         try:
-            metrics, failure = self._outcome(assignment, over, cancel)
+            metrics, failure = self._outcome(over)
             if failure is None or failure.kind != "cancelled":
                 failure, suspended = self._stops.blamed(self._nodes, failure)
         finally:
             over.close()
             self._enter("stopping")
-            problem = self._stop(cancel)
+            problem = self._stop()
         if problem and failure is None:
             failure = Failure(problem, "infrastructure")
         elif problem and failure:
             failure = Failure(failure.cause, failure.kind, f"{failure.detail}\n{problem}".strip())
         return replace(
-            assignment.evaluation(self.group_id),
+            self._assignment.evaluation(self._group.group_id),
             metrics=metrics if failure is None else {},
             loads=self._loads if failure is None else {},
             cut=self._cut if failure is None else "",
@@ -132,139 +166,101 @@ class ServiceGroup:
             suspended=suspended,
         )
 
-    def close(self) -> None:
-        """Release everything on every node.
-
-        Raises
-        ------
-        EvaluationFailed
-            A node does not answer, or cannot; the others are released all the same.
-        """
-        problems = []
-        for node in reversed(self._nodes):
-            try:
-                node.close()
-            except EvaluationFailed as error:
-                problems.append(error.cause)
-        if problems:
-            raise EvaluationFailed("; ".join(problems), kind="infrastructure")
-
-    def _begin(self) -> None:
-        """Forget what is known of an evaluation before."""
-        self._files: dict[str, bytes] = {}
-        self._loads: dict[str, Metrics] = {}
-        self._cut = ""
-        self._first: float | None = None
-        self._expected: float | None = None
-        self._phases = Phases()
-        self._stops = Stops()
-        self._killed = False
-
     def _enter(self, phase: str) -> None:
         self._phases.enter(phase)
-        self._progress(phase, "")
+        self._group.progress(phase, "")
 
-    def _outcome(
-        self, assignment: Assignment, over: threading.Event, cancel: threading.Event
-    ) -> tuple[Metrics, Failure | None]:
+    def _outcome(self, over: threading.Event) -> tuple[Metrics, Failure | None]:
         """What was measured, or why nothing was."""
         try:
-            return self._measure(assignment, over), None
+            return self._measure(over), None
         except EvaluationFailed as error:
             return {}, Failure(error.cause, error.kind, error.detail)
         except Cancelled:
-            if cancel.is_set():
+            if self._cancel.is_set():
                 return {}, Failure("cancelled", "cancelled")
             limit = self._config.search.evaluation_timeout
             return {}, Failure(f"it took longer than {limit:g} s in all", "configuration", tails(self._running))
 
-    def _measure(self, assignment: Assignment, cancel: threading.Event) -> Metrics:
-        configuration = assignment.configuration
+    def _measure(self, over: threading.Event) -> Metrics:
         self._enter("configuring")
         self._stops.begin(self._nodes)
         layout = self._layout([node.start_folder() for node in self._nodes])
-        starts = self._starts(configuration, layout)
-        self._record(starts, layout, configuration)
-        self._update_config(starts, configuration, layout, cancel)
+        starts = self._starts(layout)
+        self._record(starts, layout)
+        self._update_config(starts, layout, over)
         self._enter("starting")
-        self._start(starts, configuration, layout)
-        targets = targets_of(self._config, self._engine, self._client, layout, assignment, self._local.work_dir)
-        readiness = self._readiness(targets[0], configuration, layout, starts[-1].env)
-        with watching(lambda: self._check_alive("while starting", layout.port, readiness.reached), cancel) as over:
+        self._start(starts, layout)
+        targets = targets_of(self._config, self._engine, self._client, layout, self._assignment, self._local.work_dir)
+        readiness = self._readiness(targets[0], layout, starts[-1].env)
+        with watching(lambda: self._check_alive("while starting", layout.port, readiness.reached), over) as ended:
             try:
-                readiness.wait(self._config.service.start_timeout, over, partial(self._progress, "starting"))
+                readiness.wait(self._config.service.start_timeout, ended, partial(self._group.progress, "starting"))
             except EvaluationFailed as error:
                 detail = error.detail or tails(self._running)
                 raise EvaluationFailed(error.cause, kind=error.kind, detail=detail) from None
         self._enter("measuring")
-        found = self._run(self._client, targets, readiness, cancel, assignment)
+        found = self._run(self._client, targets, readiness, over, self._assignment.pace)
         if not found:  # it was stopped early
             return {}
         if self._config.quality.command:
             checked = QualityClient()
-            self._progress("measuring", checked.section)
-            targets = targets_of(self._config, self._engine, checked, layout, assignment, self._local.work_dir)
-            (quality,) = self._run(checked, targets, readiness, cancel, replace(assignment, pace=None))
+            self._group.progress("measuring", checked.section)
+            targets = targets_of(self._config, self._engine, checked, layout, self._assignment, self._local.work_dir)
+            (quality,) = self._run(checked, targets, readiness, over, None)
             found = [{**metrics, **quality} for metrics in found]
         for key in self._config.benchmark.swept:
             self._loads = {load_name(key, metrics[key]): metrics for metrics in found}
-        return found[0] if len(found) == 1 else min(found, key=partial(self._judge.score, assignment))
+        return found[0] if len(found) == 1 else min(found, key=partial(self._group.judge.score, self._assignment))
 
     def _run(
-        self,
-        client: Client,
-        targets: Sequence[Target],
-        readiness: Readiness,
-        cancel: threading.Event,
-        assignment: Assignment,
+        self, client: Client, targets: Sequence[Target], readiness: Readiness, over: threading.Event, pace: Pace | None
     ) -> list[Metrics]:
         """What a client measures on the service at each load, as long as that lives; nothing if it is stopped early."""
-        told = partial(self._progress, "measuring")
-        value = partial(self._judge.value, assignment.configuration)
-        measuring = Measuring(
-            self._local, self._config, client, self._engine.reason, self._files, told, value, assignment.pace
-        )
+        told = partial(self._group.progress, "measuring")
+        value = partial(self._group.judge.value, self._configuration)
+        measuring = Measuring(self._local, self._config, client, self._engine.reason, self._files, told, value, pace)
         for running in self._running:
             running.begin()
-        with watching(lambda: self._check_alive(f"during the {client.title}"), cancel) as over:
+        with watching(lambda: self._check_alive(f"during the {client.title}"), over) as ended:
             try:
-                found = measuring.run(targets, over)
+                found = measuring.run(targets, ended)
             except EvaluationFailed:
-                readiness.outlast(over)
+                readiness.outlast(ended)
                 raise
             self._cut = self._cut or measuring.cut
             if client is self._client:
                 self._first, self._expected = measuring.first, measuring.expected
             # A service may have died without a word that its client had counted as a failure.
-            readiness.outlast(over)
+            readiness.outlast(ended)
             return found
 
     def _layout(self, folders: Sequence[str]) -> Layout:
-        master = self._nodes[self._master]
-        port = master.free_port(self._port)
+        master = self._nodes[self._group.master]
+        port = master.free_port(self._group.port)
         return Layout(
             nodes=tuple(node.share for node in self._nodes),
-            master=self._master,
+            master=self._group.master,
             port=port,
             master_port=master.free_port(0, [port]),
             work_dirs=tuple(folders),
             configs=tuple(str(Path(folder) / self._config.service.config_name) for folder in folders),
         )
 
-    def _starts(self, configuration: Configuration, layout: Layout) -> list[Start]:
+    def _starts(self, layout: Layout) -> list[Start]:
         """The processes of one start; a value that fits nowhere is the configuration's fault."""
         try:
-            content = self._engine.file(self._config, configuration, layout, layout.master)
+            content = self._engine.file(self._config, self._configuration, layout, layout.master)
             if content is not None:
                 self._files["service-config"] = content
-            return self._engine.starts(self._config, configuration, layout)
+            return self._engine.starts(self._config, self._configuration, layout)
         except ValueError as error:
             raise EvaluationFailed(str(error)) from None
 
-    def _record(self, starts: Sequence[Start], layout: Layout, configuration: Configuration) -> None:
+    def _record(self, starts: Sequence[Start], layout: Layout) -> None:
         # In the finished text, a short secret is hard to tell from a part of another word.
         redactor = Redactor()
-        redactor.spare(map(str, configuration.values()))
+        redactor.spare(map(str, self._configuration.values()))
         text = []
         for start in starts:
             node = self._nodes[start.node]
@@ -274,22 +270,20 @@ class ServiceGroup:
             text += [shlex.join(redactor.arguments(start.command)), ""]
         self._files["command.txt"] = "\n".join(text).encode("utf-8", "surrogateescape")
 
-    def _update_config(
-        self, starts: Sequence[Start], configuration: Configuration, layout: Layout, cancel: threading.Event
-    ) -> None:
+    def _update_config(self, starts: Sequence[Start], layout: Layout, over: threading.Event) -> None:
         service = self._config.service
         for index, env in {start.node: start.env for start in starts}.items():
             self._nodes[index].update_config(
-                configuration,
+                self._configuration,
                 path=layout.configs[index],
-                content=self._engine.file(self._config, configuration, layout, index),
-                command=self._engine.fill(service.update_command, self._config, configuration, layout, index),
+                content=self._engine.file(self._config, self._configuration, layout, index),
+                command=self._engine.fill(service.update_command, self._config, self._configuration, layout, index),
                 env=env,
                 timeout=service.start_timeout,
-                cancel=cancel,
+                cancel=over,
             )
 
-    def _start(self, starts: Sequence[Start], configuration: Configuration, layout: Layout) -> None:
+    def _start(self, starts: Sequence[Start], layout: Layout) -> None:
         service = self._config.service
         for start in starts:
             node, rank = self._nodes[start.node], layout.node_ranks[start.node]
@@ -299,23 +293,23 @@ class ServiceGroup:
                 start.env,
                 log=log,
                 grace=service.stop_grace,
-                stop_command=self._engine.fill(service.stop_command, self._config, configuration, layout, start.node),
+                stop_command=self._engine.fill(
+                    service.stop_command, self._config, self._configuration, layout, start.node
+                ),
             )
             worker = "the worker" if len(starts) == 2 else f"worker {rank}"
             role = "the service" if len(starts) == 1 else worker if rank else "the master"
             self._running.append(Running(node, role, handle, log))
 
-    def _readiness(
-        self, target: Target, configuration: Configuration, layout: Layout, env: Mapping[str, str]
-    ) -> Readiness:
+    def _readiness(self, target: Target, layout: Layout, env: Mapping[str, str]) -> Readiness:
         service, running = self._config.service, self._running[-1]
         return Readiness(
             master=running.node,
             handle=running.handle,
             target=target,
             client=self._client,
-            health_url=self._engine.health_url(self._config, configuration, layout),
-            health_command=self._engine.fill(service.health_command, self._config, configuration, layout),
+            health_url=self._engine.health_url(self._config, self._configuration, layout),
+            health_command=self._engine.fill(service.health_command, self._config, self._configuration, layout),
             env=env,
             log=f"{running.node.name}:{Path(running.node.work_dir) / running.log}",
             explain=partial(self._explain, layout.master_port),
@@ -355,12 +349,12 @@ class ServiceGroup:
     def _taken(self, port: int) -> list[str]:
         """Who else holds the port of the master, in words; empty if nobody does."""
         try:
-            self._nodes[self._master].free_port(port, owner=self._running[-1].handle)
+            self._nodes[self._group.master].free_port(port, owner=self._running[-1].handle)
         except EvaluationFailed as error:
             return [error.cause]
         return []
 
-    def _stop(self, cancel: threading.Event) -> str:
+    def _stop(self) -> str:
         """Stop the service on all nodes at once and collect its logs; what could not be done, in words."""
         running, self._running = self._running, []
         if not running:
@@ -373,16 +367,16 @@ class ServiceGroup:
             except EvaluationFailed as error:
                 problems.append(error.cause)
             else:
-                self._killed = self._killed or (killed > 0 and not cancel.is_set())
+                self._killed = self._killed or (killed > 0 and not self._cancel.is_set())
                 if survivors:
                     problems.append(f"{each.node.name}: processes {survivors} cannot be killed")
 
         hurry = min(CANCEL_GRACE, self._config.service.stop_grace)
         with ThreadPoolExecutor(max_workers=2 * len(running)) as pool:
-            hurried = cancel.is_set()
+            hurried = self._cancel.is_set()
             stops: list[Future[None]] = [pool.submit(stop, each, hurry if hurried else None) for each in running]
             while not all(future.done() for future in stops):
-                if cancel.is_set() and not hurried:
+                if self._cancel.is_set() and not hurried:
                     hurried = True
                     stops += [pool.submit(stop, each, hurry) for each in running]
                 wait([future for future in stops if not future.done()], timeout=LOOK)
