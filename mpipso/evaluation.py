@@ -170,6 +170,11 @@ class Evaluation:
         return self.expected is not None
 
     @property
+    def good(self) -> bool:
+        """Whether it has metrics of a benchmark that went to its end."""
+        return self.failure is None and not self.stopped
+
+    @property
     def silent(self) -> bool:
         """Whether it says nothing about its configuration: it failed because of a node, or was cancelled."""
         return self.failure is not None and self.failure.silent
@@ -204,3 +209,12 @@ def at_one_load(several: Sequence[Evaluation]) -> list[Metrics]:
 def together(several: Sequence[Evaluation]) -> dict[str, float]:
     """The mean of several measurements of a configuration, of sweeps :func:`at_one_load`."""
     return mean(at_one_load(several))
+
+
+def reference(first: Sequence[Evaluation], raced: Sequence[Evaluation]) -> dict[str, float]:
+    """The metrics that limits relative to the baseline refer to; empty if it failed.
+
+    They are the mean of its ``first`` good measurements in the search. For a race they are the mean of those that
+    ``raced`` in it, if one of these is good: a machine changes with the hours, and a first start may be cold.
+    """
+    return together([each for each in raced if each.good] or [each for each in first if each.good])

@@ -16,7 +16,7 @@ import tomli
 
 from mpipso.config import Limit, Search
 from mpipso.errors import UserError
-from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean, together
+from mpipso.evaluation import BASELINE, CONFIRM, Configuration, Metrics, mean, reference, together
 from mpipso.launched import REQUEUE
 from mpipso.record import figures, journal, recipe
 from mpipso.record.again import is_here, resume_command
@@ -159,10 +159,10 @@ class Outcome:
         Relative ones are told as the numbers that the best was held against, or as ``>= 0.95 x baseline`` where that is
         not known.
         """
-        reference = self._reference(None if self.best is None else self.best.race)
+        baseline = self._reference(None if self.best is None else self.best.race)
         texts: dict[str, list[str]] = {}
         for limit in self.slo:
-            texts.setdefault(limit.metric, []).append(_limit(limit, reference.get(limit.metric)))
+            texts.setdefault(limit.metric, []).append(_limit(limit, baseline.get(limit.metric)))
         return {metric: ", ".join(each) for metric, each in texts.items()}
 
     def broken(self, metrics: Metrics, measured: Sequence[Judged]) -> dict[str, str]:
@@ -188,11 +188,11 @@ class Outcome:
         """Each limit with the value of its metric and the number that this is held against; NaN where not known."""
         if self.baseline is not None and measured and measured[0] in self.baseline.measurements:
             # It always keeps them where it counts, however its measurements vary.
-            reference = together([judged.evaluation for judged in measured])
+            baseline = together([judged.evaluation for judged in measured])
         else:
-            reference = mean([self._reference(self._races.get(judged.evaluation.number)) for judged in measured])
+            baseline = mean([self._reference(self._races.get(judged.evaluation.number)) for judged in measured])
         for limit in self.slo:
-            bound = limit.bound(reference.get(limit.metric))
+            bound = limit.bound(baseline.get(limit.metric))
             yield limit, metrics.get(limit.metric, math.nan), math.nan if bound is None else bound
 
     def _reference(self, race: int | None) -> Metrics:
@@ -203,8 +203,7 @@ class Outcome:
         measured = sorted((judged.evaluation for judged in baseline.measurements), key=lambda each: each.number)
         first = [each for each in measured if each.label != CONFIRM][: self.baseline_repeats]
         raced = () if race is None else baseline.races.get(race, ())
-        again = [judged.evaluation for judged in raced if judged.evaluation.failure is None]
-        return together(again or [each for each in first if each.failure is None])
+        return reference(first, [judged.evaluation for judged in raced])
 
     @cached_property
     def _races(self) -> Mapping[int, int]:

@@ -162,7 +162,7 @@ def _several_at_a_time(usage: Usage) -> bool:
 def _benchmark_share(outcome: Outcome) -> float:
     """The benchmark's share of the time of evaluations that have a result; 1 if these are quick, or none has."""
     every = [judged.evaluation for judged in outcome.evaluations]
-    measured = [evaluation for evaluation in every if evaluation.failure is None and not evaluation.stopped]
+    measured = [evaluation for evaluation in every if evaluation.good]
     seconds = sum(evaluation.seconds for evaluation in measured)
     if seconds <= _QUICK * len(measured):
         return 1.0

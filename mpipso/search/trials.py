@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, at_one_load, mean, together, works
+from mpipso.evaluation import CONFIRM, Configuration, Evaluation, Metrics, at_one_load, mean, reference, together, works
 from mpipso.score import Score
 from mpipso.search.objective import Objective
 from mpipso.search.space import Space
@@ -144,21 +144,17 @@ class Trials:
         return tuple(dict.fromkeys(self._results[n].group for n in numbers if n in self._results))
 
     def reference(self, race: int | None = None) -> Metrics | None:
-        """The metrics that limits relative to the baseline refer to; None while unknown, empty if the baseline failed.
+        """What limits relative to the baseline refer to in a ``race`` or, without one, in the search.
 
-        They are the mean of the baseline's first measurements in the search. For a ``race`` they are the mean of its
-        successful measurements in that race, if there are any: a machine changes with the hours, and a first start may
-        be cold.
+        That is as :func:`mpipso.evaluation.reference` says; None while it is not known.
         """
         trial = self.baseline
         if trial is None:
             return None
-        if race is not None and (again := self._good(trial, self.confirmations(trial, race))):
-            return together(again)
         first = [number for number in trial.numbers if self._labels[number] != CONFIRM][: self._baseline_repeats]
-        if len(first) < self._baseline_repeats or not all(number in self._results for number in first):
-            return None
-        return together(self._good(trial, first))
+        measured = self._among(trial, first)
+        raced = [] if race is None else self._good(trial, self.confirmations(trial, race))
+        return reference(measured, raced) if raced or len(measured) == self._baseline_repeats else None
 
     def vague(self) -> list[str]:
         """Warnings about metrics that limits are relative to and of which the baseline's measurements differ widely.
@@ -254,7 +250,7 @@ class Trials:
         return [score.fitness for score in scores if score.fitness is not None]
 
     def _good(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
-        return [each for each in self._among(trial, numbers) if each.failure is None and not each.stopped]
+        return [each for each in self._among(trial, numbers) if each.good]
 
     def _among(self, trial: Trial, numbers: Collection[int]) -> list[Evaluation]:
         return [self._results[n] for n in trial.numbers if n in numbers and n in self._results]
