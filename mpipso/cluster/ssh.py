@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import shlex
 import sys
 import threading
@@ -23,7 +22,6 @@ from mpipso.cluster.plan import PlacedNode
 from mpipso.config.parallel import Ssh
 from mpipso.edition import edition
 from mpipso.errors import EvaluationFailed, UserError
-from mpipso.evaluation import NODE_LOST
 from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts
 from mpipso.service.node import Share
@@ -137,9 +135,7 @@ class AgentConnection:
         self._tasks: list[asyncio.Task[None]] = []
         self._lines = Lines()
         self._complaints = b""
-        self._numbers = itertools.count(-1, -1)
-        self._asked: dict[int, asyncio.Future[Answer]] = {}
-        self._node: RemoteNode | None = None
+        self._node = RemoteNode(place, "", self.send)
         self._lost: str | None = None
 
     async def open(self) -> None:
@@ -210,10 +206,8 @@ class AgentConnection:
     async def join(self, placed: PlacedNode, work_dir: str) -> RemoteNode:
         """See :meth:`SshNodes.join`."""
         share = {field.name: getattr(placed, field.name) for field in fields(Share)}
-        own_dir = await self._ask("join", work_dir, **share)
-        self._node = RemoteNode(placed, str(own_dir), self.send)
-        if self._lost is not None:
-            self._node.lost(self._lost)
+        self._node.work_dir = str(await self._ask("join", work_dir, **share))
+        self._node.share = placed
         return self._node
 
     def send(self, message: Request | Abandon) -> None:
@@ -324,11 +318,7 @@ class AgentConnection:
         self._lost = reason or f"its agent ended{': ' if self._complaints else ''}{self._last_complaint()}"
         if self._connection is not None:
             self._connection.abort()
-        if self._node is not None:
-            self._node.lost(self._lost)
-        for asked in self._asked.values():
-            if not asked.done():
-                asked.set_exception(EvaluationFailed(f"{self.host}: {NODE_LOST}: {self._lost}", kind="infrastructure"))
+        self._node.lost(self._lost)
 
     async def _stay(self) -> None:
         """Keep the agent from taking its leader for lost."""
@@ -339,28 +329,15 @@ class AgentConnection:
     def _take(self, message: Message) -> None:
         if not isinstance(message, Answer):
             raise ValueError(f"{type(message).__name__} instead of an answer")
-        asked = self._asked.get(message.number)
-        if asked is not None and not asked.done():
-            asked.set_result(message)
-        elif self._node is not None:
-            self._node.answered(message)
+        self._node.answered(message)
 
     async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        if self._lost is not None:
-            raise EvaluationFailed(f"{self.host}: {NODE_LOST}: {self._lost}", kind="infrastructure")
-        number = next(self._numbers)
-        asked = self._asked[number] = self._loop.create_future()
-        self._write(Request(number, method, args, kwargs))
+        _, asked = self._node.ask(method, *args, **kwargs)
         try:
-            answer = await asyncio.wait_for(asked, ANSWER_LIMIT)
+            return await asyncio.wait_for(asyncio.wrap_future(asked), ANSWER_LIMIT)
         except asyncio.TimeoutError:
             cause = f"{self.host}: no answer to {method} within {ANSWER_LIMIT:g} s"
             raise EvaluationFailed(cause, kind="infrastructure") from None
-        finally:
-            self._asked.pop(number, None)
-        if answer.failure is not None:
-            raise answer.failure
-        return answer.value
 
     def _write(self, message: Message) -> None:
         if self._process is not None and self._lost is None:

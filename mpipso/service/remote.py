@@ -157,7 +157,7 @@ class RemoteNode(Node):
     def answered(self, answer: Answer) -> None:
         """Take an answer of the node's agent."""
         future = self._waiting.pop(answer.number, None)
-        if future is None:
+        if future is None or future.cancelled():
             if answer.number in self._late and answer.failure is None:
                 self._send(Request(next(self._numbers), "stop_service", (answer.value, 0.0), {}))
             self._late.discard(answer.number)
@@ -254,9 +254,14 @@ class RemoteNode(Node):
         if self._lost is None:
             self._call("close", _limit=600.0)
 
-    def _call(
-        self, method: str, *args: Any, _limit: float = 0.0, _cancel: threading.Event | None = None, **kwargs: Any
-    ) -> Any:
+    def ask(self, method: str, *args: Any, **kwargs: Any) -> tuple[int, Future[Any]]:
+        """Begin a call, and do not wait; gives the number of its request.
+
+        Raises
+        ------
+        EvaluationFailed
+            The node is lost.
+        """
         number = next(self._numbers)
         future: Future[Any] = Future()
         self._waiting[number] = future
@@ -264,6 +269,12 @@ class RemoteNode(Node):
             self._waiting.pop(number, None)
             raise self._gone()
         self._send(Request(number, method, args, kwargs))
+        return number, future
+
+    def _call(
+        self, method: str, *args: Any, _limit: float = 0.0, _cancel: threading.Event | None = None, **kwargs: Any
+    ) -> Any:
+        number, future = self.ask(method, *args, **kwargs)
         # A leader that was stopped has heard nothing meanwhile.
         deadline = awake() + _limit + ANSWER_TIMEOUT
         while True:

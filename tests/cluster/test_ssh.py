@@ -231,8 +231,9 @@ def test_an_answer_that_comes_too_late_is_passed_over(monkeypatch: pytest.Monkey
         connection = ssh.AgentConnection(asyncio.get_running_loop(), PlacedNode(-2, "far", "far", (0,), ()), Ssh())
         with pytest.raises(EvaluationFailed, match="far: no answer to facts within"):
             await connection._ask("facts")
-        connection._take(Answer(-1))
-        assert not connection._asked
+        (number,) = connection._node._waiting
+        connection._take(Answer(number))
+        assert not connection._node._waiting
 
     asyncio.run(ask())
 
