@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -22,13 +21,14 @@ from typing import Any, NamedTuple
 
 from mpipso.batch import systems
 from mpipso.errors import FINISHED, LOST, NOTHING_FEASIBLE, RunFailed, UserError
+from mpipso.launch.fence import fence, is_foreign, is_written
 from mpipso.launch.jobs import Job
 from mpipso.launch.limits import Limits
 from mpipso.launch.log import Log
 from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.source import Source
 from mpipso.launch.survivors import answering, strangers, succeeding
-from mpipso.launch.traces import Traces
+from mpipso.launch.traces import Traces, of_job
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits, take_refusing
 from mpipso.record import journal
 from mpipso.record.folders import LAUNCH_LOG
@@ -44,6 +44,8 @@ SETTLING = 3.0
 RESTS = (5.0, 15.0, 45.0)
 """The same for a job whose ranks have refused to go on, for the first time in a row, the second, and all later ones:
 what is wrong with a host, such as a port that a service still holds, may pass."""
+LEAVING = 5.0
+"""Seconds in which a root is gone whose launcher was killed."""
 _POLL = 0.1
 _LOOK = 1.0
 """Seconds between two looks at the journal and the beat, which may lie on another machine."""
@@ -115,7 +117,7 @@ class Supervisor:
         Taken
             Another process looks after this run; nothing was started.
         UserError
-            The journal is damaged.
+            The journal is damaged, or the root of another job writes it; nothing was started.
         RunFailed
             The run cannot go on: too few hosts answer, or it was restarted as often as is allowed; with the command
             to resume it.
@@ -136,6 +138,7 @@ class Supervisor:
     def _run(self) -> int:
         job = self._job
         vain = None
+        self._wait_for_others()
         if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
             with contextlib.suppress(RunFailed):  # without it, a job that comes back takes the file as it is then
                 self._source.keep(self._folder)
@@ -144,7 +147,7 @@ class Supervisor:
             before = len(self._events())
             end = self._attempt(replace(job, options=options))
             ended = time.monotonic()
-            events = self._events(end.how)[before:]
+            events = of_job(self._events(end.how)[before:])
             self._began = self._began or any(event["event"] == "asked" for event in events)
             if self._traces.are_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
@@ -174,6 +177,14 @@ class Supervisor:
         flags = [*ranks, *more, *self._limits.words(), *again.words()]
         self._environment[COMMAND] = " ".join([command, *map(shlex.quote, flags)])
         return self._environment[COMMAND]
+
+    def _wait_for_others(self) -> None:
+        """UserError if another process writes the journal, and does not end by itself at once."""
+        end = time.monotonic() + LEAVING
+        while is_written(self._journal):
+            if time.monotonic() > end or self._mpirun.received:
+                raise UserError(journal.taken(self._journal))
+            time.sleep(_POLL)
 
     # One job
 
@@ -310,6 +321,10 @@ class Supervisor:
         self._unfit = end.unfit
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
+            # Who has refused to go on will not wake up, and of ours that may nothing is left here.
+            refused = loud and not end.stuck and end.code == UserError.exit_code
+            if is_written(self._journal) and (refused or is_foreign(self._journal)):
+                raise RunFailed(journal.taken(self._journal))
             job, left_out = self._job.on_what_is_left(answer, unfit, self._folder)
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
@@ -321,7 +336,7 @@ class Supervisor:
         restart = f"restart {self._limits.restarts - self._left} of {self._limits.restarts}"
         rest = RESTS[min(self._refused, len(RESTS)) - 1] if self._refused else 0.0
         self._log.tell(f"{how}{left_out}; {what}{where} ({restart}{f', in {rest:g} s' if rest else ''})")
-        self._fence()
+        fence(self._journal)
         if len(set(job.ranks.hosts)) > 1:
             rest = max(rest, SETTLING)
         while time.monotonic() - ended < rest and not self._mpirun.received:
@@ -338,22 +353,6 @@ class Supervisor:
         self._command = self._set_command()
         other = "is" if len(changed) == 1 else "are"
         self._log.tell(f"{', '.join(changed)} {other} not what the run was launched with: it goes on with {kept}")
-
-    def _fence(self) -> None:
-        """Go on in a copy of the journal: a root on a host that wakes up later holds the old file, and its lock."""
-        draft = self._journal.with_name(f".{self._journal.name}.{os.getpid()}")
-        try:
-            if self._journal.exists():
-                shutil.copyfile(self._journal, draft)
-                # With the time of the last event, but not its mode, which not every file system takes.
-                seen = self._journal.stat()
-                os.utime(draft, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-                with draft.open("rb") as file:
-                    os.fsync(file.fileno())
-                draft.replace(self._journal)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise RunFailed(f"{self._journal}: cannot be copied: {error.strerror}") from error
 
     # Small things
 

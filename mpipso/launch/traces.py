@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mpipso.record import journal
 from mpipso.record.folders import BEAT_FILE
+from mpipso.record.usage import BEGINNINGS
 
 
 class Traces:
@@ -58,3 +61,11 @@ class Traces:
         except OSError:  # the disk does not answer
             return False
         return False
+
+
+def of_job(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What a job has written of the events since its launch: what comes before its own first one is of another root.
+
+    On a full disk there may be no more room than for why it has failed.
+    """
+    return list(itertools.dropwhile(lambda event: event["event"] not in (*BEGINNINGS, "failed"), events))

@@ -50,7 +50,7 @@ class Journal:
     def __init__(self, path: Path, file: FileIO, redactor: Redactor) -> None:
         self.path = path
         if lock(file) is False:
-            raise UserError(f"{path}: another process is writing this journal; wait for it or stop it")
+            raise UserError(taken(path))
         self._began = time.monotonic()
         self._file = file
         self.redactor = redactor
@@ -162,6 +162,11 @@ class Journal:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def taken(path: Path) -> str:
+    """What is told of a journal whose lock somebody else holds."""
+    return f"{path}: another process is writing this journal; wait for it or stop it"
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -235,6 +235,28 @@ def test_what_the_user_forwards_to_ranks_goes_with_what_the_launcher_does(
     assert done.stdout.split() == [*values, launcher.libmpi], done.stderr
 
 
+def test_a_run_that_goes_on_is_not_taken_from_those_who_started_it_without_launch(
+    launcher: Launcher, held: Path
+) -> None:
+    argv = [sys.executable, "-m", "mpipso", "--config", str(held), "--nodes-per-group", "1", "--share-cores"]
+    with Job(launcher.command(2, [*argv, "--progress", "plain"]), limit=LIMIT) as first:
+        wait_until(lambda: counted(held.parent, "evaluated"), LIMIT, "the run has begun")
+        again = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(launcher.launcher), "-np", "2"]
+        run = (held.parent / "runs" / "latest").resolve()
+        before = (run / journal.FILE).read_bytes()
+        with Job([*again, "--resume", str(run)], limit=LIMIT, env=launcher.environment()) as second:
+            refused = second.wait()
+        kept = (run / journal.FILE).read_bytes()
+        (held.parent / "go").touch()
+        done = first.wait()
+    assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+    line = f"{run / journal.FILE}: another process is writing this journal; wait for it or stop it"
+    assert refused.stderr == f"mpipso: {line}\n"
+    assert kept.startswith(before)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [event["event"] for event in events(held.parent)].count("resumed") == 0
+
+
 class TestLaunch:
     def launched(self, config: Path, *words: object) -> subprocess.CompletedProcess[str]:
         with Job([sys.executable, "-m", "mpipso", "launch", *map(str, words)], limit=LIMIT) as job:

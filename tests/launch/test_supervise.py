@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import pty
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -37,6 +37,7 @@ import sys
 from mpipso.launch import mpirun, supervise
 mpirun.GRACE, mpirun.CLEARING, mpirun._SAME = 1.0, 3.0, {same}
 supervise.LINGER, supervise.SETTLING, supervise._LOOK, supervise.RESTS = 0.5, 0.1, 0.1, (0.1, 0.2)
+supervise.LEAVING = 0.5
 from mpipso.cli import main
 sys.exit(main(["launch", *sys.argv[1:]]))
 """
@@ -103,6 +104,42 @@ def chmod(*_, **__):
 os.chmod = chmod
 """
 """The same, on a file system with which a mode cannot be set."""
+NO_LOCKS = """
+import errno
+import fcntl
+import os
+def flock(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = flock
+"""
+"""The same, on a file system without locks."""
+ELSEWHERE = """
+import os
+from pathlib import Path
+from mpipso.launch import fence
+fence._LOCKS = Path(os.devnull)
+"""
+"""The same, and whoever has locked a file is on another host."""
+PATIENT = """
+from pathlib import Path
+from mpipso.launch import fence
+def is_written(path):
+    found = fence.is_written(path)
+    if found:
+        Path("{folder}/refused").touch()
+    return found
+supervise.LEAVING, supervise.is_written = 20.0, is_written
+"""
+"""The same with more patience, and a note that it is needed."""
+STOP_IT = "wait for it or stop it"
+WRITER = """
+import fcntl, sys
+with open(sys.argv[1], "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    for line in sys.stdin:
+        print(line, end="", file=file, flush=True)
+"""
 LATE = """
 from mpipso.record import folders
 looked_after, first = folders._looked_after, [False]
@@ -177,6 +214,21 @@ class Bench:
         path = self.folder / "hosts.txt"
         path.write_text("".join(f"{name} slots=1\n" for name in names))
         return path
+
+
+@contextlib.contextmanager
+def writer(run: Path, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the journal of a run locked, and writes into it what it is told, until the block ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(run / "journal.jsonl")],
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
 
 
 def value(words: list[str], flag: str) -> str | None:
@@ -448,7 +500,7 @@ class TestRestarts:
         begun = "begin(); evaluate(0); sys.exit(7)"
         assert bench.launch([begun], "--restarts", 0).returncode == 4
         again = [f"write('resumed', config=''); evaluate({number}); sys.exit(7)" for number in (1, 2)]
-        done = bench.launch([begun, *again, "finish()"], "--resume", bench.run)
+        done = bench.launch([begun, *again, "begin(); finish()"], "--resume", bench.run)
         assert done.returncode == 0, done.stderr
         assert len(bench.calls) == 4
 
@@ -589,21 +641,88 @@ class TestRestarts:
             assert not psutil.pid_exists(int((bench.folder / "orphans").read_text()))
         assert done.returncode == 0, done.stderr
 
-    def test_a_root_that_wakes_up_later_writes_into_a_file_that_nobody_reads(self, bench: Bench) -> None:
-        """The test itself is that root: of a host that was frozen with the journal open and locked."""
-        locked = "fcntl.flock((folder() / 'journal.jsonl').open('r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-        wait = "(folder() / 'beat').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)\n"
-        with bench.start([f"begin()\n{wait}", f"import fcntl; {locked}; begin(); finish()"]) as job:
+
+class TestOthersThatWriteTheJournal:
+    LOCKED = "import fcntl; fcntl.flock((folder() / 'journal.jsonl').open('r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    WAIT = "beat(); wait_for('go')"
+
+    @pytest.mark.parametrize(("environment", "fault"), [({"MPIPSO_RESTARTS": "3"}, ""), ({}, ELSEWHERE)])
+    def test_a_root_that_wakes_up_later_writes_into_a_file_that_nobody_reads(
+        self, bench: Bench, environment: dict[str, str], fault: str
+    ) -> None:
+        """It has the journal open and locked: on a host that was frozen, or on this one where srun has started it."""
+        again = f"{self.LOCKED}; begin(); finish()"
+        with bench.start([f"begin(); {self.WAIT}", again], fault=fault) as job:
             wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
-            with (bench.run / "journal.jsonl").open("a") as old:
-                fcntl.flock(old, fcntl.LOCK_EX)
+            with writer(bench.run, environment) as frozen:
                 (bench.folder / "go").touch()
                 wait_until(lambda: len(bench.calls) == 2, 20, "the second job")
-                old.write("late\n")
-                old.flush()
+                print("late", file=frozen.stdin, flush=True)
                 done = job.wait()
         assert done.returncode == 0, done.stderr
         assert bench.events == ["started", "resumed", "finished"]
+
+    def test_a_run_that_goes_on_elsewhere_is_not_resumed(self, bench: Bench) -> None:
+        bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
+        with writer(bench.run):
+            done = bench.launch([WELL], "--resume", bench.run)
+        assert done.returncode == 2
+        assert told(done) == [f"{bench.run / 'journal.jsonl'}: another process is writing this journal; {STOP_IT}"]
+        assert len(bench.calls) == 1 and bench.events == ["started"]
+
+    def test_one_whose_root_is_about_to_end_is(self, bench: Bench) -> None:
+        bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
+        with writer(bench.run) as root, bench.start(["", WELL], "--resume", bench.run, fault=PATIENT) as job:
+            wait_until((bench.folder / "refused").exists, 20, "it was asked for")
+            root.kill()
+            done = job.wait()
+        assert (done.returncode, told(done)) == (0, []), done.stderr
+
+    def test_one_that_is_taken_up_after_the_job_was_lost_is_left_alone(self, bench: Bench) -> None:
+        with bench.start([f"begin(); {self.WAIT}; sys.exit(7)", WELL]) as job:
+            wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
+            file = (bench.run / "journal.jsonl").stat().st_ino
+            with writer(bench.run):
+                (bench.folder / "go").touch()
+                done = job.wait()
+        assert done.returncode == 4
+        error, again = told(done)
+        assert error == (
+            f"mpirun ended with code 7 before the run had ended, and it cannot go on: {bench.run / 'journal.jsonl'}: "
+            f"another process is writing this journal; {STOP_IT}"
+        )
+        assert again.startswith("go on with: ")
+        assert len(bench.calls) == 1 and (bench.run / "journal.jsonl").stat().st_ino == file
+
+    def test_so_is_one_because_of_which_the_ranks_refuse_wherever_it_goes_on(self, bench: Bench) -> None:
+        attempts = ["begin(); sys.exit(7)", f"{self.WAIT}; refuse()", WELL]
+        with bench.start(attempts, fault=ELSEWHERE) as job:
+            wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the second job")
+            with writer(bench.run):
+                (bench.folder / "go").touch()
+                done = job.wait()
+        assert (done.returncode, len(bench.calls)) == (4, 2), done.stderr
+        assert f"another process is writing this journal; {STOP_IT}" in told(done)[-2]
+
+    def test_what_they_write_says_nothing_of_the_job(self, bench: Bench) -> None:
+        """Where there are no locks, say: that a run has begun, or gets on."""
+        bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
+        others = "write('asked'); write('evaluated', number=0)"
+        done = bench.launch(["", f"{others}; sys.exit(2)"], "--resume", bench.run)
+        assert (done.returncode, len(bench.calls)) == (2, 2), done.stderr
+        done = bench.launch(["", "", f"{others}; sys.exit(7)"], "--resume", bench.run, "--restarts", 1)
+        assert (done.returncode, len(bench.calls)) == (4, 4), done.stderr
+        done = bench.launch([*[""] * 4, f"{others}; finish(); sys.exit(2)"], "--resume", bench.run)
+        assert (done.returncode, len(bench.calls)) == (2, 5), done.stderr
+
+    def test_on_a_file_system_without_locks_nobody_is_known(self, bench: Bench) -> None:
+        bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
+        with writer(bench.run):
+            done = bench.launch(
+                ["", "begin(); sys.exit(7)", "begin(); finish()"], "--resume", bench.run, fault=NO_LOCKS
+            )
+        assert done.returncode == 0, done.stderr
+        assert bench.events == ["started", "resumed", "resumed", "finished"]
 
 
 class TestSignals:
