@@ -32,6 +32,7 @@ from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
 from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.notes import end_note
+from mpipso.record.folders import write_beat
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
 from mpipso.rendezvous import RankContext
@@ -55,7 +56,7 @@ class Root:
     limits:
         Until when evaluations may be started.
     beat:
-        A file that is touched every few seconds: the sign of life for the process that supervises the job.
+        A file that is written every few seconds: the sign of life for the process that supervises the job.
 
     Attributes
     ----------
@@ -354,7 +355,7 @@ class Root:
         # this process hangs.
         if not self._stuck:
             with contextlib.suppress(OSError):
-                self._beat_file.touch()
+                write_beat(self._beat_file, *self._journal.since)
 
     def _send_home(self) -> None:
         """Have every rank stop what it has, and leave MPI together."""

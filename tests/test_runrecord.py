@@ -306,6 +306,23 @@ def test_a_time_limit_counts_what_earlier_sessions_took(course: Course) -> None:
     assert len(course.events("evaluated")) == before + 2
 
 
+def test_a_clock_that_is_set_before_a_crash_uses_no_time_up(course: Course) -> None:
+    """By an hour, after the last event."""
+    words = [sys.executable, "-m", "mpipso", "tune", "--progress", "plain", "--nodes-per-group", "1"]
+    folder = course.runs / "latest"
+    with Job([*words, "--config", str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
+        course.until(job, "evaluated")
+        wait_until((folder / BEAT_FILE).exists, SOON, "a sign of life")
+        job.kill()
+    last = (folder / "journal.jsonl").stat().st_mtime
+    os.utime(folder / "journal.jsonl", (last, last - 3600.0))
+    before = len(course.events("evaluated"))
+    done = run(course, "--resume", str(folder.resolve()), "--time-limit", "1800", "--evaluations", str(before + 2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course.events("resumed")[0].get("lived", 0.0) < SOON
+    assert course.events()[-1]["cause"] == "evaluations"
+
+
 SETTINGS = '{%s,\n "api_key": "sk-%d", "password": "%s",\n "api_keys": ["Zq9-pass-1", "Zq9-pass-2"],\n "queue": %d}'
 
 

@@ -31,7 +31,9 @@ from mpipso.redact import Redactor
 LATEST = "latest"
 """The name of the symbolic link, beside the folders of runs, to the one that was made last."""
 BEAT_FILE = "beat"
-"""A file of the run's folder that the root touches every two seconds as long as it is alive and not stuck."""
+"""A file of the run's folder that the root writes every two seconds as long as it is alive and not stuck: the number of
+the journal's last event, and the seconds since then. In folders of earlier versions it is empty."""
+_BEAT = re.compile(rb" *(\d+) +(\d+\.\d)\n")
 EVALUATIONS = "evaluations"
 LAUNCH_LOG = "launch.log"
 """What ``mpipso launch`` did for the run; in a folder without a journal it says that a run is about to begin there."""
@@ -107,10 +109,17 @@ class RunFolder:
     def lived(self) -> float:
         """Seconds from the journal's last event to the root's last sign of life; 0 without one.
 
-        Both are times of one file server, and of a folder that was copied, both are those of the copy.
+        Of earlier versions the times of both files tell them, whose clock may have been set in between: both are of one
+        file server, and of a folder that was copied, both are those of the copy.
         """
+        beat, events = self.path / BEAT_FILE, self.path / journal.FILE
         try:
-            seconds = (self.path / BEAT_FILE).stat().st_mtime - (self.path / journal.FILE).stat().st_mtime
+            if not (told := beat.read_bytes()):
+                seconds = beat.stat().st_mtime - events.stat().st_mtime
+            elif (found := _BEAT.fullmatch(told)) and int(found[1]) == events.read_bytes().count(b"\n") - 1:
+                seconds = float(found[2])
+            else:  # it was torn, or the root did not live to the one after the last event
+                seconds = 0.0
         except OSError:
             return 0.0
         return min(max(0.0, seconds), LONGEST_DURATION)
@@ -175,6 +184,26 @@ class RunFolder:
     def _json(self, data: Mapping[str, object]) -> bytes:
         text = json.dumps(self.redactor.data(journal.finite(data)), indent=2, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def write_beat(path: Path, number: int, seconds: float) -> None:
+    """Give a sign of life: so many seconds after that event of the journal.
+
+    Always as many bytes, in one piece and over the old ones, so that nobody sees a part. The file's time is that of the
+    file system, also where a full disk does not take them.
+
+    Raises
+    ------
+    OSError
+        The disk fails.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.pwrite(file, b"%12d %12.1f\n" % (number, seconds), 0)
+    except OSError:
+        os.utime(file)
+    finally:
+        os.close(file)
 
 
 def check_run(path: Path) -> None:

@@ -51,7 +51,7 @@ class Journal:
         self.path = path
         if lock(file) is False:
             raise UserError(taken(path))
-        self._began = time.monotonic()
+        self._began = self._written = time.monotonic()
         self._file = file
         self.redactor = redactor
         self.past, size = parse(path, file.readall())
@@ -110,7 +110,8 @@ class Journal:
         if isinstance(text := fields.get("config"), str):
             with contextlib.suppress(tomli.TOMLDecodeError):
                 self.redactor.learn(tomli.loads(text))
-        times = {"t": time.time(), "up": round(time.monotonic() - self._began, 3)}
+        at = time.monotonic()
+        times = {"t": time.time(), "up": round(at - self._began, 3)}
         record = {"seq": self._next, **times, "event": event, **self.redactor.data(fields)}
         text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # Half of a surrogate pair, as undecodable bytes of a log leave it, has no UTF-8; \udc80 is its JSON escape.
@@ -127,10 +128,16 @@ class Journal:
             raise RunFailed(f"{self.path}: cannot be written: {error.strerror}") from error
         self._size += len(line)
         self._next += 1
+        self._written = at
 
     def evaluated(self, judged: Judged) -> None:
         """Append an ``evaluated`` event; errors are those of :meth:`write`."""
         self.write("evaluated", **to_fields(judged))
+
+    @property
+    def since(self) -> tuple[int, float]:
+        """The number of the event that was written last, and the seconds since then, by a clock that is never set."""
+        return self._next - 1, time.monotonic() - self._written
 
     @property
     def folder(self) -> Path | None:

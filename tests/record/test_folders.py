@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mpipso.errors import RunFailed, UserError
 from mpipso.evaluation import Evaluation, Failure
-from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG, RunFolder, safe_names, write_whole
+from mpipso.record.folders import BEAT_FILE, LAUNCH_LOG, RunFolder, safe_names, write_beat, write_whole
 from mpipso.record.journal import FILE, Journal
 from mpipso.redact import Redactor
 
@@ -169,7 +169,22 @@ def test_probes_that_failed_are_kept_whatever_their_numbers(tmp_path: Path) -> N
     assert kept == ["0", "1"]
 
 
-def test_how_long_a_root_lived_after_its_last_event_is_the_difference_of_two_files_times(tmp_path: Path) -> None:
+def test_how_long_a_root_lived_after_its_last_event_is_what_its_beat_says(tmp_path: Path) -> None:
+    """Whatever the times of the files: a clock may be set."""
+    run = RunFolder(tmp_path)
+    (tmp_path / FILE).write_bytes(b'{"seq":0}\n{"seq":1}\n{"to')
+    for number, seconds, lived in ((0, 7e9, 0.0), (1, 300.04, 300.0), (1, 0.3, 0.3), (2, 9.0, 0.0)):
+        write_beat(tmp_path / BEAT_FILE, number, seconds)
+        os.utime(tmp_path / BEAT_FILE, (2e9, 2e9))
+        assert run.lived() == lived
+    write_beat(tmp_path / BEAT_FILE, 1, 300.0)
+    whole = (tmp_path / BEAT_FILE).read_bytes()
+    for torn in (whole[:-1], whole.replace(b".0", b"\0\0"), bytes(len(whole)), whole * 2):
+        (tmp_path / BEAT_FILE).write_bytes(torn)
+        assert run.lived() == 0.0
+
+
+def test_in_the_folder_of_an_earlier_version_it_is_the_difference_of_two_files_times(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.lived() == 0.0
     for file, at in ((FILE, 1000.0), (BEAT_FILE, 1300.0)):
@@ -178,6 +193,20 @@ def test_how_long_a_root_lived_after_its_last_event_is_the_difference_of_two_fil
     assert run.lived() == 300.0
     os.utime(tmp_path / FILE)
     assert run.lived() == 0.0
+
+
+def test_a_beat_is_one_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    beat = tmp_path / BEAT_FILE
+    for no_room in (False, True):
+        if no_room:
+            monkeypatch.setattr(os, "pwrite", full)
+        beat.touch()
+        os.utime(beat, (1.0, 1.0))
+        write_beat(beat, 1, 2.0)
+        assert beat.stat().st_mtime > 1.0 and beat.stat().st_size == 26
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
