@@ -29,7 +29,7 @@ from mpipso.service.environment import Fingerprint
 from mpipso.service.facts import Facts, resolved
 from mpipso.service.local import LocalNode
 from mpipso.service.node import Node
-from mpipso.startup import Options, adapter_problems, read_config, settled, wanted_groups
+from mpipso.startup import Options, adapter_problems, as_launched, read_config, settled, wanted_groups
 
 if TYPE_CHECKING:
     from mpipso.cluster.ssh import SshNodes
@@ -146,9 +146,9 @@ def prepare(world: World, options: Options, claim: Callable[[Config, Plan], T]) 
     if options.without:
         config = agreed(world, lambda: _led(config, ranks))
     with contextlib.ExitStack() as unless_well:
-        apart, connections = _without_rank(world, config, hosts, ranks, root, unless_well)
+        apart, connections = _without_rank(world, options, config, hosts, ranks, root, unless_well)
         every = [*ranks, *apart]
-        plan = on_root(world, lambda: _usable(_planned(config, every, hosts), config)) or Plan(())
+        plan = on_root(world, lambda: _usable(_planned(options, config, every, hosts), config)) or Plan(())
         config = agreed(world, lambda: settled(config, plan))
         place = world.scatter(_places(plan, world.size) if world.rank == 0 else [])
         if connections is not None and place.seat != 0:  # what the nodes have left no room for this group
@@ -205,8 +205,11 @@ def _led(config: Config, ranks: Sequence[Rank]) -> Config:
     return config.having("parallel", service_groups=remaining)
 
 
-def _planned(config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:
-    return form_groups(ranks, config.parallel, hosts=hosts, port=config.service.port)
+def _planned(options: Options, config: Config, ranks: Sequence[Rank], hosts: Sequence[str] | None) -> Plan:
+    try:
+        return form_groups(ranks, config.parallel, hosts=hosts, port=config.service.port)
+    except UserError as error:
+        raise as_launched(error, options) from None
 
 
 def _places(plan: Plan, size: int) -> list[Place]:
@@ -269,6 +272,7 @@ def _usable(plan: Plan, config: Config) -> Plan:
 
 def _without_rank(
     world: World,
+    options: Options,
     config: Config,
     hosts: Sequence[str] | None,
     ranks: Sequence[Rank],
@@ -283,7 +287,7 @@ def _without_rank(
     apart = named_without_rank(ranks, config.parallel, hosts) if config.parallel.ssh and world.rank == 0 else []
     if not agreed(world, lambda: bool(apart)):
         return [], None
-    first = dealt(world, lambda: _places(_planned(config, [*ranks, *apart], hosts), world.size))
+    first = dealt(world, lambda: _places(_planned(options, config, [*ranks, *apart], hosts), world.size))
     group = first.form.placed.nodes if first.form is not None else ()
     connections, known = connect(world, config, group, ranks, root)
     if connections is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpipso.cluster.hosts import Hosts, parse_nodes, read_hostfile
-from mpipso.cluster.placement import regrouped
+from mpipso.cluster.placement import ADVICE, regrouped
 from mpipso.cluster.plan import Plan
 from mpipso.config import Config
 from mpipso.config.file import load, parse
@@ -20,9 +20,10 @@ from mpipso.config.parallel import GroupEntry
 from mpipso.config.templates import EMBEDDED, template
 from mpipso.errors import UserError
 from mpipso.evaluation import CONFIRM
-from mpipso.launched import RESTARTS
+from mpipso.launched import COMMAND, RESTARTS
+from mpipso.record.again import resume_command
 from mpipso.record.resume import as_before, differences, read_run, started_elsewhere
-from mpipso.record.usage import usage
+from mpipso.record.usage import BEGINNINGS, usage
 from mpipso.record.warm import Earlier, read_earlier
 from mpipso.search.knowledge import first_points, fitted
 from mpipso.search.objective import Objective
@@ -318,6 +319,23 @@ def wanted_groups(options: Options, config: Config) -> tuple[Config, list[str] |
         why = "no group can be formed of what is left" if named else "goes with a hostfile or with named groups"
         raise UserError(f"{flags}: {why}")
     return config.having("parallel", service_groups=remaining), hosts
+
+
+def as_launched(error: UserError, options: Options) -> UserError:
+    """The error that ranks and groups do not fit together, with how the run to resume was launched, if that is known.
+
+    A job that is launched in that way itself is told what it is told without it.
+    """
+    if options.resume is None:
+        return error
+    text, events = read_run(options.resume, config_given=True)
+    last = next(event for event in reversed(events) if event["event"] in BEGINNINGS)
+    command = last.get("command", "")
+    if not command or command == os.environ.get(COMMAND):
+        return error
+    again = resume_command(options.resume, text, command, last.get("cwd", ""), last.get("system", ""))
+    lines = [f"{problem.removesuffix(ADVICE)}; it was launched with: {again}" for problem in error.problems]
+    return UserError(lines, hosts=error.hosts)
 
 
 def settled(config: Config, plan: Plan) -> Config:

@@ -13,6 +13,9 @@ from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
 from mpipso.wording import counted, listed
 
+ADVICE = ": start more ranks (mpirun -np, sbatch --nodes) or lower --nodes-per-group"
+"""How a message goes on that there are too few ranks, where nobody knows how many there have to be."""
+
 
 def form_groups(
     ranks: Sequence[Rank], parallel: Parallel, *, hosts: Sequence[str] | None = None, port: int = 0
@@ -49,17 +52,18 @@ def form_groups(
     else:
         drafts, spares = _in_rank_order(ranks, parallel)
     if not drafts:
-        raise UserError(
-            f"{counted(len(ranks), 'rank')} cannot form a group of "
-            f"{counted(group_size(parallel, len(ranks)), 'node')}: "
-            f"start more ranks (mpirun -np, sbatch --nodes) or lower --nodes-per-group"
-        )
+        raise UserError(too_few(len(ranks), group_size(parallel, len(ranks))))
     if not parallel.enabled and len(drafts) > 1:
         raise UserError(
             f"parallel.enabled = false allows one group, but {counted(len(ranks), 'rank')} form {len(drafts)}: "
             f"start fewer ranks or raise --nodes-per-group"
         )
     return replace(share_hosts(_root_first(drafts), spares, ranks, parallel, port), idle=tuple(idle))
+
+
+def too_few(ranks: int, size: int) -> str:
+    """What is told of ranks that cannot form a group of that size."""
+    return f"{counted(ranks, 'rank')} cannot form a group of {counted(size, 'node')}{ADVICE}"
 
 
 def named_without_rank(ranks: Sequence[Rank], parallel: Parallel, hosts: Sequence[str] | None = None) -> list[Rank]:

@@ -15,18 +15,18 @@ from pathlib import Path
 from mpipso.batch import SLURM
 from mpipso.cluster.facts import rank_here
 from mpipso.cluster.hosts import HOST, Hosts, addresses
-from mpipso.cluster.placement import group_size, led, regrouped
+from mpipso.cluster.placement import group_size, led, regrouped, too_few
 from mpipso.cluster.plan import Rank
 from mpipso.config import Config
-from mpipso.config.parallel import GroupEntry
+from mpipso.config.parallel import GroupEntry, Parallel
 from mpipso.errors import RunFailed, UserError
 from mpipso.launch import quota
 from mpipso.launch.allocation import Allocation, allocation
 from mpipso.launch.launchers import Launcher
 from mpipso.launch.ranks import Ranks
 from mpipso.launch.survivors import strangers
-from mpipso.startup import Options, wanted_groups
-from mpipso.wording import is_address
+from mpipso.startup import Options, as_launched, wanted_groups
+from mpipso.wording import counted, is_address
 
 MOST_LOCAL_RANKS = 8
 """Ranks that are started on one machine when the user names no number."""
@@ -111,6 +111,19 @@ def _in_batch_job(hosts: Iterable[str], job: Allocation) -> None:
         )
 
 
+def _lacking(count: int, size: int, parallel: Parallel, options: Options) -> str | None:
+    """What the ranks would say of there being too few of them, if that is certain: over ssh, nodes need none."""
+    if parallel.ssh:
+        return None
+    if not parallel.service_groups:
+        return too_few(count, size) if count < size else None
+    places = sum(len(group.nodes) for group in parallel.service_groups)
+    # Without some of their hosts, groups that have no rank are left out.
+    if count >= places or options.without:
+        return None
+    return f"{counted(count, 'rank')} for {places} places in groups: each place in a group needs a rank"
+
+
 def _launched_hosts(hosts: list[str], config: Config) -> list[str]:
     """The hosts on which ranks are started, once for each; one gets several only where groups share it.
 
@@ -169,7 +182,7 @@ class Job:
         Raises
         ------
         UserError
-            As there.
+            As there, or those ranks cannot form a group.
         """
         before = config.parallel.nodes_per_group
         config, wanted = wanted_ranks(options, config, ranks)
@@ -177,6 +190,8 @@ class Job:
         if parallel.nodes_per_group != before:  # the ranks are told how many, and not why
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
         size = group_size(parallel, wanted.count)
+        if (problem := _lacking(wanted.count, size, parallel, options)) is not None:
+            raise as_launched(UserError(problem), options)
         overlap = "SLURM_STEP_ID" in os.environ
         return cls(path, launcher, options, wanted, parallel.service_groups, size, overlap, more=tuple(more))
 

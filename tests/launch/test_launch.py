@@ -20,6 +20,7 @@ from mpipso.errors import UserError
 from mpipso.launch import launchers
 from mpipso.launch.jobs import local_ranks
 from mpipso.launch.ranks import Ranks
+from mpipso.launched import COMMAND
 from mpipso.record import journal
 
 SERVICE = Path(__file__).resolve().parents[1] / "service" / "tiny_service.py"
@@ -255,6 +256,36 @@ def test_a_run_that_goes_on_is_not_taken_from_those_who_started_it_without_launc
     assert kept.startswith(before)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [event["event"] for event in events(held.parent)].count("resumed") == 0
+
+
+@pytest.mark.parametrize(
+    "groups", ["", "[[parallel.service_groups]]\ngroup_id = 0\nnodes = [{here}, {here}, {here}]\n"]
+)
+def test_ranks_too_few_for_the_run_to_resume_are_told_how_it_was_launched(
+    one: Launcher, config: Path, groups: str
+) -> None:
+    config.write_text(config.read_text() + groups.replace("{here}", '{ host = "localhost" }'))
+    launch = [sys.executable, "-m", "mpipso", "launch", "--mpirun", str(one.launcher)]
+    size = [] if groups else ["--nodes-per-group", "3"]
+    flags = ["--config", str(config), *size, "--evaluations", "1", "--share-cores", "--progress", "plain"]
+    environment = {**one.environment(), COMMAND: "./run.sh"}
+    with Job([*launch, "-np", "3", *flags], limit=LIMIT, env=environment) as job:
+        done = job.wait()
+    assert done.returncode == 0, done.stderr
+    run = (config.parent / "runs" / "latest").resolve()
+    before = {path: path.stat().st_mtime_ns for path in (run, *run.rglob("*"))}
+    told = f"; it was launched with: ./run.sh -np 3 {shlex.join(flags)} --resume {run}"
+    few = "the groups name localhost more often than there are ranks of this job; each place in a group needs a rank"
+    bare = one.command(2, [sys.executable, "-m", "mpipso", "--resume", str(run), "--progress", "plain"])
+    with Job(bare, limit=LIMIT) as job:
+        done = job.wait()
+    few = "2 ranks cannot form a group of 3 nodes" if not groups else few
+    assert (done.returncode, done.stderr) == (2, f"mpipso: {few}{told}\n")
+    with Job([*launch, "-np", "2", "--resume", str(run)], limit=LIMIT, env=environment) as job:
+        done = job.wait()
+    few = "2 ranks for 3 places in groups: each place in a group needs a rank" if groups else few
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mpipso: {few}{told}\n")
+    assert before == {path: path.stat().st_mtime_ns for path in (run, *run.rglob("*"))}
 
 
 class TestLaunch:
