@@ -33,7 +33,7 @@ def device_problems(config: Config, plan: Plan) -> list[str]:
 
 def port_problems(config: Config, plan: Plan) -> list[str]:
     """Whether the ports that groups on one host count up to exist; one line if not."""
-    last = max(group.port for group in plan.groups)
+    last = max(port for group in plan.groups for _, port in group.ports)
     if last <= LAST_PORT:
         return []
     first = f"service.port = {config.service.port}"
@@ -44,8 +44,11 @@ def moving_port(config: Config, plan: Plan) -> str:
     """Why a service may listen on another port than ``service.port``, in words; empty if none does."""
     if config.service.port == 0:
         return "service.port = 0 stands for any free port"
-    host, most = Counter(group.master.host for group in plan.groups).most_common(1)[0]
-    return f"{most} groups share {host}, each with a port of its own" if most > 1 else ""
+    if all(group.port == config.service.port for group in plan.groups):
+        return ""
+    hosts = Counter(host for group in plan.groups for host in {node.host for node in group.nodes})
+    host, most = hosts.most_common(1)[0]
+    return f"{most} groups share {host}, each with a port of its own"
 
 
 def address_problems(config: Config, plan: Plan) -> list[str]:

@@ -160,33 +160,33 @@ class Incumbent:
             score = self._trials.score(best, set(among), confirmed=confirmed)
             self._journal.write("incumbent", number=best.number, fitness=None if score is None else score.fitness)
             self._number = best.number
-        self._write(best, *self._beside_baseline(best, among, confirmed=confirmed))
+        race = self._trials.race_of(max(among)) if confirmed else None
+        self._write(best, *self._beside_baseline(best, among, race))
         return not known
 
     def _beside_baseline(
-        self, best: Trial, among: Collection[int], *, confirmed: bool
+        self, best: Trial, among: Collection[int], race: int | None
     ) -> tuple[Collection[int], int | None]:
         """The evaluations by which the best is compared with the baseline, and their race, None for the search.
 
         As in the summary they are of the last race in which both worked, or else of the search. Where the baseline has
         worked in neither, they are those ``among`` which it is the best.
         """
-        race = self._trials.race_of(max(among)) if confirmed else None
-        baseline = self._trials.baseline
-        if race is None or baseline is None:
+        trials, searched = self._trials, self._trials.searched
+        if (baseline := trials.baseline) is None:
             return among, race
-        for each in (race, *reversed(self._trials.races)):
-            ours, theirs = (self._trials.confirmations(trial, each) for trial in (best, baseline))
-            if self._trials.values(best, ours) and self._trials.values(baseline, theirs):
+        for each in reversed(trials.races):
+            ours = trials.confirmations(best, each)
+            if trials.values(best, ours) and trials.values(baseline, trials.confirmations(baseline, each)):
                 return ours, each
-        searched = self._trials.searched
-        return (searched, None) if self._trials.reference() and self._trials.values(best, searched) else (among, race)
+        compared = trials.values(best, searched) and trials.values(baseline, searched)
+        return (searched, None) if race is not None and compared else (among, race)
 
     def _write(self, best: Trial, among: Collection[int], race: int | None) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]
         metrics = together([result for result in found if result.failure is None])
         score = self._trials.score(best, among, confirmed=race is not None)
-        reference = self._trials.reference(race)
+        reference = self._trials.compared(race)
         self.told = score_text(self._objective.metric, metrics, reference, higher=self._objective.maximized)
         if found:
             write_best(

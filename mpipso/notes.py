@@ -14,6 +14,7 @@ from mpipso.config import Config, Pattern
 from mpipso.conflicts import moving_port
 from mpipso.evaluation import Value, load_name
 from mpipso.search.schedule import Schedule
+from mpipso.service.clients.command import SENT
 from mpipso.service.clients.prompts import content
 from mpipso.service.command import placeholders
 from mpipso.service.engines.base import engine_of
@@ -135,14 +136,15 @@ def _failures_not_told(config: Config) -> Iterator[str]:
     So does a text of which nothing is read but other figures: such programs often end with exit code 0 nevertheless.
     """
     metrics = config.benchmark.metrics
-    if not {"completed", "failed"} & metrics.keys() and any(isinstance(where, Pattern) for where in metrics.values()):
+    counted = next((name for name in ("completed", SENT) if name in metrics), None)
+    if not (counted or "failed" in metrics) and any(isinstance(where, Pattern) for where in metrics.values()):
         yield (
             "benchmark.metrics: maps neither completed nor failed, so requests that fail go unnoticed unless "
             "benchmark.command ends with another exit code than 0; map failed if its output tells them"
         )
-    if "completed" in metrics and "failed" not in metrics and config.benchmark.requests is None:
+    if counted and "failed" not in metrics and config.benchmark.requests is None:
         yield (
-            "benchmark.metrics: maps completed but not failed, so requests that fail go unnoticed unless all do; map "
+            f"benchmark.metrics: maps {counted} but not failed, so requests that fail go unnoticed unless all do; map "
             "failed, or set benchmark.requests to how many benchmark.command sends"
         )
 

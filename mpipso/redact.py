@@ -154,15 +154,19 @@ class Redactor:
 
         Long lines, outputs and logs are cut before it is known what is secret in them.
         """
-        pieces = [(secret, at) for secret in self._values for at in _places(text[:_PIECE], secret)]
-        left = max((len(secret) - at for secret, at in pieces if text.startswith(secret[at:])), default=0)
-        text = HIDDEN + text[left:] if left else text
-        for dots in reversed([each.start() for each in _DOTS.finditer(text)]):
+        every = "\0".join(self._values)  # hardly any piece is in one, which a single look tells
+        begin = text[:_PIECE]
+        rests = [secret[at:] for secret in self._values for at in _places(begin, secret)] if begin in every else []
+        done = max((len(rest) for rest in rests if text.startswith(rest)), default=0)
+        parts = [HIDDEN] if done else []
+        for dots in (each.start() for each in _DOTS.finditer(text)):
             piece = text[max(0, dots - _PIECE) : dots]
-            begun = [secret[: at + _PIECE] for secret in self._values for at in _places(piece, secret)]
-            left = max((len(each) for each in begun if text.endswith(each, 0, dots)), default=0)
-            text = f"{text[: dots - left]}{HIDDEN}{text[dots:]}" if left else text
-        return text
+            if piece in every:
+                begun = [secret[: at + _PIECE] for secret in self._values for at in _places(piece, secret)]
+                if left := max((len(each) for each in begun if text.endswith(each, 0, dots)), default=0):
+                    parts += [text[done : max(done, dots - left)], HIDDEN]
+                    done = dots
+        return "".join([*parts, text[done:]])
 
     def settings(self, text: str) -> str:
         """A service's file of lines with ``name value``, ``name = value``, ``name: value``; learns its secrets."""

@@ -807,6 +807,14 @@ def test_check_notes_a_text_of_which_no_failures_are_read(
     assert [line.partition(",")[0] for line in notes(config, capsys)] == ([told] if noted else [])
 
 
+def test_check_notes_requests_that_were_sent_without_those_that_failed(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = 'client = "command"\ncommand = ["echo", "{base_url}"]\nmetrics = { output_throughput = "y", sent = "n" }'
+    change(config, 'client = "openai"\nrequests = 4', told)
+    assert [line.partition(",")[0] for line in notes(config, capsys)] == ["benchmark.metrics: maps sent but not failed"]
+
+
 def test_check_notes_nodes_on_which_nothing_is_started(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--nodes", "127.0.0.2,127.0.0.3:127.0.0.4,127.0.0.5")
     assert notes(config, capsys, *words) == []

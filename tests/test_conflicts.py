@@ -39,7 +39,7 @@ def test_a_benchmark_of_a_fixed_port_would_load_another_group_s_service(
         }
     )
     nodes = [PlacedNode(rank, host, "10.0.0.1", (), ()) for rank, host in enumerate(hosts)]
-    placed = Plan(tuple(PlacedGroup(rank, (node,)) for rank, node in enumerate(nodes)))
+    placed = Plan(tuple(PlacedGroup(rank, (node,), port=8000 + told * rank) for rank, node in enumerate(nodes)))
     line = "benchmark.command: cannot know which service to load, as 2 groups share a"
     assert [each.startswith(line) for each in address_problems(config, placed)] == [True] * told
     told_which = {"benchmark": config.benchmark.model_copy(update={"command": ("bench", "{port}")})}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, lowest_port
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, with_port
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,7 @@ class Membership:
             # A rank that is only not heard of may still keep its service running.
             silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
             others = [*self.groups.values(), *silent]
-            taken = {port for other in others if other.master.host == group.master.host for port in other.ports}
-            group = replace(group, port=lowest_port(self._port, taken, len(group.ports)))
+            group = with_port(group, self._port, {port for other in others for port in other.ports})
             self.groups[self._next] = group
             formed.append((self._next, group))
             self._next += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -60,12 +60,13 @@ class PlacedGroup:
     port: int = 0
 
     @property
-    def ports(self) -> range:
-        """One for each of the group's nodes on the master's host: those after the first are for who needs some there.
+    def ports(self) -> list[tuple[str, int]]:
+        """The nodes' hosts by the service's own numbering, each with the port that is the node's: ``port`` plus number.
 
-        They are of no use with port 0.
+        The first is where the service listens, and the others are for services whose nodes each listen.
         """
-        return range(self.port, self.port + sum(node.host == self.master.host for node in self.nodes))
+        workers = (node for index, node in enumerate(self.nodes) if index != self.master_node_index)
+        return [(node.host, self.port + number) for number, node in enumerate((self.master, *workers))]
 
     @property
     def master(self) -> PlacedNode:
@@ -122,10 +123,10 @@ class Plan:
         return {node.rank: node for node in nodes}
 
 
-def lowest_port(first: int, taken: Set[int], width: int = 1) -> int:
-    """The lowest port from ``first`` on where ``width`` ones are not ``taken`` by another service on the same host.
+def with_port(group: PlacedGroup, first: int, taken: Set[tuple[str, int]]) -> PlacedGroup:
+    """The group with the lowest port from ``first`` on with which it has no ports that are ``taken`` by other groups.
 
     For ``first`` = 0, which stands for any free port, it is 0.
     """
-    ports = itertools.count(first) if first else (0,)
-    return next(port for port in ports if not port or taken.isdisjoint(range(port, port + width)))
+    placed = (replace(group, port=port) for port in (itertools.count(first) if first else (0,)))
+    return next(each for each in placed if not first or taken.isdisjoint(each.ports))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare, lowest_port
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare, with_port
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.errors import UserError
 from mpipso.wording import counted, listed
@@ -195,11 +195,10 @@ def _part(whole: tuple[int, ...], slot: int, slots: int) -> tuple[int, ...]:
 
 
 def _with_ports(groups: Sequence[PlacedGroup], first: int) -> Iterator[PlacedGroup]:
-    taken: dict[str, set[int]] = defaultdict(set)
+    taken: set[tuple[str, int]] = set()
     for group in groups:
-        on_host = taken[group.master.host]
-        placed = replace(group, port=lowest_port(first, on_host, len(group.ports)))
-        on_host.update(placed.ports)
+        placed = with_port(group, first, taken)
+        taken.update(placed.ports)
         yield placed
 
 

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mpipso.config import Config
 from mpipso.config.parameters import CALLED, NAME, Section
 from mpipso.errors import UserError
-from mpipso.wording import clean, shortened, suggestion
+from mpipso.wording import shortened, suggestion
 
 SHOWN = 200
 """How much of a value a message shows."""
@@ -84,6 +84,7 @@ def parse(
         raise UserError([f"{source}: {line}" for line in _explain(error.errors())]) from None
 
 
+_SET = re.compile(r"\s*([\w.-]{1,64})\s*=")
 _ESCAPES = ("Invalid hex", "Unescaped")
 _SLIPS = (
     (re.compile(r"\s*\{"), "", "the file is to be TOML, which has no braces around it"),
@@ -91,22 +92,22 @@ _SLIPS = (
     (re.compile(r"[\u2018-\u201f]"), "", "these are no quotes in TOML, which has \" and '"),
     (re.compile(r".*\\"), "|".join(_ESCAPES), "in \"...\" a backslash begins an escape: put '...' around it"),
     (re.compile(r"(?i)(true|false)\b"), "Invalid value", "TOML has true and false in small letters"),
+    (re.compile(r"(?i)(none|null|nil)\b"), "Invalid value", "TOML has nothing of that kind: leave the key out"),
     (re.compile(r"[^\W\d]"), "Invalid value", "a text needs quotes"),
 )
 """What a line looks like from where it is wrong, what is said of it, and what may have been meant."""
 
 
 def _meant(text: str, error: Exception) -> str:
-    """The line that is wrong, and what may be wrong with it, as the end of a message."""
+    """The key that is wrong, and what may be wrong with it, as the end of a message."""
     if not isinstance(error, tomli.TOMLDecodeError):
         return ""
-    line = text.split("\n")[error.lineno - 1 : error.lineno]
-    if not line or not (shown := clean(line[0])):
-        return ""
-    rest = line[0] if error.msg.startswith(_ESCAPES) else line[0][error.colno - 1 :]
-    slips = (meant for look, said, meant in _SLIPS if look.match(rest) and re.match(said, error.msg))
-    meant = next(slips, "")
-    return f": {shortened(shown, SHOWN)}{f' ({meant})' if meant else ''}"
+    line = "".join(text.split("\n")[error.lineno - 1 : error.lineno])
+    rest = line if error.msg.startswith(_ESCAPES) else line[error.colno - 1 :]
+    meant = next((meant for look, said, meant in _SLIPS if look.match(rest) and re.match(said, error.msg)), "")
+    # Not the value, which may be a secret.
+    key = _SET.match(line)
+    return f"{f', where {key[1]} is set' if key else ''}{f': {meant}' if meant else ''}"
 
 
 def _tuples(data: Any) -> Any:

@@ -33,17 +33,21 @@ def is_foreign(path: Path) -> bool:
     launcher has started here is gone: ranks of srun are no descendants of who called it.
     """
     try:
-        inode, lines = str(path.stat().st_ino), _LOCKS.read_text(encoding="utf-8").splitlines()
+        about, lines = path.stat(), _LOCKS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     held = (line.split() for line in lines if "->" not in line)  # which waits for one
     # Without the device, which stat calls otherwise on some file systems (btrfs).
-    return any(_is_unsupervised(int(words[4])) for words in held if words[5].rpartition(":")[2] == inode)
+    holders = [int(words[4]) for words in held if words[5].rpartition(":")[2] == str(about.st_ino)]
+    return any(_is_unsupervised(pid, about) for pid in holders if pid > 0)
 
 
-def _is_unsupervised(pid: int) -> bool:
+def _is_unsupervised(pid: int, journal: os.stat_result) -> bool:
+    """Whether a process that may hold the lock of this file does so, and belongs to no supervised job."""
     try:
-        return pid > 0 and RESTARTS not in psutil.Process(pid).environ()
+        if RESTARTS in psutil.Process(pid).environ():
+            return False
+        return any(os.path.samestat(file.stat(), journal) for file in Path(f"/proc/{pid}/fd").iterdir())
     except psutil.AccessDenied:  # of another user
         return True
     except (psutil.Error, OSError):

@@ -190,7 +190,8 @@ class Job:
         if parallel.nodes_per_group != before:  # the ranks are told how many, and not why
             options = replace(options, overrides={**options.overrides, "parallel.nodes_per_group": 1})
         size = group_size(parallel, wanted.count)
-        if (problem := _lacking(wanted.count, size, parallel, options)) is not None:
+        # What the user adds may be another number of ranks.
+        if not more and (problem := _lacking(wanted.count, size, parallel, options)) is not None:
             raise as_launched(UserError(problem), options)
         overlap = "SLURM_STEP_ID" in os.environ
         return cls(path, launcher, options, wanted, parallel.service_groups, size, overlap, more=tuple(more))

@@ -139,6 +139,8 @@ class Supervisor:
         job = self._job
         vain = None
         self._wait_for_others()
+        if self._mpirun.received:
+            return self._interrupted()
         if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
             with contextlib.suppress(RunFailed):  # without it, a job that comes back takes the file as it is then
                 self._source.keep(self._folder)
@@ -182,7 +184,9 @@ class Supervisor:
         """UserError if another process writes the journal, and does not end by itself at once."""
         end = time.monotonic() + LEAVING
         while is_written(self._journal):
-            if time.monotonic() > end or self._mpirun.received:
+            if self._mpirun.received:
+                return
+            if time.monotonic() > end:
                 raise UserError(journal.taken(self._journal))
             time.sleep(_POLL)
 
@@ -322,7 +326,7 @@ class Supervisor:
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
             # Who has refused to go on will not wake up, and of ours that may nothing is left here.
-            refused = loud and not end.stuck and end.code == UserError.exit_code
+            refused = not end.stuck and end.code == UserError.exit_code
             if is_written(self._journal) and (refused or is_foreign(self._journal)):
                 raise RunFailed(journal.taken(self._journal))
             job, left_out = self._job.on_what_is_left(answer, unfit, self._folder)

@@ -199,11 +199,12 @@ def write_beat(path: Path, number: int, seconds: float) -> None:
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
-        os.pwrite(file, b"%12d %12.1f\n" % (number, seconds), 0)
+        try:
+            os.pwrite(file, b"%12d %12.1f\n" % (number, seconds), 0)
+        finally:
+            os.close(file)  # where NFS tells that there is no room
     except OSError:
-        os.utime(file)
-    finally:
-        os.close(file)
+        os.utime(path)
 
 
 def check_run(path: Path) -> None:

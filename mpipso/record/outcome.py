@@ -124,7 +124,9 @@ class Outcome:
             return every
         races = [*(race for race in best.races if race in baseline.races), None]
         comparing = [race for race in races if replace(baseline, race=race).good]
-        if not comparing or best.race == baseline.race == comparing[0]:
+        if not comparing:  # not even by a race that the best was not in
+            return [replace(each, race=None) if each is baseline else each for each in every]
+        if best.race == baseline.race == comparing[0]:
             return every
         if (race := comparing[0]) is not None:
             return [replace(each, race=race) if each in (baseline, best) else each for each in every]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mpipso.config import ObjectiveSection
 from mpipso.errors import UserError
-from mpipso.evaluation import FIRST_PART, Assignment, Configuration, Evaluation, Failure, Metrics
+from mpipso.evaluation import FIRST_PART, LARGEST, Assignment, Configuration, Evaluation, Failure, Metrics
 from mpipso.score import Score
 from mpipso.search.expressions import Expression
 
@@ -51,7 +51,7 @@ class Objective:
         found = {}
         for name, expression in self._derived.items():
             try:
-                found[name] = float(expression.value(values))
+                found[name] = _measured(name, float(expression.value(values)))
             except KeyError:  # what is not needed need not have been measured
                 continue
             except UserError as error:
@@ -150,3 +150,10 @@ class Objective:
 
     def _fitness(self, value: float) -> float:
         return -value if self.maximized else value
+
+
+def _measured(name: str, value: float) -> float:
+    """The value of a derived metric; UserError if it is none that a measurement can have."""
+    if abs(value) > LARGEST:
+        raise UserError(f"objective.derived.{name}: its value is {value:g}, which no measurement is")
+    return value

@@ -156,6 +156,13 @@ class Trials:
         raced = [] if race is None else self._good(trial, self.confirmations(trial, race))
         return reference(measured, raced) if raced or len(measured) == self._baseline_repeats else None
 
+    def compared(self, race: int | None) -> Metrics | None:
+        """What the best is compared with: the baseline's good measurements in a ``race``, or all in the search."""
+        trial = self.baseline
+        if trial is None:
+            return None
+        return together(self._good(trial, self.searched if race is None else self.confirmations(trial, race))) or None
+
     def vague(self) -> list[str]:
         """Warnings about metrics that limits are relative to and of which the baseline's measurements differ widely.
 

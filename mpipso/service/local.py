@@ -19,7 +19,7 @@ from mpipso.service import leftovers, ports, process
 from mpipso.service.devices import DeviceMemory
 from mpipso.service.environment import scrubbed_environment
 from mpipso.service.facts import showing
-from mpipso.service.node import CHUNK, Node, Share, part_of
+from mpipso.service.node import CHUNK, Node, Share, nobody_listens, part_of
 from mpipso.service.process import Completed
 
 HELD_BEFORE = 15.0
@@ -166,7 +166,7 @@ class LocalNode(Node):
         own = self._pids(handle)
         holder = ports.port_holder(port, own) if listening - own else ""
         if not holder:  # or no more
-            return None if listening & own else f"nothing listens on port {port}"
+            return None if listening & own else nobody_listens(port)
         return f"port {port} belongs to {holder}, not to the service that was started"
 
     def listening(self, handle: str, exclude: Sequence[int] = ()) -> list[str]:

@@ -261,6 +261,11 @@ def last_lines(text: str, most: int = TAIL_LINES) -> str:
     return "\n".join(text.strip().splitlines()[-most:])[-most * LONG_LINE :]
 
 
+def nobody_listens(port: int) -> str:
+    """The problem of a port on which there is no listener at all, as :meth:`Node.listener_problem` tells it."""
+    return f"nothing listens on port {port}"
+
+
 def part_of(path: Path) -> Path:
     """Where a file is put together before it takes its place."""
     return path.with_name(f".{path.name}.part")

@@ -17,7 +17,7 @@ from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import NOT_READY
 from mpipso.service.clients.apikey import api_key, headers
 from mpipso.service.clients.base import Client, NotReady, Target
-from mpipso.service.node import Node
+from mpipso.service.node import Node, nobody_listens
 from mpipso.service.watch import interruptible
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
@@ -138,10 +138,10 @@ class Readiness:
                 own = self.health_url.startswith(f"{self.target.base_url}/")
                 sent = headers(api_key(self.target.api_key_env if own else "", os.environ))
                 if sent:  # a stranger who was quicker is not to read it
-                    interruptible(_listening(self.target.host, self.target.port), over)
+                    interruptible(_listening(self.target, left), over)
                     self._check_owner()
                 interruptible(_healthy(self.health_url, sent, min(left, HEALTH_LIMIT)), over)
-            interruptible(_listening(self.target.host, self.target.port), over)
+            interruptible(_listening(self.target, left), over)
 
     def _check_owner(self) -> None:
         """The port was free before the start, so that whoever else listens there has come in between.
@@ -152,6 +152,8 @@ class Readiness:
             return
         self.reached.set()
         problem = self.master.listener_problem(self.handle, self.target.port)
+        if problem == nobody_listens(self.target.port):  # any more, or yet
+            raise _Refused(problem)
         if problem is not None:
             raise EvaluationFailed(f"{self.master.name}: {problem}", kind="infrastructure")
 
@@ -171,11 +173,12 @@ async def _healthy(url: str, sent: Mapping[str, str], limit: float) -> None:
         raise _unreachable(url, error) from None
 
 
-async def _listening(host: str, port: int) -> None:
+async def _listening(target: Target, left: float) -> None:
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), HEALTH_LIMIT)
+        connecting = asyncio.open_connection(target.host, target.port)
+        _, writer = await asyncio.wait_for(connecting, min(left, HEALTH_LIMIT))
     except (asyncio.TimeoutError, OSError) as error:
-        raise _unreachable(f"nothing listens on {host}:{port}", error) from None
+        raise _unreachable(f"nothing listens on {target.host}:{target.port}", error) from None
     writer.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mpipso.cluster.hosts import Hosts, expand_node_list, parse_hostfile, parse_nodes, read_hostfile
 from mpipso.cluster.placement import form_groups, regrouped
-from mpipso.cluster.plan import Plan, Rank, lowest_port
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, with_port
 from mpipso.config.file import parse
 from mpipso.config.parallel import GroupEntry, NodeEntry, Parallel
 from mpipso.config.templates import template
@@ -343,16 +343,25 @@ class TestSharedHosts:
         ranks, alone = ranks_on("a", "b", "a", "a"), Parallel(mode="single_node", nodes_per_group=1)
         assert [group.port for group in form_groups(ranks, alone, port=8000).groups] == [8000, 8000, 8001, 8002]
         assert [group.port for group in form_groups(ranks, alone, port=0).groups] == [0, 0, 0, 0]
-        assert [lowest_port(8000, {8000, 8002, 8003}, width) for width in (1, 2, 3)] == [8001, 8004, 8004]
+        taken = {("a", 8000), ("a", 8002), ("a", 8003), ("b", 8001)}
+        nodes = tuple(PlacedNode(rank, "a") for rank in range(3))
+        ports = [with_port(PlacedGroup(0, nodes[:size]), 8000, taken).port for size in (1, 2, 3)]
+        assert ports == [8001, 8004, 8004]
 
-    def test_a_group_has_a_port_for_each_of_its_nodes_on_the_master_s_host(self) -> None:
-        ranks, three = ranks_on(*"aaaaaa"), Parallel(mode="single_node", nodes_per_group=3)
-        assert [group.ports for group in form_groups(ranks, three, port=8000).groups] == [
-            range(8000, 8003),
-            range(8003, 8006),
-        ]
-        apart = form_groups(ranks_on(*"abab"), Parallel(mode="single_node", nodes_per_group=2), port=8000)
-        assert [(len(group.ports), group.port) for group in apart.groups] == [(1, 8000), (1, 8001)]
+    @pytest.mark.parametrize(
+        ("hosts", "size", "ports"),
+        [
+            ("aaaaaa", 3, [8000, 8003]),
+            ("abab", 2, [8000, 8001]),
+            ("abbb", 2, [8000, 8002]),
+            ("abbabb", 3, [8000, 8002]),
+        ],
+    )
+    def test_each_node_of_a_group_has_a_port_of_its_own(self, hosts: str, size: int, ports: list[int]) -> None:
+        groups = form_groups(ranks_on(*hosts), Parallel(mode="single_node", nodes_per_group=size), port=8000).groups
+        assert [group.port for group in groups] == ports
+        places = [place for group in groups for place in group.ports]
+        assert len({*places}) == len(places) == len(hosts)
 
     def test_groups_on_one_host_have_disjoint_cores_and_devices(self) -> None:
         result = form_groups(ranks_on(*"aaaa", devices=(4, 5, 6, 7)), Parallel())

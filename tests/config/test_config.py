@@ -651,20 +651,21 @@ class TestTheFile:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("a = 1\n[b]\nc = 1\nc  =  2", "(at end of document): c = 2 (the key is there already)"),
-            ("a = 1\n[b]\nc = 1\nc = 2\n", "(at line 4, column 6): c = 2 (the key is there already)"),
-            ('a = "C:\\Users"', "(in \"...\" a backslash begins an escape: put '...' around it)"),
-            ('a = "C:\\data"', "(in \"...\" a backslash begins an escape: put '...' around it)"),
-            ("a = “x”", "a = “x” (these are no quotes in TOML, which has \" and ')"),
-            ("a = \u2018x\u2019", "a = \u2018x\u2019 (these are no quotes in TOML, which has \" and ')"),
-            ("a = True", "a = True (TOML has true and false in small letters)"),
-            ("client = openai", "client = openai (a text needs quotes)"),
-            ('{"a": 1}', '{"a": 1} (the file is to be TOML, which has no braces around it)'),
-            ("a = 1 b = 2", ": a = 1 b = 2"),
+            ("a = 1\n[b]\nc = 1\nc  =  2", "(at end of document), where c is set: the key is there already"),
+            ("a = 1\n[b]\nc = 1\nc = 2\n", "(at line 4, column 6), where c is set: the key is there already"),
+            ('a = "C:\\Users"', "where a is set: in \"...\" a backslash begins an escape: put '...' around it"),
+            ('a = "C:\\data"', "where a is set: in \"...\" a backslash begins an escape: put '...' around it"),
+            ("a = “x”", "where a is set: these are no quotes in TOML, which has \" and '"),
+            ("a = \u2018x\u2019", "where a is set: these are no quotes in TOML, which has \" and '"),
+            ("a = True", "where a is set: TOML has true and false in small letters"),
+            ("a.b-c = None", "where a.b-c is set: TOML has nothing of that kind: leave the key out"),
+            ("client = openai", "where client is set: a text needs quotes"),
+            ('{"a": 1}', "(at line 1, column 1): the file is to be TOML, which has no braces around it"),
+            ('env = { HF_TOKEN = "hf_QmF0d" X = "1" }', "(at line 1, column 31), where env is set"),
             ("a = [1,\n", "Invalid value (at end of document)"),
         ],
     )
-    def test_that_has_a_slip_shows_the_line_and_what_may_be_meant(self, text: str, told: str) -> None:
+    def test_that_has_a_slip_tells_the_key_and_what_may_be_meant_but_no_value(self, text: str, told: str) -> None:
         with pytest.raises(UserError) as caught:
             parse(text, "my.toml")
         (line,) = caught.value.problems

@@ -126,6 +126,15 @@ def test_ranks_share_the_slots_of_hosts_in_turn_and_fill_them_if_they_can(
     assert "".join(Ranks(ranks, tuple(slots)).host_of_each()) == expected
 
 
+def test_ranks_too_few_for_a_group_are_refused_unless_the_launcher_is_told_another_number(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(CONFIG + "nodes_per_group = 3\n")
+    loaded = load(path, engines=["command"], clients=["openai"])
+    assert Job.first("mpiexec", Hydra(), Options(path), loaded, 2, ["-np", "3"]).ranks.count == 2
+    with pytest.raises(UserError, match=r"^2 ranks cannot form a group of 3 nodes: start more ranks"):
+        Job.first("mpiexec", Hydra(), Options(path), loaded, 2)
+
+
 @pytest.mark.parametrize(("nodes", "ranks"), [(f"{HERE}:{HERE}", 2), (f"{HERE}:localhost:{HERE}", 3), (HERE, 1)])
 def test_a_batch_job_of_this_host_alone_has_a_rank_for_each_place(
     nodes: str, ranks: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -678,6 +678,14 @@ class TestOthersThatWriteTheJournal:
             done = job.wait()
         assert (done.returncode, told(done)) == (0, []), done.stderr
 
+    def test_who_waits_for_that_root_can_be_interrupted(self, bench: Bench) -> None:
+        bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
+        with writer(bench.run), bench.start(["", WELL], "--resume", bench.run, fault=PATIENT) as job:
+            wait_until((bench.folder / "refused").exists, 20, "it was asked for")
+            job.process.send_signal(signal.SIGTERM)
+            done = job.wait()
+        assert (done.returncode, len(bench.calls)) == (128 + signal.SIGTERM, 1), done.stderr
+
     def test_one_that_is_taken_up_after_the_job_was_lost_is_left_alone(self, bench: Bench) -> None:
         with bench.start([f"begin(); {self.WAIT}; sys.exit(7)", WELL]) as job:
             wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the run has begun")
@@ -694,11 +702,22 @@ class TestOthersThatWriteTheJournal:
         assert again.startswith("go on with: ")
         assert len(bench.calls) == 1 and (bench.run / "journal.jsonl").stat().st_ino == file
 
-    def test_so_is_one_because_of_which_the_ranks_refuse_wherever_it_goes_on(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("events", [(), ("resumed", "asked", "evaluated")])
+    def test_so_is_one_because_of_which_the_ranks_refuse_wherever_it_goes_on(
+        self, bench: Bench, events: tuple[str, ...]
+    ) -> None:
         attempts = ["begin(); sys.exit(7)", f"{self.WAIT}; refuse()", WELL]
         with bench.start(attempts, fault=ELSEWHERE) as job:
             wait_until(lambda: list(bench.runs.glob("*/beat")), 20, "the second job")
-            with writer(bench.run):
+            with writer(bench.run) as other:
+                for number, event in enumerate(events, 2):
+                    line = {"seq": number, "t": time.time(), "event": event, "config": "", "number": 0}
+                    print(json.dumps(line), file=other.stdin, flush=True)
+                wait_until(
+                    lambda: (bench.run / "journal.jsonl").read_text().count("\n") == 2 + len(events),
+                    20,
+                    "the other one has written",
+                )
                 (bench.folder / "go").touch()
                 done = job.wait()
         assert (done.returncode, len(bench.calls)) == (4, 2), done.stderr

@@ -407,6 +407,14 @@ def test_it_is_said_plainly_when_there_is_no_baseline_or_it_failed() -> None:
     assert lines[:2] == ["Only the baseline has been measured.", ""], "it counts as good"
 
 
+def test_a_baseline_that_worked_only_in_a_race_without_the_best_is_nothing_to_compare_with() -> None:
+    again = judged(6, BASELINE, 700.0, 1400.0, "confirm")
+    run = outcome(broken(0, "killed", "baseline"), *RUN[1:], again, incumbent=2)
+    lines = drawn(report(replace(run, cause="time", race_cut=True)))
+    assert "The baseline failed: killed." in lines and "700" not in " ".join(lines)
+    assert cells(lines, "output_throughput") == ["output_throughput", "610 tok/s"]
+
+
 @pytest.mark.parametrize("race", [False, True])
 def test_one_good_measurement_of_the_baseline_is_enough_to_compare_with(race: bool) -> None:
     """Although what may be the best has to work more often."""

@@ -66,6 +66,16 @@ def test_metrics_may_be_computed_from_metrics_and_parameters() -> None:
         Objective(ObjectiveSection(maximize="x", derived={"x": "1 +"}))
 
 
+@pytest.mark.parametrize("value", ["1.7e308", "-1e101"])
+def test_a_derived_metric_beyond_what_any_measurement_is_has_no_value(value: str) -> None:
+    """Means and squares of such would be no numbers any more."""
+    derived = {"rate": f"{value} if duration > 5 else 7.0", "other": value}
+    objective = Objective(ObjectiveSection(maximize="rate", derived=derived))
+    assert objective.derived({"duration": 1.0}, {}) == {"rate": 7.0}
+    with pytest.raises(ValueError, match=r"^objective\.derived\.rate: its value is .*, which no measurement is$"):
+        objective.derived({"duration": 9.0}, {})
+
+
 def test_derived_metrics_are_added_at_each_load_of_a_sweep_that_has_one() -> None:
     objective = Objective(ObjectiveSection(maximize="rate", derived={"rate": "completed / duration"}))
     loads = {"concurrency 1": {"completed": 4.0, "duration": 2.0}, "concurrency 2": {"completed": 4.0, "duration": 0.0}}

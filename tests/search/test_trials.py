@@ -135,6 +135,15 @@ class TestReference:
         assert record.trials.reference() == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
         assert record.trials.reference(record.trials.race) == {"output_throughput": 30.0, "ttft_p99_ms": 500.0}
 
+    def test_the_best_is_compared_with_all_that_the_baseline_measured(self) -> None:
+        record = Record(relative=True)
+        assert record.trials.compared(None) is None
+        for tokens, label in ((10.0, ""), (30.0, "repeat"), (50.0, "confirm"), (None, "confirm")):
+            record.measure(8, tokens, 100.0, label)
+        assert record.trials.reference() == {"output_throughput": 10.0, "ttft_p99_ms": 100.0}
+        compared = [record.trials.compared(race) for race in (None, record.trials.race)]
+        assert compared == [{"output_throughput": mean, "ttft_p99_ms": 100.0} for mean in (20.0, 50.0)]
+
     def test_confirmations_of_the_baseline_that_failed_leave_its_first_measurements(self) -> None:
         record = Record(relative=True)
         record.measure(8, 10.0, 100.0)

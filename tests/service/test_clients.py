@@ -416,6 +416,12 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("e2e_p99_ms", r"([\d.]+) ms", "1234,567.5 ms", 567.5),
         ("e2e_p99_ms", r"([\d.]+) ms", "1,56.5 ms", 56.5),
         ("output_throughput", r"^x,(?:[^,]*,){2}([\d.]+),", "x,15,12,345.25,0", 345.25),
+        ("output_throughput", r"^x.*\b(\d+\.\d+)$", "x,0,12.25,200.5", 200.5),
+        ("output_throughput", r"^x.*\b(\d+\.\d+)$", "x,1000,0,123.4", 123.4),
+        ("output_throughput", r"^8[,;]([\d.]+)$", "8,123.4", 123.4),
+        ("e2e_p99_ms", r"p99\D([\d.]+)", "p99,123.4", 123.4),
+        ("e2e_p99_ms", r"[\d,.]*?([\d.]+) ms", "p99 1,234.5 ms", None),
+        ("e2e_p99_ms", r"([\d.]+) ms", "p99 12,345,678.9 ms", None),
     ],
 )
 def test_a_pattern_finds_whole_numbers_with_their_units(
@@ -659,6 +665,8 @@ def test_what_was_sent_and_has_not_failed_was_completed_where_the_result_does_no
     own = {**metrics, "completed": "sent"}
     assert measured(tmp_path, json.dumps(result), metrics=own, min_success_rate=0.5)["completed"] == 20
     told = config(requests=32, metrics=metrics, command=("bench",))
+    limited = {"maximize": "output_throughput", "slo": ({"metric": "completed", "min": 9.0},)}
+    told = told.model_copy(update={"objective": ObjectiveSection.model_validate(limited)})
     assert list(CLIENTS.create("command").problems(told)) == []
 
 
@@ -781,7 +789,7 @@ def test_mistakes_are_told() -> None:
     (line,) = problems(metrics={**METRIC_MAP, "own": {"pattern": "(.*)", "unit": "ms"}})
     assert line == "benchmark.metrics: unit = 'ms', and own takes token/s, req/s, % or, named ..._ms, a time"
     (line,) = problems(requests=32, metrics={"output_throughput": "x"})
-    assert line.startswith("benchmark.requests = 32: ") and line.endswith("does not name the key of completed")
+    assert line.startswith("benchmark.requests = 32: ") and line.endswith("nor those of sent and failed")
     assert [line.split(":")[0] for line in problems(keep_alive=False)] == ["benchmark.keep_alive"]
     assert [line.split(":")[0] for line in problems(goodput={"ttft_ms": 9})] == ["benchmark.goodput"]
     assert [line.split(":")[0] for line in problems(request_timeout=5.0)] == ["benchmark.request_timeout"]

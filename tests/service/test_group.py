@@ -412,6 +412,23 @@ def test_a_stranger_on_the_port_is_not_measured(bench: Bench) -> None:
     assert "tiny_service.py" in cause and "not to the service that was started" in cause
 
 
+@pytest.mark.parametrize("key", ["", "TINY_KEY"])
+def test_a_port_that_is_closed_again_for_a_moment_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """The fault is injected: between two looks at it nobody listens."""
+    monkeypatch.setenv("TINY_KEY", "sk-8f3a61c0d2")
+    looked, look = [], LocalNode.listener_problem
+
+    def closed_first(node: LocalNode, handle: str, port: int) -> str | None:
+        looked.append(port)
+        return node_module.nobody_listens(port) if len(looked) == 1 else look(node, handle, port)
+
+    monkeypatch.setattr(LocalNode, "listener_problem", closed_first)
+    assert bench.evaluate(tiny(), ECHO | {"api_key_env": key}).failure is None
+    assert len(looked) > 1
+
+
 def test_a_stranger_on_the_port_is_not_given_the_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger answers the health URL, as before, in this process."""
     monkeypatch.setenv("TINY_KEY", "sk-8f3a61c0d2")

@@ -111,7 +111,9 @@ class CommandClient(ProgramClient):
         benchmark = config.benchmark
         if not benchmark.command:
             yield f"benchmark.command: {self.required}"
-        told = {*benchmark.swept, *config.quality.metrics, *(["failed"] if _counts_failed(benchmark) else [])}
+        told = {*benchmark.swept, *config.quality.metrics}
+        told |= {"failed"} if _counts_failed(benchmark) else set()
+        told |= {"completed"} if _tells_completed(benchmark) else set()
         needed = [name for name in config.needed if name not in told]
         yield from self.metric_problems(config, needed)
         for key, field in Benchmark.model_fields.items():
@@ -131,7 +133,8 @@ class CommandClient(ProgramClient):
         if benchmark.requests is not None and not (_tells_completed(benchmark) or spoken):
             yield (
                 f"benchmark.requests = {benchmark.requests}: belongs to client = 'openai'; here it only tells how many "
-                "benchmark.command sends, and has no effect: benchmark.metrics does not name the key of completed"
+                "benchmark.command sends, and has no effect: benchmark.metrics names neither the key of completed, nor "
+                "those of sent and failed"
             )
         if benchmark.min_success_rate < 1.0 and "failed" not in benchmark.metrics and not _counts_failed(benchmark):
             yield (

@@ -35,10 +35,15 @@ _COMMA = re.compile(r"(?<!\\)\),(?![?*{])")
 """A comma that has to follow the group of a pattern."""
 _CUT = re.compile(r"\d\.?$")
 """The end of what stands before a number that a pattern has cut."""
-_CUT_THOUSANDS, _THOUSANDS = re.compile(r"(?<!\d)\d{1,3},$"), re.compile(r"\d{3}\.\d")
+_CUT_THOUSANDS = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:,\d{3})*,$")
+_THOUSANDS = re.compile(r"\d{3}\.\d")
 """The same where a comma may part thousands, and what follows it then."""
-_NO_COMMA = re.compile(r"\[[^\]]*\]|\{\d*,\d*\}")
-"""Where a comma in a pattern is none in the text, or need not be."""
+_FAR = 40
+"""Characters before a number that may tell whether it is a part of one."""
+_SEEN = 5
+"""How many of them are shown."""
+_NO_COMMA = re.compile(r"\[\^[^\]]*\]|\[[^\]]*(?:\\d|\d)[^\]]*\]|\{\d*,\d*\}")
+"""Where a comma in a pattern is none in the text, or may be one in a number."""
 _PARTED = re.compile(r"(?<![\w.])\d{1,3}[\u00a0\u202f](?=\d{3}(?!\d))")
 """Such a blank before a number that may be the rest of one, which is no label as ``p50``."""
 _SPELT = {
@@ -115,13 +120,14 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
     if quantity is None or quantity[2]:
         return value
     start, end = found.span(1)
-    before, after = found.string[max(0, start - 5) : start], _BEHIND.match(found.string, end)
+    before, after = found.string[max(0, start - _FAR) : start], _BEHIND.match(found.string, end)
     parted = any(each.end() == start for each in _PARTED.finditer(found.string, max(0, start - 4), start + 4))
     if "," not in _NO_COMMA.sub("", found.re.pattern):  # else it may part two numbers
         parted = parted or bool(_CUT_THOUSANDS.search(before) and _THOUSANDS.match(value))
     if value[0].isdigit() and (_CUT.search(before) or parted):
         raise EvaluationFailed(
-            f"{what} is {value!r}, and directly before it stands {before!r}: let the group hold the whole number"
+            f"{what} is {value!r}, and directly before it stands {before[-_SEEN:]!r}: "
+            "let the group hold the whole number"
         )
     if after is None:
         apart = _APART.match(found.string, end)
