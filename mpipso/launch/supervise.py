@@ -66,6 +66,11 @@ class End(NamedTuple):
     stuck: bool
     unfit: frozenset[str] = frozenset()
 
+    @property
+    def refused(self) -> bool:
+        """Whether its ranks have refused to begin: then nothing in the journal is theirs."""
+        return self.code == UserError.exit_code and not self.stuck
+
 
 class Supervisor:
     """Runs a job until its run has come to its end.
@@ -149,7 +154,8 @@ class Supervisor:
             before = len(self._events())
             end = self._attempt(replace(job, options=options))
             ended = time.monotonic()
-            events = of_job(self._events(end.how)[before:])
+            found = self._events(end.how)[before:]
+            events = [] if end.refused else of_job(found)
             self._began = self._began or any(event["event"] == "asked" for event in events)
             if self._traces.are_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
@@ -183,9 +189,7 @@ class Supervisor:
     def _wait_for_others(self) -> None:
         """UserError if another process writes the journal, and does not end by itself at once."""
         end = time.monotonic() + LEAVING
-        while is_written(self._journal):
-            if self._mpirun.received:
-                return
+        while not self._mpirun.received and is_written(self._journal):
             if time.monotonic() > end:
                 raise UserError(journal.taken(self._journal))
             time.sleep(_POLL)
@@ -317,7 +321,7 @@ class Supervisor:
             raise RunFailed(f"{how}, after {self._limits.restarts} restarts without progress")
         self._mpirun.clear()
         self._go_on_as_launched()
-        self._refused = self._refused + 1 if end.code == UserError.exit_code else 0
+        self._refused = self._refused + 1 if end.refused else 0
         # A host is left out for what it has twice in a row, or before it costs the last restart, or if it is not there.
         apart = self._job.without_rank(end.unfit)
         silent = set(apart) - succeeding(apart, self._agent(), ["true"])
@@ -326,8 +330,7 @@ class Supervisor:
         try:
             answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
             # Who has refused to go on will not wake up, and of ours that may nothing is left here.
-            refused = not end.stuck and end.code == UserError.exit_code
-            if is_written(self._journal) and (refused or is_foreign(self._journal)):
+            if is_written(self._journal) and (end.refused or is_foreign(self._journal)):
                 raise RunFailed(journal.taken(self._journal))
             job, left_out = self._job.on_what_is_left(answer, unfit, self._folder)
         except RunFailed as error:

@@ -727,7 +727,7 @@ class TestOthersThatWriteTheJournal:
         """Where there are no locks, say: that a run has begun, or gets on."""
         bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
         others = "write('asked'); write('evaluated', number=0)"
-        done = bench.launch(["", f"{others}; sys.exit(2)"], "--resume", bench.run)
+        done = bench.launch(["", f"write('resumed', config=''); {others}; sys.exit(2)"], "--resume", bench.run)
         assert (done.returncode, len(bench.calls)) == (2, 2), done.stderr
         done = bench.launch(["", "", f"{others}; sys.exit(7)"], "--resume", bench.run, "--restarts", 1)
         assert (done.returncode, len(bench.calls)) == (4, 4), done.stderr
