@@ -33,7 +33,7 @@ def device_problems(config: Config, plan: Plan) -> list[str]:
 
 def port_problems(config: Config, plan: Plan) -> list[str]:
     """Whether the ports that groups on one host count up to exist; one line if not."""
-    last = max(port for group in plan.groups for _, port in group.ports)
+    last = max(group.port for group in plan.groups)
     if last <= LAST_PORT:
         return []
     first = f"service.port = {config.service.port}"

@@ -6,7 +6,7 @@ import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config import Config, Quality
-from mpipso.conflicts import address_problems, loopback_problems, placement_problems
+from mpipso.conflicts import address_problems, loopback_problems, placement_problems, port_problems
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,19 @@ def test_a_host_with_no_address_but_loopback_is_no_part_of_a_group(nodes: list[t
     placed = tuple(PlacedNode(rank, host, address, (), ()) for rank, (host, address) in enumerate(nodes))
     told = loopback_problems(Plan((PlacedGroup(0, placed),)))
     assert [line.partition(":")[0] for line in told] == ([lonely] if lonely else [])
+
+
+def test_the_last_port_will_do_for_a_group_whose_other_nodes_need_none() -> None:
+    config = Config.model_validate(
+        {
+            "service": {"engine": "vllm", "model": "m", "port": 65535},
+            "benchmark": {"client": "openai"},
+            "objective": {"maximize": "output_throughput"},
+            "parameters": ({"name": "n", "type": "bool", "flag": "--n"},),
+        }
+    )
+    nodes = tuple(PlacedNode(rank, host) for rank, host in enumerate("ab"))
+    assert port_problems(config, Plan((PlacedGroup(0, nodes, port=65535),))) == []
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])

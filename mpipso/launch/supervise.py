@@ -68,7 +68,7 @@ class End(NamedTuple):
 
     @property
     def refused(self) -> bool:
-        """Whether its ranks have refused to begin: then nothing in the journal is theirs."""
+        """Whether its ranks have refused to begin: then nothing in the journal is theirs, unless a run has ended."""
         return self.code == UserError.exit_code and not self.stuck
 
 
@@ -154,8 +154,8 @@ class Supervisor:
             before = len(self._events())
             end = self._attempt(replace(job, options=options))
             ended = time.monotonic()
-            found = self._events(end.how)[before:]
-            events = [] if end.refused else of_job(found)
+            found = of_job(self._events(end.how)[before:])
+            events = found if not end.refused or any(each["event"] in ENDINGS for each in found) else []
             self._began = self._began or any(event["event"] == "asked" for event in events)
             if self._traces.are_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told

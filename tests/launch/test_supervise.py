@@ -734,6 +734,11 @@ class TestOthersThatWriteTheJournal:
         done = bench.launch([*[""] * 4, f"{others}; finish(); sys.exit(2)"], "--resume", bench.run)
         assert (done.returncode, len(bench.calls)) == (2, 5), done.stderr
 
+    def test_a_run_that_has_ended_has_whatever_the_launcher_ends_with(self, bench: Bench) -> None:
+        """Also with the exit code of ranks that refuse to begin."""
+        done = bench.launch(["begin(); finish(); sys.exit(2)"])
+        assert (done.returncode, len(bench.calls)) == (0, 1), done.stderr
+
     def test_on_a_file_system_without_locks_nobody_is_known(self, bench: Bench) -> None:
         bench.launch(["begin(); sys.exit(7)"], "--restarts", 0)
         with writer(bench.run):
