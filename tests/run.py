@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     # In a batch job the hosts would be those of the job; the tests that are about jobs make up their own.
     for name in batch.variables(os.environ):
         del os.environ[name]
+    # Of the hundreds of ranks that are started none is to compile what another one has, as some containers ask for.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     python = [sys.executable, "-m"]
     if arguments:
         return _run([*python, "pytest", *arguments])
