@@ -1128,6 +1128,8 @@ def test_another_model_is_refused_for_good(service: Callable[..., Service], tmp_
         ({"choices": []}, "answered without a token"),
         ([], "answered without a token"),
         ({"choices": [{"text": ""}], "usage": {"completion_tokens": 0}}, "answered without a token"),
+        ({"choices": [{"text": "internal error happened", "finish_reason": "error"}]}, "without a token: .*internal"),
+        ({"choices": [{"text": " a", "finish_reason": "length"}]}, None),
         ({"choices": [{"text": ""}], "usage": {"completion_tokens": 1}}, None),
         ({"choices": [{"text": " a"}]}, None),
     ],

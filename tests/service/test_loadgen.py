@@ -146,6 +146,16 @@ def test_an_answer_that_the_service_cuts_short_is_no_fast_one(answer: str, reaso
     assert counted or outcome.error.startswith("the service cut the answer short")
 
 
+@pytest.mark.parametrize("tokens", [None, 0, 2])
+@pytest.mark.parametrize("reason", ["abort", "cancelled", "error", "timeout"])
+def test_an_answer_that_the_service_gives_up_is_an_error(reason: str, tokens: int | None) -> None:
+    """LMDeploy refuses a prompt that is too long so, with a text of its own and no tokens: as a fast answer."""
+    refused = said(text="internal error happened") + said(text="", finish_reason=reason)
+    refused += "" if tokens is None else usage(tokens)
+    outcome = read((refused + END, 1.0), wanted=2, may_be_empty=True)
+    assert outcome.error == f"the service ended the answer with finish_reason '{reason}'"
+
+
 def test_without_usage_chunks_and_the_asked_length_are_counted() -> None:
     outcome = read(("\n".join(line for line in LLAMACPP.splitlines() if "usage" not in line) + "\n", 1.0))
     assert (outcome.error, outcome.input_tokens, outcome.output_tokens) == ("", 5, 2)

@@ -19,6 +19,7 @@ from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, requi
 from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.result import read
+from mpipso.service.clients.stream import BROKEN_OFF
 from mpipso.service.command import text
 from mpipso.service.early import counts
 from mpipso.service.environment import scrubbed_environment
@@ -160,10 +161,12 @@ async def _one_token(target: Target, timeout: float) -> None:
 
 
 def _tokens(text: str) -> bool:
-    """Whether an answer holds a generated token, which may be one without text."""
+    """Whether an answer holds a generated token, which may be one without text, and was not broken off."""
     try:
         answer = json.loads(text)
         choice = answer["choices"][0]
+        if choice.get("finish_reason") in BROKEN_OFF:
+            return False
         told = choice.get("text") or choice.get("message", {}).get("content")
         return bool(told or answer["usage"]["completion_tokens"])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -15,6 +15,9 @@ MAX_LINE = 1_000_000
 """Bytes of one line of a stream, at most."""
 MAX_TOKENS = 10**12
 """Tokens of one request, at most: what says more is no count."""
+BROKEN_OFF = ("abort", "cancelled", "error", "timeout")
+"""Values of ``finish_reason`` that say that the service, not the model, has given up: vLLM, SGLang, LMDeploy and
+TensorRT-LLM answer so, with HTTP 200, what their engines refuse or cannot go on with."""
 
 _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
 """A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it, so
@@ -126,8 +129,9 @@ class Stream:
 
         Where the service does not tell the length, the chunks are counted. An answer that is shorter than was asked for
         because the service had no room for more does not count: that is no speed. It counts where the service gives
-        another reason, as it cannot be told, or is not, to go on after the end of a text
-        (``ignore_eos``). One that ``may_be_empty`` counts if the model has ended it before its first token, at its end.
+        another reason, as it cannot be told, or is not, to go on after the end of a text (``ignore_eos``), unless that
+        is one of :data:`BROKEN_OFF`. One that ``may_be_empty`` counts if the model has ended it before its first token,
+        at its end.
 
         Parameters
         ----------
@@ -156,6 +160,8 @@ class Stream:
             outcome.error = "the stream ended early"
         elif empty and not outcome.empty:
             outcome.error = "the answer has no tokens"
+        elif self.why in BROKEN_OFF:
+            outcome.error = f"the service ended the answer with finish_reason {self.why!r}"
         elif self.why == "length" and told and told < output_tokens:
             outcome.error = "the service cut the answer short: its context has no room for what was asked"
 
