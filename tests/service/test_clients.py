@@ -1154,10 +1154,10 @@ def test_a_list_of_models_that_is_none_does_not_matter(
     probe(target(tmp_path, service().port, "tiny"))
 
 
-def test_the_user_s_name_of_the_model_is_used_where_none_is_listed(
+def test_the_user_s_name_of_the_model_is_used_unless_only_others_are_listed(
     service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy may have no list, and yet refuse a request without the model's name."""
+    """A proxy may have no list, and yet refuse a request without the model's name; a router lists several."""
     asked: list[Any] = []
 
     def answer(handler: Handler) -> None:
@@ -1177,6 +1177,9 @@ def test_the_user_s_name_of_the_model_is_used_where_none_is_listed(
 
     assert names() == ["listed", "listed"]
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(404, {}))
+    assert names() == ["mine", "mine"]
+    several = {"data": [{"id": "another"}, {"id": "mine"}]}
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(200, several))
     assert names() == ["mine", "mine"]
 
 

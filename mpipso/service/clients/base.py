@@ -29,7 +29,7 @@ class Target:
     model: str
     seed: int
     unlisted: str
-    """The name to ask for where ``model`` is empty, and the service lists none either."""
+    """The name to ask for where ``model`` is empty, unless the service lists only others."""
     close_connections: bool
     result: Path
     """Where the client may write its result: in a folder of its own, which is empty when it begins."""

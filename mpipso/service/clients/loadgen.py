@@ -155,6 +155,14 @@ async def served_models(session: aiohttp.ClientSession, base_url: str) -> list[s
             return []
 
 
+def model_among(listed: Sequence[str], users: str) -> str:
+    """Which model to ask for where the engine knows no name: the user's, unless the service lists only others.
+
+    A service may list several, as a router does; and what the user calls a file or a folder, it may list as another.
+    """
+    return users if users in listed else next(iter(listed), users)
+
+
 async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Prompt]] | None = None) -> dict[str, Any]:
     """Warm up, run the load, and return the metrics.
 
@@ -168,7 +176,7 @@ async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Pr
             options.model = options.unlisted_model
             # A service that cannot even be asked fails every request, and that is what the result has to say.
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
-                options.model = next(iter(await served_models(session, options.base_url)), options.model)
+                options.model = model_among(await served_models(session, options.base_url), options.model)
         load = Load(session, options)
         if real is not None:
             measured, first = real
@@ -270,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
     add("--base-url", required=True, type=_url, help="http://HOST:PORT")
     add("--endpoint", default="/v1/completions", help="path (default: %(default)s), or /v1/chat/completions")
     add("--model", default="", help="name of the model (default: the first that the service lists)")
-    add("--unlisted-model", default="", help="name of the model if none is given and the service lists none")
+    add("--unlisted-model", default="", help="name of the model unless the service lists only others")
     add("--skip", type=bounded(int, 0), default=0, help="real prompts that a run before has sent (default: 0)")
     add("--requests", type=bounded(int, 1), default=32, help="requests that are measured (default: %(default)s)")
     add("--prompts", default="", metavar="FILE", help="real prompts in place of random words: a JSON object per line")

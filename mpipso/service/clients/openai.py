@@ -16,7 +16,14 @@ from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import GOODPUT, METRICS, THROUGHPUTS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import OTHER_FILES, beginning, most_connections, question, served_models
+from mpipso.service.clients.loadgen import (
+    OTHER_FILES,
+    beginning,
+    model_among,
+    most_connections,
+    question,
+    served_models,
+)
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.result import read
 from mpipso.service.clients.stream import BROKEN_OFF
@@ -143,7 +150,7 @@ async def _one_token(target: Target, timeout: float) -> None:
             listed = await served_models(session, target.base_url)
             if target.model and listed and target.model not in listed:
                 raise EvaluationFailed(f"the service serves {', '.join(listed)[:TOLD]}, not {target.model}")
-            if name := target.model or next(iter(listed), target.unlisted):
+            if name := target.model or model_among(listed, target.unlisted):
                 body["model"] = name
             async with session.post(f"{target.base_url}{target.endpoint}", json=body, allow_redirects=False) as answer:
                 text = await beginning(answer)
