@@ -603,19 +603,41 @@ def test_prompts_are_as_long_as_the_warm_up_tells(
     ]
 
 
-def test_a_warm_up_that_has_failed_is_repeated_with_shorter_prompts() -> None:
-    """The context has room for as many tokens as were asked for, but not for as many words, which are three each."""
+def warmed_up(per_word: int, template: int, room: int, cold: int = 0, told: bool = True) -> tuple[list[int], int, int]:
+    """How many words a service was sent in each request, and how many requests succeeded and failed.
+
+    It has so many tokens for a word, and for its template, in a context with ``room`` for so many; the first requests
+    find it ``cold``. If it is not ``told``, there is no ``usage``.
+    """
 
     async def answer(number: int, writer: asyncio.StreamWriter) -> None:
-        tokens = 3 * len(script.bodies[number - 1]["prompt"].split())
+        tokens = template + per_word * len(script.bodies[number - 1]["prompt"].split())
         status, text = "200 OK", LLAMACPP.replace('"prompt_tokens":7', f'"prompt_tokens":{tokens}')
-        if tokens > 80:
+        text = text if told else text.replace('"usage"', '"not_usage"')
+        if number <= cold or tokens > room:
             status, text = "400 Bad Request", "too long"
         writer.write(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{text}".encode())
 
     script = Script(answer)
-    assert load(script, "--requests", "3", "--warmup", "2", "--concurrency", "1")["completed"] == 3
-    assert [len(body["prompt"].split()) for body in script.bodies] == [64, 64, 16, 16, 21, 21, 21]
+    result = load(script, "--requests", "3", "--warmup", "2", "--concurrency", "1")
+    return [len(body["prompt"].split()) for body in script.bodies], result["completed"], result["failed"]
+
+
+def test_a_warm_up_that_has_failed_is_repeated_with_shorter_prompts() -> None:
+    """The context has room for as many tokens as were asked for, but not for as many words, which are three each."""
+    assert warmed_up(3, 0, room=80) == ([64, 64, 16, 16, 64, 64, 21, 21, 21], 3, 0)
+
+
+def test_what_is_measured_is_as_long_if_the_first_requests_have_failed() -> None:
+    """Short prompts with a long template tell of more tokens for a word than the measured ones have."""
+    (*_, warm), (*_, cold) = warmed_up(1, 40, room=999)[0], warmed_up(1, 40, room=999, cold=2)[0]
+    assert warm == cold == loadgen.prompt_length(64, (40 + 64) / 64)
+    assert warmed_up(1, 0, room=999, cold=9) == ([64, 64, 16, 16, 64, 64, 64], 0, 3)
+
+
+def test_without_usage_a_context_that_is_too_small_is_not_measured_with_shorter_prompts() -> None:
+    """So the configuration that cannot take the load would be the fastest."""
+    assert warmed_up(1, 0, room=32, told=False) == ([64, 64, 16, 16, 64, 64, 64, 64, 64], 0, 3)
 
 
 def test_all_warm_ups_of_a_common_seed_have_the_same_words() -> None:

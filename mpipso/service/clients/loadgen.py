@@ -109,8 +109,7 @@ class Load:
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         stream.feed(data, time.perf_counter())
-                    told = 0 if self._options.prompts else self._options.input_tokens
-                    stream.end(told, asked, may_be_empty=not self._options.ignore_eos)
+                    stream.end(prompt.input_tokens, asked, may_be_empty=not self._options.ignore_eos)
                 else:
                     outcome.error = self._quoted(f"HTTP {response.status}: {await beginning(response)}")
         except asyncio.TimeoutError:  # not TimeoutError in Python 3.10
@@ -183,7 +182,7 @@ async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Pr
             await load.run(first)
         else:
             length = await warm_up(load, options) if options.warmup else options.input_tokens
-            measured = list(map(Prompt, prompts(options, length)))
+            measured = [Prompt(each, input_tokens=options.input_tokens) for each in prompts(options, length)]
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
         outcomes, duration = await load.run(measured, due, first=options.first)
     result = summarize(outcomes, duration, dict(options.goodput), options.timeout)
@@ -224,13 +223,21 @@ async def warm_up(load: Load, options: argparse.Namespace) -> int:
     """Warm up, and return of how many words the measured prompts are.
 
     If no request is served, the service may be cold, or its context too small for that many words: then prompts a
-    quarter as long are tried.
+    quarter as long are tried. They warm it up, but in them a chat's template weighs more: their answer is the last one
+    only if the long ones are refused once more.
     """
-    for length in (options.input_tokens, max(1, options.input_tokens // 4)):
-        outcomes, _ = await load.run(list(map(Prompt, warm_up_prompts(options, length))))
-        if told := [outcome.input_tokens for outcome in outcomes if not outcome.error]:
-            return prompt_length(options.input_tokens, sum(told) / (length * len(told)))
-    return int(options.input_tokens)
+    whole = int(options.input_tokens)
+    length = await _length(load, options, whole)
+    if not length and (estimate := await _length(load, options, max(1, whole // 4))):
+        length = await _length(load, options, whole) or estimate
+    return length or whole
+
+
+async def _length(load: Load, options: argparse.Namespace, sent: int) -> int:
+    """Of how many words the measured prompts are by a warm-up with prompts of so many; 0 if none of these is served."""
+    outcomes, _ = await load.run([Prompt(each, input_tokens=sent) for each in warm_up_prompts(options, sent)])
+    told = [outcome.input_tokens for outcome in outcomes if not outcome.error]
+    return prompt_length(options.input_tokens, sum(told) / (sent * len(told))) if told else 0
 
 
 def warm_up_prompts(options: argparse.Namespace, length: int) -> list[str]:

@@ -25,6 +25,8 @@ class Prompt:
 
     content: str | list[dict[str, Any]]
     output_tokens: int | None = None
+    input_tokens: int = 0
+    """How many it is meant to have itself; 0 where that is not known."""
 
 
 @dataclass(frozen=True)
