@@ -371,6 +371,7 @@ def test_a_metric_may_be_found_in_text(tmp_path: Path) -> None:
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12.5  s", 12.5),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12.5 slow", 12.5),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 1.5 min", 90_000.0),
+        ("e2e_p99_ms", r"99% +([\d.]+)", "all done, 99% 1.5 min.\nmax 2.5 min", 90_000.0),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 500 ns", 0.0005),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 2\u00a0Seconds", 2000.0),
         ("e2e_p99_ms", r"99% +([\d.]+)", "99% 12 s: 4", 12.0),
@@ -434,6 +435,20 @@ def test_a_pattern_finds_whole_numbers_with_their_units(
     else:
         with pytest.raises(EvaluationFailed, match=r"directly (before|behind) it stands '.+': let the group hold"):
             measured(tmp_path, printed, metrics=metrics)
+
+
+@pytest.mark.parametrize("more", ["", " min"])
+def test_the_least_of_several_is_not_in_minutes(more: str, tmp_path: Path) -> None:
+    pattern = rf"latency: ([\d.]+){more}"
+    metrics: dict[str, Any] = {"output_throughput": "x", "least_ms": {"pattern": pattern}}
+    for output in ("latency: 1.5 min 2.0 avg 9.0 max", "latency: 1.5 min, 2.0 avg (ms)", "latency: 1.5 min / 2.0 avg"):
+        printed = f'{output}\n{{"x": 1}}'
+        with pytest.raises(EvaluationFailed, match=r"is '1\.5', and behind it stands 'min', for minutes or for"):
+            measured(tmp_path, printed, metrics=metrics)
+        said = metrics | {"least_ms": {"pattern": pattern, "unit": "ms"}}
+        assert measured(tmp_path, printed, metrics=said)["least_ms"] == 1.5
+    said = metrics | {"least_ms": {"pattern": pattern, "unit": "min"}}
+    assert measured(tmp_path, 'latency: 1.5 min in all\n{"x": 1}', metrics=said)["least_ms"] == 90_000.0
 
 
 def test_what_is_printed_for_progress_is_not_the_figure(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ _SPELT = {
 _SECONDS = {unit: seconds for seconds, units in _SPELT.items() for unit in units}
 _APART = re.compile(r"[ \t\u00a0]([^\W\d_]+)\b(?![:=-])")
 """The word after a number and one blank, unless it begins what comes next: it may be a unit, or anything else."""
+_LINE_END = re.compile(r"[ \t\u00a0.]*(?:[\r\n]|\Z)")
 _RATE = re.compile(r"(req|request|tok|token)s?/s")
 _NOTHING = ("", "-", "n/a", "nan", "none", "null", "inf", "-inf")
 """What programs write in the place of a number that they do not have."""
@@ -87,13 +88,14 @@ def matched(texts: Iterable[str], pattern: str, metric: str, unit: str = "") -> 
 
     What counts is the last match in the first of the texts that has any. The group has to hold the number as a whole,
     ``12,345.6`` not as ``12``; a unit that stands directly behind it is that of the number, and so is one of time
-    behind a blank, if the metric is a time.
+    behind a blank, if the metric is a time. There ``min`` may be the least of several: it counts as minutes at the end
+    of a line, and not at all if ``unit`` is given.
     """
     for text in texts:
         last = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
         if last:
             what = f"the benchmark's '{pattern}'"
-            return _converted(_whole(last[0], what, metric), what, metric, unit)
+            return _converted(_whole(last[0], what, metric, unit), what, metric, unit)
     raise Absent(f"nothing in the benchmark's output matches '{pattern}'")
 
 
@@ -106,14 +108,14 @@ def unit_problem(unit: str, metric: str) -> str:
     return ""
 
 
-def _whole(found: re.Match[str], what: str, metric: str) -> str:
+def _whole(found: re.Match[str], what: str, metric: str, unit: str) -> str:
     """What the group of a match holds, with the unit behind it.
 
     Raises
     ------
     EvaluationFailed
         The group holds a part of a number only, or there is a unit that the metric cannot have, unless the pattern
-        itself goes on with what stands there.
+        itself goes on with what stands there; or a word that may be one, or not, and no ``unit`` is given.
     """
     value = found[1] or ""
     quantity = _QUANTITY.fullmatch(value.strip())
@@ -130,9 +132,7 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
             "let the group hold the whole number"
         )
     if after is None:
-        apart = _APART.match(found.string, end)
-        word = apart[1].lower() if apart else ""
-        return f"{value} {word}" if word in _SECONDS and _own_unit(metric) else value
+        return f"{value} {_apart(found, what, unit)}" if _own_unit(metric) else value
     rest = after[0].rstrip(".")
     told = f"{what} is {value!r}, and directly behind it stands {rest!r}"
     if rest[0].isalpha() and not _EXPONENT.match(rest):
@@ -150,6 +150,21 @@ def _whole(found: re.Match[str], what: str, metric: str) -> str:
     if rest[0] == "," and found.end() > end and _COMMA.search(found.re.pattern):
         return value
     raise EvaluationFailed(f"{told}: let the group hold all of the number, or the pattern go on with what ends it")
+
+
+def _apart(found: re.Match[str], what: str, unit: str) -> str:
+    """The unit of time that stands behind the number of a match and a blank; empty if none does."""
+    apart = _APART.match(found.string, found.end(1))
+    word = apart[1].lower() if apart else ""
+    if apart and word == "min":
+        if unit:
+            return ""
+        if not _LINE_END.match(found.string, apart.end()):
+            raise EvaluationFailed(
+                f"{what} is {found[1]!r}, and behind it stands 'min', for minutes or for the least of several: "
+                "{ pattern = '...', unit = \"...\" } says its unit"
+            )
+    return word if word in _SECONDS else ""
 
 
 def _converted(value: Any, what: str, metric: str, unit: str) -> float:
