@@ -71,7 +71,7 @@ KEY = "sk-8f3a61c0d2"
 COMMENTED = ": ping\n\nevent: message\n" + LLAMACPP.replace("\n", "\r\n")
 BEGIN, END = LLAMACPP.split("\n\n")[0] + "\n\n", "data: [DONE]\n\n"
 ANSWERS = {"llama.cpp": LLAMACPP, "vLLM": VLLM, "SGLang": SGLANG, "chat": CHAT}
-ANSWERS |= {"spaced JSON": SPACED, "comments and CRLF": COMMENTED}
+ANSWERS |= {"spaced JSON": SPACED, "comments and CRLF": COMMENTED, "CR alone": LLAMACPP.replace("\n", "\r")}
 
 
 def read(
@@ -90,7 +90,7 @@ def read(
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 def test_events_are_timed_and_counted(answer: str) -> None:
-    events = answer.replace("\r\n", "\n").split("\n\n")
+    events = answer.replace("\r\n", "\n").replace("\r", "\n").split("\n\n")
     outcome = read(*((event + "\n\n", float(second)) for second, event in enumerate(events, 1)))
     first = next(second for second, event in enumerate(events, 1) if '"text' in event or "reasoning" in event)
     assert outcome.error == ""
@@ -259,6 +259,13 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
     [
         (BEGIN, "ended early"),
         ("", "ended early"),
+        (BEGIN + BEGIN[:30], "ended early"),
+        (BEGIN + "Bad\n<b>Gateway</b>", "the stream ended early, with Bad <b>Gateway</b>"),
+        ('{"error":{"message":"the model is overloaded"}}', "error in place of the stream: the model is overloaded"),
+        (json.dumps({"error": "overloaded"}, indent=1), "error in place of the stream: overloaded"),
+        ('{"choices":[{"text":" a b","finish_reason":"length"}]}', "the service does not stream its answers"),
+        (json.dumps({"choices": [{"text": " a b"}]}, indent=1) + "\n", "the service does not stream its answers"),
+        (100_000 * "[" + "\n" + 100_000 * "x", "the stream ended early, with [[[["),
         (END, "no tokens"),
         (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
         (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
@@ -283,6 +290,13 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
 def test_a_broken_answer_is_an_error(answer: str, reason: str) -> None:
     pieces = (answer[start : start + 65536] for start in range(0, len(answer), 65536))
     assert reason in read(*((piece, 1.0) for piece in pieces)).error
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_the_last_line_needs_no_end(answer: str) -> None:
+    for cut in (answer.rstrip(), answer.replace("data: [DONE]", "").rstrip()):
+        assert read((cut[:-9], 1.0), (cut[-9:], 2.0)) == read((cut[:-9], 1.0), (cut[-9:] + "\n", 2.0))
+        assert read((cut, 1.0)) == read((answer, 1.0))
 
 
 def test_a_long_reason_is_cut_to_a_line() -> None:

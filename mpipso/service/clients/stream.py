@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -19,6 +20,12 @@ BROKEN_OFF = ("abort", "cancelled", "error", "timeout")
 """Values of ``finish_reason`` that say that the service, not the model, has given up: vLLM, SGLang, LMDeploy and
 TensorRT-LLM answer so, with HTTP 200, what their engines refuse or cannot go on with."""
 
+_FIELDS = (b"", b"data", b"error", b"event", b"id", b"retry")
+"""What stands before the colon in a line of a stream: nothing in a comment, ``error`` in llama.cpp's own way."""
+_WHOLE = (b"}", b"[DONE]")
+"""How the last event ends if nothing but its line's end is missing."""
+_NO_EVENT_KEPT = 10_000
+"""Bytes that are kept of lines that are no events, at most."""
 _TEXT = re.compile(rb'[{,]"(?:text|content|reasoning_content|reasoning)":"[^"]')
 """A key of this name with a string that is not empty. Inside a string of JSON every quote has a backslash before it, so
 the text of an answer cannot look like this."""
@@ -43,12 +50,15 @@ class Stream:
         self._texts = False
         self._over: float | None = None
         self._rest = b""
+        self._arrived = 0.0
+        self._no_event = b""
 
     def feed(self, data: bytes, now: float) -> None:
-        """Take in what has arrived; an event may be spread over several pieces."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        """Take in what has arrived; an event may be spread over several pieces, and a line may end with any break."""
+        self._arrived = now
+        *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
-            if not line or line == b"\r":
+            if not line:
                 continue
             if _TEXT.search(line) and not _tells_more(line):
                 self._text(now)
@@ -79,6 +89,8 @@ class Stream:
     def _other(self, line: bytes, now: float) -> None:
         name, _, text = line.partition(b":")
         text = text.strip()
+        if name not in _FIELDS:
+            self._no_event = (self._no_event + line + b"\n")[:_NO_EVENT_KEPT]
         if name not in (b"data", b"error") or not text:
             return
         if text == b"[DONE]":
@@ -138,6 +150,8 @@ class Stream:
         input_tokens, output_tokens:
             How many tokens the prompt was to have, and how many the answer; 0 where that is not known.
         """
+        if self._rest.rstrip().endswith(_WHOLE) or not self._rest.startswith(b"data:"):
+            self.feed(b"\n", self._arrived)
         outcome = self.outcome
         told = self.usage.get("completion_tokens")
         empty = not (told or self._texts or (told is None and self.chunks))
@@ -157,7 +171,7 @@ class Stream:
         if outcome.error:
             return
         if self._over is None:
-            outcome.error = "the stream ended early"
+            outcome.error = self._quoted(_no_end(self._no_event))
         elif empty and not outcome.empty:
             outcome.error = "the answer has no tokens"
         elif self.why in BROKEN_OFF:
@@ -182,9 +196,21 @@ def _tokens(count: Any) -> int:
     return number
 
 
-def _error_text(event: dict[str, Any]) -> str:
+def _no_end(other: bytes) -> str:
+    """Why an answer has no end, by its lines that are no events: it may be an error's, or no stream."""
+    told = other.decode(errors="replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(told)
+        if isinstance(answer, dict) and answer.get("error"):
+            return _error_text(answer, "in place of")
+        if isinstance(answer, dict) and "choices" in answer:
+            return "the service does not stream its answers"
+    return f"the stream ended early, with {told}" if told else "the stream ended early"
+
+
+def _error_text(event: dict[str, Any], where: str = "in") -> str:
     error = event.get("error") or event
-    return f"error in the stream: {error.get('message', error) if isinstance(error, dict) else error}"
+    return f"error {where} the stream: {error.get('message', error) if isinstance(error, dict) else error}"
 
 
 def shortened(text: str) -> str:
