@@ -738,8 +738,21 @@ def test_but_not_of_what_is_optimised(tmp_path: Path) -> None:
     )
     with pytest.raises(EvaluationFailed, match="measured nothing: its tpot_mean_ms is 0"):
         CLIENTS.create("command").metrics(told, target(tmp_path), done(json.dumps({"tpot": 0.0})))
-    several_at_once = {"itl_p50_ms": 0.0, "itl_mean_ms": 31.0}
-    assert require_measured(several_at_once, wanted=("itl_p50_ms",)) == several_at_once
+    several_at_once = {"itl_p50_ms": 0.0, "itl_p90_ms": 0.02, "itl_mean_ms": 31.0}
+    for name in several_at_once:
+        assert require_measured(several_at_once, wanted=(name,)) == several_at_once
+
+
+def test_nor_are_times_between_tokens_that_came_all_at_once() -> None:
+    """What is seen through a proxy that holds a stream back: how fast the client reads what is there."""
+    at_once = {"ttft_mean_ms": 532.0, "tpot_mean_ms": 0.0543, "tpot_p99_ms": 0.06, "itl_p99_ms": 0.0}
+    assert require_measured(at_once, wanted=("ttft_mean_ms",)) == at_once
+    for name in ("tpot_mean_ms", "tpot_p99_ms"):
+        told = rf"^the benchmark's {name} is 0\.0\d+, less than any service takes: tokens came all at once"
+        with pytest.raises(EvaluationFailed, match=told):
+            require_measured(at_once, wanted=(name,))
+    fast = {"tpot_mean_ms": 0.2, "itl_p99_ms": 0.3, "itl_p50_ms": 0.02}
+    assert require_measured(fast, wanted=tuple(fast)) == fast
 
 
 def test_the_command_is_filled_with_the_target(tmp_path: Path) -> None:
@@ -1337,6 +1350,22 @@ def test_a_service_is_measured_in_the_common_vocabulary(service: Callable[..., S
     assert (metrics["completed"], metrics["failed"]) == (4, 0)
     assert metrics["ttft_p50_ms"] >= 5 and metrics["output_throughput"] > 0
     assert metrics["request_goodput"] == metrics["request_throughput"]
+
+
+def test_goodput_is_of_no_tokens_that_came_all_at_once(tmp_path: Path) -> None:
+    result = {"completed": 4, "failed": 0, "request_goodput": 9.0, "tpot_mean_ms": 0.05}
+    aim = target(tmp_path)
+    aim.result.write_text(json.dumps(result))
+    client = CLIENTS.create("openai")
+
+    def judged(maximize: str, **limits: float) -> dict[str, float]:
+        told = config(client="openai", command=(), metrics={}, goodput=limits)
+        update = {"objective": ObjectiveSection(maximize=maximize)}
+        return dict(client.metrics(told.model_copy(update=update), aim, done()))
+
+    assert judged("request_goodput", ttft_ms=500.0) == judged("completed", tpot_ms=50.0) == result
+    with pytest.raises(EvaluationFailed, match=r"tpot_mean_ms is 0\.05, less than any service takes"):
+        judged("request_goodput", tpot_ms=50.0)
 
 
 def test_failed_requests_fail_the_evaluation_with_the_most_frequent_reason(

@@ -11,7 +11,7 @@ from pathlib import Path
 from mpipso.config import Config, Program
 from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
-from mpipso.evaluation import LATENCIES, METRICS, STATISTICS, Configuration, Metrics, Value
+from mpipso.evaluation import METRICS, STATISTICS, Configuration, Metrics, Value
 from mpipso.service.clients.stats import FIRST
 from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
@@ -118,9 +118,9 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     """The metrics, if they are of a run in which requests were served, and enough of them.
 
     Benchmark clients report zeros when nothing was served, ``vllm bench serve`` with exit code 0, and some -1: as a
-    latency, the best value there is. The time between tokens may be 0 for other reasons, but then it must not be what
-    is ``wanted``, the metrics of the objective. No request ends before its first token: where one seems to, by far,
-    the two times are in different units.
+    latency, the best value there is. The time between tokens may be 0 for other reasons, or nearly, but then it must
+    not be what is ``wanted``, the metrics of the objective. No request ends before its first token: where one seems to,
+    by far, the two times are in different units.
 
     Raises
     ------
@@ -140,10 +140,16 @@ def require_measured(metrics: Metrics, min_success_rate: float = 1.0, wanted: Co
     zero = [
         name
         for name in METRICS
-        if metrics.get(name) == 0 and (name.startswith(_POSITIVE) or (name in wanted and _nothing(name, metrics)))
+        if metrics.get(name) == 0 and (name.startswith(_POSITIVE) or (name in wanted and _at_once(name, metrics)))
     ]
     if zero:
         raise EvaluationFailed(f"the benchmark measured nothing: its {zero[0]} is 0")
+    at_once = next((name for name in METRICS if name in wanted and name in metrics and _at_once(name, metrics)), None)
+    if at_once is not None:
+        raise EvaluationFailed(
+            f"the benchmark's {at_once} is {metrics[at_once]:.3g}, less than any service takes: tokens came all at "
+            "once, as from a proxy that holds them back, or it is in seconds"
+        )
     for whole, first in ((f"e2e_{statistic}_ms", f"ttft_{statistic}_ms") for statistic in STATISTICS):
         if whole in metrics and metrics[whole] < _DIFFERENT * metrics.get(first, 0):
             raise EvaluationFailed(
@@ -172,12 +178,20 @@ def _all_positive(parameter: Parameter, *, whole: bool) -> bool:
     return kind in kinds and (parameter.min is None or parameter.min > 0)
 
 
-def _nothing(name: str, metrics: Metrics) -> bool:
-    """Whether a latency is 0 in all that was measured of it; a median may be, where tokens come several at once."""
+def _at_once(name: str, metrics: Metrics) -> bool:
+    """Whether a metric is a time between tokens that none took, and so is the mean, or else all that is told of it.
+
+    Where tokens come several at once, a median may be so small.
+    """
     latency = name.partition("_")[0]
-    return latency in LATENCIES and not any(v for other, v in metrics.items() if other.startswith(f"{latency}_"))
+    told = [metrics[each] for each in (f"{latency}_{one}_ms" for one in STATISTICS) if each in metrics]
+    whole = metrics.get(f"{latency}_mean_ms", max(told, default=_LEAST))
+    return latency in ("tpot", "itl") and max(metrics[name], whole) < _LEAST
 
 
+_LEAST = 0.1
+"""Milliseconds from a token to the next of the same request below which a client has timed no tokens, but how fast it
+read what had arrived before."""
 _DIFFERENT = 0.1
 """Part of the time to the first token that no request can take as a whole, whatever a client means by a percentile, or
 whichever requests it leaves out of one of the two: units differ by more."""

@@ -110,13 +110,20 @@ class OpenAIClient(Client):
             if 2 * result.get("empty", 0) > result.get("completed", 0):
                 raise EvaluationFailed(f"{result['empty']} of {result['completed']} answers have no tokens")
             measured = {name: float(result[name]) for name in METRICS if result.get(name) is not None}
-            return require_measured(measured, config.benchmark.min_success_rate, config.needed)
+            return require_measured(measured, config.benchmark.min_success_rate, _wanted(config))
         except EvaluationFailed as error:
             cause = f"{error.cause}: {errors[0]}" if errors else error.cause
             kept = config.benchmark.keep_alive and not target.close_connections
             if kept and result.get("completed") and errors and errors[0].startswith(_LOST):
                 cause += "; if the service closes a connection after each answer, set benchmark.keep_alive = false"
             raise EvaluationFailed(cause, detail="\n".join(errors)) from None
+
+
+def _wanted(config: Config) -> set[str]:
+    """The metrics that objective and limits need, and the one that goodput hangs on if they need that."""
+    goodput = config.benchmark.goodput
+    limited = GOODPUT in config.needed and goodput is not None and goodput.tpot_ms is not None
+    return {*config.needed, *(("tpot_mean_ms",) if limited else ())}
 
 
 def _key_problems(name: str) -> Iterator[str]:
