@@ -1063,6 +1063,15 @@ def test_a_result_of_an_earlier_run_is_not_read(bench: Bench) -> None:
     )
 
 
+def test_each_request_is_kept_in_a_file_of_its_own(bench: Bench) -> None:
+    """There is no limit to how large it may become: nobody reads it, and of a large one the end is kept."""
+    evaluation = bench.evaluate(tiny(), {**LOAD, "save_requests": True})
+    assert evaluation.failure is None, evaluation.failure
+    assert "requests" not in json.loads(evaluation.files["benchmark.json"])
+    requests = [json.loads(line) for line in evaluation.files["benchmark-2.jsonl"].splitlines()]
+    assert [(each["output_tokens"], each["error"]) for each in requests] == 3 * [(2, "")]
+
+
 DATED = """
 folder="$0/$(date +%s%N)"; mkdir "$folder"; echo "{\\"x\\": $1}" > "$folder/out.json"; ls "$0" | wc -l
 """

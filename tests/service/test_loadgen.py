@@ -497,7 +497,8 @@ def load(script: Script, *flags: str) -> dict[str, Any]:
         async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
             port = listener.sockets[0].getsockname()[1]
             line = ["--base-url", f"http://127.0.0.1:{port}", "--output", "unused", "--output-tokens", "2", *flags]
-            return await loadgen.measure(loadgen.parser().parse_args(line))
+            result, outcomes = await loadgen.measure(loadgen.parser().parse_args(line))
+            return result | {"requests": [vars(outcome) for outcome in outcomes]}
 
     return asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -534,7 +535,7 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
         await complete(number, writer)
 
     script = Script(after_all_others)
-    result = load(script, "--requests", "8", "--request-rate", "100", "--warmup", "0", "--save-requests")
+    result = load(script, "--requests", "8", "--request-rate", "100", "--warmup", "0")
     assert result["completed"] == 8
     starts = [request["start"] for request in result["requests"]]
     assert starts == sorted(starts)
@@ -551,7 +552,7 @@ def test_arrivals_are_those_of_the_common_seed() -> None:
     assert loadgen.arrivals(1, 8.0, 5) == [0.0]
 
     def starts(seed: int) -> list[float]:
-        flags = ("--requests", "6", "--request-rate", "20", "--warmup", "0", "--common-seed", "3", "--save-requests")
+        flags = ("--requests", "6", "--request-rate", "20", "--warmup", "0", "--common-seed", "3")
         return [each["start"] for each in load(Script(complete), *flags, "--seed", str(seed))["requests"]]
 
     earliest = loadgen.arrivals(6, 20.0, 3)
@@ -806,6 +807,16 @@ def test_an_output_that_cannot_be_written_has_exit_code_2(tmp_path: Path, capsys
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_line_for_a_request_takes_little_room_for_each_of_its_tokens(tmp_path: Path) -> None:
+    """A load may have millions of them."""
+    outcome = RequestOutcome(1 / 3, ttft=1 / 7, itls=1000 * [1 / 70], e2e=15.0, output_tokens=1001, error="broken")
+    loadgen.save(tmp_path / "F", [outcome, RequestOutcome()])
+    one, other = (json.loads(line) for line in (tmp_path / "F").read_text().splitlines())
+    assert one == vars(outcome) | {"start": 0.333333, "ttft": 0.142857, "itls": 1000 * [0.014286]}
+    assert other == vars(RequestOutcome())
+    assert (tmp_path / "F").stat().st_size < 10_000
+
+
 def test_it_measures_the_embedded_server(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     from mpipso.service.embedded.model import model_path
@@ -826,9 +837,11 @@ def test_it_measures_the_embedded_server(tmp_path: Path) -> None:
     assert (result["completed"], result["failed"], result["short"]) == (8, 0, 0)
     assert (result["total_input_tokens"], result["total_output_tokens"]) == (88, 48)
     assert all(result[name] > 0 for name in METRICS if name != "failed")
-    for request in result["requests"]:
+    requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert len(requests) == 8
+    for request in requests:
         assert len(request["itls"]) == 5
-        assert request["ttft"] + sum(request["itls"]) == pytest.approx(request["e2e"])
+        assert request["ttft"] + sum(request["itls"]) == pytest.approx(request["e2e"], abs=4e-6)
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:

@@ -84,7 +84,8 @@ def sent(script: Script, *flags: str) -> tuple[list[Any], dict[str, Any]]:
         async with await asyncio.start_server(script, "127.0.0.1", 0) as listener:
             url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
             options = loadgen.parser().parse_args(["--base-url", url, "--output", "unused", *flags])
-            return await loadgen.measure(options, loadgen.real_prompts(options))
+            result, outcomes = await loadgen.measure(options, loadgen.real_prompts(options))
+            return result | {"requests": [vars(outcome) for outcome in outcomes]}
 
     result = asyncio.run(asyncio.wait_for(run(), 30))
     return script.bodies, result
@@ -168,7 +169,7 @@ def test_a_few_answers_may_end_before_they_begin(empty: int, why: str, told: int
         answer = said_nothing if number <= empty else BEGIN + said(text=" b", finish_reason="length") + usage(2)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + answer.encode() + b"data: [DONE]\n\n")
 
-    flags = ("--requests", "6", "--warmup", "0", "--output-tokens", "2", "--save-requests")
+    flags = ("--requests", "6", "--warmup", "0", "--output-tokens", "2")
     _, refused = sent(Script(some), *flags)
     assert (refused["completed"], refused["failed"], refused["empty"]) == (6 - empty, empty, 0)
     _, result = sent(Script(some), *flags, "--no-ignore-eos")

@@ -12,7 +12,7 @@ from mpipso.config import Config, Program
 from mpipso.config.parameters import Parameter
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import METRICS, STATISTICS, Configuration, Metrics, Value
-from mpipso.service.clients.stats import FIRST
+from mpipso.service.clients.stats import FIRST, REQUESTS
 from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
@@ -46,6 +46,11 @@ class Target:
     def first(self) -> Path:
         """Where a client that can tell them writes the metrics of the first part of its requests, beside its result."""
         return self.result.with_name(FIRST)
+
+    @property
+    def requests(self) -> Path:
+        """Where a client that can tell them writes what happened to each request, beside its result."""
+        return self.result.with_name(REQUESTS)
 
 
 class NotReady(Exception):

@@ -25,7 +25,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +34,7 @@ import aiohttp
 from mpipso.flags import bounded
 from mpipso.service.clients.apikey import api_key, headers, hidden
 from mpipso.service.clients.prompts import Prompt, chosen
-from mpipso.service.clients.stats import FIRST, RequestOutcome, so_far, summarize
+from mpipso.service.clients.stats import FIRST, REQUESTS, RequestOutcome, so_far, summarize
 from mpipso.service.clients.stream import Stream, shortened
 from mpipso.service.clients.vocabulary import words
 
@@ -162,8 +161,10 @@ def model_among(listed: Sequence[str], users: str) -> str:
     return users if users in listed else next(iter(listed), users)
 
 
-async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Prompt]] | None = None) -> dict[str, Any]:
-    """Warm up, run the load, and return the metrics.
+async def measure(
+    options: argparse.Namespace, real: tuple[list[Prompt], list[Prompt]] | None = None
+) -> tuple[dict[str, Any], list[RequestOutcome]]:
+    """Warm up, run the load, and return the metrics and what happened to each request.
 
     ``real`` are the prompts that are measured and those of the warm-up, in place of random ones.
     """
@@ -185,10 +186,7 @@ async def measure(options: argparse.Namespace, real: tuple[list[Prompt], list[Pr
             measured = [Prompt(each, input_tokens=options.input_tokens) for each in prompts(options, length)]
         due = arrivals(options.requests, options.request_rate, options.common_seed) if options.request_rate else ()
         outcomes, duration = await load.run(measured, due, first=options.first)
-    result = summarize(outcomes, duration, dict(options.goodput), options.timeout)
-    if options.save_requests:
-        result["requests"] = [asdict(outcome) for outcome in outcomes]
-    return result
+    return summarize(outcomes, duration, dict(options.goodput), options.timeout), outcomes
 
 
 def most_connections(requests: int, warmup: int, concurrency: int | None) -> int:
@@ -309,7 +307,7 @@ def parser() -> argparse.ArgumentParser:
     add("--goodput", type=_limit, nargs="+", default=(), metavar="LATENCY:MS", help=told)
     told = f"after so many requests write the metrics so far, to {FIRST} beside the output (default: never)"
     add("--first", type=bounded(int, 1), nargs="+", default=(), metavar="REQUESTS", help=told)
-    add("--save-requests", action="store_true", help="record every request in the output")
+    add("--save-requests", action="store_true", help=f"record every request, in {REQUESTS} beside the output")
     add("--output", required=True, type=Path, help="the JSON file to write")
     return flags
 
@@ -351,7 +349,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{options.output}: cannot be written: {error.strerror}", file=sys.stderr)
         return 2
-    write(options.output, asyncio.run(measure(options, real)))
+    result, outcomes = asyncio.run(measure(options, real))
+    if options.save_requests:
+        save(options.output.with_name(REQUESTS), outcomes)
+    write(options.output, result)
     return 0
 
 
@@ -364,6 +365,21 @@ def write(file: Path, result: Mapping[str, Any]) -> None:
     """Write a result as JSON; whoever looks for the file finds all of it, or none."""
     part_of(file).write_text(json.dumps(result, indent=1) + "\n")
     part_of(file).replace(file)
+
+
+def save(file: Path, outcomes: Sequence[RequestOutcome]) -> None:
+    """Write a line of JSON for each request. Of as many tokens as these may have, times take most of the room."""
+    with file.open("w") as lines:
+        for outcome in outcomes:
+            told = {key: _microseconds(value) for key, value in vars(outcome).items()}
+            lines.write(json.dumps(told, separators=(",", ":")) + "\n")
+
+
+def _microseconds(value: Any) -> Any:
+    """Seconds, or several, rounded to these; anything else as it is."""
+    if isinstance(value, list):
+        return [round(each, 6) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

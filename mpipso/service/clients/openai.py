@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import os
 import resource
@@ -101,6 +102,10 @@ class OpenAIClient(Client):
         if target.close_connections or not benchmark.keep_alive:
             words.append("--close")
         return words + (["--save-requests"] if benchmark.save_requests else [])
+
+    def result_files(self, config: Config, target: Target) -> list[str]:
+        requests = [glob.escape(str(target.requests))] if config.benchmark.save_requests else []
+        return [*super().result_files(config, target), *requests]
 
     def metrics(self, config: Config, target: Target, done: Completed) -> Metrics:
         result = read([target.result])

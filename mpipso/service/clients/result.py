@@ -25,6 +25,8 @@ MAX_RESULT = 64 << 20
 """Bytes of a result file, at most: as Python's objects it takes ten times as much of a node under test."""
 MAX_LOGS = 8
 """How many logs of a benchmark that failed are kept, at most."""
+_KEPT = (".csv", ".jsonl")
+"""How the name of a result file that is kept may end, besides as one of JSON."""
 _LOGS = (".log", ".out", ".err")
 _OPENING = re.compile(r'(?m)^[ \t]*\{(?=\s*["}])')
 """Where a table may begin on a line."""
@@ -86,7 +88,8 @@ class Results:
             now = found(wanted)
             if len(now) == 1 and now != before:
                 (file,) = now
-                name = f"{called}{f'-{number}' if number > 1 else ''}{'.csv' if _is_csv(file) else '.json'}"
+                suffix = next((each for each in _KEPT if file.name.lower().endswith(each)), ".json")
+                name = f"{called}{f'-{number}' if number > 1 else ''}{suffix}"
                 with contextlib.suppress(OSError):
                     kept[name] = _end(file, most)
         return kept

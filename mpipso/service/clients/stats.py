@@ -21,6 +21,8 @@ from mpipso.evaluation import GOODPUT, LATENCIES, STATISTICS
 MAX_ERRORS = 20
 FIRST = "first.json"
 """The file with the metrics of the first part of a load, in the folder of those of the whole."""
+REQUESTS = "requests.jsonl"
+"""The file with a line for each request of a load, in the same folder."""
 WORK = "tokens_per_second"
 """Of prompts and answers, in a part of a load."""
 
