@@ -6,7 +6,8 @@ its rank, as ``python -I -S keeper.py``. One JSON object per line, both ways.
 On standard input, first the order: ``argv``, ``env`` (complete), ``cwd`` or null, ``log`` (path), ``errors`` (path for
 the standard error, else it goes to the log), ``cores`` (list, or null for all that the kernel allows), ``grace``
 (seconds from TERM to KILL), ``mark``, ``log_limit`` (bytes), ``stop_command`` (argv), ``folder`` (of the rank's files,
-which goes too if the rank is dead in the end). Then ``{"stop": true}``, perhaps with another ``grace``. The end of the
+which goes too if the rank is dead in the end), ``passing`` (whether it is a command whose shared memory stays if it
+has come to its own end). Then ``{"stop": true}``, perhaps with another ``grace``. The end of the
 input means that the rank is dead, and stops as well; so do TERM, INT and HUP.
 
 On standard output: ``{"started": pid}`` or ``{"failed": why}``; ``{"known": ...}`` whenever the service's processes or
@@ -18,7 +19,7 @@ it forks or calls setsid, becomes the keeper's child; it is done when ``waitpid`
 """
 
 # pathlib is slow to import and slower to walk /proc with.
-# ruff: noqa: PTH108, PTH110, PTH115, PTH116, PTH118, PTH123, PTH208
+# ruff: noqa: PTH108, PTH110, PTH115, PTH116, PTH119, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -37,6 +38,7 @@ from typing import Any, NamedTuple
 
 MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
+OPENED = ("nccl-", "sglang_", "vllm_")  # shared memory that is opened as any file is, by its name
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
 STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command; in a hurry, at most
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
@@ -150,13 +152,12 @@ def kill_all(find: Callable[[], dict[int, Process]], limit: float = UNKILLABLE) 
 
 
 def files() -> Iterator[tuple[str, int, int]]:
-    """The files of shared memory on this host: path, device, inode."""
-    for folder, _, names in os.walk(SHM):
-        for name in names:
+    """The files of shared memory on this host: path, device, inode; shm_open(3) and sem_open(3) have no folders."""
+    with contextlib.suppress(OSError), os.scandir(SHM) as entries:
+        for entry in entries:
             with contextlib.suppress(OSError):
-                path = os.path.join(folder, name)
-                found = os.lstat(path)
-                yield path, found.st_dev, found.st_ino
+                found = entry.stat(follow_symlinks=False)
+                yield entry.path, found.st_dev, found.st_ino
 
 
 class Names:
@@ -178,10 +179,10 @@ class Names:
         return self.known.get((device, inode), "")
 
 
-def held(pid: int, names: Names, written: bool = False) -> set[tuple[str, int]]:
-    """The shared memory a process maps or holds open: (path, inode), and ("sysv", id) for System V segments.
+def mapped(pid: int, names: Names, written: bool = False) -> set[tuple[str, int]]:
+    """The shared memory a process maps: (path, inode), and ("sysv", id) for System V segments.
 
-    With ``written``, only what it can write through the mapping or descriptor: a reader may have another's file.
+    With ``written``, only what it can write through the mapping: a reader may have another's file.
     """
     found = set()
     for line in _read(f"/proc/{pid}/maps").splitlines():
@@ -193,21 +194,27 @@ def held(pid: int, names: Names, written: bool = False) -> set[tuple[str, int]]:
             major, minor = (int(part, 16) for part in device.split(":"))
             name = "sysv" if name.startswith("/SYSV") else names.now(name, os.makedev(major, minor), int(inode))
             found.add((name, int(inode)))
+    return {(name, inode) for name, inode in found if name == "sysv" or os.path.dirname(name) == SHM}
+
+
+def opened(pid: int, names: Names, plainly: bool = False) -> set[tuple[str, int]]:
+    """The shared memory a process holds open: (path, inode); with ``plainly``, what it has open as any file."""
+    found = set()
     with contextlib.suppress(OSError):
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 link = f"/proc/{pid}/fd/{number}"
                 name = os.readlink(link)
-                if name.startswith(SHM + "/") and not (written and _read_only(pid, number)):
+                if name.startswith(SHM + "/") and not (plainly and _by_shm_open(pid, number)):
                     file = os.stat(link)
                     found.add((names.now(name, file.st_dev, file.st_ino), file.st_ino))
-    return {(name, inode) for name, inode in found if name == "sysv" or name.startswith(SHM + "/")}
+    return {(name, inode) for name, inode in found if os.path.dirname(name) == SHM}
 
 
-def _read_only(pid: int, number: str) -> bool:
-    """Whether a descriptor was opened for reading alone (proc_pid_fdinfo(5)); so it is if it is gone by now."""
+def _by_shm_open(pid: int, number: str) -> bool:
+    """Whether a descriptor is one of shm_open(3), which alone sets O_NOFOLLOW; so it is if it is gone by now."""
     flags = re.search(rb"^flags:\s*([0-7]+)", _read(f"/proc/{pid}/fdinfo/{number}"), re.MULTILINE)
-    return flags is None or not int(flags[1], 8) & (os.O_WRONLY | os.O_RDWR)
+    return flags is None or bool(int(flags[1], 8) & os.O_NOFOLLOW)
 
 
 def segments() -> dict[int, tuple[int, int]]:
@@ -217,25 +224,35 @@ def segments() -> dict[int, tuple[int, int]]:
 
 
 class SharedMemory:
-    """The shared memory that a service creates: noted while it lives, removed when nobody uses it any more."""
+    """The shared memory that a service creates: noted while it lives, removed when nobody uses it any more.
+
+    A file of data, as of a database, may be there as well: in a folder, not mapped, or open as any file is.
+    """
 
     def __init__(self, seen: Iterable[tuple[str, int]] = ()) -> None:
-        self.seen = set(seen)
+        self._seen = set(seen)
+        self._data: set[tuple[str, int]] = set()
         self._before = {("sysv", number) for number in segments()} | {(path, inode) for path, _, inode in files()}
+
+    @property
+    def seen(self) -> set[tuple[str, int]]:
+        """What is to be removed."""
+        return self._seen - self._data
 
     def note(self, pids: Iterable[int]) -> None:
         """Add what the processes ``pids`` can write or have created and what was not there before the start."""
         pids, names = set(pids), Names()
         now = {("sysv", number) for number, (creator, _) in segments().items() if creator in pids}
-        self.seen |= now.union(*(held(pid, names, written=True) for pid in pids)) - self._before
+        self._seen |= now.union(*(mapped(pid, names, written=True) for pid in pids)) - self._before
+        plain = set[tuple[str, int]]().union(*(opened(pid, names, plainly=True) for pid in pids))
+        self._data |= {each for each in plain if not os.path.basename(each[0]).startswith(OPENED)}
 
     def remove(self) -> list[str]:
         """Remove what was noted, is this user's, and is neither mapped nor open anywhere; the names."""
         if not self.seen:
             return []
         names = Names()
-        used: set[tuple[str, int]] = set()
-        used = used.union(*(held(pid, names) for pid in processes()))
+        used = set[tuple[str, int]]().union(*(mapped(pid, names) | opened(pid, names) for pid in processes()))
         removed = []
         for name, inode in sorted(self.seen - used):
             if name == "sysv":
@@ -294,6 +311,7 @@ class Keeper:
         self.leader = self.stopper = -1
         self.alone = False  # no child is left, not even an adopted one
         self.stopping = self.terminated = False
+        self.complete = False  # the leader has come to its own end, killed by nobody
         self.term_at = self.kill_at = float("inf")
         self.look_at = self.log_at = 0.0
         self.known: dict[str, Any] = {}
@@ -459,6 +477,7 @@ class Keeper:
                 return
             if pid == self.leader:
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
+                self.complete = os.WIFEXITED(status) and not self.stopping
                 if not self.stopping:  # its workers have no master any more: the service is over
                     self.stop(min(self.grace, HASTY))
             elif pid == self.stopper:
@@ -523,7 +542,9 @@ class Keeper:
             import shutil  # slow to import, and seldom needed
 
             shutil.rmtree(self.order["folder"], ignore_errors=True)
-        self.tell({"gone": {"killed": len(killed), "survivors": survivors, "shm": self.memory.remove()}})
+        stays = self.complete and self.order.get("passing")  # what a command leaves then, it leaves for others
+        shm = [] if stays else self.memory.remove()
+        self.tell({"gone": {"killed": len(killed), "survivors": survivors, "shm": shm}})
         if self.output:
             select.select([], [1], [], 1.0)
             self.flush()

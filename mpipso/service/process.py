@@ -267,7 +267,8 @@ def run(
         files = [stream.fileno() for stream in streams]
         log, errors = (f"/dev/fd/{file}" for file in files)
         room = 8 * OUTPUT_LIMIT  # of which the keeper leaves the last quarter, twice what is kept
-        order = _order(argv, env, cwd, cores, RUN_GRACE, log=log, errors=errors, log_limit=room)
+        more = {"log": log, "errors": errors, "log_limit": room, "passing": True}
+        order = _order(argv, env, cwd, cores, RUN_GRACE, **more)
         command = Kept(order, pass_fds=files)
         try:
             code = command.wait(timeout, cancel)

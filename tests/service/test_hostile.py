@@ -10,15 +10,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bed.job import wait_until
 
+from mpipso.errors import Cancelled
 from mpipso.service import keeper as proc
 from mpipso.service import ports, process
 from mpipso.service.environment import scrubbed_environment
@@ -210,6 +214,91 @@ def test_a_file_that_the_service_only_reads_is_kept(start: Start, trial: int) ->
     finally:
         keeper.stop()
         path.unlink(missing_ok=True)
+
+
+HELD = """
+import ctypes, mmap, os, pathlib, sys, time
+path, how = pathlib.Path(sys.argv[1]), sys.argv[2]
+path.parent.mkdir(exist_ok=True)
+file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+os.write(file, bytes(4096))
+if "mapped" in how:
+    libc = ctypes.CDLL(None)
+    libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, ctypes.c_long(0))
+if "closed" in how:
+    os.close(file)
+print("ready", flush=True)
+time.sleep(10_000)
+"""
+"""Has a file in its memory or open, not by shm_open(3)."""
+
+
+def hold(start: Start, path: Path, how: str) -> Kept:
+    argv = [sys.executable, "-c", HELD, str(path), how]
+    keeper = Kept.start(argv, env=scrubbed_environment(os.environ), cwd=None, log=start.log, cores=None, grace=0.3)
+    start.mark = keeper.mark
+    start.wait_ready()
+    return keeper
+
+
+@pytest.mark.parametrize(
+    ("place", "how"),
+    [("{}", "open"), ("{}", "open and mapped"), ("{}/file", "open and mapped"), ("{}/file", "mapped and closed")],
+)
+def test_data_that_the_service_writes_to_shared_memory_is_kept(start: Start, place: str, how: str, trial: int) -> None:
+    """As of a database there, or of a benchmark whose work folder is there."""
+    path = Path("/dev/shm", place.format(start.shm))
+    try:
+        assert hold(start, path, how).stop().shm == ()
+        assert path.read_bytes() == bytes(4096)
+    finally:
+        path.unlink(missing_ok=True)
+        if path.parent.name == start.shm:
+            path.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("nccl-{}", "open and mapped"), ("vllm_offload_{}.mmap", "open and mapped"), ("torch_{}", "mapped and closed")],
+)
+def test_shared_memory_is_known_by_its_maker_too(start: Start, name: str, how: str, trial: int) -> None:
+    """NCCL and vLLM open it as they do any file, PyTorch closes it at once."""
+    path = Path("/dev/shm", name.format(start.shm))
+    assert hold(start, path, how).stop().shm == (str(path),)
+    assert start.left() == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_command_leaves_shared_memory_only_if_it_has_come_to_its_own_end(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool, trial: int
+) -> None:
+    """A command may load there what the service is to find."""
+    seen: list[Kept] = []
+
+    class Seen(Kept):
+        """Can be looked into while a command runs."""
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            seen.append(self)
+
+    monkeypatch.setattr(process, "Kept", Seen)
+    over, end = threading.Event(), tmp_path / "end"
+    path = Path(f"/dev/shm/torch_{start.shm}")
+    code = HELD.replace("time.sleep(10_000)", f"while not pathlib.Path({str(end)!r}).exists(): time.sleep(0.01)")
+    argv = [sys.executable, "-c", code, str(path), "mapped and closed"]
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(process.run, argv, timeout=60, cancel=over)
+        wait_until(lambda: seen and seen[0]._known["shm"])
+        if ends:
+            end.touch()
+            assert done.result(20).exit_code == 0
+            path.unlink()
+        else:
+            over.set()
+            with pytest.raises(Cancelled):
+                done.result(20)
+    assert start.left() == []
 
 
 def test_shared_memory_of_a_service_that_crashed_is_removed(start: Start, trial: int) -> None:
