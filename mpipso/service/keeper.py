@@ -479,7 +479,7 @@ class Keeper:
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
                 self.complete = os.WIFEXITED(status) and not self.stopping
                 if not self.stopping:  # its workers have no master any more: the service is over
-                    self.stop(min(self.grace, HASTY))
+                    self.stop(min(self.grace, HASTY), max(self.grace, STOP_COMMAND))
             elif pid == self.stopper:
                 self.term_at = min(self.term_at, time.monotonic())
                 if (code := os.waitstatus_to_exitcode(status)) and not self.terminated:

@@ -262,9 +262,9 @@ def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
 
 
 def test_the_stop_command_runs_after_an_end_of_its_own_too(tmp_path: Path) -> None:
-    """What the service has started out of reach of signals is left then as well."""
+    """What the service has started out of reach of signals is left then as well, and its end takes as long."""
     asked = tmp_path / "asked"
-    keeper = keep(tmp_path, ["false"], stop_command=["sh", "-c", f"sleep 3; touch {asked}"])
+    keeper = keep(tmp_path, ["false"], stop_command=["sh", "-c", f"sleep 5.5; touch {asked}"], grace=60)
     assert keeper.wait(20) == 1
     assert keeper.stop() == process.Gone()
     assert keeper.poll() == 1
