@@ -342,6 +342,14 @@ def test_a_signal_to_the_keeper_stops_the_service(tmp_path: Path, number: signal
     assert keeper._process.returncode == 0
 
 
+@pytest.mark.parametrize("name", ["QUIT", "USR1", "USR2", "ALRM"])
+def test_what_a_service_signals_to_its_parent_does_not_end_its_keeper(tmp_path: Path, name: str) -> None:
+    keeper = keep(tmp_path, ["sh", "-c", f"kill -{name} $PPID; exit 3"])
+    assert keeper.wait(20) == 3
+    assert keeper.stop() == process.Gone()
+    assert keeper._process.returncode == 0
+
+
 def test_workers_end_in_their_own_way_within_the_grace(tmp_path: Path) -> None:
     """The leader goes first, a worker takes its time: it is not killed before the grace is over."""
     code = (
