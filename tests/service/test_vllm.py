@@ -142,7 +142,14 @@ def test_mistakes_are_told_before_anything_starts(
     assert problem in line
 
 
-@pytest.mark.parametrize(("served", "name"), [("chat", "chat"), ("[chat, m]", "chat"), ("", "org/m")])
+@pytest.mark.parametrize(
+    ("served", "name"),
+    [
+        *(("chat", "chat"), ("[chat, m]", "chat"), ("", "org/m"), ("7", "7")),
+        *(("{model}", "org/m"), ('"{model}-fp8"', "org/m-fp8"), ('["{model}", chat]', "org/m")),
+        *(("{max_num_seqs}", ""), ('"m-{port}"', ""), ('"${model}"', "${model}")),
+    ],
+)
 def test_the_model_is_known_by_the_name_under_which_it_is_served(served: str, name: str) -> None:
     file = {"template": "f.yaml", "content": f"served-model-name: {served}"}
     assert ENGINE.model_name(config(model="org/m", config_file=file)) == name

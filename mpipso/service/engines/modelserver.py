@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,9 @@ from typing import Any, ClassVar
 from mpipso.config import Config
 from mpipso.config.parameters import Parameter
 from mpipso.evaluation import Configuration, Value
+from mpipso.service.command import placeholders
 from mpipso.service.engines.base import Engine, Layout, Start
+from mpipso.service.template import config_text
 from mpipso.wording import counted
 
 TENSOR, PIPELINE, DATA = "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
@@ -59,8 +62,17 @@ class ModelServer(Engine, abc.ABC):
         """What makes one service of the processes on the nodes of a group, which are ``told`` these flags."""
 
     def model_name(self, config: Config) -> str:
-        served = file_flags(config).get("served_model_name") or config.service.model
-        return "" if config.service.command else str(served[0] if isinstance(served, list) else served)
+        if config.service.command:
+            return ""
+        model, file = config.service.model, config.service.config_file
+        with contextlib.suppress(ValueError):  # which is told elsewhere
+            if file is not None:
+                filled = config_text(file, (), {}, {"model": model}).decode()
+                config = config.having("service", config_file=file.model_copy(update={"content": filled}))
+        served = file_flags(config).get("served_model_name") or model
+        first = served[0] if isinstance(served, list) else served
+        # With a placeholder in it, it is another one at each start.
+        return "" if isinstance(first, dict) or placeholders([str(first)]) else str(first)
 
     def default_command(self, config: Config) -> tuple[str, ...]:
         return (*self._serve(config), "--host", "{host}", "--port", "{port}") if config.service.model else ()
