@@ -102,6 +102,27 @@ def test_on_several_nodes_every_node_runs_it_and_all_but_the_master_are_headless
     assert {start.env["VLLM_HOST_IP"] for start in ENGINE.starts(own, {"max_num_seqs": 5}, TWO)} == {"192.168.0.1"}
 
 
+@pytest.mark.parametrize("path", [None, "api-server-count"])
+def test_flags_of_the_server_that_clients_talk_to_are_the_master_s_alone(path: str | None) -> None:
+    """Where it is headless vLLM refuses them."""
+    content = "api-server-count: 2  # many\ndata_parallel_hybrid_lb: true\nseed: 0\n"
+    parameter = {"name": "api_server_count", "type": "int", "min": 1, "max": 8}
+    told = config(
+        parameter | ({"path": path} if path else {}), model="m", config_file={"template": "f.yaml", "content": content}
+    )
+    assert list(ENGINE.problems(told)) == []
+    worker, master = ENGINE.starts(told, {"api_server_count": 4}, TWO)
+    assert "--api-server-count" not in worker.command
+    assert master.command[-2:] == (("--distributed-executor-backend", "mp") if path else ("--api-server-count", "4"))
+    worker_file, master_file = (
+        yaml.safe_load(ENGINE.file(told, {"api_server_count": 4}, TWO, node) or b"") for node in (0, 1)
+    )
+    assert worker_file == {"seed": 0}
+    assert master_file == {"api-server-count": 4 if path else 2, "data_parallel_hybrid_lb": True, "seed": 0}
+    own = config(parameter, command=("vllm",), worker_command=("vllm", "{node_rank}"))
+    assert ENGINE.starts(own, {"api_server_count": 4}, TWO)[0].command[-2:] == ("--api-server-count", "4")
+
+
 def test_a_command_of_the_user_s_is_all_that_is_started() -> None:
     told = config(model="m", command=("/opt/vllm", "serve", "{model}", "--port", "{port}"))
     (start,) = ENGINE.starts(told, {"max_num_seqs": 5}, TWO)

@@ -34,6 +34,8 @@ class ModelServer(Engine, abc.ABC):
         The words behind the program that serve the model.
     headless:
         What stands in the place of host and port on nodes that serve no client.
+    serving_only:
+        The names, with ``_``, of the flags that a server refuses on those nodes.
     node_address:
         The environment variable with the address by which the others find a node; otherwise a server takes that of the
         default route.
@@ -49,6 +51,7 @@ class ModelServer(Engine, abc.ABC):
     program: ClassVar[str]
     serving: ClassVar[tuple[str, ...]]
     headless: ClassVar[tuple[str, ...]]
+    serving_only: ClassVar[tuple[str, ...]] = ()
     node_address: ClassVar[str]
     spanning: ClassVar[Mapping[str, str]]
     sizes: ClassVar[tuple[tuple[str, ...], ...]]
@@ -79,14 +82,19 @@ class ModelServer(Engine, abc.ABC):
 
     def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
         service = config.service
-        if not service.command:
-            joining = self.joining(layout, self.told(config, configuration))
-            over: dict[str, Any] = {"command": (*self.default_command(config), *joining)}
-            if len(layout.nodes) > 1:
-                over["worker_command"] = (*self._serve(config), *joining, *self.headless)
-                over["env"] = {self.node_address: "{node_addr}"} | service.env
-            config = config.having("service", **over)
-        return super().starts(config, configuration, layout)
+        if service.command:
+            return super().starts(config, configuration, layout)
+        joining = self.joining(layout, self.told(config, configuration))
+        over: dict[str, Any] = {"command": (*self.default_command(config), *joining)}
+        if len(layout.nodes) > 1:
+            over["worker_command"] = (*self._serve(config), *joining, *self.headless)
+            over["env"] = {self.node_address: "{node_addr}"} | service.env
+        config = config.having("service", **over)
+        refused = {each.name for each in self.resolved(config) if _flag_of(each) in self.serving_only}
+        taken = tuple(each for each in config.parameters if each.name not in refused)
+        *workers, _ = super().starts(config.model_copy(update={"parameters": taken}), configuration, layout)
+        *_, master = super().starts(config, configuration, layout)
+        return [*workers, master]
 
     def problems(self, config: Config) -> Iterator[str]:
         service = config.service

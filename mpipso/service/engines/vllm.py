@@ -16,6 +16,7 @@ from mpipso.service.engines.modelserver import DATA, PIPELINE, TENSOR, ModelServ
 
 _VALUES = (
     "all2all_backend",
+    "api_server_count",
     "attention_backend",
     "block_size",
     "compilation_config",
@@ -86,6 +87,7 @@ class Vllm(ModelServer):
     program = "vllm"
     serving = ("serve", "{model}")
     headless = ("--headless",)
+    serving_only = ("api_server_count", "data_parallel_hybrid_lb")
     node_address = "VLLM_HOST_IP"
     context = "max_model_len"
     spanning: ClassVar = {**dict(zip(_SPANNING[::2], _SPANNING[1::2], strict=True)), "--headless": ""}
@@ -98,14 +100,20 @@ class Vllm(ModelServer):
         return _SPANNING if len(layout.nodes) > 1 else ()
 
     def file(self, config: Config, configuration: Configuration, layout: Layout, node: int) -> bytes | None:
-        """With ``no-KEY: true`` for a ``KEY: false``, which ``vllm serve`` leaves out (as of 0.32)."""
+        """With ``no-KEY: true`` for a ``KEY: false``, which ``vllm serve`` leaves out (as of 0.32).
+
+        Where it is headless, without the flags that it refuses there.
+        """
         written, file = super().file(config, configuration, layout, node), config.service.config_file
         if written is None or file is None or file.format != "yaml" or config.service.command:
             return written
         tree = file.model_copy(update={"content": written.decode()}).tree()
         given = list(tree.items()) if isinstance(tree, dict) else []
         for key, value in given:
-            if _is_false(value) and str(key).replace("-", "_") in _NOT_OFF:
+            name = str(key).replace("-", "_")
+            if node != layout.master and name in self.serving_only:
+                del tree[key]
+            elif _is_false(value) and name in _NOT_OFF:
                 tree[f"no-{key}"] = True
         return file.written(tree).encode()
 
