@@ -315,6 +315,7 @@ def test_the_level_of_a_line_of_llama_cpp_tells_that_it_is_an_error() -> None:
     reason = ENGINES.create("llamacpp").reason
     log = "0.1 I srv  load\n0.2 E llama: V cache needs flash_attn\n0.3 E srv: failed\nmpipso: refused\n"
     assert reason(log) == (ERROR, "llama: V cache needs flash_attn")
+    assert reason(f"0.0 I general.name = Vitamin E Assistant\n{log}") == reason(log)
     assert reason("0.1 E ggml: out of memory\n") == (MEMORY, "ggml: out of memory")
     assert reason("0.1 I srv  load\nGGML_ASSERT(p) failed\n") == (OTHER, "GGML_ASSERT(p) failed")
 

@@ -7,6 +7,7 @@ without a download. Flags are those of ``llama-server --help``.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from mpipso.service.engines.base import ENGINES, Engine
 from mpipso.service.reasons import ERROR, Reason, remoteness
 
 EMBEDDED = "embedded"
+_ERROR = re.compile(r"[\d.]+ E (.*)")
+"""A line of its log that tells of an error: behind the time, its level."""
 _ADDRESS = ("--host", "{host}", "--port", "{port}", "--model")
 
 
@@ -64,7 +67,7 @@ class LlamaCpp(Engine):
 
     def reason(self, log: str, first: bool = False) -> Reason:
         # The first error is the cause; those that follow tell what it led to. Its level alone tells that it is one.
-        errors = [line.split(" E ", 1)[1].strip() for line in log.splitlines() if " E " in line]
+        errors = [said[1].strip() for said in map(_ERROR.match, log.splitlines()) if said]
         return Reason(min(ERROR, remoteness(errors[0])), errors[0]) if errors else super().reason(log, first)
 
     def problems(self, config: Config) -> Iterator[str]:
