@@ -33,7 +33,10 @@ _VENDORS = (
 )
 """How to list the accelerators of a vendor, what one of them looks like in the answer, and the vendor's variable."""
 
-DEVICE_VARIABLES = tuple(variable for _, _, variable in _VENDORS)
+_BELOW = {"HIP_VISIBLE_DEVICES": "ROCR_VISIBLE_DEVICES"}
+"""What leaves a process fewer devices, which the vendor's own variable then numbers anew: batch systems set it."""
+
+DEVICE_VARIABLES = (*(variable for _, _, variable in _VENDORS), *_BELOW.values())
 """Environment variables that show a process some of the node's devices, by vendor."""
 LOOPBACK = "127.0.0.1"
 """The address of a node that has no other."""
@@ -149,13 +152,13 @@ def _devices(environ: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
     A variable that is set restricts the job, also where its value names no ids that are known here: a service inherits
     it then as it is. ("", "-1", "NoDevFiles": no device; parts of a device: "MIG-...".)
     """
-    for _, _, variable in _VENDORS:
+    for variable in DEVICE_VARIABLES:
         listed = (each.strip() for each in environ.get(variable, "").split(","))
         # As the vendors' libraries read it: what is no number ends the list.
         if numbers := tuple(map(int, itertools.takewhile(str.isdecimal, listed))):
             return numbers, variable
     for command, pattern, variable in _VENDORS:
-        if shutil.which(command[0]) is None:
+        if shutil.which(command[0]) is None or _BELOW.get(variable, "") in environ:
             continue
         wanted = [each.strip() for each in environ[variable].split(",")] if variable in environ else None
         if wanted is not None and not all(each.startswith("GPU-") for each in wanted):

@@ -114,6 +114,32 @@ def test_a_tool_that_hangs_and_cannot_be_killed_holds_nobody_up_and_its_host_is_
     assert told in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variables", "devices", "shown_by"),
+    [
+        ({}, (0, 1, 2), "HIP_VISIBLE_DEVICES"),
+        ({"ROCR_VISIBLE_DEVICES": "1,2"}, (1, 2), "ROCR_VISIBLE_DEVICES"),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "0"}, (0,), "HIP_VISIBLE_DEVICES"),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-5c89852c"}, (), ""),
+        ({"ROCR_VISIBLE_DEVICES": ""}, (), ""),
+    ],
+)
+def test_a_job_on_amd_gets_what_slurm_shows_it(
+    install: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    devices: tuple[int, ...],
+    shown_by: str,
+) -> None:
+    install("rocm-smi", "".join(f"GPU[{number}]\t\t: Device ID: 0x740c\n" for number in range(3)))
+    for variable in facts.DEVICE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    told = facts.facts()
+    assert (told.devices, told.device_variable) == (devices, shown_by)
+
+
 @pytest.mark.parametrize("listed", [ASCEND, ASCEND_NEWER])
 def test_the_chips_of_ascend_go_by_their_logical_ids(
     install: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, listed: str
