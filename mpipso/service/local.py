@@ -148,7 +148,7 @@ class LocalNode(Node):
         if None in held:  # a socket whose process was not seen, perhaps as it was opened in that moment
             held = self._strangers(wanted, owner)
         # Whoever is gone by now has freed it.
-        if held and (holder := ports.port_holder(wanted, self._pids(owner))):
+        if held and (holder := ports.port_holder(wanted, self._own(owner, wanted, held))):
             raise self._failure(f"port {wanted} is in use by {holder}")
         return wanted
 
@@ -156,14 +156,19 @@ class LocalNode(Node):
         """Who listens on a port without being of the service ``owner``."""
         before = self._pids(owner)
         # What has ended since the first look is in that one, what was forked since is in the second.
-        return (holders := set(ports.listeners(port)) - before) and holders - self._pids(owner)
+        return (holders := set(ports.listeners(port)) - before) and holders - self._own(owner, port, holders)
+
+    def _own(self, handle: str, port: int, holders: set[int | None]) -> set[int | None]:
+        """The processes of a service; with None if that is among ``holders`` of a port and may be one of them."""
+        pids = self._pids(handle)
+        return pids | {None} if None in holders and ports.may_be_unseen(pids, port) else pids
 
     def _pids(self, handle: str) -> set[int | None]:
         return set(self._service(handle).keeper.pids()) if handle else set()
 
     def listener_problem(self, handle: str, port: int) -> str | None:
         listening = set(ports.listeners(port))
-        own = self._pids(handle)
+        own = self._own(handle, port, listening)
         holder = ports.port_holder(port, own) if listening - own else ""
         if not holder:  # or no more
             return None if listening & own else nobody_listens(port)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
+import os
 import random
 import socket
 from collections.abc import Collection
@@ -24,6 +26,34 @@ def listeners(port: int) -> list[int | None]:
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
     }
     return sorted(found, key=lambda pid: (pid is None, pid))
+
+
+def may_be_unseen(pids: Collection[int | None], port: int) -> bool:
+    """Whether the listener on a port that cannot be seen may be one of these processes.
+
+    One that has capabilities, or is not dumpable, shows its descriptors to root alone; its user is still this one.
+    """
+    return _users(port) == {os.geteuid()} and any(_hidden(pid) for pid in pids if pid is not None)
+
+
+def _users(port: int) -> set[int]:
+    """The users whose processes listen on a TCP port of this host (proc_net_tcp(5))."""
+    tables = (path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists())
+    rows = (line.split() for table in tables for line in table.read_text().splitlines()[1:])
+    return {int(row[7]) for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process does not show its descriptors."""
+    try:
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                each.readlink()
+    except PermissionError:
+        return True
+    except OSError:  # it is gone
+        return False
+    return False
 
 
 def places(pids: Collection[int | None], exclude: Collection[int] = ()) -> list[str]:

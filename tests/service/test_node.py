@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -214,6 +215,44 @@ def test_a_listener_is_the_service_s_own_or_its_owner_is_named(make: Callable[..
         with pytest.raises(EvaluationFailed, match=rf"port {port} is in use by pid {os.getpid()} \([^)]*\)$"):
             node.free_port(port, owner=serving)
     assert node.listener_problem(serving, port) is None
+
+
+CAP_SYS_PTRACE = 19
+
+
+@contextlib.contextmanager
+def without_a_look_into_others() -> Iterator[None]:
+    """This thread has no CAP_SYS_PTRACE, as that of a user who is not root; capget(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version, had = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(version, had) == 0
+    fewer = (ctypes.c_uint32 * 6)(*had)
+    fewer[0] &= ~(1 << CAP_SYS_PTRACE)  # of those in effect
+    assert libc.capset(version, fewer) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(version, had) == 0
+
+
+def test_a_listener_that_only_root_could_see_may_be_the_service_s_own(
+    make: Callable[..., LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a program with file capabilities. That it is of another user is a fake."""
+    node = make()
+    port = node.free_port(0)
+    closed = "import ctypes; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); "
+    serving = node.start_service([sys.executable, "-c", closed + LISTEN, str(port)], {}, log="serving", grace=0.1)
+    wait_until(lambda: ports.listeners(port))
+    with without_a_look_into_others():
+        assert ports.listeners(port) == [None]
+        assert node.listener_problem(serving, port) is None
+        assert node.free_port(port, owner=serving) == port
+        with pytest.raises(EvaluationFailed, match="is in use by a process of another user"):
+            node.free_port(port)
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+        problem = node.listener_problem(serving, port)
+        assert problem and "belongs to a process of another user, not to the service" in problem
 
 
 def test_a_second_stop_hurries_the_first(make: Callable[..., LocalNode]) -> None:
