@@ -140,8 +140,8 @@ class _View:
         self.elite = points[[i for i in order if not scores[i].unjudged][:ELITE]]
         # Points that were measured only elsewhere are not taken: they may be worth measuring here.
         self.taken = history.proposed()
-        kept = order if len(order) <= MODELLED else [*order[: MODELLED // 2], *_latest(order[MODELLED // 2 :])]
-        kept.sort()
+        best, rest = order[: MODELLED // 2], order[MODELLED // 2 :]
+        kept = sorted([*best, *_latest(rest, len(history.scores))])
         self.models = Models(lattice, points[kept], [scores[i] for i in kept], random)
         self.most = max(TOGETHER // max(self.models.conditions, 1), 2)
         # Of the points in flight the latest ones, and few enough to leave room for proposals of this ask.
@@ -167,6 +167,9 @@ def _strayed(lattice: Lattice, view: _View, random: np.random.Generator) -> Arra
     return points[np.argsort(view.models.likely(points) < 0.5, kind="stable")]
 
 
-def _latest(numbers: list[int]) -> list[int]:
-    """The last of ``numbers`` in ascending order, as many as half of the measurements that models are fitted to."""
-    return sorted(numbers)[-(MODELLED - MODELLED // 2) :]
+def _latest(numbers: list[int], here: int) -> list[int]:
+    """The latest of ``numbers``, as many as half of the measurements that models are fitted to.
+
+    Those below ``here`` were measured here, and count as later than all from elsewhere.
+    """
+    return sorted(numbers, key=lambda number: (number < here, number))[-(MODELLED - MODELLED // 2) :]

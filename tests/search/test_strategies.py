@@ -588,6 +588,24 @@ def test_what_machines_with_more_room_measured_tells_of_values_and_of_failures()
     assert not any(score.unjudged for _, score in history.foreign())
 
 
+def test_what_fails_here_is_learned_though_much_is_known_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There everything works, here half of the space fails, the best of there in it."""
+    monkeypatch.setattr("mpipso.search.surrogate.MODELLED", 60)
+    space = Space([integer(f"i{i}", 0, 99) for i in range(3)])
+
+    def there(point: np.ndarray) -> Score:
+        return Score(failed=False, fitness=1.0 + float(((point - 0.8) ** 2).sum()))
+
+    def here(point: np.ndarray) -> Score:
+        return Score(failed=True) if point[0] > 0.5 else there(point)
+
+    searching = strategy("surrogate", space)
+    points = np.array([space.encode(space.decode(point)) for point in np.random.default_rng(0).random((80, 3))])
+    searching.learn(points, [there(point) for point in points])
+    proposed = np.concatenate(run(searching, [4] * 8, here))
+    assert np.mean([here(point).failed for point in proposed[8:]]) < 0.75
+
+
 @both
 def test_nothing_is_learned_after_the_first_ask(name: Name) -> None:
     searching = strategy(name, mixed())
