@@ -22,8 +22,10 @@ _RANDOM_TRIES = 64
 _HALVINGS = 12
 """Sizes of the changes to valid points, each half of the one before, down to a ten-thousandth of each range."""
 _MOST_LISTED = 300_000
-"""The most configurations, valid or not, that one search for a fresh one lists: the root hears nobody meanwhile. For
-the first proposal, which the user can give instead, it is a third of them."""
+"""The most configurations, all invalid, that are listed after one that was proposed: the root hears nobody meanwhile.
+For the first proposal, which the user can give instead, it is a third of them."""
+_LISTINGS = 10
+"""How many times as many one search for a fresh one lists at most: the first one of a resumed session begins anew."""
 
 
 class History:
@@ -39,6 +41,8 @@ class History:
         self._keys: list[str] = []
         self._proposed: set[str] = set()
         self._listing = iter(()) if lattice.space.continuous else lattice.space.configurations()
+        self._invalid = 0
+        """How many configurations the listing has passed since the last one that was proposed."""
 
     def key(self, point: Array) -> str:
         """The canonical text of the configuration at ``point``, of shape (dimensions,)."""
@@ -168,10 +172,22 @@ class History:
             centre = self.lattice.centre(candidate)
             if self.fresh(centre):
                 return centre
+        return self._next_listed()
+
+    def _next_listed(self) -> Array | None:
+        """The next fresh configuration of the listing, encoded; None when there is none, or it is too far away.
+
+        What the listing has passed has been proposed or is invalid, so it never has to be looked at again. How far it
+        goes depends only on what was proposed: a resumed session, whose listing begins anew, comes as far.
+        """
         space = self.lattice.space
-        # What the listing has passed has been proposed or is invalid, so it never has to be looked at again.
-        for configuration in itertools.islice(self._listing, _MOST_LISTED if self.points else _MOST_LISTED // 3):
-            if space.key(configuration) not in self._proposed and space.valid(configuration):
+        most = _MOST_LISTED if self.points else _MOST_LISTED // 3
+        listed = itertools.islice(self._listing, _LISTINGS * _MOST_LISTED)
+        while self._invalid < most and (configuration := next(listed, None)) is not None:
+            proposed = space.key(configuration) in self._proposed
+            fresh = not proposed and space.valid(configuration)
+            self._invalid = 0 if proposed or fresh else self._invalid + 1
+            if fresh:
                 return space.encode(configuration)
         return None
 

@@ -371,6 +371,29 @@ def test_the_best_of_a_table_are_measured_again_first(name: Name) -> None:
     assert searching.ask(3).tolist() == points[order[:3]].tolist()
 
 
+def test_a_history_that_begins_anew_finds_what_the_first_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though most is found by listing the space; the listings go less far than they do, in a space as much smaller."""
+    monkeypatch.setattr("mpipso.search.history._MOST_LISTED", 150)
+    monkeypatch.setattr("mpipso.search.space._MOST_LISTED", 20)
+    rare = Constraint(expression="(a * 7919 + b * 104729 + c * 1299709) % 67 == 0")
+    lattice = Lattice(Space([integer(name, 0, 10) for name in "abc"], [rare]))
+
+    def after(points: list[np.ndarray]) -> np.ndarray | None:
+        begun = History(lattice)
+        for point in points:
+            begun.add(point)
+        return begun.nearest_fresh(np.full(3, 0.5), np.random.default_rng(len(points)))
+
+    first, found = History(lattice), list[np.ndarray]()
+    while (point := first.nearest_fresh(np.full(3, 0.5), np.random.default_rng(len(found)))) is not None:
+        first.add(point)
+        found.append(point)
+    assert len(found) > 10
+    for cut in (4, 8, len(found) - 1):
+        np.testing.assert_array_equal(after(found[:cut]), found[cut])
+    assert after(found) is None
+
+
 def test_of_a_large_table_the_best_and_some_of_the_others_are_kept() -> None:
     space = Space([integer("a", 1, 100_000)])
     points = np.array([space.encode({"a": a}) for a in range(1, 3001)])
