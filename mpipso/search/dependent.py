@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mpipso.evaluation import Value
+from mpipso.search.arrays import Array
 from mpipso.search.domains import Continuum, Domain, Values, cell, number, tidy
 
 
@@ -110,6 +111,10 @@ class Product:
             remaining //= int(values[name])
         return self._options[position, remaining]
 
+    def most(self, position: int) -> int:
+        """The most values that the member at ``position`` can take, whatever those of the members before it are."""
+        return max(len(fits) for (at, _), fits in self._options.items() if at == position)
+
 
 class Factor(Domain):
     """A member of a product: the values that the later members can complete, in cells of equal width."""
@@ -138,3 +143,7 @@ class Factor(Domain):
 
     def options(self, values: Values) -> tuple[int, ...]:
         return self._product.options(self._position, values)
+
+    def levels(self, most: int) -> Array:
+        # Without an axis no other values are drawn later, so none is left out.
+        return super().levels(max(most, self._product.most(self._position)))

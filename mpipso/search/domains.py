@@ -62,15 +62,18 @@ class Domain(ABC):
     def options(self, values: Values) -> Iterable[Value]:
         """Every value, in the order of the cells; not for continuous domains."""
 
-    def levels(self, most: int, values: Values = _NOTHING) -> Array:
+    def levels(self, most: int) -> Array:
         """The centres of all cells or, where there are more than ``most``, of at most so many that are spread evenly.
 
-        They are in ascending order, of shape (n,). A domain without order always gives all of its cells.
+        They are in ascending order, of shape (n,). A domain without order always gives all of its cells, and a member
+        of a product as well. Where the cells depend on other parameters, the levels are those of ``most`` equal cells.
         """
-        if self.count(values) <= most:
-            return np.array([self.encode(value, values) for value in self.options(values)])
+        if self.reads:
+            return np.asarray((np.arange(most) + 0.5) / most)
+        if self.count(_NOTHING) <= most:
+            return np.array([self.encode(value, _NOTHING) for value in self.options(_NOTHING)])
         spread = np.linspace(0.0, 1.0, most)
-        return np.unique([self.encode(self.decode(float(u), values), values) for u in spread])
+        return np.unique([self.encode(self.decode(float(u), _NOTHING), _NOTHING) for u in spread])
 
     @property
     def axis(self) -> Domain | None:
@@ -128,9 +131,9 @@ class Choices(Domain):
     def options(self, values: Values) -> Iterable[Value]:
         return self._choices
 
-    def levels(self, most: int, values: Values = _NOTHING) -> Array:
+    def levels(self, most: int) -> Array:
         # Without order, no value can stand for its neighbours, so none is left out.
-        return super().levels(most if self.ordered else len(self._choices), values)
+        return super().levels(most if self.ordered else len(self._choices))
 
 
 class Steps(Domain):

@@ -15,7 +15,8 @@ Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 LEVELS = 33
-"""The most values of one ordered dimension that a search over models usually sees at a time."""
+"""The most values of one ordered dimension that a search over models usually sees at a time; of a member of a product,
+it sees all."""
 _COARSE = 20
 """Parts into which :meth:`Lattice.drawn` divides a dimension, each of which gives a value; others are near the best."""
 _TRIES = 100
@@ -39,8 +40,7 @@ class Lattice:
         self.space = space
         self.dimensions = space.dimensions
         self.ordered: Mask = np.array(space.ordered)
-        rough = (np.arange(LEVELS) + 0.5) / LEVELS
-        self.levels: list[Array] = [rough if levels is None else levels for levels in space.levels(LEVELS)]
+        self.levels = space.levels(LEVELS)
         self._edges = list(map(_between, self.levels))
         self._fine = space.axes(LEVELS)
         self._dependent = {axis: list(behind) for axis, behind in space.dependent.items()}

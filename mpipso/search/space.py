@@ -238,13 +238,9 @@ class Space:
         """Whether the configurations can be neither counted nor listed."""
         return any(domain.continuous for domain in self._domains.values())
 
-    def levels(self, most: int) -> list[Array | None]:
-        """For each dimension, in order, the centres of at most ``most`` of its cells, ascending, of shape (n,).
-
-        All cells of a dimension without order are given. None stands for a dimension whose cells depend on others.
-        """
-        free = [self._domains[name] for name in self.names]
-        return [None if domain.reads else domain.levels(most) for domain in free]
+    def levels(self, most: int) -> list[Array]:
+        """For each dimension, in order, its :meth:`Domain.levels`."""
+        return [self._domains[name].levels(most) for name in self.names]
 
     def axes(self, most: int) -> dict[int, Domain]:
         """The domains, by the index of the dimension, of the ordered dimensions with more than ``most`` values.

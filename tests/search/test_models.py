@@ -301,6 +301,20 @@ def test_snapped_points_are_centres_of_cells() -> None:
     assert lattice.ordered.tolist() == [True, True, False, True, True, True]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_no_value_of_a_product_is_out_of_sight_however_many_there_are(count: int) -> None:
+    """Of each member that is a dimension 60, the divisors of 5040; of the second, as many as the first leaves it."""
+    names = ("a", "b", "c")[:count]
+    numbers = [Parameter(name=name, type="int", min=1, max=5040) for name in names]
+    space = Space(numbers, [Constraint(product=names, equals=5040)])
+    lattice = Lattice(space)
+    around = [lattice.centre(np.zeros(space.dimensions))]
+    for _ in range(space.dimensions):
+        around = [point for each in around for point in (each, *lattice.neighbours(each))]
+    seen = {space.key(space.decode(point)) for point in around}
+    assert len(seen) == space.size()
+
+
 def test_categories_are_all_at_the_same_distance() -> None:
     space = Space([Parameter(name="c", type="choice", choices=("x", "y", "z")), *integers(3)._parameters.values()])
     lattice = Lattice(space)
