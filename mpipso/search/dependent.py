@@ -19,7 +19,7 @@ class Ratio(Domain):
     Raises
     ------
     ValueError
-        The ratio of the defaults is not within the bounds.
+        The ratio of the defaults is not within the bounds, and the default is not what one within them is rounded to.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class Ratio(Domain):
         anchor = None
         if default is not None and of_default is not None:
             anchor = default / of_default if of_default else math.inf
-            if not low * (1 - 1e-9) <= anchor <= high * (1 + 1e-9):
+            within = low * (1 - 1e-9) <= anchor <= high * (1 + 1e-9)
+            if not within and not (whole and int(default) in self._range({of: of_default})):
                 raise ValueError(
                     f"default = {default:g} is {anchor:.6g} x the default of {of!r}, which is outside"
                     f" min = {low:g} and max = {high:g}"

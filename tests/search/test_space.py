@@ -18,7 +18,7 @@ from mpipso.search.expressions import Expression
 from mpipso.search.space import Space
 
 
-def integer(name: str, low: int, high: int, **more: Any) -> Parameter:
+def integer(name: str, low: float, high: float, **more: Any) -> Parameter:
     return Parameter(name=name, type="int", min=low, max=high, **more)
 
 
@@ -590,6 +590,17 @@ def test_missing_defaults_are_told_one_line_each() -> None:
 def test_a_default_whose_ratio_is_out_of_bounds_is_refused() -> None:
     with pytest.raises(UserError, match="parameter 'b': default = 50 is 5 x the default of 'a'"):
         Space([integer("a", 1, 20, default=10), integer("b", 1, 4, ratio_of="a", default=50)])
+    with pytest.raises(UserError, match=r"parameter 'b': default = 1 is 0\.2 x the default of 'a'"):
+        Space([integer("a", 1, 20, default=5), integer("b", 0.5, 1, ratio_of="a", default=1)])
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize(("low", "high", "default"), [(0.5, 1.0, 2), (0.1, 0.3, 2), (0.01, 0.05, 1)])
+def test_a_default_is_kept_that_is_within_the_bounds_only_as_ratios_are_rounded(
+    low: float, high: float, default: int, scale: str
+) -> None:
+    space = Space([integer("a", 1, 20, default=5), integer("b", low, high, ratio_of="a", scale=scale, default=default)])
+    assert space.baseline == {"a": 5, "b": default}
 
 
 def test_the_default_of_a_product_is_kept() -> None:
