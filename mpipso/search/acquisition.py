@@ -23,7 +23,8 @@ Acquisition = Callable[[Array], Array]
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
 _NEAR = 1e-9
-"""Difference in every coordinate up to which a position is the same as a taken point; cells are further apart."""
+"""Difference in every coordinate up to which a position is the same as a taken point. Cells are further apart, but for
+those of ranges of more than a thousand million values."""
 _PHI = 2.05
 """Weight of the attraction to a particle's own best position, and of that to the swarm's best one."""
 _CHI = constriction(2.0 * _PHI)

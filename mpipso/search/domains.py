@@ -225,6 +225,7 @@ class Continuum(Domain):
 
     Rounding gives values that a person can read and a command line repeats exactly, and makes ``encode`` exact.
     ``anchor``, the user's default, is not rounded: it takes the place of the number that it would be rounded to.
+    A bound with more digits is out of reach where rounding leads inwards, by half a unit of the last digit at most.
 
     Raises
     ------

@@ -72,7 +72,8 @@ _UNLIKELY = 1 / 3
 _GAIN = 0.3
 """Upper bound of the hoped-for gain, in standard deviations of the values, once a limit has been missed."""
 _LAST = 1000.0
-"""Subtracted from the log promise of points that come last: more than promises differ by."""
+"""Subtracted from the log promise of points that come last: more than promises differ by, but for those of hopeless
+points, which the model of the value is sure are worse."""
 _VAGUE = 0.25
 """Variance of the difference between the process of what works at a point and what a measurement there shows."""
 _EXACT = 1e-3
@@ -171,9 +172,9 @@ class Models:
         ``explore`` is to take the model of the value for less certain than it says it is.
 
         Beyond the edge of the feasible, the model of the value promises ever more: it learns nothing from failures. So
-        points that are unlikely to be feasible come after all others. From what misses limits it does learn how good
-        values are there, but these cannot be had. So once a limit has been missed, a point is not better for promising
-        more than a certain gain.
+        points that are unlikely to be feasible come after all others but hopeless ones. From what misses limits it does
+        learn how good values are there, but these cannot be had. So once a limit has been missed, a point is not better
+        for promising more than a certain gain.
         """
         features = self._lattice.features(points)
         likely = np.log(self._likely(features))

@@ -18,7 +18,9 @@ from statistics import fmean
 from scipy.special import ndtri, stdtrit
 
 _SURE = 0.9
-"""Confidence of the one-sided normal test by which a challenger beats the incumbent."""
+"""Nominal confidence of the one-sided normal test by which a challenger beats the incumbent. The test takes the noise
+for known. While it is estimated from two measurements of one candidate alone, a challenger that is no better wins in
+more than a fifth of all cases. The final race, where there is one, judges anew."""
 _OUT = 0.95
 """Confidence of the one-sided t test by which a candidate drops out of a race."""
 

@@ -182,8 +182,8 @@ class Trials:
         """The score of a single evaluation.
 
         Limits may be relative to the baseline: to its first measurements or, if ``confirmed``, to those in the race of
-        this evaluation. The baseline itself always meets such limits, however its measurements vary. Raises ValueError
-        when a limit is relative to a baseline that is not known.
+        this evaluation. The baseline itself is held against its own measurement, however its measurements vary. Raises
+        ValueError when a limit is relative to a baseline that is not known.
         """
         reference = self.reference(self.race_of(evaluation.number) if confirmed else None) or None
         if reference is not None and self.of(evaluation.number) is self.baseline:
