@@ -60,6 +60,8 @@ class Root:
 
     Attributes
     ----------
+    complete:
+        Whether the search and its race came to their end, whatever signal came after that.
     abandoned:
         Whether some rank did not leave in time, so that the job has to be aborted.
     """
@@ -103,7 +105,7 @@ class Root:
         self._closing = False
         self._stuck = False
         self._last_loss = 0.0
-        self.abandoned = False
+        self.complete = self.abandoned = False
 
     def run(self) -> None:
         """The whole run, until a budget is spent or a signal ends it. Every rank is sent home whatever happens.
@@ -115,6 +117,7 @@ class Root:
         """
         try:
             self._search()
+            self.complete = self._interrupts.received is None
         finally:
             self._closing = True
             self._dispatcher.cancel()

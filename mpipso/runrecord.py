@@ -107,7 +107,7 @@ class RunRecord:
                 beat = self._folder.path / BEAT_FILE
                 root = Root(context, tuning, journal, monitor, interrupts, limits, beat=beat)
                 root.run()
-                code = write_end(journal, tuning, interrupts.received)
+                code = write_end(journal, tuning, None if root.complete else interrupts.received)
             except RunFailed as error:
                 failure = _why(journal, error)
                 code = failure.exit_code

@@ -217,20 +217,26 @@ def test_a_terminal_that_takes_nothing_holds_a_run_up_neither_on_its_way_nor_at_
 
 ENDING = """
 import os, signal, sys
+from mpipso import root
 from mpipso.record.journal import Journal
-write = Journal.write
-def interrupted(self, event, /, **fields):
-    if event == "finished":
+moment, depart, write = sys.argv.pop(1), root.depart, Journal.write
+def leaving(context, limit):
+    if moment == "as all leave":
+        os.kill(os.getpid(), signal.SIGINT)
+    depart(context, limit)
+def writing(self, event, /, **fields):
+    if moment == "as the last line is written" and event == "finished":
         os.kill(os.getpid(), signal.SIGINT)
     write(self, event, **fields)
-Journal.write = interrupted  # the fault: Ctrl-C while the last line is being written
+root.depart, Journal.write = leaving, writing  # the fault: Ctrl-C at this moment
 from mpipso.cli import main
 sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1", "--evaluations", "2"]))
 """
 
 
-def test_ctrl_c_when_all_is_done_changes_nothing(course: Course) -> None:
-    words = [sys.executable, "-c", ENDING, str(course.config)]
+@pytest.mark.parametrize("moment", ["as all leave", "as the last line is written"])
+def test_ctrl_c_when_all_is_done_changes_nothing(course: Course, moment: str) -> None:
+    words = [sys.executable, "-c", ENDING, moment, str(course.config)]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert course.events()[-1]["event"] == "finished"
