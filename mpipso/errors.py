@@ -55,7 +55,7 @@ class RunFailed(MpipsoError):
 
 
 class Alone(RunFailed):
-    """Rank 0 hears of no other rank, or no node, and cannot tell whether they are gone or it is cut off itself."""
+    """Rank 0 cannot go on without ranks or nodes that it has lost, and cannot tell whether they are gone for good."""
 
 
 class Relayed(RunFailed):

@@ -177,17 +177,16 @@ class Root:
         Raises
         ------
         Alone
-            No group is left, since no other rank is heard of, or no node that is reached over ssh.
+            No group is left, or none with all of its nodes that are reached over ssh: a new job may find them again.
         RunFailed
-            No group is left that could go on, or the run's folder is gone.
+            No group could measure anything, or the run's folder is gone.
         """
         self._look_for_folder(time.monotonic())
         for event in self._step():
             self._changed = True
             self._take(event)
         if not self._membership.groups and not self._membership.leaving and not self._in_doubt():
-            kind = Alone if self._membership.alone else RunFailed
-            raise kind(f"no service group is left: lost {self._who(self._membership.lost)}")
+            raise Alone(f"no service group is left: lost {self._who(self._membership.lost)}")
         if self._health.hopeless:
             causes = [f"group {group}: {self._health.cause(group)}" for group in self._membership.groups]
             lost = any(map(self._health.node_lost, self._membership.groups))  # a new job connects anew

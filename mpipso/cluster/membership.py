@@ -78,12 +78,6 @@ class Membership:
         """The ranks that still have to leave a group that has ended."""
         return frozenset(self._leaving)
 
-    @property
-    def alone(self) -> bool:
-        """Whether rank 0 has lost all other ranks, not all of which have died: it may be cut off from them itself."""
-        others = {rank for rank in self._share if rank > 0}
-        return others <= self.lost and not others <= self._dead
-
     def leader(self, group: int) -> int:
         """The rank that leads the group of this number."""
         return self.groups[group].nodes[0].rank

@@ -265,16 +265,6 @@ class TestShares:
         ranks.lose(1, dead=True)
         assert formed(ranks) == {2: [2]}
 
-    @pytest.mark.parametrize(("dead", "alone"), [((), True), ((1,), True), ((1, 2), False)])
-    def test_the_root_is_alone_when_all_others_are_lost_and_some_may_live(
-        self, dead: tuple[int, ...], alone: bool
-    ) -> None:
-        ranks = membership([[node(0, "a"), node(-1, "c")], [node(1, "a")]], [node(2, "b")])
-        ranks.lose(1, dead=1 in dead)
-        assert not ranks.alone
-        ranks.lose(2, dead=2 in dead)
-        assert ranks.alone is alone
-
     def test_a_spare_of_another_host_does_not_inherit(self) -> None:
         ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
         ranks.lose(1, dead=True)
