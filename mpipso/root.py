@@ -32,6 +32,7 @@ from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
 from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
 from mpipso.notes import end_note
+from mpipso.overdue import Overdue
 from mpipso.record.folders import write_beat
 from mpipso.record.journal import Journal
 from mpipso.record.monitor import Monitor
@@ -44,8 +45,6 @@ from mpipso.tuning import Tuning
 
 PATIENCE = 13.0
 """Seconds after a signal in which services are stopped in good order; keepers stop those that are left."""
-SLACK = 300.0
-"""Seconds that an evaluation may take on top of all of its own limits before its leader counts as stuck."""
 
 
 class Root:
@@ -89,6 +88,7 @@ class Root:
         self._patience: float | None = None
         self._station = Station(context, interrupts)
         self._membership = Membership(context.plan, context.config.service.port)
+        self._overdue = Overdue(context.config, context.plan)
         parallel = context.config.parallel
         self._leases = Leases(range(1, context.world.size), parallel.lease, time.monotonic())
         health = ServiceGroupHealthMonitor(after=parallel.quarantine_after, pause=parallel.probe_pause)
@@ -263,15 +263,14 @@ class Root:
         for rank in self._leases.expired(time.monotonic()):
             lease = self._context.config.parallel.lease
             events += self._lose(rank, f"no sign of life for {lease:g} s", now, dead=False)
-        leaders = [self._membership.leader(group) for group in self._dispatcher.overdue(now, self._longest())]
-        for leader in leaders:
-            if leader != ROOT:
-                events += self._lose(leader, "its evaluation does not end", now, dead=False)
-        if ROOT in leaders and not self._stuck:
+        overdue = self._overdue.ranks(now, self._dispatcher, self._membership)
+        for rank in overdue.keys() - {ROOT}:
+            events += self._lose(rank, overdue[rank], now, dead=False)
+        if ROOT in overdue and not self._stuck:
             self._monitor.note(
                 "the root's own evaluation exceeds its limits: the root gives no sign of life until it ends"
             )
-        self._stuck = ROOT in leaders
+        self._stuck = ROOT in overdue
         # A spare that inherits what a dead rank had may be all that a new group needs.
         self._form()
         return events
@@ -329,15 +328,6 @@ class Root:
 
     def _order(self, group: int, content: Assignment | Cancel) -> None:
         self._context.everyone.post(self._membership.leader(group), Order(group, content))
-
-    def _longest(self) -> float:
-        """Seconds after which an evaluation must have ended by its own limits."""
-        config = self._context.config
-        if config.search.evaluation_timeout is not None:
-            return config.search.evaluation_timeout + config.service.stop_grace + SLACK
-        nodes = max((len(group.nodes) for group in self._membership.groups.values()), default=1)
-        starts = (1 + (nodes if config.service.update_command else 0)) * config.service.start_timeout
-        return starts + config.measuring_timeout + config.service.stop_grace + SLACK
 
     # Signs of life, and the end
 

@@ -28,7 +28,7 @@ STOREYS = (
     {"launch", "run"},
     {"runrecord"},
     {"root"},
-    {"roles", "farewell"},
+    {"roles", "farewell", "overdue"},
     {"rendezvous"},
     {"tuning", "notes", "manual", "outsiders", "links"},
     {"agreement", "startup", "conflicts", "incumbent", "messages", "terminal", "worth"},

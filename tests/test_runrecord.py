@@ -17,6 +17,7 @@ from bed.job import Job, wait_until
 from bed.launchers import CHECKOUT
 from faults.course import HERE, LIMIT, SOON, Course
 
+from mpipso.cluster.facts import rank_in
 from mpipso.errors import LOST
 from mpipso.record.folders import BEAT_FILE
 from mpipso.record.recipe import read_best
@@ -279,19 +280,25 @@ def test_a_run_whose_folder_is_moved_or_removed_ends_in_order_and_says_so(course
 
 HANGING = """
 import sys, time
-from mpipso import root
+from mpipso import overdue
 from mpipso.service.group import ServiceGroup
-root.SLACK = -1e6  # whatever runs is overdue
+overdue.SLACK = -1e6  # whatever runs is overdue
 ServiceGroup.evaluate = lambda *_: time.sleep(1000)  # the fault: a thread that hangs
 from mpipso.cli import main
-sys.exit(main(["tune", "--config", sys.argv[1], "--nodes-per-group", "1"]))
+sys.exit(main(["tune", *sys.argv[1:]]))
 """
 
 
-def test_a_root_whose_own_evaluation_does_not_end_gives_no_sign_of_life(course: Course) -> None:
-    with Job([sys.executable, "-c", HANGING, str(course.config)], limit=LIMIT, cwd=CHECKOUT) as job:
+@pytest.mark.parametrize("ended", [False, True], ids=["its group is whole", "its group has lost a member"])
+def test_a_root_whose_own_evaluation_does_not_end_gives_no_sign_of_life(course: Course, ended: bool) -> None:
+    size = 1 + ended
+    with course.started(ranks=size, nodes_per_group=size, program=("-c", HANGING)) as job:
         beat = course.runs / "latest" / BEAT_FILE
         wait_until(lambda: "the root gives no sign of life until it ends" in job.stdout, SOON, "it is told")
+        if ended:
+            (member,) = [each for each in job.running(sys.executable, "-c", HANGING) if rank_in(each.environ()) == 1]
+            member.kill()
+            course.until(job, "lost")
         last = beat.stat().st_mtime
         wait_until(lambda: time.time() - last > 3 * BEAT, SOON, "time for more signs of life goes by")
         assert beat.stat().st_mtime == last
