@@ -78,5 +78,10 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Fled:
+    """Any rank to root: this rank takes the root, which was silent for too long, for dead, and leaves the run."""
+
+
+@dataclass(frozen=True)
 class Depart:
     """Root to any rank: every rank has cleared its node, or is not waited for; take leave of MPI."""

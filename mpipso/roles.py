@@ -18,7 +18,7 @@ from mpipso.cluster.dispatch import Cancel, Progress
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import Assignment, Failure
 from mpipso.links import Link, SharedLink
-from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Form, Free, Interrupted, Left, Order, Within
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Form, Free, Interrupted, Left, Order, Within
 from mpipso.redact import Redactor
 from mpipso.rendezvous import RankContext
 from mpipso.search.objective import Objective
@@ -154,7 +154,13 @@ class Station:
         return ROOT in self._context.everyone.failed or silence > 4 * self._context.config.parallel.lease
 
     def flee(self) -> None:
-        """Stop everything on this node, and send no message."""
+        """Stop everything on this node; the root is told of no result, and if it has not ended the run, of the flight.
+
+        It may only have stood still.
+        """
+        if not self.departing:
+            self._context.everyone.post(ROOT, Fled())
+            self._context.everyone.take()
         self._cancel()
         with contextlib.suppress(EvaluationFailed):
             self._context.node.close()

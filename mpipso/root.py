@@ -30,7 +30,7 @@ from mpipso.cluster.membership import Membership
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
-from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Free, Interrupted, Left, Order
+from mpipso.messages import ROOT, Alive, Disband, Finish, Fled, Form, Free, Interrupted, Left, Order
 from mpipso.notes import end_note
 from mpipso.overdue import Overdue
 from mpipso.record.folders import write_beat
@@ -102,6 +102,7 @@ class Root:
         self._changed = True
         self._race = (0.0, 0.0)
         self._left: set[int] = set()
+        self._forsaken_by: set[int] = set()
         self._closing = False
         self._stuck = False
         self._last_loss = 0.0
@@ -177,7 +178,8 @@ class Root:
         Raises
         ------
         Alone
-            No group is left, or none with all of its nodes that are reached over ssh: a new job may find them again.
+            No group is left, or none with all of its nodes that are reached over ssh, or ranks have taken this one
+            for dead: a new job may find them again.
         RunFailed
             No group could measure anything, or the run's folder is gone.
         """
@@ -185,6 +187,8 @@ class Root:
         for event in self._step():
             self._changed = True
             self._take(event)
+        if self._forsaken_by:
+            raise Alone(f"the root stood still or was cut off for too long: {self._who(self._forsaken_by)} left")
         if not self._membership.groups and not self._membership.leaving and not self._in_doubt():
             raise Alone(f"no service group is left: lost {self._who(self._membership.lost)}")
         if self._health.hopeless:
@@ -248,6 +252,12 @@ class Root:
                 self._form()
             case Left():
                 self._left.add(source)
+            case Fled():
+                self._left.add(source)
+                self._context.everyone.give_up(source)
+                # It will abort the job, unless that survives a rank that is lost.
+                if source not in self._membership.lost or not self._context.world.tolerant:
+                    self._forsaken_by.add(source)
             case Alive():
                 pass
             case _:
@@ -340,9 +350,10 @@ class Root:
         if now - self._beat < BEAT:
             return
         self._beat = now
-        for rank in range(1, self._context.world.size):
-            if rank not in self._membership.lost:
-                self._context.everyone.post(rank, Alive())
+        # One that is lost and still heard of has to leave its group first, and must not take this rank for dead.
+        unheard = self._leases.silent_since(time.monotonic() - self._context.config.parallel.lease)
+        for rank in set(range(1, self._context.world.size)) - (self._membership.lost & unheard):
+            self._context.everyone.post(rank, Alive())
         # A supervisor that cannot see it will restart the job, which is right if the disk is gone, and if a thread of
         # this process hangs.
         if not self._stuck:

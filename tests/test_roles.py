@@ -24,7 +24,7 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.evaluation import Assignment, Evaluation, Failure
 from mpipso.links import SharedLink
-from mpipso.messages import ROOT, Alive, Disband, Finish, Form, Interrupted, Order, Within
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Form, Interrupted, Order, Within
 from mpipso.rendezvous import Place
 from mpipso.roles import Leader, Member, Station
 from mpipso.service.clients.base import CLIENTS
@@ -108,6 +108,15 @@ def test_a_rank_that_was_stopped_itself_does_not_take_the_root_for_dead(context:
     now += 0.2 * lease
     station.step()
     assert station.forsaken
+
+
+@pytest.mark.parametrize("departing", [False, True], ids=["forsaken", "not waited for"])
+def test_a_rank_that_flees_tells_a_root_that_may_only_have_stood_still(context: Any, departing: bool) -> None:
+    station = spare(context, lambda: 0.0)
+    if departing:
+        station.hear(ROOT, Depart())
+    station.flee()
+    assert [message for _, message in context.root.take()] == ([] if departing else [Fled()])
 
 
 def test_the_shortest_lease_outlasts_a_late_sign_of_life(context: Any) -> None:

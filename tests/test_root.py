@@ -23,8 +23,8 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Left, Order
-from mpipso.record.journal import Journal
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Left, Order
+from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.screen import Screen
 from mpipso.redact import Redactor
@@ -73,6 +73,11 @@ class Clock:
     def nap(self) -> None:
         self.now += 0.5
 
+    def rule(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The root has no other clock from now on."""
+        monkeypatch.setattr("mpipso.root.time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
+        monkeypatch.setattr("mpipso.root.awake", lambda: self.now)
+
 
 class Distant(LocalChannel):
     """The root's end: nothing is ever heard of rank 1, and rank 2 gives signs of life until some moment."""
@@ -96,7 +101,7 @@ def job(config: Config, plan: Plan, own: PlacedNode, everyone: LocalChannel, nap
         group=None,
         node=SimpleNamespace(close=lambda: None),
         everyone=everyone,
-        world=SimpleNamespace(rank=0, size=3, nap=nap),
+        world=SimpleNamespace(rank=0, size=3, nap=nap, tolerant=True),
     )
 
 
@@ -117,9 +122,9 @@ class Failing(LocalChannel):
 
 
 def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None, **changes: object) -> Any:
-    """The context of a root that is a spare; ranks 1 and 2 are groups."""
+    """The context of a root that is a spare, and without cores forms no group; ranks 1 and 2 are groups."""
     config = load(Course(folder, **changes).config, overrides={}, engines=ENGINES.names(), clients=CLIENTS.names())
-    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,), ()) for rank in range(3)]
+    nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,) if rank else (), ()) for rank in range(3)]
     plan = Plan((PlacedGroup(0, (nodes[1],)), PlacedGroup(1, (nodes[2],))), (Spare("left over", nodes[0]),))
     return job(config, plan, nodes[0], channel, nap)
 
@@ -141,8 +146,7 @@ def test_a_launcher_may_find_the_last_group_again_and_a_spare_that_is_as_silent_
     nodes = [PlacedNode(rank, f"h{rank}", f"h{rank}", (0,) if rank == 1 else (), ()) for rank in range(3)]
     spares = tuple(Spare("left over", nodes[rank]) for rank in (0, 2))
     clock = Clock()
-    monkeypatch.setattr("mpipso.root.time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now))
-    monkeypatch.setattr("mpipso.root.awake", lambda: clock.now)
+    clock.rule(monkeypatch)
     context = job(config, Plan((PlacedGroup(0, (nodes[1],)),), spares), nodes[0], Distant(clock, until), clock.nap)
     tuning: Any = SimpleNamespace(
         cause="", evaluation_seconds=0.0, race_seconds=lambda groups: (0.0, 0.0), known_good=lambda: None
@@ -216,6 +220,118 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
         with pytest.raises(RunFailed, match="the disk is full"):
             root.run()
     assert channel.departed
+
+
+class Stuck(LocalChannel):
+    """The root's end: what rank 1 evaluates never ends, and it falls silent after a minute; rank 2 does as it is told.
+
+    ``told`` has the moments at which rank 1 was sent a sign of life.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        self._clock = clock
+        self.told: list[float] = []
+
+    def post(self, dest: int, message: object) -> None:
+        match dest, message:
+            case 0, _:
+                super().post(dest, message)
+            case 1, Alive():
+                self.told.append(self._clock.now)
+            case 2, Order(group=group, content=Assignment() as assignment):
+                self._mailboxes[ROOT].append((dest, assignment.evaluation(group)))
+            case 2, Finish():
+                self._mailboxes[ROOT].append((dest, Left()))
+
+    def take(self) -> list[tuple[int, Any]]:
+        speaking = (1, 2) if self._clock.now <= 60.0 else (2,)
+        return [*super().take(), *((rank, Alive()) for rank in speaking)]
+
+
+def test_a_rank_that_is_lost_hears_of_the_root_for_as_long_as_it_is_heard_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would take the root for dead, and most kinds of MPI end the whole job then."""
+    clock = Clock()
+    clock.rule(monkeypatch)
+    monkeypatch.setattr("mpipso.overdue.SLACK", 0.0)
+    changes = {"parallel__lease": LEAST_LEASE, "search__evaluation_timeout": 8.0, "service__stop_grace": 2.0}
+    channel, interrupts = Stuck(clock), Interrupts()
+
+    def nap() -> None:
+        clock.nap()
+        if clock.now == 120.0:
+            interrupts.ask(signal.SIGINT)
+
+    tuning: Any = SimpleNamespace(
+        cause="",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: None,
+        propose=lambda idle: [Assignment(0, 1, {})] if not clock.now else [],
+        assigned=lambda group, assignment: None,
+        retried=lambda evaluation: None,
+        evaluated=lambda evaluation: None,
+    )
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        limits, context = TimeLimits(None, 0.0, {}), played(channel, tmp_path, nap, **changes)
+        root = Root(context, tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat")
+        monkeypatch.setattr(root, "_send_home", lambda: None)
+        root.run()
+    ((lost, cause),) = [(event["ranks"], event["cause"]) for event in read(tmp_path / FILE) if event["event"] == "lost"]
+    assert (lost, cause) == ([1], "its evaluation does not end")
+    assert 60.0 <= max(channel.told) <= 60.0 + LEAST_LEASE + BEAT
+
+
+class Fleeing(LocalChannel):
+    """The root's end: rank 1 flees when it is told to work, which may be after the root has lost it."""
+
+    def __init__(self, clock: Clock, after: float) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        self._clock = clock
+        self._after = after
+
+    def post(self, dest: int, message: object) -> None:
+        match dest, message:
+            case 0, _:
+                super().post(dest, message)
+            case _, Finish():
+                self._mailboxes[ROOT].append((dest, Left()))
+
+    def take(self) -> list[tuple[int, Any]]:
+        fled = [(1, Fled())] if self._clock.now == self._after else []
+        return [*super().take(), *fled, (2, Alive())]
+
+
+@pytest.mark.parametrize(
+    ("tolerant", "after", "alone"),
+    [(True, 1.0, True), (False, 1.0, True), (False, 8.0, True), (True, 8.0, False)],
+)
+def test_a_root_that_was_taken_for_dead_leaves_it_to_the_launcher_unless_the_job_survives_a_rank_that_is_lost(
+    tolerant: bool, after: float, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, interrupts = Clock(), Interrupts()
+    clock.rule(monkeypatch)
+
+    def nap() -> None:
+        clock.nap()
+        if clock.now == 12.0:
+            interrupts.ask(signal.SIGINT)
+
+    tuning: Any = SimpleNamespace(
+        cause="", evaluation_seconds=0.0, race_seconds=lambda groups: (0.0, 0.0), known_good=lambda: None
+    )
+    tuning.propose = lambda idle: []
+    context = played(Fleeing(clock, after), tmp_path, nap, parallel__lease=LEAST_LEASE)
+    context.world.tolerant = tolerant
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        root = Root(context, tuning, journal, monitor, interrupts, TimeLimits(None, 0.0, {}), beat=tmp_path / "beat")
+        told = "the root stood still or was cut off for too long: rank 1 on h1 left"
+        with pytest.raises(Alone, match=f"^{told}$") if alone else contextlib.nullcontext():
+            root.run()
 
 
 class Working(LocalChannel):

@@ -453,6 +453,27 @@ class TestLaunch:
         log = (held.parent / "runs" / "latest" / "launch.log").read_text()
         assert cause in log and "go on with: " in log
 
+    def test_so_does_one_that_stood_still_for_so_long_that_the_others_have_left(
+        self, launcher: Launcher, held: Path
+    ) -> None:
+        held.write_text(held.read_text() + "[parallel]\nlease = 3.0\n")
+        words = ["--mpirun", launcher.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]
+        argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
+        with Job(argv, limit=2 * LIMIT, env=launcher.environment()) as job:
+            wait_until(lambda: counted(held.parent, "assigned") == 3, LIMIT, "an evaluation is completed")
+            ranks = {rank_in(each.environ()): each for each in job.running(sys.executable, "-m", "mpipso", "tune")}
+            wait_until(lambda: ranks[1].children(), LIMIT, "a service runs there")
+            ranks[0].send_signal(signal.SIGSTOP)
+            wait_until(lambda: not ranks[1].children(), LIMIT, "it is stopped again")
+            ranks[0].send_signal(signal.SIGCONT)
+            wait_until(lambda: "(restart 1 of 3)" in job.stderr, LIMIT, "the job is started again")
+            (held.parent / "go").touch()
+            done = job.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = f"the root stood still or was cut off for too long: rank 1 on {socket.gethostname()} left"
+        assert f"mpipso: {told}" in done.stderr.splitlines()
+        assert [counted(held.parent, event) for event in ("failed", "finished")] == [0, 1]
+
     def test_ctrl_c_ends_it_and_it_is_resumed_by_hand(self, one: Launcher, held: Path) -> None:
         words = ["--mpirun", one.launcher, "-np", 2, "--config", held, "--nodes-per-group", 1, "--share-cores"]
         argv = [sys.executable, "-m", "mpipso", "launch", *map(str, words)]
