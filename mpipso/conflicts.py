@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 
 from mpipso.cluster.plan import PlacedGroup, Plan
 from mpipso.config import Config
@@ -129,3 +131,13 @@ def placement_problems(config: Config, plan: Plan) -> list[str]:
     """
     checks = (group_problems, visibility_problems, port_problems, address_problems)
     return [problem for check in checks for problem in check(config, plan)]
+
+
+def all_problems(config: Config, plan: Plan) -> list[str]:
+    """What is wrong with running this configuration on these groups, of which the hosts have told what they are."""
+    return [*device_problems(config, plan), *placement_problems(config, plan), *loopback_problems(plan)]
+
+
+def fitting(config: Config) -> Callable[[PlacedGroup], bool]:
+    """Tells whether there are no such problems with a group, which may be asked again and again."""
+    return functools.cache(lambda group: not all_problems(config, Plan((group,))))

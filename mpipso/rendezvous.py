@@ -19,7 +19,7 @@ from mpipso.cluster.placement import form_groups, led, named_without_rank
 from mpipso.cluster.plan import PlacedNode, Plan, Rank
 from mpipso.cluster.world import World
 from mpipso.config import Config
-from mpipso.conflicts import device_problems, loopback_problems, placement_problems
+from mpipso.conflicts import all_problems
 from mpipso.edition import FOLDER, edition, unlike
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.messages import Form
@@ -264,8 +264,7 @@ def _problems_here(options: Options, config: Config) -> list[str]:
 
 
 def _usable(plan: Plan, config: Config) -> Plan:
-    found = (device_problems(config, plan), placement_problems(config, plan), loopback_problems(plan))
-    if problems := [problem for some in found for problem in some]:
+    if problems := all_problems(config, plan):
         raise UserError(problems)
     return plan
 

@@ -27,6 +27,7 @@ from mpipso.cluster.dispatch import (
 )
 from mpipso.cluster.health import Leases, ServiceGroupHealthMonitor
 from mpipso.cluster.membership import Membership
+from mpipso.conflicts import fitting
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
@@ -87,7 +88,7 @@ class Root:
         self._looked = 0.0
         self._patience: float | None = None
         self._station = Station(context, interrupts)
-        self._membership = Membership(context.plan, context.config.service.port)
+        self._membership = Membership(context.plan, context.config.service.port, fitting(context.config))
         self._overdue = Overdue(context.config, context.plan)
         parallel = context.config.parallel
         self._leases = Leases(range(1, context.world.size), parallel.lease, time.monotonic())

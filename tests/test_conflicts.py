@@ -6,7 +6,7 @@ import pytest
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan
 from mpipso.config import Config, Quality
-from mpipso.conflicts import address_problems, loopback_problems, placement_problems, port_problems
+from mpipso.conflicts import address_problems, fitting, loopback_problems, placement_problems, port_problems
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,15 @@ def test_groups_that_cannot_share_a_model_are_told_once_for_each_reason() -> Non
 
     def group(index: int, devices: int) -> PlacedGroup:
         nodes = [
-            PlacedNode(rank, f"n{rank}", "10.0.0.1", (), tuple(range(devices))) for rank in (2 * index, 2 * index + 1)
+            PlacedNode(rank, f"n{rank}", "10.0.0.1", (), tuple(range(devices)), "CUDA_VISIBLE_DEVICES")
+            for rank in (2 * index, 2 * index + 1)
         ]
         return PlacedGroup(index, tuple(nodes))
 
     told = placement_problems(config, Plan((group(0, 4), group(1, 2), group(2, 2), group(3, 0))))
     assert told == ["group 1 of 2 nodes (n2+n3): tensor_parallel_size = 8: 8 devices are needed, and it has 4"]
+    fits = fitting(config)
+    assert [fits(group(index, devices)) for index, devices in enumerate((4, 2, 0))] == [True, False, True]
 
 
 def test_that_ranks_of_one_host_share_its_devices_is_told() -> None:

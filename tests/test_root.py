@@ -23,7 +23,7 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
-from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Left, Order
+from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Free, Left, Order
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
 from mpipso.record.screen import Screen
@@ -332,6 +332,41 @@ def test_a_root_that_was_taken_for_dead_leaves_it_to_the_launcher_unless_the_job
         told = "the root stood still or was cut off for too long: rank 1 on h1 left"
         with pytest.raises(Alone, match=f"^{told}$") if alone else contextlib.nullcontext():
             root.run()
+
+
+class Widowed(LocalChannel):
+    """The root's end: rank 2 is dead, and rank 1 leaves what it was in as it is told."""
+
+    failed: frozenset[int] = frozenset({2})
+
+    def __init__(self) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+
+    def post(self, dest: int, message: object) -> None:
+        match dest, message:
+            case 0, _:
+                super().post(dest, message)
+            case 1, Disband():
+                self._mailboxes[ROOT].append((dest, Free()))
+            case 1, Finish():
+                self._mailboxes[ROOT].append((dest, Left()))
+
+
+def test_no_group_is_formed_that_would_have_been_refused_at_the_start(tmp_path: Path) -> None:
+    """The spare has no address at which the other could reach it."""
+    context = played(Widowed(), tmp_path)
+    nodes = [PlacedNode(rank, f"h{rank}", "10.0.0.1" if rank else "127.0.0.1", (0,)) for rank in range(3)]
+    context.plan = Plan((PlacedGroup(0, tuple(nodes[1:])),), (Spare("left over", nodes[0]),))
+    tuning: Any = SimpleNamespace(
+        cause="", evaluation_seconds=0.0, race_seconds=lambda groups: (0.0, 0.0), known_good=lambda: None
+    )
+    tuning.propose = lambda idle: []
+    limits = TimeLimits(None, 0.0, {})
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1+h2"}, io.StringIO(), Screen("plain"))
+        with pytest.raises(Alone, match="no service group is left: lost rank 2 on h2"):
+            Root(context, tuning, journal, monitor, Interrupts(), limits, beat=tmp_path / "beat").run()
+    assert not [event for event in read(tmp_path / FILE) if event["event"] == "formed"]
 
 
 class Working(LocalChannel):

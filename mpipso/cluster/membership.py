@@ -5,6 +5,7 @@ Knows no messages and no clock: the root tells it what happened, and does what i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, with_port
@@ -42,6 +43,8 @@ class Membership:
     ----------
     port:
         ``service.port``, from which groups whose masters share a host count up.
+    fits:
+        Tells whether a group that is formed later can run the service.
 
     Attributes
     ----------
@@ -51,22 +54,22 @@ class Membership:
         The ranks that have died, or of which no sign of life has come for too long.
     """
 
-    def __init__(self, plan: Plan, port: int = 0) -> None:
+    def __init__(self, plan: Plan, port: int = 0, fits: Callable[[PlacedGroup], bool] = lambda group: True) -> None:
         self.groups: dict[int, PlacedGroup] = dict(enumerate(plan.groups))
         self.lost: set[int] = set()
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
         self._share |= {spare.node.rank: spare.node for spare in plan.spares}
-        equipped = {node.host for group in plan.groups for node in group.nodes if node.devices}
-        self._bare = {s.node.rank for s in plan.spares if s.node.host in equipped and not s.node.devices}
-        """Spare ranks without devices where groups have some: a service that is given none would use those of all."""
         self._spare: set[int] = {spare.node.rank for spare in plan.spares}
         self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
+        self._places = dict(self.groups)
+        """By the number of each group, the group of the plan in whose place it is."""
         self._vacancies: list[PlacedGroup] = []
         self._ended: list[PlacedGroup] = []
         self._next = len(plan.groups)
         self._port = port
+        self._fits = fits
 
     @property
     def spares(self) -> frozenset[int]:
@@ -89,7 +92,7 @@ class Membership:
     def lose(self, rank: int, *, dead: bool) -> Loss | None:
         """Take note that a rank has died (``dead``), or is not heard of any more; None if its loss is known already.
 
-        A dead rank's share of its host goes to a spare rank on the same host that has no cores or devices of its own.
+        A dead rank's share of its host goes to a spare rank on the same host that has less of its own.
         """
         if dead and rank not in self._dead:
             self._dead.add(rank)
@@ -113,7 +116,7 @@ class Membership:
 
     def _end(self, number: int) -> None:
         group = self.groups.pop(number)
-        self._vacancies.append(group)
+        self._vacancies.append(self._places.pop(number))
         self._ended.append(group)
         self._led[number] = group.nodes[0].rank
         present = [node.rank for node in group.nodes if node.rank >= 0 and node.rank not in self.lost]
@@ -136,46 +139,70 @@ class Membership:
     def form(self) -> list[tuple[int, PlacedGroup]]:
         """Form groups of spare ranks in the place of groups that have ended, as far as there are ranks.
 
-        Returns the new groups with their numbers. A new group has as many nodes as the one that it replaces.
+        Returns the new groups with their numbers. A new group has as many nodes as the one of the plan in whose place
+        it is, and can do what that could.
         """
         formed = []
-        for ended in sorted(self._vacancies, key=lambda group: -len(group.nodes)):
-            able = sorted(rank for rank in self._spare if self._able(self._share[rank]))
-            chosen = self._of_distinct_hosts(ended, able)
-            if chosen is None:
+        for place in sorted(self._vacancies, key=lambda group: -len(group.nodes)):
+            group = self._replacement(place)
+            if group is None:
                 continue
-            self._vacancies.remove(ended)
-            self._spare.difference_update(chosen)
-            group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), ended.master_node_index)
-            # A rank that is only not heard of may still keep its service running.
-            silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
-            others = [*self.groups.values(), *silent]
-            group = with_port(group, self._port, {port for other in others for port in other.ports})
+            self._vacancies.remove(place)
+            self._spare.difference_update(node.rank for node in group.nodes)
             self.groups[self._next] = group
+            self._places[self._next] = place
             formed.append((self._next, group))
             self._next += 1
         return formed
 
-    def _of_distinct_hosts(self, ended: PlacedGroup, able: list[int]) -> list[int] | None:
-        """As many ranks as the ended group had nodes, on different hosts if its own were."""
-        apart = len({node.host for node in ended.nodes}) == len(ended.nodes)
-        chosen: list[int] = []
-        for rank in able:
-            if apart and any(self._share[rank].host == self._share[other].host for other in chosen):
-                continue
-            chosen.append(rank)
-            if len(chosen) == len(ended.nodes):
-                return chosen
-        return None
+    def _replacement(self, place: PlacedGroup) -> PlacedGroup | None:
+        """A group of spare ranks for the place of a group of the plan; None if no such group fits."""
+        chosen = self._chosen(place)
+        if chosen is None:
+            return None
+        group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), place.master_node_index)
+        # A rank that is only not heard of may still keep its service running.
+        silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
+        others = [*self.groups.values(), *silent]
+        group = with_port(group, self._port, {port for other in others for port in other.ports})
+        return group if self._fits(group) else None
 
-    def _able(self, share: PlacedNode) -> bool:
-        """Whether a node has something to work with: a rank that was spare for lack of cores or devices has not."""
-        return bool(share.cores) and share.rank not in self._bare
+    def _chosen(self, place: PlacedGroup) -> list[int] | None:
+        """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were."""
+        if len(self._spare) < len(place.nodes):
+            return None
+        apart = len({node.host for node in place.nodes}) == len(place.nodes)
+        chosen: list[int] = []
+        seats = sorted(range(len(place.nodes)), key=lambda seat: _size(place.nodes[seat]), reverse=True)
+        for seat in seats:
+            hosts = {self._share[rank].host for rank in chosen} if apart else set()
+            others = (rank for rank in sorted(self._spare.difference(chosen)) if self._share[rank].host not in hosts)
+            rank = next((rank for rank in others if self._may_sit(self._share[rank], place, seat)), None)
+            if rank is None:
+                return None
+            chosen.append(rank)
+        return sorted(chosen)
+
+    def _may_sit(self, share: PlacedNode, place: PlacedGroup, seat: int) -> bool:
+        """Whether a group would be no worse with this node in one of its seats: where it has less, all is slower.
+
+        A service that is given no device would even use those of all groups on its host.
+        """
+        nodes = (*place.nodes[:seat], share, *place.nodes[seat + 1 :])
+        return bool(share.cores) and _covers(share, place.nodes[seat]) and self._fits(replace(place, nodes=nodes))
 
     def _inherit(self, share: PlacedNode) -> None:
         for heir in sorted(self._spare):
             own = self._share[heir]
-            if own.host == share.host and not self._able(own):
+            if own.host == share.host and _covers(share, own) and not _covers(own, share):
                 self._share[heir] = replace(share, rank=heir)
-                self._bare.discard(heir)
                 return
+
+
+def _size(share: PlacedNode) -> tuple[int, int]:
+    return len(share.devices), len(share.cores)
+
+
+def _covers(share: PlacedNode, other: PlacedNode) -> bool:
+    """Whether a share of a host has at least as many devices, and as many cores, as another."""
+    return all(own >= others for own, others in zip(_size(share), _size(other), strict=True))

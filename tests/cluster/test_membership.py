@@ -219,8 +219,63 @@ def test_nodes_that_shared_a_host_may_do_so_again() -> None:
     assert formed(ranks) == {1: [0, 2]}
 
 
+def sized(rank: int, devices: int, cores: int = 4) -> PlacedNode:
+    """A node on a host of its own."""
+    return PlacedNode(rank, f"host{rank}", "10.0.0.1", tuple(range(cores)), tuple(range(devices)))
+
+
+@pytest.mark.parametrize(("devices", "cores"), [(1, 4), (2, 3)])
+def test_a_place_is_left_to_the_rank_that_was_lost_where_spares_have_less(devices: int, cores: int) -> None:
+    ranks = membership([[sized(0, 2), sized(3, 2)]], [sized(1, devices, cores), sized(2, 2, 0)])
+    ranks.lose(3, dead=False)
+    ranks.free(0)
+    assert formed(ranks) == {}
+    ranks.free(3)
+    assert formed(ranks) == {1: [0, 3]}
+
+
+def test_each_seat_gets_a_rank_that_has_enough_for_it_and_never_needs_more_than_in_the_plan() -> None:
+    ranks = membership([[sized(0, 4), sized(1, 1)]], [sized(2, 1), sized(3, 8)])
+    ranks.lose(0, dead=False)
+    ranks.free(1)
+    assert formed(ranks) == {1: [1, 3]}
+    ranks.free(0)
+    ranks.lose(3, dead=False)
+    ranks.free(1)
+    assert formed(ranks) == {2: [0, 1]}
+
+
+def test_a_group_that_cannot_run_the_service_is_not_formed() -> None:
+    """Here it runs on no group with the first spare."""
+    group, spares = PlacedGroup(0, (node(0), node(1))), [Spare("left over", node(rank)) for rank in (2, 3)]
+    ranks = Membership(Plan((group,), tuple(spares)), 0, lambda group: node(2) not in group.nodes)
+    ranks.lose(0, dead=False)
+    ranks.free(1)
+    assert formed(ranks) == {1: [1, 3]}
+    ranks.lose(1, dead=False)
+    ranks.free(3)
+    assert formed(ranks) == {}
+    ranks.free(0)
+    assert formed(ranks) == {2: [0, 3]}
+
+
+def test_nor_is_one_on_a_port_of_which_the_user_s_benchmark_does_not_know() -> None:
+    group, spare = PlacedGroup(0, (node(0, "a"),), port=8000), Spare("left over", node(1, "a"))
+    ranks = Membership(Plan((group,), (spare,)), 8000, lambda group: group.port == 8000)
+    ranks.lose(0, dead=False)
+    assert formed(ranks) == {}, "the service of the lost rank may still have it"
+    ranks.lose(0, dead=True)
+    assert formed(ranks) == {1: [1]}
+
+
 class TestShares:
-    """A spare rank of a host without cores or devices left gets what a dead rank there had."""
+    """A spare rank of a host without as many cores or devices left gets what a dead rank there had."""
+
+    def test_so_does_one_that_has_some(self) -> None:
+        ranks = membership([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [node(2, "a", (4,))])
+        ranks.lose(1, dead=True)
+        ((_, group),) = ranks.form()
+        assert group.nodes == (PlacedNode(2, "a", "10.0.0.1", (2, 3), (1,)),)
 
     def test_a_spare_inherits_the_share_of_a_dead_rank(self) -> None:
         ranks = membership([[node(0, "a", (0, 1))], [node(1, "a", (2, 3))]], [node(2, "a", ())])
