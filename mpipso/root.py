@@ -132,7 +132,7 @@ class Root:
         while not self._ended():
             if self._changed:
                 self._changed = False
-                self._dispatcher.submit(self._tuning.propose(self._dispatcher.idle))
+                self._dispatcher.submit(self._tuning.propose(self._dispatcher.idle(awake())))
             if not self._dispatcher.busy and self._tuning.cause:
                 break
             self._turn()

@@ -139,11 +139,13 @@ class Dispatcher:
         """Whether any evaluation is queued or under way."""
         return bool(self._queue) or any(assignment.label != PROBE for assignment, _ in self._running.values())
 
-    @property
-    def idle(self) -> int:
-        """How many healthy groups have nothing to do and will find nothing in the queue."""
-        free = self._health.get_healthy_groups() - self._running.keys()
-        return max(0, len(free) - len(self._queue))
+    def idle(self, now: float) -> int:
+        """How many healthy groups have nothing to do and will find nothing in the queue that they may take."""
+        healthy = self._health.get_healthy_groups()
+        free = healthy - self._running.keys()
+        takers = [group for group in free if any(self._may_take(each, group, healthy, now) for each in self._queue)]
+        taken = [each for each in self._queue if any(self._may_take(each, group, healthy, now) for group in takers)]
+        return len(free) - min(len(takers), len(taken))
 
     @property
     def running(self) -> Collection[Assignment]:
@@ -282,18 +284,18 @@ class Dispatcher:
         take others. One that the group has measured before, and another has not, waits for that one behind the others.
         """
         healthy = self._health.get_healthy_groups()
-        fits = [
-            index
-            for index, assignment in enumerate(self._queue)
-            if group not in (failed_on := self._failed_on.get(assignment.number, []))
-            or (healthy.issubset(failed_on) and now >= self._rests.get((assignment.number, group), now))
-        ]
+        fits = [i for i, assignment in enumerate(self._queue) if self._may_take(assignment, group, healthy, now)]
         if not fits:
             return None
         index = min(fits, key=lambda index: (self._is_for_another(index, group, healthy), self._turn(index)))
         assignment = self._queue[index]
         del self._queue[index]
         return assignment
+
+    def _may_take(self, assignment: Assignment, group: int, healthy: frozenset[int], now: float) -> bool:
+        failed_on = self._failed_on.get(assignment.number, [])
+        rested = now >= self._rests.get((assignment.number, group), now)
+        return group not in failed_on or (healthy.issubset(failed_on) and rested)
 
     def _is_for_another(self, index: int, group: int, healthy: frozenset[int]) -> bool:
         """Whether the group has measured before what stands at ``index`` of the queue, and another group has not."""

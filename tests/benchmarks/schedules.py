@@ -176,7 +176,7 @@ def ours(
         proposals = Proposals(kind, size, len(lengths), None if error is None else predicted(lengths, error))
         begun, count = time.monotonic(), 0
         while count < len(lengths):
-            dispatcher.submit(proposals.due(dispatcher.idle))
+            dispatcher.submit(proposals.due(dispatcher.idle(time.monotonic())))
             dispatcher.step(time.monotonic())
             for _, message in channel.take():
                 if isinstance(message, Evaluation):
@@ -186,7 +186,7 @@ def ours(
                             count += 1
                 else:
                     hear(message)
-            dispatcher.submit(proposals.due(dispatcher.idle))
+            dispatcher.submit(proposals.due(dispatcher.idle(time.monotonic())))
             dispatcher.step(time.monotonic())
             world.nap()
         done["wall"] = time.monotonic() - begun
@@ -363,7 +363,7 @@ def time_to_good(
             dispatcher.join(group)
         now, ends = 0.0, list[tuple[float, int]]()
         while True:
-            dispatcher.submit(tuning.propose(dispatcher.idle))
+            dispatcher.submit(tuning.propose(dispatcher.idle(now)))
             for event in dispatcher.step(now):
                 if isinstance(event, Assigned):
                     tuning.assigned(event.group, event.assignment)

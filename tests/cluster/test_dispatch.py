@@ -453,13 +453,32 @@ def test_nothing_comes_of_a_group_that_is_lost_while_the_run_ends() -> None:
 
 def test_idle_counts_the_groups_that_find_nothing_in_the_queue() -> None:
     groups = Groups(3)
-    assert groups.dispatcher.idle == 3
+    assert groups.dispatcher.idle(groups.now) == 3
     groups.submit([0])
-    assert groups.dispatcher.idle == 2
+    assert groups.dispatcher.idle(groups.now) == 2
     groups.step()
-    assert groups.dispatcher.idle == 2
+    assert groups.dispatcher.idle(groups.now) == 2
     groups.submit(range(1, 9))
-    assert groups.dispatcher.idle == 0
+    assert groups.dispatcher.idle(groups.now) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_group_that_may_not_take_what_is_queued_is_idle(count: int) -> None:
+    """As it has failed there, and is to be repeated by another group that is at work, or when it has rested."""
+    groups = Groups(count)
+    groups.submit(range(count))
+    groups.step()
+    groups.report(0, "infrastructure")
+    groups.step()
+    assert (groups.dispatcher.busy, groups.dispatcher.idle(groups.now)) == (True, 1)
+    groups.now += RESTS[0]
+    assert groups.dispatcher.idle(groups.now) == count - 1, "the only group may try it again"
+    if count == 2:
+        groups.submit([2])
+        groups.step()
+        groups.report(0, "infrastructure")
+        groups.report(1)
+        assert groups.dispatcher.idle(groups.now) == 1, "one of both retries is for the other group, and one waits"
 
 
 def test_an_evaluation_that_runs_for_too_long_is_overdue() -> None:
