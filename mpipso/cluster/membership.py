@@ -5,7 +5,7 @@ Knows no messages and no clock: the root tells it what happened, and does what i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, with_port
@@ -66,7 +66,7 @@ class Membership:
         self._places = dict(self.groups)
         """By the number of each group, the group of the plan in whose place it is."""
         self._vacancies: list[PlacedGroup] = []
-        self._ended: list[PlacedGroup] = []
+        self._ended: dict[int, PlacedGroup] = {}
         self._next = len(plan.groups)
         self._port = port
         self._fits = fits
@@ -117,7 +117,7 @@ class Membership:
     def _end(self, number: int) -> None:
         group = self.groups.pop(number)
         self._vacancies.append(self._places.pop(number))
-        self._ended.append(group)
+        self._ended[number] = group
         self._led[number] = group.nodes[0].rank
         present = [node.rank for node in group.nodes if node.rank >= 0 and node.rank not in self.lost]
         self._leaving.update((rank, number) for rank in present)
@@ -161,11 +161,15 @@ class Membership:
         if chosen is None:
             return None
         group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), place.master_node_index)
-        # A rank that is only not heard of may still keep its service running.
-        silent = [each for each in self._ended if each.master.rank in self.lost - self._dead]
-        others = [*self.groups.values(), *silent]
+        others = [*self.groups.values(), *self._lingering()]
         group = with_port(group, self._port, {port for other in others for port in other.ports})
         return group if self._fits(group) else None
+
+    def _lingering(self) -> Iterator[PlacedGroup]:
+        """The groups that have ended and whose service may still run: it is being stopped, or nobody hears of it."""
+        for number, group in self._ended.items():
+            if number in self._leaving.values() or group.master.rank in self.lost - self._dead:
+                yield group
 
     def _chosen(self, place: PlacedGroup) -> list[int] | None:
         """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were."""

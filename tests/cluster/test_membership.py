@@ -197,6 +197,14 @@ def test_a_rank_that_is_not_heard_of_may_still_hold_its_port(dead: bool, port: i
     assert group.port == port
 
 
+def test_nor_is_a_port_free_before_the_ranks_have_left_that_stop_the_service() -> None:
+    nodes = [node(rank, "a") for rank in range(5)]
+    ranks = membership([nodes[:1], nodes[1:3]], nodes[3:], ports=(8000, 8001))
+    ranks.lose(2, dead=True)
+    ((_, group),) = ranks.form()
+    assert (group.port, ranks.leaving) == (8003, {1})
+
+
 def test_the_biggest_group_is_restored_first() -> None:
     ranks = membership([[node(0)], [node(1), node(2)], [node(3)]], [node(4)])
     ranks.lose(3, dead=True)
@@ -319,6 +327,13 @@ class TestShares:
         assert formed(ranks) == {}, "its service may still run there"
         ranks.lose(1, dead=True)
         assert formed(ranks) == {2: [2]}
+
+    def test_of_two_spares_without_devices_neither_inherits_from_the_other(self) -> None:
+        bare = [PlacedNode(rank, "a", "10.0.0.1", (rank,), ()) for rank in (2, 3)]
+        ranks = membership([[node(0, "a")], [node(1, "a")]], bare)
+        ranks.lose(1, dead=False)
+        ranks.lose(2, dead=True)
+        assert formed(ranks) == {}, "their services would use the devices of all groups"
 
     def test_a_spare_of_another_host_does_not_inherit(self) -> None:
         ranks = membership([[node(0, "a")], [node(1, "a")]], [node(2, "b", ())])
