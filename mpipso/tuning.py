@@ -118,7 +118,7 @@ class Tuning:
         RunFailed
             So many evaluations failed that the search gives up (:func:`mpipso.search.fruitless.fruitless`).
         """
-        assignments = self._not_handed_out(self._agenda.waiting)
+        assignments = [self._assignment(n) for n in self._agenda.waiting if n not in self._handed_out]
         while (count := self._agenda.due(idle - len(assignments))) > 0:
             asked = self._register(*self._agenda.ask(count))
             assignments += asked
@@ -136,18 +136,15 @@ class Tuning:
     def confirmations(self, groups: int) -> list[Assignment]:
         """What the final race measures next on so many groups; empty once it is over (:meth:`Agenda.turns`).
 
-        What an earlier session has asked for and not measured comes first.
+        To be called when nothing is under way. What was asked for and not measured comes first: an earlier session
+        has left it, or it was dropped for want of time, of which there may be more now.
         """
-        assignments = self._not_handed_out(self._agenda.unraced(over=False))
-        if not assignments:
-            wanted = [(each, CONFIRM) for each in self._agenda.turns(groups, self._incumbent.number)]
-            if assignments := self._register([], wanted):
-                self._monitor.expect(self._agenda.expected)
-        self._handed_out.update(assignment.number for assignment in assignments)
+        if left := self._agenda.unraced(over=False):
+            return list(map(self._assignment, left))
+        wanted = [(each, CONFIRM) for each in self._agenda.turns(groups, self._incumbent.number)]
+        if assignments := self._register([], wanted):
+            self._monitor.expect(self._agenda.expected)
         return assignments
-
-    def _not_handed_out(self, numbers: Sequence[int]) -> list[Assignment]:
-        return [self._assignment(number) for number in numbers if number not in self._handed_out]
 
     @property
     def lacks_race(self) -> bool:

@@ -876,7 +876,8 @@ class TestRace:
             assert tuning.propose(1), "so that race is over, and there will be another one"
             assert tuning.race_seconds(1) == (least, pytest.approx(most + tuning.evaluation_seconds))
 
-    def test_what_is_left_of_one_is_given_out_once(self, folders: Iterator[Path]) -> None:
+    def test_what_is_left_of_one_is_given_out_until_it_is_measured(self, folders: Iterator[Path]) -> None:
+        """It may have been dropped when it was late, before the batch system moved the end of the job."""
         whole = Session(next(folders), configured(search__confirm=1, search__leaders=2))
         whole.run()
         again = Session(next(folders), whole.config)
@@ -884,8 +885,10 @@ class TestRace:
         with Journal.open(again.folder) as journal:
             monitor = Monitor(24, {0: "node"}, io.StringIO(), Screen("plain"))
             tuning = again._tuning(journal, monitor, read(again.folder / FILE))
-            assert [each.number for each in tuning.confirmations(1)] == tuning.trials.waiting
-            assert tuning.confirmations(1) == []
+            first, *rest = tuning.confirmations(1)
+            assert rest and [each.number for each in (first, *rest)] == tuning.trials.waiting
+            tuning.evaluated(again._evaluation(0, first))
+            assert [each.number for each in tuning.confirmations(1)] == [each.number for each in rest]
 
     def test_without_one_it_takes_no_time(self, tmp_path: Path) -> None:
         tuning = Session(tmp_path, configured(search__confirm=0)).run()
