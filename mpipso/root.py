@@ -188,6 +188,8 @@ class Root:
         for event in self._step():
             self._changed = True
             self._take(event)
+        if self._interrupts.received is not None:  # the run ends anyway, and is not to be started again
+            return
         if self._forsaken_by:
             raise Alone(f"the root stood still or was cut off for too long: {self._who(self._forsaken_by)} left")
         if not self._membership.groups and not self._membership.leaving and not self._in_doubt():
@@ -278,9 +280,7 @@ class Root:
         for rank in overdue.keys() - {ROOT}:
             events += self._lose(rank, overdue[rank], now, dead=False)
         if ROOT in overdue and not self._stuck:
-            self._monitor.note(
-                "the root's own evaluation exceeds its limits: the root gives no sign of life until it ends"
-            )
+            self._monitor.note("the root's own evaluation is overdue: the root gives no sign of life until it ends")
         self._stuck = ROOT in overdue
         # A spare that inherits what a dead rank had may be all that a new group needs.
         self._form()

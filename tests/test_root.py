@@ -334,6 +334,41 @@ def test_a_root_that_was_taken_for_dead_leaves_it_to_the_launcher_unless_the_job
             root.run()
 
 
+class Struck(LocalChannel):
+    """The root's end: ranks 1 and 2 die when they are told to give up what they evaluate."""
+
+    failed: frozenset[int] = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+
+    def post(self, dest: int, message: object) -> None:
+        match message:
+            case Order(content=Cancel()):
+                self.failed = frozenset({1, 2})
+            case _ if dest == ROOT:
+                super().post(dest, message)
+
+
+def test_a_run_that_a_signal_ends_is_not_left_to_the_launcher_though_its_groups_are_lost(tmp_path: Path) -> None:
+    interrupts = Interrupts()
+    tuning: Any = SimpleNamespace(
+        cause="",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: None,
+        propose=lambda idle: [Assignment(number, 1, {}) for number in range(2)],
+        assigned=lambda group, assignment: interrupts.ask(signal.SIGTERM),
+    )
+    limits, context = TimeLimits(None, 0.0, {}), played(Struck(), tmp_path)
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        root = Root(context, tuning, journal, monitor, interrupts, limits, beat=tmp_path / "beat")
+        root.run()
+    assert not root.complete
+    assert [event["ranks"] for event in read(tmp_path / FILE) if event["event"] == "lost"] == [[1], [2]]
+
+
 class Widowed(LocalChannel):
     """The root's end: rank 2 is dead, and rank 1 leaves what it was in as it is told."""
 
