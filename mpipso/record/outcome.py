@@ -365,7 +365,9 @@ def _measured(number: int | None, asked: Sequence[Event], evaluations: Sequence[
 def _directions(config: Mapping[str, Any]) -> Higher:
     """Which metrics are good when high, by a configuration's objective and limits, else as usual for their units."""
     objective = config.get("objective", {})
-    known = {limit["metric"]: "min" in limit for limit in objective.get("slo", ())}
+    limits = [(limit["metric"], "min" in limit) for limit in objective.get("slo", ())]
+    # One on either side leaves it open.
+    known = {metric: least for metric, least in limits if (metric, not least) not in limits}
     known |= {objective[key]: key == "maximize" for key in ("maximize", "minimize") if key in objective}
     return lambda metric: known.get(metric, figures.usually_higher(metric))
 

@@ -62,7 +62,7 @@ def front(outcome: Outcome, metric: str) -> list[Point]:
         others = {name for name in known if name != objective and outcome.higher(name) is not None}
         raise UserError(f"--pareto {metric}: has not been measured{suggestion(metric, others)}")
     if outcome.higher(metric) is None:
-        raise UserError(f"--pareto {metric}: nothing tells whether more of it is better, as a limit on it would")
+        raise UserError(f"--pareto {metric}: nothing tells whether more of it is better, as one limit on it would")
     both = {metric, objective}
     allowed = [each for each in points if metric in each.metrics and _broken(outcome, each).keys() <= both]
 

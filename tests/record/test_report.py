@@ -673,6 +673,16 @@ def test_the_run_s_own_objective_says_what_is_better(tmp_path: Path) -> None:
     assert [better(name) for name in names] == [False, True, False, True, False, None]
 
 
+@pytest.mark.parametrize("sides", [("max", "min"), ("min", "max")])
+def test_limits_on_both_sides_of_a_metric_do_not_say_what_is_better(sides: tuple[str, str], tmp_path: Path) -> None:
+    metrics = ("ttft_p99_ms", "output_throughput", "errors")
+    config = "".join(f'[[objective.slo]]\nmetric = "{name}"\n{side} = 5\n' for name in metrics for side in sides)
+    with Journal.create(tmp_path, Redactor()) as journal:
+        journal.write("started", objective="watts", config=config)
+    better = read_outcome(tmp_path).higher
+    assert [better(name) for name in metrics] == [False, True, None]
+
+
 def test_results_that_wait_for_the_baseline_are_not_ranked(tmp_path: Path) -> None:
     with journal_of(tmp_path, Judged(RUN[1].evaluation), incumbent=None):
         lines = drawn(report(read_outcome(tmp_path)))
