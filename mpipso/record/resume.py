@@ -129,7 +129,7 @@ def differences(old: Config, new: Config) -> list[str]:
     decisive = "benchmark.timeout" if counts else ""
     lines = []
     for key in dict.fromkeys([*before, *after]):
-        if (_is_free(key) and key != decisive) or _same(before.get(key), after.get(key)):
+        if (_is_free(key) and key != decisive) or _unchanged(key, before, after):
             continue
         if key == "benchmark.prompts_sha256" and before.get(key) and after.get(key):
             lines.append(f"{after.get('benchmark.prompts')}, benchmark.prompts, has another content")
@@ -171,6 +171,13 @@ def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith((f"{free}.", f"{free}[")) for free in FREE)
+
+
+def _unchanged(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a dotted key says the same on both sides."""
+    if key.startswith("service.env.") and (key in before) != (key in after):
+        return False  # even nothing takes the place of what is inherited
+    return _same(before.get(key), after.get(key))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -96,6 +96,7 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
         ({"parameters__1__default": False}, "parameters.flash.default was true and is now false"),
         ({"service__model": "m"}, "service.model was '' and is now 'm'"),
         ({"service__env__OMP_NUM_THREADS": "8"}, "service.env.OMP_NUM_THREADS was '4' and is now '8'"),
+        ({"service__env__CACHE": ""}, "service.env.CACHE was not set and is now ''"),
         (
             {"service__command": ["other"]},
             "service.command was ['serve', '--api-key', '***', '--port', '{port}'] and is",
@@ -105,6 +106,11 @@ def test_budgets_places_and_patience_may_change(values: dict[str, Any]) -> None:
 def test_what_decides_the_search_may_not(values: dict[str, Any], line: str) -> None:
     (found,) = differences(SAME, changed(**values))
     assert found.startswith(line) and "\n" not in found
+
+
+def test_a_variable_that_is_set_to_nothing_is_set() -> None:
+    (line,) = differences(changed(service__env__CACHE=""), SAME)
+    assert line == "service.env.CACHE was '' and is now not set"
 
 
 def test_parameters_are_compared_by_name_and_in_their_order() -> None:
