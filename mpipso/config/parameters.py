@@ -95,7 +95,7 @@ class Parameter(Section):
             problems.append("give one of flag, env and path, not several")
         problems += self._flag_problems()
         if not lenient(info):
-            problems += self._value_problems()
+            problems += [*self._choice_problems(), *self._value_problems()]
         if self.default is not None and self.expression is None and not problems:
             problems += self._default_problems()
         if problems:
@@ -114,10 +114,13 @@ class Parameter(Section):
                 yield "a bool has no choices"
             if self.type == "choice" and len(self.choices) < 2:
                 yield "a choice needs at least two choices"
-            if len(set(map(repr, self.choices))) < len(self.choices):
-                yield "two choices are the same"
         else:
             yield from self._range_problems()
+
+    def _choice_problems(self) -> typing.Iterator[str]:
+        # Configurations are told apart by the values of their parameters, and 1.0 is 1 there, but not true.
+        if len({(isinstance(choice, bool), choice) for choice in self.choices}) < len(self.choices):
+            yield "two choices are the same"
 
     def _range_problems(self) -> typing.Iterator[str]:
         if self.choices:

@@ -177,7 +177,10 @@ def _unchanged(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
     """Whether a dotted key says the same on both sides."""
     if key.startswith("service.env.") and (key in before) != (key in after):
         return False  # even nothing takes the place of what is inherited
-    return _same(before.get(key), after.get(key))
+    one, other = before.get(key), after.get(key)
+    if key.startswith("parameters.") and key.endswith(".choices"):  # a service is told 1 or 1.0
+        return _same(one, other) and list(map(type, one or ())) == list(map(type, other or ()))
+    return _same(one, other)
 
 
 def _same(one: Any, other: Any) -> bool:

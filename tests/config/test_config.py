@@ -255,6 +255,7 @@ class TestWhatIsRefused:
         [
             (["a"], "a", "a choice needs at least two choices"),
             (["a", "a"], "a", "two choices are the same"),
+            ([1, 1.0, 2], 1, "two choices are the same"),
             (["a", "b"], "c", "default = 'c' is not among the choices"),
             ([1, 2], True, "default = True is not among the choices"),
         ],

@@ -113,6 +113,14 @@ def test_a_variable_that_is_set_to_nothing_is_set() -> None:
     assert line == "service.env.CACHE was '' and is now not set"
 
 
+def test_choices_are_compared_as_a_service_is_told_them() -> None:
+    def choosing(*values: Any) -> Config:
+        return changed(parameters=[{"name": "tp", "type": "choice", "choices": values}])
+
+    assert differences(choosing(1, 2), choosing(1.0, 2.0)) == ["parameters.tp.choices was [1, 2] and is now [1.0, 2.0]"]
+    assert differences(choosing("***", 2), choosing("hf_1", 2)) == []
+
+
 def test_parameters_are_compared_by_name_and_in_their_order() -> None:
     tree = tomli.loads(TEXT)
     tree["parameters"].reverse()
