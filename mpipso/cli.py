@@ -8,22 +8,19 @@ import io
 import os
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 import mpipso
 from mpipso.cluster.facts import rank_in, ranks_in
 from mpipso.config import templates
-from mpipso.errors import MpipsoError, RunFailed, UserError, print_error
+from mpipso.errors import MpipsoError, UserError, print_error
 from mpipso.flags import bounded
 from mpipso.launch.limits import LEAST_SILENCE, Limits
-from mpipso.record.lasting import silence
+from mpipso.output import Printer, open_streams, printing
 from mpipso.startup import Options
 from mpipso.wording import suggestion
 
@@ -88,6 +85,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 bad input, 3 and 4 as in ``errors.py``, 128 + n for signal n."""
     words = _joined(sys.argv[1:] if argv is None else argv)
+    open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale lacks must not cost the report
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -316,7 +314,7 @@ def _launch(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from mpipso.check import check
 
-    return check(_options(arguments), arguments.ranks, Console())
+    return check(_options(arguments), arguments.ranks, Printer())
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -331,7 +329,8 @@ def _init(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     command = os.environ.get(COMMAND) or shlex.join(called())
-    print(f"{path} written; next: {command} check --config {shlex.quote(str(path))}")
+    with printing():
+        print(f"{path} written; next: {command} check --config {shlex.quote(str(path))}")
     return 0
 
 
@@ -345,18 +344,12 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.by_load and not arguments.csv:
         raise UserError("--by-load goes with --csv; without it the report tells of the loads of baseline and best")
     outcome = read_outcome(arguments.folder)
-    try:
-        if arguments.csv:
+    if arguments.csv:
+        with printing():
             write_table(outcome, sys.stdout, by_load=arguments.by_load)
-            sys.stdout.flush()
-        else:
-            told = report(outcome, worth(outcome)) if arguments.pareto is None else pareto(outcome, arguments.pareto)
-            Console().print(told, crop=False)
-    except OSError as error:
-        silence(sys.stdout)
-        if isinstance(error, BrokenPipeError):  # as with "| head"
-            return 128 + signal.SIGPIPE
-        raise RunFailed(f"the report cannot be written: {error.strerror}") from None
+    else:
+        told = report(outcome, worth(outcome)) if arguments.pareto is None else pareto(outcome, arguments.pareto)
+        Printer().print(told, crop=False)
     return 0
 
 

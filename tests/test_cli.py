@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,13 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def mpipso(*words: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def mpipso(
+    *words: object, env: Mapping[str, str] | None = None, before: Sequence[str] = (), stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mpipso", *map(str, words)],
-        capture_output=True,
+        [*before, sys.executable, "-m", "mpipso", *map(str, words)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         check=False,
@@ -981,24 +984,42 @@ def test_reports_that_cannot_be_are_refused(
     assert capsys.readouterr().err.startswith(f"mpipso: {message}")
 
 
-def test_a_reader_of_the_table_may_go_away(tmp_path: Path) -> None:
-    Script().evaluated(50, 0, 0).save(tmp_path)
+@pytest.fixture(params=["check", "init", "report", "table"])
+def told_of(request: pytest.FixtureRequest, config: Path) -> list[object]:
+    """The words of a command that prints something and ends."""
+    folder = Script().evaluated(50, 0, 0).save(config.with_name("run"))
+    commands: dict[str, list[object]] = {
+        "check": ["check", "--config", config, "--ranks", 1],
+        "init": ["init", "--force", config.with_name("new.toml")],
+        "report": ["report", folder],
+        "table": ["report", folder, "--csv"],
+    }
+    return commands[request.param]
+
+
+def test_a_reader_may_go_away(told_of: list[object]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    words = [sys.executable, "-m", "mpipso", "report", str(tmp_path), "--csv"]
-    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = mpipso(*told_of, stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-@pytest.mark.parametrize("flags", [(), ("--csv",)])
-def test_a_report_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    Script().save(tmp_path)
+def test_output_that_cannot_be_written_is_told_in_one_line(told_of: list[object]) -> None:
     with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "mpipso", "report", str(tmp_path), *flags]
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.stderr == "mpipso: the report cannot be written: No space left on device\n"
+        done = mpipso(*told_of, stdout=full.fileno())
+    assert done.stderr == "mpipso: standard output cannot be written: No space left on device\n"
     assert done.returncode == LOST
+
+
+def test_whoever_closes_the_output_wants_to_see_nothing(told_of: list[object]) -> None:
+    done = mpipso(*told_of, before=("sh", "-c", 'exec "$@" >&-', "sh"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_shell_that_does_not_know_its_width_sees_all(told_of: list[object]) -> None:
+    unknown, usual = (mpipso(*told_of, env={"COLUMNS": width}).stdout for width in ("0", "80"))
+    assert unknown == usual != ""
 
 
 def test_no_flag_is_guessed_from_its_beginning(config: Path) -> None:

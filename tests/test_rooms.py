@@ -31,7 +31,7 @@ STOREYS = (
     {"roles", "farewell", "overdue"},
     {"rendezvous"},
     {"tuning", "notes", "manual", "outsiders", "links"},
-    {"agreement", "startup", "conflicts", "incumbent", "messages", "terminal", "worth"},
+    {"agreement", "startup", "conflicts", "incumbent", "messages", "output", "terminal", "worth"},
     {"search", "cluster", "service", "record", "config"},
     {"redact", "signals", "edition", "timelimits"},
     {"evaluation", "score", "launched", "logtext", "suspension", "flags"},

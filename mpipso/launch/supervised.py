@@ -42,7 +42,6 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
     RunFailed
         The run was lost and cannot be restarted.
     """
-    _open_streams()
     if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" and rank_in(os.environ) != 0:
         return FINISHED  # of the tasks that srun started, the first launches the run
     # That the folder has a journal is checked first: without it there is no configuration either.
@@ -73,18 +72,6 @@ def launch(options: Options, ranks: int | None, mpirun: str | None, limits: Limi
         if code == UserError.exit_code:
             _take_back(folder, note, there)
         return code
-
-
-def _open_streams() -> None:
-    """Whoever closed standard output or errors wants to see nothing; what is opened must not take their numbers."""
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, number)
-            if nothing != number:
-                os.close(nothing)
-            os.set_inheritable(number, True)
-            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _note(folder: Path) -> Path | None:
