@@ -176,10 +176,12 @@ def _add_launch(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mpirun", help="the launcher to use (mpirun or mpiexec in PATH)")
     command.add_argument(
         "--mpirun-args",
+        action="extend",
         type=_words,
-        default=(),
+        default=[],
         metavar="WORDS",
-        help='more launcher flags, quoted as one word: "--mca btl_tcp_if_include eth0 -x NAME"',
+        help='more launcher flags, quoted as one word: "--mca btl_tcp_if_include eth0 -x NAME"; may be given several '
+        "times",
     )
     command.add_argument(
         "--restarts",
@@ -245,11 +247,12 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
 
 def _joined(argv: Sequence[str]) -> list[str]:
     """With ``--mpirun-args WORDS`` as ``--mpirun-args=WORDS``: else ``WORDS`` would be taken for flags of mpipso's."""
-    words = list(argv)
-    for place, word in enumerate(words[:-1]):
-        if word == "--mpirun-args":
-            words[place : place + 2] = [f"{word}={words[place + 1]}"]
-            break
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--mpirun-args":
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
     return words
 
 

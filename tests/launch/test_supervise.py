@@ -512,6 +512,8 @@ class TestRestarts:
         assert "--mpirun-args=-x 'A=b c'" in shlex.split(told(done)[-1])
         assert len(bench.calls) == 2
         assert "--oversubscribe" in (bench.launch([WELL], "--mpirun-args", "--oversubscribe") and bench.calls[-1])
+        bench.launch([WELL], "--mpirun-args", "-x A", "--mpirun-args=-x B", "--mpirun-args", "--mca a b")
+        assert " -x A -x B --mca a b " in shlex.join(bench.calls[-1])
         wrong = bench.launch([WELL], "--mpirun-args", "-x 'A")
         assert wrong.returncode == 2
         assert told(wrong) == [
