@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(words)
     except MpipsoError as error:
-        if isinstance(error, UserError) and rank_in(os.environ) != 0:  # every rank has found it, and one is to tell
+        # Every rank has found it, and one is to tell. A shell that a rank has started may run another command.
+        if isinstance(error, UserError) and words[0] == "tune" and rank_in(os.environ) != 0:
             return 0
         print_error(error)
         return error.exit_code

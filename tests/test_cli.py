@@ -503,6 +503,15 @@ def test_a_wrong_flag_under_a_launcher_is_told_by_rank_0_alone(
             assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["check", "report", "launch"])
+def test_a_rank_s_own_shell_is_told_what_is_wrong(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert main([command, "--sed", "1"]) == 2
+    assert "--sed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["tune", "launch", "check"])
 def test_a_wrong_end_of_the_job(command: str, config: Path) -> None:
     (line,) = refused(config, command, "--config", config, env={"MPIPSO_END_TIME": "28800"})
