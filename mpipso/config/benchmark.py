@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from mpipso.config.parameters import CALLED, Command, Count, Name, Seconds, Section, adapter
+from mpipso.config.parameters import CALLED, Command, Count, CountFromZero, Name, Seconds, Section, adapter
 from mpipso.evaluation import METRICS, Configuration, Value
 
 REQUESTS = 32
@@ -152,7 +152,7 @@ class Benchmark(Program):
     ignore_eos: bool = True
     concurrency: CountOf | None = None
     request_rate: RateOf | None = None
-    warmup: Annotated[int, Field(ge=0)] = 2
+    warmup: CountFromZero = 2
     keep_alive: bool = True
     api_key_env: str = ""
     save_requests: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,16 @@ def parse(
             if not isinstance(table, dict):
                 raise UserError(f"{source}: {section} must be a table")
         table[last] = value
+    problems = [] if earlier else [f"{key}: {_NUL}" for key in _with_nul(data)]
     try:
-        return Config.model_validate(
+        config = Config.model_validate(
             _tuples(data), context={"engines": engines, "clients": clients, "earlier": earlier}
         )
     except ValidationError as error:
-        raise UserError([f"{source}: {line}" for line in _explain(error.errors())]) from None
+        problems += _explain(error.errors())
+    if problems:
+        raise UserError([f"{source}: {problem}" for problem in problems])
+    return config
 
 
 _SET = re.compile(r"\s*([\w.-]{1,64})\s*=")
@@ -114,6 +118,18 @@ def _tuples(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _tuples(value) for key, value in data.items()}
     return tuple(map(_tuples, data)) if isinstance(data, list) else data
+
+
+_NUL = "holds the character \\u0000, which no command, no variable and no path can have"
+
+
+def _with_nul(data: Any, location: tuple[int | str, ...] = ()) -> Iterator[str]:
+    """The dotted keys of texts that hold it."""
+    if isinstance(data, str) and "\0" in data:
+        yield _dotted(location)
+    below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for part, value in below:
+        yield from _with_nul(value, (*location, part))
 
 
 def _explain(errors: Sequence[ErrorDetails]) -> list[str]:

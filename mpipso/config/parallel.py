@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mpipso.config.parameters import Count, Seconds, Section
 
+MOST_DEVICES = 1024
+"""Of a node: far more than there are."""
 LEAST_LEASE = 3.0
 """Seconds: a rank gives a sign of life every 2 s (``roles.BEAT``), and each may be late by half of that."""
 
@@ -87,7 +89,7 @@ class Parallel(Section):
     enabled: bool = True
     mode: Literal["auto", "single_node", "multi_node"] = "auto"
     nodes_per_group: Count | None = None
-    devices_per_node: Annotated[int, Field(ge=0)] | None = None
+    devices_per_node: Annotated[int, Field(ge=0, le=MOST_DEVICES)] | None = None
     device_variable: str = ""
     share_cores: bool = False
     network: str = ""

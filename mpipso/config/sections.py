@@ -13,9 +13,11 @@ from mpipso.config.benchmark import Benchmark, Quality
 from mpipso.config.objective import ObjectiveSection
 from mpipso.config.parallel import Parallel, Ssh
 from mpipso.config.parameters import (
+    EXACT,
     Command,
     Constraint,
     Count,
+    CountFromZero,
     Name,
     Parameter,
     Seconds,
@@ -154,7 +156,7 @@ class Search(Section):
     swarm: SwarmSection = SwarmSection()
     schedule: ScheduleKind = "generation"
     window: Count | None = None
-    particles: Annotated[int, Field(ge=2)] | None = None
+    particles: Annotated[int, Field(ge=2, le=EXACT)] | None = None
     evaluations: Count = 128
     iterations: Count | None = None
     time_limit: Seconds | None = None
@@ -162,12 +164,12 @@ class Search(Section):
     target: float | None = None
     fruitless: Count = 5
     seed: Annotated[int, Field(ge=0)] = 0
-    retries: Annotated[int, Field(ge=0)] = 2
+    retries: CountFromZero = 2
     evaluation_timeout: Seconds | None = None
     baseline_repeats: Count = 2
     repeats: Count = 2
     leaders: Count = 3
-    confirm: Annotated[int, Field(ge=0)] = 2
+    confirm: CountFromZero = 2
     first: tuple[dict[Name, Value], ...] = ()
 
     @property

@@ -36,8 +36,11 @@ def loaded(file: ConfigFile) -> ConfigFile:
     """
     if not file.template or file.content:
         return file
+    path = Path(file.template)
     try:
-        return file.model_copy(update={"content": Path(file.template).read_bytes().decode("utf-8-sig")})
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"template {file.template} is no file")
+        return file.model_copy(update={"content": path.read_bytes().decode("utf-8-sig")})
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
 

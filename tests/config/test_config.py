@@ -296,6 +296,34 @@ class TestWhatIsRefused:
     def test_the_flag_of_a_number(self, flag: str) -> None:
         assert read(with_parameter(flag=flag)).parameters[0].flag == flag
 
+    @pytest.mark.parametrize(
+        ("section", "key", "most"),
+        [
+            ("parallel", "devices_per_node", 1024),
+            ("benchmark", "requests", 2**53),
+            ("benchmark", "warmup", 2**53),
+            ("search", "particles", 2**53),
+            ("search", "confirm", 2**53),
+        ],
+    )
+    def test_more_than_there_can_be(self, section: str, key: str, most: int) -> None:
+        data = good()
+        data.setdefault(section, {})[key] = 10**400
+        (line,) = problems(data)
+        assert line.startswith(f"my.toml: {section}.{key} = 1000")
+        assert line.endswith(f": should be less than or equal to {most}")
+
+    def test_a_character_that_nothing_takes(self) -> None:
+        data = {**good(), "output": "a\0b"}
+        data["service"] |= {"command": ["serve", "\0"], "env": {"A": "\0"}, "port": -1}
+        told = "holds the character \\u0000, which no command, no variable and no path can have"
+        assert sorted(problems(data)) == [
+            f"my.toml: output: {told}",
+            f"my.toml: service.command[1]: {told}",
+            f"my.toml: service.env.A: {told}",
+            "my.toml: service.port = -1: should be greater than or equal to 0",
+        ]
+
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (
             "my.toml: parameters[0].max = inf: should be a finite number",

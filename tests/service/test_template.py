@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,12 @@ def test_a_template_that_is_none_is_told(content: bytes | None, kind: str, told:
     template = ConfigFile.model_validate({"template": str(path), "format": kind})
     with pytest.raises(ValueError, match=told):
         config_text(loaded(template), [parameter(path="a")], {"p": 1}, {})
+
+
+def test_a_template_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match=r"template .*pipe\.json is no file"):
+        loaded(ConfigFile.model_validate({"template": str(tmp_path / "pipe.json")}))
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml", "text"])
