@@ -91,7 +91,8 @@ def parse(
 _SET = re.compile(r"\s*([\w.-]{1,64})\s*=")
 _ESCAPES = ("Invalid hex", "Unescaped")
 _SLIPS = (
-    (re.compile(r"\s*\{"), "", "the file is to be TOML, which has no braces around it"),
+    (re.compile(r"\s*\{"), "Invalid statement", "the file is to be TOML, which has no braces around it"),
+    (re.compile(r"\s*\S"), "Unclosed array", "is a comma missing between two values, or ] behind the last one?"),
     (re.compile(r""), "Cannot overwrite", "the key is there already"),
     (re.compile(r"[\u2018-\u201f]"), "", "these are no quotes in TOML, which has \" and '"),
     (re.compile(r".*\\"), "|".join(_ESCAPES), "in \"...\" a backslash begins an escape: put '...' around it"),

@@ -692,6 +692,11 @@ class TestTheFile:
             ('{"a": 1}', "(at line 1, column 1): the file is to be TOML, which has no braces around it"),
             ('env = { HF_TOKEN = "hf_QmF0d" X = "1" }', "(at line 1, column 31), where env is set"),
             ("a = [1,\n", "Invalid value (at end of document)"),
+            (
+                "a = [\n{ b = 1 }\n{ b = 2 }\n]\n",
+                "(at line 3, column 1): is a comma missing between two values, or ] behind the last one?",
+            ),
+            ("a = [1, 2\nb = 3", "where b is set: is a comma missing between two values, or ] behind the last one?"),
         ],
     )
     def test_that_has_a_slip_tells_the_key_and_what_may_be_meant_but_no_value(self, text: str, told: str) -> None:
