@@ -76,7 +76,7 @@ class Source:
             if os.fsencode(template).decode(errors="ignore") != str(template):
                 raise RunFailed(f"{path}: cannot name {template}, which is no UTF-8")
             write_whole(template, self.content, 0o600)
-            tree = tomli.loads(text.removeprefix("\ufeff"))
+            tree = tomli.loads(text)
             tree["service"]["config_file"]["template"] = str(template)
             text = tomli_w.dumps(tree)
         write_whole(path, text, 0o600)
@@ -85,5 +85,5 @@ class Source:
 
 def _text(path: Path) -> str | None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")
     return None

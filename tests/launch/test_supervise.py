@@ -459,7 +459,7 @@ class TestRestarts:
     )
     def test_it_goes_on_with_the_configuration_of_its_launch(self, bench: Bench, edit: str) -> None:
         template = bench.folder / "t.json"
-        template.write_text('{"old": "{x}"}')
+        template.write_text('{"old": "{x}"}', encoding="utf-8-sig")  # as some editors write it
         section = f'\n[service.config_file]\ntemplate = "{template}"\n'
         bench.config.write_text(bench.config.read_text() + section)
         before = parse(bench.config.read_text(), "before")
