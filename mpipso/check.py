@@ -25,7 +25,7 @@ from mpipso.launch.ranks import Ranks
 from mpipso.manual import DEFAULT_PORT, layout
 from mpipso.notes import notes
 from mpipso.record import recipe
-from mpipso.record.folders import output_problem
+from mpipso.record.folders import output_problem, require_name
 from mpipso.record.warm import Earlier, told
 from mpipso.search.knowledge import knowledge
 from mpipso.search.objective import Objective
@@ -85,6 +85,10 @@ def _verified(options: Options, ranks: int | None) -> tuple[Config, Plan, list[E
     problems = missing_commands(config)
     if options.resume is None and (problem := output_problem(Path(config.output))):
         problems.append(problem)
+    try:
+        require_name(options.name)
+    except UserError as error:
+        problems += error.problems
     config, wanted = wanted_ranks(options, config, ranks)
     expected = _expected_ranks(wanted)
     if unknown := _unresolved(rank.host for rank in expected):

@@ -468,6 +468,7 @@ def test_a_script_that_names_the_variable_of_its_port(config: Path, capsys: pyte
         ),
         (["check", "--nodes", "a,-oX"], "--nodes 'a,-oX': '-oX': a host's name does not begin with '-'"),
         (["check", "--nodes", "a,,b"], "--nodes 'a,,b': an empty name; write it as 'node0,node1:node2,node3'"),
+        (["check", "--run-name", "../x"], "run name '../x': should be letters, digits, '_' and, but for its beginning"),
         (["check", "--particles", "1"], "search.particles = 1: should be greater than or equal to 2"),
         (["check", "--mode", "both"], "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
         (["check", "--ranks", "2", "--nodes-per-group", "3"], "2 ranks cannot form a group of 3 nodes"),

@@ -68,7 +68,7 @@ class RunFolder:
         UserError
             The name is no plain file name, or nothing can be written in ``output``.
         """
-        _check_name(name)
+        require_name(name)
         path = output / name if name is not None and _reserved(output / name) else _make(output, name)
         _point(output / LATEST, path.name)
         return cls(path)
@@ -85,7 +85,7 @@ class RunFolder:
         UserError
             The name is no plain file name, or nothing can be written in ``output``.
         """
-        _check_name(name)
+        require_name(name)
         again = name is not None and _reserved(output / name) and not _looked_after(output / name)
         path = output / name if name is not None and again else _make(output, name)
         try:
@@ -296,7 +296,8 @@ def remove(path: Path) -> None:
         raise RunFailed(f"{path}: cannot be removed: {error.strerror}") from error
 
 
-def _check_name(name: str | None) -> None:
+def require_name(name: str | None) -> None:
+    """UserError if a run's folder cannot be named so; None stands for the local time."""
     if name is not None and (_PLAIN.fullmatch(name) is None or name == LATEST):
         raise UserError(
             f"run name {name!r}: should be letters, digits, '_' and, but for its beginning, '.' and '-', no more than "
