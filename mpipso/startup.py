@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from mpipso.search.space import Space
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.quality import QualityClient
+from mpipso.service.command import PLACEHOLDER
 from mpipso.service.engines.base import ENGINES, engine_of
 from mpipso.service.template import loaded
 from mpipso.timelimits import nothing_left, require_time
@@ -114,7 +116,7 @@ def read_config(options: Options) -> Config:
             search = config.search.sized(before.search.swarm_size, before.search.batch)
             config = config.model_copy(update={"search": search})
         _require_resumable(options.resume, config, before, events)
-    problems = adapter_problems(config, source)
+    problems = adapter_problems(config, source) + [f"{source}: {problem}" for problem in _url_problems(config)]
     try:
         well_defined(config)
     except UserError as error:
@@ -169,6 +171,19 @@ def adapter_problems(config: Config, source: str) -> list[str]:
     """What is wrong with a configuration from the point of view of its engine and its clients."""
     adapters = (engine_of(config), CLIENTS.create(config.benchmark.client), QualityClient())
     return [f"{source}: {problem}" for adapter in adapters for problem in adapter.problems(config)]
+
+
+def _url_problems(config: Config) -> Iterator[str]:
+    """A URL of the service's health that is none, whatever takes the place of its placeholders."""
+    url = config.service.health_url
+    try:
+        parts = urlsplit(PLACEHOLDER.sub("1", url))
+        valid = parts.scheme not in ("http", "https") or (parts.hostname and "{" not in parts.netloc)
+        _ = parts.port  # which raises an error if it is no number
+    except ValueError:
+        valid = False
+    if url and not valid:
+        yield f"service.health_url = {url!r}: is no URL that can be asked"
 
 
 def why_over(options: Options, config: Config) -> str:

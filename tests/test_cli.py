@@ -136,6 +136,14 @@ def test_values_that_no_parameter_can_have(
     assert found.startswith(line.format(config=config)), found
 
 
+@pytest.mark.parametrize("url", ["http://{host}:{port}x/", "http://", "http://{host:{port}/", "https://{host}:99999/"])
+def test_a_url_that_nobody_could_ask(url: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[benchmark]", f'health_url = "{url}"\n[benchmark]')
+    assert told(capsys, "--config", config) == [f"{config}: service.health_url = {url!r}: is no URL that can be asked"]
+    change(config, url, "HTTP://[::1]:{port}/health?of={batch}")
+    assert main(["check", "--config", str(config), "--ranks", "1"]) == 0
+
+
 def test_constraints_that_nothing_satisfies(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(config, "[[parameters]]", '[[constraints]]\nexpression = "batch > 100"\n[[parameters]]')
     (found,) = told(capsys, "--config", config)

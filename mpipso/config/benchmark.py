@@ -25,7 +25,7 @@ _LOAD = ("requests", "concurrency", "request_rate")
 class Key(Section):
     """Where a value stands in a table; ``unit`` is that of a number without one."""
 
-    key: str
+    key: Annotated[str, Field(min_length=1)]
     unit: str = ""
 
 
@@ -57,7 +57,9 @@ def _kind(where: object) -> str:
 
 
 Where = Annotated[
-    Annotated[str, Tag("a key")] | Annotated[Key, Tag("a key with its unit")] | Annotated[Pattern, Tag("a pattern")],
+    Annotated[str, Field(min_length=1), Tag("a key")]
+    | Annotated[Key, Tag("a key with its unit")]
+    | Annotated[Pattern, Tag("a pattern")],
     Discriminator(_kind),
 ]
 """Of a metric in a result."""

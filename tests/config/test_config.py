@@ -202,6 +202,13 @@ class TestWhatIsRefused:
             ("benchmark", "goodput", {"tft_ms": 1}, "benchmark.goodput.tft_ms: unknown key; did you mean 'ttft_ms'?"),
             ("benchmark", "goodput", {"ttft_ms": 0}, "benchmark.goodput.ttft_ms = 0: should be greater than 0"),
             ("benchmark", "goodput", {}, "benchmark.goodput: give one or more of ttft_ms, tpot_ms and e2e_ms"),
+            ("benchmark", "metrics", {"x": ""}, "benchmark.metrics.x = '': should have at least 1 character"),
+            (
+                "benchmark",
+                "metrics",
+                {"x": {"key": ""}},
+                "benchmark.metrics.x.key = '': should have at least 1 character",
+            ),
             ("benchmark", "early_stop", 0, "benchmark.early_stop = 0: should be greater than 0"),
             ("benchmark", "early_stop", 1, "benchmark.early_stop = 1: should be less than 1"),
             ("benchmark", "early_stop", True, "benchmark.early_stop = True: should be a valid number"),
