@@ -74,15 +74,21 @@ class Options:
 
     def words(self) -> list[str]:
         """The words of a command line that says the same."""
-        pairs = [("--config", self.config), ("--hostfile", self.hostfile), ("--nodes", self.nodes)]
+        pairs: list[tuple[str, Any]] = [
+            ("--config", self.config),
+            ("--hostfile", self.hostfile),
+            ("--nodes", self.nodes),
+        ]
         pairs += [("--resume", self.resume), ("--run-name", self.name)]
         pairs += [("--warm-start", path) for path in self.warm_start]
         pairs += [("--without", host) for host in self.without]
-        words = [word for flag, value in pairs if value is not None for word in (flag, str(value))]
-        for key, value in self.overrides.items():
-            flag = f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"
-            joined = str(value).startswith("-")  # a negative number, which would be taken for a flag
-            words += [flag] if value is True else [f"{flag}={value}"] if joined else [flag, str(value)]
+        pairs += [(f"--{key.rsplit('.', 1)[-1].replace('_', '-')}", value) for key, value in self.overrides.items()]
+        words: list[str] = []
+        for flag, value in pairs:
+            if str(value).startswith("-"):  # which would be taken for a flag
+                words.append(f"{flag}={value}")
+            elif value is not None:
+                words += [flag] if value is True else [flag, str(value)]
         return words + (["--progress", self.progress] if self.progress != "auto" else [])
 
 

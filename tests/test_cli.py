@@ -21,6 +21,7 @@ from mpipso.config import templates
 from mpipso.errors import LOST
 from mpipso.launch.jobs import local_ranks
 from mpipso.launch.limits import Limits
+from mpipso.startup import Options
 
 CONFIG = """
 output = "{folder}/runs"
@@ -535,6 +536,15 @@ def test_what_is_not_said_of_the_supervision_is_as_usual(monkeypatch: pytest.Mon
     for words in ([], ["--restarts", "0"], ["--stuck-after", "900", "--start-limit", "60.5"]):
         main(["launch", *words])
         assert given.pop().words() == words
+
+
+def test_what_begins_with_a_dash_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Options] = []
+    monkeypatch.setattr("mpipso.launch.supervised.launch", lambda options, *_: given.append(options))
+    overrides = {"search.target": -1.0, "parallel.ssh": True}
+    options = Options(Path("-my.toml"), overrides, name="night", warm_start=(Path("-a.csv"), Path("b")))
+    main(["launch", *options.words()])
+    assert given == [options]
 
 
 class TestInit:
