@@ -12,6 +12,7 @@ shopt -s inherit_errexit
 
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=${MPIPSO_VENV:-$here/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 
 say() { printf '%s\n' "run.sh: $*" >&2; }
 
@@ -22,14 +23,16 @@ if [ -n "${PYTHONPATH:-}${PYTHONHOME:-}" ]; then
 fi
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10 python; do
+  local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.10 python)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
       printf '%s\n' "$candidate"
       return
     fi
   done
-  say "needs Python 3.10 or later with its venv module (on Debian: apt-get install python3-venv); or set PYTHON"
+  say "needs Python 3.10 or later with its venv module (on Debian: apt-get install python3-venv);" \
+    "${PYTHON:+PYTHON=$PYTHON is none; }set PYTHON to one"
   exit 2
 }
 

@@ -93,6 +93,30 @@ def test_without_a_package_index_it_is_told_how_to_go_on(tmp_path: Path) -> None
     assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR ./run.sh" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("python", ["", "no-such-python"])
+def test_the_interpreter_that_was_chosen_is_taken_or_refused(python: str, tmp_path: Path) -> None:
+    old = python or str(script(tmp_path / "python3.9", "exit 1"))
+    done = run(tmp_path / "new", "install", PYTHON=old)
+    assert done.returncode == 2 and not list((tmp_path / "new").glob("bin"))
+    assert done.stderr.startswith("run.sh: needs Python 3.10 or later with its venv module")
+    assert done.stderr.endswith(f"; PYTHON={old} is none; set PYTHON to one\n")
+
+
+def test_the_environment_may_be_named_from_where_it_is_called(venv: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in (".venv-openmpi", ".venv-mpich"):
+        (checkout / name).mkdir(parents=True)
+    for name in ("run.sh", "pyproject.toml"):
+        shutil.copy(HERE / name, checkout)
+    stamp(venv).with_name(stamp(venv).name.replace("embedded", "embedded,ssh,test")).touch()
+    (venv / ".mpirun").write_text("/bin/true\n")
+    (venv / ".mpirun-tested").write_text(f"{shutil.which('mpirun') or ''}\n")
+    script(venv / "bin" / "python", 'echo "$PWD: $*"')
+    argv, env = ["bash", str(checkout / "run.sh"), "test", "-x"], {**os.environ, "MPIPSO_VENV": venv.name}
+    done = subprocess.run(argv, env=env, cwd=venv.parent, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{checkout}: tests/run.py -x\n", done.stderr
+
+
 def test_an_environment_that_an_interrupted_call_left_half_made_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     python = script(folder / "bin" / "python", 'echo "$0: No module named pip" >&2', "exit 1")
