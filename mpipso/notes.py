@@ -30,6 +30,7 @@ the last."""
 def notes(config: Config, plan: Plan) -> Iterator[str]:
     """One line each."""
     yield from _added_paths(config)
+    yield from _parameters_of_one_value(config)
     yield from _flags_left_out(config)
     yield from _shared_flags(config)
     yield from _failures_not_told(config)
@@ -110,6 +111,17 @@ def _added_paths(config: Config) -> Iterator[str]:
         for path, held in new_paths(file, config.parameters).items():
             meant = suggestion(path, held).partition("; known")[0]
             yield f"{file.template or 'the content of service.config_file'} has no {path}, which is added{meant}"
+
+
+def _parameters_of_one_value(config: Config) -> Iterator[str]:
+    """Bounds between which there is nothing to search."""
+    for parameter in config.parameters:
+        least, most, step = parameter.min, parameter.max, parameter.step or 0.0
+        if least is None or most is None or parameter.ratio_of is not None:
+            continue
+        if least == most or step > most - least:
+            why = "min is max" if least == most else f"step = {step:g} is more than max - min"
+            yield f"parameter {parameter.name!r}: {why}, so that it has one value only"
 
 
 def _flags_left_out(config: Config) -> Iterator[str]:

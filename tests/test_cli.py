@@ -99,6 +99,21 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bounds", "found"),
+    [
+        ("max = 1", ["parameter 'batch': min is max, so that it has one value only"]),
+        ("max = 64\nstep = 64", ["parameter 'batch': step = 64 is more than max - min, so that it has one value only"]),
+        ("max = 64\nstep = 63", []),
+    ],
+)
+def test_check_notes_a_parameter_of_one_value(
+    bounds: str, found: list[str], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(config, "max = 64", bounds)
+    assert notes(config, capsys, "--ranks", "1") == found
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line"),
     [
         (
