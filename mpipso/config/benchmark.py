@@ -50,7 +50,9 @@ class Pattern(Section):
         return pattern
 
 
-def _kind(where: object) -> str:
+def _kind(where: object) -> str | None:
+    if isinstance(where, Mapping) and not {"key", "pattern"} & where.keys():
+        return None
     if isinstance(where, Key) or (isinstance(where, Mapping) and "key" in where):
         return "a key with its unit"
     return "a pattern" if isinstance(where, (Mapping, Pattern)) else "a key"
@@ -60,7 +62,7 @@ Where = Annotated[
     Annotated[str, Field(min_length=1), Tag("a key")]
     | Annotated[Key, Tag("a key with its unit")]
     | Annotated[Pattern, Tag("a pattern")],
-    Discriminator(_kind),
+    Discriminator(_kind, custom_error_type="where", custom_error_message="have a key or a pattern"),
 ]
 """Of a metric in a result."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import types
 import typing
@@ -177,7 +178,18 @@ _PATTERNS = {
 
 
 def _shown(value: object) -> str:
-    return shortened(repr(list(value) if isinstance(value, tuple) else value), SHOWN)
+    return shortened(_as_in_toml(value), SHOWN)
+
+
+def _as_in_toml(value: object) -> str:
+    """A value more or less as it was written."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_as_in_toml(below)}" for key, below in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_as_in_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (datetime.date, datetime.time)) else repr(value)
 
 
 _OF_A_KEY = "[key]"
@@ -191,7 +203,8 @@ _UNION_MEMBERS = (
 def _dotted(location: Sequence[int | str]) -> str:
     key = ""
     for part in location:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+        name = part if part != "" else '""'
+        key += f"[{name}]" if isinstance(name, int) else f".{name}" if key else name
     return key
 
 

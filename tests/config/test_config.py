@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class TestWhatIsRefused:
         [
             ("search", "particels", 8, "search.particels: unknown key; did you mean 'particles'?"),
             ("search", "particles", "many", "search.particles = 'many': should be a valid integer"),
-            ("search", "particles", True, "search.particles = True: should be a valid integer"),
+            ("search", "particles", True, "search.particles = true: should be a valid integer"),
             ("search", "particles", 1, "search.particles = 1: should be greater than or equal to 2"),
             ("search", "evaluations", 0, "search.evaluations = 0: should be greater than or equal to 1"),
             ("service", "engine", "vlm", "service.engine = 'vlm': unknown; known are: command, llamacpp"),
@@ -209,9 +210,17 @@ class TestWhatIsRefused:
                 {"x": {"key": ""}},
                 "benchmark.metrics.x.key = '': should have at least 1 character",
             ),
+            (
+                "benchmark",
+                "metrics",
+                {"x": {"unit": "s"}},
+                "benchmark.metrics.x = {unit = 's'}: should have a key or a pattern",
+            ),
+            ("search", "evaluations", date(2020, 1, 2), "search.evaluations = 2020-01-02: should be a valid integer"),
+            ("search", "seed", [[True, "a"]], "search.seed = [[true, 'a']]: should be a valid integer"),
             ("benchmark", "early_stop", 0, "benchmark.early_stop = 0: should be greater than 0"),
             ("benchmark", "early_stop", 1, "benchmark.early_stop = 1: should be less than 1"),
-            ("benchmark", "early_stop", True, "benchmark.early_stop = True: should be a valid number"),
+            ("benchmark", "early_stop", True, "benchmark.early_stop = true: should be a valid number"),
             ("benchmark", "client", "wrk", "benchmark.client = 'wrk': unknown; known are: command, openai"),
             ("parallel", "lease", 2.9, "parallel.lease = 2.9: should be greater than or equal to 3"),
             ("parallel", "mode", "both", "parallel.mode = 'both': should be 'auto', 'single_node' or 'multi_node'"),
@@ -227,6 +236,13 @@ class TestWhatIsRefused:
         data = good()
         data.setdefault(section, {})[key] = value
         assert problems(data) == (f"my.toml: {line}",)
+
+    def test_a_key_without_letters(self) -> None:
+        lines = problems({**good(), "": 1, "search": {"": 1}})
+        assert [line.partition("; ")[0] for line in lines] == [
+            'my.toml: search."": unknown key',
+            'my.toml: "": unknown key',
+        ]
 
     @pytest.mark.parametrize(
         ("changes", "line"),
