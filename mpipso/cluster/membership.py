@@ -190,10 +190,12 @@ class Membership:
     def _may_sit(self, share: PlacedNode, place: PlacedGroup, seat: int) -> bool:
         """Whether a group would be no worse with this node in one of its seats: where it has less, all is slower.
 
-        A service that is given no device would even use those of all groups on its host.
+        Of devices, that is, and where there are none, of cores. A service that is given no device would even use those
+        of all groups on its host.
         """
-        nodes = (*place.nodes[:seat], share, *place.nodes[seat + 1 :])
-        return bool(share.cores) and _covers(share, place.nodes[seat]) and self._fits(replace(place, nodes=nodes))
+        before, nodes = place.nodes[seat], (*place.nodes[:seat], share, *place.nodes[seat + 1 :])
+        less = len(share.devices) < len(before.devices) if before.devices else len(share.cores) < len(before.cores)
+        return bool(share.cores) and not less and self._fits(replace(place, nodes=nodes))
 
     def _inherit(self, share: PlacedNode) -> None:
         for heir in sorted(self._spare):

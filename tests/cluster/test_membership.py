@@ -232,14 +232,21 @@ def sized(rank: int, devices: int, cores: int = 4) -> PlacedNode:
     return PlacedNode(rank, f"host{rank}", "10.0.0.1", tuple(range(cores)), tuple(range(devices)))
 
 
-@pytest.mark.parametrize(("devices", "cores"), [(1, 4), (2, 3)])
-def test_a_place_is_left_to_the_rank_that_was_lost_where_spares_have_less(devices: int, cores: int) -> None:
-    ranks = membership([[sized(0, 2), sized(3, 2)]], [sized(1, devices, cores), sized(2, 2, 0)])
+@pytest.mark.parametrize(("devices", "less"), [(2, sized(1, 1, 8)), (0, sized(1, 0, 3))])
+def test_a_place_is_left_to_the_rank_that_was_lost_where_spares_have_less(devices: int, less: PlacedNode) -> None:
+    ranks = membership([[sized(0, devices), sized(3, devices)]], [less, sized(2, devices, 0)])
     ranks.lose(3, dead=False)
     ranks.free(0)
     assert formed(ranks) == {}
     ranks.free(3)
     assert formed(ranks) == {1: [0, 3]}
+
+
+def test_where_a_service_runs_on_devices_a_spare_may_have_fewer_cores() -> None:
+    ranks = membership([[sized(0, 2), sized(3, 2)]], [sized(1, 2, 3)])
+    ranks.lose(3, dead=False)
+    ranks.free(0)
+    assert formed(ranks) == {1: [0, 1]}
 
 
 def test_each_seat_gets_a_rank_that_has_enough_for_it_and_never_needs_more_than_in_the_plan() -> None:
