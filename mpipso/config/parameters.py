@@ -204,7 +204,7 @@ class Constraint(Section):
     """
 
     product: tuple[Name, ...] = ()
-    equals: Count | None = None
+    equals: Annotated[int, Field(ge=1)] | None = None
     expression: str | None = None
 
     @model_validator(mode="after")
