@@ -32,7 +32,7 @@ find_python() {
     fi
   done
   say "needs Python 3.10 or later with its venv module (on Debian: apt-get install python3-venv);" \
-    "${PYTHON:+PYTHON=$PYTHON is none; }set PYTHON to one"
+    "${PYTHON:+PYTHON=$PYTHON is not; }set PYTHON to one"
   exit 2
 }
 

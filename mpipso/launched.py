@@ -56,6 +56,12 @@ def restore_search_paths(environ: MutableMapping[str, str]) -> None:
             del environ[name]
 
 
+def restarts() -> int:
+    """How often the supervisor of this job would start it again without progress in between; 0 if it has none."""
+    told = os.environ.get(RESTARTS, "")
+    return int(told) if told.isdecimal() else 0
+
+
 _REFUSING = "refusing"
 
 

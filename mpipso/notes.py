@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from mpipso.cluster.plan import Plan
@@ -119,7 +120,8 @@ def _parameters_of_one_value(config: Config) -> Iterator[str]:
         least, most, step = parameter.min, parameter.max, parameter.step or 0.0
         if least is None or most is None or parameter.ratio_of is not None:
             continue
-        if least == most or step > most - least:
+        # Decimals, as the search counts: 0.3 - 0.2 is less than 0.1 otherwise.
+        if least == most or Decimal(repr(step)) > Decimal(repr(most)) - Decimal(repr(least)):
             why = "min is max" if least == most else f"step = {step:g} is more than max - min"
             yield f"parameter {parameter.name!r}: {why}, so that it has one value only"
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from mpipso.cluster.dispatch import Cancel, Progress
-from mpipso.errors import EvaluationFailed
+from mpipso.errors import LOST, EvaluationFailed
 from mpipso.evaluation import Assignment, Failure
 from mpipso.links import Link, SharedLink
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Form, Free, Interrupted, Left, Order, Within
@@ -30,8 +30,6 @@ from mpipso.signals import Interrupts
 
 BEAT = 2.0
 """Seconds between two signs of life."""
-FORSAKEN = 1
-"""Exit code of a rank that has lost the root."""
 
 
 class Role(Protocol):
@@ -373,4 +371,4 @@ def serve(context: RankContext, interrupts: Interrupts) -> int:
         context.world.nap()
     if not station.left:  # the root has not waited for this rank, or is gone
         station.flee()
-    return 0 if station.departing else FORSAKEN
+    return 0 if station.departing else LOST

@@ -31,6 +31,7 @@ from mpipso.conflicts import fitting
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation
 from mpipso.farewell import FAREWELL, GOODBYE, depart
+from mpipso.launched import restarts
 from mpipso.messages import ROOT, Alive, Disband, Finish, Fled, Form, Free, Interrupted, Left, Order
 from mpipso.notes import end_note
 from mpipso.overdue import Overdue
@@ -258,8 +259,8 @@ class Root:
             case Fled():
                 self._left.add(source)
                 self._context.everyone.give_up(source)
-                # It will abort the job, unless that survives a rank that is lost.
-                if source not in self._membership.lost or not self._context.world.tolerant:
+                # It will abort the job, unless that survives a rank that is lost, as it has to if nobody restarts it.
+                if not self._context.world.tolerant or (source not in self._membership.lost and restarts()):
                     self._forsaken_by.add(source)
             case Alive():
                 pass

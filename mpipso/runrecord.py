@@ -19,7 +19,7 @@ from mpipso.cluster.world import World
 from mpipso.config import Config
 from mpipso.errors import FINISHED, NOTHING_FEASIBLE, Alone, RunFailed, print_error
 from mpipso.farewell import dismiss
-from mpipso.launched import COMMAND, RESTARTS, batch_system
+from mpipso.launched import COMMAND, RESTARTS, batch_system, restarts
 from mpipso.manual import manual_start
 from mpipso.notes import differing_environments, end_note, environment_note, notes, regrouping_note
 from mpipso.record.folders import BEAT_FILE, RunFolder
@@ -239,22 +239,16 @@ class RunRecord:
         """What happens when something is lost, in a line."""
         lease = f"leases of {self._config.parallel.lease:g} s"
         dead = "a dead rank is survived (ULFM)" if self._world.tolerant else "a dead rank ends the job (no ULFM)"
-        if restarts := _restarts():
-            supervisor = f"the launcher restarts a broken job, {restarts} times at most"
+        if most := restarts():
+            supervisor = f"the launcher restarts a broken job, {most} times at most"
         else:
             supervisor = "a broken job is not restarted (mpipso launch would)"
         return f"protection: {lease}; {dead}; {supervisor}"
 
 
-def _restarts() -> int:
-    """How often the launcher would restart this job."""
-    told = os.environ.get(RESTARTS, "")
-    return int(told) if told.isdecimal() else 0
-
-
 def _is_for_launcher(failure: RunFailed) -> bool:
     """Whether this is not the end of the run: the launcher finds out which hosts are there, and goes on with them."""
-    return isinstance(failure, Alone) and _restarts() > 0
+    return isinstance(failure, Alone) and restarts() > 0
 
 
 def _why(journal: Journal, error: RunFailed) -> RunFailed:

@@ -180,8 +180,10 @@ def adapter_problems(config: Config, source: str) -> list[str]:
 
 
 def _url_problems(config: Config) -> Iterator[str]:
-    """A URL of the service's health that is none, whatever takes the place of its placeholders."""
+    """A URL of the service's health that is none, whatever host and port it is filled with."""
     url = config.service.health_url
+    if set(PLACEHOLDER.findall(url)) - {"host", "port"}:  # a parameter may hold any part of it
+        return
     try:
         parts = urlsplit(PLACEHOLDER.sub("1", url))
         valid = parts.scheme not in ("http", "https") or (parts.hostname and "{" not in parts.netloc)

@@ -104,11 +104,14 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
         ("max = 1", ["parameter 'batch': min is max, so that it has one value only"]),
         ("max = 64\nstep = 64", ["parameter 'batch': step = 64 is more than max - min, so that it has one value only"]),
         ("max = 64\nstep = 63", []),
+        ("max = 0.3\nstep = 0.1\ntype = 'float'", []),
     ],
 )
 def test_check_notes_a_parameter_of_one_value(
     bounds: str, found: list[str], config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if "float" in bounds:
+        change(config, 'type = "int"\nmin = 1', "min = 0.2")
     change(config, "max = 64", bounds)
     assert notes(config, capsys, "--ranks", "1") == found
 
@@ -150,6 +153,11 @@ def test_values_that_no_parameter_can_have(
     change(config, old, new)
     (found,) = told(capsys, "--config", config)
     assert found.startswith(line.format(config=config)), found
+
+
+def test_a_parameter_may_be_a_part_of_a_url(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(config, "[benchmark]", 'health_url = "http://{host}:8000{batch}"\n[benchmark]')
+    assert main(["check", "--ranks", "1", "--config", str(config)]) == 0, capsys.readouterr()
 
 
 @pytest.mark.parametrize("url", ["http://{host}:{port}x/", "http://", "http://{host:{port}/", "https://{host}:99999/"])

@@ -23,6 +23,7 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.launched import RESTARTS
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Free, Left, Order
 from mpipso.record.journal import FILE, Journal, read
 from mpipso.record.monitor import Monitor
@@ -306,12 +307,19 @@ class Fleeing(LocalChannel):
 
 
 @pytest.mark.parametrize(
-    ("tolerant", "after", "alone"),
-    [(True, 1.0, True), (False, 1.0, True), (False, 8.0, True), (True, 8.0, False)],
+    ("tolerant", "after", "restarts", "alone"),
+    [
+        (True, 1.0, "3", True),
+        (True, 1.0, "0", False),
+        (True, 8.0, "3", False),
+        (False, 1.0, "0", True),
+        (False, 8.0, "3", True),
+    ],
 )
 def test_a_root_that_was_taken_for_dead_leaves_it_to_the_launcher_unless_the_job_survives_a_rank_that_is_lost(
-    tolerant: bool, after: float, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tolerant: bool, after: float, restarts: str, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(RESTARTS, restarts)
     clock, interrupts = Clock(), Interrupts()
     clock.rule(monkeypatch)
 

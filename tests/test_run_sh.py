@@ -99,7 +99,7 @@ def test_the_interpreter_that_was_chosen_is_taken_or_refused(python: str, tmp_pa
     done = run(tmp_path / "new", "install", PYTHON=old)
     assert done.returncode == 2 and not list((tmp_path / "new").glob("bin"))
     assert done.stderr.startswith("run.sh: needs Python 3.10 or later with its venv module")
-    assert done.stderr.endswith(f"; PYTHON={old} is none; set PYTHON to one\n")
+    assert done.stderr.endswith(f"; PYTHON={old} is not; set PYTHON to one\n")
 
 
 def test_the_environment_may_be_named_from_where_it_is_called(venv: Path, tmp_path: Path) -> None:

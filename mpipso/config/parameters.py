@@ -19,10 +19,12 @@ _NO_WORD = re.compile(r"\s|\{[A-Za-z_][A-Za-z0-9_]*\}")
 """What a flag does not hold: a blank, or a placeholder."""
 _OF_A_BOOL = re.compile(r"-[^=/]*/(-.*)?")
 """A flag for true, and one for false or none."""
-EXACT = 2**53
+_EXACT = 2**53
 """Up to which a float tells all whole numbers apart."""
-Count = Annotated[int, Field(ge=1, le=EXACT)]
-CountFromZero = Annotated[int, Field(ge=0, le=EXACT)]
+MOST = 2**63 - 1
+"""The largest whole number of TOML, which stands for no limit in many a file."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountFromZero = Annotated[int, Field(ge=0, le=MOST)]
 Seconds = Annotated[float, Field(gt=0)]
 Command = tuple[str, ...]
 
@@ -143,8 +145,8 @@ class Parameter(Section):
             bound is not None and bound != int(bound) for bound in (self.min, self.max, self.step)
         ):
             yield "an int needs whole numbers for min, max and step"
-        elif self.type == "int" and max(abs(self.min), abs(self.max)) > EXACT:
-            yield f"an int has bounds of {EXACT:g} (2**53) at most, up to which all whole numbers can be told apart"
+        elif self.type == "int" and max(abs(self.min), abs(self.max)) > _EXACT:
+            yield f"an int has bounds of {_EXACT:g} (2**53) at most, up to which all whole numbers can be told apart"
         if self.step is not None and self.scale == "log":
             yield 'a step goes with scale = "linear"'
 

@@ -13,7 +13,7 @@ from mpipso.config.benchmark import Benchmark, Quality
 from mpipso.config.objective import ObjectiveSection
 from mpipso.config.parallel import Parallel, Ssh
 from mpipso.config.parameters import (
-    EXACT,
+    MOST,
     Command,
     Constraint,
     Count,
@@ -156,7 +156,7 @@ class Search(Section):
     swarm: SwarmSection = SwarmSection()
     schedule: ScheduleKind = "generation"
     window: Count | None = None
-    particles: Annotated[int, Field(ge=2, le=EXACT)] | None = None
+    particles: Annotated[int, Field(ge=2, le=MOST)] | None = None
     evaluations: Count = 128
     iterations: Count | None = None
     time_limit: Seconds | None = None

@@ -24,7 +24,7 @@ _HALVINGS = 12
 _MOST_LISTED = 300_000
 """The most configurations, all invalid, that are listed after one that was proposed: the root hears nobody meanwhile.
 For the first proposal, which the user can give instead, it is a third of them."""
-_LISTINGS = 10
+_LISTINGS = 3
 """How many times as many one search for a fresh one lists at most: the first one of a resumed session begins anew."""
 
 

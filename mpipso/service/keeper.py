@@ -7,8 +7,8 @@ On standard input, first the order: ``argv``, ``env`` (complete), ``cwd`` or nul
 the standard error, else it goes to the log), ``cores`` (list, or null for all that the kernel allows), ``grace``
 (seconds from TERM to KILL), ``mark``, ``log_limit`` (bytes), ``stop_command`` (argv), ``folder`` (of the rank's files,
 which goes too if the rank is dead in the end), ``passing`` (whether it is a command whose shared memory stays if it
-has come to its own end). Then ``{"stop": true}``, perhaps with another ``grace``. The end of the
-input means that the rank is dead, and stops as well; so do TERM, INT and HUP.
+ends by itself with exit code 0). Then ``{"stop": true}``, perhaps with another ``grace``. The end of the input means
+that the rank is dead, and stops as well; so do TERM, INT and HUP.
 
 On standard output: ``{"started": pid}`` or ``{"failed": why}``; ``{"known": ...}`` whenever the service's processes or
 shared memory change, for the case that the keeper itself is killed; ``{"exited": code}`` when the leader ends (-signal
@@ -197,15 +197,15 @@ def mapped(pid: int, names: Names, written: bool = False) -> set[tuple[str, int]
     return {(name, inode) for name, inode in found if name == "sysv" or os.path.dirname(name) == SHM}
 
 
-def opened(pid: int, names: Names, plainly: bool = False) -> set[tuple[str, int]]:
-    """The shared memory a process holds open: (path, inode); with ``plainly``, what it has open as any file."""
+def opened(pid: int, names: Names, by_shm_open: bool | None = None) -> set[tuple[str, int]]:
+    """The shared memory a process holds open: (path, inode); if told, only by shm_open(3), or only as any file."""
     found = set()
     with contextlib.suppress(OSError):
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 link = f"/proc/{pid}/fd/{number}"
                 name = os.readlink(link)
-                if name.startswith(SHM + "/") and not (plainly and _by_shm_open(pid, number)):
+                if name.startswith(SHM + "/") and by_shm_open in (None, _by_shm_open(pid, number)):
                     file = os.stat(link)
                     found.add((names.now(name, file.st_dev, file.st_ino), file.st_ino))
     return {(name, inode) for name, inode in found if os.path.dirname(name) == SHM}
@@ -231,20 +231,23 @@ class SharedMemory:
 
     def __init__(self, seen: Iterable[tuple[str, int]] = ()) -> None:
         self._seen = set(seen)
+        self._shared: set[tuple[str, int]] = set()
         self._data: set[tuple[str, int]] = set()
         self._before = {("sysv", number) for number in segments()} | {(path, inode) for path, _, inode in files()}
 
     @property
     def seen(self) -> set[tuple[str, int]]:
         """What is to be removed."""
-        return self._seen - self._data
+        return self._seen - (self._data - self._shared)
 
     def note(self, pids: Iterable[int]) -> None:
         """Add what the processes ``pids`` can write or have created and what was not there before the start."""
         pids, names = set(pids), Names()
         now = {("sysv", number) for number, (creator, _) in segments().items() if creator in pids}
         self._seen |= now.union(*(mapped(pid, names, written=True) for pid in pids)) - self._before
-        plain = set[tuple[str, int]]().union(*(opened(pid, names, plainly=True) for pid in pids))
+        # What one process has from shm_open(3) another one may open by its path, to look at it.
+        self._shared = self._shared.union(*(opened(pid, names, by_shm_open=True) for pid in pids))
+        plain = set[tuple[str, int]]().union(*(opened(pid, names, by_shm_open=False) for pid in pids))
         self._data |= {each for each in plain if not os.path.basename(each[0]).startswith(OPENED)}
 
     def remove(self) -> list[str]:
@@ -311,7 +314,7 @@ class Keeper:
         self.leader = self.stopper = -1
         self.alone = False  # no child is left, not even an adopted one
         self.stopping = self.terminated = False
-        self.complete = False  # the leader has come to its own end, killed by nobody
+        self.complete = False  # the leader has ended by itself, with exit code 0
         self.term_at = self.kill_at = float("inf")
         self.look_at = self.log_at = 0.0
         self.known: dict[str, Any] = {}
@@ -477,7 +480,7 @@ class Keeper:
                 return
             if pid == self.leader:
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
-                self.complete = os.WIFEXITED(status) and not self.stopping
+                self.complete = status == 0 and not self.stopping
                 if not self.stopping:  # its workers have no master any more: the service is over
                     self.stop(min(self.grace, HASTY), max(self.grace, STOP_COMMAND))
             elif pid == self.stopper:

@@ -38,8 +38,8 @@ def loaded(file: ConfigFile) -> ConfigFile:
         return file
     path = Path(file.template)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError(f"template {file.template} is no file")
+        if path.is_fifo():  # which would be waited for
+            raise ValueError(f"template {file.template} is a pipe")
         return file.model_copy(update={"content": path.read_bytes().decode("utf-8-sig")})
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {file.template} cannot be read: {getattr(error, 'strerror', 'not text')}") from None

@@ -220,17 +220,19 @@ HELD = """
 import ctypes, mmap, os, pathlib, sys, time
 path, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 path.parent.mkdir(exist_ok=True)
-file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+file = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_NOFOLLOW if "shm_open" in how else 0), 0o600)
 os.write(file, bytes(4096))
 if "mapped" in how:
     libc = ctypes.CDLL(None)
     libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, ctypes.c_long(0))
 if "closed" in how:
     os.close(file)
+if "looked into" in how:
+    os.open(path, os.O_RDONLY)
 print("ready", flush=True)
 time.sleep(10_000)
 """
-"""Has a file in its memory or open, not by shm_open(3)."""
+"""Has a file in its memory or open, as any file is, or as shm_open(3) does it."""
 
 
 def hold(start: Start, path: Path, how: str) -> Kept:
@@ -259,18 +261,23 @@ def test_data_that_the_service_writes_to_shared_memory_is_kept(start: Start, pla
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [("nccl-{}", "open and mapped"), ("vllm_offload_{}.mmap", "open and mapped"), ("torch_{}", "mapped and closed")],
+    [
+        ("nccl-{}", "open and mapped"),
+        ("vllm_offload_{}.mmap", "open and mapped"),
+        ("torch_{}", "mapped and closed"),
+        ("psm_{}", "shm_open, mapped and looked into"),
+    ],
 )
 def test_shared_memory_is_known_by_its_maker_too(start: Start, name: str, how: str, trial: int) -> None:
-    """NCCL and vLLM open it as they do any file, PyTorch closes it at once."""
+    """NCCL and vLLM open it as they do any file, PyTorch closes it at once, and Python's may be open as a file, too."""
     path = Path("/dev/shm", name.format(start.shm))
     assert hold(start, path, how).stop().shm == (str(path),)
     assert start.left() == []
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_command_leaves_shared_memory_only_if_it_has_come_to_its_own_end(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool, trial: int
+@pytest.mark.parametrize("code", [0, 1, None], ids=["done", "failed", "cancelled"])
+def test_a_command_leaves_shared_memory_only_if_it_has_done_its_work(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, trial: int
 ) -> None:
     """A command may load there what the service is to find."""
     seen: list[Kept] = []
@@ -285,15 +292,16 @@ def test_a_command_leaves_shared_memory_only_if_it_has_come_to_its_own_end(
     monkeypatch.setattr(process, "Kept", Seen)
     over, end = threading.Event(), tmp_path / "end"
     path = Path(f"/dev/shm/torch_{start.shm}")
-    code = HELD.replace("time.sleep(10_000)", f"while not pathlib.Path({str(end)!r}).exists(): time.sleep(0.01)")
-    argv = [sys.executable, "-c", code, str(path), "mapped and closed"]
+    waiting = f"while not pathlib.Path({str(end)!r}).exists(): time.sleep(0.01)\nsys.exit({code})"
+    argv = [sys.executable, "-c", HELD.replace("time.sleep(10_000)", waiting), str(path), "mapped and closed"]
     with ThreadPoolExecutor() as pool:
         done = pool.submit(process.run, argv, timeout=60, cancel=over)
         wait_until(lambda: seen and seen[0]._known["shm"])
-        if ends:
+        if code is not None:
             end.touch()
-            assert done.result(20).exit_code == 0
-            path.unlink()
+            assert done.result(20).exit_code == code
+            if code == 0:
+                path.unlink()
         else:
             over.set()
             with pytest.raises(Cancelled):

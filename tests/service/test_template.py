@@ -216,7 +216,7 @@ def test_a_template_that_is_none_is_told(content: bytes | None, kind: str, told:
 
 def test_a_template_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(ValueError, match=r"template .*pipe\.json is no file"):
+    with pytest.raises(ValueError, match=r"template .*pipe\.json is a pipe"):
         loaded(ConfigFile.model_validate({"template": str(tmp_path / "pipe.json")}))
 
 

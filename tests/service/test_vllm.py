@@ -121,6 +121,8 @@ def test_flags_of_the_server_that_clients_talk_to_are_the_master_s_alone(path: s
     assert master_file == {"api-server-count": 4 if path else 2, "data_parallel_hybrid_lb": True, "seed": 0}
     own = config(parameter, command=("vllm",), worker_command=("vllm", "{node_rank}"))
     assert ENGINE.starts(own, {"api_server_count": 4}, TWO)[0].command[-2:] == ("--api-server-count", "4")
+    variable = config(parameter | {"env": "SERVERS"}, model="m")
+    assert ENGINE.starts(variable, {"api_server_count": 4}, TWO)[0].env["SERVERS"] == "4"
 
 
 def test_a_command_of_the_user_s_is_all_that_is_started() -> None:

@@ -72,7 +72,9 @@ class ModelServer(Engine, abc.ABC):
             if file is not None:
                 filled = config_text(file, (), {}, {"model": model}).decode()
                 config = config.having("service", config_file=file.model_copy(update={"content": filled}))
-        served = file_flags(config).get("served_model_name") or model
+        served = file_flags(config).get("served_model_name")
+        if not served:
+            return model
         first = served[0] if isinstance(served, list) else served
         # With a placeholder in it, it is another one at each start.
         return "" if isinstance(first, dict) or placeholders([str(first)]) else str(first)
@@ -90,7 +92,8 @@ class ModelServer(Engine, abc.ABC):
             over["worker_command"] = (*self._serve(config), *joining, *self.headless)
             over["env"] = {self.node_address: "{node_addr}"} | service.env
         config = config.having("service", **over)
-        refused = {each.name for each in self.resolved(config) if _flag_of(each) in self.serving_only}
+        told = (each for each in self.resolved(config) if each.flags or each.path)
+        refused = {each.name for each in told if _flag_of(each) in self.serving_only}
         taken = tuple(each for each in config.parameters if each.name not in refused)
         *workers, _ = super().starts(config.model_copy(update={"parameters": taken}), configuration, layout)
         *_, master = super().starts(config, configuration, layout)
