@@ -301,9 +301,10 @@ class Monitor:
         running = [now - row.since for row in self._rows.values() if row.number is not None]
         working = sum(not row.out for row in self._rows.values())
         queued = max(0, self._total - self._done - len(running))
-        work = queued * mean + sum(max(0.0, mean - spent) for spent in running)
-        remaining = work / max(1, min(working, queued + len(running)))
-        return remaining if self._deadline is None else min(remaining, max(0.0, self._deadline - now))
+        left = [max(0.0, mean - spent) for spent in running]
+        remaining = (queued * mean + sum(left)) / max(1, min(working, queued + len(running)))
+        # After the deadline nothing is started, and what is under way comes to its end.
+        return remaining if self._deadline is None else min(remaining, max(0.0, self._deadline - now, *left))
 
     def _eta(self, now: float) -> str:
         remaining = self._remaining(now)

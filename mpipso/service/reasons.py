@@ -142,7 +142,8 @@ _HARMLESS = re.compile(
 _ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
 # What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.
 _PEER = re.compile(
-    r"(?i)\bgloo/\S+ Connection (closed|reset) by peer\b|\bremote process (exited|exiting)\b"
+    r"(?i)\bgloo/\S+ ((Read error|writev) \[\S+: )?(Connection (closed|reset) by peer|Broken pipe)\b"
+    r"|\bremote process (exited|exiting)\b"
     r"|\bConnection was likely closed\. Did the remote server shutdown or crash\b"
 )
 _NAMED = re.compile(r"(?i)\b\w+(error|exception)\b|bad_alloc")

@@ -219,6 +219,10 @@ def test_the_time_to_come_counts_groups_work_under_way_and_the_limit(clock: Cloc
     assert eta() == "11m40s"
     monitor.expect(1000)
     assert eta() == "14m10s"
+    clock.now += 810
+    monitor.assigned(0, 4, "", BASELINE)
+    # What has begun has 70 s to go, though the limit is over in 10.
+    assert eta() == "1m10s"
 
 
 def test_without_a_baseline_whole_configurations_are_shown_until_it_is_measured(

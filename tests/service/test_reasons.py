@@ -38,6 +38,8 @@ def test_that_a_peer_has_ended_is_told_where_nothing_nearer_is_known() -> None:
     log = "\n".join([f"{CORE}The core encountered a fatal error.", *(f"{CORE}{line}" for line in (*TRACEBACK, closed))])
     assert telling(log) == f"{CORE}{closed}"
     assert of_peer(closed) and not of_peer("ConnectionResetError: [Errno 104] Connection reset by peer")
+    assert of_peer("[/src/gloo/transport/tcp/pair.cc:537] Read error [10.88.7.13]:21722: Connection reset by peer.")
+    assert of_peer("[/src/gloo/transport/tcp/pair.cc:311] writev [10.88.7.13]:21722: Broken pipe")
 
 
 def refused(header: str, *lines: str) -> str:
