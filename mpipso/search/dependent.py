@@ -9,6 +9,9 @@ from mpipso.evaluation import Value
 from mpipso.search.arrays import Array
 from mpipso.search.domains import Continuum, Domain, Values, cell, number, tidy
 
+_MOST_LEVELS = 256
+"""Of a member of a product; one of 720720, whose members have 240, takes a second for a proposal of four."""
+
 
 class Ratio(Domain):
     """A number that is a multiple of the value of another parameter, ``of``; the multiple is what is searched.
@@ -146,5 +149,5 @@ class Factor(Domain):
         return self._product.options(self._position, values)
 
     def levels(self, most: int) -> Array:
-        # Without an axis no other values are drawn later, so none is left out.
-        return super().levels(max(most, self._product.most(self._position)))
+        # Without an axis no other values are drawn later, so none is left out; more than these make proposals slow.
+        return super().levels(max(most, min(self._product.most(self._position), _MOST_LEVELS)))

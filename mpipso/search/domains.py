@@ -66,7 +66,8 @@ class Domain(ABC):
         """The centres of all cells or, where there are more than ``most``, of at most so many that are spread evenly.
 
         They are in ascending order, of shape (n,). A domain without order always gives all of its cells, and a member
-        of a product as well. Where the cells depend on other parameters, the levels are those of ``most`` equal cells.
+        of a product up to 256. Where the cells depend on other parameters, they are those of ``most`` equal
+        ones.
         """
         if self.reads:
             return np.asarray((np.arange(most) + 0.5) / most)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 LEVELS = 33
 """The most values of one ordered dimension that a search over models usually sees at a time; of a member of a product,
-it sees all."""
+it sees all, up to 256."""
 _COARSE = 20
 """Parts into which :meth:`Lattice.drawn` divides a dimension, each of which gives a value; others are near the best."""
 _TRIES = 100

@@ -315,6 +315,12 @@ def test_no_value_of_a_product_is_out_of_sight_however_many_there_are(count: int
     assert len(seen) == space.size()
 
 
+def test_of_a_product_with_more_values_than_can_be_looked_at_some_are_seen_at_a_time() -> None:
+    numbers = [Parameter(name=name, type="int", min=1, max=735134400) for name in "ab"]
+    (levels,) = Space(numbers, [Constraint(product=("a", "b"), equals=735134400)]).levels(33)
+    assert 128 < len(levels) <= 256, "of 1344"
+
+
 def test_categories_are_all_at_the_same_distance() -> None:
     space = Space([Parameter(name="c", type="choice", choices=("x", "y", "z")), *integers(3)._parameters.values()])
     lattice = Lattice(space)
