@@ -38,31 +38,47 @@ from mpipso.signals import Interrupts
 from mpipso.timelimits import TimeLimits
 
 
-class Ranks(LocalChannel):
+class Others(LocalChannel):
+    """The root's end of a channel whose other two ends are played: :meth:`told` says what they do."""
+
+    def __init__(self) -> None:
+        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+
+    def post(self, dest: int, message: object) -> None:
+        if dest == ROOT:
+            super().post(dest, message)
+        else:
+            self.told(dest, message)
+
+    def told(self, rank: int, message: object) -> None:
+        """A rank gets a message; it does as little as it can and leaves at the end."""
+        if isinstance(message, Finish):
+            self.say(rank, Left())
+
+    def say(self, rank: int, message: object) -> None:
+        self._mailboxes[ROOT].append((rank, message))
+
+
+class Ranks(Others):
     """The root's end: rank 1 dies of what it is told at a time, and rank 2 does as it is told."""
 
     failed: frozenset[int] = frozenset()
 
     def __init__(self, deadly: type) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self._deadly = deadly
         self.departed = False
 
-    def post(self, dest: int, message: object) -> None:
-        match dest, message:
-            case 0, _:
-                super().post(dest, message)
+    def told(self, rank: int, message: object) -> None:
+        match rank, message:
             case 1, Order() if isinstance(message.content, self._deadly):
                 self.failed = frozenset({1})
             case 2, Order(content=Cancel()):
-                self._say(Evaluation(1, 1, 1, {}, failure=Failure("cancelled", "cancelled")))
+                self.say(2, Evaluation(1, 1, 1, {}, failure=Failure("cancelled", "cancelled")))
             case 2, Finish():
-                self._say(Left())
+                self.say(2, Left())
             case 2, Depart():
                 self.departed = True
-
-    def _say(self, message: object) -> None:
-        self._mailboxes[ROOT].append((2, message))
 
 
 class Clock:
@@ -80,11 +96,11 @@ class Clock:
         monkeypatch.setattr("mpipso.root.awake", lambda: self.now)
 
 
-class Distant(LocalChannel):
+class Distant(Others):
     """The root's end: nothing is ever heard of rank 1, and rank 2 gives signs of life until some moment."""
 
     def __init__(self, clock: Clock, until: float) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self._clock = clock
         self._until = until
 
@@ -106,20 +122,20 @@ def job(config: Config, plan: Plan, own: PlacedNode, everyone: LocalChannel, nap
     )
 
 
-class Failing(LocalChannel):
+class Failing(Others):
     """The root's end: whatever ranks 1 and 2 are told to measure fails at once."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self._failure = failure
 
-    def post(self, dest: int, message: object) -> None:
+    def told(self, rank: int, message: object) -> None:
         match message:
             case Order(group=group, content=Assignment() as assignment):
                 failed = replace(assignment.evaluation(group), failure=self._failure)
-                self._mailboxes[ROOT].append((dest, failed))
+                self.say(rank, failed)
             case Finish():
-                self._mailboxes[ROOT].append((dest, Left()))
+                self.say(rank, Left())
 
 
 def played(channel: LocalChannel, folder: Path, nap: Callable[[], None] = lambda: None, **changes: object) -> Any:
@@ -223,27 +239,25 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
     assert channel.departed
 
 
-class Stuck(LocalChannel):
+class Stuck(Others):
     """The root's end: what rank 1 evaluates never ends, and it falls silent after a minute; rank 2 does as it is told.
 
-    ``told`` has the moments at which rank 1 was sent a sign of life.
+    ``signs`` has the moments at which rank 1 was sent a sign of life.
     """
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self._clock = clock
-        self.told: list[float] = []
+        self.signs: list[float] = []
 
-    def post(self, dest: int, message: object) -> None:
-        match dest, message:
-            case 0, _:
-                super().post(dest, message)
+    def told(self, rank: int, message: object) -> None:
+        match rank, message:
             case 1, Alive():
-                self.told.append(self._clock.now)
+                self.signs.append(self._clock.now)
             case 2, Order(group=group, content=Assignment() as assignment):
-                self._mailboxes[ROOT].append((dest, assignment.evaluation(group)))
+                self.say(rank, assignment.evaluation(group))
             case 2, Finish():
-                self._mailboxes[ROOT].append((dest, Left()))
+                self.say(rank, Left())
 
     def take(self) -> list[tuple[int, Any]]:
         speaking = (1, 2) if self._clock.now <= 60.0 else (2,)
@@ -283,23 +297,16 @@ def test_a_rank_that_is_lost_hears_of_the_root_for_as_long_as_it_is_heard_of_its
         root.run()
     ((lost, cause),) = [(event["ranks"], event["cause"]) for event in read(tmp_path / FILE) if event["event"] == "lost"]
     assert (lost, cause) == ([1], "its evaluation does not end")
-    assert 60.0 <= max(channel.told) <= 60.0 + LEAST_LEASE + BEAT
+    assert 60.0 <= max(channel.signs) <= 60.0 + LEAST_LEASE + BEAT
 
 
-class Fleeing(LocalChannel):
-    """The root's end: rank 1 flees when it is told to work, which may be after the root has lost it."""
+class Fleeing(Others):
+    """The root's end: rank 1 says nothing but, at some moment, that it flees; rank 2 gives signs of life."""
 
     def __init__(self, clock: Clock, after: float) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self._clock = clock
         self._after = after
-
-    def post(self, dest: int, message: object) -> None:
-        match dest, message:
-            case 0, _:
-                super().post(dest, message)
-            case _, Finish():
-                self._mailboxes[ROOT].append((dest, Left()))
 
     def take(self) -> list[tuple[int, Any]]:
         fled = [(1, Fled())] if self._clock.now == self._after else []
@@ -342,20 +349,15 @@ def test_a_root_that_was_taken_for_dead_leaves_it_to_the_launcher_unless_the_job
             root.run()
 
 
-class Struck(LocalChannel):
+class Struck(Others):
     """The root's end: ranks 1 and 2 die when they are told to give up what they evaluate."""
 
     failed: frozenset[int] = frozenset()
 
-    def __init__(self) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
-
-    def post(self, dest: int, message: object) -> None:
+    def told(self, rank: int, message: object) -> None:
         match message:
             case Order(content=Cancel()):
                 self.failed = frozenset({1, 2})
-            case _ if dest == ROOT:
-                super().post(dest, message)
 
 
 def test_a_run_that_a_signal_ends_is_not_left_to_the_launcher_though_its_groups_are_lost(tmp_path: Path) -> None:
@@ -377,22 +379,17 @@ def test_a_run_that_a_signal_ends_is_not_left_to_the_launcher_though_its_groups_
     assert [event["ranks"] for event in read(tmp_path / FILE) if event["event"] == "lost"] == [[1], [2]]
 
 
-class Widowed(LocalChannel):
+class Widowed(Others):
     """The root's end: rank 2 is dead, and rank 1 leaves what it was in as it is told."""
 
     failed: frozenset[int] = frozenset({2})
 
-    def __init__(self) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
-
-    def post(self, dest: int, message: object) -> None:
-        match dest, message:
-            case 0, _:
-                super().post(dest, message)
+    def told(self, rank: int, message: object) -> None:
+        match rank, message:
             case 1, Disband():
-                self._mailboxes[ROOT].append((dest, Free()))
+                self.say(rank, Free())
             case 1, Finish():
-                self._mailboxes[ROOT].append((dest, Left()))
+                self.say(rank, Left())
 
 
 def test_no_group_is_formed_that_would_have_been_refused_at_the_start(tmp_path: Path) -> None:
@@ -412,25 +409,25 @@ def test_no_group_is_formed_that_would_have_been_refused_at_the_start(tmp_path: 
     assert not [event for event in read(tmp_path / FILE) if event["event"] == "formed"]
 
 
-class Working(LocalChannel):
+class Working(Others):
     """The root's end: ranks 1 and 2 evaluate for as long as they are not told to :meth:`report`."""
 
     def __init__(self) -> None:
-        super().__init__(ROOT, LocalChannel.connected(3)[ROOT]._mailboxes)
+        super().__init__()
         self.working: list[tuple[int, Assignment]] = []
 
-    def post(self, dest: int, message: object) -> None:
+    def told(self, rank: int, message: object) -> None:
         match message:
             case Order(content=Assignment() as assignment):
-                self.working.append((dest, assignment))
+                self.working.append((rank, assignment))
             case Disband():
-                raise AssertionError(f"rank {dest} is given up")
+                raise AssertionError(f"rank {rank} is given up")
             case Finish():
-                self._mailboxes[ROOT].append((dest, Left()))
+                self.say(rank, Left())
 
     def report(self) -> None:
         for rank, assignment in self.working:
-            self._mailboxes[ROOT].append((rank, assignment.evaluation(rank - 1)))
+            self.say(rank, assignment.evaluation(rank - 1))
         self.working = []
 
 
@@ -470,14 +467,12 @@ def test_a_night_for_which_the_job_is_suspended_is_not_taken_for_evaluations_tha
 class Stopping(Working):
     """The root's end: ranks 1 and 2 evaluate until they are told to give up, and report what there is by then."""
 
-    def post(self, dest: int, message: object) -> None:
-        super().post(dest, message)
+    def told(self, rank: int, message: object) -> None:
+        super().told(rank, message)
         if isinstance(message, Order) and isinstance(message.content, Cancel):
-            for rank, assignment in [each for each in self.working if each[0] == dest]:
+            for assignment in [assignment for worker, assignment in self.working if worker == rank]:
                 failure, files = Failure("cancelled", "cancelled"), {"service.log": b"loading"}
-                self._mailboxes[ROOT].append(
-                    (rank, replace(assignment.evaluation(rank - 1), failure=failure, files=files))
-                )
+                self.say(rank, replace(assignment.evaluation(rank - 1), failure=failure, files=files))
 
 
 @pytest.mark.parametrize("failed", [False, True], ids=["interrupted", "failed"])

@@ -249,7 +249,7 @@ def test_where_a_service_runs_on_devices_a_spare_may_have_fewer_cores() -> None:
     assert formed(ranks) == {1: [0, 1]}
 
 
-def test_each_seat_gets_a_rank_that_has_enough_for_it_and_never_needs_more_than_in_the_plan() -> None:
+def test_for_each_seat_there_is_a_rank_that_has_enough_and_no_more_is_needed_than_in_the_plan() -> None:
     ranks = membership([[sized(0, 4), sized(1, 1)]], [sized(2, 1), sized(3, 8)])
     ranks.lose(0, dead=False)
     ranks.free(1)
