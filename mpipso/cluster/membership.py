@@ -161,15 +161,19 @@ class Membership:
         if chosen is None:
             return None
         group = PlacedGroup(self._next, tuple(self._share[rank] for rank in chosen), place.master_node_index)
-        others = [*self.groups.values(), *self._lingering()]
-        group = with_port(group, self._port, {port for other in others for port in other.ports})
+        taken = {port for other in self.groups.values() for port in other.ports}
+        group = with_port(group, self._port, taken.union(self._lingering()))
         return group if self._fits(group) else None
 
-    def _lingering(self) -> Iterator[PlacedGroup]:
-        """The groups that have ended and whose service may still run: it is being stopped, or nobody hears of it."""
+    def _lingering(self) -> Iterator[tuple[str, int]]:
+        """The hosts and ports of services that may still run: their group is being left, or nobody hears of it.
+
+        Not where the ranks of the group have left it: a service that has a port of its own is to find it there again.
+        """
         for number, group in self._ended.items():
             if number in self._leaving.values() or group.master.rank in self.lost - self._dead:
-                yield group
+                hosts = {node.host for node in group.nodes if node.rank in self._leaving or node.rank in self.lost}
+                yield from (port for port in group.ports if port[0] in hosts)
 
     def _chosen(self, place: PlacedGroup) -> list[int] | None:
         """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were."""

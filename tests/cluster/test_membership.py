@@ -205,6 +205,16 @@ def test_nor_is_a_port_free_before_the_ranks_have_left_that_stop_the_service() -
     assert (group.port, ranks.leaving) == (8003, {1})
 
 
+@pytest.mark.parametrize("dead", [True, False])
+def test_but_it_is_on_a_host_that_has_stopped_its_part_of_the_service(dead: bool) -> None:
+    """Or a service with a port of its own, of which its command says nothing, would not be found there."""
+    ranks = membership([[node(0), node(1), node(2)]], [node(3), node(4)], ports=(8000,))
+    ranks.lose(2, dead=dead)
+    ranks.free(0)
+    ((_, group),) = ranks.form()
+    assert (group.master.rank, group.port, ranks.leaving) == (0, 8000, {1})
+
+
 def test_the_biggest_group_is_restored_first() -> None:
     ranks = membership([[node(0)], [node(1), node(2)], [node(3)]], [node(4)])
     ranks.lose(3, dead=True)
