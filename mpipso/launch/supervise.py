@@ -33,7 +33,7 @@ from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits, take_
 from mpipso.record import journal
 from mpipso.record.folders import LAUNCH_LOG
 from mpipso.record.outcome import NO_BASELINE
-from mpipso.record.usage import ENDINGS
+from mpipso.record.usage import BEGINNINGS, ENDINGS
 from mpipso.signals import describe, signal_number
 from mpipso.startup import Options
 
@@ -156,7 +156,7 @@ class Supervisor:
             ended = time.monotonic()
             found = of_job(self._events(end.how)[before:])
             events = found if not end.refused or any(each["event"] in ENDINGS for each in found) else []
-            self._began = self._began or any(event["event"] == "asked" for event in events)
+            self._began = self._began or any(event["event"] in BEGINNINGS for event in events)
             if self._traces.are_gone():
                 if end.code in (FINISHED, NOTHING_FEASIBLE, LOST):  # which the root has told
                     return end.code

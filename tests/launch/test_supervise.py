@@ -896,6 +896,14 @@ class TestHosts:
         assert [value(words, "-np") for words in bench.calls] == ["3", "3", "3"], "all hosts have another chance"
         assert not (bench.run / "refusing").exists()
 
+    def test_also_of_a_resumed_run_that_has_asked_for_nothing_new_yet(self, bench: Bench) -> None:
+        """It repeats what was under way first, which may take hours."""
+        assert bench.launch(["begin(); sys.exit(7)"], "--restarts", 0).returncode == 4
+        again = "write('resumed', config=''); evaluate(0); die(9)"
+        done = bench.launch(["", again, "refuse('n1')", "begin(); finish()"], "--resume", bench.run)
+        assert done.returncode == 0, done.stderr
+        assert len(bench.calls) == 4
+
     def test_a_host_that_keeps_the_run_from_going_on_is_left_out(self, bench: Bench) -> None:
         words = ("--hostfile", bench.hosts("n0", "n1", "n2", "n3"), "--nodes-per-group", 2)
         done = bench.launch(["begin(); die(9)", "refuse('n2.rack')", "refuse('n2.rack')", "begin(); finish()"], *words)
