@@ -1,13 +1,14 @@
-"""The configuration file of a launch as it was then: users edit theirs for the next run while this one goes on.
+"""The configuration file and the hostfile of a launch as they were then: users edit theirs for the next run while this
+one goes on.
 
-A restart needs it, and a batch job that comes back, whose script looks for it.
+A restart needs them, and a batch job that comes back needs the first, for which its script looks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tomli
@@ -21,11 +22,12 @@ from mpipso.startup import Options
 KEPT = "launched"
 """How the names of what is kept in a run's folder begin."""
 FILE = f"{KEPT}.toml"
+HOSTS = f"{KEPT}.hosts"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A configuration file, and the template that it may name.
+    """A configuration file, the template that it may name, and a hostfile.
 
     Attributes
     ----------
@@ -33,24 +35,30 @@ class Source:
         The file and its text.
     template, content:
         The path and the text of the service's configuration file, both empty without one.
+    hostfile, hosts:
+        The path and the text of the hostfile, likewise.
     """
 
     path: Path
     text: str
     template: str = ""
     content: str = ""
+    hostfile: str = ""
+    hosts: str = ""
 
     @classmethod
     def of(cls, options: Options, config: Config) -> Source | None:
         """What has just been read as ``config``; None without a file that can be read twice."""
         file = config.service.config_file
-        named = (file.template, file.content) if file is not None and file.template else ()
+        named = (file.template, file.content) if file is not None and file.template else ("", "")
         text = _text(options.config) if options.config is not None else None
-        return cls(options.config, text, *named) if options.config is not None and text else None
+        hosts = _text(options.hostfile) if options.hostfile is not None else None
+        listed = (str(options.hostfile), hosts) if hosts else ()
+        return cls(options.config, text, *named, *listed) if options.config is not None and text else None
 
     def changed(self) -> list[str]:
         """The paths under which there is something else now, or nothing."""
-        texts = {str(self.path): self.text, self.template: self.content}
+        texts = {str(self.path): self.text, self.template: self.content, self.hostfile: self.hosts}
         return [path for path, text in texts.items() if path and _text(Path(path)) != text]
 
     def is_kept(self, folder: Path) -> bool:
@@ -59,10 +67,10 @@ class Source:
             return self.path.samefile(folder / FILE)
         return False
 
-    def keep(self, folder: Path) -> Path:
-        """Write the file as it was into the run's folder, and the template; returns the path of the first.
+    def keep(self, folder: Path, options: Options) -> Options:
+        """Write the files as they were into the run's folder; returns the options with these in place of their own.
 
-        Both are for their owner alone: they may have secrets.
+        They are for their owner alone: they may have secrets.
 
         Raises
         ------
@@ -80,7 +88,11 @@ class Source:
             tree["service"]["config_file"]["template"] = str(template)
             text = tomli_w.dumps(tree)
         write_whole(path, text, 0o600)
-        return path
+        options = replace(options, config=path)
+        if self.hosts:
+            write_whole(hostfile := folder / HOSTS, self.hosts, 0o600)
+            options = replace(options, hostfile=hostfile)
+        return options
 
 
 def _text(path: Path) -> str | None:

@@ -84,7 +84,7 @@ class Supervisor:
     environment:
         What the launcher and, by ``forward``, the ranks get.
     source:
-        The configuration file that the job names, None if it names none.
+        The configuration file that the job names, with its hostfile; None if it names none.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Supervisor:
             return self._interrupted()
         if self._source is not None and systems(os.environ) and not self._source.is_kept(self._folder):
             with contextlib.suppress(RunFailed):  # without it, a job that comes back takes the file as it is then
-                self._source.keep(self._folder)
+                self._source.keep(self._folder, job.options)
         while True:
             options = self._options(job.options)
             before = len(self._events())
@@ -351,13 +351,13 @@ class Supervisor:
         return job
 
     def _go_on_as_launched(self) -> None:
-        """Have further jobs read the configuration that this one was launched with, whatever has become of its file."""
+        """Have further jobs read the files that this one was launched with, whatever has become of them."""
         if self._source is None or not (changed := self._source.changed()):
             return
-        kept = self._source.keep(self._folder)
-        self._source = None
-        self._job = replace(self._job, options=replace(self._job.options, config=kept))
+        options, self._source = self._source.keep(self._folder, self._job.options), None
+        self._job = replace(self._job, options=options, ranks=replace(self._job.ranks, hostfile=options.hostfile))
         self._command = self._set_command()
+        kept = " and ".join(str(path) for path in (options.config, options.hostfile) if path is not None)
         other = "is" if len(changed) == 1 else "are"
         self._log.tell(f"{', '.join(changed)} {other} not what the run was launched with: it goes on with {kept}")
 

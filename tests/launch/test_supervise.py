@@ -479,6 +479,20 @@ class TestRestarts:
         assert (copy, copy.read_text()) == (bench.run / "launched-t.json", '{"old": "{x}"}')
         assert [path.stat().st_mode & 0o777 for path in (kept, copy)] == [0o600] * 2
 
+    @pytest.mark.parametrize("dead", [[], ["n0"]], ids=["all hosts", "what is left of them"])
+    def test_and_on_the_hosts_of_its_launch(self, bench: Bench, dead: list[str]) -> None:
+        """The hosts of the next run, which the user's file names by then, may be busy with that."""
+        fail = f"begin(); (HERE / 'hosts.txt').write_text('m0'); (HERE / 'dead').write_text('{' '.join(dead)}'); die(9)"
+        tell = "(HERE / 'read').write_text(Path(value('--hostfile')).read_text())"
+        words = ("--hostfile", bench.hosts("n0", "n1"), "--nodes-per-group", 1)
+        done = bench.launch([fail, f"{tell}; begin(); finish()"], *words)
+        assert done.returncode == 0, done.stderr
+        left = [f"{name} slots=1" for name in ("n0", "n1") if name not in dead]
+        assert (bench.folder / "read").read_text().splitlines() == left
+        kept = f"{bench.run / 'launched.toml'} and {bench.run / 'launched.hosts'}"
+        (line,) = [line for line in told(done) if "restart" not in line]
+        assert line == f"{words[1]} is not what the run was launched with: it goes on with {kept}"
+
     def test_a_batch_job_that_comes_back_finds_the_configuration_of_its_launch(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
