@@ -85,8 +85,7 @@ class Root:
         self._interrupts = interrupts
         self._limits = limits
         self._beat_file = beat
-        self._beat = 0.0
-        self._looked = 0.0
+        self._beat = self._looked = 0.0
         self._patience: float | None = None
         self._station = Station(context, interrupts)
         self._membership = Membership(context.plan, context.config.service.port, fitting(context.config))
@@ -124,7 +123,8 @@ class Root:
         finally:
             self._closing = True
             self._dispatcher.cancel()
-            while self._dispatcher.running and not self._out_of_patience():
+            limit = time.monotonic() + GOODBYE
+            while self._dispatcher.running and time.monotonic() < limit and not self._out_of_patience():
                 for event in [each for each in self._step() if isinstance(each, GivenUp)]:
                     self._take(event)
             self._send_home()

@@ -23,6 +23,7 @@ from mpipso.config.file import load
 from mpipso.config.parallel import LEAST_LEASE
 from mpipso.errors import Alone, RunFailed
 from mpipso.evaluation import Assignment, Evaluation, Failure
+from mpipso.farewell import GOODBYE
 from mpipso.launched import RESTARTS
 from mpipso.messages import ROOT, Alive, Depart, Disband, Finish, Fled, Free, Left, Order
 from mpipso.record.journal import FILE, Journal, read
@@ -240,14 +241,15 @@ def test_all_are_sent_home_if_a_rank_is_lost_and_the_journal_cannot_be_written(
 
 
 class Stuck(Others):
-    """The root's end: what rank 1 evaluates never ends, and it falls silent after a minute; rank 2 does as it is told.
+    """The root's end: what rank 1 evaluates never ends, and it falls silent some day; rank 2 does as it is told.
 
     ``signs`` has the moments at which rank 1 was sent a sign of life.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, until: float) -> None:
         super().__init__()
         self._clock = clock
+        self._until = until
         self.signs: list[float] = []
 
     def told(self, rank: int, message: object) -> None:
@@ -260,7 +262,7 @@ class Stuck(Others):
                 self.say(rank, Left())
 
     def take(self) -> list[tuple[int, Any]]:
-        speaking = (1, 2) if self._clock.now <= 60.0 else (2,)
+        speaking = (1, 2) if self._clock.now <= self._until else (2,)
         return [*super().take(), *((rank, Alive()) for rank in speaking)]
 
 
@@ -272,7 +274,7 @@ def test_a_rank_that_is_lost_hears_of_the_root_for_as_long_as_it_is_heard_of_its
     clock.rule(monkeypatch)
     monkeypatch.setattr("mpipso.overdue.SLACK", 0.0)
     changes = {"parallel__lease": LEAST_LEASE, "search__evaluation_timeout": 8.0, "service__stop_grace": 2.0}
-    channel, interrupts = Stuck(clock), Interrupts()
+    channel, interrupts = Stuck(clock, 60.0), Interrupts()
 
     def nap() -> None:
         clock.nap()
@@ -298,6 +300,37 @@ def test_a_rank_that_is_lost_hears_of_the_root_for_as_long_as_it_is_heard_of_its
     ((lost, cause),) = [(event["ranks"], event["cause"]) for event in read(tmp_path / FILE) if event["event"] == "lost"]
     assert (lost, cause) == ([1], "its evaluation does not end")
     assert 60.0 <= max(channel.signs) <= 60.0 + LEAST_LEASE + BEAT
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_rank_that_cannot_give_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have a group in quarantine to probe when all that was wanted is measured."""
+    clock = Clock()
+    clock.rule(monkeypatch)
+    monkeypatch.setattr("mpipso.farewell.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def evaluated(evaluation: Evaluation) -> None:
+        raise RunFailed("it fails")
+
+    tuning: Any = SimpleNamespace(
+        cause="",
+        evaluation_seconds=0.0,
+        race_seconds=lambda groups: (0.0, 0.0),
+        known_good=lambda: None,
+        propose=lambda idle: [Assignment(number, 1, {}) for number in range(2)] if not clock.now else [],
+        assigned=lambda group, assignment: None,
+        evaluated=evaluated,
+    )
+    context = played(Stuck(clock, 1e9), tmp_path, clock.nap)
+    with Journal.create(tmp_path, Redactor({})) as journal:
+        monitor = Monitor(2, {0: "h1", 1: "h2"}, io.StringIO(), Screen("plain"))
+        limits, beat = TimeLimits(None, 0.0, {}), tmp_path / "beat"
+        root = Root(context, tuning, journal, monitor, Interrupts(), limits, beat=beat)
+        with pytest.raises(RunFailed, match="it fails"):
+            root.run()
+    assert root.abandoned, "the others end it"
+    assert clock.now < 2 * GOODBYE + 5.0
 
 
 class Fleeing(Others):
