@@ -5,7 +5,8 @@ Knows no messages and no clock: the root tells it what happened, and does what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, with_port
@@ -60,6 +61,10 @@ class Membership:
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
         self._share |= {spare.node.rank: spare.node for spare in plan.spares}
         self._spare: set[int] = {spare.node.rank for spare in plan.spares}
+        holders = [*(group.nodes for group in plan.groups), *((spare.node,) for spare in plan.spares)]
+        held = Counter(part for nodes in holders for part in _parts(nodes))
+        self._shared = {part for part, times in held.items() if times > 1}
+        """What of hosts is not for one group alone, by the plan: where groups share cores, all of these."""
         self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
         self._led: dict[int, int] = {}
@@ -176,15 +181,23 @@ class Membership:
                 yield from (port for port in group.ports if port[0] in hosts)
 
     def _chosen(self, place: PlacedGroup) -> list[int] | None:
-        """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were."""
+        """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were.
+
+        Nodes of one group on one host have the same cores, so that one may be in a group by now that the other must not
+        disturb.
+        """
         if len(self._spare) < len(place.nodes):
             return None
         apart = len({node.host for node in place.nodes}) == len(place.nodes)
+        there = {self._share[rank].host for rank in self._spare}
+        working = [node for group in self.groups.values() for node in group.nodes if node.host in there]
+        taken = _parts(working) - self._shared
+        able = [rank for rank in sorted(self._spare) if taken.isdisjoint(_parts([self._share[rank]]))]
         chosen: list[int] = []
         seats = sorted(range(len(place.nodes)), key=lambda seat: _size(place.nodes[seat]), reverse=True)
         for seat in seats:
             hosts = {self._share[rank].host for rank in chosen} if apart else set()
-            others = (rank for rank in sorted(self._spare.difference(chosen)) if self._share[rank].host not in hosts)
+            others = (rank for rank in able if rank not in chosen and self._share[rank].host not in hosts)
             rank = next((rank for rank in others if self._may_sit(self._share[rank], place, seat)), None)
             if rank is None:
                 return None
@@ -207,6 +220,12 @@ class Membership:
             if own.host == share.host and _covers(share, own) and not _covers(own, share):
                 self._share[heir] = replace(share, rank=heir)
                 return
+
+
+def _parts(nodes: Sequence[PlacedNode]) -> set[tuple[str, str, int]]:
+    """The cores and devices that these nodes have, by host."""
+    cores = {(node.host, "core", core) for node in nodes for core in node.cores}
+    return cores | {(node.host, "device", device) for node in nodes for device in node.devices}
 
 
 def _size(share: PlacedNode) -> tuple[int, int]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from mpipso.cluster.membership import Loss, Membership
-from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Spare
+from mpipso.cluster.placement import form_groups
+from mpipso.cluster.plan import PlacedGroup, PlacedNode, Plan, Rank, Spare
+from mpipso.config.parallel import Parallel
 
 
 def node(rank: int, host: str = "", cores: Sequence[int] = (0,)) -> PlacedNode:
@@ -235,6 +237,25 @@ def test_nodes_that_shared_a_host_may_do_so_again() -> None:
     ranks.lose(1, dead=True)
     ranks.free(0)
     assert formed(ranks) == {1: [0, 2]}
+
+
+@pytest.mark.parametrize(("share_cores", "expected"), [(False, {3: [0, 2]}), (True, {3: [0, 2], 4: [1, 3]})])
+def test_no_group_forms_that_would_share_cores_with_another_unless_all_do(
+    share_cores: bool, expected: dict[int, list[int]]
+) -> None:
+    """Nodes of a group that are on one host have the same cores, and those that were lost come back."""
+    host = [Rank(rank, "a", "10.0.0.1", tuple(range(6))) for rank in range(6)]
+    ranks = Membership(form_groups(host, Parallel(nodes_per_group=2, share_cores=share_cores)))
+    for rank in (1, 3):
+        ranks.lose(rank, dead=False)
+    new = {}
+    for rank in (0, 2, 1, 3):
+        ranks.free(rank)
+        new |= formed(ranks)
+    assert new == expected
+    ranks.lose(0, dead=True)
+    ranks.free(2)
+    assert formed(ranks) == ({4: [1, 2]} if not share_cores else {})
 
 
 def sized(rank: int, devices: int, cores: int = 4) -> PlacedNode:
