@@ -24,7 +24,7 @@ from mpipso.launch import quota
 from mpipso.launch.allocation import Allocation, allocation
 from mpipso.launch.launchers import Launcher
 from mpipso.launch.ranks import Ranks
-from mpipso.launch.survivors import strangers
+from mpipso.launch.survivors import TooFew, strangers
 from mpipso.startup import Options, as_launched, wanted_groups
 from mpipso.wording import counted, is_address
 
@@ -272,7 +272,7 @@ class Job:
         size = min(len(group.nodes) for group in self.groups) if self.groups else self.size
         if not (hosts if slots else led(groups, [rank_here(0, devices=False)])) or (left < size and not self.groups):
             up, all_ = len(set(slots).difference(lost)), len(set(slots))
-            raise RunFailed(f"{up} of {all_} hosts answer, too few for a group of {size}")
+            raise TooFew(f"{up} of {all_} hosts answer, too few for a group of {size}")
         ranks = self.ranks
         if slots:
             self._write(hostfile, hosts)

@@ -27,7 +27,7 @@ from mpipso.launch.limits import Limits
 from mpipso.launch.log import Log
 from mpipso.launch.mpirun import Mpirun
 from mpipso.launch.source import Source
-from mpipso.launch.survivors import answering, strangers, succeeding
+from mpipso.launch.survivors import answering, awaiting, strangers, succeeding
 from mpipso.launch.traces import Traces, of_job
 from mpipso.launched import COMMAND, REQUEUE, RESTARTS, resuming, submits, take_refusing
 from mpipso.record import journal
@@ -100,6 +100,7 @@ class Supervisor:
         self._folder = folder.absolute()
         self._journal = self._folder / journal.FILE
         self._traces = Traces(self._folder)
+        self._agent = job.launcher.agent(os.environ, job.more)
         self._limits = limits
         self._left = limits.restarts
         self._source = source
@@ -124,8 +125,8 @@ class Supervisor:
         UserError
             The journal is damaged, or the root of another job writes it; nothing was started.
         RunFailed
-            The run cannot go on: too few hosts answer, or it was restarted as often as is allowed; with the command
-            to resume it.
+            The run cannot go on: too few hosts answer, for ten minutes, or it was restarted as often as is allowed;
+            with the command to resume it.
         """
         with self._log, self._mpirun:
             try:
@@ -267,7 +268,7 @@ class Supervisor:
     def _is_elsewhere(self) -> bool:
         """Whether another host has the journal that is not seen here: then the run cannot be supervised."""
         if not self._unseen and self._traces.events() == [] and not self._journal.exists():
-            away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent()
+            away, agent = strangers(dict.fromkeys(self._job.ranks.hosts)), self._agent
             if having := succeeding(away, agent, ["test", "-e", str(self._journal)]):
                 self._unseen = True
                 self._log.tell(
@@ -324,15 +325,19 @@ class Supervisor:
         self._refused = self._refused + 1 if end.refused else 0
         # A host is left out for what it has twice in a row, or before it costs the last restart, or if it is not there.
         apart = self._job.without_rank(end.unfit)
-        silent = set(apart) - succeeding(apart, self._agent(), ["true"])
+        silent = set(apart) - succeeding(apart, self._agent, ["true"])
         unfit = end.unfit if self._left == 1 else end.unfit & (self._unfit | silent)
         self._unfit = end.unfit
+
+        def what_is_left() -> tuple[Job, str]:
+            answer = answering(self._job.ranks.hosts, self._agent, self._log.tell)
+            return self._job.on_what_is_left(answer, unfit, self._folder)
+
         try:
-            answer = answering(self._job.ranks.hosts, self._agent(), self._log.tell)
             # Who has refused to go on will not wake up, and of ours that may nothing is left here.
             if is_written(self._journal) and (end.refused or is_foreign(self._journal)):
                 raise RunFailed(journal.taken(self._journal))
-            job, left_out = self._job.on_what_is_left(answer, unfit, self._folder)
+            job, left_out = awaiting(what_is_left, how, self._log.tell, lambda: bool(self._mpirun.received))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
         job = replace(job, loud=loud)
@@ -361,8 +366,6 @@ class Supervisor:
         other = "is" if len(changed) == 1 else "are"
         self._log.tell(f"{', '.join(changed)} {other} not what the run was launched with: it goes on with {kept}")
 
-    # Small things
-
     def _events(self, how: str = "") -> list[dict[str, Any]]:
         """What the journal holds, once the disk answers, for which it is waited as long as for a silent run.
 
@@ -382,9 +385,6 @@ class Supervisor:
                 told = True
             time.sleep(_LOOK)
         return events
-
-    def _agent(self) -> list[str]:
-        return self._job.launcher.agent(os.environ, self._job.more)
 
     def _interrupted(self, *, told: bool = False) -> int:
         """The exit code after a signal; the root may have ``told`` how to go on, if the job does not come back."""

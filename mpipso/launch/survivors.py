@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from mpipso.batch import ask, squeue, systems
 from mpipso.cluster.facts import rank_here
@@ -24,11 +25,49 @@ _SLURM_LIMIT = 30.0
 _STEP = ("srun", "--overlap", "--export=ALL", "--mpi=none", "--quiet", "--nodes=1", "--ntasks=1", "--nodelist")
 _HOLDING = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 """States of a job that still has its nodes (squeue's manual, "JOB STATE CODES")."""
+ABSENCE = 600.0
+"""Seconds for which hosts are waited for where too few are left. A switch that starts anew is back by then; and Slurm
+has noticed that a node is lost (after ``SlurmdTimeout``, 300 s by default), and ends the job, to requeue it."""
+AGAIN = 15.0
+"""Seconds from one answer to the next question, while they are waited for."""
 _MOST_AT_A_TIME = 64
 _POLL = 0.02
 _GONE = ("down", "drained", "error", "fail", "future", "inval", "not_resp", "perf", "power", "reboot", "unk")
 """How node states begin that no job step can be started in (sinfo's manual, "NODE STATE CODES"); ``*`` at the end of
 any state says that the node does not respond."""
+
+
+_T = TypeVar("_T")
+
+
+class TooFew(RunFailed):
+    """The hosts that answer cannot form a group."""
+
+
+def awaiting(look: Callable[[], _T], how: str, tell: Callable[[str], None], given_up: Callable[[], bool]) -> _T:
+    """What ``look`` returns, as soon as it finds enough hosts.
+
+    ``tell`` gets a line if they have to be waited for, which begins with ``how`` the job has ended.
+
+    Raises
+    ------
+    TooFew
+        It has not within :data:`ABSENCE` seconds, or nobody waits for it any more.
+    """
+    end = time.monotonic() + ABSENCE
+    told = False
+    while True:
+        try:
+            return look()
+        except TooFew as error:
+            if not told:
+                tell(f"{how}; {error}: waiting for the others, for {ABSENCE:g} s at most")
+            told = True
+            again = time.monotonic() + AGAIN
+            while time.monotonic() < again and not given_up():
+                time.sleep(_POLL)
+            if again > end or given_up():
+                raise
 
 
 def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], None]) -> set[str]:

@@ -34,7 +34,8 @@ STAND_IN = Path(__file__).resolve().parents[1] / "bed" / "mpirun_stand_in.py"
 LIMIT = 60.0
 LAUNCH = """
 import sys
-from mpipso.launch import mpirun, supervise
+from mpipso.launch import mpirun, supervise, survivors
+survivors.ABSENCE, survivors.AGAIN = 0.5, 0.2
 mpirun.GRACE, mpirun.CLEARING, mpirun._SAME = 1.0, 3.0, {same}
 supervise.LINGER, supervise.SETTLING, supervise._LOOK, supervise.RESTS = 0.5, 0.1, 0.1, (0.1, 0.2)
 supervise.LEAVING = 0.5
@@ -990,12 +991,34 @@ class TestHosts:
         done = bench.launch(["begin()"], "--hostfile", bench.hosts("n0", "n1"))
         assert done.returncode == 4
         assert len(bench.calls) == 1
-        error, resume = told(done)
-        assert error == (
-            "mpirun ended with code 0 before the run had ended, and it cannot go on: "
-            "1 of 2 hosts answer, too few for a group of 2"
-        )
+        waiting, error, resume = told(done)
+        lost, few = "mpirun ended with code 0 before the run had ended", "1 of 2 hosts answer, too few for a group of 2"
+        assert waiting == f"{lost}; {few}: waiting for the others, for 0.5 s at most"
+        assert error == f"{lost}, and it cannot go on: {few}"
         assert resume.startswith("go on with: ")
+
+    def test_a_host_without_which_there_is_no_group_is_waited_for(self, bench: Bench) -> None:
+        bench.dead.write_text("n1\n")
+        hosts = bench.hosts("n0", "n1")
+        with bench.start(["begin(); die(9)", WELL], "--hostfile", hosts, fault="survivors.ABSENCE = 60.0") as job:
+            wait_until(lambda: "waiting for the others" in job.stderr, 50, "it waits")
+            bench.dead.write_text("")
+            done = job.wait()
+        assert done.returncode == 0, done.stderr
+        waiting, restart = told(done)
+        assert waiting.endswith("too few for a group of 2: waiting for the others, for 60 s at most")
+        assert "(restart 1 of 3)" in restart
+        assert [value(words, "-np") for words in bench.calls] == ["2", "2"]
+
+    def test_nor_any_longer_once_a_signal_has_come(self, bench: Bench) -> None:
+        bench.dead.write_text("n1\n")
+        hosts = bench.hosts("n0", "n1")
+        with bench.start(["begin(); die(9)"], "--hostfile", hosts, fault="survivors.ABSENCE = 3600.0") as job:
+            wait_until(lambda: "waiting for the others" in job.stderr, 50, "it waits")
+            job.process.terminate()
+            done = job.wait()
+        assert done.returncode == 128 + signal.SIGTERM
+        assert told(done)[-1].startswith("go on with: ")
 
     def test_named_groups_that_lost_a_host_are_formed_anew(self, bench: Bench) -> None:
         bench.dead.write_text("n1\nn4\n")
