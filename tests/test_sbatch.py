@@ -16,7 +16,7 @@ class Cluster:
     """What the script finds in a Slurm job; ``python`` is the shell program that plays ``mpipso launch``.
 
     ``known`` is what Slurm knows of the job, with ``WORDS`` for those that the script was given; ``came_back`` is how
-    often it has been started again.
+    often it has been started again. A file ``away`` makes Slurm fail as many times as it has lines.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,15 +28,16 @@ class Cluster:
         self.more: dict[str, str] = {}
         (folder / ".venv" / "bin").mkdir(parents=True)
 
-    def _script(self, path: Path, text: str) -> None:
+    def script(self, path: Path, text: str) -> None:
         path.write_text(f"#!/bin/bash\ncd {self.folder}\n{text}\n")
         path.chmod(0o755)
 
     def submit(self, python: str, *words: str) -> Job:
         known = self.known.replace("WORDS", " ".join(words))
-        slurm = f'[ "$1" = show ] && echo "{known}" || echo "scontrol $*" >> called'
-        self._script(self.folder / "scontrol", slurm)
-        self._script(self.folder / ".venv" / "bin" / "python", f'echo "$*" >> called\n{python}')
+        slurm = "if [ -s away ]; then sed -i 1d away; exit 1; fi\n"
+        slurm += f'[ "$1" = show ] && echo "{known}" || echo "scontrol $*" >> called'
+        self.script(self.folder / "scontrol", slurm)
+        self.script(self.folder / ".venv" / "bin" / "python", f'echo "$*" >> called\n{python}')
         environment = {
             "PATH": f"{self.folder}:/usr/bin:/bin",
             "SLURM_SUBMIT_DIR": str(self.folder),
@@ -190,6 +191,32 @@ def test_a_job_without_a_run_names_no_command_to_go_on(cluster: Cluster) -> None
         done = job.wait()
     assert done.returncode == 138
     assert done.stderr.endswith("so it does not come back: give it more time\n")
+
+
+@pytest.mark.parametrize(("times", "requeued"), [(4, True), (5, False)])
+def test_a_controller_that_is_away_for_a_while_is_asked_again(cluster: Cluster, times: int, requeued: bool) -> None:
+    """At the start and at the end; with shorter pauses than the script's."""
+    cluster.script(cluster.folder / "sleep", "exec /bin/sleep 0.05")
+    away = "printf '\\n%.0s' $(seq 1 TIMES) > away"
+    (cluster.folder / "away").write_text("\n" * 4)
+    evaluates = f'{started(cluster.runs)}\necho \'{{"event":"evaluated"}}\' >> {cluster.runs}/journal.jsonl'
+    program = f"trap 'exit 138' USR1\n{evaluates}\n{away.replace('TIMES', str(times))}\necho ready >> called\n"
+    with cluster.submit(f"{program}while :; do sleep 0.05; done", "my.toml") as job:
+        wait_until(lambda: "ready" in cluster.calls, 20, "the launcher runs")
+        job.process.send_signal(USR1)
+        done = job.wait()
+    assert done.returncode == (0 if requeued else 138), done.stderr
+    assert ("scontrol requeue 7" in cluster.calls) == requeued
+    assert ("has not requeued" in done.stderr, "go on with: sbatch" in done.stderr) == (not requeued, not requeued)
+
+
+def test_where_it_never_answers_the_run_ends_with_its_job(cluster: Cluster) -> None:
+    cluster.script(cluster.folder / "sleep", "exec /bin/sleep 0.05")
+    (cluster.folder / "away").write_text("\n" * 5)
+    with cluster.submit("echo $MPIPSO_REQUEUE >> called", "my.toml") as job:
+        done = job.wait()
+    assert "Slurm does not say whether this job may come back" in done.stderr
+    assert cluster.calls[-1] == "0"
 
 
 def test_a_task_of_an_array_is_requeued_alone(cluster: Cluster) -> None:
