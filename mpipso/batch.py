@@ -79,7 +79,7 @@ SYSTEMS = (
         slots="NSLOTS",
         words=(
             *("PE", "NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "JOB_ID", "JOB_NAME", "JOB_SCRIPT", "ARC"),
-            *("REQNAME", "REQUEST", "RESTARTED", "ENVIRONMENT"),
+            *("REQNAME", "REQUEST", "RESTARTED"),
         ),
         agent="qrsh -inherit -nostdin -V",
     ),
@@ -90,6 +90,8 @@ SYSTEMS = (
 """What starts jobs of other systems comes first, and what is started inside of them last."""
 
 
+_OF_JOBS = {"ENVIRONMENT": "BATCH"}
+"""What Slurm and Grid Engine set; with another value it is somebody else's."""
 _OTHERS = ("PALS_", "PJM_", "_CONDOR_")
 """Of Cray's PALS, Fujitsu's PJM and HTCondor, whose hosts nobody here asks for."""
 
@@ -98,6 +100,7 @@ def variables(environ: Mapping[str, str]) -> set[str]:
     """The names of the variables in ``environ`` by which batch systems tell of a job."""
     prefixes = (*(prefix for system in SYSTEMS for prefix in system.prefixes), *_OTHERS)
     words = {word for system in systems(environ) for word in system.words}
+    words |= {name for name, value in _OF_JOBS.items() if environ.get(name) == value}
     return {name for name in environ if name.startswith(prefixes) or name in words}
 
 

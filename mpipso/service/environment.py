@@ -8,8 +8,10 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from socket import gethostname
 
 from mpipso import batch
+from mpipso.wording import is_address, short_host
 
 _MPI = ("OMPI_", "OPAL_", "PMI", "PRTE_", "HYDRA_", "HYDI_", "I_MPI_", "MPI")
 _LEFT_BY_MPI = {"GFORTRAN_UNBUFFERED_PRECONNECTED", "HFI_NO_BACKTRACE", "IPATH_NO_BACKTRACE"}
@@ -35,9 +37,14 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     Dropped: everything of Open MPI, PMIx, PRRTE, MPICH and Intel MPI, what batch systems say of the job, torchrun's
     rank variables and mpipso's own. ``OPAL_PREFIX`` is among them because it leads another Open MPI to foreign
     libraries; a service that needs one of these has it in its own configured environment, which is added afterwards.
+    ``HOSTNAME`` is this host's name where it was another's: srun hands on that of the job's first node.
     """
     dropped = _RANKS | _LEFT_BY_MPI | batch.variables(base)
-    return {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
+    kept = {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
+    told = kept.get("HOSTNAME")
+    if told and not is_address(told) and short_host(told) != short_host(gethostname()):
+        kept["HOSTNAME"] = gethostname()
+    return kept
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mpipso.service.environment import Fingerprint
+import socket
+
+import pytest
+
+from mpipso.service.environment import Fingerprint, scrubbed_environment
 
 HERE = {"PATH": "/usr/bin:/bin", "HF_TOKEN": "hf_secret", "OMP_NUM_THREADS": "4", "SITE_STEP": "1", "HOME": "/home/a"}
 
@@ -16,6 +20,19 @@ def test_what_batch_systems_say_of_a_job_makes_no_difference() -> None:
     job = {"PE_HOSTFILE": "/spool/7", "NSLOTS": "4", "SGE_TASK_ID": "1", "JOB_ID": "7", "OAR_NODEFILE": "/var/7"}
     assert Fingerprint.of({**HERE, **job}).differing(HERE) == ()
     assert Fingerprint.of(HERE).differing({**HERE, **job}) == ()
+
+
+@pytest.mark.parametrize("name", ["{here}", "{here}.cluster", "0.0.0.0", "", "another", "another.cluster"])
+def test_the_name_of_the_host_is_that_of_this_one(name: str) -> None:
+    """Since srun hands on that of the job's first node; an address may be one to listen at."""
+    told = name.format(here=socket.gethostname().partition(".")[0])
+    passed = scrubbed_environment({"HOSTNAME": told})
+    assert passed == {"HOSTNAME": socket.gethostname() if told.startswith("another") else told}
+
+
+def test_that_this_is_a_job_is_not_told_by_a_word_that_services_use() -> None:
+    passed = [scrubbed_environment({"ENVIRONMENT": value}) for value in ("BATCH", "production")]
+    assert passed == [{}, {"ENVIRONMENT": "production"}]
 
 
 def test_what_differs_is_named_and_what_weighs_most_comes_first() -> None:

@@ -189,12 +189,12 @@ def test_the_environment_is_scrubbed_of_the_launcher_and_nothing_else() -> None:
     ]
     grid_engine = [
         "NSLOTS", "NHOSTS", "NQUEUES", "QUEUE", "PE", "JOB_ID", "JOB_NAME", "JOB_SCRIPT", "ARC", "REQNAME", "REQUEST",
-        "RESTARTED", "ENVIRONMENT",
+        "RESTARTED",
     ]
     kept = [
         "PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES",
         "ASCEND_RT_VISIBLE_DEVICES", "NCCL_DEBUG", "HCCL_IF_IP", "GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS",
-        "RANKING", "PATH_OMPI_", "LSF_BINDIR", "LS_COLORS", "LOADEDMODULES", "MODULEPATH", "LMOD_DIR",
+        "RANKING", "PATH_OMPI_", "ENVIRONMENT", "LSF_BINDIR", "LS_COLORS", "LOADEDMODULES", "MODULEPATH", "LMOD_DIR",
     ]
     # fmt: on
     installed = ["SGE_ROOT", "SGE_CELL", *grid_engine, *kept]
