@@ -5,6 +5,7 @@ Knows no messages and no clock: the root tells it what happened, and does what i
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -61,9 +62,7 @@ class Membership:
         self._share = {node.rank: node for group in plan.groups for node in group.nodes}
         self._share |= {spare.node.rank: spare.node for spare in plan.spares}
         self._spare: set[int] = {spare.node.rank for spare in plan.spares}
-        holders = [*(group.nodes for group in plan.groups), *((spare.node,) for spare in plan.spares)]
-        held = Counter(part for nodes in holders for part in _parts(nodes))
-        self._shared = {part for part, times in held.items() if times > 1}
+        self._shared = _shared(plan)
         """What of hosts is not for one group alone, by the plan: where groups share cores, all of these."""
         self._dead: set[int] = set()
         self._leaving: dict[int, int] = {}
@@ -181,18 +180,26 @@ class Membership:
                 yield from (port for port in group.ports if port[0] in hosts)
 
     def _chosen(self, place: PlacedGroup) -> list[int] | None:
-        """As many ranks as the group had nodes, each fit for one of these seats, on different hosts if its own were.
+        """As many ranks as the group had nodes, each fit for one of these seats.
 
-        Nodes of one group on one host have the same cores, so that one may be in a group by now that the other must not
-        disturb.
+        They are on different hosts if its own were, and on one host if its own were, as a service may be slower across
+        hosts. Nodes of one group on one host have the same cores, so that one may be in a group by now that the other
+        must not disturb.
         """
         if len(self._spare) < len(place.nodes):
             return None
-        apart = len({node.host for node in place.nodes}) == len(place.nodes)
-        there = {self._share[rank].host for rank in self._spare}
+        there = {self._share[rank].host: None for rank in sorted(self._spare)}
         working = [node for group in self.groups.values() for node in group.nodes if node.host in there]
         taken = _parts(working) - self._shared
-        able = [rank for rank in sorted(self._spare) if taken.isdisjoint(_parts([self._share[rank]]))]
+        able = [rank for rank in sorted(self._spare) if not taken or taken.isdisjoint(_parts([self._share[rank]]))]
+        if len({node.host for node in place.nodes}) > 1 or len(place.nodes) == 1:
+            return self._seated(place, able)
+        seated = (self._seated(place, [rank for rank in able if self._share[rank].host == host]) for host in there)
+        return next((ranks for ranks in seated if ranks is not None), None)
+
+    def _seated(self, place: PlacedGroup, able: Sequence[int]) -> list[int] | None:
+        """As many of these ranks as the group has seats, each fit for one."""
+        apart = len({node.host for node in place.nodes}) == len(place.nodes)
         chosen: list[int] = []
         seats = sorted(range(len(place.nodes)), key=lambda seat: _size(place.nodes[seat]), reverse=True)
         for seat in seats:
@@ -220,6 +227,13 @@ class Membership:
             if own.host == share.host and _covers(share, own) and not _covers(own, share):
                 self._share[heir] = replace(share, rank=heir)
                 return
+
+
+def _shared(plan: Plan) -> set[tuple[str, str, int]]:
+    holders = [*(group.nodes for group in plan.groups), *((spare.node,) for spare in plan.spares)]
+    hosts = Counter(host for nodes in holders for host in {node.host for node in nodes})
+    parts = (_parts([node for node in nodes if hosts[node.host] > 1]) for nodes in holders)
+    return {part for part, times in Counter(itertools.chain(*parts)).items() if times > 1}
 
 
 def _parts(nodes: Sequence[PlacedNode]) -> set[tuple[str, str, int]]:

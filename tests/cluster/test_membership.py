@@ -239,6 +239,19 @@ def test_nodes_that_shared_a_host_may_do_so_again() -> None:
     assert formed(ranks) == {1: [0, 2]}
 
 
+def test_nor_are_those_of_one_host_replaced_by_some_of_several() -> None:
+    """Across hosts the same service may be slower."""
+    ranks = membership([[node(0, "a"), node(1, "a")], [node(2, "b"), node(3, "b")]], [node(4, "c")])
+    for lost, left in ((1, 0), (2, 3)):
+        ranks.lose(lost, dead=False)
+        ranks.free(left)
+    assert formed(ranks) == {}
+    ranks.free(2)
+    assert formed(ranks) == {2: [2, 3]}
+    ranks.free(1)
+    assert formed(ranks) == {3: [0, 1]}
+
+
 @pytest.mark.parametrize(("share_cores", "expected"), [(False, {3: [0, 2]}), (True, {3: [0, 2], 4: [1, 3]})])
 def test_no_group_forms_that_would_share_cores_with_another_unless_all_do(
     share_cores: bool, expected: dict[int, list[int]]
