@@ -40,6 +40,7 @@ MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
 OPENED = ("nccl-", "sglang_", "vllm_")  # shared memory that is opened as any file is, by its name
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
+ALONE = 1 / 3  # of the grace, in which the leader alone has got TERM: it may have its own way to end the others
 STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command; in a hurry, at most
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
 LOOK = 0.5  # seconds between two looks at processes, shared memory and log
@@ -315,7 +316,8 @@ class Keeper:
         self.alone = False  # no child is left, not even an adopted one
         self.stopping = self.terminated = False
         self.complete = False  # the leader has ended by itself, with exit code 0
-        self.term_at = self.kill_at = float("inf")
+        self.hurry = False  # the leader is not to end the others in its own way, or it has ended
+        self.term_at = self.rest_at = self.kill_at = float("inf")
         self.look_at = self.log_at = 0.0
         self.known: dict[str, Any] = {}
         self.memory = SharedMemory()
@@ -414,7 +416,7 @@ class Keeper:
 
     def wait(self) -> None:
         """Sleep until a signal, a command, room for output, or the next thing to do."""
-        pause = min(self.look_at, self.log_at, self.term_at, self.kill_at) - time.monotonic()
+        pause = min(self.look_at, self.log_at, self.term_at, self.rest_at, self.kill_at) - time.monotonic()
         inputs = [self.wake, 0] if self.heard else [self.wake]
         ready, _, _ = select.select(inputs, [1] if self.output else [], [], max(0.0, pause))
         if self.wake in ready and set(os.read(self.wake, 65536)) & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
@@ -459,6 +461,7 @@ class Keeper:
             self.grace = min(self.grace, grace)
             if self.terminated:
                 self.kill_at = min(self.kill_at, now + grace)
+                self.hurry = True
             else:
                 self.term_at = min(self.term_at, now + (min(STOP_COMMAND, grace) if patience is None else patience))
 
@@ -479,6 +482,7 @@ class Keeper:
                 self.alone = False
                 return
             if pid == self.leader:
+                self.hurry = True
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
                 self.complete = status == 0 and not self.stopping
                 if not self.stopping:  # its workers have no master any more: the service is over
@@ -495,13 +499,21 @@ class Keeper:
             self.abandoned()
         if now >= self.term_at:
             self.terminated, self.term_at, self.kill_at = True, float("inf"), now + self.grace
+            self.rest_at = now + self.grace * ALONE
             self.look()
-            for each in self.mine().values():
-                send(each, signal.SIGTERM)
+            self.terminate(lambda pid: pid == self.leader)
+        if self.rest_at < float("inf") and (self.hurry or now >= self.rest_at):
+            self.rest_at = float("inf")
+            self.terminate(lambda pid: pid != self.leader)
         if now >= self.look_at:
             self.look()
         if now >= self.log_at:
             self.log_at = now + min(log.bound() for log in self.logs)
+
+    def terminate(self, which: Callable[[int], bool]) -> None:
+        for each in self.mine().values():
+            if which(each.pid):
+                send(each, signal.SIGTERM)
 
     def mine(self) -> dict[int, Process]:
         table = processes()

@@ -245,6 +245,29 @@ def test_a_stop_that_takes_too_long_ends_anyway(tmp_path: Path) -> None:
     assert keeper.poll() is not None
 
 
+FORKS = """sh -c '
+trap "echo told by TERM; exit" TERM
+trap "echo told by its leader; exit" USR1
+echo ready; while :; do sleep 0.05; done' &
+"""
+
+
+@pytest.mark.parametrize(
+    ("leader", "grace", "by"),
+    [
+        ("trap 'sleep 0.3; kill -USR1 $!; wait; exit' TERM; wait", 1000, "its leader"),
+        ("wait", 1000, "TERM"),  # dies of it
+        ("trap : TERM; while kill -0 $!; do wait; done", 12, "TERM"),  # does not hand it on
+    ],
+)
+def test_who_ends_its_own_processes_is_let_do_so(tmp_path: Path, leader: str, grace: float, by: str) -> None:
+    """As SGLang, which takes the end of one that it has not ended for a crash."""
+    keeper = keep(tmp_path, ["sh", "-c", f"{FORKS}{leader} 2> /dev/null"], grace=grace)
+    wait_until(lambda: "ready" in logged(tmp_path))
+    assert keeper.stop() == process.Gone()
+    assert [line for line in logged(tmp_path).splitlines() if "told" in line] == [f"told by {by}"]
+
+
 def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     code = (
