@@ -143,7 +143,7 @@ def ends(several: Sequence[Running], engine: Engine, when: str, *, heard: bool) 
             remoteness = max(ENDED, remoteness) if of_peer(line) else remoteness
             # One that is killed has said nothing, and is still no less of a reason than the error of another.
             mute = code == -signal.SIGKILL and remoteness == OTHER
-            remoteness = remoteness if code >= 0 else min(NAMED, remoteness)
+            remoteness = remoteness if code >= 0 or of_peer(line) else min(NAMED, remoteness)
             said = "" if mute else f": {line}"  # what it did at last is no reason for that
             causes.append(_End(remoteness, f"{running.node.name}: {running.role} {how} {when}{hint}", said))
     nearest = min(cause.remoteness for cause in causes)

@@ -71,3 +71,21 @@ def test_of_a_process_that_was_killed_no_line_is_quoted_that_tells_of_no_error(
     (cause,), told = ends([process], COMMAND, "while starting", heard=False)
     how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
     assert (cause, told) == (f"node0: the service {how} while starting{said}", [process])
+
+
+@pytest.mark.parametrize("code", [1, -9])
+def test_who_has_lost_its_connection_to_another_is_told_after_that_one_however_it_ends(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGLang always kills itself."""
+    monkeypatch.setattr(LocalNode, "poll_service", lambda *_: code)
+    lost = "RuntimeError: [/src/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]: Connection reset by peer"
+    several = []
+    for name, line in (("node0", lost), ("node1", "Scheduler or DataParallelController 304 terminated with -9")):
+        log = tmp_path / name
+        log.write_text(f"{line}\n")
+        several.append(Running(LocalNode(Share(name), work_dir=str(tmp_path)), "the process", "0", str(log)))
+    causes, _ = ends(several, ENGINES.create("sglang"), "while starting", heard=True)
+    assert [cause.partition(":")[0] for cause in causes] == ["node1", "node0"]
+    for each in several:
+        each.node.close()

@@ -222,6 +222,7 @@ LEFT_OUT = "[2026-11-28 08:00:01 TP1] Ignore import error when loading sglang.sr
 DURING = "During handling of the above exception, another exception occurred:"
 NO_CACHE = "ValueError: Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static=0.1"
 HANGS = "[2026-11-28 08:00:02 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)"
+TAKEN = "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 30000): address already in use"
 REFUSED = "usage: sglang serve [-h]\nsglang serve: error: unrecognized arguments: --tp_size 8"
 UNEVEN = "Traceback (most recent call last):\nAssertionError: tp_size must be divisible by number of nodes"
 
@@ -244,6 +245,7 @@ UNEVEN = "Traceback (most recent call last):\nAssertionError: tp_size must be di
         (f"EOFError\n\n{DURING}\n\n{DIED}", (ELSEWHERE, DIED)),
         (f"{LEFT_OUT}\n{KILLED}\n[2026-11-28 08:00:03] Sleeping 5 seconds", (ERROR, KILLED)),
         (failing("TP0", NO_CACHE) + QUIT, (MEMORY, NO_CACHE)),
+        (f"{TAKEN}\nReadTimeout: timed out\nThe server is fired up\n{CRASHED}\n{QUIT}", (ERROR, TAKEN)),
         (REFUSED, (ERROR, REFUSED.splitlines()[1])),
         (UNEVEN, (NAMED, UNEVEN.splitlines()[1])),
     ],

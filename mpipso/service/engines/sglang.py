@@ -108,6 +108,8 @@ _SWITCHES = (
 """They have no opposite: what is false is left out."""
 _FAILED = re.compile(r"^.*\bhit an exception: .*(?:\n(?!\[\d).*)*", re.MULTILINE)
 """The first process of it that fails, with its traceback; it goes on to where another message begins."""
+_NO_PORT = re.compile(r"^.*\bERROR: +\[Errno 98\] error while attempting to bind on address .*", re.MULTILINE)
+"""What uvicorn says where its port was taken while SGLang loaded, which then calls itself ready before it ends."""
 _ATTENTION = ("attn_dp_size", "attention_data_parallel_size")
 
 
@@ -179,6 +181,8 @@ class Sglang(ModelServer):
                 )
 
     def reason(self, log: str, first: bool = False) -> Reason:
+        if held := _NO_PORT.search(log):
+            return super().reason(held[0])
         reason = super().reason(log, first)
         # Of several schedulers that fail the first one says why; the others lose their connection to it.
         if reason.remoteness == NAMED and (failed := _FAILED.search(log)):
