@@ -52,6 +52,7 @@ class Stream:
         self._rest = b""
         self._arrived = 0.0
         self._no_event = b""
+        self._broken = False
 
     def feed(self, data: bytes, now: float) -> None:
         """Take in what has arrived; an event may be spread over several pieces, and a line may end with any break."""
@@ -91,6 +92,10 @@ class Stream:
         text = text.strip()
         if name not in _FIELDS:
             self._no_event = (self._no_event + line + b"\n")[:_NO_EVENT_KEPT]
+        if (name, text) == (b"event", b"error"):  # why is said in the lines that follow, a comment perhaps, or nowhere
+            self._broken = True
+        if self._broken and not name and text:
+            self._fail(f"error in the stream: {text.decode(errors='replace')}")
         if name not in (b"data", b"error") or not text:
             return
         if text == b"[DONE]":
@@ -104,7 +109,7 @@ class Stream:
             self._fail(f"an event of the stream is not a JSON object: {text!r}")
             return
         try:
-            if event.get("error") or name == b"error":
+            if event.get("error") or name == b"error" or self._broken:
                 self._fail(_error_text(event))
             else:
                 self._event(event, now)
@@ -168,6 +173,8 @@ class Stream:
         outcome.counted_chunks = not told and not outcome.empty
         outcome.output_tokens = told or self.chunks
         outcome.short = outcome.output_tokens < output_tokens
+        if self._broken:
+            self._fail("error in the stream")
         if outcome.error:
             return
         if self._over is None:
