@@ -137,7 +137,7 @@ _HARMLESS_LEVEL = re.compile(r"\b(INFO|WARN|WARNING|DEBUG)\b")
 # many errors there were: none.
 _HARMLESS = re.compile(
     r'^[IW]\d{4} |^\S+:\d+: \w*Warning: |"[A-Z]+ \S+ HTTP/[\d.]+"|^Ignore import error when loading '
-    r"|(?i:\berrors?\b[ \w]*[:=]\s*0(\.0+)?\s*%?$|\b0 errors?$|^errors? set:$)"
+    r"|(?i:\berrors?\b[ \w]{0,40}[:=]\s*0(\.0+)?\s*%?$|\b0 errors?$|^errors? set:$)"
 )
 _ENDED = re.compile(r"(?i)\bengine core (proc \S+ )?(exited|died) unexpectedly\b")
 # What Gloo, NCCL and PyTorch's store say on one node of what has ended on another.

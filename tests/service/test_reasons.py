@@ -295,6 +295,12 @@ def test_the_mark_of_what_a_log_lacks_is_no_reason() -> None:
     assert telling(mark) == telling("") == "its log is empty"
 
 
+def test_a_long_line_that_says_error_again_and_again_does_not_stop_the_rank() -> None:
+    """As a model may that has lost its thread, where its service logs what it answers. It took a quarter of an hour."""
+    line = 100_000 * "error " + "error"
+    assert telling(line) == line
+
+
 @pytest.mark.parametrize("line", [SERVER, f"{CORE}    error = self.step_fn()", *TRACEBACK, "    ^^^^^", ""])
 def test_code_and_empty_messages_are_no_reason(line: str) -> None:
     log = "\n".join(["loading", '  File "/a/core.py", line 3, in run', line, ""])
