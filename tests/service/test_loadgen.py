@@ -270,6 +270,7 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
         (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
         (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
         (BEGIN + 'data: {"error":"text"}\n\n' + END, "in the stream: text"),
+        (BEGIN + 'data: {"object":"error","message":"no worker"}\n\n' + END, "in the stream: no worker"),
         (BEGIN + "event: error\n: no worker\n\n" + END, "in the stream: no worker"),  # as Dynamo says it
         (BEGIN + 'event: error\ndata: {"message":"no worker"}\n\n' + END, "in the stream: no worker"),
         (BEGIN + "event: error\n\n" + END, "error in the stream"),

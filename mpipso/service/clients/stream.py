@@ -109,7 +109,7 @@ class Stream:
             self._fail(f"an event of the stream is not a JSON object: {text!r}")
             return
         try:
-            if event.get("error") or name == b"error" or self._broken:
+            if event.get("error") or event.get("object") == "error" or name == b"error" or self._broken:
                 self._fail(_error_text(event))
             else:
                 self._event(event, now)
