@@ -547,6 +547,29 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
     assert gaps.std() > 0.2 * gaps.mean()
 
 
+class Keeping(Script):
+    """A fake service that keeps its connections."""
+
+    connections = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                await reader.readexactly(int(head.partition("content-length:")[2].split()[0]))
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(LLAMACPP)}\r\n\r\n{LLAMACPP}".encode())
+        writer.close()
+
+
+@pytest.mark.parametrize(("loop", "connections"), [(("--concurrency", "1"), 1), (("--request-rate", "0.25"), 2)])
+def test_a_connection_that_was_idle_for_long_is_not_used_again(loop: tuple[str, str], connections: int) -> None:
+    """Its service may close it in that very moment."""
+    script = Keeping(complete)
+    result = load(script, *loop, "--requests", "2", "--warmup", "0", "--model", "m")
+    assert (result["completed"], script.connections) == (2, connections)
+
+
 def test_arrivals_are_those_of_the_common_seed() -> None:
     """The offered load is the same for all that are compared, and as high as the rate says."""
     due = loadgen.arrivals(33, 8.0, 5)

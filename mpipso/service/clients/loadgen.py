@@ -42,6 +42,9 @@ MAX_ANSWER = 1_000_000
 """Bytes of an answer that is no stream, at most."""
 TOLERANCE = 0.05
 """By which share prompts may be longer than asked for before they are made shorter."""
+IDLE = 1.0
+"""Seconds after which a connection is not used again: a service may close it in that very moment, as uvicorn does after
+5 s, and the request would be lost."""
 OTHER_FILES = 32
 """What the load generator has open besides its connections, at most."""
 
@@ -168,7 +171,8 @@ async def measure(
 
     ``real`` are the prompts that are measured and those of the warm-up, in place of random ones.
     """
-    connector = aiohttp.TCPConnector(limit=0, force_close=options.close)
+    idle = None if options.close else IDLE
+    connector = aiohttp.TCPConnector(limit=0, force_close=options.close, keepalive_timeout=idle)
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     known = headers(options.api_key)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=known) as session:
