@@ -93,7 +93,7 @@ def test_several_mistakes_in_the_file_are_told_at_once(config: Path) -> None:
     assert sorted(refused(config, "--config", config)) == [
         f"{config}: benchmark.request: unknown key; did you mean 'requests'?",
         f"{config}: benchmark.warmup = 'two': should be a valid integer",
-        f"{config}: parameters[0]: min = 100 is greater than max = 64",
+        f"{config}: parameter 'batch': min = 100 is greater than max = 64",
         f"{config}: service.engine = 'commando': unknown; did you mean 'command'?",
     ]
 
@@ -139,7 +139,7 @@ def test_check_notes_a_parameter_of_one_value(
             "expression = 'str(64)[2]'",
             "{config}: parameter 'batch': expression 'str(64)[2]': string index out of range",
         ),
-        ('flag = "--batch"', 'env = "A=B"', "{config}: parameters[0].env = 'A=B': "),
+        ('flag = "--batch"', 'env = "A=B"', "{config}: parameter 'batch': env = 'A=B': "),
         (
             "[objective]",
             "[search]\nfirst = [{ batch = '4' }]\n[objective]",

@@ -77,13 +77,13 @@ def parse(
             if not isinstance(table, dict):
                 raise UserError(f"{source}: {section} must be a table")
         table[last] = value
-    problems = [] if earlier else [f"{key}: {_NUL}" for key in _with_nul(data)]
+    problems = [] if earlier else [f"{_told(location, data)}: {_NUL}" for location in _with_nul(data)]
     try:
         config = Config.model_validate(
             _tuples(data), context={"engines": engines, "clients": clients, "earlier": earlier}
         )
     except ValidationError as error:
-        problems += _explain(error.errors())
+        problems += _explain(error.errors(), data)
     if problems:
         raise UserError([f"{source}: {problem}" for problem in problems])
     return config
@@ -125,26 +125,26 @@ def _tuples(data: Any) -> Any:
 _NUL = "holds the character \\u0000, which no command, no variable and no path can have"
 
 
-def _with_nul(data: Any, location: tuple[int | str, ...] = ()) -> Iterator[str]:
-    """The dotted keys of texts that hold it."""
+def _with_nul(data: Any, location: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Where texts are that hold it."""
     if isinstance(data, str) and "\0" in data:
-        yield _dotted(location)
+        yield location
     below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for part, value in below:
         yield from _with_nul(value, (*location, part))
 
 
-def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
+def _explain(errors: Sequence[ErrorDetails], data: Mapping[str, Any]) -> list[str]:
     """One line per mistake; what the members of a union each say about one key becomes one line."""
     by_key: dict[str, list[ErrorDetails]] = {}
     for details in errors:
-        location = [part for part in details["loc"] if part not in _UNION_MEMBERS]
-        by_key.setdefault(_dotted(location), []).append(details)
+        by_key.setdefault(_dotted(_place(details["loc"])), []).append(details)
     lines = []
-    for key, group in by_key.items():
+    for place, group in by_key.items():
         first = group[0]
+        key = _told(_place(first["loc"]), data)
         if first["loc"][-1:] == (_OF_A_KEY,):
-            table = _dotted([part for part in first["loc"][:-2] if part not in _UNION_MEMBERS])
+            table = _told(_place(first["loc"][:-2]), data)
             lines.append(f"{table}: the key {_shown(first['input'])} should {_wanted(first)}")
             continue
         if first["type"] == "missing":
@@ -156,10 +156,17 @@ def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
             value = f" = {_shown(first['input'])}" if isinstance(first["input"], (str, int, float)) else ""
             message = first["msg"].removeprefix("Value error, ")
             lines += [f"{key}{value}: {line}" if key else line for line in message.splitlines()]
-        elif not any(other.startswith(f"{key}[") for other in by_key):
+        elif not any(other.startswith(f"{place}[") for other in by_key):
             wanted = " or ".join(map(_wanted, group)).replace(" or be ", " or ")
+            if isinstance(first["input"], Mapping) and first["type"] == "tuple_type" and _keys_of(first["loc"]):
+                wanted += f"; [[{_dotted(first['loc'])}]] begins each of its tables"
             lines.append(f"{key} = {_shown(first['input'])}: should {wanted}")
     return lines
+
+
+def _place(location: Sequence[int | str]) -> list[int | str]:
+    """A location of pydantic's in the words of the file."""
+    return [part for part in location if part not in _UNION_MEMBERS]
 
 
 def _wanted(details: ErrorDetails) -> str:
@@ -198,6 +205,16 @@ _UNION_MEMBERS = (
     *("bool", "int", "float", "str", "literal['baseline']"),
     *("a key", "a key with its unit", "a pattern", "a number", "a parameter", "several numbers"),
 )
+
+
+def _told(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
+    """Where a mistake is: of a parameter by its name, if it has one, else by its place in the file."""
+    if len(location) > 1 and location[0] == "parameters":
+        given = data["parameters"][location[1]]
+        name = given.get("name") if isinstance(given, dict) else None
+        if isinstance(name, str) and re.fullmatch(NAME, name):
+            return ": ".join(filter(None, (f"parameter {name!r}", _dotted(location[2:]))))
+    return _dotted(location)
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -271,7 +271,7 @@ class TestWhatIsRefused:
     )
     def test_a_parameter_that_contradicts_itself(self, changes: dict[str, Any], line: str) -> None:
         (problem,) = problems(with_parameter(**changes))
-        assert problem.startswith(f"my.toml: parameters[0]: {line}")
+        assert problem.startswith(f"my.toml: parameter 'batch': {line}")
 
     @pytest.mark.parametrize(
         ("choices", "default", "line"),
@@ -286,7 +286,7 @@ class TestWhatIsRefused:
     def test_choices_that_are_none(self, choices: list[Any], default: Any, line: str) -> None:
         data = good()
         data["parameters"] = [{"name": "kind", "type": "choice", "choices": choices, "default": default}]
-        assert problems(data) == (f"my.toml: parameters[0]: {line}",)
+        assert problems(data) == (f"my.toml: parameter 'kind': {line}",)
 
     @pytest.mark.parametrize(
         "flag", ["--a", "-a", "/--no-a", "--a/--no-a", "--a/", "--a=1/--a=0", "--a=1/--a=", "/--a="]
@@ -299,20 +299,20 @@ class TestWhatIsRefused:
             data["parameters"][0]["flag"] = wrong
             (line,) = problems(data)
             told = "would be passed" if " " in wrong else "should begin with"
-            assert line.startswith(f"my.toml: parameters[0]: flag = {wrong!r} {told}")
+            assert line.startswith(f"my.toml: parameter 'a': flag = {wrong!r} {told}")
 
     @pytest.mark.parametrize("flag", ["--a=", "a=", "--a=/--no-a="])
     def test_the_flag_of_a_bool_takes_no_value(self, flag: str) -> None:
         data = good()
         data["parameters"] = [{"name": "a", "type": "bool", "flag": flag}]
         (line,) = problems(data)
-        assert line.startswith(f"my.toml: parameters[0]: flag = {flag!r} would be passed on with nothing behind")
+        assert line.startswith(f"my.toml: parameter 'a': flag = {flag!r} would be passed on with nothing behind")
         assert parse(tomli_w.dumps(data), "journal", earlier=True).parameters[0].flag == flag
 
     @pytest.mark.parametrize("flag", ["--a/--no-a", "-a/-b", "--a/"])
     def test_only_a_bool_has_a_flag_for_each_value(self, flag: str) -> None:
         (line,) = problems(with_parameter(flag=flag))
-        assert line.startswith(f"my.toml: parameters[0]: flag = {flag!r} would be passed on as one word: only a bool")
+        assert line.startswith(f"my.toml: parameter 'batch': flag = {flag!r} would be passed on as one word: only a")
         assert parse(tomli_w.dumps(with_parameter(flag=flag)), "journal", earlier=True).parameters[0].flag == flag
 
     @pytest.mark.parametrize("flag", ["--a", "-a=", "--conf=/etc/a=", "--conf=a/-b="])
@@ -338,6 +338,36 @@ class TestWhatIsRefused:
         data[section][key] = most
         assert getattr(getattr(read(data), section), key) == most
 
+    def test_a_table_in_the_place_of_several(self) -> None:
+        data = good()
+        data["objective"]["slo"] = {"metric": "ttft_p99_ms", "max": 5}
+        data["service"]["command"] = {"a": 1}
+        assert sorted(problems(data)) == [
+            "my.toml: objective.slo = {metric = 'ttft_p99_ms', max = 5}: should be a list; [[objective.slo]] begins "
+            "each of its tables",
+            "my.toml: service.command = {a = 1}: should be a list",
+        ]
+
+    def test_a_parameter_is_called_by_its_name_if_it_has_one(self) -> None:
+        data = good()
+        data["parameters"] = [
+            {**BATCH, "max": "64", "mim": 1},
+            {**BATCH, "name": "a b"},
+            {**BATCH, "name": 7},
+            {"type": "bool", "flag": "\0"},
+            {**BATCH, "name": "wait", "flag": "\0", "choices": [[]]},
+        ]
+        assert [line.partition(" = ")[0].partition("\\u0000")[0] for line in problems(data)] == [
+            "my.toml: parameters[3].flag: holds the character ",
+            "my.toml: parameter 'wait': flag: holds the character ",
+            "my.toml: parameter 'batch': max",
+            "my.toml: parameter 'batch': mim: unknown key; did you mean 'min'?",
+            "my.toml: parameters[1].name",
+            "my.toml: parameters[2].name",
+            "my.toml: parameters[3].name: is required",
+            "my.toml: parameter 'wait': choices[0]",
+        ]
+
     def test_a_character_that_nothing_takes(self) -> None:
         data = {**good(), "output": "a\0b"}
         data["service"] |= {"command": ["serve", "\0"], "env": {"A": "\0"}, "port": -1}
@@ -351,7 +381,7 @@ class TestWhatIsRefused:
 
     def test_a_range_without_end(self) -> None:
         assert problems(with_parameter(max=float("inf"))) == (
-            "my.toml: parameters[0].max = inf: should be a finite number",
+            "my.toml: parameter 'batch': max = inf: should be a finite number",
         )
 
     def test_names_that_resolve_to_nothing(self) -> None:
@@ -666,10 +696,12 @@ class TestWhatIsRefused:
     def test_a_key_that_is_no_name(self) -> None:
         data = good()
         data["service"]["env"] = {"A=B": "1"}
+        data["benchmark"]["metrics"] = {"a key": "x"}
         data["search"] = {"first": [{"": 3}]}
         should = "should be letters, digits and '_', and begin with no digit"
         assert problems(data) == (
             f"my.toml: service.env: the key 'A=B' {should}",
+            f"my.toml: benchmark.metrics: the key 'a key' {should}",
             f"my.toml: search.first[0]: the key '' {should}",
         )
         assert problems(with_parameter(name="a b")) == (f"my.toml: parameters[0].name = 'a b': {should}",)
