@@ -6,6 +6,9 @@ import difflib
 import ipaddress
 from collections.abc import Collection, Sequence
 
+_MOST_NAMED = 12
+"""Of the names that a user may have meant."""
+
 
 def ranges(numbers: tuple[int, ...]) -> str:
     """Numbers that ascend as text, with a dash for those that follow each other: ``0-3,8`` for 0, 1, 2, 3, 8."""
@@ -69,8 +72,11 @@ def is_address(host: str) -> bool:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """What a user may have meant by ``word``, as the end of a message."""
-    close = difflib.get_close_matches(word, known, n=1)
+    """What a user may have meant by ``word``, as the end of a message; of many names those that are most like it."""
+    every = sorted(set(known))
+    close = difflib.get_close_matches(word, every, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are: {', '.join(sorted(known))}" if known else ""
+    nearest = sorted(difflib.get_close_matches(word, every, n=_MOST_NAMED, cutoff=0.0))
+    more = [f"{len(every) - len(nearest)} more"] if len(every) > len(nearest) else []
+    return f"; known are: {', '.join([*nearest, *more])}" if every else ""

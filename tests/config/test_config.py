@@ -368,6 +368,13 @@ class TestWhatIsRefused:
             "my.toml: parameter 'wait': choices[0]",
         ]
 
+    def test_of_many_names_those_are_told_that_are_most_like_it(self) -> None:
+        data = {**good(), "objective": {"maximize": "ttft"}}
+        (line,) = problems(data)
+        known = line.removeprefix("my.toml: objective: metric 'ttft' is unknown; known are: ").split(", ")
+        assert len(known) == 13 and known[-1] == "15 more"
+        assert {"ttft_mean_ms", "ttft_p50_ms", "ttft_p90_ms", "ttft_p95_ms", "ttft_p99_ms"} < set(known)
+
     def test_a_character_that_nothing_takes(self) -> None:
         data = {**good(), "output": "a\0b"}
         data["service"] |= {"command": ["serve", "\0"], "env": {"A": "\0"}, "port": -1}
