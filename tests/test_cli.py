@@ -145,6 +145,11 @@ def test_check_notes_a_parameter_of_one_value(
             "[search]\nfirst = [{ batch = '4' }]\n[objective]",
             "{config}: search.first[0]: batch: '4' is not of type",
         ),
+        (
+            "[objective]",
+            f"[search]\nfirst = [{{ batch = {10**400} }}]\n[objective]",
+            f"{{config}}: search.first[0]: batch: {10**400} is not of type",
+        ),
     ],
 )
 def test_values_that_no_parameter_can_have(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import typing
 from typing import Annotated, Literal
 
@@ -118,6 +119,8 @@ class Parameter(Section):
                 yield "a bool has no choices"
             if self.type == "choice" and len(self.choices) < 2:
                 yield "a choice needs at least two choices"
+            if any(isinstance(choice, int) and abs(choice) > sys.float_info.max for choice in self.choices):
+                yield f"a choice is a number of {sys.float_info.max:.2g} at most"
         else:
             yield from self._range_problems()
 
@@ -139,6 +142,8 @@ class Parameter(Section):
         if self.ratio_of is not None:
             if self.min <= 0:
                 yield f"a ratio needs min > 0, not {self.min:g}"
+            if self.max > _EXACT:
+                yield f"a ratio has a max of {_EXACT:g} (2**53) at most"
             if self.step is not None:
                 yield "a ratio has no step"
         elif self.type == "int" and any(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -152,8 +153,8 @@ def _typed(parameter: Parameter, value: object) -> Value:
 
 
 def _number(value: object) -> float | None:
-    """``value`` as a float; None unless it is a finite number."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    """``value`` as a float; None unless it is a finite number, and no larger than a float can be."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         return None
     return float(value)
 

@@ -255,6 +255,7 @@ class TestWhatIsRefused:
             ({"min": 0, "scale": "log"}, "a log scale needs min > 0, not 0"),
             ({"min": 1.5}, "an int needs whole numbers for min, max and step"),
             ({"max": 2**53 + 2}, "an int has bounds of 9.0072e+15 (2**53) at most"),
+            ({"max": 2**53 + 2, "ratio_of": "batch"}, "a ratio has a max of 9.0072e+15 (2**53) at most"),
             ({"choices": [1, 2]}, 'an int has min and max, not choices (or is type = "choice")'),
             ({"flag": "--batch", "env": "BATCH"}, "give one of flag, env and path, not several"),
             (
@@ -281,6 +282,7 @@ class TestWhatIsRefused:
             ([1, 1.0, 2], 1, "two choices are the same"),
             (["a", "b"], "c", "default = 'c' is not among the choices"),
             ([1, 2], True, "default = True is not among the choices"),
+            ([1, -(10**400)], 1, "a choice is a number of 1.8e+308 at most"),
         ],
     )
     def test_choices_that_are_none(self, choices: list[Any], default: Any, line: str) -> None:
