@@ -85,8 +85,15 @@ def parse(
     except ValidationError as error:
         problems += _explain(error.errors(), data)
     if problems:
-        raise UserError([f"{source}: {problem}" for problem in problems])
+        raise UserError([_attributed(problem, source, overrides or {}) for problem in problems])
     return config
+
+
+def _attributed(problem: str, source: str, overrides: Collection[str]) -> str:
+    """A line with the file that it tells of, or with the flag that has taken the place of a key there."""
+    key = next((key for key in overrides if problem.startswith((f"{key} = ", f"{key}: "))), "")
+    flag = f"--{key.rpartition('.')[2].replace('_', '-')}"
+    return f"{flag}{problem.removeprefix(key)}" if key else f"{source}: {problem}"
 
 
 _SET = re.compile(r"\s*([\w.-]{1,64})\s*=")

@@ -340,6 +340,16 @@ class TestWhatIsRefused:
         data[section][key] = most
         assert getattr(getattr(read(data), section), key) == most
 
+    def test_what_a_flag_has_given_is_not_a_mistake_of_the_file(self) -> None:
+        data = {**good(), "search": {"evaluations": 3, "iterations": 0}}
+        overrides = {"search.evaluations": 0, "parallel.nodes_per_group": -1, "output": "\0"}
+        assert sorted(problems(data, **overrides)) == [
+            "--evaluations = 0: should be greater than or equal to 1",
+            "--nodes-per-group = -1: should be greater than or equal to 1",
+            "--output: holds the character \\u0000, which no command, no variable and no path can have",
+            "my.toml: search.iterations = 0: should be greater than or equal to 1",
+        ]
+
     def test_a_table_in_the_place_of_several(self) -> None:
         data = good()
         data["objective"]["slo"] = {"metric": "ttft_p99_ms", "max": 5}
