@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,9 @@ FREE = (
 how patient it is. Everything else decides what is proposed, or what a measurement is worth beside the others."""
 _SIZE = 16
 """Particles, and proposals of a window, in runs of versions whose journals do not tell them unless they were given."""
-_NAMED = ("parameters",)
-"""Lists whose tables have names: they are compared by name."""
+_NAMED = "parameters"
+"""A list whose tables have names: they are compared by name."""
+_ORDER = f"the order of {_NAMED}"
 _LONGEST = 63
 """Characters of a value in a message."""
 
@@ -127,14 +129,17 @@ def differences(old: Config, new: Config) -> list[str]:
     # The own client counts requests that failed as that long.
     counts = load.client == "openai" and load.min_success_rate < 1 and load.request_timeout is None
     decisive = "benchmark.timeout" if counts else ""
-    lines = []
+    names = [[parameter.name for parameter in config.parameters] for config in (old, new)]
+    gone, added = ([name for name in one if name not in other] for one, other in (names, names[::-1]))
+    lines = [f"parameter {name!r} is gone" for name in gone] + [f"parameter {name!r} is new" for name in added]
+    told = (_ORDER, *(f"parameters.{name}." for name in (*gone, *added))) if lines else ()
     for key in dict.fromkeys([*before, *after]):
-        if (_is_free(key) and key != decisive) or _unchanged(key, before, after):
+        if (_is_free(key) and key != decisive) or key.startswith(told) or _unchanged(key, before, after):
             continue
         if key == "benchmark.prompts_sha256" and before.get(key) and after.get(key):
             lines.append(f"{after.get('benchmark.prompts')}, benchmark.prompts, has another content")
             continue
-        was, now = (_shown(redactor.data({key: values.get(key)})[key]) for values in (before, after))
+        was, now = _shown([redactor.data({key: values.get(key)})[key] for values in (before, after)])
         lines.append(f"{key} was {was} and is now {now}")
     return lines
 
@@ -161,10 +166,10 @@ def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
         for name, content in tree.items():
             yield from _leaves(content, f"{key}.{name}" if key else str(name))
     elif isinstance(tree, (list, tuple)) and tree and all(isinstance(each, Mapping) for each in tree):
-        if key in _NAMED:
-            yield f"the order of {key}", [each.get("name") for each in tree]
+        if key == _NAMED:
+            yield _ORDER, [each.get("name") for each in tree]
         for index, each in enumerate(tree):
-            yield from _leaves(each, f"{key}.{each.get('name')}" if key in _NAMED else f"{key}[{index}]")
+            yield from _leaves(each, f"{key}.{each.get('name')}" if key == _NAMED else f"{key}[{index}]")
     else:
         yield key, tree
 
@@ -203,9 +208,17 @@ def _may_hide(pattern: str, text: str) -> bool:
     return re.fullmatch(".+".join(map(re.escape, pattern.split(HIDDEN))), text, re.DOTALL) is not None
 
 
-def _shown(value: Any) -> str:
-    """A value as text for a message: more or less as TOML has it, and shortened."""
+def _shown(values: Sequence[Any]) -> list[str]:
+    """Two different values as texts for a message, shortened to where they differ."""
+    texts = list(map(_text, values))
+    alike = sum(1 for _ in itertools.takewhile(lambda pair: len(set(pair)) == 1, zip(*texts, strict=False)))
+    if alike > _LONGEST // 2 and max(map(len, texts)) > _LONGEST:
+        texts = [f"...{text[alike - _LONGEST // 3 :]}" for text in texts]
+    return [shortened(text, _LONGEST) for text in texts]
+
+
+def _text(value: Any) -> str:
+    """A value more or less as TOML has it."""
     if _unset(value) and not isinstance(value, str):
         return "not set"
-    text = str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
-    return shortened(text, _LONGEST)
+    return str(value).lower() if isinstance(value, bool) else repr(list(value) if isinstance(value, tuple) else value)
