@@ -170,17 +170,22 @@ class Incumbent:
         """The evaluations by which the best is compared with the baseline, and their race, None for the search.
 
         As in the summary they are of the last race in which both worked, or else of the search. Where the baseline has
-        worked in neither, they are those ``among`` which it is the best.
+        worked in neither, or there is none, they are of the last race that measured the best beside others, or at least
+        the best alone; without one they are those ``among`` which it is the best.
         """
         trials, searched = self._trials, self._trials.searched
-        if (baseline := trials.baseline) is None:
+        if (baseline := trials.baseline) is not None:
+            for each in reversed(trials.races):
+                ours = trials.confirmations(best, each)
+                if trials.values(best, ours) and trials.values(baseline, trials.confirmations(baseline, each)):
+                    return ours, each
+            if trials.values(best, searched) and trials.values(baseline, searched):
+                return searched, None
+        raced = {each: ours for each in trials.races if (ours := trials.raced(best, each))}
+        if not raced:
             return among, race
-        for each in reversed(trials.races):
-            ours = trials.confirmations(best, each)
-            if trials.values(best, ours) and trials.values(baseline, trials.confirmations(baseline, each)):
-                return ours, each
-        compared = trials.values(best, searched) and trials.values(baseline, searched)
-        return (searched, None) if race is not None and compared else (among, race)
+        last = max(raced, key=lambda each: (any(trials.raced(o, each) for o in trials if o is not best), each))
+        return raced[last], last
 
     def _write(self, best: Trial, among: Collection[int], race: int | None) -> None:
         found = [result for result in map(self._trials.result, best.numbers) if result and result.number in among]

@@ -1379,6 +1379,27 @@ class TestRaceAfterRace:
         assert written["run"]["fitness"] == -figures[0]["output_throughput"]
         assert session.tuning is not None and session.tuning._incumbent.told == told
 
+    @pytest.mark.parametrize("baseline", [False, True])
+    def test_the_files_have_the_figures_of_the_race_also_when_the_search_goes_on(
+        self, baseline: bool, tmp_path: Path
+    ) -> None:
+        """Without a baseline, or one that works: as the summary."""
+        search = {(8, False): None, (20, False): (100.0, 1.0), (30, False): (50.0, 1.0)}
+        race = {(8, True): None, (20, True): (60.0, 1.0), (30, True): (40.0, 1.0)}
+        for evaluations, confirm in ((2 + baseline, 2), (3 + baseline, 0)):
+            config = self.of(evaluations, 20, 30, search__repeats=2, search__particles=2 + baseline)
+            if not baseline:
+                (batch,) = config.parameters
+                config = config.model_copy(update={"parameters": (batch.model_copy(update={"default": None}),)})
+            session = self.Table(tmp_path, config.having("search", confirm=confirm), table={**search, **race})
+            assert session.best() == 20
+        asked = session.proposals()
+        raced = max(number for number, label, _ in asked if label == "confirm")
+        assert any(number > raced and label == "repeat" and each["batch"] == 20 for number, label, each in asked)
+        best = read_outcome(tmp_path).best
+        assert best is not None and best.metrics["output_throughput"] == pytest.approx(60.0, rel=0.01)
+        assert tomli.loads((tmp_path / "best.toml").read_text())["metrics"] == best.metrics
+
     def test_it_is_judged_by_what_the_baseline_measured_in_it(self, tmp_path: Path) -> None:
         relative = {"objective__slo": [{"metric": "ttft_p99_ms", "max": "baseline"}]}
         table = {
