@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from mpipso.cluster.plan import Plan
@@ -45,6 +46,7 @@ def notes(config: Config, plan: Plan) -> Iterator[str]:
     yield from _port_not_told(config, plan)
     yield from _same_own_ports(config, plan)
     yield from _unread_file(config)
+    yield from _absent_model(config)
     yield from _idle_nodes(config, plan)
     yield from _idle_devices(config, plan)
     yield from _idle_groups(config, plan)
@@ -335,6 +337,13 @@ def _unread_file(config: Config) -> Iterator[str]:
     if service.config_file is not None and service.command and not told:
         unless = ", unless it reads MPIPSO_CONFIG" if engine_of(config).exports else ""
         yield f"service.config_file: no command uses {{config}}, so the service does not read it{unless}"
+
+
+def _absent_model(config: Config) -> Iterator[str]:
+    """A path of a model that leads nowhere, which engines may take for a name on a hub."""
+    model = config.service.model
+    if model.startswith(("/", "./", "../", "~")) and not config.service.command and not Path(model).exists():
+        yield f"service.model: {model} is not there on this host"
 
 
 def _idle_groups(config: Config, plan: Plan) -> Iterator[str]:

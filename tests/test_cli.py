@@ -937,7 +937,7 @@ def test_check_shows_the_benchmark_and_the_name_of_the_configuration_file(
     assert sum(line.startswith("note: quality.metrics: neither the objective nor a limit") for line in told) == 1
     change(config, '["echo", "{base_url}", "{result_dir}"', '["no-such-check", "{result_dri}"')
     assert main(["check", "--config", str(config), "--ranks", "1"]) == 2
-    assert "quality.command: unknown placeholder {result_dri}; known are: " in capsys.readouterr().err
+    assert "quality.command: unknown placeholder {result_dri}; did you mean 'result_dir'?" in capsys.readouterr().err
     change(config, "result_dri", "result_dir")
     assert main(["check", "--config", str(config), "--ranks", "1"]) == 2
     assert "quality.command: command not found: no-such-check" in capsys.readouterr().err

@@ -100,6 +100,9 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
             'an [[objective.slo]] of metric = "accuracy" limits them',
         ),
         (of("vllm", command=OWN, worker_command=OWN), ""),
+        (of("vllm", command=OWN, worker_command=OWN, model="/not/here"), ""),
+        (of("vllm", model="/not/here", config_file=BOTH), "service.model: /not/here is not there on this host"),
+        (of("vllm", model="/usr", config_file=BOTH), ""),
         (of("vllm", command=OWN), "service.command: without a service.worker_command nothing is started on b"),
         (
             of("vllm", command=OWN, worker_command=OWN, config_file=FLAGS),

@@ -793,9 +793,11 @@ def test_mistakes_are_told() -> None:
     assert problems() == []
     missing = problems(command=(), metrics={})
     assert [line.split(":")[0] for line in missing] == ["benchmark.command", "benchmark.metrics"]
-    assert problems(command=("x", "{prot}"))[0].startswith("benchmark.command: unknown placeholder {prot}; known are:")
+    assert problems(command=("x", "{prot}"))[0].startswith(
+        "benchmark.command: unknown placeholder {prot}; did you mean 'port'?"
+    )
     (line,) = problems(result_file="{result_dir}/{sed}.json")
-    assert line.startswith("benchmark.result_file: unknown placeholder {sed}; known are: ")
+    assert line.startswith("benchmark.result_file: unknown placeholder {sed}; did you mean 'seed'?")
     (line,) = problems(result_file="out-{port}.json")
     assert line.startswith("benchmark.result_file: out-{port}.json can be the same for two groups")
     for own in ("out-{seed}.json", "{result}", "{result_dir}/*.json", ("{result}", "{result_dir}/**/*.csv")):
@@ -892,7 +894,9 @@ def test_mistakes_in_it_are_told_like_those_in_a_benchmark() -> None:
     assert problems(metrics={}) == ['quality.metrics: is required: a table of metric = "key.in.its.result"']
     (line,) = problems(metrics={"a": {"key": "x", "unit": "MB"}})
     assert line.startswith("quality.metrics: unit = 'MB', and a takes")
-    assert problems(command=("x", "{prot}"))[0].startswith("quality.command: unknown placeholder {prot}; known are:")
+    assert problems(command=("x", "{prot}"))[0].startswith(
+        "quality.command: unknown placeholder {prot}; did you mean 'port'?"
+    )
     (line,) = problems(result_file="out.json")
     assert line.startswith("quality.result_file: out.json can be the same for two groups")
     assert "quality" not in CLIENTS.names()

@@ -121,7 +121,7 @@ def test_health_is_asked_where_the_configuration_says() -> None:
     [
         ({}, {}, "service.command: is required for engine = 'command'"),
         ({"engine": "llamacpp"}, {}, "service.model or service.command: is required for engine = 'llamacpp'"),
-        ({"command": ("m", "{prot}")}, {}, "service.command: unknown placeholder {prot}; known are: "),
+        ({"command": ("m", "{prot}")}, {}, "service.command: unknown placeholder {prot}; did you mean 'port'?"),
         ({"command": ("m",), "stop_command": ("{x}",)}, {}, "service.stop_command: unknown placeholder {x}"),
         ({"command": ("m",), "health_url": "http://{hots}"}, {}, "service.health_url: unknown placeholder {hots}"),
         (

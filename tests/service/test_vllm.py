@@ -152,7 +152,7 @@ def test_workers_of_another_program_take_no_flags_where_the_command_calls_parame
     [
         ({}, SEQS, "service.model or service.command: is required for engine = 'vllm'"),
         ({"model": "m", "worker_command": ("w",)}, SEQS, "service.worker_command: has no effect without"),
-        ({"model": "m"}, {**SEQS, "name": "max_num_seq"}, "parameter 'max_num_seq': reaches nothing"),
+        ({"model": "m"}, {**SEQS, "name": "max_num_seq"}, "did you mean 'max_num_seqs'?"),
         ({"model": "m"}, {"name": "enforce_eager", "type": "int", "min": 0, "max": 1}, 'should be type = "bool"'),
         ({"model": "m"}, {"name": "kv_cache_dtype", "type": "bool"}, "should be a value for --kv-cache-dtype"),
         ({"model": "m", "config_file": {"template": "flags.json"}}, SEQS, "vLLM reads its flags from YAML"),

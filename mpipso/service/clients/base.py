@@ -16,6 +16,7 @@ from mpipso.service.clients.stats import FIRST, REQUESTS
 from mpipso.service.command import placeholders
 from mpipso.service.process import Completed
 from mpipso.service.registry import Registry
+from mpipso.wording import suggestion
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Client(abc.ABC):
         for key, name in config.benchmark.called.items():
             whole = key != "request_rate"
             if name not in parameters:
-                yield f"benchmark.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(parameters))}"
+                yield f"benchmark.{key}: unknown placeholder {{{name}}}{suggestion(name, parameters)}"
             elif not _all_positive(parameters[name], whole=whole):
                 wanted = "whole numbers from 1" if whole else "numbers above 0"
                 yield f"benchmark.{key} = '{{{name}}}': the values of parameter {name!r} should be {wanted}"

@@ -15,6 +15,7 @@ from mpipso.service.clients.quantity import Absent, matched, number, unit_proble
 from mpipso.service.clients.result import content, last_json, only, pattern, read
 from mpipso.service.command import choices, fill, placeholders, script_problems
 from mpipso.service.process import OUTPUT_LIMIT, Completed
+from mpipso.wording import suggestion
 
 
 class ProgramClient(Client):
@@ -49,7 +50,7 @@ class ProgramClient(Client):
         known = {*PLACEHOLDERS, *more, *(parameter.name for parameter in config.parameters)}
         for key, words in (("command", program.command), ("result_file", program.result_file)):
             for name in sorted(placeholders(words) - known):
-                yield f"{section}.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(known))}"
+                yield f"{section}.{key}: unknown placeholder {{{name}}}{suggestion(name, known)}"
         folder = config.service.work_dir or tempfile.gettempdir()
         texts = {"model": (config.service.model,), "result": (folder,), "result_dir": (folder,)}
         for problem in script_problems(program.command, {**choices(config.parameters), **texts}):

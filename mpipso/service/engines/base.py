@@ -19,6 +19,7 @@ from mpipso.service.node import Share
 from mpipso.service.reasons import Reason, remoteness, telling
 from mpipso.service.registry import Registry
 from mpipso.service.template import config_text, named
+from mpipso.wording import suggestion
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Engine:
         texts = {**_commands(config, command), "health_url": (service.health_url,)}
         for key, words in (texts | {f"env.{name}": (value,) for name, value in service.env.items()}).items():
             for name in sorted(placeholders(words) - allowed):
-                yield f"service.{key}: unknown placeholder {{{name}}}; known are: {', '.join(sorted(allowed))}"
+                yield f"service.{key}: unknown placeholder {{{name}}}{suggestion(name, allowed)}"
 
     def _shell_problems(self, config: Config, command: Sequence[str]) -> Iterator[str]:
         flagged = [parameter.name for parameter in self.resolved(config) if parameter.flag]
@@ -227,7 +228,7 @@ class Engine:
                 yield (
                     f"parameter {p.name!r}: reaches nothing; give it a flag, an env or a path, "
                     f"or use {{{p.name}}} in service.command{', in its template' if file is not None else ''} or in "
-                    "[benchmark]"
+                    f"[benchmark]{suggestion(p.name, self.known)}"
                 )
 
     def starts(self, config: Config, configuration: Configuration, layout: Layout) -> list[Start]:
