@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import NOT_READY
 from mpipso.service.clients.apikey import api_key, headers
@@ -159,6 +157,8 @@ class Readiness:
 
 
 async def _healthy(url: str, sent: Mapping[str, str], limit: float) -> None:
+    import aiohttp  # slow to import, and most ranks ask no service
+
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit)) as session,

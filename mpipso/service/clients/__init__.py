@@ -2,6 +2,7 @@
 
 ``base`` is the contract. ``openai`` is mpipso's own client, whose command is ``loadgen``: that sends requests of words
 of the ``vocabulary``, or the ``prompts`` of a file, reads the answers with ``stream`` and sums them up with ``stats``;
-both find the service's key with ``apikey``. ``command`` is any other program: ``result`` finds values in what it
-writes, and ``quantity`` reads them with their units. ``quality`` is one that is run after the benchmark.
+both say by ``asking`` what they ask for, and find the service's key with ``apikey``. ``command`` is any other program:
+``result`` finds values in what it writes, and ``quantity`` reads them with their units. ``quality`` is one that is run
+after the benchmark.
 """

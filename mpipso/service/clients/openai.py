@@ -10,14 +10,11 @@ import resource
 import sys
 from collections.abc import Iterator
 
-import aiohttp
-
 from mpipso.config import Benchmark, Config
 from mpipso.errors import EvaluationFailed
 from mpipso.evaluation import GOODPUT, METRICS, THROUGHPUTS, Metrics
 from mpipso.service.clients.apikey import api_key, headers, hidden
-from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
-from mpipso.service.clients.loadgen import (
+from mpipso.service.clients.asking import (
     OTHER_FILES,
     beginning,
     model_among,
@@ -25,6 +22,7 @@ from mpipso.service.clients.loadgen import (
     question,
     served_models,
 )
+from mpipso.service.clients.base import CLIENTS, Client, NotReady, Target, require_measured
 from mpipso.service.clients.prompts import content
 from mpipso.service.clients.result import read
 from mpipso.service.clients.stream import BROKEN_OFF
@@ -152,6 +150,8 @@ def _prompt_problems(benchmark: Benchmark) -> Iterator[str]:
 
 
 async def _one_token(target: Target, timeout: float) -> None:
+    import aiohttp  # slow to import, and most ranks ask no service
+
     body = {**question(target.endpoint, "a"), "max_tokens": 1, "temperature": 0}
     key = api_key(target.api_key_env, os.environ)
     sent = headers(key) | ({"Connection": "close"} if target.close_connections else {})
