@@ -1,6 +1,5 @@
 """A stand-in for mpirun that injects faults: it plays launcher and root at once, and starts no rank.
 
-    python mpirun_stand_in.py FOLDER --version
     python mpirun_stand_in.py FOLDER ... -m mpipso tune ... (--run-name NAME | --resume DIR) ...
 
 FOLDER holds ``attempts.json``, a list of Python programs, one for each call, which use the functions below; the last
@@ -17,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 from typing import NoReturn
-
-from mpipso.launched import note_refusing
 
 HERE = Path(sys.argv[1])
 WORDS = sys.argv[2:]
@@ -62,6 +59,8 @@ def finish(feasible: bool = True) -> None:
 
 def refuse(*hosts: str) -> NoReturn:
     """The ranks do not go on, because of something of these hosts."""
+    from mpipso.launched import note_refusing  # most attempts do without
+
     note_refusing(folder(), hosts)
     sys.exit(2)
 
@@ -136,9 +135,6 @@ def orphan(argv: list[str], *, session: bool) -> None:
 
 
 def main() -> None:
-    if WORDS == ["--version"]:
-        print(f"mpirun (Open MPI) {os.environ.get('VERSION', '5.0.0')}")
-        return
     calls = HERE / "calls.jsonl"
     number = len(calls.read_text().splitlines()) if calls.exists() else 0
     with calls.open("a") as file:
