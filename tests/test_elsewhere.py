@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,24 +52,27 @@ flag = "--token-ms"
 """
 
 
-@pytest.fixture
-def first(tmp_path: Path) -> Path:
-    """The folder of a configuration whose files it names by relative paths."""
-    folder = tmp_path / "first"
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a configuration whose files it names by relative paths, after a run of one evaluation in it."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "first"
     folder.mkdir()
     (folder / "my.toml").write_text(CONFIG)
     (folder / "plain.json").write_text('{"more": 1}')
     (folder / "measure.sh").write_text("echo '{\"x\": 1}'")
     (folder / "serve").write_text(f'#!/bin/sh\nexec {sys.executable} {SERVICE} "$@"\n')
     (folder / "serve").chmod(0o755)
+    assert run(folder, "tune", "--config", "my.toml", "--evaluations", "1")
     return folder
 
 
 @pytest.fixture
-def started(first: Path) -> Path:
-    """That folder, after a run of one evaluation in it."""
-    assert run(first, "tune", "--config", "my.toml", "--evaluations", "1")
-    return first
+def started(first: Path) -> Iterator[Path]:
+    """That folder, which a test may change and move."""
+    copy = shutil.copytree(first, first.with_name("copy"), symlinks=True)
+    yield first
+    shutil.rmtree(first, ignore_errors=True)
+    copy.rename(first)
 
 
 def run(folder: Path, *words: str, code: int = 0) -> str:
@@ -87,14 +91,14 @@ def folders(run_folder: Path) -> list[str]:
     return [event["cwd"] for event in events if event["event"] in ("started", "resumed")]
 
 
-@pytest.mark.parametrize("command", ["tune", "launch", "check"])
-def test_elsewhere_it_is_refused_and_the_folder_is_named(started: Path, tmp_path: Path, command: str) -> None:
+def test_elsewhere_it_is_refused_and_the_folder_is_named(started: Path) -> None:
     before = (started / "runs" / "latest" / FILE).read_bytes()
-    told = run(tmp_path, command, "--resume", "first/runs/latest", "--evaluations", "2", code=2)
-    assert told == (
-        f"mpipso: first/runs/latest: the run was last started in {started}, from where its relative paths lead: "
-        "go on there, or give --config if they lead from here\n"
-    )
+    for command in ("tune", "launch", "check"):
+        told = run(started.parent, command, "--resume", "first/runs/latest", "--evaluations", "2", code=2)
+        assert told == (
+            f"mpipso: first/runs/latest: the run was last started in {started}, from where its relative paths lead: "
+            "go on there, or give --config if they lead from here\n"
+        )
     assert (started / "runs" / "latest" / FILE).read_bytes() == before
     run(started, "tune", "--resume", "runs/latest", "--evaluations", "2")
     assert folders(started / "runs" / "latest") == [str(started)] * 2
