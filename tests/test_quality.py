@@ -29,8 +29,7 @@ def test_a_fast_configuration_whose_answers_are_bad_does_not_win(limit: list[obj
         quality=quality | {"metrics": {"accuracy": "results.sums.exact_match,none"}},
         objective__slo=limit,
         search__first=[FAST, GOOD],
-        search__evaluations=6,
-        search__particles=4,
+        search__evaluations=3,
         parallel__devices_per_node=0,
         parallel__device_variable="",
     )
