@@ -28,7 +28,8 @@ pytestmark = pytest.mark.bed
 
 HERE = Path(__file__).resolve().parent
 SERVICE = HERE / "bed" / "two_node_service.py"
-NODES = 8
+HALF = 4
+"""Of the eight hosts as many as two groups need, where more would show nothing else."""
 LIMIT = 240.0
 GONE = 5.0
 """Seconds after which nothing of a run that has ended may be alive on any host, however it ended."""
@@ -46,9 +47,10 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def started(bed: Bed, launcher: Launcher, config: Path, *flags: str) -> Iterator[Job]:
+def started(bed: Bed, launcher: Launcher, config: Path, hosts: int, *flags: str) -> Iterator[Job]:
     words = [sys.executable, "-m", "mpipso", "--config", str(config), "--progress", "plain", *flags]
-    with bed.job("node0", launcher.command(NODES, words, hostfile=bed.hostfile()), limit=LIMIT) as job:
+    hostfile = bed.hostfile(bed.nodes[:hosts])
+    with bed.job("node0", launcher.command(hosts, words, hostfile=hostfile), limit=LIMIT) as job:
         yield job
 
 
@@ -78,14 +80,14 @@ def serving(bed: Bed) -> int:
 
 
 def test_four_groups_of_two_nodes_tune_a_service_that_needs_both(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
-    with started(bed, launcher, configuration(tmp_path)) as job:
+    with started(bed, launcher, configuration(tmp_path), len(bed.nodes), "--evaluations", "4") as job:
         done = job.wait()
         assert done.returncode == 0, done.stdout + done.stderr
 
     record = events(tmp_path)
     assert record[-1]["event"] == "finished"
     evaluated = [event for event in record if event["event"] == "evaluated" and event["label"] != "confirm"]
-    assert len(evaluated) == 8
+    assert len(evaluated) == 4
     assert all(event["metrics"] for event in evaluated)
     # The barrier of a generation lets every group take part in it.
     assert {event["group"] for event in evaluated} == {0, 1, 2, 3}
@@ -98,9 +100,9 @@ def test_nothing_survives_the_death_of_any_part(bed: Bed, launcher: Launcher, tm
     """SIGKILL to a rank or to mpirun, in the middle of evaluations; MPIPSO_REPEAT trials, 3 unless set."""
     config = configuration(tmp_path, requests=2000)
     for trial in range(int(os.environ.get("MPIPSO_REPEAT", "3"))):
-        with started(bed, launcher, config, "--seed", str(trial)) as job:
-            wait_until(lambda: serving(bed) == NODES, 60, "the service runs on every host")
-            victim = "mpirun" if trial % 3 == 0 else random.Random(trial).choice(bed.nodes)
+        with started(bed, launcher, config, HALF, "--seed", str(trial)) as job:
+            wait_until(lambda: serving(bed) == HALF, 60, "the service runs on every host")
+            victim = "mpirun" if trial % 3 == 0 else random.Random(trial).choice(bed.nodes[:HALF])
             if victim == "mpirun":
                 os.kill(job.pid(launcher.process), signal.SIGKILL)
             else:
@@ -114,8 +116,8 @@ def test_nothing_survives_the_death_of_any_part(bed: Bed, launcher: Launcher, tm
 
 
 def test_usr1_to_mpirun_stops_every_service_and_saves(bed: Bed, launcher: Launcher, tmp_path: Path) -> None:
-    with started(bed, launcher, configuration(tmp_path, requests=2000)) as job:
-        wait_until(lambda: serving(bed) == NODES, 60, "the service runs on every host")
+    with started(bed, launcher, configuration(tmp_path, requests=2000), HALF) as job:
+        wait_until(lambda: serving(bed) == HALF, 60, "the service runs on every host")
         os.kill(job.pid(launcher.process), signal.SIGUSR1)
         begun = time.monotonic()
         done = job.wait()

@@ -28,8 +28,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
-
 STEP_S, LINEAR_S, SQUARE_S = 0.003, 0.00005, 0.00002
 RETRY_S = 0.2
 
@@ -57,16 +55,23 @@ class Worker:
                 print("worker lost its master", flush=True)
 
     async def _register(self, port: int) -> None:
-        url = f"http://{self.options.master_addr}:{self.options.port}/register"
-        async with ClientSession(timeout=ClientTimeout(total=5)) as session:
-            while not self.connected.is_set():
-                try:
-                    async with session.post(url, json={"port": port}) as response:
-                        if response.status == 200:
-                            return
-                except (ClientError, OSError, asyncio.TimeoutError):
-                    pass
-                await asyncio.sleep(RETRY_S)
+        body = json.dumps({"port": port})
+        head = f"POST /register HTTP/1.1\r\nHost: {self.options.master_addr}\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        while not self.connected.is_set():
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                if b" 200 " in await asyncio.wait_for(self._post((head + body).encode()), 5):
+                    return
+            await asyncio.sleep(RETRY_S)
+
+    async def _post(self, request: bytes) -> bytes:
+        """The first line of the master's answer."""
+        reader, writer = await asyncio.open_connection(self.options.master_addr, self.options.port)
+        try:
+            writer.write(request)
+            return await reader.readline()
+        finally:
+            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected.set()
@@ -301,7 +306,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
+    global web
     options = parse(sys.argv[1:])
+    if options.node_rank == 0:
+        from aiohttp import web  # which takes half a second, and the worker needs nothing of it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run((Worker if options.node_rank else Master)(options).run())
 
