@@ -86,9 +86,10 @@ def test_packages_of_a_module_do_not_get_in(venv: Path, tmp_path: Path, variable
     assert "without PYTHONPATH and PYTHONHOME" in done.stderr
 
 
-def test_without_a_package_index_it_is_told_how_to_go_on(tmp_path: Path) -> None:
+def test_without_a_package_index_it_is_told_how_to_go_on(venv: Path, tmp_path: Path) -> None:
+    stamp(venv).unlink()
     nothing = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
-    done = run(tmp_path / "new", "install", **nothing)
+    done = run(venv, "install", **nothing)
     assert done.returncode == 1
     assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR ./run.sh" in done.stderr.splitlines()[-1]
 
