@@ -231,8 +231,8 @@ def test_long_texts_take_no_time() -> None:
 @pytest.mark.parametrize("line", ["Bearer hf_7QmF0dGxlU3R... 200 OK\n", "Loading... \n", "." * 30])
 def test_pieces_of_many_secrets_are_found_in_a_long_text(line: str) -> None:
     redactor = Redactor({f"A{number}_TOKEN": f"hf_{number}QmF0dGxlU3RhdGlvbkdh" for number in range(50)})
-    hidden = redactor.text(line * 100_000)
-    assert hidden.count("Bearer ***... 200 OK") == line.count("Bearer") * 100_000
+    hidden = redactor.text(line * 30_000)
+    assert hidden.count("Bearer ***... 200 OK") == line.count("Bearer") * 30_000
 
 
 def test_secrets_in_a_file_of_settings_are_hidden_and_learned() -> None:

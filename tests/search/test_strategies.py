@@ -138,16 +138,9 @@ def test_proposals_are_distinct_valid_centres_of_cells(name: Name, seed: int, ba
 
 @both
 @settings(max_examples=3, deadline=None)
-@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 7), min_size=1, max_size=4))
-def test_the_same_calls_give_the_same_bits(name: Name, seed: int, batches: list[int]) -> None:
-    first, second = (run(strategy(name, mixed(), seed), batches) for _ in range(2))
-    assert digest(first) == digest(second)
-
-
-@both
-@settings(max_examples=4, deadline=None)
-@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 6), min_size=2, max_size=4), cut=st.integers(1, 4))
+@given(seed=st.integers(0, 2**40), batches=st.lists(st.integers(1, 6), min_size=2, max_size=4), cut=st.integers(0, 4))
 def test_a_replayed_run_goes_on_as_the_first_would_have(name: Name, seed: int, batches: list[int], cut: int) -> None:
+    """Of which nothing is replayed if it was cut at once: the same calls give the same bits."""
     space = mixed()
     before = run(strategy(name, space, seed), [*batches, 4, 4, 4])
     resumed = strategy(name, space, seed)
@@ -207,20 +200,26 @@ def test_where_few_points_are_valid_the_search_goes_on(name: Name, text: str) ->
     numbers = [integer("a", 1, 64), integer("b", 1, 64), integer("c", 1, 64)]
     floats = [Parameter(name=each, type="float", min=0.0, max=1.0) for each in ("x", "y")]
     space = Space([*numbers, *floats], [Constraint(expression=text)])
-    proposed = np.concatenate(run(strategy(name, space), [4] * 10))
+    proposed = np.concatenate(run(strategy(name, space), [4] * 6))
     configurations = [space.decode(point) for point in proposed]
-    assert len(configurations) == 40
+    assert len(configurations) == 24
     assert all(space.valid(configuration) for configuration in configurations)
     assert len({(each["a"], each["b"], each["c"]) for each in configurations}) > 3
 
 
-@both
-def test_valid_points_that_are_too_rare_to_be_listed_are_refused_soon_or_found_beside_the_defaults(name: Name) -> None:
-    rare = [Constraint(expression="a == b * c and d > 90 and a > 90")]
+RARE = Constraint(expression="a == b * c and d > 90 and a > 90")
+
+
+def test_valid_points_that_are_too_rare_to_be_listed_are_refused_soon() -> None:
+    """Whatever the strategy is: it is the space that looks for one to begin with."""
     with pytest.raises(UserError, match="give it as defaults"):
-        strategy(name, Space([integer(each, 1, 100) for each in "abcdef"], rare))
+        strategy("surrogate", Space([integer(each, 1, 100) for each in "abcdef"], [RARE]))
+
+
+@both
+def test_or_found_beside_the_defaults(name: Name) -> None:
     defaults = dict(zip("abcdef", (96, 12, 8, 95, 1, 1), strict=True))
-    space = Space([integer(each, 1, 100).model_copy(update={"default": defaults[each]}) for each in "abcdef"], rare)
+    space = Space([integer(each, 1, 100).model_copy(update={"default": defaults[each]}) for each in "abcdef"], [RARE])
     proposed = np.concatenate(run(strategy(name, space), [4] * 5))
     assert len(proposed) == 20
     assert all(space.valid(space.decode(point)) for point in proposed)
@@ -241,7 +240,7 @@ def test_asynchronous_asks_of_any_size_with_results_out_of_order(name: Name) -> 
     searching = strategy(name, space, seed=3)
     random = np.random.default_rng(0)
     number, keys = 0, set()
-    for _ in range(40):
+    for _ in range(30):
         for point in searching.ask(int(random.integers(0, 3))):
             flying.append((number, point))
             keys.add(space.key(space.decode(point)))
@@ -324,8 +323,8 @@ def test_a_thin_layer_of_valid_points_is_not_left(name: Name, condition: str) ->
     if "1.0" in condition:
         shares[1] = Parameter(name="y", type="float", min=0, max=1, default=0.56)
     space = Space(shares, [Constraint(expression=condition)])
-    found = np.concatenate(run(strategy(name, space), [4] * 10, bowl))
-    assert len(found) == len({tuple(point) for point in found}) == 40
+    found = np.concatenate(run(strategy(name, space), [4] * 6, bowl))
+    assert len(found) == len({tuple(point) for point in found}) == 24
     assert all(space.valid(space.decode(point)) for point in found)
 
 
