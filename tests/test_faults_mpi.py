@@ -35,23 +35,25 @@ FEW = {
     "search__leaders": 1,
     "search__confirm": 1,
 }
-KILLED = {"a leader": [2], "a member": [3], "members of two groups": [1, 3]}
+KILLED = {"a member": [[3]], "a leader, then a member of each group": [[2], [1, 4]]}
 
 
 @pytest.mark.parametrize("trial", range(REPEAT))
 @pytest.mark.parametrize("who", KILLED)
 def test_the_run_goes_on_without_the_ranks_that_are_killed(who: str, trial: int, tmp_path: Path) -> None:
-    course, killed = Course(tmp_path, **FEW), KILLED[who]
+    course = Course(tmp_path, **FEW)
     with course.started() as job:
-        course.until(job, "evaluated", 1 + trial % 4)
-        there = all_of(range(5), job)
-        for rank in killed:
-            there[rank].kill()
+        for number, killed in enumerate(KILLED[who], 1):
+            course.until(job, "evaluated", number + trial % 4)
+            there = all_of(killed, job)
+            for rank in killed:
+                there[rank].kill()
+            course.until(job, "formed", number)  # of what is left of the groups
         course.finished(job)
-    assert sorted(rank for event in course.events("lost") for rank in event["ranks"]) == killed
+    lost = sorted(rank for event in course.events("lost") for rank in event["ranks"])
+    assert lost == sorted(rank for killed in KILLED[who] for rank in killed)
     for event in course.events("lost"):
         assert event["cause"] == "the rank died"
-    assert course.events("formed"), "what is left of the groups forms another one"
     assert {event["kind"] for event in course.events("retried")} <= {"infrastructure"}
 
 
@@ -157,7 +159,7 @@ def test_a_rank_that_fails_or_dies_before_the_run_has_begun_ends_the_job_with_on
     fault: str, tmp_path: Path
 ) -> None:
     course = Course(tmp_path)
-    with course.started("--config", str(course.config), program=("-c", EARLY, fault)) as job:
+    with course.started("--config", str(course.config), ranks=4, program=("-c", EARLY, fault)) as job:
         wait_until(lambda: job.process.poll() is not None, SOON, f"it ends {job.stderr}")
         done = job.wait()
     told = [line for line in done.stderr.splitlines() if "cannot start" in line]
@@ -170,8 +172,8 @@ def test_a_rank_that_fails_or_dies_before_the_run_has_begun_ends_the_job_with_on
 
 def test_nobody_waits_at_the_end_for_a_rank_that_is_frozen(tmp_path: Path) -> None:
     course = Course(tmp_path, **FEW, parallel__lease=4.0)
-    with course.started() as job:
-        there = all_of(range(5), job)
+    with course.started(ranks=4) as job:
+        there = all_of(range(4), job)
         course.until(job, "evaluated", 1)
         there[3].send_signal(signal.SIGSTOP)
         course.until(job, "finished")
@@ -219,7 +221,7 @@ def test_each_fault_of_an_evaluation_has_its_cause_in_the_journal_and_is_retried
     changes = {"search__evaluations": 24, "search__particles": 12, "parallel__quarantine_after": 50}
     limits = {"benchmark__timeout": 6.0, "service__start_timeout": 8.0}
     course = Course(tmp_path, **{**FEW, **changes, **limits})
-    with course.started() as job:
+    with course.started(ranks=4) as job:
         for fault in ("lack", "refuse", "nothing", "crash", "exit"):
             count = len(course.failures())
             course.until(job, "evaluated")
