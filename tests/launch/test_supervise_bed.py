@@ -1,6 +1,6 @@
 """``mpipso launch`` on eight emulated hosts: whatever is lost, the run is finished and nothing is measured twice.
 
-The launcher runs on node0, which survives; the ranks run on node1 to node7: three groups of two, and a spare. Needs
+The launcher runs on node0, which survives; the ranks run on node1 to node5: two groups of two, and a spare. Needs
 root. MPIPSO_REPEAT is the number of trials of each fault, 1 unless set.
 """
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.bed, pytest.mark.timeout(900)]
 
 TESTS = Path(__file__).resolve().parents[1]
 SERVICE = TESTS / "bed" / "two_node_service.py"
-RANKS = [f"node{number}" for number in range(1, 8)]
+RANKS = [f"node{number}" for number in range(1, 6)]
 EVALUATIONS = 6
 LIMIT = 240.0
 FLAGS = ("--stuck-after", "20", "--start-limit", "60")
@@ -176,5 +176,5 @@ def test_a_host_that_is_down_at_the_launch_stays_out(bed: Bed, tmp_path: Path) -
     with run.job:
         done = run.job.wait()
     assert done.returncode in (0, 3), done.stdout + done.stderr
-    assert "without node4, which does not answer; starting again with 6 of 7 ranks (restart 1 of 3)" in done.stderr
+    assert "without node4, which does not answer; starting again with 4 of 5 ranks (restart 1 of 3)" in done.stderr
     assert [run.count(event) for event in ("started", "resumed", "finished")] == [1, 0, 1]
