@@ -61,12 +61,6 @@ def test_a_rank_that_does_not_know_a_flag_ends_the_start(tmp_path: Path, other: 
     assert refused(tmp_path, other, "--stagnation", "9") == [told(other)]
 
 
-def test_all_ranks_meet_over_a_mistake_and_one_tells_it(tmp_path: Path) -> None:
-    assert refused(tmp_path, FOLDER, "--no-such-flag") == [
-        "mpipso: unrecognized arguments: --no-such-flag; see mpipso tune --help"
-    ]
-
-
 def test_an_edition_is_of_all_source_files_and_no_others(other: Path) -> None:
     same = edition.__wrapped__
     before = same(other)
