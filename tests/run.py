@@ -1,6 +1,6 @@
-"""The whole test suite, as ``./run.sh test`` runs it: linters, tests in three processes, tests in MPI worlds.
+"""The whole test suite, as ``./run.sh test`` runs it: linters, tests in four processes, tests in MPI worlds.
 
-The tests over emulated hosts, and those that start whole runs, mostly wait, for leases to end and for ranks to start.
+The tests over emulated hosts, and those that start whole runs, often wait, for leases to end and for ranks to start.
 So they run beside the others, and what they print comes after them. The main job, whose server takes all cores, has the
 machine to itself. Arguments are handed to one pytest for all; with any, the linters and the MPI worlds are left out.
 """
@@ -19,8 +19,15 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 MPI_RANKS = 4
 MPI_LIMIT = 600.0
-WAITING = ("tests/launch", "tests/test_chaos.py", "tests/test_faults_mpi.py")
-"""Where tests mostly wait; about half of the time of those without emulated hosts."""
+LAUNCHES = ("tests/launch",)
+RUNS = tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        *("api_key", "chaos", "early_stop", "edition", "elsewhere"),
+        *("faults_mpi", "quality", "real_prompts", "run_sh", "runrecord"),
+    )
+)
+"""Where whole runs are started, with the launcher and without. Each of these takes about as long as all the rest."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         del os.environ[name]
     # Of the hundreds of ranks that are started none is to compile what another one has, as some containers ask for.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Nor is each to read the system's certificates, which importing aiohttp does: no test asks anybody by https.
+    os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
     python = [sys.executable, "-m"]
     if arguments:
         return _run([*python, "pytest", *arguments])
@@ -39,22 +48,24 @@ def main(arguments: Sequence[str]) -> int:
         for name, command in {
             "ruff check": [*python, "ruff", "check", "."],
             "ruff format": [*python, "ruff", "format", "--check", "."],
-            "mypy": [*python, "mypy"],
         }.items()
         if _run(command)
     ]
     pytest = [*python, "pytest", "--durations=20", "-m"]
     here = [*pytest, "not mpi and not bed and not e2e"]
-    with (
-        _beside([*pytest, "bed", "-p", "no:cacheprovider"]) as bed,
-        _beside([*here, *WAITING, "-p", "no:cacheprovider"]) as waiting,
-    ):
-        if _run([*here, *(f"--ignore={each}" for each in WAITING)]):
+    with contextlib.ExitStack() as stack:
+        ends = {
+            name: stack.enter_context(_beside(command))
+            for name, command in {
+                "mypy": [*python, "mypy"],
+                "pytest -m bed": [*pytest, "bed", "-p", "no:cacheprovider"],
+                "pytest of launches": [*here, *LAUNCHES, "-p", "no:cacheprovider"],
+                "pytest of runs": [*here, *RUNS, "-p", "no:cacheprovider"],
+            }.items()
+        }
+        if _run([*here, *(f"--ignore={each}" for each in (*LAUNCHES, *RUNS))]):
             failed.append("pytest")
-        if waiting():
-            failed.append(f"pytest {' '.join(WAITING)}")
-        if bed():
-            failed.append("pytest -m bed")
+        failed += [name for name, end in ends.items() if end()]
     if _run([*pytest, "e2e"]):
         failed.append("pytest -m e2e")
     failed += _mpi_worlds()
