@@ -197,6 +197,6 @@ def problem(event: Mapping[str, Any]) -> str:
     try:
         _FIELDS.validate_python(event)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return ""

@@ -198,7 +198,7 @@ def _script(evaluation: Evaluation, score: str, date: str, starts: Sequence[Node
     lines += ["set -eu", *_enter(), ""]
     if len(starts) == 1:
         lines += _section(starts[0], "", redactor)
-    elif starts:
+    else:
         lines.append('case "${1:-$(hostname -s)}" in')
         for start, names in zip(starts, labels, strict=True):
             lines += [f"{'|'.join(map(shlex.quote, names))})", *_section(start, "    ", redactor), "    ;;"]

@@ -63,10 +63,10 @@ def read_rows(path: Path, config: Config) -> tuple[list[Result], list[str]]:
             problems.append(f"{path}:{line}: {error}")
             continue
         # A table of a run says which of its rows failed; what others lack was not asked for there.
-        succeeded = row.get(RESULT, FAILED).strip() != FAILED if RESULT in ignored else False
+        result = row[RESULT].strip() if RESULT in ignored else FAILED
         complete = all(name in measured for name in config.needed)
-        measured = Expected(measured) if RESULT in ignored and row[RESULT].strip() == STOPPED else measured
-        found.append((configuration, measured if succeeded or complete else None))
+        measured = Expected(measured) if result == STOPPED else measured
+        found.append((configuration, measured if result != FAILED or complete else None))
     if problems:
         more = [f"{path}: and {len(problems) - 10} more lines like these"] if len(problems) > 10 else []
         raise UserError([*problems[:10], *more])

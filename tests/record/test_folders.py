@@ -71,8 +71,9 @@ def test_a_reserved_folder_is_taken_by_its_run_and_by_no_other(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "latest", "-x", ".x", "a b"])
 def test_a_run_name_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"^run name '.*': should be letters, .* but for its beginning, '\.' and '-',"):
-        RunFolder.create(tmp_path, name)
+    for make in (RunFolder.create, RunFolder.reserve):
+        with pytest.raises(UserError, match=r"^run name '.*': should be letters, .* its beginning, '\.' and '-',"):
+            make(tmp_path, name)
     assert not list(tmp_path.iterdir())
 
 

@@ -57,7 +57,14 @@ def test_one_repeated_measurement_is_enough_to_know_the_noise() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [([100.0], [130.0]), ([100.0, 100.0], [130.0]), ([], [1.0, 2.0]), ([1.0, 0.0], [1.0, 2.0]), ([1.0, -1.0], [2.0])],
+    [
+        ([100.0], [130.0]),
+        ([100.0, 100.0], [130.0]),
+        ([], [1.0, 2.0]),
+        ([1.0, 2.0], []),
+        ([1.0, 0.0], [1.0, 2.0]),
+        ([1.0, -1.0], [2.0]),
+    ],
 )
 def test_there_is_no_interval_without_noise_or_scale(before: list[float], after: list[float]) -> None:
     assert ratio_interval(before, after) is None

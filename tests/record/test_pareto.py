@@ -108,6 +108,15 @@ def test_a_baseline_that_fails_half_of_the_time_is_compared_with_but_is_not_on_t
     assert "0 10 ms 100 tok/s the baseline failed in 1 of 2 measurements" in rows
 
 
+def test_without_what_it_takes_of_the_baseline_the_front_stands_alone() -> None:
+    whole = [measured(1, 110.0, 50.0), measured(2, 120.0, 60.0)]
+    less = Evaluation(0, 1, 0, {"n": 0}, "baseline", {OBJECTIVE: 100.0})
+    for baseline, gain in ([], []), ([Judged(less, Score(False, fitness=-100.0))], ["+10.0", "%"]):
+        lines = drawn(pareto(outcome(*baseline, *whole), METRIC))
+        assert lines[2].split() == ["1", "50", "ms", "110", "tok/s", *gain, "n=1"]
+        assert lines[4].startswith("Nothing else")
+
+
 def test_what_was_measured_once_for_all_loads_and_breaks_a_limit_in_the_race_is_on_the_front_at_none() -> None:
     def swept(number: int, answers_right: float) -> Judged:
         """At two loads, and the answers are checked once."""

@@ -59,7 +59,8 @@ def test_the_script_is_readable_with_one_flag_per_line(tmp_path: Path) -> None:
     argv = ("python3", "-m", "server", "--parallel", "8", "--offset", "-1", "--verbose", "--model", "my model")
     script = write(tmp_path, NodeStart("node1", argv, {"OMP_WAIT_POLICY": "passive"}))
     header, _, body = script.read_text().partition(" >&2\n\n")
-    assert header.startswith("#!/bin/sh\n# Starts the service") and "#   n_parallel = 8\n#   kv = true\n" in header
+    assert header.startswith("#!/bin/sh\n# Starts the service")
+    assert "#   n_parallel = 8\n#   kv = true\nset -eu\n" in header
     assert body == (
         "export OMP_WAIT_POLICY=passive\n"
         "exec python3 \\\n    -m server \\\n    --parallel 8 \\\n    --offset -1 \\\n    --verbose \\\n"

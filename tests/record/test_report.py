@@ -87,7 +87,7 @@ def test_baseline_and_best_stand_side_by_side_with_signed_gains() -> None:
     assert cells(lines, "ttft_p99_ms") == ["ttft_p99_ms", "1470 ms", "350 ms", "+76.2 %"]
     assert cells(lines, "completed") == ["completed", "32", "32"]
     assert cells(lines, "n_parallel") == ["n_parallel", "1", "16"]
-    assert "unchanged: n_batch=2048 flash=true" in lines
+    assert "unchanged: n_batch=2048 flash=true" in lines and not any("without it" in line for line in lines)
     counts = lines.index("6 evaluations, 3 failed, 0 infeasible, 1 retried in 12m34s")
     assert lines[counts + 1 :] == [
         "  2 failed: out of memory at start (#3, #4)",
@@ -481,6 +481,9 @@ def test_limits_that_nothing_met_are_named() -> None:
     )
     lines = drawn(summary(outcome(RUN[0], late, incumbent=2)))
     assert "The best breaks a limit: ttft_p99_ms 350 > 300." in lines
+    slow = replace(RUN[0], score=Score(False, True, 0.47, -380.0, ("ttft_p99_ms 1470 > 1000",)))
+    lines = drawn(summary(outcome(slow, RUN[2], incumbent=2)))
+    assert "The baseline breaks a limit: ttft_p99_ms 1470 > 1000." in lines
 
 
 def test_where_none_met_the_limits_the_one_that_came_closest_is_named() -> None:

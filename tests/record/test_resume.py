@@ -179,6 +179,8 @@ def test_secrets_may_be_hidden_on_one_side_or_renewed_but_what_is_around_them_co
     kept = changed(service__env__HF_TOKEN="***", service__command=["serve", "--api-key", "***", "--port", "{port}"])
     assert differences(kept, SAME) == [] == differences(SAME, kept)
     assert differences(kept, changed(service__env__HF_TOKEN="hf_2")) == []
+    spelt = [changed(service__env__HF_TOKEN="hf_of_mine", service__model=f"hub?hf_of_mine&{n}") for n in (1, 2)]
+    assert differences(*spelt) == ["service.model was 'hub?***&1' and is now 'hub?***&2'"]
     glued = changed(service__command=["serve", "--api-key=***"])
     assert differences(glued, changed(service__command=["serve", "--api-key=sk-2"])) == []
     assert len(differences(glued, changed(service__command=["serve", "--other=sk-2"]))) == 1

@@ -125,7 +125,7 @@ def test_lines_end_as_any_system_has_them(table: Path, end: str) -> None:
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_cells_may_be_separated_otherwise(table: Path, separator: str) -> None:
-    table.write_text(f"\n{HEADER}\n8,0.5,true,q8,100,20\n".replace(",", separator))
+    table.write_text(f"\n{HEADER},note\n8,0.5,true,q8,100,20,".replace(",", separator) + "1,2,3,4,5,6,7,8\n")
     assert [configuration["n"] for configuration, _ in earlier(table).results] == [8]
 
 
