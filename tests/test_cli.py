@@ -279,9 +279,10 @@ def test_a_hostfile_that_is_missing_or_wrong(config: Path, capsys: pytest.Captur
     assert told(capsys, "--config", config, "--hostfile", path) == [
         f"{path}:1: 'node0 slots=many' is not 'host', 'host slots=N' or 'host:N'"
     ]
-    path.write_text(f"node0\nnode1:{10**20}\n")
+    path.write_text(f"node0\nnode1:{10**20}\nnode2:100001\n")
     assert told(capsys, "--config", config, "--hostfile", path) == [
-        f"{path}:2: 'node1:{10**20}' has more than 100000 slots"
+        f"{path}:2: 'node1:{10**20}' has more than 100000 slots",
+        f"{path}:3: 'node2:100001' has more than 100000 slots",
     ]
 
 
@@ -678,7 +679,7 @@ class TestCheck:
         text = self.shown(capsys, "--config", config)
         assert "0 0 127.0.0.2 root, leader, master" in text
         assert "0 1 127.0.0.3 member" in text
-        for text in ("node[2-", "-1", "\t,2"):
+        for text in ("node[2-", "node1,-1", "\t,2"):
             monkeypatch.setenv("SLURM_JOB_NODELIST", text)
             assert main(["check", "--config", str(config)]) == 2
             assert f"SLURM_JOB_NODELIST: {text!r} is not a list of hosts" in capsys.readouterr().err

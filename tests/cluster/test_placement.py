@@ -408,6 +408,7 @@ class TestSharedHosts:
         result = form_groups(ranks, Parallel(nodes_per_group=size))
         owned = [(set(g.nodes[0].cores), {d for n in g.nodes for d in n.devices}) for g in result.groups]
         assert all(mine for mine, _ in owned), "every group has a core"
+        owned += [(set(spare.node.cores), set(spare.node.devices)) for spare in result.spares]
         assert sum(len(mine) for mine, _ in owned) == len(set().union(*(mine for mine, _ in owned)))
         assert sum(len(mine) for _, mine in owned) == len(set().union(*(mine for _, mine in owned)))
         everyone = [node.rank for group in result.groups for node in group.nodes] + [s.node.rank for s in result.spares]
