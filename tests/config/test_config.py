@@ -251,8 +251,12 @@ class TestWhatIsRefused:
             ({"default": 65}, "default = 65 is outside min = 1 and max = 64"),
             ({"default": "x"}, "default = 'x' is not of type int"),
             ({"default": True}, "default = True is not of type int"),
+            ({"default": 2.5}, "default = 2.5 is not of type int"),
             ({"step": 8, "default": 4}, "default = 4 is not min plus a multiple of step = 8"),
             ({"min": 0, "scale": "log"}, "a log scale needs min > 0, not 0"),
+            ({"step": 1, "scale": "log"}, 'a step goes with scale = "linear"'),
+            ({"ratio_of": "other", "min": 0}, "a ratio needs min > 0, not 0"),
+            ({"ratio_of": "other", "step": 1}, "a ratio has no step"),
             ({"min": 1.5}, "an int needs whole numbers for min, max and step"),
             ({"max": 2**53 + 2}, "an int has bounds of 9.0072e+15 (2**53) at most"),
             ({"max": 2**53 + 2, "ratio_of": "batch"}, "a ratio has a max of 9.0072e+15 (2**53) at most"),
@@ -266,6 +270,7 @@ class TestWhatIsRefused:
             ({"flag": "-c batch="}, "flag = '-c batch=' would be passed on as one word, just as it stands: "),
             ({"flag": "--set=batch:{batch}="}, "flag = '--set=batch:{batch}=' would be passed on as one word"),
             ({"flag": "/--batch"}, "flag = '/--batch' should begin with"),
+            ({"flag": "--on/--off"}, "flag = '--on/--off' would be passed on as one word: only a bool has"),
             ({"type": "bool"}, "a bool has no min, max, step, log scale or ratio_of"),
             ({"expression": "2 * x"}, "an expression computes the value"),
         ],
@@ -402,6 +407,9 @@ class TestWhatIsRefused:
         assert problems(with_parameter(max=float("inf"))) == (
             "my.toml: parameter 'batch': max = inf: should be a finite number",
         )
+        data = good()
+        data["parameters"] = [{"name": "batch", "type": "int", "min": 1}]
+        assert problems(data) == ("my.toml: parameters[0]: min and max are required",)
 
     def test_names_that_resolve_to_nothing(self) -> None:
         data = good()
