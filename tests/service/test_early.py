@@ -17,7 +17,7 @@ from mpipso.evaluation import FIRST_PART, METRICS, Assignment, Evaluation, Metri
 from mpipso.search.objective import Objective
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.stats import FIRST, WORK
-from mpipso.service.early import EarlyStop
+from mpipso.service.early import EarlyStop, counts
 from mpipso.service.engines.base import ENGINES
 from mpipso.service.group import ServiceGroup
 from mpipso.service.local import LocalNode
@@ -114,6 +114,11 @@ def test_what_is_very_far_behind_is_stopped_sooner(part: float, first: float, st
 
 def test_of_half_or_more_nothing_is_far_enough_behind_for_that() -> None:
     assert not stop(1e-9, Pace(100.0, 50.0), part=0.125, behind=0.5).is_set()
+
+
+@pytest.mark.parametrize(("requests", "looks"), [(64, [4, 8, 16]), (40, [5, 10]), (9, [3])])
+def test_it_is_looked_at_sooner_where_a_few_requests_tell_something_by_then(requests: int, looks: list[int]) -> None:
+    assert counts(requests) == looks
 
 
 def test_it_is_looked_at_until_its_first_part_was_seen() -> None:

@@ -266,6 +266,7 @@ def test_an_answer_is_over_when_its_last_text_says_so() -> None:
         ('{"choices":[{"text":" a b","finish_reason":"length"}]}', "the service does not stream its answers"),
         (json.dumps({"choices": [{"text": " a b"}]}, indent=1) + "\n", "the service does not stream its answers"),
         (100_000 * "[" + "\n" + 100_000 * "x", "the stream ended early, with [[[["),
+        ('["overloaded"]', 'the stream ended early, with ["overloaded"]'),
         (END, "no tokens"),
         (BEGIN + 'data: {"error":{"code":500,"message":"out of  memory"}}\n\n' + END, "in the stream: out of memory"),
         (BEGIN + 'error: {"code":500,"message":"broken"}\n\n', "in the stream: broken"),
@@ -538,11 +539,12 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
             await asyncio.sleep(0.005)
         await complete(number, writer)
 
-    script = Script(after_all_others)
+    script, before = Script(after_all_others), time.perf_counter()
     result = load(script, "--requests", "8", "--request-rate", "100", "--warmup", "0")
     assert result["completed"] == 8
     starts = [request["start"] for request in result["requests"]]
     assert starts == sorted(starts)
+    assert starts[-1] < result["duration"] < time.perf_counter() - before
     gaps = np.diff(starts)
     assert gaps.std() > 0.2 * gaps.mean()
 
