@@ -24,13 +24,19 @@ def tree(folder: Path, own: str, files: dict[str, str]) -> float:
     [
         ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
         ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),
+        ("0::/a:b:c\n", {"a:b:c/cpu.max": "200000 100000"}, 2.0),
         ("0::/a/b\n", {"a/cpu.max": "800000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
         ("0::/not/here\n", {"cpu.max": "300000 100000"}, 3.0),
         ("0::/../../pod\n", {"cpu.max": "300000 100000"}, 3.0),
         ("0::/a\n", {"a/cpu.max": "max 100000", "b/cpu.max": "100000 100000"}, math.inf),
         (
-            "5:memory:/a\n3:cpuacct,cpu:/a\n0::/\n",
-            {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"},
+            "5:memory:/b\n3:cpuacct,cpu:/a\n0::/\n",
+            {
+                "cpu/a/cpu.cfs_quota_us": "250000",
+                "cpu/a/cpu.cfs_period_us": "100000",
+                "cpu/b/cpu.cfs_quota_us": "50000",
+                "cpu/b/cpu.cfs_period_us": "100000",
+            },
             2.5,
         ),
         (
