@@ -112,6 +112,8 @@ OWN = ("/opt/vllm", "serve", "m", "--port", "{port}")
         (of("command", command=OWN, update_command=("cp", "{config}", "/etc"), config_file=FLAGS), ""),
         (of("command", command=("serve", "--conf-dir", "{work_dir}", "{port}"), config_file=FLAGS), ""),
         (of("command", command=OWN, config_file=FLAGS), "service.config_file: no command uses {config}"),
+        (limited(min="baseline"), ""),
+        (limited(max="baseline"), ""),
         (limited(min="baseline", factor=0.95), ""),
         (limited(min="baseline", factor=1.05), "objective.slo: ttft_p99_ms has to be at least 1.05 times what"),
         (limited(max="baseline", factor=0.95), "objective.slo: ttft_p99_ms has to be at most 0.95 times what"),
@@ -122,6 +124,25 @@ def test_devices_nodes_and_files_that_are_of_no_use_are_pointed_out(config: Conf
     found = list(notes(config, Plan((PlacedGroup(0, tuple(nodes)),))))
     assert len(found) == bool(told)
     assert not told or found[0].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("load", "under_way"),
+    [
+        ({"concurrency": 8}, ""),
+        ({"concurrency": 9}, "concurrency = 9 of requests = 32 are"),
+        ({"concurrency": "{n}"}, ""),
+        ({"request_rate": 4.0}, ""),
+        ({}, "all of requests = 32 are"),
+    ],
+)
+def test_an_early_stop_that_spares_little_is_pointed_out(load: dict[str, Any], under_way: str) -> None:
+    benchmark = Benchmark(client="openai", requests=32, early_stop=0.25, **load)
+    config = of("command", command=OWN).model_copy(update={"benchmark": benchmark})
+    plan = Plan((PlacedGroup(0, (PlacedNode(0, "a", "10.0.0.1"),)),))
+    told = [note for note in notes(config, plan) if note.startswith("benchmark.early_stop: spares")]
+    assert len(told) == bool(under_way)
+    assert all(note.startswith(f"benchmark.early_stop: spares little, as {under_way} under way") for note in told)
 
 
 def sweep(*slo: dict[str, Any], minimize: str = "ttft_p99_ms", **benchmark: Any) -> Config:
