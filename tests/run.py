@@ -38,8 +38,6 @@ def main(arguments: Sequence[str]) -> int:
         del os.environ[name]
     # Of the hundreds of ranks that are started none is to compile what another one has, as some containers ask for.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Nor is each to read the system's certificates, which importing aiohttp does: no test asks anybody by https.
-    os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
     python = [sys.executable, "-m"]
     if arguments:
         return _run([*python, "pytest", *arguments])
