@@ -40,7 +40,8 @@ MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
 OPENED = ("nccl-", "sglang_", "vllm_")  # shared memory that is opened as any file is, by its name
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
-ALONE = 1 / 3  # of the grace, in which the leader alone has got TERM: it may have its own way to end the others
+FIRST = 1 / 3  # of the grace, in which only those have got TERM that may have their own way to end the others
+SHELLS = {b"ash", b"bash", b"busybox", b"dash", b"ksh", b"sh", b"zsh"}
 STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command; in a hurry, at most
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
 LOOK = 0.5  # seconds between two looks at processes, shared memory and log
@@ -116,10 +117,27 @@ def marked(mark: str, table: dict[int, Process]) -> dict[int, Process]:
     return found
 
 
+def lives(each: Process) -> bool:
+    """Whether it does, and its pid has not become another's."""
+    now = process(each.pid)
+    return now is not None and now.start == each.start
+
+
+def first(leader: int, table: dict[int, Process]) -> list[Process]:
+    """Who is to be told first to end: the leader and, as a shell tells nobody, what it has started if it is one."""
+    found: list[Process] = []
+    queue = [leader]
+    while queue:
+        pid = queue.pop()
+        found += [table[pid]] if pid in table else []
+        if _read(f"/proc/{pid}/comm").strip() in SHELLS:
+            queue += [each.pid for each in table.values() if each.parent == pid]
+    return found
+
+
 def send(target: Process, number: int) -> bool:
     """Signal ``target``, unless its pid has become another's; whether it was delivered."""
-    now = process(target.pid)
-    if now is None or now.start != target.start:
+    if not lives(target):
         return False
     try:
         os.kill(target.pid, number)
@@ -316,7 +334,7 @@ class Keeper:
         self.alone = False  # no child is left, not even an adopted one
         self.stopping = self.terminated = False
         self.complete = False  # the leader has ended by itself, with exit code 0
-        self.hurry = False  # the leader is not to end the others in its own way, or it has ended
+        self.told: list[Process] = []  # who got TERM first
         self.term_at = self.rest_at = self.kill_at = float("inf")
         self.look_at = self.log_at = 0.0
         self.known: dict[str, Any] = {}
@@ -461,7 +479,7 @@ class Keeper:
             self.grace = min(self.grace, grace)
             if self.terminated:
                 self.kill_at = min(self.kill_at, now + grace)
-                self.hurry = True
+                self.rest_at = now if self.rest_at < float("inf") else self.rest_at
             else:
                 self.term_at = min(self.term_at, now + (min(STOP_COMMAND, grace) if patience is None else patience))
 
@@ -482,7 +500,6 @@ class Keeper:
                 self.alone = False
                 return
             if pid == self.leader:
-                self.hurry = True
                 self.tell({"exited": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)})
                 self.complete = status == 0 and not self.stopping
                 if not self.stopping:  # its workers have no master any more: the service is over
@@ -499,21 +516,20 @@ class Keeper:
             self.abandoned()
         if now >= self.term_at:
             self.terminated, self.term_at, self.kill_at = True, float("inf"), now + self.grace
-            self.rest_at = now + self.grace * ALONE
+            self.rest_at = now + self.grace * FIRST
             self.look()
-            self.terminate(lambda pid: pid == self.leader)
-        if self.rest_at < float("inf") and (self.hurry or now >= self.rest_at):
+            self.told = first(self.leader, self.mine())
+            for each in self.told:
+                send(each, signal.SIGTERM)
+        if self.rest_at < float("inf") and (now >= self.rest_at or not any(map(lives, self.told))):
             self.rest_at = float("inf")
-            self.terminate(lambda pid: pid != self.leader)
+            for each in self.mine().values():
+                if each.pid not in {one.pid for one in self.told}:
+                    send(each, signal.SIGTERM)
         if now >= self.look_at:
             self.look()
         if now >= self.log_at:
             self.log_at = now + min(log.bound() for log in self.logs)
-
-    def terminate(self, which: Callable[[int], bool]) -> None:
-        for each in self.mine().values():
-            if which(each.pid):
-                send(each, signal.SIGTERM)
 
     def mine(self) -> dict[int, Process]:
         table = processes()

@@ -245,27 +245,47 @@ def test_a_stop_that_takes_too_long_ends_anyway(tmp_path: Path) -> None:
     assert keeper.poll() is not None
 
 
-FORKS = """sh -c '
-trap "echo told by TERM; exit" TERM
-trap "echo told by its leader; exit" USR1
-echo ready; while :; do sleep 0.05; done' &
+LEADS = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+def end(*_):
+    time.sleep(0.3)
+    child.send_signal(signal.SIGUSR1)
+signal.signal(signal.SIGTERM, {"ends it": end, "dies": signal.SIG_DFL, "ignores": signal.SIG_IGN}[sys.argv[2]])
+child.wait()
 """
+IS_LED = """
+import signal, sys, time
+def told(number, _):
+    print("told by", signal.Signals(number).name)
+    sys.exit()
+signal.signal(signal.SIGTERM, told)
+signal.signal(signal.SIGUSR1, told)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+IN_FRONT = ["sh", "-c", 'trap : TERM; "$@"; true', "sh"]
 
 
 @pytest.mark.parametrize(
-    ("leader", "grace", "by"),
+    ("before", "leader", "grace", "by"),
     [
-        ("trap 'sleep 0.3; kill -USR1 $!; wait; exit' TERM; wait", 1000, "its leader"),
-        ("wait", 1000, "TERM"),  # dies of it
-        ("trap : TERM; while kill -0 $!; do wait; done", 12, "TERM"),  # does not hand it on
+        ([], "ends it", 1000, "SIGUSR1"),
+        (["sh", "-c", '"$@"; true', "sh"], "ends it", 1000, "SIGUSR1"),  # a shell that dies of TERM
+        (IN_FRONT, "ends it", 1000, "SIGUSR1"),  # and one that waits for its end first
+        ([], "dies", 1000, "SIGTERM"),
+        ([], "ignores", 12, "SIGTERM"),
     ],
 )
-def test_who_ends_its_own_processes_is_let_do_so(tmp_path: Path, leader: str, grace: float, by: str) -> None:
+def test_who_ends_its_own_processes_is_let_do_so(
+    tmp_path: Path, before: list[str], leader: str, grace: float, by: str
+) -> None:
     """As SGLang, which takes the end of one that it has not ended for a crash."""
-    keeper = keep(tmp_path, ["sh", "-c", f"{FORKS}{leader} 2> /dev/null"], grace=grace)
+    keeper = keep(tmp_path, [*before, *python(LEADS), IS_LED, leader], grace=grace)
     wait_until(lambda: "ready" in logged(tmp_path))
     assert keeper.stop() == process.Gone()
-    assert [line for line in logged(tmp_path).splitlines() if "told" in line] == [f"told by {by}"]
+    assert logged(tmp_path) == f"ready\ntold by {by}\n"
 
 
 def test_the_stop_command_comes_before_term(tmp_path: Path) -> None:
