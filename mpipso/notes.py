@@ -68,8 +68,8 @@ def differing_environments(config: Config, differing: Mapping[str, Sequence[str]
 
 def environment_note(hosts: Sequence[str], names: Sequence[str]) -> str:
     return (
-        f"services inherit another environment on {listed(hosts, most=5)} than on the root's host, so that groups may "
-        f"not be comparable: {listed(names, most=5)}; set in service.env what matters to the service"
+        f"services inherit another environment on {listed(hosts, most=5)} than on the root's host, which may make them "
+        f"faster or slower there: {listed(names, most=5)}; set in service.env what matters to the service"
     )
 
 
