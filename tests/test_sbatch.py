@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -208,6 +209,39 @@ def test_a_controller_that_is_away_for_a_while_is_asked_again(cluster: Cluster, 
     assert done.returncode == (0 if requeued else 138), done.stderr
     assert ("scontrol requeue 7" in cluster.calls) == requeued
     assert ("has not requeued" in done.stderr, "go on with: sbatch" in done.stderr) == (not requeued, not requeued)
+
+
+def test_no_longer_than_about_a_minute_though_each_answer_takes_long(cluster: Cluster) -> None:
+    """A controller that is away is noticed only after 10 to 20 seconds; here the shell's clock is put forward."""
+    clock = cluster.folder / "clock"
+    clock.write_text("sleep() { SECONDS=$((SECONDS + $1 + 15)); echo slept >> called; }\n")
+    (cluster.folder / "away").write_text("\n" * 9)
+    cluster.more = {"BASH_ENV": str(clock)}
+    cluster.run("exit 0", "my.toml")
+    assert cluster.calls.count("slept") == 2
+
+
+def test_a_command_that_is_not_there_is_not_waited_for(cluster: Cluster) -> None:
+    clock, programs = cluster.folder / "clock", cluster.folder / "programs"
+    clock.write_text("sleep() { echo slept >> called; }\n")
+    programs.mkdir()
+    for name in ("bash", "cat", "grep", "rm"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    cluster.more = {"BASH_ENV": str(clock), "PATH": str(programs)}
+    cluster.run("exit 0", "my.toml")
+    assert "slept" not in cluster.calls
+
+
+def test_the_end_that_slurm_makes_of_a_requeued_job_is_no_mistake(cluster: Cluster) -> None:
+    """It sends TERM to the script and to all that it has started."""
+    evaluates = f'{started(cluster.runs)}\necho \'{{"event":"evaluated"}}\' >> {cluster.runs}/journal.jsonl'
+    program = f"trap 'exit 138' USR1\n{evaluates}\necho ready >> called\nwhile :; do sleep 0.05; done"
+    with cluster.submit(program, "my.toml") as job:
+        wait_until(lambda: "ready" in cluster.calls, 20, "the launcher runs")
+        cluster.script(cluster.folder / "scontrol", f"kill {job.process.pid}; /bin/sleep 0.2")
+        job.process.send_signal(USR1)
+        done = job.wait()
+    assert done.returncode == -signal.SIGTERM and "No such process" not in done.stderr
 
 
 def test_where_it_never_answers_the_run_ends_with_its_job(cluster: Cluster) -> None:
