@@ -329,15 +329,15 @@ class Supervisor:
         unfit = end.unfit if self._left == 1 else end.unfit & (self._unfit | silent)
         self._unfit = end.unfit
 
-        def what_is_left() -> tuple[Job, str]:
+        def look() -> tuple[Job, str]:
             answer = answering(self._job.ranks.hosts, self._agent, self._log.tell)
-            return self._job.on_what_is_left(answer, unfit, self._folder)
-
-        try:
             # Who has refused to go on will not wake up, and of ours that may nothing is left here.
             if is_written(self._journal) and (end.refused or is_foreign(self._journal)):
                 raise RunFailed(journal.taken(self._journal))
-            job, left_out = awaiting(what_is_left, how, self._log.tell, lambda: bool(self._mpirun.received))
+            return self._job.on_what_is_left(answer, unfit, self._folder)
+
+        try:
+            job, left_out = awaiting(look, how, self._log.tell, lambda: not self._began or bool(self._mpirun.received))
         except RunFailed as error:
             raise RunFailed(f"{how}, and it cannot go on: {error}") from None
         job = replace(job, loud=loud)

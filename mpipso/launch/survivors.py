@@ -47,12 +47,13 @@ class TooFew(RunFailed):
 def awaiting(look: Callable[[], _T], how: str, tell: Callable[[str], None], given_up: Callable[[], bool]) -> _T:
     """What ``look`` returns, as soon as it finds enough hosts.
 
-    ``tell`` gets a line if they have to be waited for, which begins with ``how`` the job has ended.
+    ``tell`` gets a line if they have to be waited for, which begins with ``how`` the job has ended. They are not, or no
+    longer, if it is ``given_up``: a signal has come, or no run has begun, so that the name of a host may be a mistake.
 
     Raises
     ------
     TooFew
-        It has not within :data:`ABSENCE` seconds, or nobody waits for it any more.
+        It has not within :data:`ABSENCE` seconds, or nobody waits for it.
     """
     end = time.monotonic() + ABSENCE
     told = False
@@ -60,14 +61,16 @@ def awaiting(look: Callable[[], _T], how: str, tell: Callable[[str], None], give
         try:
             return look()
         except TooFew as error:
+            again = time.monotonic() + AGAIN
+            if given_up() or again > end:
+                raise
             if not told:
                 tell(f"{how}; {error}: waiting for the others, for {ABSENCE:g} s at most")
             told = True
-            again = time.monotonic() + AGAIN
-            while time.monotonic() < again and not given_up():
+            while time.monotonic() < again:
+                if given_up():
+                    raise
                 time.sleep(_POLL)
-            if again > end or given_up():
-                raise
 
 
 def answering(hosts: Iterable[str], agent: Sequence[str], tell: Callable[[str], None]) -> set[str]:

@@ -1027,6 +1027,24 @@ class TestHosts:
         assert "(restart 1 of 3)" in restart
         assert [value(words, "-np") for words in bench.calls] == ["2", "2"]
 
+    def test_but_not_before_a_run_has_begun(self, bench: Bench) -> None:
+        """Its name may be a mistake."""
+        bench.dead.write_text("n1\n")
+        done = bench.launch(["sys.exit(1)"], "--hostfile", bench.hosts("n0", "n1"), fault="survivors.ABSENCE = 3600.0")
+        few = "1 of 2 hosts answer, too few for a group of 2"
+        assert told(done) == [f"mpirun ended with code 1 before the run had ended, and it cannot go on: {few}"]
+
+    def test_nor_once_somebody_else_goes_on_with_the_run(self, bench: Bench) -> None:
+        bench.dead.write_text("n1\n")
+        hosts = bench.hosts("n0", "n1")
+        with bench.start(["begin(); die(9)"], "--hostfile", hosts, fault="survivors.ABSENCE = 60.0") as job:
+            wait_until(lambda: "waiting for the others" in job.stderr, 50, "it waits")
+            with writer(bench.run):
+                bench.dead.write_text("")
+                done = job.wait()
+        assert done.returncode == 4 and STOP_IT in done.stderr
+        assert len(bench.calls) == 1
+
     def test_nor_any_longer_once_a_signal_has_come(self, bench: Bench) -> None:
         bench.dead.write_text("n1\n")
         hosts = bench.hosts("n0", "n1")
