@@ -6,8 +6,8 @@ import difflib
 import ipaddress
 from collections.abc import Collection, Sequence
 
-_MOST_NAMED = 12
-"""Of the names that a user may have meant."""
+_MOST_NAMED = 40
+"""Of the names that a user may have meant: all keys of a table, and all metrics, as ``tps`` is like no throughput."""
 
 
 def ranges(numbers: tuple[int, ...]) -> str:

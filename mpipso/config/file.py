@@ -166,7 +166,8 @@ def _explain(errors: Sequence[ErrorDetails], data: Mapping[str, Any]) -> list[st
         elif not any(other.startswith(f"{place}[") for other in by_key):
             wanted = " or ".join(map(_wanted, group)).replace(" or be ", " or ")
             if isinstance(first["input"], Mapping) and first["type"] == "tuple_type" and _keys_of(first["loc"]):
-                wanted += f"; [[{_dotted(first['loc'])}]] begins each of its tables"
+                header = _dotted([part for part in first["loc"] if isinstance(part, str)])
+                wanted += f"; [[{header}]] begins each of its tables"
             lines.append(f"{key} = {_shown(first['input'])}: should {wanted}")
     return lines
 
@@ -215,11 +216,12 @@ _UNION_MEMBERS = (
 
 
 def _told(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
-    """Where a mistake is: of a parameter by its name, if it has one, else by its place in the file."""
+    """Where a mistake is: of a parameter by its name, if it has one of its own, else by its place in the file."""
     if len(location) > 1 and location[0] == "parameters":
         given = data["parameters"][location[1]]
         name = given.get("name") if isinstance(given, dict) else None
-        if isinstance(name, str) and re.fullmatch(NAME, name):
+        same = [each for each in data["parameters"] if isinstance(each, dict) and each.get("name") == name]
+        if isinstance(name, str) and re.fullmatch(NAME, name) and len(same) == 1:
             return ": ".join(filter(None, (f"parameter {name!r}", _dotted(location[2:]))))
     return _dotted(location)
 
