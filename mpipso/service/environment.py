@@ -42,7 +42,7 @@ def scrubbed_environment(base: Mapping[str, str]) -> dict[str, str]:
     dropped = _RANKS | _LEFT_BY_MPI | batch.variables(base)
     kept = {name: value for name, value in base.items() if not name.startswith(_MPI) and name not in dropped}
     told = kept.get("HOSTNAME")
-    if told and not is_address(told) and short_host(told) != short_host(gethostname()):
+    if told and told != "localhost" and not is_address(told) and short_host(told) != short_host(gethostname()):
         kept["HOSTNAME"] = gethostname()
     return kept
 

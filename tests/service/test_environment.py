@@ -22,9 +22,9 @@ def test_what_batch_systems_say_of_a_job_makes_no_difference() -> None:
     assert Fingerprint.of(HERE).differing({**HERE, **job}) == ()
 
 
-@pytest.mark.parametrize("name", ["{here}", "{here}.cluster", "0.0.0.0", "", "another", "another.cluster"])
+@pytest.mark.parametrize("name", ["{here}", "{here}.cluster", "0.0.0.0", "localhost", "", "another", "another.cluster"])
 def test_the_name_of_the_host_is_that_of_this_one(name: str) -> None:
-    """Since srun hands on that of the job's first node; an address may be one to listen at."""
+    """Since srun hands on that of the job's first node; an address, or "localhost", may be one to listen at."""
     told = name.format(here=socket.gethostname().partition(".")[0])
     passed = scrubbed_environment({"HOSTNAME": told})
     assert passed == {"HOSTNAME": socket.gethostname() if told.startswith("another") else told}
