@@ -128,7 +128,7 @@ _STATED = re.compile(
     # How runtimes begin what they say last, whatever a service has logged before.
     r"|^(terminate called|exception in thread|panic|fatal error)\b|^(cuda|nccl|hip|cann|acl|hccl) error\b"
     # What is said of a process that can say nothing itself, as it hangs or has died.
-    r"|\bwatchdog timeout \(.*\bsoft=False\b|\bcrashed with exit code -?\d"
+    r"|\bwatchdog timeout \(.{0,300}\bsoft=False\b|\bcrashed with exit code -?\d"
     r"|\bScheduler or DataParallelController \d+ terminated with (?!0\b)"
 )
 _ERROR = re.compile(rf"{_STATED.pattern}|\b\w*(error|exception)\b|out of memory|\bfatal\b")
@@ -165,7 +165,7 @@ _ELSEWHERE = re.compile(
     # What gunicorn says of its workers.
     r"|\bworker failed to boot\b|\bworker \(pid:\d+\) exited with code\b|^shutting down: master$"
     # Nothing follows that would say why.
-    r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.* (because|due to) )[^:;,(]*$"
+    r"|\b(failed to (init|initiali[sz]e|start|create)\b|init fail)(?!.{0,300} (because|due to) )[^:;,(]{0,300}$"
 )
 _PROCESS = re.compile(PROCESS)
 # What is said by one that ends, and about each request.
