@@ -247,11 +247,11 @@ def test_a_stop_that_takes_too_long_ends_anyway(tmp_path: Path) -> None:
 
 LEADS = """
 import signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 def end(*_):
     time.sleep(0.3)
     child.send_signal(signal.SIGUSR1)
 signal.signal(signal.SIGTERM, {"ends it": end, "dies": signal.SIG_DFL, "ignores": signal.SIG_IGN}[sys.argv[2]])
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 child.wait()
 """
 IS_LED = """
