@@ -100,7 +100,7 @@ class Parameter(Section):
             problems.append("give one of flag, env and path, not several")
         problems += self._flag_problems()
         if not lenient(info):
-            problems += [*self._choice_problems(), *self._value_problems()]
+            problems += [*self._choice_problems(), *self._size_problems(), *self._value_problems()]
         if self.default is not None and self.expression is None and not problems:
             problems += self._default_problems()
         if problems:
@@ -119,8 +119,6 @@ class Parameter(Section):
                 yield "a bool has no choices"
             if self.type == "choice" and len(self.choices) < 2:
                 yield "a choice needs at least two choices"
-            if any(isinstance(choice, int) and abs(choice) > sys.float_info.max for choice in self.choices):
-                yield f"a choice is a number of {sys.float_info.max:.2g} at most"
         else:
             yield from self._range_problems()
 
@@ -128,6 +126,13 @@ class Parameter(Section):
         # Configurations are told apart by the values of their parameters, and 1.0 is 1 there, but not true.
         if len({(isinstance(choice, bool), choice) for choice in self.choices}) < len(self.choices):
             yield "two choices are the same"
+
+    def _size_problems(self) -> typing.Iterator[str]:
+        """Numbers with which floats cannot be computed."""
+        if any(isinstance(choice, int) and abs(choice) > sys.float_info.max for choice in self.choices):
+            yield f"a choice is a number of {sys.float_info.max:.2g} at most"
+        if self.ratio_of is not None and self.max is not None and self.max > _EXACT:
+            yield f"a ratio has a max of {_EXACT:g} (2**53) at most"
 
     def _range_problems(self) -> typing.Iterator[str]:
         if self.choices:
@@ -142,8 +147,6 @@ class Parameter(Section):
         if self.ratio_of is not None:
             if self.min <= 0:
                 yield f"a ratio needs min > 0, not {self.min:g}"
-            if self.max > _EXACT:
-                yield f"a ratio has a max of {_EXACT:g} (2**53) at most"
             if self.step is not None:
                 yield "a ratio has no step"
         elif self.type == "int" and any(

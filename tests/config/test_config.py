@@ -296,6 +296,13 @@ class TestWhatIsRefused:
         data["parameters"] = [{"name": "kind", "type": "choice", "choices": choices, "default": default}]
         assert problems(data) == (f"my.toml: parameter 'kind': {line}",)
 
+    def test_an_earlier_run_may_have_had_larger_numbers(self) -> None:
+        data = good()
+        part = {"name": "part", "type": "float", "ratio_of": "batch", "min": 0.5, "max": 1e17}
+        data["parameters"] += [part, {"name": "kind", "type": "choice", "choices": [1, 10**400]}]
+        assert len(problems(data)) == 2
+        assert len(parse(tomli_w.dumps(data), "journal", earlier=True).parameters) == 3
+
     @pytest.mark.parametrize(
         "flag", ["--a", "-a", "/--no-a", "--a/--no-a", "--a/", "--a=1/--a=0", "--a=1/--a=", "/--a="]
     )
