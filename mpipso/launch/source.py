@@ -32,14 +32,14 @@ class Source:
     Attributes
     ----------
     path, text:
-        The file and its text.
+        The file and its text; None and empty for a run that is resumed as it was configured.
     template, content:
         The path and the text of the service's configuration file, both empty without one.
     hostfile, hosts:
         The path and the text of the hostfile, likewise.
     """
 
-    path: Path
+    path: Path | None
     text: str
     template: str = ""
     content: str = ""
@@ -48,23 +48,23 @@ class Source:
 
     @classmethod
     def of(cls, options: Options, config: Config) -> Source | None:
-        """What has just been read as ``config``; None without a file that can be read twice."""
-        file = config.service.config_file
+        """What has just been read as ``config``, without what cannot be read twice; None if nothing is left."""
+        text = (options.config is not None and _text(options.config)) or ""
+        hosts = (options.hostfile is not None and _text(options.hostfile)) or ""
+        file = config.service.config_file if text else None
         named = (file.template, file.content) if file is not None and file.template else ("", "")
-        text = _text(options.config) if options.config is not None else None
-        hosts = _text(options.hostfile) if options.hostfile is not None else None
-        listed = (str(options.hostfile), hosts) if hosts else ()
-        return cls(options.config, text, *named, *listed) if options.config is not None and text else None
+        listed = (str(options.hostfile), hosts) if hosts else ("", "")
+        return cls(options.config if text else None, text, *named, *listed) if text or hosts else None
 
     def changed(self) -> list[str]:
         """The paths under which there is something else now, or nothing."""
-        texts = {str(self.path): self.text, self.template: self.content, self.hostfile: self.hosts}
+        texts = {str(self.path or ""): self.text, self.template: self.content, self.hostfile: self.hosts}
         return [path for path, text in texts.items() if path and _text(Path(path)) != text]
 
     def is_kept(self, folder: Path) -> bool:
         """Whether it is what an earlier launch of the run in this folder has kept."""
         with contextlib.suppress(OSError):
-            return self.path.samefile(folder / FILE)
+            return self.path is not None and self.path.samefile(folder / FILE)
         return False
 
     def keep(self, folder: Path, options: Options) -> Options:
@@ -87,8 +87,9 @@ class Source:
             tree = tomli.loads(text)
             tree["service"]["config_file"]["template"] = str(template)
             text = tomli_w.dumps(tree)
-        write_whole(path, text, 0o600)
-        options = replace(options, config=path)
+        if text:
+            write_whole(path, text, 0o600)
+            options = replace(options, config=path)
         if self.hosts:
             write_whole(hostfile := folder / HOSTS, self.hosts, 0o600)
             options = replace(options, hostfile=hostfile)

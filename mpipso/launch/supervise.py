@@ -84,7 +84,7 @@ class Supervisor:
     environment:
         What the launcher and, by ``forward``, the ranks get.
     source:
-        The configuration file that the job names, with its hostfile; None if it names none.
+        The configuration file and the hostfile that the job names; None if it names none.
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from mpipso.errors import RunFailed, UserError
 from mpipso.launch import jobs, survivors
 from mpipso.launch.jobs import Job as MpiJob
 from mpipso.launch.launchers import Hydra
+from mpipso.launch.source import Source
 from mpipso.record.outcome import NO_BASELINE
 from mpipso.record.resume import differences
 from mpipso.startup import Options, wanted_groups
@@ -510,6 +511,17 @@ class TestRestarts:
         kept = f"{bench.run / 'launched.toml'} and {bench.run / 'launched.hosts'}"
         (line,) = [line for line in told(done) if "restart" not in line]
         assert line == f"{words[1]} is not what the run was launched with: it goes on with {kept}"
+
+    def test_also_where_it_is_resumed_as_it_was_configured(self, tmp_path: Path) -> None:
+        hosts = tmp_path / "hosts.txt"
+        hosts.write_text("n0\n")
+        source = Source.of(options := Options(hostfile=hosts), config())
+        assert source is not None and source.changed() == [] and not source.is_kept(tmp_path)
+        hosts.write_text("m0\n")
+        assert source.changed() == [str(hosts)]
+        assert source.keep(tmp_path, options) == Options(hostfile=tmp_path / "launched.hosts")
+        assert (tmp_path / "launched.hosts").read_text() == "n0\n"
+        assert not (tmp_path / "launched.toml").exists()
 
     def test_a_batch_job_that_comes_back_finds_the_configuration_of_its_launch(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
