@@ -40,7 +40,7 @@ MARK = "MPIPSO_MARK"
 SHM = "/dev/shm"
 OPENED = ("nccl-", "sglang_", "vllm_")  # shared memory that is opened as any file is, by its name
 HASTY = 2.0  # seconds of grace when nobody is left to wait for the service
-FIRST = 1 / 3  # of the grace, in which only those have got TERM that may have their own way to end the others
+FIRST = 5.0  # seconds, and a third of the grace at most, for those who may have their own way to end the others
 SHELLS = {b"ash", b"bash", b"busybox", b"dash", b"ksh", b"sh", b"zsh"}
 STOP_COMMAND = 5.0  # seconds, at least, for the user's own stop command; in a hurry, at most
 UNKILLABLE = 10.0  # seconds after KILL; a process in the middle of a driver call may need some
@@ -516,7 +516,7 @@ class Keeper:
             self.abandoned()
         if now >= self.term_at:
             self.terminated, self.term_at, self.kill_at = True, float("inf"), now + self.grace
-            self.rest_at = now + self.grace * FIRST
+            self.rest_at = now + min(self.grace / 3, FIRST)
             self.look()
             self.told = first(self.leader, self.mine())
             for each in self.told:
