@@ -433,7 +433,7 @@ class TestWhatIsRefused:
         )
         data = good()
         data["parameters"] = [{"name": "batch", "type": "int", "min": 1}]
-        assert problems(data) == ("my.toml: parameters[0]: min and max are required",)
+        assert problems(data) == ("my.toml: parameter 'batch': min and max are required",)
 
     def test_names_that_resolve_to_nothing(self) -> None:
         data = good()
