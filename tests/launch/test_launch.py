@@ -194,7 +194,7 @@ class TestBadInput:
 
     def test_a_mistake_in_the_file_is_told_once(self, one: Launcher, config: Path) -> None:
         config.write_text(config.read_text().replace("max = 4.0", "max = -1.0"))
-        assert self.told(one, config) == [f"{config}: parameter 'batch': min = 0 is greater than max = -1"]
+        assert self.told(one, config) == [f"{config}: parameter 'token_ms': min = 0 is greater than max = -1"]
 
     def test_a_wrong_flag_is_told_once(self, launcher: Launcher, config: Path) -> None:
         assert self.told(launcher, config, "--seed", "x") == [
