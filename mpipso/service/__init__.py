@@ -6,7 +6,7 @@ service can be measured, ``measuring`` runs what measures it, ``early`` stops th
 ``watch`` gives work up when the service dies, ``stops`` tells that a node was stopped meanwhile, ``timing`` keeps the
 time of each phase. A configuration reaches the service by ``command`` (flags), ``template`` (a file) and
 ``environment``. Adapters are in ``engines``, for services, and in ``clients``, for what measures them; ``registry``
-finds one by its name. ``embedded`` is the default service.
+finds one by its name. ``loadgen`` is the program of mpipso's own client, ``embedded`` the default service.
 
 ``node`` is what a leader can do on each node of its group, and what of its host that may use: ``local`` does it on this
 machine, ``remote`` by messages to another one; ``agent`` answers these, as lines of ``wire``, where no rank does. On a

@@ -116,7 +116,7 @@ def healthy(url: str) -> bool:
 
 def loadgen(options: argparse.Namespace, url: str, folder: Path, seed: int) -> dict[str, float]:
     output = folder / "loadgen.json"
-    command = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", url, "--model", "m", "--close"]
+    command = [sys.executable, "-m", "mpipso.service.loadgen", "--base-url", url, "--model", "m", "--close"]
     command += ["--requests", str(options.requests), "--concurrency", str(options.concurrency), "--warmup", "0"]
     command += ["--input-tokens", str(options.input_tokens), "--output-tokens", str(options.output_tokens)]
     run(options, [*command, "--seed", str(seed), "--output", str(output)])

@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpipso.evaluation import GOODPUT, LATENCIES, METRICS, STATISTICS
-from mpipso.service.clients import loadgen
+from mpipso.service import loadgen
 from mpipso.service.clients.stats import MAX_ERRORS, WORK, RequestOutcome, so_far, summarize
 from mpipso.service.clients.stream import MAX_ERROR_LENGTH, MAX_LINE, Stream
 from mpipso.service.clients.vocabulary import words

@@ -20,7 +20,8 @@ from mpipso.config.file import parse
 from mpipso.errors import EvaluationFailed, UserError
 from mpipso.notes import notes
 from mpipso.record.resume import differences
-from mpipso.service.clients import loadgen, prompts
+from mpipso.service import loadgen
+from mpipso.service.clients import prompts
 from mpipso.service.clients.base import CLIENTS
 from mpipso.service.clients.prompts import chosen, content
 from mpipso.startup import Options, read_config

@@ -34,7 +34,7 @@ from mpipso.service.process import Completed
 
 @CLIENTS.register("openai")
 class OpenAIClient(Client):
-    """Runs :mod:`mpipso.service.clients.loadgen` as a process of its own, on the cores of its group."""
+    """Runs :mod:`mpipso.service.loadgen` as a process of its own, on the cores of its group."""
 
     def problems(self, config: Config) -> Iterator[str]:
         for key in ("command", "result_file", "metrics"):
@@ -73,7 +73,7 @@ class OpenAIClient(Client):
 
     def command(self, config: Config, target: Target) -> list[str]:
         benchmark = config.benchmark
-        words = [sys.executable, "-m", "mpipso.service.clients.loadgen", "--base-url", target.base_url]
+        words = [sys.executable, "-m", "mpipso.service.loadgen", "--base-url", target.base_url]
         words += ["--endpoint", target.endpoint]
         words += ["--warmup", str(benchmark.warmup)]
         for key, value in target.load.items():

@@ -1,6 +1,6 @@
 """A load generator for services that stream OpenAI completions: one command, one JSON file with the common metrics.
 
-``python -m mpipso.service.clients.loadgen --base-url http://HOST:PORT --requests 32 --concurrency 16 --output F.json``
+``python -m mpipso.service.loadgen --base-url http://HOST:PORT --requests 32 --concurrency 16 --output F.json``
 
 The load is a closed loop (``--concurrency``), Poisson arrivals (``--request-rate``) or, with neither, all requests at
 once. Arrivals follow from the common seed alone, lest runs that are compared differ in the load itself. Prompts follow
@@ -232,7 +232,7 @@ def real_prompts(options: argparse.Namespace) -> tuple[list[Prompt], list[Prompt
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
-        "mpipso.service.clients.loadgen", allow_abbrev=False, description=str(__doc__).partition("\n")[0]
+        "mpipso.service.loadgen", allow_abbrev=False, description=str(__doc__).partition("\n")[0]
     )
     add = flags.add_argument
     add("--base-url", required=True, type=_url, help="http://HOST:PORT")
