@@ -196,12 +196,14 @@ def test_a_job_without_a_run_names_no_command_to_go_on(cluster: Cluster) -> None
 
 @pytest.mark.parametrize(("times", "requeued"), [(4, True), (5, False)])
 def test_a_controller_that_is_away_for_a_while_is_asked_again(cluster: Cluster, times: int, requeued: bool) -> None:
-    """At the start and at the end; with shorter pauses than the script's."""
-    cluster.script(cluster.folder / "sleep", "exec /bin/sleep 0.05")
+    """At the start and at the end, when the signal may come again; with shorter pauses than the script's."""
+    cluster.script(cluster.folder / "sleep", '[ ! -e ended ] || kill -USR1 "$PPID"\nexec /bin/sleep 0.05')
     away = "printf '\\n%.0s' $(seq 1 TIMES) > away"
     (cluster.folder / "away").write_text("\n" * 4)
     evaluates = f'{started(cluster.runs)}\necho \'{{"event":"evaluated"}}\' >> {cluster.runs}/journal.jsonl'
-    program = f"trap 'exit 138' USR1\n{evaluates}\n{away.replace('TIMES', str(times))}\necho ready >> called\n"
+    program = (
+        f"trap 'touch ended; exit 138' USR1\n{evaluates}\n{away.replace('TIMES', str(times))}\necho ready >> called\n"
+    )
     with cluster.submit(f"{program}while :; do sleep 0.05; done", "my.toml") as job:
         wait_until(lambda: "ready" in cluster.calls, 20, "the launcher runs")
         job.process.send_signal(USR1)

@@ -523,8 +523,9 @@ class Keeper:
                 send(each, signal.SIGTERM)
         if self.rest_at < float("inf") and (now >= self.rest_at or not any(map(lives, self.told))):
             self.rest_at = float("inf")
+            told = {each.pid for each in self.told}
             for each in self.mine().values():
-                if each.pid not in {one.pid for one in self.told}:
+                if each.pid not in told:
                     send(each, signal.SIGTERM)
         if now >= self.look_at:
             self.look()
